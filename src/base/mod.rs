@@ -1,0 +1,10 @@
+//! Data types, shapes, host arrays and random streams. No GPU in here.
+
+mod array;
+mod dtype;
+pub mod rng;
+mod shape;
+
+pub use array::Array;
+pub use dtype::DType;
+pub use shape::Shape;

@@ -1,0 +1,1 @@
+//! Random streams: torch CPU, CUDA philox, and counter-based draws.

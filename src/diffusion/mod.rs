@@ -1,0 +1,1 @@
+//! Noise schedules and samplers, in f64, without a GPU.

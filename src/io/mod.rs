@@ -1,0 +1,1 @@
+//! Files: safetensors, diffusers folders, LoRA layouts, tokenizer, pictures.
