@@ -2,6 +2,12 @@
 pub mod base;
 pub mod diffusion;
 pub mod error;
+pub mod gpu;
+pub mod graph;
 pub mod io;
+pub mod models;
+pub mod nn;
+pub mod ops;
+pub mod train;
 
 pub use error::{Error, Result};

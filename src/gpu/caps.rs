@@ -1,0 +1,61 @@
+//! What an adapter can do, as plain data: plans are made from it without a GPU.
+
+use std::collections::BTreeMap;
+
+/// Which family of kernels suits an adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdapterClass {
+    /// Software drivers: large register tiles, no workgroup memory.
+    Cpu,
+    /// Hardware: workgroup-memory tiles.
+    Gpu,
+}
+
+/// Limits and class of an adapter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Caps {
+    /// Kernel family.
+    pub class: AdapterClass,
+    /// Bytes a storage binding may span.
+    pub max_binding_bytes: u64,
+    /// Bytes a buffer may have.
+    pub max_buffer_bytes: u64,
+    /// Storage buffers that one dispatch may bind.
+    pub max_storage_buffers: u32,
+    /// Workgroups in each dimension of a dispatch.
+    pub max_workgroups_per_dimension: u32,
+    /// Alignment of a storage binding's offset.
+    pub storage_alignment: u64,
+    /// Alignment of a uniform binding's offset.
+    pub uniform_alignment: u64,
+}
+
+impl Caps {
+    /// WebGPU's default limits, which every adapter meets.
+    pub fn webgpu_defaults(class: AdapterClass) -> Caps {
+        Caps {
+            class,
+            max_binding_bytes: 128 << 20,
+            max_buffer_bytes: 256 << 20,
+            max_storage_buffers: 8,
+            max_workgroups_per_dimension: 65535,
+            storage_alignment: 256,
+            uniform_alignment: 256,
+        }
+    }
+}
+
+/// Which variant of a kernel to use for a shape class: measured once per adapter and driver, and remembered.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Variants {
+    /// `kernel/shape class` -> variant name.
+    pub chosen: BTreeMap<String, String>,
+}
+
+impl Variants {
+    /// The variant remembered for `key`, if any.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.chosen.get(key).map(String::as_str)
+    }
+}

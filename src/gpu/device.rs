@@ -1,0 +1,280 @@
+//! Adapters, the device, and the cache of compiled kernels.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{Access, AdapterClass, Caps};
+use crate::error::{Error, Result};
+
+/// Which adapter to use, and how.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceOptions {
+    /// Index in [`adapters`], or part of a name; `None` takes the first hardware adapter, else the first.
+    pub adapter: Option<String>,
+    /// Keep wgpu's bounds checks in shaders (slower; tests run both ways).
+    pub bounds_checks: bool,
+}
+
+/// An adapter as `portray info` lists it.
+#[derive(Clone, Debug)]
+pub struct AdapterEntry {
+    /// wgpu's description.
+    pub info: wgpu::AdapterInfo,
+    /// Limits.
+    pub limits: wgpu::Limits,
+    /// Features.
+    pub features: wgpu::Features,
+    /// The kernel family that it would run.
+    pub class: AdapterClass,
+}
+
+/// A compiled kernel.
+pub struct Pipeline {
+    pub(crate) pipeline: wgpu::ComputePipeline,
+    pub(crate) layout: wgpu::BindGroupLayout,
+}
+
+/// A device with its queue and compiled kernels. Cheap to clone.
+#[derive(Clone)]
+pub struct Gpu {
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    info: wgpu::AdapterInfo,
+    caps: Caps,
+    bounds_checks: bool,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
+    fault: Mutex<Option<String>>,
+    /// Seconds that a unit of dispatch cost took lately, for sizing submits.
+    pace: Mutex<Option<f64>>,
+}
+
+fn instance() -> wgpu::Instance {
+    wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env())
+}
+
+fn class_of(info: &wgpu::AdapterInfo) -> AdapterClass {
+    if info.device_type == wgpu::DeviceType::Cpu { AdapterClass::Cpu } else { AdapterClass::Gpu }
+}
+
+/// All adapters, in wgpu's order.
+pub async fn adapters() -> Vec<AdapterEntry> {
+    let found = instance().enumerate_adapters(wgpu::Backends::all()).await;
+    found.iter().map(entry).collect()
+}
+
+fn entry(a: &wgpu::Adapter) -> AdapterEntry {
+    let info = a.get_info();
+    AdapterEntry { class: class_of(&info), info, limits: a.limits(), features: a.features() }
+}
+
+async fn choose(wanted: Option<&str>) -> Result<wgpu::Adapter> {
+    let mut found = instance().enumerate_adapters(wgpu::Backends::all()).await;
+    let names = found.iter().map(|a| a.get_info().name).collect::<Vec<_>>().join(", ");
+    if found.is_empty() {
+        return Err(Error::Device(
+            "no GPU adapter answers: install a Vulkan driver (a software one: apt install mesa-vulkan-drivers)".into(),
+        ));
+    }
+    let from_env = std::env::var("WGPU_ADAPTER_NAME").ok();
+    let wanted = wanted.or(from_env.as_deref());
+    let index = match wanted {
+        None => found.iter().position(|a| class_of(&a.get_info()) == AdapterClass::Gpu).or(Some(0)),
+        Some(text) => match text.parse::<usize>() {
+            Ok(i) => (i < found.len()).then_some(i),
+            Err(_) => {
+                let text = text.to_lowercase();
+                found.iter().position(|a| a.get_info().name.to_lowercase().contains(&text))
+            }
+        },
+    };
+    match index {
+        Some(i) => Ok(found.swap_remove(i)),
+        None => {
+            Err(Error::Usage(format!("--adapter {}: no such adapter; there are: {names}", wanted.unwrap_or_default())))
+        }
+    }
+}
+
+impl Gpu {
+    /// Opens the adapter that `options` name with all of its limits.
+    pub async fn request(options: &DeviceOptions) -> Result<Gpu> {
+        let adapter = choose(options.adapter.as_deref()).await?;
+        let info = adapter.get_info();
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("portray"),
+            required_features: wgpu::Features::empty(),
+            required_limits: adapter.limits(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        };
+        let (device, queue) =
+            (adapter.request_device(&descriptor).await).map_err(|e| Error::Device(format!("{}: {e}", info.name)))?;
+        let mut gpu = Gpu::from_device(info, device, queue);
+        gpu.bounds_checks = options.bounds_checks;
+        let shared = gpu.shared.clone();
+        // wgpu's default handler panics; an error here becomes an error of the run.
+        gpu.device.on_uncaptured_error(Arc::new(move |e| shared.fail(e.to_string())));
+        Ok(gpu)
+    }
+
+    /// Uses a host application's device.
+    pub fn from_device(info: wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue) -> Gpu {
+        let limits = device.limits();
+        let caps = Caps {
+            class: class_of(&info),
+            max_binding_bytes: limits.max_storage_buffer_binding_size,
+            max_buffer_bytes: limits.max_buffer_size,
+            max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
+            max_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
+            storage_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
+            uniform_alignment: u64::from(limits.min_uniform_buffer_offset_alignment),
+        };
+        let shared = Arc::new(Shared::default());
+        let lost = shared.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                lost.fail(format!("the device was lost: {message}"));
+            }
+        });
+        Gpu { device, queue, info, caps, bounds_checks: false, shared }
+    }
+
+    /// Limits and kernel family.
+    pub fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    /// wgpu's description of the adapter.
+    pub fn info(&self) -> &wgpu::AdapterInfo {
+        &self.info
+    }
+
+    /// Names adapter and driver, for caches of what was measured on it.
+    pub fn fingerprint(&self) -> String {
+        let i = &self.info;
+        format!("{} | {} {} | {:?} {:x}:{:x}", i.name, i.driver, i.driver_info, i.backend, i.vendor, i.device)
+    }
+
+    /// Bytes now allocated on the adapter, staging included, where the backend can tell.
+    pub fn allocated_bytes(&self) -> Option<u64> {
+        self.device.generate_allocator_report().map(|r| r.total_allocated_bytes)
+    }
+
+    /// The first error that wgpu reported since the last call.
+    pub fn check(&self) -> Result<()> {
+        match self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(message) => Err(Error::Device(format!("{}: {}", self.info.name, first_lines(&message)))),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn pace(&self) -> Option<f64> {
+        *self.shared.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_pace(&self, pace: f64) {
+        *self.shared.pace.lock().unwrap_or_else(PoisonError::into_inner) = Some(pace);
+    }
+
+    /// Compiles kernels that are not compiled yet: `(WGSL text, label, binding access)` each.
+    pub(crate) fn compile(&self, kernels: &[(String, &'static str, Vec<Access>)]) -> Result<Vec<Arc<Pipeline>>> {
+        let known =
+            |text: &str| self.shared.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(text).cloned();
+        let mut missing: Vec<&(String, &'static str, Vec<Access>)> = Vec::new();
+        for k in kernels {
+            if known(&k.0).is_none() && !missing.iter().any(|m| m.0 == k.0) {
+                missing.push(k);
+            }
+        }
+        self.build(&missing);
+        self.check()?;
+        kernels
+            .iter()
+            .map(|k| known(&k.0).ok_or_else(|| Error::Device(format!("kernel {} did not compile", k.1))))
+            .collect()
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn build(&self, kernels: &[&(String, &'static str, Vec<Access>)]) {
+        // Drivers compile on the calling thread; two at a time halves the wait on small machines.
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(4);
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..threads.min(kernels.len()) {
+                scope.spawn(|| {
+                    while let Some(k) = kernels.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
+                        self.build_one(k);
+                    }
+                });
+            }
+        });
+    }
+
+    #[cfg(target_arch = "wasm32")]
+    fn build(&self, kernels: &[&(String, &'static str, Vec<Access>)]) {
+        for k in kernels {
+            self.build_one(k);
+        }
+    }
+
+    fn build_one(&self, (text, label, access): &(String, &'static str, Vec<Access>)) {
+        let descriptor =
+            wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(text.as_str().into()) };
+        let checks = if self.bounds_checks {
+            wgpu::ShaderRuntimeChecks::checked()
+        } else {
+            wgpu::ShaderRuntimeChecks::unchecked()
+        };
+        // SAFETY: every kernel keeps its indices within its bindings and its loops finite; the op tests run each one
+        // between sentinel words, and once with the checks on.
+        let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
+        let buffer = |binding: u32, ty: wgpu::BufferBindingType| wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+            count: None,
+        };
+        let mut entries = vec![buffer(0, wgpu::BufferBindingType::Uniform)];
+        entries.extend(
+            access
+                .iter()
+                .enumerate()
+                .map(|(i, a)| buffer(i as u32 + 1, wgpu::BufferBindingType::Storage { read_only: *a == Access::Read })),
+        );
+        let layout = (self.device)
+            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(label), entries: &entries });
+        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(label),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(label),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &[],
+                zero_initialize_workgroup_memory: self.bounds_checks,
+            },
+            cache: None,
+        });
+        let mut pipelines = self.shared.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        pipelines.insert(text.clone(), Arc::new(Pipeline { pipeline, layout }));
+    }
+}
+
+impl Shared {
+    fn fail(&self, message: String) {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
+    }
+}
+
+fn first_lines(message: &str) -> String {
+    message.lines().map(str::trim).filter(|l| !l.is_empty()).take(6).collect::<Vec<_>>().join(" / ")
+}

@@ -1,0 +1,230 @@
+//! Kernels: WGSL templates rendered with minijinja, under a generated header.
+//!
+//! A template reads as WGSL. Its header is generated from what the op binds, so the two cannot disagree: the uniform
+//! struct `p`, the storage bindings, and for a binding `x` the functions `x_at(i)`, `x_at4(i)`, and if it is written
+//! `x_put(i, v)`, `x_put4(i, v)`. They hide the storage type: a body works on f32 and on packed half alike.
+//! `x_at4`'s index counts `vec4`s. Line statements start with `//%`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::OnceLock;
+
+use minijinja::{Environment, UndefinedBehavior, Value, syntax::SyntaxConfig};
+
+use crate::base::DType;
+use crate::error::{Error, Result};
+
+/// A shader template: its name and text (`shaders/<name>.wgsl`).
+#[derive(Clone, Copy, Debug)]
+pub struct Template {
+    /// File stem.
+    pub name: &'static str,
+    /// The file's text.
+    pub text: &'static str,
+}
+
+/// `shader!("softmax")`: the template `shaders/softmax.wgsl`.
+#[macro_export]
+#[doc(hidden)]
+macro_rules! shader {
+    ($name:literal) => {
+        $crate::gpu::Template { name: $name, text: include_str!(concat!("../../shaders/", $name, ".wgsl")) }
+    };
+}
+
+/// Files that templates may `include`.
+const LIBRARY: &[(&str, &str)] = &[("lib/activation.wgsl", include_str!("../../shaders/lib/activation.wgsl"))];
+
+/// How a binding is declared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// `var<storage, read>`: no dispatch of the plan writes this buffer while it is bound here.
+    Read,
+    /// `var<storage, read_write>`: memory of the arena, where WebGPU allows one buffer twice in a dispatch only so.
+    ReadWrite,
+}
+
+/// A uniform field's type and value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Field {
+    /// `u32`
+    U32(u32),
+    /// `f32`
+    F32(f32),
+}
+
+/// One name that a kernel's text uses for a storage binding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BindingSpec {
+    /// Name in the text.
+    pub name: &'static str,
+    /// Storage type.
+    pub dtype: DType,
+    /// Whether the text uses the `vec4` accessors.
+    pub vec4: bool,
+    /// Whether the text writes it.
+    pub written: bool,
+    /// How it is declared.
+    pub access: Access,
+    /// Index among the distinct memory ranges that are bound: names of equal memory share a binding.
+    pub slot: usize,
+}
+
+/// A kernel ready to be rendered: template, its values, bindings and uniform fields.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// The template.
+    pub template: Template,
+    /// Template values.
+    pub values: BTreeMap<&'static str, Value>,
+    /// Storage bindings by name.
+    pub bindings: Vec<BindingSpec>,
+    /// Uniform fields, in order.
+    pub fields: Vec<(&'static str, Field)>,
+}
+
+fn environment() -> Result<&'static Environment<'static>> {
+    static ENVIRONMENT: OnceLock<Result<Environment<'static>, String>> = OnceLock::new();
+    let built = ENVIRONMENT.get_or_init(|| {
+        let mut env = Environment::new();
+        env.set_undefined_behavior(UndefinedBehavior::Strict);
+        let syntax = SyntaxConfig::builder().line_statement_prefix("//%").build().map_err(|e| e.to_string())?;
+        env.set_syntax(syntax);
+        env.set_keep_trailing_newline(true);
+        for (name, text) in LIBRARY {
+            env.add_template(name, text).map_err(|e| format!("{e:#}"))?;
+        }
+        Ok(env)
+    });
+    built.as_ref().map_err(|e| Error::Device(format!("shader library: {e}")))
+}
+
+impl Kernel {
+    /// The WGSL text: header and rendered template.
+    pub fn render(&self) -> Result<String> {
+        let body = environment()?
+            .render_named_str(self.template.name, self.template.text, &self.values)
+            .map_err(|e| Error::Device(format!("shaders/{}.wgsl: {e:#}", self.template.name)))?;
+        Ok(self.header() + &body)
+    }
+
+    /// The uniform block's bytes, a multiple of 16.
+    pub fn uniform_bytes(&self) -> Vec<u8> {
+        let mut bytes: Vec<u8> = Vec::with_capacity(self.fields.len() * 4);
+        for (_, field) in &self.fields {
+            match field {
+                Field::U32(v) => bytes.extend(v.to_le_bytes()),
+                Field::F32(v) => bytes.extend(v.to_le_bytes()),
+            }
+        }
+        bytes.resize(bytes.len().max(1).next_multiple_of(16), 0);
+        bytes
+    }
+
+    /// The distinct bindings: `(access, written)` by slot.
+    pub fn slots(&self) -> Vec<Access> {
+        let count = self.bindings.iter().map(|b| b.slot + 1).max().unwrap_or(0);
+        (0..count)
+            .map(|slot| {
+                let shared = self.bindings.iter().filter(|b| b.slot == slot);
+                if shared.clone().any(|b| b.access == Access::ReadWrite || b.written) {
+                    Access::ReadWrite
+                } else {
+                    Access::Read
+                }
+            })
+            .collect()
+    }
+
+    fn header(&self) -> String {
+        let mut h = String::from("struct Params {\n");
+        for (name, field) in &self.fields {
+            let ty = if matches!(field, Field::U32(_)) { "u32" } else { "f32" };
+            let _ = writeln!(h, "    {name}: {ty},");
+        }
+        let used = self.fields.len().max(1);
+        let pad = used.next_multiple_of(4) - self.fields.len();
+        for i in 0..pad {
+            let _ = writeln!(h, "    pad{i}_: u32,");
+        }
+        h.push_str("}\n@group(0) @binding(0) var<uniform> p: Params;\n");
+        for (slot, access) in self.slots().into_iter().enumerate() {
+            self.declare(&mut h, slot, access);
+        }
+        h.push_str(
+            "fn linear_workgroup(w: vec3<u32>, n: vec3<u32>) -> u32 { return w.x + n.x * (w.y + n.y * w.z); }\n",
+        );
+        h
+    }
+
+    fn declare(&self, h: &mut String, slot: usize, access: Access) {
+        let names: Vec<&BindingSpec> = self.bindings.iter().filter(|b| b.slot == slot).collect();
+        let Some(first) = names.first() else { return };
+        // Names that share memory share one declaration: vec4 only where all of them want it.
+        let vec4 = names.iter().all(|b| b.vec4);
+        let element = match (first.dtype, vec4) {
+            (DType::F32, false) => "f32",
+            (DType::F32, true) => "vec4<f32>",
+            (DType::F16, false) | (DType::U32, false) => "u32",
+            (DType::F16, true) => "vec2<u32>",
+            (DType::U32, true) => "vec4<u32>",
+        };
+        let mode = if access == Access::ReadWrite { "read_write" } else { "read" };
+        let var = format!("{}_", first.name);
+        let _ = writeln!(h, "@group(0) @binding({}) var<storage, {mode}> {var}: array<{element}>;", slot + 1);
+        for b in &names {
+            accessors(h, b, &var, vec4);
+        }
+    }
+}
+
+/// The functions through which the text reads and writes binding `b`, declared as `var` of `vec4`s or scalars.
+fn accessors(h: &mut String, b: &BindingSpec, var: &str, vec4: bool) {
+    let n = b.name;
+    let scalar = if b.dtype == DType::U32 { "u32" } else { "f32" };
+    let (at, at4) = match (b.dtype, vec4) {
+        (DType::F32 | DType::U32, false) => (
+            format!("{var}[i]"),
+            format!("vec4<{scalar}>({var}[4u * i], {var}[4u * i + 1u], {var}[4u * i + 2u], {var}[4u * i + 3u])"),
+        ),
+        (DType::F32 | DType::U32, true) => (format!("{var}[i >> 2u][i & 3u]"), format!("{var}[i]")),
+        (DType::F16, false) => (
+            format!("unpack2x16float({var}[i >> 1u])[i & 1u]"),
+            format!("vec4<f32>(unpack2x16float({var}[2u * i]), unpack2x16float({var}[2u * i + 1u]))"),
+        ),
+        (DType::F16, true) => (
+            format!("unpack2x16float({var}[i >> 2u][(i >> 1u) & 1u])[i & 1u]"),
+            format!("vec4<f32>(unpack2x16float({var}[i].x), unpack2x16float({var}[i].y))"),
+        ),
+    };
+    let _ = writeln!(h, "fn {n}_at(i: u32) -> {scalar} {{ return {at}; }}");
+    let _ = writeln!(h, "fn {n}_at4(i: u32) -> vec4<{scalar}> {{ return {at4}; }}");
+    if !b.written {
+        return;
+    }
+    // Two halves share a word, so a lone half cannot be written without a race: only whole vectors are.
+    let put4 = match (b.dtype, vec4) {
+        (DType::F16, true) => {
+            format!("{var}[i] = vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw));")
+        }
+        (DType::F16, false) => {
+            format!("{var}[2u * i] = pack2x16float(v.xy); {var}[2u * i + 1u] = pack2x16float(v.zw);")
+        }
+        (_, true) => format!("{var}[i] = v;"),
+        (_, false) => {
+            format!(
+                "{var}[4u * i] = v.x; {var}[4u * i + 1u] = v.y; {var}[4u * i + 2u] = v.z; {var}[4u * i + 3u] = v.w;"
+            )
+        }
+    };
+    let _ = writeln!(h, "fn {n}_put4(i: u32, v: vec4<{scalar}>) {{ {put4} }}");
+    match (b.dtype, vec4) {
+        (DType::F16, _) => {}
+        (_, true) => {
+            let _ = writeln!(h, "fn {n}_put(i: u32, v: {scalar}) {{ {var}[i >> 2u][i & 3u] = v; }}");
+        }
+        (_, false) => {
+            let _ = writeln!(h, "fn {n}_put(i: u32, v: {scalar}) {{ {var}[i] = v; }}");
+        }
+    }
+}

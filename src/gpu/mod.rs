@@ -1,0 +1,12 @@
+//! The only layer that names wgpu (with `graph::run` and the facade): device, limits, buffers, kernels, readback.
+
+mod buffers;
+mod caps;
+mod device;
+mod kernel;
+
+pub(crate) use buffers::storage_buffer;
+pub use buffers::{Pool, Store};
+pub use caps::{AdapterClass, Caps, Variants};
+pub use device::{AdapterEntry, DeviceOptions, Gpu, adapters};
+pub use kernel::{Access, BindingSpec, Field, Kernel, Template};

@@ -1,0 +1,113 @@
+//! Reverse-mode differentiation as a graph edit: backward nodes are recorded like any others.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Graph, NodeId, Source, Tensor, Vjp};
+use crate::error::{Error, Result};
+
+/// Appends nodes that compute the gradient of the scalar `loss` by each of `wrt`, in order.
+///
+/// Only nodes on a path from `wrt` to `loss` get gradients. With `checkpoint`, each [`Graph::segment`] is recorded
+/// again just before its own backward, so that its intermediates need not outlive the forward pass.
+///
+/// `seed` is the gradient of the loss by itself (a one), and `sum` records the addition of two gradients: they come from
+/// the caller because this layer knows no concrete op. `ops::grad` fills them in.
+pub fn grad(
+    g: &mut Graph,
+    loss: Tensor,
+    seed: Tensor,
+    wrt: &[Tensor],
+    checkpoint: bool,
+    sum: fn(&mut Graph, Tensor, Tensor) -> Result<Tensor>,
+) -> Result<Vec<Tensor>> {
+    if g.shape(loss).elements() != 1 {
+        return Err(Error::op("grad", format!("the loss must have one element, not {}", g.shape(loss))));
+    }
+    let forward = match g.info(loss).source {
+        Source::Node(id, _) => id + 1,
+        _ => return Err(Error::op("grad", "the loss is not computed by the graph")),
+    };
+    let needs = reachable(g, wrt, forward);
+    let mut grads: HashMap<Tensor, Tensor> = HashMap::new();
+    grads.insert(loss, seed);
+    let mut again = Rerecord::default();
+    for id in (0..forward).rev() {
+        let node = g.nodes[id].clone();
+        let output_grads: Vec<Option<Tensor>> = node.outputs.iter().map(|t| grads.get(t).copied()).collect();
+        let wanted: Vec<bool> = node.inputs.iter().map(|t| needs.contains(t)).collect();
+        if output_grads.iter().all(Option::is_none) || !wanted.contains(&true) {
+            continue;
+        }
+        let (mut inputs, mut outputs) = (node.inputs.clone(), node.outputs.clone());
+        if let (true, Some(segment)) = (checkpoint, node.segment) {
+            again.segment(g, segment, forward)?;
+            for t in inputs.iter_mut().chain(outputs.iter_mut()) {
+                *t = again.map.get(t).copied().unwrap_or(*t);
+            }
+        }
+        let found = node.op.vjp(&mut Vjp::new(g, inputs, outputs, output_grads, wanted.clone()))?;
+        for ((input, gradient), wanted) in node.inputs.iter().zip(found).zip(wanted) {
+            let (true, Some(gradient)) = (wanted, gradient) else {
+                continue;
+            };
+            if g.shape(*input).elements() != g.shape(gradient).elements() {
+                let message = format!("gradient of {} has shape {}", g.shape(*input), g.shape(gradient));
+                return Err(Error::op(node.op.name(), message));
+            }
+            let total = match grads.get(input) {
+                Some(&earlier) => sum(g, earlier, gradient)?,
+                None => gradient,
+            };
+            grads.insert(*input, total);
+        }
+    }
+    wrt.iter()
+        .map(|t| {
+            grads
+                .get(t)
+                .copied()
+                .ok_or_else(|| Error::op("grad", format!("the loss does not depend on {}", g.info(*t).name)))
+        })
+        .collect()
+}
+
+/// The tensors that depend on any of `wrt`, themselves included.
+fn reachable(g: &Graph, wrt: &[Tensor], forward: NodeId) -> HashSet<Tensor> {
+    let mut needs: HashSet<Tensor> = wrt.iter().copied().collect();
+    for node in &g.nodes[..forward] {
+        if node.inputs.iter().any(|t| needs.contains(t)) {
+            needs.extend(node.outputs.iter().copied());
+        }
+    }
+    needs
+}
+
+/// Copies of segments' nodes, for gradient checkpointing.
+#[derive(Default)]
+struct Rerecord {
+    done: HashSet<usize>,
+    map: HashMap<Tensor, Tensor>,
+}
+
+impl Rerecord {
+    fn segment(&mut self, g: &mut Graph, segment: usize, forward: NodeId) -> Result<()> {
+        if !self.done.insert(segment) {
+            return Ok(());
+        }
+        let inside: Vec<NodeId> = (0..forward).filter(|&id| g.nodes[id].segment == Some(segment)).collect();
+        for id in inside {
+            let node = g.nodes[id].clone();
+            let inputs: Vec<Tensor> = (node.inputs.iter())
+                .map(|t| match g.info(*t).source {
+                    Source::Node(from, _) if g.nodes[from].segment == Some(segment) => {
+                        self.map.get(t).copied().unwrap_or(*t)
+                    }
+                    _ => *t,
+                })
+                .collect();
+            let copies = g.push_dyn(node.op.clone(), &inputs)?;
+            self.map.extend(node.outputs.iter().copied().zip(copies));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,204 @@
+//! What an op emits: dispatches over slots of memory that the plan places later.
+
+use minijinja::Value;
+
+use super::{Graph, Node, Source, Tensor, TensorInfo};
+use crate::base::DType;
+use crate::error::{Error, Result};
+use crate::gpu::{Access, BindingSpec, Caps, Field, Kernel, Template, Variants};
+
+/// Memory that a dispatch binds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Slot {
+    /// A tensor (resolved through aliases to the one that owns the memory).
+    Tensor(Tensor),
+    /// Scratch memory `.0` of the plan, alive during one node.
+    Scratch(u32),
+}
+
+/// A range of a slot, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Binding {
+    /// The memory.
+    pub slot: Slot,
+    /// First byte.
+    pub offset: u64,
+    /// Length.
+    pub bytes: u64,
+    /// Whether the kernel writes it.
+    pub written: bool,
+}
+
+/// One kernel launch.
+#[derive(Clone, Debug)]
+pub struct Dispatch {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Bound memory, by the kernel's slots.
+    pub bindings: Vec<Binding>,
+    /// Workgroups.
+    pub grid: [u32; 3],
+    /// Node that this belongs to.
+    pub node: usize,
+}
+
+/// The context in which an op emits its dispatches.
+pub struct Launch<'a> {
+    /// Adapter limits and class.
+    pub caps: &'a Caps,
+    /// Chosen kernel variants.
+    pub variants: &'a Variants,
+    pub(super) graph: &'a Graph,
+    pub(super) node: &'a Node,
+    pub(super) node_id: usize,
+    pub(super) roots: &'a [Tensor],
+    pub(super) written_stored: &'a std::collections::HashSet<Tensor>,
+    pub(super) dispatches: Vec<Dispatch>,
+    pub(super) scratch: Vec<u64>,
+    pub(super) scratch_base: u32,
+}
+
+impl<'a> Launch<'a> {
+    /// Operand `i`.
+    pub fn input(&self, i: usize) -> &'a TensorInfo {
+        self.graph.info(self.node.inputs[i])
+    }
+
+    /// How many operands there are.
+    pub fn input_count(&self) -> usize {
+        self.node.inputs.len()
+    }
+
+    /// Result `i`.
+    pub fn output(&self, i: usize) -> &'a TensorInfo {
+        self.graph.info(self.node.outputs[i])
+    }
+
+    /// The memory of operand `i`.
+    pub fn input_slot(&self, i: usize) -> Slot {
+        Slot::Tensor(self.roots[self.node.inputs[i].0 as usize])
+    }
+
+    /// The memory of result `i`.
+    pub fn output_slot(&self, i: usize) -> Slot {
+        Slot::Tensor(self.roots[self.node.outputs[i].0 as usize])
+    }
+
+    /// Scratch memory of `elements` f32 values, alive during this node.
+    pub fn scratch(&mut self, elements: usize) -> Slot {
+        self.scratch.push(DType::F32.bytes(elements));
+        Slot::Scratch(self.scratch_base + self.scratch.len() as u32 - 1)
+    }
+
+    /// Starts a dispatch of `template`; [`KernelLaunch::grid`] ends it.
+    pub fn kernel(&mut self, template: Template) -> KernelLaunch<'_, 'a> {
+        let kernel = Kernel { template, values: Default::default(), bindings: Vec::new(), fields: Vec::new() };
+        KernelLaunch { launch: self, kernel, bindings: Vec::new() }
+    }
+
+    fn slot_info(&self, slot: Slot) -> (DType, u64, Access) {
+        match slot {
+            Slot::Tensor(t) => {
+                let info = self.graph.info(t);
+                let fixed = !matches!(info.source, Source::Node(..)) && !self.written_stored.contains(&t);
+                (info.dtype, info.bytes(), if fixed { Access::Read } else { Access::ReadWrite })
+            }
+            Slot::Scratch(i) => (DType::F32, self.scratch[(i - self.scratch_base) as usize], Access::ReadWrite),
+        }
+    }
+}
+
+/// A dispatch being put together.
+pub struct KernelLaunch<'l, 'a> {
+    launch: &'l mut Launch<'a>,
+    kernel: Kernel,
+    bindings: Vec<Binding>,
+}
+
+impl KernelLaunch<'_, '_> {
+    /// Sets a template value.
+    pub fn value(mut self, name: &'static str, value: impl Into<Value>) -> Self {
+        self.kernel.values.insert(name, value.into());
+        self
+    }
+
+    /// Sets a `u32` uniform.
+    pub fn u32(mut self, name: &'static str, value: usize) -> Self {
+        self.kernel.fields.push((name, Field::U32(value as u32)));
+        self
+    }
+
+    /// Sets an `f32` uniform.
+    pub fn f32(mut self, name: &'static str, value: f64) -> Self {
+        self.kernel.fields.push((name, Field::F32(value as f32)));
+        self
+    }
+
+    /// Binds `slot` to be read as scalars.
+    pub fn read(self, name: &'static str, slot: Slot) -> Self {
+        self.bind(name, slot, false, false)
+    }
+
+    /// Binds `slot` to be read as scalars or, if `vec4`, as vectors of four.
+    pub fn read_as(self, name: &'static str, slot: Slot, vec4: bool) -> Self {
+        self.bind(name, slot, vec4, false)
+    }
+
+    /// Binds `slot` to be written (and read) as scalars.
+    pub fn write(self, name: &'static str, slot: Slot) -> Self {
+        self.bind(name, slot, false, true)
+    }
+
+    /// Binds `slot` to be written as scalars or, if `vec4`, as vectors of four.
+    pub fn write_as(self, name: &'static str, slot: Slot, vec4: bool) -> Self {
+        self.bind(name, slot, vec4, true)
+    }
+
+    fn bind(mut self, name: &'static str, slot: Slot, vec4: bool, written: bool) -> Self {
+        let (dtype, bytes, access) = self.launch.slot_info(slot);
+        let range = Binding { slot, offset: 0, bytes, written };
+        let index = match self.bindings.iter_mut().position(|b| b.slot == slot) {
+            Some(i) => {
+                self.bindings[i].written |= written;
+                i
+            }
+            None => {
+                self.bindings.push(range);
+                self.bindings.len() - 1
+            }
+        };
+        self.kernel.bindings.push(BindingSpec { name, dtype, vec4, written, access, slot: index });
+        self
+    }
+
+    /// Emits the dispatch with `grid` workgroups.
+    pub fn grid(self, grid: [usize; 3]) -> Result<()> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        let limit = self.launch.caps.max_workgroups_per_dimension as usize;
+        if grid.iter().any(|&n| n > limit) {
+            let name = self.kernel.template.name;
+            return Err(Error::Limit(format!(
+                "{name}: a grid of {grid:?} workgroups; this adapter takes {limit} a dimension"
+            )));
+        }
+        self.launch.dispatches.push(Dispatch {
+            kernel: self.kernel,
+            bindings: self.bindings,
+            grid: grid.map(|n| n as u32),
+            node: self.launch.node_id,
+        });
+        Ok(())
+    }
+
+    /// Emits the dispatch with `workgroups` in all, folded into as many dimensions as they need: the text finds its
+    /// index with `linear_workgroup` and skips what is beyond its bound.
+    pub fn linear(self, workgroups: usize) -> Result<()> {
+        let limit = self.launch.caps.max_workgroups_per_dimension as usize;
+        let x = workgroups.min(limit);
+        let y = workgroups.div_ceil(x.max(1)).min(limit);
+        let z = workgroups.div_ceil((x * y).max(1));
+        self.grid([x, y, z])
+    }
+}

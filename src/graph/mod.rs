@@ -1,0 +1,210 @@
+//! Models record nodes with static shapes here; [`grad`] appends their backward, [`Plan`] places them in memory,
+//! [`Session`] replays them. Knows `dyn Op`, never a concrete op.
+
+mod dump;
+mod eval;
+mod grad;
+mod launch;
+mod op;
+mod placement;
+mod plan;
+mod run;
+
+pub use eval::eval;
+pub use grad::grad;
+pub use launch::{Binding, Dispatch, Launch, Slot};
+pub use op::{Op, Vjp};
+pub use plan::{Plan, PlanOptions};
+pub use run::{Mismatch, Session};
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::base::{DType, Shape};
+use crate::error::{Error, Result};
+
+/// A handle to a tensor of one [`Graph`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tensor(pub(crate) u32);
+
+/// Index of a node in recording order.
+pub type NodeId = usize;
+
+/// Where a tensor's values come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// Written by the host before a run.
+    Input,
+    /// Held in the [`Store`] under this key: weights, optimizer state, sampler state.
+    Stored(String),
+    /// Output `.1` of node `.0`.
+    Node(NodeId, usize),
+}
+
+/// What is known of a tensor when it is recorded.
+#[derive(Clone, Debug)]
+pub struct TensorInfo {
+    /// Extents, the last one contiguous.
+    pub shape: Shape,
+    /// Storage type.
+    pub dtype: DType,
+    /// Where its values come from.
+    pub source: Source,
+    /// For people: the checkpoint key, the input's name, or the producing op.
+    pub name: String,
+}
+
+impl TensorInfo {
+    /// Bytes it takes, padded to whole `vec4`.
+    pub fn bytes(&self) -> u64 {
+        self.dtype.bytes(self.shape.elements())
+    }
+}
+
+/// One recorded application of an op.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// The op with its attributes.
+    pub op: Arc<dyn Op>,
+    /// Operands.
+    pub inputs: Vec<Tensor>,
+    /// Results.
+    pub outputs: Vec<Tensor>,
+    /// Segment that this node was recorded in, for gradient checkpointing.
+    pub segment: Option<usize>,
+}
+
+/// A static computation: tensors, and the nodes that make them, in order.
+#[derive(Default)]
+pub struct Graph {
+    pub(crate) tensors: Vec<TensorInfo>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) outputs: Vec<Tensor>,
+    pub(crate) assigns: Vec<(Tensor, Tensor)>,
+    stored: HashMap<String, Tensor>,
+    segments: Vec<String>,
+    current_segment: Option<usize>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Graph {
+        Graph::default()
+    }
+
+    /// What is known of `t`.
+    pub fn info(&self, t: Tensor) -> &TensorInfo {
+        &self.tensors[t.0 as usize]
+    }
+
+    /// The shape of `t`.
+    pub fn shape(&self, t: Tensor) -> &Shape {
+        &self.info(t).shape
+    }
+
+    /// The nodes in recording order.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    fn tensor(&mut self, info: TensorInfo) -> Tensor {
+        self.tensors.push(info);
+        Tensor((self.tensors.len() - 1) as u32)
+    }
+
+    /// A tensor that the host writes before a run.
+    pub fn input(&mut self, name: &str, shape: impl Into<Shape>, dtype: DType) -> Tensor {
+        self.tensor(TensorInfo { shape: shape.into(), dtype, source: Source::Input, name: name.to_string() })
+    }
+
+    /// A tensor that lives in the [`Store`] under `key`; the same key gives the same handle.
+    pub fn stored(&mut self, key: &str, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+        let shape = shape.into();
+        if let Some(&t) = self.stored.get(key) {
+            let info = self.info(t);
+            if info.shape != shape || info.dtype != dtype {
+                return Err(Error::op(
+                    "stored",
+                    format!("{key} is {:?} {}, asked for as {dtype:?} {shape}", info.dtype, info.shape),
+                ));
+            }
+            return Ok(t);
+        }
+        let source = Source::Stored(key.to_string());
+        let t = self.tensor(TensorInfo { shape, dtype, source, name: key.to_string() });
+        self.stored.insert(key.to_string(), t);
+        Ok(t)
+    }
+
+    /// All stored tensors that were recorded, in recording order.
+    pub fn stored_tensors(&self) -> impl Iterator<Item = (&str, Tensor)> {
+        self.tensors.iter().enumerate().filter_map(|(i, t)| match &t.source {
+            Source::Stored(key) => Some((key.as_str(), Tensor(i as u32))),
+            _ => None,
+        })
+    }
+
+    /// Records `op` on `inputs`; its shape rule runs here.
+    pub fn push(&mut self, op: impl Op + 'static, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        self.push_dyn(Arc::new(op), inputs)
+    }
+
+    /// Records an op with exactly one result.
+    pub fn push1(&mut self, op: impl Op + 'static, inputs: &[Tensor]) -> Result<Tensor> {
+        let name = op.name();
+        match self.push(op, inputs)?.as_slice() {
+            [t] => Ok(*t),
+            more => Err(Error::op(name, format!("has {} results, expected one", more.len()))),
+        }
+    }
+
+    /// Records a shared op.
+    pub fn push_dyn(&mut self, op: Arc<dyn Op>, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        let infos: Vec<&TensorInfo> = inputs.iter().map(|&t| self.info(t)).collect();
+        let results = op.infer(&infos)?;
+        let (id, name) = (self.nodes.len(), op.name());
+        let outputs: Vec<Tensor> = (results.into_iter().enumerate())
+            .map(|(i, (shape, dtype))| {
+                self.tensor(TensorInfo { shape, dtype, source: Source::Node(id, i), name: name.to_string() })
+            })
+            .collect();
+        self.nodes.push(Node { op, inputs: inputs.to_vec(), outputs: outputs.clone(), segment: self.current_segment });
+        Ok(outputs)
+    }
+
+    /// Records `f` as one unit of gradient checkpointing: with [`grad`]'s `checkpoint`, what is inside is recorded
+    /// again before its backward instead of being kept alive (Chen et al. 2016, arXiv 1604.06174).
+    pub fn segment<T>(&mut self, name: &str, f: impl FnOnce(&mut Graph) -> Result<T>) -> Result<T> {
+        if self.current_segment.is_some() {
+            return f(self);
+        }
+        self.segments.push(name.to_string());
+        self.current_segment = Some(self.segments.len() - 1);
+        let result = f(self);
+        self.current_segment = None;
+        result
+    }
+
+    /// Keeps `t` until the end of the run, so that the host can read it.
+    pub fn output(&mut self, t: Tensor) {
+        if !self.outputs.contains(&t) {
+            self.outputs.push(t);
+        }
+    }
+
+    /// Makes the run leave `value` in the stored tensor `target`: its producer writes there directly.
+    pub fn assign(&mut self, target: Tensor, value: Tensor) -> Result<()> {
+        let (to, from) = (self.info(target), self.info(value));
+        if !matches!(to.source, Source::Stored(_)) || !matches!(from.source, Source::Node(..)) {
+            return Err(Error::op(
+                "assign",
+                format!("{} <- {}: needs a stored tensor and a computed one", to.name, from.name),
+            ));
+        }
+        if to.shape.elements() != from.shape.elements() || to.dtype != from.dtype {
+            return Err(Error::op("assign", format!("{} is {}, value is {}", to.name, to.shape, from.shape)));
+        }
+        self.assigns.push((target, value));
+        Ok(())
+    }
+}

@@ -1,0 +1,338 @@
+//! Replays a plan: pre-built bind groups, one packed uniform buffer, submits of bounded time.
+
+use std::collections::{HashMap, VecDeque};
+
+use web_time::Instant;
+
+use super::plan::{GUARD_BYTES, Home};
+use super::{Binding, Plan, Slot, Source, Tensor};
+use crate::base::{Array, DType};
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Pool, Store};
+
+/// A submit is cut where it would take longer than this: Windows kills jobs after about two seconds, pages must paint.
+const SUBMIT_SECONDS: f64 = 0.1;
+/// Cost units of the first submit on a device whose pace is unknown.
+const FIRST_COST: f64 = 2e8;
+/// A quiet NaN that no kernel computes.
+const SENTINEL: u32 = 0x7fc0_dead;
+/// Submits in flight.
+const IN_FLIGHT: usize = 2;
+
+struct Step {
+    pipeline: wgpu::ComputePipeline,
+    bind_group: wgpu::BindGroup,
+    grid: [u32; 3],
+    cost: f64,
+}
+
+/// A plan on a device: compiled, bound, ready to run many times.
+pub struct Session {
+    gpu: Gpu,
+    plan: Plan,
+    steps: Vec<Step>,
+    inputs: wgpu::Buffer,
+    homes: HashMap<Slot, (wgpu::Buffer, u64)>,
+}
+
+/// A node whose result differs from its reference, found by [`Session::check`].
+#[derive(Clone, Debug)]
+pub struct Mismatch {
+    /// The node, and which of its results.
+    pub node: String,
+    /// Largest difference, relative to the largest magnitude of the reference.
+    pub error: f64,
+}
+
+impl Session {
+    /// Compiles and binds `plan`. Its stored tensors must be in `store`, its arena reserved in `pool`.
+    pub async fn new(gpu: &Gpu, plan: Plan, pool: &mut Pool, store: &Store) -> Result<Session> {
+        pool.reserve(gpu, &plan.arena)?;
+        let inputs = crate::gpu::storage_buffer(gpu, "inputs", plan.input_bytes);
+        let homes = homes(&plan, pool, store, &inputs)?;
+        let mut session = Session { gpu: gpu.clone(), plan, steps: Vec::new(), inputs, homes };
+        session.bind()?;
+        gpu.check()?;
+        Ok(session)
+    }
+
+    fn bind(&mut self) -> Result<()> {
+        let mut kernels = Vec::with_capacity(self.plan.dispatches.len());
+        for d in &self.plan.dispatches {
+            kernels.push((d.kernel.render()?, d.kernel.template.name, d.kernel.slots()));
+        }
+        let pipelines = self.gpu.compile(&kernels)?;
+        let stride = self.plan.caps.uniform_alignment;
+        let mut packed = Vec::with_capacity(self.plan.uniform_bytes as usize);
+        let mut ranges = Vec::with_capacity(pipelines.len());
+        for d in &self.plan.dispatches {
+            let bytes = d.kernel.uniform_bytes();
+            ranges.push((packed.len() as u64, bytes.len() as u64));
+            packed.extend(bytes);
+            packed.resize((packed.len() as u64).next_multiple_of(stride) as usize, 0);
+        }
+        let uniforms = self.gpu.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("uniforms"),
+            size: (packed.len() as u64).max(16),
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        self.gpu.queue.write_buffer(&uniforms, 0, &packed);
+        let costs = costs(&self.plan);
+        for (((d, pipeline), (offset, bytes)), cost) in
+            self.plan.dispatches.iter().zip(pipelines).zip(ranges).zip(costs)
+        {
+            let uniform = wgpu::BufferBinding { buffer: &uniforms, offset, size: std::num::NonZeroU64::new(bytes) };
+            let mut entries =
+                vec![wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(uniform) }];
+            for (i, b) in d.bindings.iter().enumerate() {
+                entries.push(wgpu::BindGroupEntry { binding: i as u32 + 1, resource: self.resource(b)? });
+            }
+            let descriptor = wgpu::BindGroupDescriptor {
+                label: Some(d.kernel.template.name),
+                layout: &pipeline.layout,
+                entries: &entries,
+            };
+            let bind_group = self.gpu.device.create_bind_group(&descriptor);
+            self.steps.push(Step { pipeline: pipeline.pipeline.clone(), bind_group, grid: d.grid, cost });
+        }
+        Ok(())
+    }
+
+    fn resource(&self, b: &Binding) -> Result<wgpu::BindingResource<'_>> {
+        let (buffer, offset) = self.home(b.slot)?;
+        let size = std::num::NonZeroU64::new(b.bytes);
+        Ok(wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset: offset + b.offset, size }))
+    }
+
+    fn home(&self, slot: Slot) -> Result<(&wgpu::Buffer, u64)> {
+        let home = self.homes.get(&slot);
+        home.map(|(b, o)| (b, *o)).ok_or_else(|| Error::Device(format!("{} has no memory", self.plan.slot_name(slot))))
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Writes an input's values.
+    pub fn write(&self, input: Tensor, values: &[f32]) -> Result<()> {
+        self.write_bytes(input, bytemuck::cast_slice(values), DType::F32)
+    }
+
+    /// Writes an input of token ids.
+    pub fn write_ids(&self, input: Tensor, ids: &[u32]) -> Result<()> {
+        self.write_bytes(input, bytemuck::cast_slice(ids), DType::U32)
+    }
+
+    fn write_bytes(&self, input: Tensor, bytes: &[u8], dtype: DType) -> Result<()> {
+        let info = &self.plan.tensors[input.0 as usize];
+        if info.source != Source::Input || info.dtype != dtype || bytes.len() != info.shape.elements() * 4 {
+            let message =
+                format!("{:?} {} cannot be written with {} bytes of {dtype:?}", info.dtype, info.shape, bytes.len());
+            return Err(Error::op("write", format!("{}: {message}", info.name)));
+        }
+        // An input that no live node reads has no memory.
+        if let Some((_, offset)) = self.homes.get(&Slot::Tensor(input)) {
+            self.gpu.queue.write_buffer(&self.inputs, *offset, bytes);
+        }
+        Ok(())
+    }
+
+    /// Runs the plan. Returns when all of it is submitted; what it costs is bounded by [`SUBMIT_SECONDS`] a submit.
+    pub fn run(&self) -> Result<()> {
+        let mut flight: VecDeque<(wgpu::SubmissionIndex, Instant, f64)> = VecDeque::new();
+        let mut last_done = Instant::now();
+        let mut next = 0;
+        while next < self.steps.len() {
+            let budget = self.gpu.pace().map_or(FIRST_COST, |pace| SUBMIT_SECONDS / pace);
+            let (end, cost) = self.take(next, budget);
+            let index = self.submit(next..end);
+            flight.push_back((index, Instant::now(), cost));
+            next = end;
+            if flight.len() > IN_FLIGHT {
+                self.land(&mut flight, &mut last_done)?;
+            }
+        }
+        while flight.len() > 1 {
+            self.land(&mut flight, &mut last_done)?;
+        }
+        self.gpu.check()
+    }
+
+    /// How many steps from `start` fit `budget`, at least one, and their cost.
+    fn take(&self, start: usize, budget: f64) -> (usize, f64) {
+        let (mut end, mut cost) = (start, 0.0);
+        while end < self.steps.len() && (end == start || cost + self.steps[end].cost <= budget) {
+            cost += self.steps[end].cost;
+            end += 1;
+        }
+        (end, cost)
+    }
+
+    fn submit(&self, range: std::ops::Range<usize>) -> wgpu::SubmissionIndex {
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for step in &self.steps[range] {
+                pass.set_pipeline(&step.pipeline);
+                pass.set_bind_group(0, &step.bind_group, &[]);
+                pass.dispatch_workgroups(step.grid[0], step.grid[1], step.grid[2]);
+            }
+        }
+        self.gpu.queue.submit([encoder.finish()])
+    }
+
+    /// Waits for the oldest submit and learns the device's pace from it.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn land(
+        &self,
+        flight: &mut VecDeque<(wgpu::SubmissionIndex, Instant, f64)>,
+        last_done: &mut Instant,
+    ) -> Result<()> {
+        let Some((index, submitted, cost)) = flight.pop_front() else {
+            return Ok(());
+        };
+        let poll = wgpu::PollType::Wait { submission_index: Some(index), timeout: None };
+        self.gpu.device.poll(poll).map_err(|e| Error::Device(format!("{}: {e}", self.gpu.info().name)))?;
+        let seconds = submitted.max(*last_done).elapsed().as_secs_f64();
+        *last_done = Instant::now();
+        if cost > 0.0 && seconds > 1e-4 {
+            let seen = seconds / cost;
+            self.gpu.set_pace(self.gpu.pace().map_or(seen, |old| (0.7 * old + 0.3 * seen).max(seen * 0.5)));
+        }
+        Ok(())
+    }
+
+    /// In a page the browser holds the queue back itself; nothing may block.
+    #[cfg(target_arch = "wasm32")]
+    fn land(&self, flight: &mut VecDeque<(wgpu::SubmissionIndex, Instant, f64)>, _: &mut Instant) -> Result<()> {
+        flight.pop_front();
+        Ok(())
+    }
+
+    /// Reads a tensor that is an output, an input or stored.
+    pub async fn read(&self, t: Tensor) -> Result<Vec<f32>> {
+        let root = self.plan.roots[t.0 as usize];
+        let info = &self.plan.tensors[t.0 as usize];
+        let (buffer, offset) = self.home(Slot::Tensor(root))?;
+        let bytes = self.gpu.read(buffer, offset, info.bytes()).await?;
+        Ok(decode(&bytes, info.dtype, info.shape.elements()))
+    }
+
+    /// Fills the arena with a pattern that is a NaN: what reads memory that nobody wrote yields NaN, and what writes
+    /// outside its block is found by [`Session::check_sentinels`]. For plans made with sentinels.
+    pub fn plant_sentinels(&self) -> Result<()> {
+        for (slot, home) in &self.plan.homes {
+            if let Home::Arena(_) = home {
+                let (buffer, offset) = self.home(*slot)?;
+                let words = vec![SENTINEL; ((self.slot_bytes(*slot) + GUARD_BYTES) / 4) as usize];
+                self.gpu.queue.write_buffer(buffer, offset, bytemuck::cast_slice(&words));
+            }
+        }
+        self.gpu.check()
+    }
+
+    /// After a run: an error if a guard word was overwritten.
+    pub async fn check_sentinels(&self) -> Result<()> {
+        for (slot, home) in &self.plan.homes {
+            if let Home::Arena(_) = home {
+                let (buffer, offset) = self.home(*slot)?;
+                let guard = self.gpu.read(buffer, offset + self.slot_bytes(*slot), GUARD_BYTES).await?;
+                if bytemuck::pod_collect_to_vec::<u8, u32>(&guard).iter().any(|&word| word != SENTINEL) {
+                    return Err(Error::Device(format!("a kernel wrote behind {}", self.plan.slot_name(*slot))));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of the slot's block, padded as placed.
+    fn slot_bytes(&self, slot: Slot) -> u64 {
+        let used =
+            self.plan.dispatches.iter().flat_map(|d| &d.bindings).filter(|b| b.slot == slot).map(|b| b.bytes).max();
+        used.unwrap_or(0).next_multiple_of(self.plan.caps.storage_alignment.max(16))
+    }
+
+    /// After a run of a plan made with [`super::PlanOptions::keep_all`]: computes every node's reference from the values
+    /// that the GPU gave its inputs, and returns the first node whose result is off by more than `tolerance`.
+    pub async fn check(&self, tolerance: f64) -> Result<Option<Mismatch>> {
+        for (id, node) in self.plan.nodes.iter().enumerate() {
+            if !node.op.in_place().is_empty() {
+                continue;
+            }
+            let mut inputs = Vec::new();
+            for &t in &node.inputs {
+                let shape = self.plan.tensors[t.0 as usize].shape.clone();
+                inputs.push(Array::from_f32(shape, &self.read(t).await?));
+            }
+            let expected = node.op.reference(&inputs.iter().collect::<Vec<_>>());
+            for (i, (t, expected)) in node.outputs.iter().zip(&expected).enumerate() {
+                let got = self.read(*t).await?;
+                let largest = expected.data.iter().fold(1e-6f64, |m, x| m.max(x.abs()));
+                let worst = (got.iter().zip(&expected.data))
+                    .map(|(&g, &e)| if g.is_nan() { f64::INFINITY } else { (f64::from(g) - e).abs() })
+                    .fold(0.0, f64::max);
+                if worst > tolerance * largest {
+                    let node = format!("node {id} {}, result {i} {}", node.op.name(), expected.shape);
+                    return Ok(Some(Mismatch { node, error: worst / largest }));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn decode(bytes: &[u8], dtype: DType, elements: usize) -> Vec<f32> {
+    match dtype {
+        DType::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(&bytes[..elements * 4]),
+        DType::U32 => {
+            bytemuck::pod_collect_to_vec::<u8, u32>(&bytes[..elements * 4]).iter().map(|&x| x as f32).collect()
+        }
+        DType::F16 => {
+            let halves = bytemuck::pod_collect_to_vec::<u8, half::f16>(&bytes[..elements * 2]);
+            halves.iter().map(|x| x.to_f32()).collect()
+        }
+    }
+}
+
+fn homes(plan: &Plan, pool: &Pool, store: &Store, inputs: &wgpu::Buffer) -> Result<HashMap<Slot, (wgpu::Buffer, u64)>> {
+    let mut homes = HashMap::with_capacity(plan.homes.len());
+    for (&slot, home) in &plan.homes {
+        let found = match home {
+            Home::Arena(place) => {
+                let chunk = pool.chunk(place.chunk);
+                (chunk.ok_or_else(|| Error::Device("the arena is smaller than the plan".into()))?.clone(), place.offset)
+            }
+            Home::Input(offset) => (inputs.clone(), *offset),
+            Home::Stored(key) => {
+                let entry = store.entry(key)?;
+                let needed = plan.stored.get(key).copied().unwrap_or(0);
+                if entry.bytes < needed {
+                    return Err(Error::Device(format!("{key} holds {} bytes, the plan needs {needed}", entry.bytes)));
+                }
+                (entry.buffer.clone(), entry.offset)
+            }
+        };
+        homes.insert(slot, found);
+    }
+    Ok(homes)
+}
+
+/// A rough cost of each dispatch: its share of its node's FLOPs plus the bytes that it touches.
+fn costs(plan: &Plan) -> Vec<f64> {
+    let mut count: HashMap<usize, f64> = HashMap::new();
+    for d in &plan.dispatches {
+        *count.entry(d.node).or_default() += 1.0;
+    }
+    let cost = |d: &super::Dispatch| {
+        let flops = plan.flops.get(&d.node).copied().unwrap_or(0) as f64 / count.get(&d.node).copied().unwrap_or(1.0);
+        flops + d.bindings.iter().map(|b| b.bytes as f64).sum::<f64>() * 4.0 + 1e4
+    };
+    plan.dispatches.iter().map(cost).collect()
+}

@@ -1,0 +1,1 @@
+//! Text encoder, UNet and VAE; field names are checkpoint keys.

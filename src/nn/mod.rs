@@ -1,0 +1,1 @@
+//! Layers: named parameters, linear, convolution, norms, attention, LoRA.

@@ -1,0 +1,82 @@
+//! Test cases that ops bring with them.
+
+use std::sync::Arc;
+
+use crate::base::{DType, Shape};
+use crate::graph::Op;
+
+/// How a test fills an operand.
+#[derive(Clone, Debug)]
+pub enum Given {
+    /// Normal values times the factor.
+    Normal(Shape, f64),
+    /// Normal values stored as packed half.
+    Half(Shape, f64),
+    /// Uniform in [low, high).
+    Uniform(Shape, f64, f64),
+    /// Whole numbers below the bound, as `u32`.
+    Ids(Shape, u32),
+}
+
+impl Given {
+    /// Standard normal values.
+    pub fn normal(shape: impl Into<Shape>) -> Given {
+        Given::Normal(shape.into(), 1.0)
+    }
+
+    /// Standard normal values in packed half storage.
+    pub fn half(shape: impl Into<Shape>) -> Given {
+        Given::Half(shape.into(), 1.0)
+    }
+
+    /// Extents.
+    pub fn shape(&self) -> &Shape {
+        match self {
+            Given::Normal(s, _) | Given::Half(s, _) | Given::Uniform(s, ..) | Given::Ids(s, _) => s,
+        }
+    }
+
+    /// Storage type.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Given::Half(..) => DType::F16,
+            Given::Ids(..) => DType::U32,
+            _ => DType::F32,
+        }
+    }
+}
+
+/// One op with operands: run on the GPU and compared with its reference, and, where it has a rule, differentiated and
+/// compared with finite differences.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// The op with its attributes.
+    pub op: Arc<dyn Op>,
+    /// Operands.
+    pub inputs: Vec<Given>,
+    /// Allowed difference, relative to the largest magnitude of the reference.
+    pub tolerance: f64,
+    /// Which operands to differentiate by; empty where the op is a backward op itself.
+    pub differentiate: Vec<usize>,
+    /// Worth a line in `portray bench`.
+    pub bench: bool,
+}
+
+impl Case {
+    /// A case with tolerance 1e-5 and no gradient check.
+    pub fn new(op: impl Op + 'static, inputs: impl Into<Vec<Given>>) -> Case {
+        Case { op: Arc::new(op), inputs: inputs.into(), tolerance: 1e-5, differentiate: Vec::new(), bench: false }
+    }
+
+    /// Checks the gradient by these operands too.
+    pub fn grads(mut self, by: impl Into<Vec<usize>>) -> Case {
+        self.differentiate = by.into();
+        self
+    }
+
+    /// Another tolerance.
+    pub fn tolerance(mut self, tolerance: f64) -> Case {
+        self.tolerance = tolerance;
+        self
+    }
+}

@@ -1,0 +1,1 @@
+//! DreamBooth: data, optimizer, checkpoints, metrics.
