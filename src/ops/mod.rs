@@ -20,10 +20,19 @@ macro_rules! registry {
     };
 }
 
+mod gemm_cases;
+mod gemm_grad;
+mod pending;
+pub use pending::*;
+
 registry! {
     binary,
+    conv2d,
     fill,
+    gemm,
+    matmul,
     unary,
+    weight_grad,
 }
 
 /// Appends the gradient of the scalar `loss` by each of `wrt`; see [`graph::grad`].

@@ -1,0 +1,94 @@
+//! Test cases of the contraction: every geometry and epilogue, shapes that fit no tile.
+
+use super::{Activation, AddKind, Case, Conv, Gemm, Given, Rows};
+
+pub(super) fn gemm_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    linear_cases(&mut cases);
+    epilogue_cases(&mut cases);
+    conv_cases(&mut cases);
+    cases
+}
+
+fn linear_cases(cases: &mut Vec<Case>) {
+    let plain = Gemm::new(Rows::Same);
+    for (m, n, k) in [(1, 1, 1), (3, 5, 7), (77, 40, 40), (33, 17, 12), (64, 64, 64), (130, 36, 88), (5, 3, 300)] {
+        cases.push(Case::new(plain.clone(), [Given::normal([m, k]), Given::normal([n, k])]).grads([0, 1]));
+        cases.push(Case::new(plain.clone(), [Given::normal([m, k]), Given::half([n, k])]).grads([0]));
+        let k_major = Gemm { k_major: true, alpha: 0.3, ..plain.clone() };
+        cases.push(Case::new(k_major.clone(), [Given::normal([m, k]), Given::normal([k, n])]).grads([0]));
+        cases.push(Case::new(k_major, [Given::normal([m, k]), Given::half([k, n])]));
+    }
+    for (b, m, n, k) in [(3, 5, 7, 4), (2, 16, 8, 12)] {
+        for k_major in [false, true] {
+            let w = if k_major { [b, k, n] } else { [b, n, k] };
+            let op = Gemm { batched: true, k_major, alpha: 2.0, ..plain.clone() };
+            cases.push(Case::new(op, [Given::normal([b, m, k]), Given::normal(w)]));
+        }
+    }
+    cases.push(Case::new(plain.clone(), [Given::normal([0, 8]), Given::normal([4, 8])]));
+    // More than 65535 workgroups of the smallest tile.
+    cases.push(Case::new(plain, [Given::normal([600_000, 1]), Given::normal([9, 1])]));
+}
+
+fn epilogue_cases(cases: &mut Vec<Case>) {
+    let plain = Gemm::new(Rows::Same);
+    for (m, n, k) in [(6, 8, 12), (10, 5, 7)] {
+        let (x, w) = (Given::normal([2, m / 2, k]), Given::normal([n, k]));
+        let bias = Gemm { bias: true, ..plain.clone() };
+        cases.push(Case::new(bias.clone(), [x.clone(), w.clone(), Given::normal([n])]).grads([0, 1, 2]));
+        for activation in [Activation::Silu, Activation::Gelu, Activation::QuickGelu] {
+            let op = Gemm { activation: Some(activation), ..bias.clone() };
+            cases.push(Case::new(op, [x.clone(), w.clone(), Given::normal([n])]).grads([0, 1, 2]));
+        }
+        let full = Gemm { add: Some(AddKind::Full), ..bias.clone() };
+        let inputs = [x.clone(), w.clone(), Given::normal([n]), Given::normal([2, m / 2, n])];
+        cases.push(Case::new(full.clone(), inputs.clone()).grads([0, 3]));
+        cases.push(Case::new(Gemm { activation: Some(Activation::Silu), ..full.clone() }, inputs));
+        let sample = Gemm { add: Some(AddKind::PerSample { offset: 0 }), ..plain.clone() };
+        cases.push(Case::new(sample, [x.clone(), w.clone(), Given::normal([2, n])]).grads([0, 2]));
+        let sample = Gemm { add: Some(AddKind::PerSample { offset: 3 }), ..plain.clone() };
+        cases.push(Case::new(sample, [x.clone(), w.clone(), Given::normal([2, n + 5])]));
+        for r in [1, 3, 8] {
+            let lora = Gemm { lora: Some(0.7), ..bias.clone() };
+            let inputs = [x.clone(), w.clone(), Given::normal([n]), Given::normal([2, m / 2, r]), Given::normal([n, r])];
+            cases.push(Case::new(lora, inputs).grads([0, 1, 3, 4]));
+        }
+        let all = Gemm { lora: Some(-0.5), alpha: 0.25, ..full };
+        let inputs =
+            [x.clone(), w, Given::normal([n]), Given::normal([2, m / 2, n]), Given::normal([m, 2]), Given::normal([n, 2])];
+        cases.push(Case::new(all, inputs).grads([0, 1, 2, 3, 4, 5]));
+        let geglu = Gemm { geglu: true, ..bias };
+        cases.push(Case::new(geglu, [x, Given::normal([2 * n, k]), Given::normal([2 * n])]));
+    }
+}
+
+fn conv_cases(cases: &mut Vec<Case>) {
+    let geometries = [
+        (Conv::same(3), [5, 6], [3, 3]),
+        (Conv { stride: 2, pad: [1; 4], upsample: false }, [7, 6], [3, 3]),
+        (Conv { stride: 2, pad: [0, 0, 1, 1], upsample: false }, [6, 8], [3, 3]),
+        (Conv { stride: 1, pad: [1; 4], upsample: true }, [3, 4], [3, 3]),
+        (Conv::same(1), [4, 3], [1, 1]),
+        (Conv::same(3), [1, 1], [3, 3]),
+    ];
+    for (conv, [h, w], [kh, kw]) in geometries {
+        for (c1, c2, n) in [(4, 0, 8), (5, 3, 6), (8, 12, 20), (3, 0, 1)] {
+            let op = Gemm { x2: c2 > 0, bias: true, ..Gemm::new(Rows::Conv(conv)) };
+            let mut inputs = vec![Given::normal([2, h, w, c1])];
+            inputs.extend((c2 > 0).then(|| Given::normal([2, h, w, c2])));
+            inputs.extend([Given::normal([n, kh, kw, c1 + c2]), Given::normal([n])]);
+            let by: Vec<usize> = (0..inputs.len()).collect();
+            cases.push(Case::new(op.clone(), inputs.clone()).grads(by));
+            let at = inputs.len() - 2;
+            inputs[at] = Given::half([n, kh, kw, c1 + c2]);
+            cases.push(Case::new(op, inputs));
+            let Some(out) = conv.output_size([h, w], [kh, kw]).filter(|_| !conv.upsample) else { continue };
+            for (first, columns) in [(0, c1), (c1, c2)].into_iter().filter(|(_, n)| *n > 0) {
+                let back = Gemm::new(Rows::Transposed { conv, size: [h, w], first, columns });
+                let inputs = [Given::normal([2, out[0], out[1], n]), Given::normal([n, kh, kw, c1 + c2])];
+                cases.push(Case::new(back, inputs));
+            }
+        }
+    }
+}

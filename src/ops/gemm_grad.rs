@@ -1,0 +1,91 @@
+//! The gradient of [`Gemm`] by each of its operands.
+
+use super::{AddKind, Conv, Gemm, Result, Rows, Tensor, Unary, WeightGrad, sum_per_sample, sum_rows, upsample_nearest_bwd};
+use crate::error::Error;
+use crate::graph::Vjp;
+
+pub(super) fn gemm_vjp(gemm: &Gemm, v: &mut Vjp) -> Result<Vec<Option<Tensor>>> {
+    let mut dout = v.grad()?;
+    if gemm.geglu || gemm.batched {
+        return Err(Error::op("linear", "a fused GEGLU pair and a batched product have no gradient rule; record them apart"));
+    }
+    if let Some(activation) = gemm.activation {
+        let before = v.g.push1(Gemm { activation: None, ..gemm.clone() }, &v.inputs)?;
+        dout = v.g.push1(Unary { activation }, &[before, dout])?;
+    }
+    let mut grads: Vec<Option<Tensor>> = vec![None; v.inputs.len()];
+    let x = v.shape(0);
+    let mut next = 1;
+    let mut take = |present: bool| {
+        let at = next;
+        next += usize::from(present);
+        present.then_some(at)
+    };
+    let x2 = take(gemm.x2);
+    let w = take(true).unwrap_or(1);
+    let (bias, add, hidden, up) =
+        (take(gemm.bias), take(gemm.add.is_some()), take(gemm.lora.is_some()), take(gemm.lora.is_some()));
+    if v.needs(0) {
+        grads[0] = Some(input_grad(gemm, v, dout, w, 0, x.last())?);
+    }
+    if let Some(i) = x2.filter(|&i| v.needs(i)) {
+        let columns = v.shape(i).last();
+        grads[i] = Some(input_grad(gemm, v, dout, w, x.last(), columns)?);
+    }
+    if v.needs(w) {
+        let shape = v.shape(w);
+        let kernel = if gemm.rows == Rows::Same { [1, 1] } else { [shape[1], shape[2]] };
+        if gemm.k_major {
+            return Err(Error::op("linear", "no gradient rule for a [k, n] operand"));
+        }
+        let op = WeightGrad { rows: gemm.rows.clone(), kernel, alpha: gemm.alpha, x2: gemm.x2 };
+        let mut operands = vec![dout, v.inputs[0]];
+        operands.extend(x2.map(|i| v.inputs[i]));
+        grads[w] = Some(v.g.push1(op, &operands)?);
+    }
+    if let Some(i) = bias.filter(|&i| v.needs(i)) {
+        grads[i] = Some(sum_rows(v.g, dout)?);
+    }
+    if let Some(i) = add.filter(|&i| v.needs(i)) {
+        grads[i] = Some(match gemm.add {
+            Some(AddKind::PerSample { offset: 0 }) if v.shape(i).last() == v.g.shape(dout).last() => sum_per_sample(v.g, dout)?,
+            Some(AddKind::PerSample { .. }) => {
+                return Err(Error::op("linear", "no gradient rule for a slice of a per-sample addend"));
+            }
+            _ => dout,
+        });
+    }
+    if let (Some(h), Some(u), Some(scale)) = (hidden, up, gemm.lora) {
+        if v.needs(h) {
+            let back = Gemm { k_major: true, alpha: scale, ..Gemm::new(Rows::Same) };
+            grads[h] = Some(v.g.push1(back, &[dout, v.inputs[u]])?);
+        }
+        if v.needs(u) {
+            let op = WeightGrad { rows: Rows::Same, kernel: [1, 1], alpha: scale, x2: false };
+            grads[u] = Some(v.g.push1(op, &[dout, v.inputs[h]])?);
+        }
+    }
+    Ok(grads)
+}
+
+/// The gradient by input channels `first..first + columns`.
+fn input_grad(gemm: &Gemm, v: &mut Vjp, dout: Tensor, w: usize, first: usize, columns: usize) -> Result<Tensor> {
+    let w = v.inputs[w];
+    match &gemm.rows {
+        Rows::Same => {
+            let back = Gemm { k_major: !gemm.k_major, alpha: gemm.alpha, ..Gemm::new(Rows::Same) };
+            v.g.push1(back, &[dout, w])
+        }
+        Rows::Conv(conv) => {
+            let shape = v.shape(0);
+            let up = 1 + usize::from(conv.upsample);
+            let size = [shape[1] * up, shape[2] * up];
+            // The transposed pass works on the enlarged picture.
+            let rows = Rows::Transposed { conv: Conv { upsample: false, ..*conv }, size, first, columns };
+            let large = v.g.push1(Gemm { alpha: gemm.alpha, ..Gemm::new(rows) }, &[dout, w])?;
+            if conv.upsample { upsample_nearest_bwd(v.g, large, [shape[1], shape[2]]) } else { Ok(large) }
+        }
+        Rows::Transposed { .. } => Err(Error::op("conv2d_transposed", "has no gradient rule")),
+    }
+}
+
