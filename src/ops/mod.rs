@@ -23,6 +23,7 @@ macro_rules! registry {
 registry! {
     binary,
     fill,
+    reduce,
     unary,
 }
 
