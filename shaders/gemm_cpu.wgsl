@@ -11,9 +11,9 @@
 //% macro load_x(name, i, vec)
 //% if vec
 {{ name }}_at4((r{{ i }} + k) >> 2u)
-//%- else
+//% else
 vec4<f32>({{ name }}_at(r{{ i }} + k), {{ name }}_at(r{{ i }} + k + 1u), {{ name }}_at(r{{ i }} + k + 2u), {{ name }}_at(r{{ i }} + k + 3u))
-//%- endif
+//% endif
 //% endmacro
 
 @compute @workgroup_size({{ WG }})

@@ -94,5 +94,5 @@ fn rules_match_finite_differences() {
         }
     }
     assert!(checked > 0);
-    assert!(wrong.is_empty(), "{} cases fail:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(wrong.is_empty(), "{} cases fail:\n{}", wrong.len(), wrong[..wrong.len().min(8)].join("\n"));
 }

@@ -33,7 +33,11 @@ macro_rules! shader {
 }
 
 /// Files that templates may `include`.
-const LIBRARY: &[(&str, &str)] = &[("lib/activation.wgsl", include_str!("../../shaders/lib/activation.wgsl"))];
+const LIBRARY: &[(&str, &str)] = &[
+    ("lib/activation.wgsl", include_str!("../../shaders/lib/activation.wgsl")),
+    ("lib/geometry.wgsl", include_str!("../../shaders/lib/geometry.wgsl")),
+    ("lib/gemm_epilogue.wgsl", include_str!("../../shaders/lib/gemm_epilogue.wgsl")),
+];
 
 /// How a binding is declared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -31,6 +31,7 @@ registry! {
     fill,
     gemm,
     matmul,
+    reduce,
     unary,
     weight_grad,
 }
