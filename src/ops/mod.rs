@@ -22,7 +22,10 @@ macro_rules! registry {
 
 registry! {
     binary,
+    embedding,
     fill,
+    geglu,
+    reshape,
     unary,
 }
 
