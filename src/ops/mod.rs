@@ -28,10 +28,13 @@ pub use pending::*;
 registry! {
     binary,
     conv2d,
+    embedding,
     fill,
+    geglu,
     gemm,
     matmul,
     reduce,
+    reshape,
     unary,
     weight_grad,
 }

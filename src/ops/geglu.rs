@@ -1,0 +1,95 @@
+//! GEGLU (Shazeer 2020, arXiv 2002.05202) with the exact GELU, as diffusers' feed-forward has it.
+
+use super::{Activation, Case, Given, Graph, Result, Tensor};
+use crate::base::{Array, DType, Shape};
+use crate::error::Error;
+use crate::graph::{Launch, Op, TensorInfo, Vjp};
+use crate::shader;
+
+/// `value * gelu(gate)`, where the last dimension holds the value's half, then the gate's; with a second operand (the
+/// gradient of the result), the gradient of the input.
+#[derive(Clone, Debug)]
+pub struct Geglu;
+
+/// `x [.., 2C] -> [.., C]`: the first half times the GELU of the second.
+pub fn geglu(g: &mut Graph, x: Tensor) -> Result<Tensor> {
+    g.push1(Geglu, &[x])
+}
+
+impl Op for Geglu {
+    fn name(&self) -> &'static str {
+        "geglu"
+    }
+
+    fn infer(&self, inputs: &[&TensorInfo]) -> Result<Vec<(Shape, DType)>> {
+        let x = &inputs[0].shape;
+        if x.last() % 2 != 0 || x.is_empty() {
+            return Err(Error::op(self.name(), format!("x is {x}: the last extent must be even")));
+        }
+        let half = x.with_last(x.last() / 2);
+        match inputs.get(1) {
+            None => Ok(vec![(half, DType::F32)]),
+            Some(dout) if dout.shape.elements() == half.elements() => Ok(vec![(x.clone(), DType::F32)]),
+            Some(dout) => Err(Error::op(self.name(), format!("x is {x}, the result's gradient {}", dout.shape))),
+        }
+    }
+
+    fn launch(&self, l: &mut Launch) -> Result<()> {
+        let backward = l.input_count() == 2;
+        let channels = l.input(0).shape.last() / 2;
+        let vec4 = channels.is_multiple_of(4);
+        let width = if vec4 { channels / 4 } else { channels };
+        let count = l.input(0).shape.rows() * width;
+        let (x, dout, out) = (l.input_slot(0), l.input_slot(l.input_count() - 1), l.output_slot(0));
+        let k = l.kernel(shader!("geglu")).value("vec4", vec4).value("backward", backward).read_as("x", x, vec4);
+        let k = if backward { k.read_as("dout", dout, vec4) } else { k };
+        k.write_as("out", out, vec4).u32("count", count).u32("width", width).linear(count.div_ceil(64))
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let x = inputs[0];
+        let channels = x.shape.last() / 2;
+        let rows = x.data.chunks_exact((2 * channels).max(1));
+        let data: Vec<f64> = match inputs.get(1) {
+            None => rows
+                .flat_map(|row| {
+                    let (value, gate) = row.split_at(channels);
+                    value.iter().zip(gate).map(|(v, &g)| v * Activation::Gelu.value(g))
+                })
+                .collect(),
+            Some(dout) => rows
+                .zip(dout.data.chunks_exact(channels.max(1)))
+                .flat_map(|(row, d)| {
+                    let (value, gate) = row.split_at(channels);
+                    let dvalue = gate.iter().zip(d).map(|(&g, d)| d * Activation::Gelu.value(g));
+                    let dgate =
+                        value.iter().zip(gate).zip(d).map(|((v, &g), d)| d * v * Activation::Gelu.derivative(g));
+                    dvalue.chain(dgate).collect::<Vec<_>>()
+                })
+                .collect(),
+        };
+        let shape = if inputs.len() == 2 { x.shape.clone() } else { x.shape.with_last(channels) };
+        vec![Array::new(shape, data)]
+    }
+
+    fn vjp(&self, v: &mut Vjp) -> Result<Vec<Option<Tensor>>> {
+        let (x, dout) = (v.inputs[0], v.grad()?);
+        Ok(vec![Some(v.g.push1(Geglu, &[x, dout])?)])
+    }
+
+    fn flops(&self, inputs: &[&TensorInfo], _: &[&TensorInfo]) -> u64 {
+        10 * inputs[0].shape.elements() as u64
+    }
+}
+
+/// Test cases.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (rows, channels) in [(1usize, 1usize), (3, 5), (2, 8), (7, 12), (33, 40)] {
+        let x = || Given::Normal([rows, 2 * channels].into(), 2.0);
+        cases.push(Case::new(Geglu, [x()]).grads([0]));
+        cases.push(Case::new(Geglu, [x(), Given::normal([rows, channels])]));
+    }
+    cases.push(Case::new(Geglu, [Given::half([5, 12])]));
+    cases
+}
