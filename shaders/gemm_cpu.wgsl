@@ -32,25 +32,25 @@ fn main(
     let within = tile - batch * (p.tiles_m * p.tiles_n);
     //% if lanes == "m"
     let tile_n = within / p.tiles_m;
-    let m0 = (within - tile_n * p.tiles_m) * {{ TM }}u;
-    let n0 = tile_n * {{ cols }}u;
+    let m_first = (within - tile_n * p.tiles_m) * {{ TM }}u;
+    let n_first = tile_n * {{ cols }}u;
     //% else
     let tile_m = within / p.tiles_n;
-    let n0 = (within - tile_m * p.tiles_n) * {{ cols }}u;
-    let m0 = tile_m * {{ TM }}u;
+    let n_first = (within - tile_m * p.tiles_n) * {{ cols }}u;
+    let m_first = tile_m * {{ TM }}u;
     //% endif
     // Rows and columns beyond the edge repeat the last one; their results are not stored.
     //% for i in range(TM)
-    let m{{ i }} = min(m0 + {{ i }}u, p.m - 1u);
+    let m{{ i }} = min(m_first + {{ i }}u, p.m - 1u);
     //% if geometry != "rows"
     let at{{ i }} = position(m{{ i }});
     //% endif
     //% endfor
     //% for j in range(TN)
     //% if geglu and j >= cols
-    let n{{ j }} = min(n0 + {{ j - cols }}u, p.n - 1u) + p.n;
+    let n{{ j }} = min(n_first + {{ j - cols }}u, p.n - 1u) + p.n;
     //% else
-    let n{{ j }} = min(n0 + {{ j }}u, p.n - 1u);
+    let n{{ j }} = min(n_first + {{ j }}u, p.n - 1u);
     //% endif
     let b{{ j }} = batch * p.b_batch + p.b_col0 + n{{ j }} * p.b_n;
     //% endfor

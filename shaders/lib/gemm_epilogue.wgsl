@@ -1,4 +1,4 @@
-    // Epilogue of a TM x TN register tile: c{i}_{j} at rows m{i} (stored where m0 + i < p.m), columns n{j}.
+    // Epilogue of a TM x TN register tile: c{i}_{j} at rows m{i} (stored where m_first + i < p.m), columns n{j}.
     //% set cols = (TN // 2) if geglu else TN
     //% if lora
     for (var r = 0u; r < p.rank; r++) {
@@ -19,7 +19,7 @@
     //% endif
     //% endfor
     //% for i in range(TM)
-    if m0 + {{ i }}u < p.m {
+    if m_first + {{ i }}u < p.m {
         let row = batch * p.out_batch + m{{ i }} * p.n;
         //% if add == "sample"
         let sample = (m{{ i }} / p.rows_per_sample) * p.add_stride + p.add_offset;
@@ -40,11 +40,11 @@
         //% endfor
         //% if geglu
         //% for j in range(cols)
-        if n0 + {{ j }}u < p.n { out_put(row + n{{ j }}, v{{ j }} * gelu(v{{ j + cols }})); }
+        if n_first + {{ j }}u < p.n { out_put(row + n{{ j }}, v{{ j }} * gelu(v{{ j + cols }})); }
         //% endfor
         //% elif out_vec
         //% for v in range(TN // 4)
-        if n0 + {{ v * 4 }}u < p.n {
+        if n_first + {{ v * 4 }}u < p.n {
             //% set j = v * 4
             var whole = vec4<f32>(v{{ j }}, v{{ j + 1 }}, v{{ j + 2 }}, v{{ j + 3 }});
             //% if add == "full"
@@ -55,7 +55,7 @@
         //% endfor
         //% else
         //% for j in range(TN)
-        if n0 + {{ j }}u < p.n { out_put(row + n{{ j }}, v{{ j }}); }
+        if n_first + {{ j }}u < p.n { out_put(row + n{{ j }}, v{{ j }}); }
         //% endfor
         //% endif
     }
