@@ -1,0 +1,86 @@
+//! What long jobs tell their caller, and how it stops them.
+
+/// Something a job has to say.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A phase begins, for people: "encoding prompts", "making class pictures".
+    Phase(String),
+    /// A fact worth a line: what was chosen, what matched.
+    Note(String),
+    /// Something odd that does not stop the job.
+    Warning(String),
+    /// `done` of `total` of the current phase's units (sampler steps, pictures).
+    Progress {
+        /// Unit's name: "step", "picture".
+        unit: &'static str,
+        /// Units done.
+        done: usize,
+        /// Units in all.
+        total: usize,
+    },
+    /// A finished picture.
+    Picture(Picture),
+    /// A training step.
+    Step(StepReport),
+    /// A picture made while training.
+    Sample {
+        /// Training step that it shows.
+        step: usize,
+        /// The picture.
+        picture: Picture,
+    },
+    /// A file was written.
+    Saved(std::path::PathBuf),
+}
+
+/// One optimizer update.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct StepReport {
+    /// Index, from 0.
+    pub step: usize,
+    /// Updates in all.
+    #[serde(skip)]
+    pub steps: usize,
+    /// Instance loss + prior weight x prior loss.
+    pub loss: f64,
+    /// Loss on the instance pictures.
+    pub instance: f64,
+    /// Loss on the class pictures, before its weight.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prior: Option<f64>,
+    /// Norm of all gradients together, before clipping.
+    pub grad_norm: f64,
+    /// Learning rate of this update.
+    pub lr: f64,
+}
+
+/// A picture with what it was made from.
+#[derive(Clone, Debug)]
+pub struct Picture {
+    /// Pixels across.
+    pub width: usize,
+    /// Pixels down.
+    pub height: usize,
+    /// RGB, 8 bits each, row by row.
+    pub rgb: Vec<u8>,
+    /// Prompt.
+    pub prompt: String,
+    /// Its own seed.
+    pub seed: u64,
+    /// Index among the job's pictures.
+    pub index: usize,
+    /// The text that goes into the PNG's `parameters`.
+    pub parameters: String,
+}
+
+/// Whether a job goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// Go on.
+    Continue,
+    /// Save what has to be saved and return [`crate::Error::Interrupted`].
+    Stop,
+}
+
+/// The caller's ear: called between steps, often.
+pub type Listener<'a> = &'a mut dyn FnMut(Event) -> Flow;

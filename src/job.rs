@@ -1,0 +1,352 @@
+//! The options of a job: one definition for the library, the command line and the page.
+
+use std::path::PathBuf;
+
+use crate::diffusion::{SamplerKind, Spacing};
+use crate::io::lora_file::LoraFormat;
+
+/// Type of the large weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum WeightType {
+    /// Packed half on hardware, f32 on software adapters.
+    #[default]
+    Auto,
+    /// 32-bit.
+    F32,
+    /// Packed half.
+    F16,
+}
+
+/// Whose random stream a seed names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum RngKind {
+    /// torch's CPU generator: the same picture as diffusers.
+    #[default]
+    Torch,
+    /// CUDA's, as A1111 reproduces it.
+    Philox,
+}
+
+/// What the network predicts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum PredictionArg {
+    /// The noise.
+    Epsilon,
+    /// The velocity.
+    V,
+}
+
+/// Which model.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+pub struct ModelOptions {
+    /// Folder in diffusers layout; without it the bundled miniature SD 2 model
+    #[cfg_attr(feature = "cli", arg(long, value_name = "DIR"))]
+    pub model: Option<PathBuf>,
+    /// Storage of the large weights
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
+    pub dtype: WeightType,
+    /// Bytes that the job may take on the adapter (12G, 800M, or a number)
+    #[cfg_attr(feature = "cli", arg(long, value_name = "BYTES", value_parser = parse_bytes))]
+    pub memory: Option<u64>,
+    /// What the network predicts, where the model's scheduler config is wrong
+    #[cfg_attr(feature = "cli", arg(long, value_enum))]
+    pub prediction: Option<PredictionArg>,
+}
+
+/// How pictures are sampled.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+pub struct SamplingOptions {
+    /// What the pictures should not show
+    #[cfg_attr(feature = "cli", arg(long, value_name = "TEXT", default_value = ""))]
+    pub negative: String,
+    /// Sampler steps [default: 25; 4 for lcm and Turbo models]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_count))]
+    pub steps: Option<usize>,
+    /// Classifier-free guidance; at 1 or below no negative pass runs [default: 7.5; 1 for lcm and Turbo models]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "G", allow_negative_numbers = true))]
+    pub guidance: Option<f64>,
+    /// ddim, ddpm, pndm, euler, euler-a, dpm++2m, unipc or lcm [default: what the model's scheduler config says]
+    #[cfg_attr(feature = "cli", arg(long))]
+    pub sampler: Option<SamplerKind>,
+    /// leading, linspace or trailing
+    #[cfg_attr(feature = "cli", arg(long))]
+    pub spacing: Option<Spacing>,
+    /// Karras sigmas
+    #[cfg_attr(feature = "cli", arg(long))]
+    pub karras: bool,
+    /// Seed; picture i of a prompt uses seed + i
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = 0))]
+    pub seed: u64,
+    /// Random stream
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
+    pub rng: RngKind,
+    /// Width in pixels
+    #[cfg_attr(feature = "cli", arg(long))]
+    pub width: Option<usize>,
+    /// Height in pixels
+    #[cfg_attr(feature = "cli", arg(long))]
+    pub height: Option<usize>,
+}
+
+/// A LoRA file or folder with its scale.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraArg {
+    /// File or PEFT folder.
+    pub path: PathBuf,
+    /// Factor on top of alpha / rank.
+    pub scale: f64,
+}
+
+impl std::str::FromStr for LoraArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LoraArg, String> {
+        match text.rsplit_once('=') {
+            // A path may hold an `=` itself.
+            Some((path, scale)) if scale.parse::<f64>().is_ok_and(f64::is_finite) => {
+                Ok(LoraArg { path: path.into(), scale: scale.parse().unwrap_or(1.0) })
+            }
+            _ => Ok(LoraArg { path: text.into(), scale: 1.0 }),
+        }
+    }
+}
+
+/// `portray generate`.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+pub struct GenerateJob {
+    /// What the pictures should show
+    #[cfg_attr(feature = "cli", arg(value_name = "PROMPT", required = true))]
+    pub prompts: Vec<String>,
+    /// Model.
+    #[cfg_attr(feature = "cli", command(flatten))]
+    pub model: ModelOptions,
+    /// Sampling.
+    #[cfg_attr(feature = "cli", command(flatten))]
+    pub sampling: SamplingOptions,
+    /// LoRA file or folder, with an optional scale; may be given several times
+    #[cfg_attr(feature = "cli", arg(long = "lora", value_name = "FILE[=SCALE]"))]
+    pub loras: Vec<LoraArg>,
+    /// Pictures per prompt
+    #[cfg_attr(feature = "cli", arg(long, default_value = "1", value_parser = parse_count))]
+    pub count: usize,
+    /// Start from this picture instead of noise
+    #[cfg_attr(feature = "cli", arg(long, value_name = "IMAGE"))]
+    pub init: Option<PathBuf>,
+    /// How much of --init is replaced, above 0 up to 1
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = 0.7))]
+    pub strength: f64,
+    /// Also give latents after every step (the command line writes them to --latents-out).
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub keep_latents: bool,
+}
+
+/// What is trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// Low-rank factors beside frozen weights (Hu et al. 2021).
+    #[default]
+    Lora,
+    /// Every weight of the UNet.
+    Full,
+}
+
+/// Which layers get a LoRA.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Targets {
+    /// to_q, to_k, to_v and to_out.0 of every attention.
+    #[default]
+    Attention,
+    /// Every linear layer and convolution inside down, mid and up blocks.
+    All,
+}
+
+/// How the learning rate goes after its warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum LrSchedule {
+    /// Stays.
+    #[default]
+    Constant,
+    /// Falls along half a cosine to zero.
+    Cosine,
+}
+
+/// Where pictures are cropped to a square.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Crop {
+    /// In the middle.
+    #[default]
+    Center,
+    /// Somewhere else for each cached variant.
+    Random,
+}
+
+/// Gradient checkpointing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Checkpointing {
+    /// On when --memory asks for it.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// `portray train`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::Args))]
+pub struct TrainJob {
+    /// Folder with the subject's pictures
+    #[cfg_attr(feature = "cli", arg(long, value_name = "DIR"))]
+    pub images: Option<PathBuf>,
+    /// What they show, with a rare word for the subject: "a sks dog"
+    #[cfg_attr(feature = "cli", arg(long, value_name = "TEXT"))]
+    pub prompt: Option<String>,
+    /// The subject's class, for prior preservation: "a dog"
+    #[cfg_attr(feature = "cli", arg(long, value_name = "TEXT"))]
+    pub class_prompt: Option<String>,
+    /// Folder with class pictures; without it the untouched model makes them
+    #[cfg_attr(feature = "cli", arg(long, value_name = "DIR", requires = "class_prompt"))]
+    pub class_images: Option<PathBuf>,
+    /// Class pictures to make
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", default_value = "100", value_parser = parse_count))]
+    pub class_count: usize,
+    /// Weight of the class pictures' loss
+    #[cfg_attr(feature = "cli", arg(long, value_name = "W", default_value_t = 1.0))]
+    pub prior_weight: f64,
+    /// Model.
+    #[cfg_attr(feature = "cli", command(flatten))]
+    pub model: ModelOptions,
+    /// lora or full
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
+    pub method: Method,
+    /// Rank of the LoRA
+    #[cfg_attr(feature = "cli", arg(long, default_value = "4", value_parser = parse_count))]
+    pub rank: usize,
+    /// LoRA scale times rank [default: the rank]
+    #[cfg_attr(feature = "cli", arg(long))]
+    pub alpha: Option<f64>,
+    /// Layers that get a LoRA
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
+    pub targets: Targets,
+    /// Train a LoRA of the text encoder too
+    #[cfg_attr(feature = "cli", arg(long))]
+    pub text_encoder: bool,
+    /// Learning rate of the text encoder [default: --lr]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "LR", requires = "text_encoder"))]
+    pub text_lr: Option<f64>,
+    /// Optimizer updates
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_count))]
+    pub steps: Option<usize>,
+    /// Learning rate [default: 1e-4 for lora, 5e-6 for full]
+    #[cfg_attr(feature = "cli", arg(long))]
+    pub lr: Option<f64>,
+    /// Learning-rate schedule
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
+    pub schedule: LrSchedule,
+    /// Updates over which the rate rises from zero
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = 0))]
+    pub warmup: usize,
+    /// Instance pictures a micro-batch, each with one class picture
+    #[cfg_attr(feature = "cli", arg(long, default_value = "1", value_parser = parse_count))]
+    pub batch: usize,
+    /// Micro-batches an update
+    #[cfg_attr(feature = "cli", arg(long, default_value = "1", value_parser = parse_count))]
+    pub accumulate: usize,
+    /// Decoupled weight decay
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = 1e-2))]
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this norm
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = 1.0))]
+    pub max_grad_norm: f64,
+    /// Min-SNR weighting (Hang et al. 2023), recommended 5
+    #[cfg_attr(feature = "cli", arg(long, value_name = "GAMMA"))]
+    pub min_snr: Option<f64>,
+    /// Offset noise
+    #[cfg_attr(feature = "cli", arg(long, value_name = "X", default_value_t = 0.0))]
+    pub offset_noise: f64,
+    /// Gradient checkpointing
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
+    pub checkpointing: Checkpointing,
+    /// Pixels of a side [default: what the model was made for]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
+    pub resolution: Option<usize>,
+    /// Where pictures are cropped
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
+    pub crop: Crop,
+    /// Also show pictures mirrored
+    #[cfg_attr(feature = "cli", arg(long))]
+    pub flip: bool,
+    /// Seed of everything random
+    #[cfg_attr(feature = "cli", arg(long, default_value_t = 0))]
+    pub seed: u64,
+    /// Start from this LoRA
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FILE"))]
+    pub init_lora: Option<PathBuf>,
+    /// Save a checkpoint every N updates
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
+    pub save_every: Option<usize>,
+    /// Go on from the checkpoint beside --out
+    #[cfg_attr(feature = "cli", arg(long))]
+    pub resume: bool,
+    /// Make a picture of this now and then; may be given several times
+    #[cfg_attr(feature = "cli", arg(long = "sample-prompt", value_name = "TEXT"))]
+    pub sample_prompts: Vec<String>,
+    /// Updates between sample pictures
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", default_value = "100", value_parser = parse_count))]
+    pub sample_every: usize,
+    /// Layout of the LoRA file
+    #[cfg_attr(feature = "cli", arg(long, default_value = "diffusers"))]
+    pub format: LoraFormat,
+    /// LoRA file or folder to write; a diffusers folder for --method full
+    #[cfg_attr(feature = "cli", arg(long, value_name = "PATH", default_value = "portray-lora.safetensors"))]
+    pub out: PathBuf,
+    /// Overwrite --out
+    #[cfg_attr(feature = "cli", arg(long))]
+    pub force: bool,
+    /// Take the batches from this file instead of pictures
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FILE", conflicts_with_all = ["images", "prompt", "class_prompt"]))]
+    pub replay: Option<PathBuf>,
+}
+
+/// A whole number of at least one.
+pub fn parse_count(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(n) if n >= 1 => Ok(n),
+        _ => Err("must be a whole number, 1 or more".into()),
+    }
+}
+
+/// `12G`, `800M`, `4096`: decimal multiples, as GB is 10^9 bytes.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let text = text.trim().trim_end_matches(['b', 'B']);
+    let (digits, factor) = match text.char_indices().next_back() {
+        Some((i, 'k' | 'K')) => (&text[..i], 1e3),
+        Some((i, 'm' | 'M')) => (&text[..i], 1e6),
+        Some((i, 'g' | 'G')) => (&text[..i], 1e9),
+        _ => (text, 1.0),
+    };
+    match digits.parse::<f64>() {
+        Ok(n) if n > 0.0 && n.is_finite() => Ok((n * factor) as u64),
+        _ => Err("must be a positive number of bytes, such as 800M or 12G".into()),
+    }
+}
