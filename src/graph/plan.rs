@@ -163,7 +163,7 @@ impl Plan {
 
     /// Refuses what WebGPU would refuse or silently truncate, and what it does not check: two bindings of one dispatch
     /// that overlap while one is written.
-    pub(crate) fn verify(&self) -> Result<()> {
+    pub fn verify(&self) -> Result<()> {
         for d in &self.dispatches {
             let name = d.kernel.template.name;
             if d.bindings.len() > self.caps.max_storage_buffers as usize {
@@ -202,6 +202,15 @@ impl Plan {
         Ok(())
     }
 
+    /// Moves everything to the start of its memory, so that a test can see [`Plan::verify`] refuse it.
+    #[doc(hidden)]
+    pub fn overlap_for_test(&mut self) {
+        for d in &mut self.dispatches {
+            let first = d.bindings[0].slot;
+            d.bindings.iter_mut().for_each(|b| b.slot = first);
+        }
+    }
+
     pub(crate) fn slot_name(&self, slot: Slot) -> String {
         match slot {
             Slot::Tensor(t) => {
@@ -210,6 +219,11 @@ impl Plan {
             }
             Slot::Scratch(i) => format!("scratch {i}"),
         }
+    }
+
+    /// The kernel of every dispatch, in order.
+    pub fn kernels(&self) -> impl Iterator<Item = &crate::gpu::Kernel> {
+        self.dispatches.iter().map(|d| &d.kernel)
     }
 
     /// Dispatches in a run.
