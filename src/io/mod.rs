@@ -1,1 +1,13 @@
 //! Files: safetensors, diffusers folders, LoRA layouts, tokenizer, pictures.
+//!
+//! Everything that is read is checked before it is believed, and every error names the file, the tensor or field in
+//! it, and what to do. Everything that is written is written beside its destination and renamed, so that a full disk
+//! or a killed process never leaves half a file.
+
+pub mod atomic;
+pub mod safetensors;
+pub mod source;
+
+pub use atomic::{write_atomic, write_folder};
+pub use safetensors::{ElementType, SafeTensors, Tensor, write_safetensors};
+pub use source::Source;

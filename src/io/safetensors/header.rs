@@ -1,0 +1,195 @@
+//! The header, checked before anything in it is believed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+
+use super::ElementType;
+
+/// The reference implementation's limit: no real header comes near it, and it bounds what a bad length can allocate.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// One tensor's place in the file.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub dtype: ElementType,
+    pub shape: Vec<usize>,
+    /// Bytes within the data part.
+    pub range: Range<usize>,
+}
+
+pub struct Header {
+    pub data_start: usize,
+    pub entries: BTreeMap<String, Entry>,
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// A JSON object as it is written: a map would silently keep the last of two equal keys.
+struct Pairs(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PairsVisitor;
+        impl<'de> Visitor<'de> for PairsVisitor {
+            type Value = Pairs;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of tensors")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(PairsVisitor)
+    }
+}
+
+/// Parses and checks the header of `file`. The error is the message without the file's name.
+pub fn parse(file: &[u8]) -> Result<Header, String> {
+    let total = file.len() as u64;
+    let Some((length, rest)) = file.split_first_chunk::<8>() else {
+        return Err(format!(
+            "not a safetensors file: {total} bytes, the header length alone takes 8"
+        ));
+    };
+    let length = u64::from_le_bytes(*length);
+    if length > MAX_HEADER_BYTES {
+        return Err(format!(
+            "not a safetensors file: it announces a header of {length} bytes, the limit is {MAX_HEADER_BYTES}"
+        ));
+    }
+    let length = length as usize;
+    let Some(text) = rest.get(..length) else {
+        return Err(format!(
+            "truncated: the header takes {length} bytes, only {} are left: get the file again",
+            rest.len()
+        ));
+    };
+    let text = std::str::from_utf8(text).map_err(|e| {
+        format!(
+            "the header is not UTF-8 (byte {}): not a safetensors file or damaged",
+            e.valid_up_to()
+        )
+    })?;
+    let Pairs(pairs) =
+        serde_json::from_str(text).map_err(|e| format!("the header is not valid JSON: {e}"))?;
+
+    let data_bytes = rest.len() - length;
+    let mut header = Header {
+        data_start: 8 + length,
+        entries: BTreeMap::new(),
+        metadata: BTreeMap::new(),
+    };
+    let mut seen_metadata = false;
+    for (name, value) in pairs {
+        if name == "__metadata__" {
+            if std::mem::replace(&mut seen_metadata, true) {
+                return Err("'__metadata__' appears twice in the header".into());
+            }
+            header.metadata = metadata(value)?;
+        } else {
+            let entry = entry(&value, data_bytes).map_err(|e| format!("tensor '{name}': {e}"))?;
+            if header.entries.insert(name.clone(), entry).is_some() {
+                return Err(format!("tensor '{name}' appears twice in the header"));
+            }
+        }
+    }
+    check_coverage(&header.entries, data_bytes)?;
+    Ok(header)
+}
+
+fn metadata(value: Value) -> Result<BTreeMap<String, String>, String> {
+    let Value::Object(map) = value else {
+        return Err("'__metadata__' is not an object".into());
+    };
+    map.into_iter()
+        .map(|(key, value)| match value {
+            Value::String(text) => Ok((key, text)),
+            _ => Err(format!("'__metadata__' field '{key}' is not a string")),
+        })
+        .collect()
+}
+
+fn entry(value: &Value, data_bytes: usize) -> Result<Entry, String> {
+    let dtype = value
+        .get("dtype")
+        .and_then(Value::as_str)
+        .ok_or("has no 'dtype'")?;
+    let dtype = ElementType::from_name(dtype).ok_or_else(|| format!("unknown dtype '{dtype}'"))?;
+    let numbers = |field: &str| -> Result<Vec<usize>, String> {
+        let list = value
+            .get(field)
+            .and_then(Value::as_array)
+            .ok_or_else(|| format!("has no list '{field}'"))?;
+        let parse = |v: &Value| v.as_u64().and_then(|n| usize::try_from(n).ok());
+        list.iter()
+            .map(parse)
+            .collect::<Option<_>>()
+            .ok_or_else(|| format!("'{field}' holds what is no whole number"))
+    };
+    let shape = numbers("shape")?;
+    let &[begin, end] = numbers("data_offsets")?.as_slice() else {
+        return Err("'data_offsets' is not a pair".into());
+    };
+    if begin > end || end > data_bytes {
+        return Err(format!(
+            "bytes {begin}..{end} lie outside the file, which has {data_bytes} bytes of data: truncated or damaged, get it again"
+        ));
+    }
+    // A zero extent makes the tensor empty however large the others are.
+    let needed = if shape.contains(&0) {
+        Some(0)
+    } else {
+        shape
+            .iter()
+            .try_fold(dtype.bytes(), |bytes, &extent| bytes.checked_mul(extent))
+    };
+    match needed {
+        None => Err(format!("shape {shape:?} overflows")),
+        Some(needed) if needed != end - begin => Err(format!(
+            "shape {shape:?} of {} takes {needed} bytes, its offsets give {}",
+            dtype.name(),
+            end - begin
+        )),
+        Some(_) => Ok(Entry {
+            dtype,
+            shape,
+            range: begin..end,
+        }),
+    }
+}
+
+/// The format leaves no gap and no rest, so that a file has one reading only.
+fn check_coverage(entries: &BTreeMap<String, Entry>, data_bytes: usize) -> Result<(), String> {
+    let mut ranges: Vec<_> = entries
+        .iter()
+        .map(|(name, e)| (e.range.start, e.range.end, name))
+        .collect();
+    ranges.sort_unstable();
+    let mut reached = 0;
+    for (begin, end, name) in ranges {
+        if begin < reached {
+            return Err(format!(
+                "tensor '{name}': its bytes {begin}..{end} overlap another tensor's"
+            ));
+        }
+        if begin > reached {
+            return Err(format!(
+                "tensor '{name}': starts at byte {begin}, leaving a gap after byte {reached}"
+            ));
+        }
+        reached = end;
+    }
+    if reached != data_bytes {
+        return Err(format!(
+            "the tensors take {reached} bytes but {data_bytes} follow the header: damaged, get it again"
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,254 @@
+//! One named tensor: borrowed from a file that was read, or about to be written.
+
+use std::borrow::Cow;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+use crate::error::{Error, Result};
+
+macro_rules! element_types {
+    ($($variant:ident $name:literal $bytes:literal $doc:literal),+ $(,)?) => {
+        /// How a file stores a tensor's elements.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum ElementType { $(#[doc = $doc] $variant),+ }
+
+        impl ElementType {
+            /// The name in the file's header.
+            pub fn name(self) -> &'static str {
+                match self { $(ElementType::$variant => $name),+ }
+            }
+            /// The type of that name in a header.
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name { $($name => Some(ElementType::$variant),)+ _ => None }
+            }
+            /// Bytes of one element.
+            pub fn bytes(self) -> usize {
+                match self { $(ElementType::$variant => $bytes),+ }
+            }
+        }
+    };
+}
+
+element_types! {
+    F64 "F64" 8 "Double precision.",
+    F32 "F32" 4 "Single precision.",
+    F16 "F16" 2 "IEEE half precision.",
+    BF16 "BF16" 2 "The upper half of an f32.",
+    F8E4M3 "F8_E4M3" 1 "8-bit float, 4 exponent bits (kept, not converted).",
+    F8E5M2 "F8_E5M2" 1 "8-bit float, 5 exponent bits (kept, not converted).",
+    I64 "I64" 8 "Signed.",
+    I32 "I32" 4 "Signed.",
+    I16 "I16" 2 "Signed.",
+    I8 "I8" 1 "Signed.",
+    U64 "U64" 8 "Unsigned.",
+    U32 "U32" 4 "Unsigned.",
+    U16 "U16" 2 "Unsigned.",
+    U8 "U8" 1 "Unsigned.",
+    Bool "BOOL" 1 "0 or 1.",
+}
+
+/// A named tensor in row-major order, its bytes little endian as they lie in the file.
+#[derive(Clone, Debug)]
+pub struct Tensor<'a> {
+    /// Where it comes from, for error messages; empty for one that was made here.
+    file: Cow<'a, str>,
+    /// Its name.
+    pub name: Cow<'a, str>,
+    /// Element type.
+    pub dtype: ElementType,
+    /// Extents, outermost first; empty for a scalar.
+    pub shape: Cow<'a, [usize]>,
+    /// `elements * dtype.bytes()` bytes.
+    pub bytes: Cow<'a, [u8]>,
+}
+
+impl<'a> Tensor<'a> {
+    pub(super) fn view(
+        file: &'a str,
+        name: &'a str,
+        dtype: ElementType,
+        shape: &'a [usize],
+        bytes: &'a [u8],
+    ) -> Self {
+        Tensor {
+            file: file.into(),
+            name: name.into(),
+            dtype,
+            shape: shape.into(),
+            bytes: bytes.into(),
+        }
+    }
+
+    fn made(
+        name: impl Into<String>,
+        dtype: ElementType,
+        shape: &[usize],
+        bytes: Cow<'a, [u8]>,
+    ) -> Self {
+        Tensor {
+            file: "".into(),
+            name: Cow::Owned(name.into()),
+            dtype,
+            shape: Cow::Owned(shape.to_vec()),
+            bytes,
+        }
+    }
+
+    /// An f32 tensor over `data`, to be written.
+    pub fn f32(name: impl Into<String>, shape: &[usize], data: &'a [f32]) -> Tensor<'a> {
+        Tensor::made(
+            name,
+            ElementType::F32,
+            shape,
+            bytemuck::cast_slice(data).into(),
+        )
+    }
+
+    /// `data` rounded to half precision, to be written.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the tensor when a finite value does not fit half precision (above 65504).
+    pub fn f16(name: impl Into<String>, shape: &[usize], data: &[f32]) -> Result<Tensor<'static>> {
+        let name = name.into();
+        let halves: Vec<f16> = data.iter().map(|&x| f16::from_f32(x)).collect();
+        if let Some(i) = (0..data.len()).find(|&i| data[i].is_finite() && !halves[i].is_finite()) {
+            let message = format!(
+                "tensor '{name}': {} does not fit half precision, write it as f32",
+                data[i]
+            );
+            return Err(Error::Usage(message));
+        }
+        Ok(Tensor::made(
+            name,
+            ElementType::F16,
+            shape,
+            bytemuck::cast_slice(&halves).to_vec().into(),
+        ))
+    }
+
+    /// An i64 tensor over `data`, to be written.
+    pub fn i64(name: impl Into<String>, shape: &[usize], data: &'a [i64]) -> Tensor<'a> {
+        Tensor::made(
+            name,
+            ElementType::I64,
+            shape,
+            bytemuck::cast_slice(data).into(),
+        )
+    }
+
+    /// The same tensor under another name.
+    pub fn renamed(mut self, name: impl Into<String>) -> Tensor<'a> {
+        self.name = Cow::Owned(name.into());
+        self
+    }
+
+    /// The same tensor with another shape of as many elements.
+    ///
+    /// # Errors
+    /// [`Error::File`] when the number of elements differs.
+    pub fn reshaped(mut self, shape: Vec<usize>) -> Result<Tensor<'a>> {
+        if shape.iter().product::<usize>() != self.elements() {
+            return Err(self.error(format!(
+                "shape {:?} cannot be seen as {shape:?}",
+                self.shape
+            )));
+        }
+        self.shape = Cow::Owned(shape);
+        Ok(self)
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        // A zero extent beside huge ones must not overflow on the way to zero.
+        if self.shape.contains(&0) {
+            0
+        } else {
+            self.shape.iter().product()
+        }
+    }
+
+    /// An error about this tensor that names its file.
+    pub fn error(&self, message: impl std::fmt::Display) -> Error {
+        Error::file(
+            self.file.as_ref(),
+            format!("tensor '{}': {message}", self.name),
+        )
+    }
+
+    /// The elements as f32, from F64, F32, F16 or BF16.
+    ///
+    /// # Errors
+    /// [`Error::File`] for any other type.
+    pub fn to_f32(&self) -> Result<Vec<f32>> {
+        Ok(match self.dtype {
+            ElementType::F32 => bytemuck::pod_collect_to_vec(&self.bytes),
+            ElementType::F64 => bytemuck::pod_collect_to_vec::<u8, f64>(&self.bytes)
+                .iter()
+                .map(|&x| x as f32)
+                .collect(),
+            ElementType::F16 => bytemuck::pod_collect_to_vec::<u8, f16>(&self.bytes).to_f32_vec(),
+            ElementType::BF16 => bytemuck::pod_collect_to_vec::<u8, bf16>(&self.bytes).to_f32_vec(),
+            other => {
+                return Err(self.error(format!(
+                    "is {}, expected F32, F16, BF16 or F64",
+                    other.name()
+                )));
+            }
+        })
+    }
+
+    /// The elements as f32, all finite.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_f32`], and [`Error::File`] with the index of the first NaN or infinity.
+    pub fn to_finite_f32(&self) -> Result<Vec<f32>> {
+        let values = self.to_f32()?;
+        match first_non_finite(&values) {
+            Some(i) => Err(self.error(format!(
+                "holds {} (element {i}): the file is damaged",
+                values[i]
+            ))),
+            None => Ok(values),
+        }
+    }
+
+    /// The elements as i64, from any integer type.
+    ///
+    /// # Errors
+    /// [`Error::File`] for floats, and for a U64 above the largest i64.
+    pub fn to_i64(&self) -> Result<Vec<i64>> {
+        fn widen<T: bytemuck::AnyBitPattern + bytemuck::NoUninit + Into<i64>>(
+            bytes: &[u8],
+        ) -> Vec<i64> {
+            bytemuck::pod_collect_to_vec::<u8, T>(bytes)
+                .into_iter()
+                .map(Into::into)
+                .collect()
+        }
+        Ok(match self.dtype {
+            ElementType::I64 => bytemuck::pod_collect_to_vec(&self.bytes),
+            ElementType::I32 => widen::<i32>(&self.bytes),
+            ElementType::I16 => widen::<i16>(&self.bytes),
+            ElementType::I8 => widen::<i8>(&self.bytes),
+            ElementType::U32 => widen::<u32>(&self.bytes),
+            ElementType::U16 => widen::<u16>(&self.bytes),
+            ElementType::U8 | ElementType::Bool => widen::<u8>(&self.bytes),
+            ElementType::U64 => bytemuck::pod_collect_to_vec::<u8, u64>(&self.bytes)
+                .into_iter()
+                .map(|x| i64::try_from(x).map_err(|_| self.error(format!("{x} is too large"))))
+                .collect::<Result<_>>()?,
+            other => {
+                return Err(self.error(format!(
+                    "is {}, expected whole numbers (I64 or I32)",
+                    other.name()
+                )));
+            }
+        })
+    }
+}
+
+/// The index of the first NaN or infinity.
+pub fn first_non_finite(values: &[f32]) -> Option<usize> {
+    values.iter().position(|x| !x.is_finite())
+}

@@ -1,0 +1,75 @@
+//! Paths, and a comparator for values.
+
+use std::path::PathBuf;
+
+use portray::Result;
+
+/// A file or folder of the golden fixtures.
+pub fn golden(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures/golden")
+        .join(name)
+}
+
+/// The message of an error, which must be one line.
+pub fn message<T>(result: Result<T>) -> String {
+    let Err(error) = result else {
+        panic!("expected an error")
+    };
+    let text = error.to_string();
+    assert!(!text.contains('\n'), "more than one line: {text}");
+    text
+}
+
+/// max |a - b| / max |b|; NaN anywhere, or different lengths, is infinitely far.
+pub fn distance(a: &[f32], b: &[f32]) -> f32 {
+    if a.len() != b.len() || a.iter().chain(b).any(|x| !x.is_finite()) {
+        return f32::INFINITY;
+    }
+    let largest = b.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    let apart = a
+        .iter()
+        .zip(b)
+        .fold(0.0f32, |m, (x, y)| m.max((x - y).abs()));
+    if apart == 0.0 { 0.0 } else { apart / largest }
+}
+
+/// A small deterministic stream for mutations (xorshift64).
+pub struct Stream(pub u64);
+
+impl Stream {
+    pub fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % n as u64) as usize
+    }
+
+    /// `bytes` with a few of them changed, removed or doubled.
+    pub fn mutate(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut out = bytes.to_vec();
+        for _ in 0..1 + self.below(4) {
+            if out.is_empty() {
+                break;
+            }
+            let at = self.below(out.len());
+            match self.below(5) {
+                0 => out[at] = self.below(256) as u8,
+                1 => out[at] ^= 1 << self.below(8),
+                2 => out.truncate(at),
+                3 => drop(out.remove(at)),
+                _ => out.insert(at, b"0123456789{}[]\",:-eNu\xff\0"[self.below(24)]),
+            }
+        }
+        out
+    }
+}
+
+#[test]
+fn distance_can_fail() {
+    assert_eq!(distance(&[1.0, 2.0], &[1.0, 2.0]), 0.0);
+    assert!(distance(&[1.0, 2.1], &[1.0, 2.0]) > 0.04);
+    assert_eq!(distance(&[f32::NAN], &[f32::NAN]), f32::INFINITY);
+    assert_eq!(distance(&[1.0], &[1.0, 1.0]), f32::INFINITY);
+    assert_eq!(distance(&[1.0], &[0.0]), f32::INFINITY);
+}
