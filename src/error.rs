@@ -39,18 +39,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// A file's fault.
     pub fn file(path: impl AsRef<std::path::Path>, message: impl std::fmt::Display) -> Self {
-        Error::File {
-            path: path.as_ref().display().to_string(),
-            message: message.to_string(),
-        }
+        Error::File { path: path.as_ref().display().to_string(), message: message.to_string() }
     }
 
     /// An op's fault.
     pub fn op(op: &'static str, message: impl std::fmt::Display) -> Self {
-        Error::Op {
-            op,
-            message: message.to_string(),
-        }
+        Error::Op { op, message: message.to_string() }
     }
 
     /// The exit code of the command line: 2 wrong use, 130 interrupted, else 1.

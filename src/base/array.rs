@@ -28,10 +28,7 @@ impl Array {
 
     /// Element by element.
     pub fn map(&self, f: impl Fn(f64) -> f64) -> Array {
-        Array {
-            shape: self.shape.clone(),
-            data: self.data.iter().map(|&x| f(x)).collect(),
-        }
+        Array { shape: self.shape.clone(), data: self.data.iter().map(|&x| f(x)).collect() }
     }
 
     /// From f32 values.

@@ -20,9 +20,7 @@ impl Shape {
 
     /// All extents but the last, multiplied: the number of rows.
     pub fn rows(&self) -> usize {
-        self.0
-            .split_last()
-            .map_or(1, |(_, outer)| outer.iter().product())
+        self.0.split_last().map_or(1, |(_, outer)| outer.iter().product())
     }
 
     /// The same shape with another last extent.

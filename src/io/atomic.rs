@@ -11,10 +11,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// [`Error::File`] naming `path` when the folder is missing and cannot be made, read-only or full; `fill`'s own error.
-pub fn write_atomic(
-    path: impl AsRef<Path>,
-    fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
-) -> Result<()> {
+pub fn write_atomic(path: impl AsRef<Path>, fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
     let path = path.as_ref();
     write_file(path, fill).map_err(|e| Error::file(path, format!("cannot write: {}", describe(&e))))
 }
@@ -33,10 +30,7 @@ pub fn write_folder(path: impl AsRef<Path>, fill: impl FnOnce(&Path) -> Result<(
 }
 
 #[cfg(not(target_arch = "wasm32"))]
-fn write_file(
-    path: &Path,
-    fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
-) -> std::io::Result<()> {
+fn write_file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> std::io::Result<()> {
     let existing = std::fs::metadata(path).ok();
     if existing.as_ref().is_some_and(|m| m.is_dir()) {
         return Err(std::io::ErrorKind::IsADirectory.into());
@@ -47,18 +41,11 @@ fn write_file(
         return fill(&mut device).and_then(|()| device.flush());
     }
     // A rename would succeed over a write-protected file; the owner who protected it means the file.
-    if existing
-        .as_ref()
-        .is_some_and(|m| m.permissions().readonly())
-    {
+    if existing.as_ref().is_some_and(|m| m.permissions().readonly()) {
         return Err(std::io::ErrorKind::PermissionDenied.into());
     }
     // A link stays a link: its target is what gets replaced.
-    let target = if path.is_symlink() {
-        std::fs::canonicalize(path)?
-    } else {
-        path.to_owned()
-    };
+    let target = if path.is_symlink() { std::fs::canonicalize(path)? } else { path.to_owned() };
     let parent = beside::parent(&target);
     std::fs::create_dir_all(parent)?;
     let mut builder = tempfile::Builder::new();
@@ -75,13 +62,8 @@ fn write_file(
 }
 
 #[cfg(target_arch = "wasm32")]
-fn write_file(
-    _: &Path,
-    _: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
-) -> std::io::Result<()> {
-    Err(std::io::Error::other(
-        "a web page has no file system: take the bytes and offer them as a download",
-    ))
+fn write_file(_: &Path, _: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> std::io::Result<()> {
+    Err(std::io::Error::other("a web page has no file system: take the bytes and offer them as a download"))
 }
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -94,9 +76,7 @@ mod beside {
     pub struct Folder(tempfile::TempDir);
 
     pub fn parent(path: &Path) -> &Path {
-        path.parent()
-            .filter(|p| !p.as_os_str().is_empty())
-            .unwrap_or(Path::new("."))
+        path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
 
     pub fn folder(path: &Path) -> Result<Folder> {
@@ -121,9 +101,7 @@ mod beside {
                 fs::rename(self.path(), path)?;
             } else {
                 // Two renames, so a crash between them leaves the old folder under its staging name, complete.
-                let old = tempfile::Builder::new()
-                    .prefix(".portray-old-")
-                    .tempdir_in(parent)?;
+                let old = tempfile::Builder::new().prefix(".portray-old-").tempdir_in(parent)?;
                 fs::rename(path, old.path().join("old"))?;
                 if let Err(e) = fs::rename(self.path(), path) {
                     fs::rename(old.path().join("old"), path)?;
@@ -150,11 +128,7 @@ mod beside {
 
     /// Makes a rename durable. Windows cannot open a folder for this and does not need it.
     pub fn sync_folder(folder: &Path) -> Result<()> {
-        if cfg!(unix) {
-            fs::File::open(folder)?.sync_all()
-        } else {
-            Ok(())
-        }
+        if cfg!(unix) { fs::File::open(folder)?.sync_all() } else { Ok(()) }
     }
 }
 

@@ -30,26 +30,17 @@ impl Source {
     pub fn open(path: impl AsRef<Path>) -> Result<Source> {
         let path = path.as_ref();
         let data = open_data(path).map_err(|e| Error::file(path, describe(&e)))?;
-        Ok(Source {
-            name: path.display().to_string(),
-            data,
-        })
+        Ok(Source { name: path.display().to_string(), data })
     }
 
     /// Bytes in memory; `name` is what errors call them.
     pub fn from_bytes(name: impl Into<String>, bytes: impl Into<Arc<[u8]>>) -> Source {
-        Source {
-            name: name.into(),
-            data: Data::Shared(bytes.into()),
-        }
+        Source { name: name.into(), data: Data::Shared(bytes.into()) }
     }
 
     /// Bytes of the binary itself; `name` is what errors call them.
     pub fn from_static(name: impl Into<String>, bytes: &'static [u8]) -> Source {
-        Source {
-            name: name.into(),
-            data: Data::Static(bytes),
-        }
+        Source { name: name.into(), data: Data::Static(bytes) }
     }
 
     /// The file's path or the given name.
@@ -88,10 +79,7 @@ impl Source {
             .and_then(|(start, end)| self.bytes().get(start..end));
         slice.map(Cow::Borrowed).ok_or_else(|| {
             let (start, end, len) = (range.start, range.end, self.len());
-            Error::file(
-                &self.name,
-                format!("bytes {start}..{end} asked for, but it has {len}: the file is truncated"),
-            )
+            Error::file(&self.name, format!("bytes {start}..{end} asked for, but it has {len}: the file is truncated"))
         })
     }
 
@@ -100,12 +88,8 @@ impl Source {
     /// # Errors
     /// [`Error::File`] with the offset of the first byte that is not UTF-8.
     pub fn text(&self) -> Result<&str> {
-        std::str::from_utf8(self.bytes()).map_err(|e| {
-            Error::file(
-                &self.name,
-                format!("not UTF-8 text (byte {})", e.valid_up_to()),
-            )
-        })
+        std::str::from_utf8(self.bytes())
+            .map_err(|e| Error::file(&self.name, format!("not UTF-8 text (byte {})", e.valid_up_to())))
     }
 
     /// The bytes as JSON.
@@ -113,8 +97,7 @@ impl Source {
     /// # Errors
     /// [`Error::File`] with line and column of what is not JSON.
     pub fn json(&self) -> Result<serde_json::Value> {
-        serde_json::from_str(self.text()?)
-            .map_err(|e| Error::file(&self.name, format!("not valid JSON: {e}")))
+        serde_json::from_str(self.text()?).map_err(|e| Error::file(&self.name, format!("not valid JSON: {e}")))
     }
 }
 
@@ -136,9 +119,7 @@ fn open_data(path: &Path) -> std::io::Result<Data> {
     }
     // SAFETY: the map is read-only and we never write a file in place (`write_atomic` renames), so the bytes change
     // only if another program rewrites the file while we read it, which no mapping reader can prevent.
-    Ok(Data::Mapped(Arc::new(unsafe {
-        memmap2::Mmap::map(&file)?
-    })))
+    Ok(Data::Mapped(Arc::new(unsafe { memmap2::Mmap::map(&file)? })))
 }
 
 #[cfg(target_arch = "wasm32")]

@@ -1,10 +1,5 @@
 //! Files: what is read, what is refused and in which words, and what is written.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod safetensors;
 mod support;

@@ -2,19 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use portray::io::{
-    ElementType, SafeTensors, Source, Tensor, write_atomic, write_folder, write_safetensors,
-};
+use portray::io::{ElementType, SafeTensors, Source, Tensor, write_atomic, write_folder, write_safetensors};
 
 use crate::support::{Stream, golden, message};
 
 fn file(header: &str, data: &[u8]) -> Vec<u8> {
-    [
-        &(header.len() as u64).to_le_bytes(),
-        header.as_bytes(),
-        data,
-    ]
-    .concat()
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
 }
 
 fn parse(bytes: Vec<u8>) -> portray::Result<SafeTensors> {
@@ -30,10 +23,7 @@ fn golden_file_opens() {
     let out = f.get("unet.out").unwrap();
     assert_eq!(out.to_finite_f32().unwrap().len(), out.elements());
     let e = message(ids.to_f32());
-    assert!(
-        e.contains("sd2.safetensors") && e.contains("'text.input_ids'") && e.contains("I64"),
-        "{e}"
-    );
+    assert!(e.contains("sd2.safetensors") && e.contains("'text.input_ids'") && e.contains("I64"), "{e}");
     assert!(message(f.get("nope")).contains("no tensor 'nope'"));
 }
 
@@ -42,11 +32,7 @@ fn written_files_read_back_and_are_deterministic() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("new/folder/a.safetensors");
     let (a, i) = ([1.0f32, -2.5, 3e-8, 65504.0], [7i64, -1]);
-    let tensors = [
-        Tensor::f32("b", &[2, 2], &a),
-        Tensor::f16("h", &[4], &a).unwrap(),
-        Tensor::i64("i", &[2], &i),
-    ];
+    let tensors = [Tensor::f32("b", &[2, 2], &a), Tensor::f16("h", &[4], &a).unwrap(), Tensor::i64("i", &[2], &i)];
     let metadata = BTreeMap::from([("k".to_string(), "v \u{1f436}".to_string())]);
     write_safetensors(&path, &tensors, &metadata).unwrap();
     let first = std::fs::read(&path).unwrap();
@@ -57,19 +43,13 @@ fn written_files_read_back_and_are_deterministic() {
     let f = SafeTensors::open(&path).unwrap();
     assert_eq!(f.metadata(), &metadata);
     assert_eq!(f.get("b").unwrap().to_f32().unwrap(), a);
-    assert_eq!(
-        f.get("h").unwrap().to_f32().unwrap(),
-        [1.0, -2.5, 5.9604645e-8, 65504.0]
-    );
+    assert_eq!(f.get("h").unwrap().to_f32().unwrap(), [1.0, -2.5, 5.9604645e-8, 65504.0]);
     assert_eq!(f.get("i").unwrap().to_i64().unwrap(), i);
     // The reference implementation reads it too.
     let reference = safetensors::SafeTensors::deserialize(&first).unwrap();
     assert_eq!(reference.tensor("b").unwrap().shape(), [2, 2]);
     // Nothing else is left in the folder.
-    assert_eq!(
-        std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
-        1
-    );
+    assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
 }
 
 #[test]
@@ -77,12 +57,7 @@ fn element_types_convert() {
     let header = r#"{"a":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]},"b":{"dtype":"F64","shape":[],"data_offsets":[2,10]},
         "c":{"dtype":"I32","shape":[1],"data_offsets":[10,14]},"d":{"dtype":"U64","shape":[1],"data_offsets":[14,22]},
         "e":{"dtype":"F32","shape":[0,18446744073709551615,3],"data_offsets":[22,22]}}"#;
-    let data = [
-        &0x3fc0u16.to_le_bytes()[..],
-        &0.1f64.to_le_bytes(),
-        &(-5i32).to_le_bytes(),
-        &u64::MAX.to_le_bytes(),
-    ];
+    let data = [&0x3fc0u16.to_le_bytes()[..], &0.1f64.to_le_bytes(), &(-5i32).to_le_bytes(), &u64::MAX.to_le_bytes()];
     let f = parse(file(header, &data.concat())).unwrap();
     assert_eq!(f.get("a").unwrap().to_f32().unwrap(), [1.5]);
     assert_eq!(f.get("b").unwrap().to_f32().unwrap(), [0.1]);
@@ -94,17 +69,11 @@ fn element_types_convert() {
 
 #[test]
 fn non_finite_values_are_found() {
-    for (i, bad) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY]
-        .into_iter()
-        .enumerate()
-    {
+    for (i, bad) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].into_iter().enumerate() {
         let mut data = [0.5f32; 3];
         data[i] = bad;
         let e = message(Tensor::f32("w", &[3], &data).to_finite_f32());
-        assert!(
-            e.contains("'w'") && e.contains(&format!("element {i}")),
-            "{e}"
-        );
+        assert!(e.contains("'w'") && e.contains(&format!("element {i}")), "{e}");
     }
     assert!(message(Tensor::f16("w", &[1], &[1e6])).contains("does not fit half precision"));
 }
@@ -120,100 +89,31 @@ fn every_fault_is_named() {
         (vec![], "not a safetensors file: 0 bytes"),
         (vec![1, 2, 3], "not a safetensors file: 3 bytes"),
         (huge, "limit is 100000000"),
-        (
-            90_000_000u64.to_le_bytes().to_vec(),
-            "truncated: the header takes 90000000 bytes",
-        ),
+        (90_000_000u64.to_le_bytes().to_vec(), "truncated: the header takes 90000000 bytes"),
         (not_utf8, "not UTF-8 (byte 2)"),
         (file("hello", &[]), "not valid JSON"),
         (file("[1]", &[]), "an object of tensors"),
         (file(&"[".repeat(100_000), &[]), "not valid JSON"),
         (one("3", &[]), "tensor 'w': has no 'dtype'"),
-        (
-            one(
-                r#"{"dtype":"F31","shape":[2],"data_offsets":[0,8]}"#,
-                &[0; 8],
-            ),
-            "tensor 'w': unknown dtype 'F31'",
-        ),
-        (
-            one(r#"{"dtype":"F32","data_offsets":[0,8]}"#, &[0; 8]),
-            "'shape'",
-        ),
-        (
-            one(
-                r#"{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}"#,
-                &[0; 8],
-            ),
-            "'shape' holds what is no whole number",
-        ),
-        (
-            one(
-                r#"{"dtype":"F32","shape":[2.5],"data_offsets":[0,8]}"#,
-                &[0; 8],
-            ),
-            "no whole number",
-        ),
-        (
-            one(r#"{"dtype":"F32","shape":[2],"data_offsets":[0]}"#, &[0; 8]),
-            "'data_offsets' is not a pair",
-        ),
-        (
-            one(
-                r#"{"dtype":"F32","shape":[2],"data_offsets":[8,0]}"#,
-                &[0; 8],
-            ),
-            "outside the file",
-        ),
-        (
-            one(good, &[0; 7]),
-            "tensor 'w': bytes 0..8 lie outside the file, which has 7 bytes",
-        ),
+        (one(r#"{"dtype":"F31","shape":[2],"data_offsets":[0,8]}"#, &[0; 8]), "tensor 'w': unknown dtype 'F31'"),
+        (one(r#"{"dtype":"F32","data_offsets":[0,8]}"#, &[0; 8]), "'shape'"),
+        (one(r#"{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}"#, &[0; 8]), "'shape' holds what is no whole number"),
+        (one(r#"{"dtype":"F32","shape":[2.5],"data_offsets":[0,8]}"#, &[0; 8]), "no whole number"),
+        (one(r#"{"dtype":"F32","shape":[2],"data_offsets":[0]}"#, &[0; 8]), "'data_offsets' is not a pair"),
+        (one(r#"{"dtype":"F32","shape":[2],"data_offsets":[8,0]}"#, &[0; 8]), "outside the file"),
+        (one(good, &[0; 7]), "tensor 'w': bytes 0..8 lie outside the file, which has 7 bytes"),
         (one(good, &[0; 9]), "tensors take 8 bytes but 9 follow"),
-        (
-            one(
-                r#"{"dtype":"F32","shape":[3],"data_offsets":[0,8]}"#,
-                &[0; 8],
-            ),
-            "takes 12 bytes, its offsets give 8",
-        ),
-        (
-            one(
-                r#"{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]}"#,
-                &[0; 8],
-            ),
-            "overflows",
-        ),
-        (
-            file(&format!(r#"{{"w":{good},"w":{good}}}"#), &[0; 8]),
-            "tensor 'w' appears twice",
-        ),
-        (
-            file(&format!(r#"{{"v":{good},"w":{good}}}"#), &[0; 8]),
-            "overlap",
-        ),
-        (
-            one(
-                r#"{"dtype":"F32","shape":[1],"data_offsets":[4,8]}"#,
-                &[0; 8],
-            ),
-            "leaving a gap",
-        ),
-        (
-            file(r#"{"__metadata__":{"a":1}}"#, &[]),
-            "'__metadata__' field 'a' is not a string",
-        ),
-        (
-            file(r#"{"__metadata__":[]}"#, &[]),
-            "'__metadata__' is not an object",
-        ),
+        (one(r#"{"dtype":"F32","shape":[3],"data_offsets":[0,8]}"#, &[0; 8]), "takes 12 bytes, its offsets give 8"),
+        (one(r#"{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]}"#, &[0; 8]), "overflows"),
+        (file(&format!(r#"{{"w":{good},"w":{good}}}"#), &[0; 8]), "tensor 'w' appears twice"),
+        (file(&format!(r#"{{"v":{good},"w":{good}}}"#), &[0; 8]), "overlap"),
+        (one(r#"{"dtype":"F32","shape":[1],"data_offsets":[4,8]}"#, &[0; 8]), "leaving a gap"),
+        (file(r#"{"__metadata__":{"a":1}}"#, &[]), "'__metadata__' field 'a' is not a string"),
+        (file(r#"{"__metadata__":[]}"#, &[]), "'__metadata__' is not an object"),
     ];
     for (bytes, expected) in cases {
         let e = message(parse(bytes));
-        assert!(
-            e.starts_with("x.safetensors: ") && e.contains(expected),
-            "expected {expected}, got {e}"
-        );
+        assert!(e.starts_with("x.safetensors: ") && e.contains(expected), "expected {expected}, got {e}");
     }
     let e = message(SafeTensors::open("/nowhere/x.safetensors"));
     assert_eq!(e, "/nowhere/x.safetensors: no such file or folder");
@@ -222,10 +122,7 @@ fn every_fault_is_named() {
 
 #[test]
 fn mutated_files_never_panic() {
-    let good = std::fs::read(golden(
-        "sd15-all.lora-folder/text_encoder/adapter_model.safetensors",
-    ))
-    .unwrap();
+    let good = std::fs::read(golden("sd15-all.lora-folder/text_encoder/adapter_model.safetensors")).unwrap();
     let header = 8 + u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
     let mut stream = Stream(0x9e37_79b9_7f4a_7c15);
     let (mut opened, mut refused) = (0, 0);
@@ -243,10 +140,7 @@ fn mutated_files_never_panic() {
             }
         }
     }
-    assert!(
-        opened > 0 && refused > 3000,
-        "{opened} opened, {refused} refused"
-    );
+    assert!(opened > 0 && refused > 3000, "{opened} opened, {refused} refused");
 }
 
 #[test]
@@ -255,9 +149,7 @@ fn a_failed_write_leaves_the_old_file() {
     let path = dir.path().join("a.txt");
     write_atomic(&path, |out| out.write_all(b"old")).unwrap();
     let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
-    let e = message(write_atomic(&path, |out| {
-        out.write_all(b"half").and(Err(full()))
-    }));
+    let e = message(write_atomic(&path, |out| out.write_all(b"half").and(Err(full()))));
     assert!(e.contains("a.txt: cannot write: the disk is full"), "{e}");
     assert_eq!(std::fs::read(&path).unwrap(), b"old");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -265,10 +157,7 @@ fn a_failed_write_leaves_the_old_file() {
     #[cfg(target_os = "linux")]
     {
         let e = message(write_atomic("/dev/full", |out| out.write_all(b"x")));
-        assert!(
-            e.contains("/dev/full: cannot write: the disk is full"),
-            "{e}"
-        );
+        assert!(e.contains("/dev/full: cannot write: the disk is full"), "{e}");
         let e = message(write_atomic("/proc/x.png", |out| out.write_all(b"x")));
         assert!(e.starts_with("/proc/x.png: cannot write: "), "{e}");
     }
@@ -285,9 +174,7 @@ fn a_folder_appears_whole_or_not_at_all() {
         }
     };
     write_folder(&path, fill("one")).unwrap();
-    let stopped = write_folder(&path, |d| {
-        fill("half")(d).and(Err(portray::Error::Usage("stopped".into())))
-    });
+    let stopped = write_folder(&path, |d| fill("half")(d).and(Err(portray::Error::Usage("stopped".into()))));
     assert_eq!(message(stopped), "stopped");
     assert_eq!(std::fs::read(path.join("sub/a")).unwrap(), b"one");
     write_folder(&path, fill("two")).unwrap();
@@ -299,15 +186,9 @@ fn a_folder_appears_whole_or_not_at_all() {
 fn sources_read_ranges() {
     let s = Source::from_static("s", b"hello");
     assert_eq!(&*pollster::block_on(s.read(1..3)).unwrap(), b"el");
+    assert!(message(pollster::block_on(s.read(3..9))).contains("s: bytes 3..9 asked for, but it has 5"));
     assert!(
-        message(pollster::block_on(s.read(3..9))).contains("s: bytes 3..9 asked for, but it has 5")
+        message(Source::from_static("c.json", b"{\"a\": \xff}").json()).contains("c.json: not UTF-8 text (byte 6)")
     );
-    assert!(
-        message(Source::from_static("c.json", b"{\"a\": \xff}").json())
-            .contains("c.json: not UTF-8 text (byte 6)")
-    );
-    assert!(
-        message(Source::from_static("c.json", b"{\"a\": }").json())
-            .contains("c.json: not valid JSON")
-    );
+    assert!(message(Source::from_static("c.json", b"{\"a\": }").json()).contains("c.json: not valid JSON"));
 }

@@ -6,16 +6,12 @@ use portray::Result;
 
 /// A file or folder of the golden fixtures.
 pub fn golden(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures/golden")
-        .join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden").join(name)
 }
 
 /// The message of an error, which must be one line.
 pub fn message<T>(result: Result<T>) -> String {
-    let Err(error) = result else {
-        panic!("expected an error")
-    };
+    let Err(error) = result else { panic!("expected an error") };
     let text = error.to_string();
     assert!(!text.contains('\n'), "more than one line: {text}");
     text
@@ -27,10 +23,7 @@ pub fn distance(a: &[f32], b: &[f32]) -> f32 {
         return f32::INFINITY;
     }
     let largest = b.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-    let apart = a
-        .iter()
-        .zip(b)
-        .fold(0.0f32, |m, (x, y)| m.max((x - y).abs()));
+    let apart = a.iter().zip(b).fold(0.0f32, |m, (x, y)| m.max((x - y).abs()));
     if apart == 0.0 { 0.0 } else { apart / largest }
 }
 
@@ -58,7 +51,10 @@ impl Stream {
                 1 => out[at] ^= 1 << self.below(8),
                 2 => out.truncate(at),
                 3 => drop(out.remove(at)),
-                _ => out.insert(at, b"0123456789{}[]\",:-eNu\xff\0"[self.below(24)]),
+                _ => {
+                    const MARKS: &[u8] = b"0123456789{}[]\",:-eNu\xff\0";
+                    out.insert(at, MARKS[self.below(MARKS.len())]);
+                }
             }
         }
         out

@@ -54,9 +54,7 @@ impl<'de> Deserialize<'de> for Pairs {
 pub fn parse(file: &[u8]) -> Result<Header, String> {
     let total = file.len() as u64;
     let Some((length, rest)) = file.split_first_chunk::<8>() else {
-        return Err(format!(
-            "not a safetensors file: {total} bytes, the header length alone takes 8"
-        ));
+        return Err(format!("not a safetensors file: {total} bytes, the header length alone takes 8"));
     };
     let length = u64::from_le_bytes(*length);
     if length > MAX_HEADER_BYTES {
@@ -72,20 +70,12 @@ pub fn parse(file: &[u8]) -> Result<Header, String> {
         ));
     };
     let text = std::str::from_utf8(text).map_err(|e| {
-        format!(
-            "the header is not UTF-8 (byte {}): not a safetensors file or damaged",
-            e.valid_up_to()
-        )
+        format!("the header is not UTF-8 (byte {}): not a safetensors file or damaged", e.valid_up_to())
     })?;
-    let Pairs(pairs) =
-        serde_json::from_str(text).map_err(|e| format!("the header is not valid JSON: {e}"))?;
+    let Pairs(pairs) = serde_json::from_str(text).map_err(|e| format!("the header is not valid JSON: {e}"))?;
 
     let data_bytes = rest.len() - length;
-    let mut header = Header {
-        data_start: 8 + length,
-        entries: BTreeMap::new(),
-        metadata: BTreeMap::new(),
-    };
+    let mut header = Header { data_start: 8 + length, entries: BTreeMap::new(), metadata: BTreeMap::new() };
     let mut seen_metadata = false;
     for (name, value) in pairs {
         if name == "__metadata__" {
@@ -117,21 +107,12 @@ fn metadata(value: Value) -> Result<BTreeMap<String, String>, String> {
 }
 
 fn entry(value: &Value, data_bytes: usize) -> Result<Entry, String> {
-    let dtype = value
-        .get("dtype")
-        .and_then(Value::as_str)
-        .ok_or("has no 'dtype'")?;
+    let dtype = value.get("dtype").and_then(Value::as_str).ok_or("has no 'dtype'")?;
     let dtype = ElementType::from_name(dtype).ok_or_else(|| format!("unknown dtype '{dtype}'"))?;
     let numbers = |field: &str| -> Result<Vec<usize>, String> {
-        let list = value
-            .get(field)
-            .and_then(Value::as_array)
-            .ok_or_else(|| format!("has no list '{field}'"))?;
+        let list = value.get(field).and_then(Value::as_array).ok_or_else(|| format!("has no list '{field}'"))?;
         let parse = |v: &Value| v.as_u64().and_then(|n| usize::try_from(n).ok());
-        list.iter()
-            .map(parse)
-            .collect::<Option<_>>()
-            .ok_or_else(|| format!("'{field}' holds what is no whole number"))
+        list.iter().map(parse).collect::<Option<_>>().ok_or_else(|| format!("'{field}' holds what is no whole number"))
     };
     let shape = numbers("shape")?;
     let &[begin, end] = numbers("data_offsets")?.as_slice() else {
@@ -146,43 +127,28 @@ fn entry(value: &Value, data_bytes: usize) -> Result<Entry, String> {
     let needed = if shape.contains(&0) {
         Some(0)
     } else {
-        shape
-            .iter()
-            .try_fold(dtype.bytes(), |bytes, &extent| bytes.checked_mul(extent))
+        shape.iter().try_fold(dtype.bytes(), |bytes, &extent| bytes.checked_mul(extent))
     };
     match needed {
         None => Err(format!("shape {shape:?} overflows")),
-        Some(needed) if needed != end - begin => Err(format!(
-            "shape {shape:?} of {} takes {needed} bytes, its offsets give {}",
-            dtype.name(),
-            end - begin
-        )),
-        Some(_) => Ok(Entry {
-            dtype,
-            shape,
-            range: begin..end,
-        }),
+        Some(needed) if needed != end - begin => {
+            Err(format!("shape {shape:?} of {} takes {needed} bytes, its offsets give {}", dtype.name(), end - begin))
+        }
+        Some(_) => Ok(Entry { dtype, shape, range: begin..end }),
     }
 }
 
 /// The format leaves no gap and no rest, so that a file has one reading only.
 fn check_coverage(entries: &BTreeMap<String, Entry>, data_bytes: usize) -> Result<(), String> {
-    let mut ranges: Vec<_> = entries
-        .iter()
-        .map(|(name, e)| (e.range.start, e.range.end, name))
-        .collect();
+    let mut ranges: Vec<_> = entries.iter().map(|(name, e)| (e.range.start, e.range.end, name)).collect();
     ranges.sort_unstable();
     let mut reached = 0;
     for (begin, end, name) in ranges {
         if begin < reached {
-            return Err(format!(
-                "tensor '{name}': its bytes {begin}..{end} overlap another tensor's"
-            ));
+            return Err(format!("tensor '{name}': its bytes {begin}..{end} overlap another tensor's"));
         }
         if begin > reached {
-            return Err(format!(
-                "tensor '{name}': starts at byte {begin}, leaving a gap after byte {reached}"
-            ));
+            return Err(format!("tensor '{name}': starts at byte {begin}, leaving a gap after byte {reached}"));
         }
         reached = end;
     }

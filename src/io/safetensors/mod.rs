@@ -38,19 +38,9 @@ impl SafeTensors {
     /// # Errors
     /// As [`SafeTensors::open`].
     pub fn from_source(source: Source) -> Result<SafeTensors> {
-        let header =
-            header::parse(source.bytes()).map_err(|message| Error::file(source.name(), message))?;
-        let header::Header {
-            data_start,
-            entries,
-            metadata,
-        } = header;
-        Ok(SafeTensors {
-            source,
-            data_start,
-            entries,
-            metadata,
-        })
+        let header = header::parse(source.bytes()).map_err(|message| Error::file(source.name(), message))?;
+        let header::Header { data_start, entries, metadata } = header;
+        Ok(SafeTensors { source, data_start, entries, metadata })
     }
 
     /// The file's path or the source's name.
@@ -77,18 +67,8 @@ impl SafeTensors {
     pub fn find(&self, name: &str) -> Option<Tensor<'_>> {
         let (name, entry) = self.entries.get_key_value(name)?;
         // The range was checked against the file when its header was parsed.
-        let bytes = self
-            .source
-            .bytes()
-            .get(self.data_start..)?
-            .get(entry.range.clone())?;
-        Some(Tensor::view(
-            self.source.name(),
-            name,
-            entry.dtype,
-            &entry.shape,
-            bytes,
-        ))
+        let bytes = self.source.bytes().get(self.data_start..)?.get(entry.range.clone())?;
+        Some(Tensor::view(self.source.name(), name, entry.dtype, &entry.shape, bytes))
     }
 
     /// The tensor `name`.
@@ -96,8 +76,7 @@ impl SafeTensors {
     /// # Errors
     /// [`Error::File`] naming file and tensor when it is not there.
     pub fn get(&self, name: &str) -> Result<Tensor<'_>> {
-        self.find(name)
-            .ok_or_else(|| Error::file(self.name(), format!("has no tensor '{name}'")))
+        self.find(name).ok_or_else(|| Error::file(self.name(), format!("has no tensor '{name}'")))
     }
 
     /// All tensors in the order of their names.

@@ -64,45 +64,17 @@ pub struct Tensor<'a> {
 }
 
 impl<'a> Tensor<'a> {
-    pub(super) fn view(
-        file: &'a str,
-        name: &'a str,
-        dtype: ElementType,
-        shape: &'a [usize],
-        bytes: &'a [u8],
-    ) -> Self {
-        Tensor {
-            file: file.into(),
-            name: name.into(),
-            dtype,
-            shape: shape.into(),
-            bytes: bytes.into(),
-        }
+    pub(super) fn view(file: &'a str, name: &'a str, dtype: ElementType, shape: &'a [usize], bytes: &'a [u8]) -> Self {
+        Tensor { file: file.into(), name: name.into(), dtype, shape: shape.into(), bytes: bytes.into() }
     }
 
-    fn made(
-        name: impl Into<String>,
-        dtype: ElementType,
-        shape: &[usize],
-        bytes: Cow<'a, [u8]>,
-    ) -> Self {
-        Tensor {
-            file: "".into(),
-            name: Cow::Owned(name.into()),
-            dtype,
-            shape: Cow::Owned(shape.to_vec()),
-            bytes,
-        }
+    fn made(name: impl Into<String>, dtype: ElementType, shape: &[usize], bytes: Cow<'a, [u8]>) -> Self {
+        Tensor { file: "".into(), name: Cow::Owned(name.into()), dtype, shape: Cow::Owned(shape.to_vec()), bytes }
     }
 
     /// An f32 tensor over `data`, to be written.
     pub fn f32(name: impl Into<String>, shape: &[usize], data: &'a [f32]) -> Tensor<'a> {
-        Tensor::made(
-            name,
-            ElementType::F32,
-            shape,
-            bytemuck::cast_slice(data).into(),
-        )
+        Tensor::made(name, ElementType::F32, shape, bytemuck::cast_slice(data).into())
     }
 
     /// `data` rounded to half precision, to be written.
@@ -113,28 +85,15 @@ impl<'a> Tensor<'a> {
         let name = name.into();
         let halves: Vec<f16> = data.iter().map(|&x| f16::from_f32(x)).collect();
         if let Some(i) = (0..data.len()).find(|&i| data[i].is_finite() && !halves[i].is_finite()) {
-            let message = format!(
-                "tensor '{name}': {} does not fit half precision, write it as f32",
-                data[i]
-            );
+            let message = format!("tensor '{name}': {} does not fit half precision, write it as f32", data[i]);
             return Err(Error::Usage(message));
         }
-        Ok(Tensor::made(
-            name,
-            ElementType::F16,
-            shape,
-            bytemuck::cast_slice(&halves).to_vec().into(),
-        ))
+        Ok(Tensor::made(name, ElementType::F16, shape, bytemuck::cast_slice(&halves).to_vec().into()))
     }
 
     /// An i64 tensor over `data`, to be written.
     pub fn i64(name: impl Into<String>, shape: &[usize], data: &'a [i64]) -> Tensor<'a> {
-        Tensor::made(
-            name,
-            ElementType::I64,
-            shape,
-            bytemuck::cast_slice(data).into(),
-        )
+        Tensor::made(name, ElementType::I64, shape, bytemuck::cast_slice(data).into())
     }
 
     /// The same tensor under another name.
@@ -149,10 +108,7 @@ impl<'a> Tensor<'a> {
     /// [`Error::File`] when the number of elements differs.
     pub fn reshaped(mut self, shape: Vec<usize>) -> Result<Tensor<'a>> {
         if shape.iter().product::<usize>() != self.elements() {
-            return Err(self.error(format!(
-                "shape {:?} cannot be seen as {shape:?}",
-                self.shape
-            )));
+            return Err(self.error(format!("shape {:?} cannot be seen as {shape:?}", self.shape)));
         }
         self.shape = Cow::Owned(shape);
         Ok(self)
@@ -161,19 +117,12 @@ impl<'a> Tensor<'a> {
     /// Number of elements.
     pub fn elements(&self) -> usize {
         // A zero extent beside huge ones must not overflow on the way to zero.
-        if self.shape.contains(&0) {
-            0
-        } else {
-            self.shape.iter().product()
-        }
+        if self.shape.contains(&0) { 0 } else { self.shape.iter().product() }
     }
 
     /// An error about this tensor that names its file.
     pub fn error(&self, message: impl std::fmt::Display) -> Error {
-        Error::file(
-            self.file.as_ref(),
-            format!("tensor '{}': {message}", self.name),
-        )
+        Error::file(self.file.as_ref(), format!("tensor '{}': {message}", self.name))
     }
 
     /// The elements as f32, from F64, F32, F16 or BF16.
@@ -183,17 +132,13 @@ impl<'a> Tensor<'a> {
     pub fn to_f32(&self) -> Result<Vec<f32>> {
         Ok(match self.dtype {
             ElementType::F32 => bytemuck::pod_collect_to_vec(&self.bytes),
-            ElementType::F64 => bytemuck::pod_collect_to_vec::<u8, f64>(&self.bytes)
-                .iter()
-                .map(|&x| x as f32)
-                .collect(),
+            ElementType::F64 => {
+                bytemuck::pod_collect_to_vec::<u8, f64>(&self.bytes).iter().map(|&x| x as f32).collect()
+            }
             ElementType::F16 => bytemuck::pod_collect_to_vec::<u8, f16>(&self.bytes).to_f32_vec(),
             ElementType::BF16 => bytemuck::pod_collect_to_vec::<u8, bf16>(&self.bytes).to_f32_vec(),
             other => {
-                return Err(self.error(format!(
-                    "is {}, expected F32, F16, BF16 or F64",
-                    other.name()
-                )));
+                return Err(self.error(format!("is {}, expected F32, F16, BF16 or F64", other.name())));
             }
         })
     }
@@ -205,10 +150,7 @@ impl<'a> Tensor<'a> {
     pub fn to_finite_f32(&self) -> Result<Vec<f32>> {
         let values = self.to_f32()?;
         match first_non_finite(&values) {
-            Some(i) => Err(self.error(format!(
-                "holds {} (element {i}): the file is damaged",
-                values[i]
-            ))),
+            Some(i) => Err(self.error(format!("holds {} (element {i}): the file is damaged", values[i]))),
             None => Ok(values),
         }
     }
@@ -218,13 +160,8 @@ impl<'a> Tensor<'a> {
     /// # Errors
     /// [`Error::File`] for floats, and for a U64 above the largest i64.
     pub fn to_i64(&self) -> Result<Vec<i64>> {
-        fn widen<T: bytemuck::AnyBitPattern + bytemuck::NoUninit + Into<i64>>(
-            bytes: &[u8],
-        ) -> Vec<i64> {
-            bytemuck::pod_collect_to_vec::<u8, T>(bytes)
-                .into_iter()
-                .map(Into::into)
-                .collect()
+        fn widen<T: bytemuck::AnyBitPattern + bytemuck::NoUninit + Into<i64>>(bytes: &[u8]) -> Vec<i64> {
+            bytemuck::pod_collect_to_vec::<u8, T>(bytes).into_iter().map(Into::into).collect()
         }
         Ok(match self.dtype {
             ElementType::I64 => bytemuck::pod_collect_to_vec(&self.bytes),
@@ -239,10 +176,7 @@ impl<'a> Tensor<'a> {
                 .map(|x| i64::try_from(x).map_err(|_| self.error(format!("{x} is too large"))))
                 .collect::<Result<_>>()?,
             other => {
-                return Err(self.error(format!(
-                    "is {}, expected whole numbers (I64 or I32)",
-                    other.name()
-                )));
+                return Err(self.error(format!("is {}, expected whole numbers (I64 or I32)", other.name())));
             }
         })
     }

@@ -22,12 +22,7 @@ pub fn write_safetensors(
 ) -> Result<()> {
     let path = path.as_ref();
     let mut order: Vec<&Tensor<'_>> = tensors.iter().collect();
-    order.sort_by(|a, b| {
-        b.dtype
-            .bytes()
-            .cmp(&a.dtype.bytes())
-            .then_with(|| a.name.cmp(&b.name))
-    });
+    order.sort_by(|a, b| b.dtype.bytes().cmp(&a.dtype.bytes()).then_with(|| a.name.cmp(&b.name)));
 
     let mut header = Map::new();
     if !metadata.is_empty() {
@@ -39,19 +34,13 @@ pub fn write_safetensors(
         if bytes != tensor.elements() * tensor.dtype.bytes() {
             return Err(Error::file(
                 path,
-                format!(
-                    "tensor '{}': {bytes} bytes for shape {:?}",
-                    tensor.name, tensor.shape
-                ),
+                format!("tensor '{}': {bytes} bytes for shape {:?}", tensor.name, tensor.shape),
             ));
         }
-        let entry = json!({"dtype": tensor.dtype.name(), "shape": &*tensor.shape, "data_offsets": [offset, offset + bytes]});
-        if tensor.name == "__metadata__" || header.insert(tensor.name.to_string(), entry).is_some()
-        {
-            return Err(Error::file(
-                path,
-                format!("tensor '{}' would be written twice", tensor.name),
-            ));
+        let entry =
+            json!({"dtype": tensor.dtype.name(), "shape": &*tensor.shape, "data_offsets": [offset, offset + bytes]});
+        if tensor.name == "__metadata__" || header.insert(tensor.name.to_string(), entry).is_some() {
+            return Err(Error::file(path, format!("tensor '{}' would be written twice", tensor.name)));
         }
         offset += bytes;
     }
@@ -62,8 +51,6 @@ pub fn write_safetensors(
     write_atomic(path, |out| {
         out.write_all(&(text.len() as u64).to_le_bytes())?;
         out.write_all(&text)?;
-        order
-            .iter()
-            .try_for_each(|tensor| out.write_all(&tensor.bytes))
+        order.iter().try_for_each(|tensor| out.write_all(&tensor.bytes))
     })
 }
