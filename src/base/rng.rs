@@ -1,1 +1,0 @@
-//! Random streams: torch CPU, CUDA philox, and counter-based draws.
