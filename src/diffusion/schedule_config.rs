@@ -1,0 +1,221 @@
+//! A diffusers `scheduler_config.json`.
+
+use std::str::FromStr;
+
+use serde::Deserialize;
+
+use super::spacing::Spacing;
+use crate::error::{Error, Result};
+
+/// What the network's output means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum Prediction {
+    /// The noise.
+    #[serde(rename = "epsilon")]
+    Epsilon,
+    /// The velocity `sqrt(abar) noise - sqrt(1 - abar) x0` (Salimans and Ho 2022).
+    #[serde(rename = "v_prediction")]
+    V,
+}
+
+impl FromStr for Prediction {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "epsilon" => Ok(Prediction::Epsilon),
+            "v" | "v_prediction" => Ok(Prediction::V),
+            _ => Err(Error::Usage(format!("--prediction {name}: not supported; use epsilon or v"))),
+        }
+    }
+}
+
+/// How the betas grow from `beta_start` to `beta_end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BetaSchedule {
+    /// Linear in beta (Ho et al. 2020).
+    Linear,
+    /// Linear in sqrt(beta): every Stable Diffusion model.
+    ScaledLinear,
+    /// The cosine schedule, betas capped at 0.999 (Nichol and Dhariwal 2021).
+    SquaredcosCapV2,
+}
+
+/// A model's `scheduler_config.json`: its noise levels, what its network predicts, and the sampler it comes with.
+///
+/// A field that is absent has the default of the diffusers class the file names, except that, as in
+/// `StableDiffusionPipeline`, an absent `steps_offset` is 1 and `clip_sample` is never applied: latents have no fixed range.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ScheduleConfig {
+    /// The diffusers class, as `DDIMScheduler`.
+    #[serde(rename = "_class_name")]
+    pub class_name: String,
+    /// The first beta.
+    pub beta_start: f64,
+    /// The last beta.
+    pub beta_end: f64,
+    /// How betas grow between them.
+    pub beta_schedule: BetaSchedule,
+    /// The betas themselves, in place of the three fields above.
+    pub trained_betas: Option<Vec<f32>>,
+    /// How many noise levels the model was trained on.
+    pub num_train_timesteps: usize,
+    /// What the network predicts.
+    pub prediction_type: Prediction,
+    /// How sampling timesteps are spread; absent: the class's default.
+    pub timestep_spacing: Option<Spacing>,
+    /// Added to `leading` timesteps.
+    pub steps_offset: usize,
+    /// Whether the step after the last goes to abar = 1 instead of `abar[0]`; absent: the class's default.
+    pub set_alpha_to_one: Option<bool>,
+    /// PNDM without the Runge-Kutta start. The only PNDM that is supported.
+    pub skip_prk_steps: bool,
+    /// Betas rescaled so that the last level is pure noise (Lin et al. 2023).
+    pub rescale_betas_zero_snr: bool,
+    /// Karras et al. 2022 noise levels.
+    pub use_karras_sigmas: bool,
+    /// `zero` or `sigma_min`: where the sigma samplers end.
+    pub final_sigmas_type: Option<String>,
+    /// LCM: steps of the distilled schedule.
+    pub original_inference_steps: usize,
+    /// LCM: factor on the timestep in the boundary condition.
+    pub timestep_scaling: f64,
+    /// Every other field of the file, to refuse those that would change the result.
+    #[serde(flatten)]
+    pub rest: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Default for ScheduleConfig {
+    fn default() -> Self {
+        ScheduleConfig {
+            class_name: "PNDMScheduler".into(),
+            beta_start: 0.0001,
+            beta_end: 0.02,
+            beta_schedule: BetaSchedule::Linear,
+            trained_betas: None,
+            num_train_timesteps: 1000,
+            prediction_type: Prediction::Epsilon,
+            timestep_spacing: None,
+            steps_offset: 1,
+            set_alpha_to_one: None,
+            skip_prk_steps: false,
+            rescale_betas_zero_snr: false,
+            use_karras_sigmas: false,
+            final_sigmas_type: None,
+            original_inference_steps: 50,
+            timestep_scaling: 10.0,
+            rest: serde_json::Map::new(),
+        }
+    }
+}
+
+impl ScheduleConfig {
+    /// Reads the text of a `scheduler_config.json`; `path` names it in errors.
+    ///
+    /// Python writes infinite defaults as `-Infinity`, which JSON does not know; it is read as null.
+    pub fn from_json(text: &str, path: &str) -> Result<Self> {
+        let refuse = |message: String| Error::file(path, message);
+        let mut value: serde_json::Value =
+            serde_json::from_str(&without_infinities(text)).map_err(|e| refuse(format!("not JSON: {e}")))?;
+        let fields = value.as_object_mut().ok_or_else(|| refuse("not a JSON object".into()))?;
+        fields.retain(|_, v| !v.is_null());
+        if fields.get("_class_name").and_then(|v| v.as_str()) == Some("LCMScheduler") {
+            // The one class whose defaults are Stable Diffusion's.
+            fields.entry("beta_start").or_insert(0.00085.into());
+            fields.entry("beta_end").or_insert(0.012.into());
+            fields.entry("beta_schedule").or_insert("scaled_linear".into());
+        }
+        let config: ScheduleConfig = serde_json::from_value(value).map_err(|e| refuse(e.to_string()))?;
+        let count = config.trained_betas.as_ref().map_or(config.num_train_timesteps, Vec::len);
+        if count < 2 || count != config.num_train_timesteps || count > 1 << 20 {
+            return Err(refuse(format!(
+                "num_train_timesteps {} with {count} betas: expected the same number, 2 to 1048576",
+                config.num_train_timesteps
+            )));
+        }
+        let range = (config.beta_start, config.beta_end);
+        if !(range.0 > 0.0 && range.1 > 0.0 && range.0 < 1.0 && range.1 < 1.0) {
+            return Err(refuse(format!("beta_start {} and beta_end {} must lie between 0 and 1", range.0, range.1)));
+        }
+        Ok(config)
+    }
+
+    /// What checkpoints without a scheduler file were trained with: the betas of every Stable Diffusion 1.x and 2.x model,
+    /// with PNDM for models that predict noise and DDIM for those that predict velocity, as their diffusers folders have it.
+    pub fn stable_diffusion(prediction: Prediction) -> Self {
+        ScheduleConfig {
+            class_name: match prediction {
+                Prediction::Epsilon => "PNDMScheduler".into(),
+                Prediction::V => "DDIMScheduler".into(),
+            },
+            beta_start: 0.00085,
+            beta_end: 0.012,
+            beta_schedule: BetaSchedule::ScaledLinear,
+            prediction_type: prediction,
+            set_alpha_to_one: Some(false),
+            skip_prk_steps: true,
+            ..ScheduleConfig::default()
+        }
+    }
+}
+
+/// `text` with the bare words NaN, Infinity and -Infinity outside strings replaced by null.
+fn without_infinities(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let (mut in_string, mut escaped) = (false, false);
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        if !in_string && let Some(word) = ["-Infinity", "Infinity", "NaN"].iter().find(|w| rest.starts_with(**w)) {
+            out.push_str("null");
+            rest = &rest[word.len()..];
+            continue;
+        }
+        in_string ^= c == '"' && !escaped;
+        escaped = in_string && c == '\\' && !escaped;
+        out.push(c);
+        rest = &rest[c.len_utf8()..];
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_python_writes() {
+        let text = r#"{"_class_name": "DPMSolverMultistepScheduler", "note": "-Infinity \" Infinity",
+            "lambda_min_clipped": -Infinity, "beta_schedule": "scaled_linear", "timestep_spacing": null,
+            "prediction_type": "v_prediction", "num_train_timesteps": 1000, "trained_betas": null}"#;
+        let config = ScheduleConfig::from_json(text, "scheduler_config.json").unwrap();
+        assert_eq!(config.class_name, "DPMSolverMultistepScheduler");
+        assert_eq!(config.prediction_type, Prediction::V);
+        assert_eq!((config.beta_start, config.steps_offset, config.timestep_spacing), (0.0001, 1, None));
+        assert_eq!(config.rest["note"], "-Infinity \" Infinity");
+        assert!(!config.rest.contains_key("lambda_min_clipped"));
+    }
+
+    #[test]
+    fn lcm_has_stable_diffusions_betas_by_default() {
+        let config = ScheduleConfig::from_json(r#"{"_class_name": "LCMScheduler"}"#, "x").unwrap();
+        assert_eq!((config.beta_start, config.beta_schedule), (0.00085, BetaSchedule::ScaledLinear));
+    }
+
+    #[test]
+    fn refuses_what_it_cannot_honour() {
+        for (text, expected) in [
+            ("[1]", "not a JSON object"),
+            ("{", "not JSON"),
+            (r#"{"prediction_type": "sample"}"#, "sample"),
+            (r#"{"beta_schedule": "sigmoid"}"#, "sigmoid"),
+            (r#"{"num_train_timesteps": 1}"#, "num_train_timesteps 1"),
+            (r#"{"trained_betas": [0.1, 0.2]}"#, "2 betas"),
+            (r#"{"beta_end": 2.0}"#, "beta_end 2"),
+        ] {
+            let error = ScheduleConfig::from_json(text, "f.json").unwrap_err().to_string();
+            assert!(error.starts_with("f.json: ") && error.contains(expected), "{error}");
+        }
+    }
+}
