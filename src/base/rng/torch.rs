@@ -50,7 +50,7 @@ impl Mt19937 {
 /// them in f64.
 #[derive(Debug, Clone)]
 pub struct TorchRng {
-    engine: Mt19937,
+    engine: Box<Mt19937>,
     /// The second value of the last Box-Muller pair of the scalar path. PyTorch keeps it in the generator, so an odd number
     /// of scalar draws leaves one for the next scalar draw, however many block draws come between.
     second: Option<f64>,
@@ -59,7 +59,7 @@ pub struct TorchRng {
 impl TorchRng {
     /// Starts the stream. As PyTorch's engine, it uses the low 32 bits of `seed`.
     pub fn new(seed: u64) -> Self {
-        TorchRng { engine: Mt19937::new(seed as u32), second: None }
+        TorchRng { engine: Box::new(Mt19937::new(seed as u32)), second: None }
     }
 
     /// `torch.randn(n, generator=self)`, f32, contiguous.
@@ -73,7 +73,7 @@ impl TorchRng {
         for block in values.chunks_exact_mut(16) {
             box_muller_block(block);
         }
-        if n % 16 != 0 {
+        if !n.is_multiple_of(16) {
             // The last 16 values are drawn anew, over part of the last whole block.
             let tail = &mut values[n - 16..];
             for value in tail.iter_mut() {
