@@ -3,3 +3,4 @@
 
 mod safetensors;
 mod support;
+mod tokenizer;
