@@ -5,9 +5,13 @@
 //! or a killed process never leaves half a file.
 
 pub mod atomic;
+pub mod checkpoints;
 pub mod safetensors;
 pub mod source;
+pub mod tokenizer;
 
 pub use atomic::{write_atomic, write_folder};
+pub use checkpoints::{Bundle, Checkpoint, ModelModules, Part, Weights, write_diffusers_folder};
 pub use safetensors::{ElementType, SafeTensors, Tensor, write_safetensors};
 pub use source::Source;
+pub use tokenizer::{ClipTokenizer, Encoded, TokenizerFiles};

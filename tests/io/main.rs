@@ -1,5 +1,7 @@
 //! Files: what is read, what is refused and in which words, and what is written.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod checkpoints;
 mod safetensors;
 mod support;
+mod tokenizer;

@@ -48,6 +48,11 @@ impl SafeTensors {
         self.source.name()
     }
 
+    /// The bytes of the whole file.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
     /// Tensor names in order.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.entries.keys().map(String::as_str)

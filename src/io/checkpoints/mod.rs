@@ -1,0 +1,201 @@
+//! A Stable Diffusion model as diffusers lays it out: a folder, or the same parts inside the binary.
+
+mod discover;
+mod save;
+mod weights;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+pub use save::write_diffusers_folder;
+pub use weights::Weights;
+
+use super::tokenizer::{ClipTokenizer, TokenizerFiles};
+use super::{SafeTensors, Source};
+use crate::error::{Error, Result};
+
+/// The parts of a model that hold weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Part {
+    /// CLIP's text encoder. Its tensors are named with the prefix `text_model.`, whatever the file does.
+    TextEncoder,
+    /// The denoising UNet.
+    Unet,
+    /// The autoencoder.
+    Vae,
+}
+
+impl Part {
+    /// All of them.
+    pub const ALL: [Part; 3] = [Part::TextEncoder, Part::Unet, Part::Vae];
+
+    /// The part's folder, which is also its name in error messages and in the keys of LoRA files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::TextEncoder => "text_encoder",
+            Part::Unet => "unet",
+            Part::Vae => "vae",
+        }
+    }
+
+    /// What diffusers and transformers call the weight file, without its endings.
+    pub(super) fn stem(self) -> &'static str {
+        if self == Part::TextEncoder { "model" } else { "diffusion_pytorch_model" }
+    }
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// An opened model: configurations parsed, weight files mapped and their headers checked.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    name: String,
+    folder: Option<PathBuf>,
+    model_index: Source,
+    parts: [Weights; 3],
+    scheduler_source: Source,
+    scheduler: Value,
+    tokenizer: TokenizerFiles,
+}
+
+/// A model inside the binary: the texts and bytes of a diffusers folder's files.
+#[derive(Clone, Copy, Debug)]
+pub struct Bundle {
+    /// What messages and picture files call the model.
+    pub name: &'static str,
+    /// `model_index.json`.
+    pub model_index: &'static [u8],
+    /// `text_encoder/config.json` and `model.safetensors`.
+    pub text_encoder: (&'static [u8], &'static [u8]),
+    /// `unet/config.json` and `diffusion_pytorch_model.safetensors`.
+    pub unet: (&'static [u8], &'static [u8]),
+    /// `vae/config.json` and `diffusion_pytorch_model.safetensors`.
+    pub vae: (&'static [u8], &'static [u8]),
+    /// `scheduler/scheduler_config.json`.
+    pub scheduler: &'static [u8],
+    /// Files of `tokenizer/`, by name.
+    pub tokenizer: &'static [(&'static str, &'static [u8])],
+}
+
+/// The weight shapes of the linear layers and convolutions that a LoRA can adapt, by dotted module path.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ModelModules {
+    /// UNet: `down_blocks.0.attentions.0.proj_in` -> `[out, in]` or `[out, in, kh, kw]`.
+    pub unet: BTreeMap<String, Vec<usize>>,
+    /// Text encoder, with the prefix `text_model.`.
+    pub text_encoder: BTreeMap<String, Vec<usize>>,
+}
+
+impl Checkpoint {
+    /// Opens the diffusers folder `path`.
+    ///
+    /// # Errors
+    /// [`Error::File`] in one line with the remedy: not there, a file where a folder is needed (single-file checkpoints
+    /// are not read yet), a model of another family, a part or file missing, JSON or safetensors malformed.
+    pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
+        let folder = path.as_ref();
+        let model_index = discover::model_index(folder)?;
+        let part = |part| discover::weights(folder, part);
+        let parts = [part(Part::TextEncoder)?, part(Part::Unet)?, part(Part::Vae)?];
+        let scheduler_source = Source::open(folder.join("scheduler").join("scheduler_config.json"))?;
+        let tokenizer = TokenizerFiles::open(folder.join("tokenizer"))?;
+        let name = folder.display().to_string();
+        let scheduler = object(&scheduler_source)?;
+        Ok(Checkpoint { name, folder: Some(folder.into()), model_index, parts, scheduler_source, scheduler, tokenizer })
+    }
+
+    /// Opens a model inside the binary.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`], with the bundle's name in place of the folder.
+    pub fn embedded(bundle: &Bundle) -> Result<Checkpoint> {
+        let source = |file: &str, bytes| Source::from_static(format!("{}/{file}", bundle.name), bytes);
+        let part = |part: Part, (config, weights)| {
+            let config = source(&format!("{part}/config.json"), config);
+            let weights = source(&format!("{part}/{}.safetensors", part.stem()), weights);
+            Weights::new(part, format!("{}/{part}", bundle.name), config, vec![SafeTensors::from_source(weights)?])
+        };
+        let parts = [
+            part(Part::TextEncoder, bundle.text_encoder)?,
+            part(Part::Unet, bundle.unet)?,
+            part(Part::Vae, bundle.vae)?,
+        ];
+        let scheduler_source = source("scheduler/scheduler_config.json", bundle.scheduler);
+        let files = bundle.tokenizer.iter().map(|(file, bytes)| (*file, source(&format!("tokenizer/{file}"), bytes)));
+        Ok(Checkpoint {
+            name: bundle.name.into(),
+            folder: None,
+            model_index: source("model_index.json", bundle.model_index),
+            parts,
+            scheduler: object(&scheduler_source)?,
+            scheduler_source,
+            tokenizer: TokenizerFiles::new(format!("{}/tokenizer", bundle.name), files),
+        })
+    }
+
+    /// The folder as the user named it, or the bundle's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The folder, unless the model is inside the binary.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
+    /// Configuration and tensors of one part.
+    pub fn part(&self, part: Part) -> &Weights {
+        match part {
+            Part::TextEncoder => &self.parts[0],
+            Part::Unet => &self.parts[1],
+            Part::Vae => &self.parts[2],
+        }
+    }
+
+    /// `scheduler_config.json`.
+    pub fn scheduler(&self) -> &Value {
+        &self.scheduler
+    }
+
+    /// The model's tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::File`] when the tokenizer's files are incomplete or malformed.
+    pub fn tokenizer(&self) -> Result<ClipTokenizer> {
+        ClipTokenizer::from_files(&self.tokenizer)
+    }
+
+    /// The layers that a LoRA file is matched against.
+    pub fn modules(&self) -> ModelModules {
+        let modules = |part| self.part(part).modules();
+        ModelModules { unet: modules(Part::Unet), text_encoder: modules(Part::TextEncoder) }
+    }
+
+    /// A short name for exactly these weights, to key caches with: the SHA-256 of all configurations and of the first
+    /// 256 bytes of every tensor, 16 hexadecimal digits. Reads a few hundred pages instead of gigabytes.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        hash.update(self.scheduler_source.bytes());
+        for weights in &self.parts {
+            hash.update(weights.config_source().bytes());
+            for tensor in weights.iter() {
+                hash.update(tensor.name.as_bytes());
+                hash.update(tensor.bytes.get(..256).unwrap_or(&tensor.bytes));
+            }
+        }
+        hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// The JSON object in `source`.
+pub(in crate::io) fn object(source: &Source) -> Result<Value> {
+    let value = source.json()?;
+    if value.is_object() { Ok(value) } else { Err(Error::file(source.name(), "is JSON, but not an object")) }
+}

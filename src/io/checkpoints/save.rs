@@ -1,0 +1,89 @@
+//! Writing a trained model as a diffusers folder: a new UNet, the rest as it was.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use super::{Checkpoint, Part, Weights};
+use crate::error::{Error, Result};
+use crate::io::source::describe;
+use crate::io::{Source, Tensor, write_atomic, write_folder, write_safetensors};
+
+/// Writes `destination` as a diffusers folder like `source`, its UNet's tensors replaced by `unet`. It is assembled
+/// beside its destination and renamed at the end; an existing folder is replaced, so ask before. Only files that the
+/// model needs are copied: the weights in use, configurations, tokenizer and scheduler.
+///
+/// # Errors
+/// [`Error::File`] when a tensor of the UNet is missing, unknown or of another shape, or when writing fails; then the
+/// destination is as it was.
+pub fn write_diffusers_folder(destination: impl AsRef<Path>, source: &Checkpoint, unet: &[Tensor<'_>]) -> Result<()> {
+    let destination = destination.as_ref();
+    check(destination, source.part(Part::Unet), unet)?;
+    write_folder(destination, |folder| {
+        copy(&source.model_index, &folder.join("model_index.json"))?;
+        copy(&source.scheduler_source, &folder.join("scheduler").join("scheduler_config.json"))?;
+        for (name, file) in source.tokenizer.iter() {
+            copy(file, &folder.join("tokenizer").join(name))?;
+        }
+        for part in Part::ALL {
+            let weights = source.part(part);
+            let to = folder.join(part.name());
+            copy(weights.config_source(), &to.join("config.json"))?;
+            let file = to.join(format!("{}.safetensors", part.stem()));
+            let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+            match (part, weights.files()) {
+                (Part::Unet, _) => write_safetensors(file, unet, &metadata)?,
+                (_, [whole]) => copy(whole.source(), &file)?,
+                // Shards become one file, under the names they are stored with.
+                (_, shards) => {
+                    let tensors: Vec<_> = shards.iter().flat_map(|shard| shard.iter()).collect();
+                    write_safetensors(file, &tensors, &metadata)?;
+                }
+            }
+        }
+        match source.folder() {
+            Some(from) => copy_other_components(from, folder),
+            None => Ok(()),
+        }
+    })
+}
+
+fn check(destination: &Path, old: &Weights, new: &[Tensor<'_>]) -> Result<()> {
+    let mut missing: BTreeSet<&str> = old.names().collect();
+    for tensor in new {
+        missing.remove(tensor.name.as_ref());
+        let fault = match old.find(&tensor.name) {
+            None => "is not a tensor of the UNet".to_owned(),
+            Some(old) if old.shape != tensor.shape => format!("has shape {:?}, expected {:?}", tensor.shape, old.shape),
+            Some(_) => continue,
+        };
+        return Err(Error::file(destination, format!("tensor '{}' {fault}", tensor.name)));
+    }
+    match missing.first() {
+        Some(name) => Err(Error::file(destination, format!("tensor '{name}' of the UNet is missing"))),
+        None => Ok(()),
+    }
+}
+
+fn copy(from: &Source, to: &Path) -> Result<()> {
+    write_atomic(to, |out| out.write_all(from.bytes()))
+}
+
+/// What `model_index.json` may name besides: a feature extractor, a safety checker.
+fn copy_other_components(from: &Path, to: &Path) -> Result<()> {
+    for component in ["feature_extractor", "safety_checker", "image_encoder"] {
+        let folder = from.join(component);
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        let failed = |e: std::io::Error| Error::file(&folder, describe(&e));
+        let paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>().map_err(failed)?;
+        let ends = |path: &Path, ending: &str| path.extension().is_some_and(|e| e == ending);
+        let has_safetensors = paths.iter().any(|path| ends(path, "safetensors"));
+        for path in paths.iter().filter(|path| path.is_file()) {
+            let superseded = has_safetensors && ["bin", "ckpt", "msgpack", "h5"].iter().any(|e| ends(path, e));
+            if let (false, Some(name)) = (superseded, path.file_name()) {
+                copy(&Source::open(path)?, &to.join(component).join(name))?;
+            }
+        }
+    }
+    Ok(())
+}

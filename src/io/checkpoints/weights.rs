@@ -1,0 +1,162 @@
+//! The tensors of one part under their canonical names, whatever age the files have.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::{Part, object};
+use crate::error::{Error, Result};
+use crate::io::{SafeTensors, Source, Tensor};
+
+/// Configuration and tensors of one part of a model.
+#[derive(Clone, Debug)]
+pub struct Weights {
+    part: Part,
+    location: String,
+    config_source: Source,
+    config: Value,
+    files: Vec<SafeTensors>,
+    index: BTreeMap<String, Place>,
+}
+
+#[derive(Clone, Debug)]
+struct Place {
+    file: usize,
+    stored_name: String,
+    /// A 1x1 convolution that stands for a linear layer is seen as `[out, in]`.
+    squeeze: bool,
+}
+
+impl Weights {
+    pub(super) fn new(part: Part, location: String, config: Source, files: Vec<SafeTensors>) -> Result<Weights> {
+        let mut index = BTreeMap::new();
+        for (file, tensors) in files.iter().enumerate() {
+            for tensor in tensors.iter() {
+                let Some(name) = canonical(part, &tensor.name) else { continue };
+                let squeeze = is_vae_attention(part, &name) && matches!(*tensor.shape, [_, _, 1, 1]);
+                let place = Place { file, stored_name: tensor.name.to_string(), squeeze };
+                if index.insert(name.clone(), place).is_some() {
+                    return Err(tensor.error(format!("is there twice, both stand for '{name}'")));
+                }
+            }
+        }
+        Ok(Weights { part, location, config: object(&config)?, config_source: config, files, index })
+    }
+
+    /// Which part this is.
+    pub fn part(&self) -> Part {
+        self.part
+    }
+
+    /// Its folder, for messages.
+    pub fn location(&self) -> &str {
+        &self.location
+    }
+
+    /// `config.json`.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// `config.json` as it is on the disk.
+    pub fn config_source(&self) -> &Source {
+        &self.config_source
+    }
+
+    /// The weight files.
+    pub(super) fn files(&self) -> &[SafeTensors] {
+        &self.files
+    }
+
+    /// Canonical tensor names in order.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.index.keys().map(String::as_str)
+    }
+
+    /// Whether there is a tensor of that name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.index.contains_key(name)
+    }
+
+    /// The tensor `name`, if the part has it.
+    pub fn find(&self, name: &str) -> Option<Tensor<'_>> {
+        let (name, place) = self.index.get_key_value(name)?;
+        let mut tensor = self.files.get(place.file)?.find(&place.stored_name)?.renamed(name.as_str());
+        if place.squeeze {
+            tensor.shape = tensor.shape[..2].to_vec().into();
+        }
+        Some(tensor)
+    }
+
+    /// The tensor `name`.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the part's folder and the tensor.
+    pub fn get(&self, name: &str) -> Result<Tensor<'_>> {
+        self.find(name).ok_or_else(|| {
+            Error::file(&self.location, format!("the weights have no tensor '{name}': config.json and weights differ"))
+        })
+    }
+
+    /// The tensor `name`, which must have `shape`.
+    ///
+    /// # Errors
+    /// As [`Weights::get`], and [`Error::File`] with both shapes when they differ.
+    pub fn get_shaped(&self, name: &str, shape: &[usize]) -> Result<Tensor<'_>> {
+        let tensor = self.get(name)?;
+        if *tensor.shape == *shape {
+            return Ok(tensor);
+        }
+        Err(tensor.error(format!("has shape {:?}, by config.json it must be {shape:?}", tensor.shape)))
+    }
+
+    /// All tensors in the order of their canonical names.
+    pub fn iter(&self) -> impl Iterator<Item = Tensor<'_>> {
+        self.index.keys().filter_map(|name| self.find(name))
+    }
+
+    /// Number of parameters.
+    pub fn parameters(&self) -> usize {
+        self.iter().map(|tensor| tensor.elements()).sum()
+    }
+
+    /// Linear layers and convolutions by module path, with the shape of their weight.
+    pub fn modules(&self) -> BTreeMap<String, Vec<usize>> {
+        self.iter()
+            .filter(|tensor| matches!(tensor.shape.len(), 2 | 4) && !tensor.name.contains("embeddings."))
+            .filter_map(|tensor| Some((tensor.name.strip_suffix(".weight")?.to_owned(), tensor.shape.to_vec())))
+            .collect()
+    }
+}
+
+/// The name that today's diffusers gives the tensor; `None` for what is no parameter.
+fn canonical(part: Part, stored: &str) -> Option<String> {
+    match part {
+        Part::Unet => Some(stored.to_owned()),
+        // Older transformers saved this buffer of 0, 1, 2, …
+        Part::TextEncoder if stored.ends_with("embeddings.position_ids") => None,
+        // CLIPTextModelWithProjection's head, which Stable Diffusion does not use.
+        Part::TextEncoder if stored == "text_projection.weight" => None,
+        Part::TextEncoder if stored.starts_with("text_model.") => Some(stored.to_owned()),
+        Part::TextEncoder => Some(format!("text_model.{stored}")),
+        Part::Vae => Some(vae_name(stored)),
+    }
+}
+
+/// Before diffusers 0.18 the VAE's attention had names of its own (`attention_processor.py`, `AttentionBlock`).
+fn vae_name(stored: &str) -> String {
+    const RENAMED: [(&str, &str); 4] =
+        [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
+    if let Some((module, leaf)) = stored.rsplit_once('.') {
+        for (old, new) in RENAMED {
+            if let Some(block) = module.strip_suffix(old).filter(|block| block.ends_with(".attentions.0.")) {
+                return format!("{block}{new}.{leaf}");
+            }
+        }
+    }
+    stored.to_owned()
+}
+
+fn is_vae_attention(part: Part, name: &str) -> bool {
+    part == Part::Vae && name.contains(".attentions.0.to_")
+}
