@@ -133,6 +133,7 @@ impl Gpu {
             max_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
             storage_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
             uniform_alignment: u64::from(limits.min_uniform_buffer_offset_alignment),
+            register_tile: if info.name.contains("SwiftShader") { 64 } else { 256 },
         };
         let shared = Arc::new(Shared::default());
         let lost = shared.clone();

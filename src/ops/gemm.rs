@@ -2,10 +2,10 @@
 //!
 //! `out[m, n] = act(alpha * sum_{tap, k} a(m, tap, k) * w(tap, k, n) + bias + addend + lora)`.
 
+use super::tile::Tile;
 use super::{Activation, Case, Result};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
-use crate::gpu::AdapterClass;
 use crate::graph::{Launch, Op, Tensor, TensorInfo, Vjp};
 use crate::shader;
 
@@ -266,7 +266,7 @@ impl Op for Gemm {
         let shape = |l: &Launch, i: usize| l.input(i).shape.clone();
         let (x, x2, w) = (shape(l, 0), at.x2.map(|i| shape(l, i)), shape(l, at.w));
         let d = self.dims(&x, x2.as_ref(), &w)?;
-        let tile = Tile::choose(l, &d, self);
+        let tile = Tile::choose(l.caps, d.m, d.n * d.batch * (1 + usize::from(self.geglu)));
         let four = |n: usize| n.is_multiple_of(4);
         let k_contiguous = d.b_k == 1;
         let b_vec = if k_contiguous { four(d.b_n) && four(d.b_tap) && four(d.c1) } else { four(d.b_k) && four(d.b_tap) && four(d.b_col0) && four(d.n) };
@@ -295,7 +295,7 @@ impl Op for Gemm {
             .value("TM", tile.rows)
             .value("TN", tile.columns)
             .value("WG", tile.workgroup)
-            .value("lanes", tile.lanes)
+            .value("lanes", "m")
             .value("x_vec", four(d.c1))
             .value("x2_vec", four(d.c2))
             .value("b_vec", b_vec)
@@ -451,23 +451,6 @@ impl Gemm {
             (iy / conv.stride, ix / conv.stride)
         };
         (iy < h && ix < w).then_some((sample * h + iy) * w + ix)
-    }
-}
-
-/// Register tile of a kernel.
-struct Tile {
-    rows: usize,
-    columns: usize,
-    workgroup: usize,
-    lanes: &'static str,
-}
-
-impl Tile {
-    fn choose(l: &Launch, d: &Dims, gemm: &Gemm) -> Tile {
-        let _ = (l.caps.class == AdapterClass::Cpu, gemm);
-        let rows = if d.m < 4 { 1 } else { 4 };
-        let env = |n: &str, v: usize| std::env::var(n).ok().and_then(|s| s.parse().ok()).unwrap_or(v);
-        Tile { rows: env("TM", rows), columns: env("TN", 8), workgroup: env("WG", 16), lanes: if env("LANES", 0) == 0 { "m" } else { "n" } }
     }
 }
 

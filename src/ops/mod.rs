@@ -23,6 +23,7 @@ macro_rules! registry {
 mod gemm_cases;
 mod gemm_grad;
 mod pending;
+mod tile;
 pub use pending::*;
 
 registry! {

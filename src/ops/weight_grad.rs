@@ -1,5 +1,6 @@
 //! The gradient of a linear layer or convolution by its weight: `dw = alpha * dout^T . rows(x)`.
 
+use super::tile::Tile;
 use super::{Case, Conv, Given, Result, Rows};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
@@ -42,12 +43,13 @@ impl Op for WeightGrad {
         let n = dout.last();
         let taps = self.kernel[0] * self.kernel[1];
         let total: usize = (1..l.input_count()).map(|i| l.input(i).shape.last()).sum();
-        let (rows, columns, workgroup) = (4, 8, 16);
         let (dout_slot, out) = (l.input_slot(0), l.output_slot(0));
         let mut first = 0;
         for i in 1..l.input_count() {
             let c = l.input(i).shape.last();
             let slot = l.input_slot(i);
+            let Tile { rows, columns, workgroup } = Tile::choose(l.caps, n, c * taps);
+            let rows = rows.max(4);
             let (tiles_n, tiles_c) = (n.div_ceil(rows), c.div_ceil(columns));
             let tiles = tiles_n * tiles_c * taps;
             let mut k = l
