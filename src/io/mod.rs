@@ -5,6 +5,8 @@
 //! or a killed process never leaves half a file.
 
 pub mod atomic;
+#[cfg(feature = "bundled")]
+pub mod bundled;
 pub mod checkpoints;
 pub mod safetensors;
 pub mod source;
