@@ -12,7 +12,7 @@ mod run;
 
 pub use eval::eval;
 pub use grad::grad;
-pub use launch::{Binding, Dispatch, Launch, Slot};
+pub use launch::{Binding, Dispatch, KernelLaunch, Launch, Slot};
 pub use op::{Op, Vjp};
 pub use plan::{Plan, PlanOptions};
 pub use run::{Mismatch, Session};

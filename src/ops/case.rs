@@ -58,6 +58,8 @@ pub struct Case {
     pub tolerance: f64,
     /// Which operands to differentiate by; empty where the op is a backward op itself.
     pub differentiate: Vec<usize>,
+    /// How many results take part in the gradient check; those behind are saved for the backward pass only.
+    pub primary: usize,
     /// Worth a line in `portray bench`.
     pub bench: bool,
 }
@@ -65,12 +67,18 @@ pub struct Case {
 impl Case {
     /// A case with tolerance 1e-5 and no gradient check.
     pub fn new(op: impl Op + 'static, inputs: impl Into<Vec<Given>>) -> Case {
-        Case { op: Arc::new(op), inputs: inputs.into(), tolerance: 1e-5, differentiate: Vec::new(), bench: false }
+        Case { op: Arc::new(op), inputs: inputs.into(), tolerance: 1e-5, differentiate: Vec::new(), primary: usize::MAX, bench: false }
     }
 
     /// Checks the gradient by these operands too.
     pub fn grads(mut self, by: impl Into<Vec<usize>>) -> Case {
         self.differentiate = by.into();
+        self
+    }
+
+    /// Only the first `count` results take part in the gradient check.
+    pub fn primary(mut self, count: usize) -> Case {
+        self.primary = count;
         self
     }
 

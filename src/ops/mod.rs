@@ -33,6 +33,7 @@ registry! {
     fill,
     geglu,
     gemm,
+    group_norm,
     matmul,
     reduce,
     reshape,
