@@ -21,7 +21,9 @@ fn kernels(class: AdapterClass) -> BTreeMap<String, (String, Kernel)> {
         for case in cases {
             let mut g = Graph::new();
             let inputs: Vec<_> = (case.inputs.iter().enumerate())
-                .map(|(i, given)| g.stored(&format!("operand{i}"), given.shape().clone(), given.dtype()).expect("operand"))
+                .map(|(i, given)| {
+                    g.stored(&format!("operand{i}"), given.shape().clone(), given.dtype()).expect("operand")
+                })
                 .collect();
             let outputs = g.push_dyn(case.op.clone(), &inputs).expect(op);
             outputs.iter().for_each(|&t| g.output(t));
@@ -56,7 +58,10 @@ fn reflect(kernel: &Kernel, module: &Module) -> Result<(), String> {
             AddressSpace::Uniform => {
                 let size = layouter[v.ty].size as usize;
                 if size != kernel.uniform_bytes().len() {
-                    return Err(format!("uniform block of {size} bytes, the op writes {}", kernel.uniform_bytes().len()));
+                    return Err(format!(
+                        "uniform block of {size} bytes, the op writes {}",
+                        kernel.uniform_bytes().len()
+                    ));
                 }
             }
             AddressSpace::Storage { .. } => storage += 1,

@@ -67,7 +67,14 @@ pub struct Case {
 impl Case {
     /// A case with tolerance 1e-5 and no gradient check.
     pub fn new(op: impl Op + 'static, inputs: impl Into<Vec<Given>>) -> Case {
-        Case { op: Arc::new(op), inputs: inputs.into(), tolerance: 1e-5, differentiate: Vec::new(), primary: usize::MAX, bench: false }
+        Case {
+            op: Arc::new(op),
+            inputs: inputs.into(),
+            tolerance: 1e-5,
+            differentiate: Vec::new(),
+            primary: usize::MAX,
+            bench: false,
+        }
     }
 
     /// Checks the gradient by these operands too.

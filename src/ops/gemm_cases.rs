@@ -51,12 +51,19 @@ fn epilogue_cases(cases: &mut Vec<Case>) {
         cases.push(Case::new(sample, [x.clone(), w.clone(), Given::normal([2, n + 5])]));
         for r in [1, 3, 8] {
             let lora = Gemm { lora: Some(0.7), ..bias.clone() };
-            let inputs = [x.clone(), w.clone(), Given::normal([n]), Given::normal([2, m / 2, r]), Given::normal([n, r])];
+            let inputs =
+                [x.clone(), w.clone(), Given::normal([n]), Given::normal([2, m / 2, r]), Given::normal([n, r])];
             cases.push(Case::new(lora, inputs).grads([0, 1, 3, 4]));
         }
         let all = Gemm { lora: Some(-0.5), alpha: 0.25, ..full };
-        let inputs =
-            [x.clone(), w, Given::normal([n]), Given::normal([2, m / 2, n]), Given::normal([m, 2]), Given::normal([n, 2])];
+        let inputs = [
+            x.clone(),
+            w,
+            Given::normal([n]),
+            Given::normal([2, m / 2, n]),
+            Given::normal([m, 2]),
+            Given::normal([n, 2]),
+        ];
         cases.push(Case::new(all, inputs).grads([0, 1, 2, 3, 4, 5]));
         let geglu = Gemm { geglu: true, ..bias };
         cases.push(Case::new(geglu, [x, Given::normal([2 * n, k]), Given::normal([2 * n])]));

@@ -1,13 +1,18 @@
 //! The gradient of [`Gemm`] by each of its operands.
 
-use super::{AddKind, Conv, Gemm, Result, Rows, Tensor, Unary, WeightGrad, sum_per_sample, sum_rows, upsample_nearest_bwd};
+use super::{
+    AddKind, Conv, Gemm, Result, Rows, Tensor, Unary, WeightGrad, sum_per_sample, sum_rows, upsample_nearest_bwd,
+};
 use crate::error::Error;
 use crate::graph::Vjp;
 
 pub(super) fn gemm_vjp(gemm: &Gemm, v: &mut Vjp) -> Result<Vec<Option<Tensor>>> {
     let mut dout = v.grad()?;
     if gemm.geglu || gemm.batched {
-        return Err(Error::op("linear", "a fused GEGLU pair and a batched product have no gradient rule; record them apart"));
+        return Err(Error::op(
+            "linear",
+            "a fused GEGLU pair and a batched product have no gradient rule; record them apart",
+        ));
     }
     if let Some(activation) = gemm.activation {
         let before = v.g.push1(Gemm { activation: None, ..gemm.clone() }, &v.inputs)?;
@@ -48,7 +53,9 @@ pub(super) fn gemm_vjp(gemm: &Gemm, v: &mut Vjp) -> Result<Vec<Option<Tensor>>> 
     }
     if let Some(i) = add.filter(|&i| v.needs(i)) {
         grads[i] = Some(match gemm.add {
-            Some(AddKind::PerSample { offset: 0 }) if v.shape(i).last() == v.g.shape(dout).last() => sum_per_sample(v.g, dout)?,
+            Some(AddKind::PerSample { offset: 0 }) if v.shape(i).last() == v.g.shape(dout).last() => {
+                sum_per_sample(v.g, dout)?
+            }
             Some(AddKind::PerSample { .. }) => {
                 return Err(Error::op("linear", "no gradient rule for a slice of a per-sample addend"));
             }
@@ -88,4 +95,3 @@ fn input_grad(gemm: &Gemm, v: &mut Vjp, dout: Tensor, w: usize, first: usize, co
         Rows::Transposed { .. } => Err(Error::op("conv2d_transposed", "has no gradient rule")),
     }
 }
-

@@ -27,6 +27,7 @@ mod tile;
 pub use pending::*;
 
 registry! {
+    attention,
     binary,
     conv2d,
     embedding,
@@ -34,9 +35,11 @@ registry! {
     geglu,
     gemm,
     group_norm,
+    layer_norm,
     matmul,
     reduce,
     reshape,
+    softmax,
     unary,
     weight_grad,
 }

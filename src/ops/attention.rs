@@ -1,0 +1,335 @@
+//! Attention without the score matrix: online softmax forward (Milakov and Gimelshein 2018, arXiv 1805.02867) and the
+//! recomputing backward of FlashAttention (Dao et al. 2022, arXiv 2205.14135). f32 logits, softmax and sums.
+
+use super::{Case, Given, Graph, MatmulSpec, Result, Tensor, matmul, softmax};
+use crate::base::{Array, DType, Shape};
+use crate::error::Error;
+use crate::graph::{KernelLaunch, Launch, Op, TensorInfo, Vjp};
+use crate::shader;
+
+/// Widest head that a thread's registers hold; wider ones go through [`matmul`] and [`softmax`].
+const WIDEST: usize = 160;
+
+/// Where the heads of an operand lie.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// [n, tokens, width]
+    pub tensor: Tensor,
+    /// First column of head 0.
+    pub offset: usize,
+}
+
+impl From<Tensor> for Heads {
+    fn from(tensor: Tensor) -> Heads {
+        Heads { tensor, offset: 0 }
+    }
+}
+
+/// Heads and scale.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionSpec {
+    /// Number of heads.
+    pub heads: usize,
+    /// Columns of a head.
+    pub head_dim: usize,
+    /// Factor of the logits, usually `1 / sqrt(head_dim)`.
+    pub scale: f64,
+    /// A token sees only those up to its own position.
+    pub causal: bool,
+}
+
+/// Operands q, k, v; results [n, tokens_q, heads * head_dim] and log-sum-exp [n, heads, tokens_q].
+#[derive(Clone, Debug)]
+pub struct Attention {
+    /// Heads and scale.
+    pub spec: AttentionSpec,
+    /// First column of head 0 of q, k and v.
+    pub offsets: [usize; 3],
+}
+
+/// The gradients. Operands q, k, v, result, log-sum-exp, dout; results dq, dk, dv.
+#[derive(Clone, Debug)]
+pub struct AttentionBackward {
+    /// The forward op.
+    pub forward: Attention,
+}
+
+/// `softmax(scale * q k^T) v` for every head: -> [n, tokens_q, heads * head_dim].
+pub fn attention(g: &mut Graph, q: Heads, k: Heads, v: Heads, spec: AttentionSpec) -> Result<Tensor> {
+    if spec.head_dim > WIDEST {
+        return wide(g, [q, k, v], spec);
+    }
+    let op = Attention { spec, offsets: [q.offset, k.offset, v.offset] };
+    Ok(g.push(op, &[q.tensor, k.tensor, v.tensor])?[0])
+}
+
+/// One wide head (the VAE's), with its scores in memory.
+fn wide(g: &mut Graph, [q, k, v]: [Heads; 3], spec: AttentionSpec) -> Result<Tensor> {
+    let whole = |g: &Graph, h: &Heads| h.offset == 0 && g.shape(h.tensor).last() == spec.head_dim;
+    if spec.heads != 1 || spec.causal || ![q, k, v].iter().all(|h| whole(g, h)) {
+        let message = format!("heads of {} columns (above {WIDEST}) must be single and lie alone", spec.head_dim);
+        return Err(Error::op("attention", message));
+    }
+    let logits = matmul(g, q.tensor, k.tensor, MatmulSpec { transpose_b: true, batched: true, alpha: spec.scale })?;
+    let weights = softmax(g, logits)?;
+    matmul(g, weights, v.tensor, MatmulSpec { transpose_b: false, batched: true, alpha: 1.0 })
+}
+
+struct Dims {
+    n: usize,
+    queries: usize,
+    keys: usize,
+    widths: [usize; 3],
+}
+
+impl Attention {
+    fn dims(&self, [q, k, v]: [&Shape; 3]) -> Result<Dims> {
+        let s = &self.spec;
+        let columns = s.heads * s.head_dim;
+        let fits = |shape: &Shape, offset: usize| shape.len() == 3 && offset + columns <= shape[2];
+        let fine = fits(q, self.offsets[0]) && fits(k, self.offsets[1]) && fits(v, self.offsets[2]);
+        if !fine || q[0] != k[0] || k[..2] != v[..2] || columns == 0 {
+            let message = format!("q is {q}, k {k}, v {v}, for {} heads of {} at {:?}", s.heads, s.head_dim, self.offsets);
+            return Err(Error::op("attention", message));
+        }
+        Ok(Dims { n: q[0], queries: q[1], keys: k[1], widths: [q[2], k[2], v[2]] })
+    }
+
+    /// Whether every vector of four lies whole within a head.
+    fn vectors(&self, d: &Dims) -> bool {
+        let four = |n: &usize| n.is_multiple_of(4);
+        four(&self.spec.head_dim) && self.offsets.iter().all(four) && d.widths.iter().all(four)
+    }
+
+    /// The logits of one head in f64, row by row; masked ones are `-inf`.
+    fn logits(&self, inputs: &[&Array], d: &Dims, n: usize, head: usize) -> Vec<Vec<f64>> {
+        let at = |which: usize, token: usize, c: usize| {
+            let tokens = if which == 0 { d.queries } else { d.keys };
+            inputs[which].data
+                [(n * tokens + token) * d.widths[which] + self.offsets[which] + head * self.spec.head_dim + c]
+        };
+        (0..d.queries)
+            .map(|i| {
+                let dot = |j: usize| (0..self.spec.head_dim).map(|c| at(0, i, c) * at(1, j, c)).sum::<f64>();
+                let visible = |j: usize| !self.spec.causal || j <= i;
+                (0..d.keys).map(|j| if visible(j) { dot(j) * self.spec.scale } else { f64::NEG_INFINITY }).collect()
+            })
+            .collect()
+    }
+}
+
+impl Op for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn infer(&self, inputs: &[&TensorInfo]) -> Result<Vec<(Shape, DType)>> {
+        let d = self.dims([&inputs[0].shape, &inputs[1].shape, &inputs[2].shape])?;
+        Ok(vec![
+            ([d.n, d.queries, self.spec.heads * self.spec.head_dim].into(), DType::F32),
+            ([d.n, self.spec.heads, d.queries].into(), DType::F32),
+        ])
+    }
+
+    fn launch(&self, l: &mut Launch) -> Result<()> {
+        let d = self.dims([&l.input(0).shape, &l.input(1).shape, &l.input(2).shape])?;
+        let vec = self.vectors(&d);
+        let rows = rows_per_thread(d.queries, self.spec.head_dim, l.caps.register_tile);
+        let threads = d.n * self.spec.heads * d.queries.div_ceil(rows);
+        let (q, k, v, out, lse) =
+            (l.input_slot(0), l.input_slot(1), l.input_slot(2), l.output_slot(0), l.output_slot(1));
+        let kernel = l.kernel(shader!("attention_cpu")).value("W", if vec { 4 } else { 1 }).value("ROWS", rows);
+        let kernel = kernel
+            .value("D", self.spec.head_dim)
+            .value("causal", self.spec.causal)
+            .read_as("q", q, vec)
+            .read_as("k", k, vec)
+            .read_as("v", v, vec)
+            .write_as("out", out, vec)
+            .write("lse", lse);
+        self.uniforms(kernel, &d).u32("threads", threads).linear(threads.div_ceil(8))
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let Ok(d) = self.dims([&inputs[0].shape, &inputs[1].shape, &inputs[2].shape]) else { return Vec::new() };
+        let s = &self.spec;
+        let columns = s.heads * s.head_dim;
+        let mut out = Array::zeros([d.n, d.queries, columns]);
+        let mut lse = Array::zeros([d.n, s.heads, d.queries]);
+        for n in 0..d.n {
+            for head in 0..s.heads {
+                for (i, row) in self.logits(inputs, &d, n, head).iter().enumerate() {
+                    let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    let total: f64 = row.iter().map(|x| (x - largest).exp()).sum();
+                    lse.data[(n * s.heads + head) * d.queries + i] = largest + total.ln();
+                    for (j, x) in row.iter().enumerate() {
+                        let weight = (x - largest).exp() / total;
+                        for c in 0..s.head_dim {
+                            let v = (n * d.keys + j) * d.widths[2] + self.offsets[2] + head * s.head_dim + c;
+                            out.data[(n * d.queries + i) * columns + head * s.head_dim + c] += weight * inputs[2].data[v];
+                        }
+                    }
+                }
+            }
+        }
+        vec![out, lse]
+    }
+
+    fn vjp(&self, v: &mut Vjp) -> Result<Vec<Option<Tensor>>> {
+        let columns = self.spec.heads * self.spec.head_dim;
+        if self.offsets != [0; 3] || (0..3).any(|i| v.shape(i).last() != columns) {
+            return Err(Error::op(self.name(), "no gradient rule for heads inside a wider row; record q, k and v apart"));
+        }
+        let operands = [v.inputs[0], v.inputs[1], v.inputs[2], v.outputs[0], v.outputs[1], v.grad()?];
+        let grads = v.g.push(AttentionBackward { forward: self.clone() }, &operands)?;
+        Ok(grads.into_iter().map(Some).collect())
+    }
+
+    fn flops(&self, inputs: &[&TensorInfo], _: &[&TensorInfo]) -> u64 {
+        let (q, k) = (&inputs[0].shape, &inputs[1].shape);
+        (4 * q[0] * q[1] * k[1] * self.spec.heads * self.spec.head_dim) as u64
+    }
+}
+
+/// Rows that share each load of the other side: as many as leave work for every lane and registers for the rows.
+fn rows_per_thread(rows: usize, head_dim: usize, register_tile: usize) -> usize {
+    let fit = (register_tile / head_dim.max(1)).clamp(1, 4);
+    if rows < 16 { 1 } else { fit }
+}
+
+impl Attention {
+    fn uniforms<'l, 'a>(
+        &self,
+        k: KernelLaunch<'l, 'a>,
+        d: &Dims,
+    ) -> KernelLaunch<'l, 'a> {
+        k.u32("heads", self.spec.heads)
+            .u32("queries", d.queries)
+            .u32("keys", d.keys)
+            .u32("q_width", d.widths[0])
+            .u32("k_width", d.widths[1])
+            .u32("v_width", d.widths[2])
+            .u32("q_offset", self.offsets[0])
+            .u32("k_offset", self.offsets[1])
+            .u32("v_offset", self.offsets[2])
+            .f32("scale", self.spec.scale)
+    }
+}
+
+impl Op for AttentionBackward {
+    fn name(&self) -> &'static str {
+        "attention_backward"
+    }
+
+    fn infer(&self, inputs: &[&TensorInfo]) -> Result<Vec<(Shape, DType)>> {
+        Ok(inputs[..3].iter().map(|i| (i.shape.clone(), DType::F32)).collect())
+    }
+
+    fn launch(&self, l: &mut Launch) -> Result<()> {
+        let f = &self.forward;
+        let s = f.spec;
+        let d = f.dims([&l.input(0).shape, &l.input(1).shape, &l.input(2).shape])?;
+        let vec = f.vectors(&d);
+        let slots: Vec<_> = (0..6).map(|i| l.input_slot(i)).collect();
+        let outs: Vec<_> = (0..3).map(|i| l.output_slot(i)).collect();
+        let delta = l.scratch(d.n * s.heads * d.queries);
+        for stage in ["delta", "dq", "dkv"] {
+            let tokens = if stage == "dkv" { d.keys } else { d.queries };
+            let rows = if stage == "delta" { 1 } else { rows_per_thread(tokens, 2 * s.head_dim, l.caps.register_tile) };
+            let threads = d.n * s.heads * tokens.div_ceil(rows);
+            let k = l.kernel(shader!("attention_bwd_cpu")).value("stage", stage).value("W", if vec { 4 } else { 1 });
+            let k = k.value("ROWS", rows).value("D", s.head_dim).value("causal", s.causal);
+            let k = match stage {
+                "delta" => k.read_as("o", slots[3], vec).read_as("dout", slots[5], vec).write("delta", delta),
+                _ => k
+                    .read_as("q", slots[0], vec)
+                    .read_as("k", slots[1], vec)
+                    .read_as("v", slots[2], vec)
+                    .read("lse", slots[4])
+                    .read_as("dout", slots[5], vec)
+                    .read("delta", delta),
+            };
+            let k = match stage {
+                "dq" => k.write_as("dq", outs[0], vec),
+                "dkv" => k.write_as("dk", outs[1], vec).write_as("dv", outs[2], vec),
+                _ => k,
+            };
+            f.uniforms(k, &d).u32("threads", threads).linear(threads.div_ceil(8))?;
+        }
+        Ok(())
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let f = &self.forward;
+        let s = f.spec;
+        let Ok(d) = f.dims([&inputs[0].shape, &inputs[1].shape, &inputs[2].shape]) else { return Vec::new() };
+        let (q, k, v, o, lse, dout) = (inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], inputs[5]);
+        let columns = s.heads * s.head_dim;
+        let mut grads = [q, k, v].map(|t| Array::zeros(t.shape.clone()));
+        for n in 0..d.n {
+            for head in 0..s.heads {
+                let logits = f.logits(inputs, &d, n, head);
+                let at = |tokens: usize, token: usize, c: usize| (n * tokens + token) * columns + head * s.head_dim + c;
+                for (i, row) in logits.iter().enumerate() {
+                    let delta: f64 =
+                        (0..s.head_dim).map(|c| o.data[at(d.queries, i, c)] * dout.data[at(d.queries, i, c)]).sum();
+                    for (j, x) in row.iter().enumerate() {
+                        let weight = (x - lse.data[(n * s.heads + head) * d.queries + i]).exp();
+                        let dp: f64 =
+                            (0..s.head_dim).map(|c| dout.data[at(d.queries, i, c)] * v.data[at(d.keys, j, c)]).sum();
+                        let ds = weight * (dp - delta) * s.scale;
+                        for c in 0..s.head_dim {
+                            grads[0].data[at(d.queries, i, c)] += ds * k.data[at(d.keys, j, c)];
+                            grads[1].data[at(d.keys, j, c)] += ds * q.data[at(d.queries, i, c)];
+                            grads[2].data[at(d.keys, j, c)] += weight * dout.data[at(d.queries, i, c)];
+                        }
+                    }
+                }
+            }
+        }
+        grads.to_vec()
+    }
+
+    fn flops(&self, inputs: &[&TensorInfo], outputs: &[&TensorInfo]) -> u64 {
+        // Seven products of the score matrix's size where the forward pass has two.
+        self.forward.flops(inputs, outputs) * 7 / 2
+    }
+}
+
+/// Test cases.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (n, queries, keys, heads, head_dim, causal) in [
+        (1usize, 1usize, 1usize, 1usize, 1usize, false),
+        (2, 9, 7, 3, 8, false),
+        (1, 7, 7, 2, 3, true),
+        (2, 33, 77, 2, 12, false),
+        (1, 77, 77, 2, 8, true),
+        (1, 64, 64, 2, 32, false),
+        (1, 20, 18, 1, 64, false),
+        (1, 5, 6, 1, 160, false),
+    ] {
+        let spec = AttentionSpec { heads, head_dim, scale: 1.0 / (head_dim as f64).sqrt(), causal };
+        let columns = heads * head_dim;
+        let op = Attention { spec, offsets: [0; 3] };
+        let inputs = [Given::normal([n, queries, columns]), Given::normal([n, keys, columns]), Given::normal([n, keys, columns])];
+        cases.push(Case::new(op.clone(), inputs.clone()).grads([0, 1, 2]).primary(1));
+        let mut inputs = inputs.to_vec();
+        inputs.push(Given::normal([n, queries, columns]));
+        inputs.push(Given::Uniform([n, heads, queries].into(), 3.0, 5.0));
+        inputs.push(Given::normal([n, queries, columns]));
+        cases.push(Case::new(AttentionBackward { forward: op }, inputs));
+        let offsets = [0, columns, 2 * columns + 4];
+        let wide = 3 * columns + 8;
+        let op = Attention { spec, offsets };
+        cases.push(Case::new(
+            op,
+            [Given::normal([n, queries, wide]), Given::normal([n, keys, wide]), Given::normal([n, keys, wide])],
+        ));
+    }
+    // Logits far apart: an online softmax without its running maximum would overflow.
+    let spec = AttentionSpec { heads: 1, head_dim: 4, scale: 30.0, causal: false };
+    let inputs = [Given::normal([1, 10, 4]), Given::normal([1, 12, 4]), Given::normal([1, 12, 4])];
+    cases.push(Case::new(Attention { spec, offsets: [0; 3] }, inputs).tolerance(2e-5));
+    cases
+}
