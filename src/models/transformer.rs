@@ -86,7 +86,11 @@ impl Transformer2D {
         let linear = config.use_linear_projection;
         let project = |name: &str| {
             let scope = scope.pp(name);
-            if linear { Linear::new(&scope, channels, channels, true) } else { Linear::pixel(&scope, channels, channels, true) }
+            if linear {
+                Linear::new(&scope, channels, channels, true)
+            } else {
+                Linear::pixel(&scope, channels, channels, true)
+            }
         };
         let depth = config.transformer_layers_per_block.get(block);
         let blocks = scope.pp("transformer_blocks");

@@ -1,7 +1,7 @@
 //! `UNet2DConditionModel`: predicts the noise or velocity in latents (Rombach et al. 2022, arXiv 2112.10752).
 
-pub use super::attention::{Context, KeyValue};
 use super::attention::CrossAttention;
+pub use super::attention::{Context, KeyValue};
 use super::config::UnetConfig;
 use super::resnet::Time;
 use super::unet_blocks::{Build, Conditioning, DownBlock, UNetMidBlock, UpBlock};
@@ -44,8 +44,8 @@ impl UNet {
         let mid_block = config.mid_block_type.is_some().then(|| UNetMidBlock::new(&scope.pp("mid_block"), &mut build));
         let up_blocks = (0..blocks).map(|i| UpBlock::new(&up.pp(i), i, &mut build)).collect();
         let projections = build.time_projections;
-        let time_projections = (!projections.is_empty())
-            .then(|| Linear::stacked(scope, "time_emb_projs", &projections, time_dim, true));
+        let time_projections =
+            (!projections.is_empty()).then(|| Linear::stacked(scope, "time_emb_projs", &projections, time_dim, true));
         Ok(UNet {
             conv_in,
             time_embedding,
@@ -109,7 +109,10 @@ impl UNet {
         let shape = g.shape(sample).clone();
         if shape.len() != 4 || shape[3] != self.config.in_channels || **g.shape(timestep) != [shape[0]] {
             let time = g.shape(timestep);
-            return Err(Error::op("unet", format!("sample is {shape}, timestep is {time}: expected [n, h, w, c] and [n]")));
+            return Err(Error::op(
+                "unet",
+                format!("sample is {shape}, timestep is {time}: expected [n, h, w, c] and [n]"),
+            ));
         }
         let cond = Conditioning { time: self.time(g, timestep)?, context };
         let mut x = self.conv_in.forward(g, sample)?;

@@ -77,7 +77,13 @@ impl DownBlock {
     }
 
     /// Runs `x` through, keeping every result for the way up.
-    pub(super) fn forward(&self, g: &mut Graph, x: Tensor, cond: Conditioning, skips: &mut Vec<Tensor>) -> Result<Tensor> {
+    pub(super) fn forward(
+        &self,
+        g: &mut Graph,
+        x: Tensor,
+        cond: Conditioning,
+        skips: &mut Vec<Tensor>,
+    ) -> Result<Tensor> {
         let mut x = x;
         for (i, resnet) in self.resnets.iter().enumerate() {
             x = resnet.forward(g, x, None, Some(cond.time))?;
@@ -140,7 +146,8 @@ impl UpBlock {
         let config = build.config;
         let sizes = &config.block_out_channels;
         let block = sizes.len() - 1 - i;
-        let (channels, input, skip) = (sizes[block], sizes[(block + 1).min(sizes.len() - 1)], sizes[block.saturating_sub(1)]);
+        let (channels, input, skip) =
+            (sizes[block], sizes[(block + 1).min(sizes.len() - 1)], sizes[block.saturating_sub(1)]);
         let cross = config.up_block_types[i] == "CrossAttnUpBlock2D";
         let layers = config.layers_per_block.get(block) + 1;
         let mut up = UpBlock { resnets: Vec::new(), attentions: Vec::new(), upsamplers: None };
@@ -158,7 +165,13 @@ impl UpBlock {
     }
 
     /// Runs `x` through, taking back what the way down kept.
-    pub(super) fn forward(&self, g: &mut Graph, x: Tensor, cond: Conditioning, skips: &mut Vec<Tensor>) -> Result<Tensor> {
+    pub(super) fn forward(
+        &self,
+        g: &mut Graph,
+        x: Tensor,
+        cond: Conditioning,
+        skips: &mut Vec<Tensor>,
+    ) -> Result<Tensor> {
         let mut x = x;
         for (i, resnet) in self.resnets.iter().enumerate() {
             let skip = skips.pop().ok_or_else(|| Error::op("unet", "more blocks on the way up than down"))?;

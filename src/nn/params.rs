@@ -173,7 +173,8 @@ impl Scope {
     pub fn stacked(&self, key: &str, name: &str, layers: &[(Scope, usize)], columns: Option<usize>) -> Param {
         let rows: usize = layers.iter().map(|(_, rows)| rows).sum();
         let shape = |rows: usize| [rows].into_iter().chain(columns).collect::<Vec<_>>();
-        let source = |(scope, rows): &(Scope, usize)| Source { key: format!("{}.{name}", scope.path), shape: shape(*rows) };
+        let source =
+            |(scope, rows): &(Scope, usize)| Source { key: format!("{}.{name}", scope.path), shape: shape(*rows) };
         let (dtype, role) =
             if columns.is_some() { (self.settings().dtype, Role::Weight) } else { (DType::F32, Role::Other) };
         self.register(Param {

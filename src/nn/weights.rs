@@ -40,12 +40,12 @@ pub fn allocate(store: &mut Store, label: &str, params: &[Param]) -> Result<()> 
 }
 
 /// Loads every one of `params` but the adapters' factors into `store`, tensor by tensor: `source` gives a checkpoint
-/// tensor by its key (`unet.conv_in.weight`), `patch` may change it.
+/// tensor by its key (`unet.conv_in.weight`) and the shape that the configuration asks for, `patch` may change it.
 pub fn load<'a>(
     store: &mut Store,
     label: &str,
     params: &[Param],
-    source: &dyn Fn(&str) -> Result<HostTensor<'a>>,
+    source: &dyn Fn(&str, &[usize]) -> Result<HostTensor<'a>>,
     patch: Option<Patch>,
 ) -> Result<()> {
     let params: Vec<Param> = params.iter().filter(|p| p.role != Role::Adapter).cloned().collect();
@@ -53,7 +53,7 @@ pub fn load<'a>(
     for param in &params {
         let mut tensors = Vec::with_capacity(param.sources.len());
         for from in &param.sources {
-            let mut tensor = source(&from.key)?;
+            let mut tensor = source(&from.key, &from.shape)?;
             check(&from.key, &from.shape, &tensor)?;
             if let Some(patch) = patch {
                 patch(&from.key, &from.shape, tensor.values.to_mut())?;
@@ -92,7 +92,9 @@ pub fn pack(param: &Param, tensors: &[HostTensor]) -> Result<Vec<u8>> {
     for (from, tensor) in param.sources.iter().zip(tensors) {
         check(&from.key, &from.shape, tensor)?;
         let values: Cow<[f32]> = match (param.pack, from.shape.as_slice()) {
-            (Pack::Conv, &[out, input, kh, kw]) => layout::to_channels_last(&tensor.values, [out, input, kh, kw]).into(),
+            (Pack::Conv, &[out, input, kh, kw]) => {
+                layout::to_channels_last(&tensor.values, [out, input, kh, kw]).into()
+            }
             _ => Cow::Borrowed(&tensor.values),
         };
         match param.dtype {
