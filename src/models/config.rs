@@ -1,8 +1,10 @@
 //! `config.json` of the three parts, as diffusers and transformers write it. What would change the picture and is not
 //! supported is refused by name.
 
+mod check;
+
+use check::{Check, read};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
@@ -309,61 +311,6 @@ impl TextEncoderConfig {
     /// Activation of the feed-forward layers.
     pub fn activation(&self) -> Activation {
         if self.hidden_act == "gelu" { Activation::Gelu } else { Activation::QuickGelu }
-    }
-}
-
-/// Reads `text`, refusing fields of `allowed` that are there with another value than the listed ones.
-fn read<T: DeserializeOwned>(path: &str, text: &str, allowed: &[(&str, Vec<Value>)]) -> Result<T> {
-    let json: Value = serde_json::from_str(text).map_err(|e| Error::file(path, format!("not a config.json: {e}")))?;
-    for (field, values) in allowed {
-        if let Some(value) = json.get(field).filter(|v| !values.contains(v)) {
-            let listed = values.iter().map(Value::to_string).collect::<Vec<_>>().join(" or ");
-            return Err(Error::file(path, format!("{field} is {value}; only {listed} is supported")));
-        }
-    }
-    serde_json::from_value(json).map_err(|e| Error::file(path, e))
-}
-
-struct Check<'a> {
-    path: &'a str,
-}
-
-impl Check<'_> {
-    fn fail(&self, message: String) -> Result<()> {
-        Err(Error::file(self.path, message))
-    }
-
-    fn positive(&self, name: &str, value: usize) -> Result<()> {
-        if value == 0 { self.fail(format!("{name} is 0")) } else { Ok(()) }
-    }
-
-    fn eps(&self, name: &str, value: f64) -> Result<()> {
-        if value > 0.0 && value.is_finite() { Ok(()) } else { self.fail(format!("{name} is {value}, must be above 0")) }
-    }
-
-    fn divides(&self, name: &str, divisor: usize, channels: usize) -> Result<()> {
-        if divisor == 0 || channels == 0 || channels % divisor != 0 {
-            return self.fail(format!("{name} is {divisor}, which does not divide {channels} channels"));
-        }
-        Ok(())
-    }
-
-    fn per_block(&self, name: &str, field: &PerBlock, blocks: usize) -> Result<()> {
-        let values = field.values();
-        if matches!(field, PerBlock::Each(_)) && values.len() != blocks {
-            return self.fail(format!("{name} has {} values for {blocks} blocks", values.len()));
-        }
-        if values.contains(&0) { self.fail(format!("{name} holds a 0")) } else { Ok(()) }
-    }
-
-    fn blocks(&self, types: &[String], name: &str, known: &[&str], blocks: usize) -> Result<()> {
-        if types.len() != blocks || blocks == 0 {
-            return self.fail(format!("{name} has {} values for {blocks} block_out_channels", types.len()));
-        }
-        match types.iter().find(|t| !known.contains(&t.as_str())) {
-            Some(other) => self.fail(format!("{name} holds {other}; supported are {}", known.join(" and "))),
-            None => Ok(()),
-        }
     }
 }
 
