@@ -2,6 +2,7 @@
 
 mod array;
 mod dtype;
+pub mod layout;
 pub mod rng;
 mod shape;
 

@@ -1,1 +1,19 @@
 //! Text encoder, UNet and VAE; field names are checkpoint keys.
+//!
+//! Tensors are channels-last: pictures `[n, h, w, c]`, tokens `[n, t, c]`. Each model is built from its `config.json`
+//! over a [`crate::nn::Scope`], which then knows its parameters, and records itself into a [`crate::graph::Graph`].
+
+mod attention;
+pub mod config;
+mod resnet;
+mod text_encoder;
+mod transformer;
+mod unet;
+mod unet_blocks;
+mod vae;
+mod vae_blocks;
+
+pub use config::{TextEncoderConfig, UnetConfig, VaeConfig};
+pub use text_encoder::TextEncoder;
+pub use unet::{Context, KeyValue, UNet};
+pub use vae::Vae;

@@ -1,0 +1,361 @@
+//! `config.json` of the three parts, as diffusers and transformers write it. What would change the picture and is not
+//! supported is refused by name.
+
+mod check;
+
+use check::{Check, read};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::error::{Error, Result};
+use crate::ops::Activation;
+
+/// One value for all blocks, or one for each.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum PerBlock {
+    /// The same everywhere.
+    One(usize),
+    /// By block, from the highest resolution down.
+    Each(Vec<usize>),
+}
+
+impl PerBlock {
+    /// The value for block `i`.
+    pub fn get(&self, i: usize) -> usize {
+        match self {
+            PerBlock::One(n) => *n,
+            PerBlock::Each(list) => list.get(i).or(list.last()).copied().unwrap_or(0),
+        }
+    }
+
+    fn values(&self) -> &[usize] {
+        match self {
+            PerBlock::One(n) => std::slice::from_ref(n),
+            PerBlock::Each(list) => list,
+        }
+    }
+}
+
+/// A UNet's `config.json` (`UNet2DConditionModel`).
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct UnetConfig {
+    /// Height and width of the latents that it was made for.
+    pub sample_size: Option<PerBlock>,
+    /// Channels of the latents.
+    pub in_channels: usize,
+    /// Channels of the prediction.
+    pub out_channels: usize,
+    /// Cosines first in the time embedding.
+    pub flip_sin_to_cos: bool,
+    /// Shift of its frequencies.
+    pub freq_shift: f64,
+    /// `CrossAttnDownBlock2D` or `DownBlock2D`, from the highest resolution down.
+    pub down_block_types: Vec<String>,
+    /// `UNetMidBlock2DCrossAttn`, or none.
+    pub mid_block_type: Option<String>,
+    /// `UpBlock2D` or `CrossAttnUpBlock2D`, from the lowest resolution up.
+    pub up_block_types: Vec<String>,
+    /// Channels of each block.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks in a down block; an up block has one more.
+    pub layers_per_block: PerBlock,
+    /// 1, or 0 for a row and a column behind the picture only.
+    pub downsample_padding: usize,
+    /// Groups of every group norm.
+    pub norm_num_groups: usize,
+    /// Added to the variance in residual blocks.
+    pub norm_eps: f64,
+    /// Width of the text encoder's output.
+    pub cross_attention_dim: PerBlock,
+    /// Transformer blocks of each attention.
+    pub transformer_layers_per_block: PerBlock,
+    /// The number of heads, under the name that it got by mistake.
+    pub attention_head_dim: PerBlock,
+    /// Projections around the transformers are linear layers, not convolutions of one pixel.
+    pub use_linear_projection: bool,
+}
+
+impl Default for UnetConfig {
+    fn default() -> Self {
+        let names = |list: &[&str]| list.iter().map(|s| s.to_string()).collect();
+        let (cross_down, cross_up) = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D");
+        UnetConfig {
+            sample_size: None,
+            in_channels: 4,
+            out_channels: 4,
+            flip_sin_to_cos: true,
+            freq_shift: 0.0,
+            down_block_types: names(&[cross_down, cross_down, cross_down, "DownBlock2D"]),
+            mid_block_type: Some("UNetMidBlock2DCrossAttn".into()),
+            up_block_types: names(&["UpBlock2D", cross_up, cross_up, cross_up]),
+            block_out_channels: vec![320, 640, 1280, 1280],
+            layers_per_block: PerBlock::One(2),
+            downsample_padding: 1,
+            norm_num_groups: 32,
+            norm_eps: 1e-5,
+            cross_attention_dim: PerBlock::One(1280),
+            transformer_layers_per_block: PerBlock::One(1),
+            attention_head_dim: PerBlock::One(8),
+            use_linear_projection: false,
+        }
+    }
+}
+
+impl UnetConfig {
+    /// Reads the text of `path`.
+    pub fn parse(path: &str, text: &str) -> Result<UnetConfig> {
+        let none = || vec![Value::Null];
+        let allowed = [
+            ("act_fn", vec![json!("silu"), json!("swish")]),
+            ("center_input_sample", vec![json!(false)]),
+            ("only_cross_attention", vec![json!(false)]),
+            ("mid_block_only_cross_attention", vec![Value::Null, json!(false)]),
+            ("dual_cross_attention", vec![json!(false)]),
+            ("cross_attention_norm", none()),
+            ("class_embed_type", none()),
+            ("num_class_embeds", none()),
+            ("addition_embed_type", none()),
+            ("encoder_hid_dim", none()),
+            ("encoder_hid_dim_type", none()),
+            ("resnet_time_scale_shift", vec![json!("default")]),
+            ("resnet_skip_time_act", vec![json!(false)]),
+            ("resnet_out_scale_factor", vec![json!(1), json!(1.0)]),
+            ("mid_block_scale_factor", vec![json!(1), json!(1.0)]),
+            ("time_embedding_type", vec![json!("positional")]),
+            ("time_embedding_dim", none()),
+            ("time_embedding_act_fn", none()),
+            ("timestep_post_act", none()),
+            ("time_cond_proj_dim", none()),
+            ("conv_in_kernel", vec![json!(3)]),
+            ("conv_out_kernel", vec![json!(3)]),
+            ("attention_type", vec![json!("default")]),
+            ("num_attention_heads", none()),
+            ("reverse_transformer_layers_per_block", none()),
+            ("mid_block_type", vec![json!("UNetMidBlock2DCrossAttn"), Value::Null]),
+            ("downsample_padding", vec![json!(0), json!(1)]),
+        ];
+        let config: UnetConfig = read(path, text, &allowed)?;
+        let check = Check { path };
+        let blocks = config.block_out_channels.len();
+        check.blocks(&config.down_block_types, "down_block_types", &["CrossAttnDownBlock2D", "DownBlock2D"], blocks)?;
+        check.blocks(&config.up_block_types, "up_block_types", &["CrossAttnUpBlock2D", "UpBlock2D"], blocks)?;
+        for (name, field) in [
+            ("layers_per_block", &config.layers_per_block),
+            ("cross_attention_dim", &config.cross_attention_dim),
+            ("transformer_layers_per_block", &config.transformer_layers_per_block),
+            ("attention_head_dim", &config.attention_head_dim),
+        ] {
+            check.per_block(name, field, blocks)?;
+        }
+        check.positive("in_channels", config.in_channels)?;
+        check.positive("out_channels", config.out_channels)?;
+        check.eps("norm_eps", config.norm_eps)?;
+        for (i, &channels) in config.block_out_channels.iter().enumerate() {
+            check.divides("norm_num_groups", config.norm_num_groups, channels)?;
+            check.divides("attention_head_dim (the number of heads)", config.attention_head_dim.get(i), channels)?;
+        }
+        if ((config.block_out_channels[0] / 2) as f64) <= config.freq_shift || !config.freq_shift.is_finite() {
+            return Err(Error::file(path, format!("freq_shift is {}, too large", config.freq_shift)));
+        }
+        Ok(config)
+    }
+
+    /// Width of the time embedding.
+    pub fn time_embed_dim(&self) -> usize {
+        self.block_out_channels[0] * 4
+    }
+}
+
+/// An autoencoder's `config.json` (`AutoencoderKL`).
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct VaeConfig {
+    /// Channels of a picture.
+    pub in_channels: usize,
+    /// Channels of a decoded picture.
+    pub out_channels: usize,
+    /// Down blocks, from the highest resolution down.
+    pub down_block_types: Vec<String>,
+    /// Up blocks, from the lowest resolution up.
+    pub up_block_types: Vec<String>,
+    /// Channels of each block.
+    pub block_out_channels: Vec<usize>,
+    /// Residual blocks in an encoder block; a decoder block has one more.
+    pub layers_per_block: usize,
+    /// Channels of the latents.
+    pub latent_channels: usize,
+    /// Groups of every group norm.
+    pub norm_num_groups: usize,
+    /// Latents times this have about unit variance.
+    pub scaling_factor: f64,
+    /// A convolution of one pixel behind the encoder.
+    pub use_quant_conv: bool,
+    /// A convolution of one pixel in front of the decoder.
+    pub use_post_quant_conv: bool,
+    /// Attention at the lowest resolution.
+    pub mid_block_add_attention: bool,
+}
+
+impl Default for VaeConfig {
+    fn default() -> Self {
+        VaeConfig {
+            in_channels: 3,
+            out_channels: 3,
+            down_block_types: vec!["DownEncoderBlock2D".into()],
+            up_block_types: vec!["UpDecoderBlock2D".into()],
+            block_out_channels: vec![64],
+            layers_per_block: 1,
+            latent_channels: 4,
+            norm_num_groups: 32,
+            scaling_factor: 0.18215,
+            use_quant_conv: true,
+            use_post_quant_conv: true,
+            mid_block_add_attention: true,
+        }
+    }
+}
+
+impl VaeConfig {
+    /// Reads the text of `path`.
+    pub fn parse(path: &str, text: &str) -> Result<VaeConfig> {
+        let allowed = [
+            ("act_fn", vec![json!("silu"), json!("swish")]),
+            ("shift_factor", vec![Value::Null, json!(0), json!(0.0)]),
+            ("latents_mean", vec![Value::Null]),
+            ("latents_std", vec![Value::Null]),
+        ];
+        let config: VaeConfig = read(path, text, &allowed)?;
+        let check = Check { path };
+        let blocks = config.block_out_channels.len();
+        check.blocks(&config.down_block_types, "down_block_types", &["DownEncoderBlock2D"], blocks)?;
+        check.blocks(&config.up_block_types, "up_block_types", &["UpDecoderBlock2D"], blocks)?;
+        for (name, value) in [
+            ("in_channels", config.in_channels),
+            ("out_channels", config.out_channels),
+            ("layers_per_block", config.layers_per_block),
+            ("latent_channels", config.latent_channels),
+        ] {
+            check.positive(name, value)?;
+        }
+        for &channels in &config.block_out_channels {
+            check.divides("norm_num_groups", config.norm_num_groups, channels)?;
+        }
+        check.eps("scaling_factor", config.scaling_factor)?;
+        Ok(config)
+    }
+
+    /// Pixels of a picture along each side of a latent's pixel.
+    pub fn factor(&self) -> usize {
+        1 << (self.block_out_channels.len() - 1)
+    }
+}
+
+/// A text encoder's `config.json` (`CLIPTextModel`).
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct TextEncoderConfig {
+    /// Rows of the token table.
+    pub vocab_size: usize,
+    /// Channels.
+    pub hidden_size: usize,
+    /// Channels inside the feed-forward layers.
+    pub intermediate_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Heads of each attention.
+    pub num_attention_heads: usize,
+    /// Longest prompt, in tokens.
+    pub max_position_embeddings: usize,
+    /// `quick_gelu` or `gelu`.
+    pub hidden_act: String,
+    /// Added to the variance in norms.
+    pub layer_norm_eps: f64,
+}
+
+impl Default for TextEncoderConfig {
+    fn default() -> Self {
+        TextEncoderConfig {
+            vocab_size: 49408,
+            hidden_size: 512,
+            intermediate_size: 2048,
+            num_hidden_layers: 12,
+            num_attention_heads: 8,
+            max_position_embeddings: 77,
+            hidden_act: "quick_gelu".into(),
+            layer_norm_eps: 1e-5,
+        }
+    }
+}
+
+impl TextEncoderConfig {
+    /// Reads the text of `path`.
+    pub fn parse(path: &str, text: &str) -> Result<TextEncoderConfig> {
+        let allowed = [("hidden_act", vec![json!("quick_gelu"), json!("gelu")])];
+        let config: TextEncoderConfig = read(path, text, &allowed)?;
+        let check = Check { path };
+        for (name, value) in [
+            ("vocab_size", config.vocab_size),
+            ("hidden_size", config.hidden_size),
+            ("intermediate_size", config.intermediate_size),
+            ("max_position_embeddings", config.max_position_embeddings),
+        ] {
+            check.positive(name, value)?;
+        }
+        check.divides("num_attention_heads", config.num_attention_heads, config.hidden_size)?;
+        check.eps("layer_norm_eps", config.layer_norm_eps)?;
+        Ok(config)
+    }
+
+    /// Activation of the feed-forward layers.
+    pub fn activation(&self) -> Activation {
+        if self.hidden_act == "gelu" { Activation::Gelu } else { Activation::QuickGelu }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unet(text: &str) -> Result<UnetConfig> {
+        UnetConfig::parse("unet/config.json", text)
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_first_generation() {
+        let config = unet("{}").unwrap();
+        assert_eq!(config, UnetConfig::default());
+        assert_eq!(config.time_embed_dim(), 1280);
+        let config = unet(r#"{"attention_head_dim": [5, 10, 20, 20], "cross_attention_dim": 1024, "sample_size": 64}"#);
+        assert_eq!(config.unwrap().attention_head_dim.get(3), 20);
+    }
+
+    #[test]
+    fn what_is_not_supported_is_named() {
+        for (field, value) in [
+            ("addition_embed_type", "\"text_time\""),
+            ("act_fn", "\"gelu\""),
+            ("dual_cross_attention", "true"),
+            ("class_embed_type", "\"timestep\""),
+            ("resnet_time_scale_shift", "\"scale_shift\""),
+            ("only_cross_attention", "true"),
+            ("mid_block_scale_factor", "2"),
+            ("layers_per_block", "0"),
+            ("norm_num_groups", "0"),
+            ("norm_num_groups", "7"),
+            ("attention_head_dim", "[8, 8]"),
+            ("block_out_channels", "[]"),
+            ("freq_shift", "400"),
+            ("down_block_types", r#"["AttnDownBlock2D", "DownBlock2D", "DownBlock2D", "DownBlock2D"]"#),
+        ] {
+            let error = unet(&format!("{{\"{field}\": {value}}}")).unwrap_err().to_string();
+            assert!(error.contains("unet/config.json") && error.contains(field), "{field} {value}: {error}");
+        }
+        assert!(unet("[").is_err() && unet("[]").is_err());
+        let error = TextEncoderConfig::parse("text_encoder/config.json", r#"{"hidden_act": "relu"}"#).unwrap_err();
+        assert!(error.to_string().contains("hidden_act"));
+        let error = VaeConfig::parse("vae/config.json", r#"{"shift_factor": 0.1}"#).unwrap_err();
+        assert!(error.to_string().contains("shift_factor"));
+    }
+}

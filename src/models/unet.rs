@@ -1,0 +1,151 @@
+//! `UNet2DConditionModel`: predicts the noise or velocity in latents (Rombach et al. 2022, arXiv 2112.10752).
+
+use super::attention::CrossAttention;
+pub use super::attention::{Context, KeyValue};
+use super::config::UnetConfig;
+use super::resnet::Time;
+use super::unet_blocks::{Build, Conditioning, DownBlock, UNetMidBlock, UpBlock};
+use crate::base::DType;
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Tensor};
+use crate::nn::{Conv2d, GroupNorm, Linear, Mode, Scope};
+use crate::ops::{Activation, Epilogue, Heads, timestep_embedding, unary};
+
+/// The UNet.
+#[derive(Clone, Debug)]
+pub struct UNet {
+    /// Its configuration.
+    pub config: UnetConfig,
+    conv_in: Conv2d,
+    time_embedding: [Linear; 2],
+    time_projections: Option<Linear>,
+    down_blocks: Vec<DownBlock>,
+    mid_block: Option<UNetMidBlock>,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+    fused: bool,
+}
+
+impl UNet {
+    /// Builds it at `scope`, whose settings say for what.
+    pub fn new(scope: &Scope, config: UnetConfig) -> Result<UNet> {
+        let (first, time_dim) = (config.block_out_channels[0], config.time_embed_dim());
+        let mut build = Build::new(&config);
+        let (down, up) = (scope.pp("down_blocks"), scope.pp("up_blocks"));
+        let blocks = config.block_out_channels.len();
+        let conv_in = Conv2d::same(&scope.pp("conv_in"), config.in_channels, first, 3);
+        let embedding = scope.pp("time_embedding");
+        let time_embedding = [
+            Linear::new(&embedding.pp("linear_1"), first, time_dim, true),
+            Linear::new(&embedding.pp("linear_2"), time_dim, time_dim, true),
+        ];
+        let down_blocks = (0..blocks).map(|i| DownBlock::new(&down.pp(i), i, &mut build)).collect();
+        let mid_block = config.mid_block_type.is_some().then(|| UNetMidBlock::new(&scope.pp("mid_block"), &mut build));
+        let up_blocks = (0..blocks).map(|i| UpBlock::new(&up.pp(i), i, &mut build)).collect();
+        let projections = build.time_projections;
+        let time_projections =
+            (!projections.is_empty()).then(|| Linear::stacked(scope, "time_emb_projs", &projections, time_dim, true));
+        Ok(UNet {
+            conv_in,
+            time_embedding,
+            time_projections,
+            down_blocks,
+            mid_block,
+            up_blocks,
+            conv_norm_out: GroupNorm::new(&scope.pp("conv_norm_out"), first, config.norm_num_groups, config.norm_eps),
+            conv_out: Conv2d::same(&scope.pp("conv_out"), first, config.out_channels, 3),
+            fused: scope.settings().mode == Mode::Inference,
+            config,
+        })
+    }
+
+    fn cross_attentions(&self) -> impl Iterator<Item = &CrossAttention> {
+        let down = self.down_blocks.iter().flat_map(DownBlock::cross_attentions);
+        let mid = self.mid_block.iter().flat_map(UNetMidBlock::cross_attentions);
+        down.chain(mid).chain(self.up_blocks.iter().flat_map(UpBlock::cross_attentions))
+    }
+
+    /// Keys and values of every cross-attention for `hidden [n, tokens, width]`: they do not change while a picture is
+    /// sampled.
+    pub fn context(&self, g: &mut Graph, hidden: Tensor) -> Result<Vec<KeyValue>> {
+        self.cross_attentions().map(|attention| attention.key_value(g, hidden)).collect()
+    }
+
+    /// Records [`UNet::context`] and leaves the result in the store, for plans that read it by
+    /// [`UNet::stored_context`]. Only for an inference model, whose keys and values are one tensor each.
+    pub fn store_context(&self, g: &mut Graph, hidden: Tensor) -> Result<()> {
+        let (n, tokens) = (g.shape(hidden)[0], g.shape(hidden)[1]);
+        let stored = self.stored_context(g, n, tokens)?;
+        for (from, to) in self.context(g, hidden)?.into_iter().zip(stored) {
+            if from.key.tensor != from.value.tensor {
+                return Err(Error::op("unet", "keys and values are apart in a training model: pass the hidden states"));
+            }
+            g.assign(to.key.tensor, from.key.tensor)?;
+        }
+        Ok(())
+    }
+
+    /// Keys and values that [`UNet::store_context`] left for `n` prompts of `tokens` tokens; [`UNet::context_tensors`]
+    /// says how much room they need.
+    pub fn stored_context(&self, g: &mut Graph, n: usize, tokens: usize) -> Result<Vec<KeyValue>> {
+        let mut list = Vec::new();
+        for (i, attention) in self.cross_attentions().enumerate() {
+            let channels = attention.channels();
+            let tensor = g.stored(&context_key(i), [n, tokens, 2 * channels], DType::F32)?;
+            list.push(KeyValue { key: Heads { tensor, offset: 0 }, value: Heads { tensor, offset: channels } });
+        }
+        Ok(list)
+    }
+
+    /// Keys and bytes of what [`UNet::store_context`] writes, for [`crate::gpu::Store::allocate`].
+    pub fn context_tensors(&self, n: usize, tokens: usize) -> Vec<(String, u64)> {
+        let bytes = |a: &CrossAttention| DType::F32.bytes(n * tokens * 2 * a.channels());
+        self.cross_attentions().enumerate().map(|(i, a)| (context_key(i), bytes(a))).collect()
+    }
+
+    /// The prediction for `sample [n, h, w, in_channels]` at `timestep [n]` (f32) -> `[n, h, w, out_channels]`.
+    pub fn forward(&self, g: &mut Graph, sample: Tensor, timestep: Tensor, context: Context) -> Result<Tensor> {
+        let shape = g.shape(sample).clone();
+        if shape.len() != 4 || shape[3] != self.config.in_channels || **g.shape(timestep) != [shape[0]] {
+            let time = g.shape(timestep);
+            return Err(Error::op(
+                "unet",
+                format!("sample is {shape}, timestep is {time}: expected [n, h, w, c] and [n]"),
+            ));
+        }
+        let cond = Conditioning { time: self.time(g, timestep)?, context };
+        let mut x = self.conv_in.forward(g, sample)?;
+        let mut skips = vec![x];
+        for block in &self.down_blocks {
+            x = block.forward(g, x, cond, &mut skips)?;
+        }
+        if let Some(block) = &self.mid_block {
+            x = block.forward(g, x, cond)?;
+        }
+        for block in &self.up_blocks {
+            x = block.forward(g, x, cond, &mut skips)?;
+        }
+        let h = self.conv_norm_out.forward_silu(g, x, None)?;
+        self.conv_out.forward(g, h)
+    }
+
+    /// The time's embedding and its projections for the residual blocks, all of which read its SiLU.
+    fn time(&self, g: &mut Graph, timestep: Tensor) -> Result<Time> {
+        let UnetConfig { flip_sin_to_cos, freq_shift, block_out_channels, .. } = &self.config;
+        let mut h = timestep_embedding(g, timestep, block_out_channels[0], *flip_sin_to_cos, *freq_shift)?;
+        for layer in &self.time_embedding {
+            let activation = self.fused.then_some(Activation::Silu);
+            h = layer.forward_with(g, h, Epilogue { activation, ..Epilogue::default() })?;
+            if !self.fused {
+                h = unary(g, h, Activation::Silu)?;
+            }
+        }
+        let projections = self.time_projections.as_ref().map(|layer| layer.forward(g, h)).transpose()?;
+        Ok(Time { embedding: h, projections })
+    }
+}
+
+fn context_key(i: usize) -> String {
+    format!("context.{i}")
+}

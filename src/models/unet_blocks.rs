@@ -1,0 +1,196 @@
+//! The UNet's down, mid and up blocks.
+
+use super::attention::{Context, CrossAttention};
+use super::config::UnetConfig;
+use super::resnet::{ResnetBlock, Time, TimeProjection, Upsampler, downsampler};
+use super::transformer::Transformer2D;
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Tensor};
+use crate::nn::{Conv2d, Linear, Scope};
+
+/// What is counted while a UNet is built.
+pub(super) struct Build<'a> {
+    pub(super) config: &'a UnetConfig,
+    /// Time projections that become one layer, with their channels.
+    pub(super) time_projections: Vec<(Scope, usize)>,
+    cross_attentions: usize,
+}
+
+impl<'a> Build<'a> {
+    pub(super) fn new(config: &'a UnetConfig) -> Build<'a> {
+        Build { config, time_projections: Vec::new(), cross_attentions: 0 }
+    }
+
+    pub(super) fn next_cross_attention(&mut self) -> usize {
+        self.cross_attentions += 1;
+        self.cross_attentions - 1
+    }
+
+    fn resnet(&mut self, scope: &Scope, input: usize, output: usize) -> ResnetBlock {
+        let name = "time_emb_proj";
+        let projection = if scope.fuses(&[name]) {
+            let offset = self.time_projections.iter().map(|(_, channels)| channels).sum();
+            self.time_projections.push((scope.pp(name), output));
+            TimeProjection::Slice(offset)
+        } else {
+            TimeProjection::Own(Linear::new(&scope.pp(name), self.config.time_embed_dim(), output, true))
+        };
+        let UnetConfig { norm_num_groups, norm_eps, .. } = self.config;
+        ResnetBlock::new(scope, [input, output], *norm_num_groups, *norm_eps, Some(projection))
+    }
+}
+
+/// What every block is told.
+#[derive(Clone, Copy)]
+pub(super) struct Conditioning<'a> {
+    pub(super) time: Time,
+    pub(super) context: Context<'a>,
+}
+
+/// `CrossAttnDownBlock2D`, or `DownBlock2D` where it has no attentions.
+#[derive(Clone, Debug)]
+pub(super) struct DownBlock {
+    resnets: Vec<ResnetBlock>,
+    attentions: Vec<Transformer2D>,
+    downsamplers: Option<Conv2d>,
+}
+
+impl DownBlock {
+    /// Block `block`; all but the last halve the resolution.
+    pub(super) fn new(scope: &Scope, block: usize, build: &mut Build) -> DownBlock {
+        let config = build.config;
+        let channels = config.block_out_channels[block];
+        let input = config.block_out_channels[block.saturating_sub(1)];
+        let cross = config.down_block_types[block] == "CrossAttnDownBlock2D";
+        let mut down = DownBlock { resnets: Vec::new(), attentions: Vec::new(), downsamplers: None };
+        for i in 0..config.layers_per_block.get(block) {
+            let from = if i == 0 { input } else { channels };
+            down.resnets.push(build.resnet(&scope.pp("resnets").pp(i), from, channels));
+            if cross {
+                down.attentions.push(Transformer2D::new(&scope.pp("attentions").pp(i), block, build));
+            }
+        }
+        if block + 1 < config.block_out_channels.len() {
+            down.downsamplers = Some(downsampler(scope, channels, config.downsample_padding));
+        }
+        down
+    }
+
+    /// Runs `x` through, keeping every result for the way up.
+    pub(super) fn forward(
+        &self,
+        g: &mut Graph,
+        x: Tensor,
+        cond: Conditioning,
+        skips: &mut Vec<Tensor>,
+    ) -> Result<Tensor> {
+        let mut x = x;
+        for (i, resnet) in self.resnets.iter().enumerate() {
+            x = resnet.forward(g, x, None, Some(cond.time))?;
+            if let Some(attention) = self.attentions.get(i) {
+                x = attention.forward(g, x, cond.context)?;
+            }
+            skips.push(x);
+        }
+        if let Some(conv) = &self.downsamplers {
+            x = conv.forward(g, x)?;
+            skips.push(x);
+        }
+        Ok(x)
+    }
+
+    pub(super) fn cross_attentions(&self) -> impl Iterator<Item = &CrossAttention> {
+        self.attentions.iter().flat_map(Transformer2D::cross_attentions)
+    }
+}
+
+/// `UNetMidBlock2DCrossAttn`.
+#[derive(Clone, Debug)]
+pub(super) struct UNetMidBlock {
+    resnets: [ResnetBlock; 2],
+    attentions: Transformer2D,
+}
+
+impl UNetMidBlock {
+    pub(super) fn new(scope: &Scope, build: &mut Build) -> UNetMidBlock {
+        let block = build.config.block_out_channels.len() - 1;
+        let channels = build.config.block_out_channels[block];
+        let resnets = scope.pp("resnets");
+        let first = build.resnet(&resnets.pp(0), channels, channels);
+        let attentions = Transformer2D::new(&scope.pp("attentions").pp(0), block, build);
+        UNetMidBlock { resnets: [first, build.resnet(&resnets.pp(1), channels, channels)], attentions }
+    }
+
+    pub(super) fn forward(&self, g: &mut Graph, x: Tensor, cond: Conditioning) -> Result<Tensor> {
+        let x = self.resnets[0].forward(g, x, None, Some(cond.time))?;
+        let x = self.attentions.forward(g, x, cond.context)?;
+        self.resnets[1].forward(g, x, None, Some(cond.time))
+    }
+
+    pub(super) fn cross_attentions(&self) -> impl Iterator<Item = &CrossAttention> {
+        self.attentions.cross_attentions()
+    }
+}
+
+/// `CrossAttnUpBlock2D`, or `UpBlock2D` where it has no attentions.
+#[derive(Clone, Debug)]
+pub(super) struct UpBlock {
+    resnets: Vec<ResnetBlock>,
+    attentions: Vec<Transformer2D>,
+    upsamplers: Option<Upsampler>,
+}
+
+impl UpBlock {
+    /// Up block `i`, counted from the lowest resolution; all but the last double it.
+    pub(super) fn new(scope: &Scope, i: usize, build: &mut Build) -> UpBlock {
+        let config = build.config;
+        let sizes = &config.block_out_channels;
+        let block = sizes.len() - 1 - i;
+        let (channels, input, skip) =
+            (sizes[block], sizes[(block + 1).min(sizes.len() - 1)], sizes[block.saturating_sub(1)]);
+        let cross = config.up_block_types[i] == "CrossAttnUpBlock2D";
+        let layers = config.layers_per_block.get(block) + 1;
+        let mut up = UpBlock { resnets: Vec::new(), attentions: Vec::new(), upsamplers: None };
+        for j in 0..layers {
+            let from = if j == 0 { input } else { channels } + if j + 1 == layers { skip } else { channels };
+            up.resnets.push(build.resnet(&scope.pp("resnets").pp(j), from, channels));
+            if cross {
+                up.attentions.push(Transformer2D::new(&scope.pp("attentions").pp(j), block, build));
+            }
+        }
+        if block > 0 {
+            up.upsamplers = Some(Upsampler::new(scope, channels));
+        }
+        up
+    }
+
+    /// Runs `x` through, taking back what the way down kept.
+    pub(super) fn forward(
+        &self,
+        g: &mut Graph,
+        x: Tensor,
+        cond: Conditioning,
+        skips: &mut Vec<Tensor>,
+    ) -> Result<Tensor> {
+        let mut x = x;
+        for (i, resnet) in self.resnets.iter().enumerate() {
+            let skip = skips.pop().ok_or_else(|| Error::op("unet", "more blocks on the way up than down"))?;
+            x = resnet.forward(g, x, Some(skip), Some(cond.time))?;
+            if let Some(attention) = self.attentions.get(i) {
+                x = attention.forward(g, x, cond.context)?;
+            }
+        }
+        match &self.upsamplers {
+            Some(upsampler) => {
+                // Where a size was odd on the way down, the next skip is one pixel short of twice this one.
+                let size = skips.last().map(|&skip| [g.shape(skip)[1], g.shape(skip)[2]]);
+                upsampler.forward(g, x, size)
+            }
+            None => Ok(x),
+        }
+    }
+
+    pub(super) fn cross_attentions(&self) -> impl Iterator<Item = &CrossAttention> {
+        self.attentions.iter().flat_map(Transformer2D::cross_attentions)
+    }
+}

@@ -1,0 +1,142 @@
+//! `AutoencoderKL`: between pictures and latents (Kingma and Welling 2013, arXiv 1312.6114; Rombach et al. 2022).
+
+use super::config::VaeConfig;
+use super::vae_blocks::{DownEncoderBlock, EPS, MidBlock, UpDecoderBlock};
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Tensor};
+use crate::nn::{Conv2d, GroupNorm, Linear, Scope};
+
+/// From pictures to the moments of latents.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    conv_in: Conv2d,
+    down_blocks: Vec<DownEncoderBlock>,
+    mid_block: MidBlock,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+    quant_conv: Option<Linear>,
+}
+
+impl Encoder {
+    /// Builds it at the autoencoder's `scope`.
+    pub fn new(scope: &Scope, config: &VaeConfig) -> Encoder {
+        let (vae, scope) = (scope, scope.pp("encoder"));
+        let VaeConfig { block_out_channels: sizes, norm_num_groups: groups, layers_per_block: layers, .. } = config;
+        let (last, moments) = (sizes[sizes.len() - 1], 2 * config.latent_channels);
+        let down = scope.pp("down_blocks");
+        let block = |i: usize| {
+            let channels = [sizes[i.saturating_sub(1)], sizes[i]];
+            DownEncoderBlock::new(&down.pp(i), *layers, channels, *groups, i + 1 == sizes.len())
+        };
+        Encoder {
+            conv_in: Conv2d::same(&scope.pp("conv_in"), config.in_channels, sizes[0], 3),
+            down_blocks: (0..sizes.len()).map(block).collect(),
+            mid_block: MidBlock::new(&scope.pp("mid_block"), last, *groups, config.mid_block_add_attention),
+            conv_norm_out: GroupNorm::new(&scope.pp("conv_norm_out"), last, *groups, EPS),
+            conv_out: Conv2d::same(&scope.pp("conv_out"), last, moments, 3),
+            quant_conv: config.use_quant_conv.then(|| Linear::pixel(&vae.pp("quant_conv"), moments, moments, true)),
+        }
+    }
+
+    fn forward(&self, g: &mut Graph, image: Tensor) -> Result<Tensor> {
+        let mut x = self.conv_in.forward(g, image)?;
+        for block in &self.down_blocks {
+            x = block.forward(g, x)?;
+        }
+        let x = self.mid_block.forward(g, x)?;
+        let h = self.conv_norm_out.forward_silu(g, x, None)?;
+        let h = self.conv_out.forward(g, h)?;
+        self.quant_conv.as_ref().map_or(Ok(h), |conv| conv.forward(g, h))
+    }
+}
+
+/// From latents to pictures.
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    post_quant_conv: Option<Linear>,
+    conv_in: Conv2d,
+    mid_block: MidBlock,
+    up_blocks: Vec<UpDecoderBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+impl Decoder {
+    /// Builds it at the autoencoder's `scope`.
+    pub fn new(scope: &Scope, config: &VaeConfig) -> Decoder {
+        let (vae, scope) = (scope, scope.pp("decoder"));
+        let VaeConfig { norm_num_groups: groups, latent_channels: latent, .. } = config;
+        let sizes: Vec<usize> = config.block_out_channels.iter().rev().copied().collect();
+        let last = sizes[sizes.len() - 1];
+        let up = scope.pp("up_blocks");
+        let block = |i: usize| {
+            let channels = [sizes[i.saturating_sub(1)], sizes[i]];
+            UpDecoderBlock::new(&up.pp(i), config.layers_per_block + 1, channels, *groups, i + 1 == sizes.len())
+        };
+        Decoder {
+            post_quant_conv: (config.use_post_quant_conv)
+                .then(|| Linear::pixel(&vae.pp("post_quant_conv"), *latent, *latent, true)),
+            conv_in: Conv2d::same(&scope.pp("conv_in"), *latent, sizes[0], 3),
+            mid_block: MidBlock::new(&scope.pp("mid_block"), sizes[0], *groups, config.mid_block_add_attention),
+            up_blocks: (0..sizes.len()).map(block).collect(),
+            conv_norm_out: GroupNorm::new(&scope.pp("conv_norm_out"), last, *groups, EPS),
+            conv_out: Conv2d::same(&scope.pp("conv_out"), last, config.out_channels, 3),
+        }
+    }
+
+    fn forward(&self, g: &mut Graph, latent: Tensor) -> Result<Tensor> {
+        let x = self.post_quant_conv.as_ref().map_or(Ok(latent), |conv| conv.forward(g, latent))?;
+        let x = self.conv_in.forward(g, x)?;
+        let mut x = self.mid_block.forward(g, x)?;
+        for block in &self.up_blocks {
+            x = block.forward(g, x)?;
+        }
+        let h = self.conv_norm_out.forward_silu(g, x, None)?;
+        self.conv_out.forward(g, h)
+    }
+}
+
+/// The autoencoder. A half that is not wanted asks for no parameters.
+#[derive(Clone, Debug)]
+pub struct Vae {
+    /// Its configuration.
+    pub config: VaeConfig,
+    encoder: Option<Encoder>,
+    decoder: Option<Decoder>,
+}
+
+impl Vae {
+    /// Builds both halves at `scope`.
+    pub fn new(scope: &Scope, config: VaeConfig) -> Result<Vae> {
+        let (encoder, decoder) = (Some(Encoder::new(scope, &config)), Some(Decoder::new(scope, &config)));
+        Ok(Vae { config, encoder, decoder })
+    }
+
+    /// Builds the encoder alone.
+    pub fn encoder(scope: &Scope, config: VaeConfig) -> Result<Vae> {
+        Ok(Vae { encoder: Some(Encoder::new(scope, &config)), decoder: None, config })
+    }
+
+    /// Builds the decoder alone.
+    pub fn decoder(scope: &Scope, config: VaeConfig) -> Result<Vae> {
+        Ok(Vae { decoder: Some(Decoder::new(scope, &config)), encoder: None, config })
+    }
+
+    /// `image [n, h, w, 3]` in [-1, 1] -> the posterior's moments `[n, h/f, w/f, 2 * latent_channels]`: means, then
+    /// logarithms of variances, which the caller clamps to [-30, 20] as diffusers does.
+    pub fn encode(&self, g: &mut Graph, image: Tensor) -> Result<Tensor> {
+        let shape = g.shape(image).clone();
+        let factor = self.config.factor();
+        if shape.len() != 4 || shape[3] != self.config.in_channels || shape[1] < factor || shape[2] < factor {
+            let message = format!("image is {shape}: expected [n, h, w, c] of at least {factor} pixels a side");
+            return Err(Error::op("vae", message));
+        }
+        self.encoder.as_ref().ok_or_else(|| Error::op("vae", "was built without its encoder"))?.forward(g, image)
+    }
+
+    /// `latent [n, h, w, latent_channels]`, divided by the scaling factor, -> a picture `[n, h*f, w*f, 3]`, about in
+    /// [-1, 1].
+    pub fn decode(&self, g: &mut Graph, latent: Tensor) -> Result<Tensor> {
+        self.decoder.as_ref().ok_or_else(|| Error::op("vae", "was built without its decoder"))?.forward(g, latent)
+    }
+}

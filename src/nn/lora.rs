@@ -1,0 +1,154 @@
+//! Low-rank adapters beside frozen layers (Hu et al. 2021, arXiv 2106.09685).
+
+use std::collections::BTreeSet;
+
+use super::params::{Pack, Param, Role, Scope, Source};
+use crate::base::DType;
+use crate::error::{Error, Result};
+use crate::graph::{Graph, Tensor};
+use crate::ops::{Conv, Epilogue, LoraAdd, conv2d, linear};
+
+/// Which layers get an adapter.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Targets {
+    /// `to_q`, `to_k`, `to_v`, `to_out.0` of the UNet's attentions; `q_proj`, `k_proj`, `v_proj`, `out_proj` of the text
+    /// encoder's.
+    Attention,
+    /// Every linear layer and convolution inside the UNet's down, mid and up blocks; the text encoder as for `Attention`.
+    All,
+    /// These, by path from the part on: `unet.mid_block.attentions.0.proj_in`.
+    Listed(BTreeSet<String>),
+}
+
+impl Targets {
+    /// Whether the layer at `path` (from the part on) is one of them.
+    pub fn covers(&self, path: &str) -> bool {
+        let attention = |names: &[&str]| names.iter().any(|n| path.strip_suffix(n).is_some_and(|p| p.ends_with('.')));
+        match (self, path.split_once('.')) {
+            (Targets::Listed(paths), _) => paths.contains(path),
+            (Targets::Attention, Some(("unet", _))) => attention(&["to_q", "to_k", "to_v", "to_out.0"]),
+            (Targets::All, Some(("unet", rest))) => {
+                ["down_blocks.", "mid_block.", "up_blocks."].iter().any(|block| rest.starts_with(block))
+            }
+            (_, Some(("text_encoder", _))) => attention(&["q_proj", "k_proj", "v_proj", "out_proj"]),
+            _ => false,
+        }
+    }
+}
+
+/// Adapters of one model part.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraSpec {
+    /// Inner size of the two factors.
+    pub rank: usize,
+    /// The product counts `alpha / rank`.
+    pub alpha: f64,
+    /// Which layers have one.
+    pub targets: Targets,
+}
+
+impl LoraSpec {
+    /// Whether the layer at `path` (from the part on) has an adapter.
+    pub fn covers(&self, path: &str) -> bool {
+        self.targets.covers(path)
+    }
+
+    /// Factor of the product.
+    pub fn scale(&self) -> f64 {
+        self.alpha / self.rank.max(1) as f64
+    }
+}
+
+/// The two factors of one layer, stored in f32 as `lora.<path>.down` and `lora.<path>.up`.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    /// `[r, in]`, or `[r, kh, kw, in]` beside a convolution.
+    pub down: Param,
+    /// `[out, r]`
+    pub up: Param,
+    /// alpha / rank
+    pub scale: f64,
+}
+
+impl Adapter {
+    /// The adapter of the layer at `scope`, whose checkpoint weight has `shape` and is packed by `pack`; `None` where the
+    /// model's settings name none.
+    pub(super) fn new(scope: &Scope, shape: &[usize], pack: Pack) -> Option<Adapter> {
+        let spec = scope.settings().lora.as_ref().filter(|l| l.covers(scope.path()))?;
+        let (out, inner) = shape.split_first()?;
+        let down: Vec<usize> = [spec.rank].into_iter().chain(inner.iter().copied()).collect();
+        // Beside a convolution of any window the second factor is a convolution of one pixel.
+        let up: Vec<usize> = [*out, spec.rank].into_iter().chain(inner.iter().skip(1).map(|_| 1)).collect();
+        let factor = |name: &str, shape: Vec<usize>, pack: Pack| {
+            let key = format!("lora.{}.{name}", scope.path());
+            let sources = vec![Source { key: key.clone(), shape: shape.clone() }];
+            let stored = pack.shape(&shape);
+            scope.register(Param { key, shape: stored, dtype: DType::F32, pack, role: Role::Adapter, sources })
+        };
+        let up_pack = if shape.len() == 4 { Pack::Pixel } else { Pack::AsIs };
+        Some(Adapter { down: factor("down", down, pack), up: factor("up", up, up_pack), scale: spec.scale() })
+    }
+
+    /// What it adds to a linear layer of `x`.
+    pub(super) fn linear(&self, g: &mut Graph, x: Tensor) -> Result<LoraAdd> {
+        let (down, up) = (self.down.get(g)?, self.up.get(g)?);
+        let hidden = linear(g, x, down, Epilogue::default())?;
+        Ok(LoraAdd { hidden, up, scale: self.scale })
+    }
+
+    /// What it adds to a convolution of `x` (and `x2`).
+    pub(super) fn conv(&self, g: &mut Graph, x: Tensor, x2: Option<Tensor>, conv: Conv) -> Result<LoraAdd> {
+        let (down, up) = (self.down.get(g)?, self.up.get(g)?);
+        let hidden = conv2d(g, x, x2, down, conv, Epilogue::default())?;
+        Ok(LoraAdd { hidden, up, scale: self.scale })
+    }
+}
+
+/// Merges an adapter into a weight: `weight += scale * up . down`, where `weight` is `[out, in..]` as in the checkpoint,
+/// `down` `[rank, in..]` and `up` `[out, rank]` (or `[out, rank, 1, 1]`).
+pub fn merge(weight: &mut [f32], shape: &[usize], down: &[f32], up: &[f32], scale: f64) -> Result<()> {
+    let out = shape.first().copied().unwrap_or(0);
+    let inner: usize = shape.iter().skip(1).product();
+    let rank = up.len().checked_div(out).unwrap_or(0);
+    if weight.len() != out * inner || up.len() != out * rank || down.len() != rank * inner {
+        let message = format!("factors of {} and {} values do not fit a weight of {shape:?}", down.len(), up.len());
+        return Err(Error::op("lora", message));
+    }
+    for (row, up) in weight.chunks_exact_mut(inner.max(1)).zip(up.chunks_exact(rank.max(1))) {
+        for (factor, down) in up.iter().zip(down.chunks_exact(inner.max(1))) {
+            let factor = (scale * f64::from(*factor)) as f32;
+            row.iter_mut().zip(down).for_each(|(w, d)| *w += factor * d);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_the_published_ones() {
+        let q = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q";
+        let out = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0";
+        let conv = "unet.up_blocks.1.resnets.0.conv1";
+        let text = "text_encoder.text_model.encoder.layers.0.self_attn.out_proj";
+        assert!(Targets::Attention.covers(q) && Targets::Attention.covers(out) && Targets::Attention.covers(text));
+        assert!(!Targets::Attention.covers(conv) && Targets::All.covers(conv) && Targets::All.covers(q));
+        for outside in ["unet.conv_in", "unet.conv_out", "unet.time_embedding.linear_1", "vae.decoder.conv_in"] {
+            assert!(!Targets::All.covers(outside), "{outside}");
+        }
+        assert!(!Targets::All.covers("text_encoder.text_model.encoder.layers.0.mlp.fc1"));
+        let listed = Targets::Listed([conv.to_string()].into());
+        assert!(listed.covers(conv) && !listed.covers(q));
+    }
+
+    #[test]
+    fn merging_adds_the_scaled_product() {
+        let mut weight = vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        // up [2, 1], down [1, 3]
+        merge(&mut weight, &[2, 3], &[1.0, 0.0, -1.0], &[2.0, 4.0], 0.5).unwrap();
+        assert_eq!(weight, [2.0, 2.0, 2.0, 6.0, 5.0, 4.0]);
+        assert!(merge(&mut weight, &[2, 3], &[1.0], &[2.0, 4.0], 0.5).is_err());
+    }
+}

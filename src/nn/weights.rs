@@ -1,0 +1,191 @@
+//! Checkpoint tensors to stored parameters and back.
+
+use std::borrow::Cow;
+
+use super::{Pack, Param, Role};
+use crate::base::{DType, layout};
+use crate::error::{Error, Result};
+use crate::gpu::Store;
+
+/// A checkpoint tensor's values, in PyTorch's layout.
+#[derive(Clone, Debug)]
+pub struct HostTensor<'a> {
+    /// Shape in the checkpoint.
+    pub shape: Vec<usize>,
+    /// Row-major values.
+    pub values: Cow<'a, [f32]>,
+}
+
+/// Changes a checkpoint tensor before it is packed: key, shape, values. LoRA files are merged with it; see
+/// [`super::lora::merge`].
+pub type Patch<'a> = &'a dyn Fn(&str, &[usize], &mut [f32]) -> Result<()>;
+
+/// Parameters share buffers of about this size, so that no single allocation is hard to find room for.
+const GROUP_BYTES: u64 = 256 << 20;
+
+/// Makes room in `store` for every one of `params` that it does not hold.
+pub fn allocate(store: &mut Store, label: &str, params: &[Param]) -> Result<()> {
+    let mut group: Vec<(String, u64)> = Vec::new();
+    let mut total = 0;
+    for param in params {
+        if total + param.bytes() > GROUP_BYTES && !group.is_empty() {
+            store.allocate(label, &group)?;
+            group.clear();
+            total = 0;
+        }
+        total += param.bytes();
+        group.push((param.key.clone(), param.bytes()));
+    }
+    store.allocate(label, &group)
+}
+
+/// Loads every one of `params` but the adapters' factors into `store`, tensor by tensor: `source` gives a checkpoint
+/// tensor by its key (`unet.conv_in.weight`) and the shape that the configuration asks for, `patch` may change it.
+pub fn load<'a>(
+    store: &mut Store,
+    label: &str,
+    params: &[Param],
+    source: &dyn Fn(&str, &[usize]) -> Result<HostTensor<'a>>,
+    patch: Option<Patch>,
+) -> Result<()> {
+    let params: Vec<Param> = params.iter().filter(|p| p.role != Role::Adapter).cloned().collect();
+    allocate(store, label, &params)?;
+    for param in &params {
+        let mut tensors = Vec::with_capacity(param.sources.len());
+        for from in &param.sources {
+            let mut tensor = source(&from.key, &from.shape)?;
+            check(&from.key, &from.shape, &tensor)?;
+            if let Some(patch) = patch {
+                patch(&from.key, &from.shape, tensor.values.to_mut())?;
+            }
+            tensors.push(tensor);
+        }
+        store.write(&param.key, &pack(param, &tensors)?)?;
+    }
+    Ok(())
+}
+
+/// A trailing window of one pixel does not tell two shapes apart.
+fn same_shape(a: &[usize], b: &[usize]) -> bool {
+    let stem = |s: &[usize]| match s {
+        [out, input, 1, 1] => vec![*out, *input],
+        _ => s.to_vec(),
+    };
+    stem(a) == stem(b)
+}
+
+fn check(key: &str, shape: &[usize], tensor: &HostTensor) -> Result<()> {
+    let (part, name) = key.split_once('.').unwrap_or(("", key));
+    if !same_shape(&tensor.shape, shape) || tensor.values.len() != shape.iter().product::<usize>() {
+        let message = format!(
+            "{name} is {:?} in the weights, {shape:?} by config.json: they belong to different models",
+            tensor.shape
+        );
+        return Err(Error::file(part, message));
+    }
+    Ok(())
+}
+
+/// The stored bytes of `param`, from its sources' values in order.
+pub fn pack(param: &Param, tensors: &[HostTensor]) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(param.bytes() as usize);
+    for (from, tensor) in param.sources.iter().zip(tensors) {
+        check(&from.key, &from.shape, tensor)?;
+        let values: Cow<[f32]> = match (param.pack, from.shape.as_slice()) {
+            (Pack::Conv, &[out, input, kh, kw]) => {
+                layout::to_channels_last(&tensor.values, [out, input, kh, kw]).into()
+            }
+            _ => Cow::Borrowed(&tensor.values),
+        };
+        match param.dtype {
+            DType::F32 => bytes.extend_from_slice(bytemuck::cast_slice(&values)),
+            DType::F16 => {
+                let start = bytes.len();
+                bytes.resize(start + values.len() * 2, 0);
+                let halves = values.iter().map(|&x| half::f16::from_f32(x));
+                bytes[start..].chunks_exact_mut(2).zip(halves).for_each(|(b, h)| b.copy_from_slice(&h.to_le_bytes()));
+            }
+            DType::U32 => return Err(Error::op("pack", format!("{} cannot be stored as whole numbers", param.key))),
+        }
+    }
+    if tensors.len() != param.sources.len() {
+        let (given, wanted) = (tensors.len(), param.sources.len());
+        return Err(Error::op("pack", format!("{}: {given} tensors given, {wanted} wanted", param.key)));
+    }
+    Ok(bytes)
+}
+
+/// The checkpoint tensors that the stored `bytes` of `param` hold: key, shape and values in PyTorch's layout.
+pub fn unpack(param: &Param, bytes: &[u8]) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
+    let (elements, size) = (param.elements(), if param.dtype == DType::F16 { 2 } else { 4 });
+    if bytes.len() < elements * size {
+        return Err(Error::op("unpack", format!("{}: {} bytes for {}", param.key, bytes.len(), param.shape)));
+    }
+    let bytes = &bytes[..elements * size];
+    let all: Vec<f32> = match param.dtype {
+        DType::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        _ => bytemuck::pod_collect_to_vec(bytes),
+    };
+    let mut start = 0;
+    let mut tensors = Vec::with_capacity(param.sources.len());
+    for from in &param.sources {
+        let count: usize = from.shape.iter().product();
+        let values = &all[start..start + count];
+        let values = match (param.pack, from.shape.as_slice()) {
+            (Pack::Conv, &[out, input, kh, kw]) => layout::to_channels_first(values, [out, input, kh, kw]),
+            _ => values.to_vec(),
+        };
+        tensors.push((from.key.clone(), from.shape.clone(), values));
+        start += count;
+    }
+    Ok(tensors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::{Scope, Settings};
+
+    fn tensor(shape: &[usize]) -> HostTensor<'static> {
+        let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(|i| i as f32 - 3.5).collect();
+        HostTensor { shape: shape.to_vec(), values: values.into() }
+    }
+
+    #[test]
+    fn packing_and_unpacking_are_inverse() {
+        for dtype in [DType::F32, DType::F16] {
+            let root = Scope::new("unet", Settings { dtype, ..Settings::default() });
+            let conv = root.pp("conv").weight(&[3, 5, 2, 1], Pack::Conv);
+            let pixel = root.pp("proj").weight(&[3, 5, 1, 1], Pack::Pixel);
+            let stacked = root.stacked("kv", "weight", &[(root.pp("k"), 2), (root.pp("v"), 3)], Some(4));
+            for param in [conv, pixel, stacked] {
+                let given: Vec<HostTensor> = param.sources.iter().map(|s| tensor(&s.shape)).collect();
+                let back = unpack(&param, &pack(&param, &given).unwrap()).unwrap();
+                assert_eq!(back.len(), given.len());
+                for ((key, shape, values), (given, from)) in back.iter().zip(given.iter().zip(&param.sources)) {
+                    assert_eq!((key, shape), (&from.key, &from.shape));
+                    assert_eq!(values, &given.values.to_vec());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_convolution_is_stored_channels_last() {
+        let conv = Scope::new("unet", Settings::default()).weight(&[1, 2, 1, 2], Pack::Conv);
+        let bytes = pack(&conv, &[tensor(&[1, 2, 1, 2])]).unwrap();
+        let stored: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
+        assert_eq!(stored, [-3.5, -1.5, -2.5, -0.5]);
+    }
+
+    #[test]
+    fn a_shape_that_differs_from_the_config_is_named() {
+        let param = Scope::new("unet", Settings::default()).pp("conv_in").weight(&[4, 3], Pack::AsIs);
+        let error = pack(&param, &[tensor(&[3, 4])]).unwrap_err().to_string();
+        for part in ["unet", "conv_in.weight", "[3, 4]", "[4, 3]"] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(pack(&param, &[]).is_err());
+        assert!(unpack(&param, &[0; 4]).is_err());
+    }
+}

@@ -1,0 +1,105 @@
+//! The models that people have, from their configurations alone: how many parameters they hold, and how many of them a
+//! LoRA adds.
+
+use portray::base::DType;
+use portray::graph::Graph;
+use portray::models::{Context, TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
+use portray::nn::{LoraSpec, Mode, Role, Scope, Settings, Targets};
+
+const UNET_1: &str = r#"{"cross_attention_dim": 768}"#;
+const UNET_2: &str =
+    r#"{"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": true}"#;
+const TEXT_1: &str = r#"{"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}"#;
+const TEXT_2: &str = r#"{"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16,
+    "num_hidden_layers": 23, "hidden_act": "gelu"}"#;
+const VAE: &str = r#"{"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2,
+    "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"],
+    "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"]}"#;
+
+fn settings(mode: Mode, lora: Option<Targets>) -> Settings {
+    let lora = lora.map(|targets| LoraSpec { rank: 4, alpha: 4.0, targets });
+    Settings { dtype: DType::F16, mode, lora }
+}
+
+fn unet(config: &str, settings: Settings) -> (Scope, UNet) {
+    let scope = Scope::new("unet", settings);
+    let model = UNet::new(&scope, UnetConfig::parse("unet/config.json", config).unwrap()).unwrap();
+    (scope, model)
+}
+
+fn text(config: &str, settings: Settings) -> Scope {
+    let scope = Scope::new("text_encoder", settings);
+    TextEncoder::new(&scope, TextEncoderConfig::parse("text_encoder/config.json", config).unwrap()).unwrap();
+    scope
+}
+
+fn count(scope: &Scope, adapters: bool) -> usize {
+    scope.params().iter().filter(|p| (p.role == Role::Adapter) == adapters).map(|p| p.elements()).sum()
+}
+
+#[test]
+fn parameter_counts_are_the_published_ones() {
+    for mode in [Mode::Inference, Mode::Training] {
+        assert_eq!(count(&unet(UNET_1, settings(mode, None)).0, false), 859_520_964);
+        assert_eq!(count(&unet(UNET_2, settings(mode, None)).0, false), 865_910_724);
+        assert_eq!(count(&text(TEXT_1, settings(mode, None)), false), 123_060_480);
+        assert_eq!(count(&text(TEXT_2, settings(mode, None)), false), 340_387_840);
+        let vae = Scope::new("vae", settings(mode, None));
+        Vae::new(&vae, VaeConfig::parse("vae/config.json", VAE).unwrap()).unwrap();
+        assert_eq!(count(&vae, false), 83_653_863);
+    }
+}
+
+#[test]
+fn lora_counts_are_the_published_ones() {
+    let attention = || settings(Mode::Training, Some(Targets::Attention));
+    let adapters = |scope: &Scope| scope.params().iter().filter(|p| p.role == Role::Adapter).count();
+    for (config, parameters) in [(UNET_1, 797_184), (UNET_2, 829_952)] {
+        let (scope, _) = unet(config, attention());
+        assert_eq!((adapters(&scope), count(&scope, true)), (256, parameters));
+    }
+    for (config, modules, parameters) in [(TEXT_1, 48, 294_912), (TEXT_2, 92, 753_664)] {
+        let scope = text(config, attention());
+        assert_eq!((adapters(&scope), count(&scope, true)), (2 * modules, parameters));
+    }
+}
+
+#[test]
+fn a_guided_step_stays_below_400_nodes() {
+    let (_, model) = unet(UNET_2, settings(Mode::Inference, None));
+    let mut g = Graph::new();
+    let sample = g.input("sample", [2, 64, 64, 4], DType::F32);
+    let time = g.input("timestep", [2], DType::F32);
+    let context = model.stored_context(&mut g, 2, 77).unwrap();
+    let out = model.forward(&mut g, sample, time, Context::KeyValues(&context)).unwrap();
+    assert_eq!(**g.shape(out), [2, 64, 64, 4]);
+    let nodes = g.nodes().iter().filter(|n| n.op.alias().is_none()).count();
+    println!("{nodes} nodes");
+    assert!(nodes < 400, "{nodes} nodes");
+}
+
+#[test]
+fn sizes_need_not_be_multiples_of_anything() {
+    let (_, model) = unet(UNET_1, settings(Mode::Inference, None));
+    let mut g = Graph::new();
+    let sample = g.input("sample", [1, 57, 43, 4], DType::F32);
+    let time = g.input("timestep", [1], DType::F32);
+    let context = model.stored_context(&mut g, 1, 77).unwrap();
+    let out = model.forward(&mut g, sample, time, Context::KeyValues(&context)).unwrap();
+    assert_eq!(**g.shape(out), [1, 57, 43, 4]);
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let (_, model) = unet(UNET_1, settings(Mode::Inference, None));
+    let mut g = Graph::new();
+    let sample = g.input("sample", [1, 8, 8, 3], DType::F32);
+    let time = g.input("timestep", [1], DType::F32);
+    let error = model.forward(&mut g, sample, time, Context::KeyValues(&[])).unwrap_err().to_string();
+    assert!(error.contains("unet") && error.contains("[1, 8, 8, 3]"), "{error}");
+    let sample = g.input("sample", [1, 8, 8, 4], DType::F32);
+    assert!(model.forward(&mut g, sample, time, Context::KeyValues(&[])).is_err());
+    let hidden = g.input("hidden", [1, 77, 1024], DType::F32);
+    let error = model.forward(&mut g, sample, time, Context::Hidden(hidden)).unwrap_err().to_string();
+    assert!(error.contains("[1, 77, 1024]"), "{error}");
+}
