@@ -1,13 +1,21 @@
 // out[m, n] = epilogue(sum over taps and k of a(m, tap, k) * b(tap, k, n)), for software drivers: one TM x TN register
-// tile a thread, no workgroup memory.
+// tile a thread, no workgroup memory. There a load costs each lane some twenty cycles and an FMA next to none, so what
+// counts is how many FMAs a load feeds.
 //
 // a: rows of `x` (and then of `x2`): row m itself, or with `geometry` the row of the picture that tap reaches.
 // b: index = k * b_k + tap * b_tap + b_col0 + n * b_n; `b` says which of k ("nk") and n ("kn") is contiguous.
-// Values: TM TN WG lanes x_vec x2_vec b_vec out_vec geometry b x2 bias add lora activation geglu batched.
+// Values: TM TN WG SG x_vec x2_vec b_vec out_vec geometry b x2 bias add lora activation geglu batched.
+// SG = 0: neighbouring threads take neighbouring rows. SG > 0 is the adapter's subgroup size, the same for every
+// subgroup, WG = SG, and TM a multiple of it: a workgroup takes one TM x (SG * TN) tile, its threads neighbouring
+// columns; each loads every SG-th row of a and hands it round with subgroupBroadcast.
+// Uniforms: tiles (threads, or with SG workgroups, that have work) tiles_m tiles_n m n c1 c2 taps b_k b_tap b_n b_col0
+// a_batch b_batch out_batch rank rows_per_sample add_stride add_offset alpha lora_scale, and those of lib/geometry.
 //% include "lib/activation.wgsl"
 //% include "lib/geometry.wgsl"
 //% set xyzw = ["x", "y", "z", "w"]
 //% set cols = (TN // 2) if geglu else TN
+//% set SG = SG if SG is defined else 0
+//% set loads = (TM // SG) if SG else TM
 //% macro load_x(name, i, vec)
 //% if vec
 {{ name }}_at4((r{{ i }} + k) >> 2u)
@@ -22,7 +30,11 @@ fn main(
     @builtin(num_workgroups) nw: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
+    //% if SG
+    let tile = linear_workgroup(w, nw);
+    //% else
     let tile = linear_workgroup(w, nw) * {{ WG }}u + lane;
+    //% endif
     if tile >= p.tiles { return; }
     //% if batched
     let batch = tile / (p.tiles_m * p.tiles_n);
@@ -30,20 +42,25 @@ fn main(
     let batch = 0u;
     //% endif
     let within = tile - batch * (p.tiles_m * p.tiles_n);
-    //% if lanes == "m"
     let tile_n = within / p.tiles_m;
     let m_first = (within - tile_n * p.tiles_m) * {{ TM }}u;
-    let n_first = tile_n * {{ cols }}u;
+    //% if SG
+    let n_first = (tile_n * {{ SG }}u + lane) * {{ cols }}u;
     //% else
-    let tile_m = within / p.tiles_n;
-    let n_first = (within - tile_m * p.tiles_n) * {{ cols }}u;
-    let m_first = tile_m * {{ TM }}u;
+    let n_first = tile_n * {{ cols }}u;
     //% endif
     // Rows and columns beyond the edge repeat the last one; their results are not stored.
     //% for i in range(TM)
     let m{{ i }} = min(m_first + {{ i }}u, p.m - 1u);
+    //% endfor
+    //% for i in range(loads)
+    //% if SG
+    let from{{ i }} = min(m_first + {{ i * SG }}u + lane, p.m - 1u);
+    //% else
+    let from{{ i }} = m{{ i }};
+    //% endif
     //% if geometry != "rows"
-    let at{{ i }} = position(m{{ i }});
+    let at{{ i }} = position(from{{ i }});
     //% endif
     //% endfor
     //% for j in range(TN)
@@ -64,9 +81,9 @@ fn main(
         //% set width = "p.c1" if source == "x" else "p.c2"
         //% set vec = x_vec if source == "x" else x2_vec
         {
-            //% for i in range(TM)
+            //% for i in range(loads)
             //% if geometry == "rows"
-            let r{{ i }} = batch * p.a_batch + m{{ i }} * {{ width }};
+            let r{{ i }} = batch * p.a_batch + from{{ i }} * {{ width }};
             //% else
             let s{{ i }} = source_row(at{{ i }}, tap);
             let r{{ i }} = u32(max(s{{ i }}, 0)) * {{ width }};
@@ -75,13 +92,14 @@ fn main(
             let kb = tap * p.b_tap{{ " + p.c1 * p.b_k" if source == "x2" else "" }};
             var k = 0u;
             for (; k + 4u <= {{ width }}; k += 4u) {
-                //% for i in range(TM)
+                //% for i in range(loads)
                 //% if geometry == "rows"
                 let a{{ i }} = {{ load_x(source, i, vec) }};
                 //% else
                 let a{{ i }} = select(vec4<f32>(0.0), {{ load_x(source, i, vec) }}, s{{ i }} >= 0);
                 //% endif
                 //% endfor
+                // w{j}: the four k of column j.
                 //% if b == "nk"
                 //% for j in range(TN)
                 //% if b_vec
@@ -90,33 +108,46 @@ fn main(
                 let o{{ j }} = b{{ j }} + kb + k;
                 let w{{ j }} = vec4<f32>(w_at(o{{ j }}), w_at(o{{ j }} + 1u), w_at(o{{ j }} + 2u), w_at(o{{ j }} + 3u));
                 //% endif
+                //% endfor
+                //% else
+                let o0 = kb + k * p.b_k;
+                let o1 = o0 + p.b_k;
+                let o2 = o1 + p.b_k;
+                let o3 = o2 + p.b_k;
+                //% if b_vec
+                //% for v in range(TN // 4)
+                //% for kk in range(4)
+                let q{{ v }}_{{ kk }} = w_at4((b{{ v * 4 }} + o{{ kk }}) >> 2u);
+                //% endfor
+                //% for j in range(4)
+                let w{{ v * 4 + j }} = vec4<f32>(q{{ v }}_0.{{ xyzw[j] }}, q{{ v }}_1.{{ xyzw[j] }}, q{{ v }}_2.{{ xyzw[j] }}, q{{ v }}_3.{{ xyzw[j] }});
+                //% endfor
+                //% endfor
+                //% else
+                //% for j in range(TN)
+                let w{{ j }} = vec4<f32>(w_at(b{{ j }} + o0), w_at(b{{ j }} + o1), w_at(b{{ j }} + o2), w_at(b{{ j }} + o3));
+                //% endfor
+                //% endif
+                //% endif
+                //% if SG
+                //% for i in range(TM)
+                {
+                    let e = subgroupBroadcast(a{{ i // SG }}, {{ i % SG }}u);
+                    //% for j in range(TN)
+                    c{{ i }}_{{ j }} += dot(e, w{{ j }});
+                    //% endfor
+                }
+                //% endfor
+                //% else
+                //% for j in range(TN)
                 //% for i in range(TM)
                 c{{ i }}_{{ j }} += dot(a{{ i }}, w{{ j }});
                 //% endfor
                 //% endfor
-                //% else
-                //% for kk in range(4)
-                {
-                    let row = kb + (k + {{ kk }}u) * p.b_k;
-                    //% if b_vec
-                    //% for v in range(TN // 4)
-                    let w{{ v }} = w_at4((b{{ v * 4 }} + row) >> 2u);
-                    //% endfor
-                    //% endif
-                    //% for j in range(TN)
-                    //% if not b_vec
-                    let w{{ j }} = w_at(b{{ j }} + row);
-                    //% endif
-                    //% for i in range(TM)
-                    c{{ i }}_{{ j }} += a{{ i }}.{{ xyzw[kk] }} * {{ "w" ~ (j // 4) ~ "." ~ xyzw[j % 4] if b_vec else "w" ~ j }};
-                    //% endfor
-                    //% endfor
-                }
-                //% endfor
                 //% endif
             }
             for (; k < {{ width }}; k++) {
-                //% for i in range(TM)
+                //% for i in range(loads)
                 //% if geometry == "rows"
                 let a{{ i }} = {{ source }}_at(r{{ i }} + k);
                 //% else
@@ -125,8 +156,15 @@ fn main(
                 //% endfor
                 //% for j in range(TN)
                 let w{{ j }} = w_at(b{{ j }} + kb + k * p.b_k);
+                //% endfor
                 //% for i in range(TM)
-                c{{ i }}_{{ j }} += a{{ i }} * w{{ j }};
+                //% if SG
+                let e{{ i }} = subgroupBroadcast(a{{ i // SG }}, {{ i % SG }}u);
+                //% else
+                let e{{ i }} = a{{ i }};
+                //% endif
+                //% for j in range(TN)
+                c{{ i }}_{{ j }} += e{{ i }} * w{{ j }};
                 //% endfor
                 //% endfor
             }

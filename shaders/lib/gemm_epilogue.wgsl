@@ -5,8 +5,17 @@
         //% for j in range(TN)
         let u{{ j }} = up_at(n{{ j }} * p.rank + r);
         //% endfor
+        //% if SG
+        //% for i in range(loads)
+        let g{{ i }} = p.lora_scale * hidden_at(from{{ i }} * p.rank + r);
+        //% endfor
+        //% endif
         //% for i in range(TM)
+        //% if SG
+        let h{{ i }} = subgroupBroadcast(g{{ i // SG }}, {{ i % SG }}u);
+        //% else
         let h{{ i }} = p.lora_scale * hidden_at(m{{ i }} * p.rank + r);
+        //% endif
         //% for j in range(TN)
         c{{ i }}_{{ j }} += h{{ i }} * u{{ j }};
         //% endfor
