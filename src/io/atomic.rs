@@ -17,10 +17,12 @@ pub fn write_atomic(path: impl AsRef<Path>, fill: impl FnOnce(&mut dyn Write) ->
 }
 
 /// Writes the folder `path` through `fill`, which gets a fresh folder beside it; that is renamed to `path` once
-/// everything in it is on the disk. An existing `path` is replaced (whether it may be is the caller's decision).
+/// everything in it is on the disk. An existing `path` is replaced (whether it may be is the caller's decision), but
+/// only by a folder that has everything that it has: nothing else of the user's is ever deleted.
 ///
 /// # Errors
-/// [`Error::File`] as [`write_atomic`]; `fill`'s own error, with nothing left behind and the old folder in place.
+/// [`Error::File`] as [`write_atomic`], or when the existing folder holds something that the new one does not; `fill`'s
+/// own error. Nothing is left behind then, and the old folder is in place.
 pub fn write_folder(path: impl AsRef<Path>, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let path = path.as_ref();
     let failed = |e: std::io::Error| Error::file(path, format!("cannot write: {}", describe(&e)));
@@ -69,7 +71,7 @@ fn write_file(_: &Path, _: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -
 #[cfg(not(target_arch = "wasm32"))]
 mod beside {
     use std::fs;
-    use std::io::Result;
+    use std::io::{Error, Result};
     use std::path::Path;
 
     /// A staging folder that removes itself unless it is renamed into place.
@@ -97,6 +99,18 @@ mod beside {
         pub fn replace(self, path: &Path) -> Result<()> {
             sync_tree(self.path())?;
             let parent = parent(path);
+            if let Ok(metadata) = fs::metadata(path) {
+                if !metadata.is_dir() {
+                    return Err(Error::other("is a file, and a folder is to be written: choose another name"));
+                }
+                for entry in fs::read_dir(path)? {
+                    let name = entry?.file_name();
+                    if !self.path().join(&name).exists() {
+                        let message = format!("the folder holds {name:?}, which would be lost: choose another name");
+                        return Err(Error::other(message));
+                    }
+                }
+            }
             if path.symlink_metadata().is_err() {
                 fs::rename(self.path(), path)?;
             } else {

@@ -8,12 +8,14 @@ pub mod atomic;
 #[cfg(feature = "bundled")]
 pub mod bundled;
 pub mod checkpoints;
+pub mod lora_file;
 pub mod safetensors;
 pub mod source;
 pub mod tokenizer;
 
 pub use atomic::{write_atomic, write_folder};
 pub use checkpoints::{Bundle, Checkpoint, ModelModules, Part, Weights, write_diffusers_folder};
+pub use lora_file::{LoraFile, LoraFormat, LoraModule, ModuleKey};
 pub use safetensors::{ElementType, SafeTensors, Tensor, write_safetensors};
 pub use source::Source;
 pub use tokenizer::{ClipTokenizer, Encoded, TokenizerFiles};

@@ -180,6 +180,13 @@ fn a_folder_appears_whole_or_not_at_all() {
     write_folder(&path, fill("two")).unwrap();
     assert_eq!(std::fs::read(path.join("sub/a")).unwrap(), b"two");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    // Something of the user's own in the folder is not deleted with it.
+    std::fs::write(path.join("thesis.txt"), "years of work").unwrap();
+    let e = message(write_folder(&path, fill("three")));
+    assert!(e.contains("\"thesis.txt\", which would be lost"), "{e}");
+    assert_eq!(std::fs::read(path.join("sub/a")).unwrap(), b"two");
+    let e = message(write_folder(path.join("thesis.txt"), fill("four")));
+    assert!(e.contains("is a file, and a folder is to be written"), "{e}");
 }
 
 #[test]

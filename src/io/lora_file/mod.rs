@@ -1,0 +1,140 @@
+//! LoRA files in every layout in use, read into one form and written back.
+//!
+//! | layout | who writes it | a key |
+//! |---|---|---|
+//! | A | diffusers before 0.18 | `unet.….attn1.processor.to_q_lora.down.weight` |
+//! | B | diffusers' `train_dreambooth_lora.py` | `unet.….attn1.to_q.lora.down.weight` |
+//! | C | diffusers with PEFT | `unet.….attn1.to_q.lora_A.weight` |
+//! | D | PEFT's `save_pretrained`, a folder a part | `base_model.model.….attn1.to_q.lora_A.weight` |
+//! | E | kohya's sd-scripts, read by most programs | `lora_unet_…_attn1_to_q.lora_down.weight` |
+//!
+//! What a module adds to its layer's weight is `alpha / rank * up @ down`; without an alpha the factor is 1.
+
+mod adapter_config;
+mod keys;
+mod kohya;
+mod read;
+mod report;
+mod write;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+pub use report::{MatchReport, ShapeMismatch};
+
+use super::Part;
+
+/// The layouts that can be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum LoraFormat {
+    /// One file as diffusers' training scripts write it
+    #[default]
+    Diffusers,
+    /// One file with PEFT's key names
+    Peft,
+    /// A folder as PEFT's save_pretrained writes it
+    PeftFolder,
+    /// One file for A1111, ComfyUI and kohya's scripts
+    Kohya,
+}
+
+/// Which layer of a model a LoRA module belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ModuleKey {
+    /// [`Part::Unet`] or [`Part::TextEncoder`].
+    pub part: Part,
+    /// Dotted path as diffusers has it; in the text encoder with the prefix `text_model.`.
+    pub path: String,
+}
+
+impl fmt::Display for ModuleKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.part, self.path)
+    }
+}
+
+/// One of the two matrices of a module.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Factor {
+    /// `down`: `[rank, in]` or `[rank, in, kh, kw]`; `up`: `[out, rank]` or `[out, rank, 1, 1]`.
+    pub shape: Vec<usize>,
+    /// Row-major values, all finite.
+    pub data: Vec<f32>,
+}
+
+/// The low-rank change of one layer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoraModule {
+    /// `A`, applied first: `[rank, in]` or `[rank, in, kh, kw]`.
+    pub down: Factor,
+    /// `B`, applied second: `[out, rank]` or `[out, rank, 1, 1]`.
+    pub up: Factor,
+    /// The factor is `alpha / rank`, or 1 where there is no alpha.
+    pub alpha: Option<f32>,
+}
+
+impl LoraModule {
+    /// The inner dimension.
+    pub fn rank(&self) -> usize {
+        self.down.shape.first().copied().unwrap_or(1)
+    }
+
+    /// `alpha / rank`, 1 without an alpha.
+    pub fn scale(&self) -> f32 {
+        self.alpha.map_or(1.0, |alpha| alpha / self.rank() as f32)
+    }
+
+    /// The shape of the weight it changes: `[out, in]` or `[out, in, kh, kw]`.
+    pub fn weight_shape(&self) -> Vec<usize> {
+        self.up.shape.iter().take(1).chain(self.down.shape.iter().skip(1)).copied().collect()
+    }
+
+    /// What it adds to the weight, row-major in [`weight_shape`](Self::weight_shape).
+    pub fn delta(&self) -> Vec<f32> {
+        let (rank, scale) = (self.rank(), self.scale());
+        let columns = self.down.data.len() / rank.max(1);
+        let mut out = vec![0.0; self.up.data.len() / rank.max(1) * columns];
+        for (row, up) in out.chunks_mut(columns.max(1)).zip(self.up.data.chunks(rank.max(1))) {
+            for (factor, down) in up.iter().zip(self.down.data.chunks(columns.max(1))) {
+                row.iter_mut().zip(down).for_each(|(sum, x)| *sum += scale * factor * x);
+            }
+        }
+        out
+    }
+}
+
+/// A LoRA, whatever layout it came in.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LoraFile {
+    /// File or folder it was read from, for messages.
+    pub name: String,
+    /// The layout it was read from: `A` to `E` of this module's table.
+    pub layout: Option<char>,
+    /// Its modules by layer.
+    pub modules: BTreeMap<ModuleKey, LoraModule>,
+    /// Keys of layers that no Stable Diffusion 1.x or 2.x model has.
+    pub foreign: Vec<String>,
+    /// The file's string metadata (`ss_…`), less what the layout itself needs.
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl LoraFile {
+    /// Number of parameters of all modules.
+    pub fn parameters(&self) -> usize {
+        self.modules.values().map(|m| m.down.data.len() + m.up.data.len()).sum()
+    }
+
+    /// The most common rank, 0 without modules.
+    pub fn rank(&self) -> usize {
+        most_common(self.modules.values().map(LoraModule::rank)).unwrap_or(0)
+    }
+}
+
+/// The value that occurs most, the smallest of several.
+fn most_common<T: Ord>(values: impl Iterator<Item = T>) -> Option<T> {
+    let mut counts = BTreeMap::new();
+    values.for_each(|value| *counts.entry(value).or_insert(0usize) += 1);
+    counts.into_iter().rev().max_by_key(|(_, count)| *count).map(|(value, _)| value)
+}

@@ -1,0 +1,210 @@
+//! Reading any layout.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::adapter_config::AdapterConfig;
+use super::keys::{Key, Role, parse};
+use super::{Factor, LoraFile, LoraModule, ModuleKey};
+use crate::error::{Error, Result};
+use crate::io::checkpoints::object;
+use crate::io::{ModelModules, Part, SafeTensors, Source, Tensor};
+
+/// The header field in which diffusers keeps PEFT's configuration.
+pub const ADAPTER_METADATA: &str = "lora_adapter_metadata";
+/// Where PEFT keeps weights and configuration.
+pub const PEFT_WEIGHTS: &str = "adapter_model.safetensors";
+/// See [`PEFT_WEIGHTS`].
+pub const PEFT_CONFIG: &str = "adapter_config.json";
+
+#[derive(Default)]
+struct Parts<'a> {
+    down: Option<Tensor<'a>>,
+    up: Option<Tensor<'a>>,
+    alpha: Option<f32>,
+}
+
+impl LoraFile {
+    /// Opens a LoRA: a `.safetensors` file in layout A, B, C or E, a PEFT folder (D; `unet/` and `text_encoder/` in it,
+    /// or a lone one, which is the UNet's), or a folder with diffusers' `pytorch_lora_weights.safetensors`.
+    ///
+    /// `model`, where known, tells kohya's names apart exactly; without it the usual layer names do.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming file and key: malformed, not a LoRA, an unsupported kind (DoRA, LoHa, LoKr, …), a factor
+    /// missing or of a shape that does not fit its partner, values that are not finite.
+    pub fn open(path: impl AsRef<Path>, model: Option<&ModelModules>) -> Result<LoraFile> {
+        let path = path.as_ref();
+        let mut lora = LoraFile { name: path.display().to_string(), ..LoraFile::default() };
+        if !path.is_dir() {
+            // A weight file out of a PEFT folder needs the configuration it lies beside.
+            let config = path.with_file_name(PEFT_CONFIG);
+            let beside = path.file_name().is_some_and(|name| name == PEFT_WEIGHTS) && config.exists();
+            lora.add(&open_weights(path)?, beside.then_some(config.as_path()), None, model)?;
+        } else if path.join(PEFT_CONFIG).exists() {
+            lora.add(&open_weights(&path.join(PEFT_WEIGHTS))?, Some(&path.join(PEFT_CONFIG)), Some(Part::Unet), model)?;
+        } else if path.join("pytorch_lora_weights.safetensors").exists() {
+            lora.add(&open_weights(&path.join("pytorch_lora_weights.safetensors"))?, None, None, model)?;
+        } else {
+            for part in [Part::Unet, Part::TextEncoder] {
+                let folder = path.join(part.name());
+                if folder.join(PEFT_CONFIG).exists() {
+                    let weights = open_weights(&folder.join(PEFT_WEIGHTS))?;
+                    lora.add(&weights, Some(&folder.join(PEFT_CONFIG)), Some(part), model)?;
+                }
+            }
+        }
+        lora.checked()
+    }
+
+    /// The same from bytes that are already there: one file in layout A, B, C or E.
+    ///
+    /// # Errors
+    /// As [`LoraFile::open`].
+    pub fn from_source(source: Source, model: Option<&ModelModules>) -> Result<LoraFile> {
+        let mut lora = LoraFile { name: source.name().to_owned(), ..LoraFile::default() };
+        lora.add(&SafeTensors::from_source(source)?, None, None, model)?;
+        lora.checked()
+    }
+
+    fn checked(self) -> Result<LoraFile> {
+        if self.modules.is_empty() && self.foreign.is_empty() {
+            let message = "holds no LoRA: expected a .safetensors file with lora_… tensors, or a folder with unet/adapter_config.json";
+            return Err(Error::file(&self.name, message));
+        }
+        Ok(self)
+    }
+
+    fn add(
+        &mut self,
+        file: &SafeTensors,
+        config: Option<&Path>,
+        lone: Option<Part>,
+        model: Option<&ModelModules>,
+    ) -> Result<()> {
+        let mut parts: BTreeMap<ModuleKey, Parts<'_>> = BTreeMap::new();
+        let mut any_lora = false;
+        for tensor in file.iter() {
+            any_lora |= tensor.name.contains("lora");
+            match parse(&tensor.name, lone, model) {
+                Key::Known { module, role, layout } => {
+                    if role != Role::Alpha {
+                        self.layout = self.layout.or(Some(layout));
+                    }
+                    parts.entry(module).or_default().set(role, tensor)?;
+                }
+                Key::Refused(kind) => {
+                    return Err(
+                        tensor.error(format!("is of a {kind} file, which is not supported yet: give a plain LoRA"))
+                    );
+                }
+                Key::Foreign => self.foreign.push(tensor.name.into_owned()),
+            }
+        }
+        if !any_lora {
+            return Err(Error::file(file.name(), "holds no LoRA: none of its tensors is named lora_…"));
+        }
+        let configs = AdapterConfigs::open(file, config)?;
+        for (key, part) in parts {
+            let module = part.assemble(file.name(), &key, &configs)?;
+            self.modules.insert(key, module);
+        }
+        let needed_by_layout = |name: &str| name == "format" || name == ADAPTER_METADATA;
+        self.metadata.extend(file.metadata().clone().into_iter().filter(|(name, _)| !needed_by_layout(name)));
+        Ok(())
+    }
+}
+
+fn open_weights(path: &Path) -> Result<SafeTensors> {
+    let pickled = path.extension().is_some_and(|e| e == "bin" || e == "pt" || e == "ckpt");
+    if pickled || (!path.exists() && path.with_extension("bin").exists()) {
+        return Err(Error::file(path, "pickled weights are not read: save the LoRA as .safetensors"));
+    }
+    SafeTensors::open(path)
+}
+
+/// PEFT's configuration of each part, where a file has one.
+#[derive(Default)]
+struct AdapterConfigs {
+    unet: Option<AdapterConfig>,
+    text_encoder: Option<AdapterConfig>,
+}
+
+impl AdapterConfigs {
+    fn open(file: &SafeTensors, beside: Option<&Path>) -> Result<AdapterConfigs> {
+        let (name, json) = match (beside, file.metadata().get(ADAPTER_METADATA)) {
+            (Some(path), _) => (path.display().to_string(), object(&Source::open(path)?)?),
+            (None, Some(text)) => {
+                let name = format!("{}: metadata '{ADAPTER_METADATA}'", file.name());
+                let json = object(&Source::from_bytes(name.as_str(), text.as_bytes()))?;
+                (name, json)
+            }
+            (None, None) => return Ok(AdapterConfigs::default()),
+        };
+        let Value::Object(map) = json else { return Ok(AdapterConfigs::default()) };
+        let whole = AdapterConfig::parse(&name, &map, "")?;
+        let prefixed = map.keys().any(|key| key.starts_with("unet.") || key.starts_with("text_encoder."));
+        if !prefixed {
+            return Ok(AdapterConfigs { unet: whole.clone(), text_encoder: whole });
+        }
+        let unet = AdapterConfig::parse(&name, &map, "unet.")?;
+        Ok(AdapterConfigs { unet, text_encoder: AdapterConfig::parse(&name, &map, "text_encoder.")? })
+    }
+
+    fn alpha(&self, key: &ModuleKey, rank: usize) -> Option<f32> {
+        let config = if key.part == Part::Unet { &self.unet } else { &self.text_encoder };
+        config.as_ref()?.alpha(key, rank)
+    }
+}
+
+impl<'a> Parts<'a> {
+    fn set(&mut self, role: Role, tensor: Tensor<'a>) -> Result<()> {
+        let slot = match role {
+            Role::Down => &mut self.down,
+            Role::Up => &mut self.up,
+            Role::Alpha => {
+                let &[alpha] = tensor.to_finite_f32()?.as_slice() else {
+                    return Err(
+                        tensor.error(format!("is an alpha and must be one number, has shape {:?}", tensor.shape))
+                    );
+                };
+                self.alpha = Some(alpha);
+                return Ok(());
+            }
+        };
+        match slot {
+            Some(_) => Err(tensor.error("names the same layer as another tensor of the file")),
+            None => {
+                *slot = Some(tensor);
+                Ok(())
+            }
+        }
+    }
+
+    fn assemble(self, file: &str, key: &ModuleKey, configs: &AdapterConfigs) -> Result<LoraModule> {
+        let (Some(down), Some(up)) = (self.down, self.up) else {
+            return Err(Error::file(
+                file,
+                format!("layer '{key}' has only one of its two factors: the file is damaged"),
+            ));
+        };
+        let shapes = match (&*down.shape, &*up.shape) {
+            // A 1x1 convolution's factor may come with or without its two extents of 1.
+            (&[r, i], &[o, s] | &[o, s, 1, 1]) if r == s => Some((vec![r, i], vec![o, r])),
+            (&[r, i, h, w], &[o, s] | &[o, s, 1, 1]) if r == s => Some((vec![r, i, h, w], vec![o, r, 1, 1])),
+            _ => None,
+        };
+        let Some((down_shape, up_shape)) = shapes.filter(|(down, up)| !down.contains(&0) && !up.contains(&0)) else {
+            let message = format!("shape {:?} does not fit '{}' with shape {:?}", down.shape, up.name, up.shape);
+            return Err(down.error(message));
+        };
+        let rank = down_shape[0];
+        Ok(LoraModule {
+            down: Factor { shape: down_shape, data: down.to_finite_f32()? },
+            up: Factor { shape: up_shape, data: up.to_finite_f32()? },
+            alpha: self.alpha.or_else(|| configs.alpha(key, rank)),
+        })
+    }
+}

@@ -1,0 +1,178 @@
+//! Writing layouts B, C, D and E.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::adapter_config::describe;
+use super::read::{ADAPTER_METADATA, PEFT_CONFIG, PEFT_WEIGHTS};
+use super::{LoraFile, LoraFormat, LoraModule, ModuleKey, kohya, most_common};
+use crate::error::{Error, Result};
+use crate::io::{Part, Tensor, write_atomic, write_folder, write_safetensors};
+
+type Modules<'a> = BTreeMap<&'a ModuleKey, &'a LoraModule>;
+
+impl LoraFile {
+    /// Writes it to `path` (a folder for [`LoraFormat::PeftFolder`]), atomically; what is there is replaced.
+    ///
+    /// An alpha that is not the rank survives in every layout: `kohya` has it as a tensor, `peft` and `peft-folder` in
+    /// PEFT's configuration (diffusers from 0.34 on reads it; older ones would take the factor for 1), and `diffusers`,
+    /// which has no place for it, with `up` multiplied by alpha / rank, which every reader understands.
+    ///
+    /// # Errors
+    /// [`Error::File`] when it holds no module or cannot be written; then the old file is as it was.
+    pub fn write(&self, path: impl AsRef<Path>, format: LoraFormat) -> Result<()> {
+        let path = path.as_ref();
+        if self.modules.is_empty() {
+            return Err(Error::file(path, "the LoRA holds no layer of this model: nothing to write"));
+        }
+        let all: Modules<'_> = self.modules.iter().collect();
+        let metadata = self.metadata_for(format);
+        match format {
+            LoraFormat::Diffusers => write_safetensors(path, &diffusers(&all), &metadata),
+            LoraFormat::Peft => write_safetensors(path, &peft(&all, |part| part.name()), &metadata),
+            LoraFormat::Kohya => write_safetensors(path, &kohya_tensors(&all), &metadata),
+            LoraFormat::PeftFolder => write_folder(path, |folder| {
+                for part in [Part::Unet, Part::TextEncoder] {
+                    let of_part: Modules<'_> =
+                        all.iter().filter(|(k, _)| k.part == part).map(|(k, m)| (*k, *m)).collect();
+                    if !of_part.is_empty() {
+                        write_part(&folder.join(part.name()), &of_part, &metadata)?;
+                    }
+                }
+                Ok(())
+            }),
+        }
+    }
+
+    fn of(&self, part: Part) -> impl Iterator<Item = (&ModuleKey, &LoraModule)> + Clone {
+        self.modules.iter().filter(move |(key, _)| key.part == part)
+    }
+
+    fn metadata_for(&self, format: LoraFormat) -> BTreeMap<String, String> {
+        // kohya's fields describe kohya's file: in another layout they would go stale.
+        let keep = |name: &str| format == LoraFormat::Kohya || !name.starts_with("ss_");
+        let kept = self.metadata.iter().filter(|(name, _)| keep(name)).map(|(k, v)| (k.clone(), v.clone()));
+        let mut metadata: BTreeMap<String, String> = kept.collect();
+        metadata.insert("format".into(), "pt".into());
+        match format {
+            LoraFormat::Peft => {
+                let mut packed = Map::new();
+                for part in [Part::Unet, Part::TextEncoder] {
+                    if self.of(part).next().is_some() {
+                        packed.extend(describe(self.of(part)).into_iter().map(|(k, v)| (format!("{part}.{k}"), v)));
+                    }
+                }
+                metadata.insert(ADAPTER_METADATA.into(), pretty(&Value::Object(packed)));
+            }
+            LoraFormat::Kohya => {
+                for (name, value) in self.kohya_metadata() {
+                    metadata.entry(name.into()).or_insert(value);
+                }
+                // These two must agree with the tensors whatever an earlier file said.
+                metadata.extend(self.kohya_sizes().map(|(name, value)| (name.to_owned(), value)));
+            }
+            LoraFormat::Diffusers | LoraFormat::PeftFolder => {}
+        }
+        metadata
+    }
+
+    /// The fields that A1111 and kohya's scripts expect, as strings.
+    fn kohya_metadata(&self) -> [(&'static str, String); 4] {
+        let width = |key: &str| {
+            let module = self.modules.iter().find(|(k, _)| k.path.ends_with(key))?.1;
+            module.weight_shape().get(1).copied()
+        };
+        let v2 = width(".attn2.to_k").or_else(|| width(".self_attn.q_proj")) == Some(1024);
+        let convolutions = || self.modules.values().filter(|m| m.down.shape.iter().skip(2).any(|&extent| extent > 1));
+        let args = match most_common(convolutions().map(LoraModule::rank)) {
+            Some(rank) => json!({"conv_dim": rank.to_string(), "conv_alpha": self.alpha_text(convolutions())}),
+            None => json!({}),
+        };
+        [
+            ("ss_v2", if v2 { "True" } else { "False" }.into()),
+            ("ss_base_model_version", if v2 { "sd_v2" } else { "sd_v1" }.into()),
+            ("ss_network_module", "networks.lora".into()),
+            ("ss_network_args", args.to_string()),
+        ]
+    }
+
+    fn kohya_sizes(&self) -> [(&'static str, String); 2] {
+        [("ss_network_dim", self.rank().to_string()), ("ss_network_alpha", self.alpha_text(self.modules.values()))]
+    }
+
+    fn alpha_text<'a>(&self, modules: impl Iterator<Item = &'a LoraModule>) -> String {
+        let alphas = modules.map(|m| m.alpha.unwrap_or(m.rank() as f32).to_bits());
+        most_common(alphas).map_or(0.0, f32::from_bits).to_string()
+    }
+}
+
+/// Layout B, the scale folded into `up`.
+fn diffusers<'a>(modules: &Modules<'a>) -> Vec<Tensor<'a>> {
+    modules
+        .iter()
+        .flat_map(|(key, module)| {
+            let layer = if key.part == Part::TextEncoder { "lora_linear_layer" } else { "lora" };
+            let name = |end: &str| format!("{key}.{layer}.{end}.weight");
+            let mut up = Tensor::f32(name("up"), &module.up.shape, &module.up.data);
+            let scale = module.scale();
+            if scale != 1.0 {
+                let scaled: Vec<f32> = module.up.data.iter().map(|x| x * scale).collect();
+                up.bytes = bytemuck::cast_slice(&scaled).to_vec().into();
+            }
+            [Tensor::f32(name("down"), &module.down.shape, &module.down.data), up]
+        })
+        .collect()
+}
+
+/// Layouts C and D: `prefix` is the part's name or PEFT's.
+fn peft<'a>(modules: &Modules<'a>, prefix: impl Fn(Part) -> &'static str) -> Vec<Tensor<'a>> {
+    modules
+        .iter()
+        .flat_map(|(key, module)| {
+            let name = |end: &str| format!("{}.{}.lora_{end}.weight", prefix(key.part), key.path);
+            let down = Tensor::f32(name("A"), &module.down.shape, &module.down.data);
+            [down, Tensor::f32(name("B"), &module.up.shape, &module.up.data)]
+        })
+        .collect()
+}
+
+/// Layout E.
+fn kohya_tensors<'a>(modules: &Modules<'a>) -> Vec<Tensor<'a>> {
+    modules
+        .iter()
+        .flat_map(|(key, module)| {
+            let prefix = if key.part == Part::TextEncoder { "lora_te_" } else { "lora_unet_" };
+            let stem = format!("{prefix}{}", kohya::mangle(&key.path));
+            let mut alpha = Tensor::f32(format!("{stem}.alpha"), &[], &[]);
+            alpha.bytes = module.alpha.unwrap_or(module.rank() as f32).to_le_bytes().to_vec().into();
+            let down = Tensor::f32(format!("{stem}.lora_down.weight"), &module.down.shape, &module.down.data);
+            [alpha, down, Tensor::f32(format!("{stem}.lora_up.weight"), &module.up.shape, &module.up.data)]
+        })
+        .collect()
+}
+
+/// One part's folder of layout D.
+fn write_part(folder: &Path, modules: &Modules<'_>, metadata: &BTreeMap<String, String>) -> Result<()> {
+    write_safetensors(folder.join(PEFT_WEIGHTS), &peft(modules, |_| "base_model.model"), metadata)?;
+    let mut config = describe(modules.iter().map(|(key, module)| (*key, *module)));
+    for (name, value) in [
+        ("auto_mapping", Value::Null),
+        ("base_model_name_or_path", Value::Null),
+        ("fan_in_fan_out", json!(false)),
+        ("inference_mode", json!(true)),
+        ("init_lora_weights", json!(true)),
+        ("modules_to_save", Value::Null),
+        ("revision", Value::Null),
+        ("task_type", Value::Null),
+    ] {
+        config.insert(name.into(), value);
+    }
+    config.sort_keys();
+    write_atomic(folder.join(PEFT_CONFIG), |out| out.write_all(pretty(&Value::Object(config)).as_bytes()))
+}
+
+fn pretty(value: &Value) -> String {
+    format!("{value:#}")
+}
