@@ -22,9 +22,7 @@ macro_rules! registry {
 
 mod gemm_cases;
 mod gemm_grad;
-mod pending;
 mod tile;
-pub use pending::*;
 
 registry! {
     attention,
@@ -38,9 +36,12 @@ registry! {
     layer_norm,
     matmul,
     reduce,
+    repeat,
     reshape,
     softmax,
+    timestep_embedding,
     unary,
+    upsample_nearest,
     weight_grad,
 }
 
