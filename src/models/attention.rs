@@ -36,6 +36,9 @@ pub enum Context<'a> {
     KeyValues(&'a [KeyValue]),
 }
 
+/// The widest head that the attention kernel takes.
+const WIDEST_STACKED: usize = 160;
+
 fn whole(tensor: Tensor) -> Heads {
     Heads { tensor, offset: 0 }
 }
@@ -49,8 +52,16 @@ enum Projections {
 }
 
 impl Projections {
-    fn new(scope: &Scope, key: &str, names: &[&str], input: usize, output: usize, bias: bool) -> Projections {
-        if scope.fuses(names) {
+    fn new(
+        scope: &Scope,
+        key: &str,
+        names: &[&str],
+        input: usize,
+        output: usize,
+        bias: bool,
+        stack: bool,
+    ) -> Projections {
+        if stack && scope.fuses(names) {
             let layers: Vec<(Scope, usize)> = names.iter().map(|n| (scope.pp(n), output)).collect();
             return Projections::Stacked(Linear::stacked(scope, key, &layers, input, bias), output);
         }
@@ -84,8 +95,10 @@ pub(super) struct SelfAttention {
 impl SelfAttention {
     /// `bias`: of the projections; the output layer always has one.
     pub(super) fn new(scope: &Scope, names: &Names, channels: usize, heads: usize, bias: bool, causal: bool) -> Self {
+        // A wider head runs as plain matrix products, which want queries, keys and values as tensors of their own.
+        let stack = channels / heads.max(1) <= WIDEST_STACKED;
         SelfAttention {
-            to_qkv: Projections::new(scope, "to_qkv", &[names.q, names.k, names.v], channels, channels, bias),
+            to_qkv: Projections::new(scope, "to_qkv", &[names.q, names.k, names.v], channels, channels, bias, stack),
             to_out: Linear::new(&scope.pp(names.out), channels, channels, true),
             spec: spec(channels, heads, causal),
         }
@@ -117,7 +130,7 @@ impl CrossAttention {
         let Names { q, k, v, out } = DIFFUSERS;
         CrossAttention {
             to_q: Linear::new(&scope.pp(q), channels, channels, false),
-            to_kv: Projections::new(scope, "to_kv", &[k, v], context, channels, false),
+            to_kv: Projections::new(scope, "to_kv", &[k, v], context, channels, false, true),
             to_out: Linear::new(&scope.pp(out), channels, channels, true),
             spec: spec(channels, heads, false),
             index,
