@@ -6,6 +6,7 @@ mod common;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::OnceLock;
 
 use common::close;
 use portray::base::{Array, DType, layout};
@@ -28,9 +29,12 @@ struct Golden {
     backend: Backend,
 }
 
+/// One device for all tests, so that each kernel is compiled once.
+static GPU: OnceLock<Gpu> = OnceLock::new();
+
 enum Backend {
     Reference,
-    Gpu(Box<Gpu>),
+    Gpu(&'static Gpu),
 }
 
 /// A LoRA file's factors, as `lora.<path>.down` and `.up`.
@@ -47,7 +51,7 @@ impl Golden {
             kind,
             model: Checkpoint::open(fixture(kind)).unwrap(),
             values: SafeTensors::open(fixture(&format!("{kind}.safetensors"))).unwrap(),
-            backend: if reference { Backend::Reference } else { Backend::Gpu(Box::new(common::gpu())) },
+            backend: if reference { Backend::Reference } else { Backend::Gpu(GPU.get_or_init(common::gpu)) },
         }
     }
 
