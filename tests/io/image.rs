@@ -42,7 +42,11 @@ fn every_kind_of_picture_reads_as_pillow_reads_it() {
     assert!(all.len() > 25);
     for (name, value) in all {
         let picture = Picture::open(pictures().join(name)).unwrap();
-        assert_eq!((picture.width, picture.height), (value[0].as_u64().unwrap() as usize, value[1].as_u64().unwrap() as usize), "{name}");
+        assert_eq!(
+            (picture.width, picture.height),
+            (value[0].as_u64().unwrap() as usize, value[1].as_u64().unwrap() as usize),
+            "{name}"
+        );
         // Decoders of lossy formats round differently; blending rounds by one.
         let tolerance = if name.ends_with("jpg") { 4 } else { 1 };
         let far = apart(&picture.rgb, &bytes(&value[2]));
@@ -109,7 +113,9 @@ fn what_is_no_picture_is_named() {
     assert!(message(Picture::open(pictures())).contains("is a folder"));
     for name in ["rgb.png", "rgb.jpg", "progressive.jpg", "animated.gif", "rgb.bmp", "rgb.tiff", "rgba.webp"] {
         let whole = fs::read(pictures().join(name)).unwrap();
-        let e = open(&whole[..whole.len() * 2 / 3]);
+        // Of an animation the first frame is read: cut into that one.
+        let kept = if name.starts_with("animated") { whole.len() / 3 } else { whole.len() * 2 / 3 };
+        let e = open(&whole[..kept]);
         assert!(e.starts_with("x.png: damaged "), "{name}: {e}");
     }
     // Contents decide, not names.
@@ -121,7 +127,16 @@ fn what_is_no_picture_is_named() {
 fn mutated_pictures_never_panic() {
     let mut stream = Stream(7);
     let mut refused = 0;
-    for (name, rounds) in [("rgba.png", 3000), ("palette-transparent.png", 1000), ("rgb.jpg", 500), ("animated.gif", 500), ("rgba.webp", 500), ("rgb.bmp", 500), ("rgb.tiff", 500), ("cmyk.jpg", 200)] {
+    for (name, rounds) in [
+        ("rgba.png", 3000),
+        ("palette-transparent.png", 1000),
+        ("rgb.jpg", 500),
+        ("animated.gif", 500),
+        ("rgba.webp", 500),
+        ("rgb.bmp", 500),
+        ("rgb.tiff", 500),
+        ("cmyk.jpg", 200),
+    ] {
         let good = fs::read(pictures().join(name)).unwrap();
         for _ in 0..rounds {
             let source = Source::from_bytes("x", stream.mutate(&good));
@@ -139,7 +154,9 @@ fn folders_are_listed_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let e = message(list_pictures(dir.path()));
     assert!(e.contains("holds no pictures: expected PNG, JPEG"), "{e}");
-    for (name, from) in [("b.PNG", "rgb.png"), ("a.jpeg", "rgb.jpg"), ("no-ending", "rgb.jpg"), (".hidden.png", "rgb.png")] {
+    for (name, from) in
+        [("b.PNG", "rgb.png"), ("a.jpeg", "rgb.jpg"), ("no-ending", "rgb.jpg"), (".hidden.png", "rgb.png")]
+    {
         fs::copy(pictures().join(from), dir.path().join(name)).unwrap();
     }
     fs::write(dir.path().join("a.txt"), "a caption that is longer than a picture's first bytes").unwrap();
