@@ -25,8 +25,10 @@ mod gemm_grad;
 mod tile;
 
 registry! {
+    adamw,
     attention,
     binary,
+    clip_grad_norm,
     conv2d,
     embedding,
     fill,
@@ -35,9 +37,12 @@ registry! {
     group_norm,
     layer_norm,
     matmul,
+    mse,
     reduce,
     repeat,
     reshape,
+    sampler_step,
+    scale_input,
     softmax,
     timestep_embedding,
     unary,
