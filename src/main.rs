@@ -1,1 +1,3 @@
+//! The `portray` command.
+
 fn main() {}

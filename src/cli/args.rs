@@ -1,0 +1,282 @@
+//! The arguments. What a job's options mean is said where the library defines them (`portray::job`).
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use portray::io::LoraFormat;
+use portray::job::{GenerateJob, LoraArg, ModelOptions, TrainJob};
+
+/// Personalize text-to-image diffusion models on any GPU.
+///
+/// Four photos of one subject in, that subject in any scene out: Stable Diffusion 1.x and 2.x, generated with and
+/// trained (DreamBooth, LoRA) through WebGPU. Without --model, a miniature SD 2 inside this binary is used.
+#[derive(Debug, Parser)]
+#[command(name = "portray", version, max_term_width = 100, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Global {
+    /// Adapter to run on: an index or part of a name from `portray info`
+    #[arg(long, global = true, value_name = "INDEX|NAME", help_heading = "Global options")]
+    pub adapter: Option<String>,
+    /// Write one JSON event a line to stdout in place of the human report
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+    /// Write no progress
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make pictures from prompts
+    Generate(Box<GenerateArgs>),
+    /// Teach a model one subject from a few pictures
+    Train(Box<TrainArgs>),
+    /// Train the bundled model on bundled pictures and leave a sheet of results
+    Demo(DemoArgs),
+    /// Say what a job would take - memory, FLOPs, dispatches - without a GPU
+    Plan(PlanArgs),
+    /// Say what a model, a LoRA or a tensor file is
+    Inspect(InspectArgs),
+    /// Convert a LoRA from one layout to another
+    Convert(ConvertArgs),
+    /// Run one part of a model on given tensors, to compare with another implementation
+    Forward(ForwardArgs),
+    /// List adapters, what they can do and how each would be used
+    Info(InfoArgs),
+    /// Measure the adapter's ceilings, each hot op and whole steps against them
+    Bench(BenchArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    #[command(flatten)]
+    pub job: GenerateJob,
+    #[command(flatten)]
+    pub output: GenerateOutput,
+}
+
+/// Where pictures go.
+#[derive(Debug, Default, Args)]
+pub struct GenerateOutput {
+    /// A .png for one picture, else a folder [default: portray-SEED.png]
+    #[arg(long, value_name = "PATH")]
+    pub out: Option<PathBuf>,
+    /// Overwrite files that exist
+    #[arg(long)]
+    pub force: bool,
+    /// Write the latents of the last and of every step to this .safetensors file
+    #[arg(long, value_name = "FILE")]
+    pub latents_out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    #[command(flatten)]
+    pub job: TrainJob,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    #[command(subcommand)]
+    pub job: PlanJob,
+}
+
+/// The very job, with all its options.
+#[derive(Debug, Subcommand)]
+pub enum PlanJob {
+    /// What `portray generate` with these options would take
+    Generate(Box<GenerateArgs>),
+    /// What `portray train` with these options would take
+    Train(Box<TrainArgs>),
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A model folder, a LoRA file or folder, or any .safetensors file
+    #[arg(value_name = "FILE|DIR")]
+    pub path: PathBuf,
+    /// For a LoRA: say which of its keys match this model and which do not
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// The LoRA file or folder to read
+    #[arg(value_name = "LORA")]
+    pub lora: PathBuf,
+    /// The layout to write
+    #[arg(long)]
+    pub format: LoraFormat,
+    /// The file to write; a folder for peft-folder
+    #[arg(long, value_name = "PATH")]
+    pub out: PathBuf,
+    /// The model it is for, to tell apart layer names that kohya's layout leaves ambiguous
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Overwrite --out
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// A part of a model with the tensors it reads and writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PartArg {
+    /// input_ids [B,77] (or --prompt) -> hidden
+    Text,
+    /// sample [B,4,h,w], timestep [B], context [B,77,C] -> out
+    Unet,
+    /// image [B,3,H,W] in -1..1 -> mean, logvar
+    VaeEncode,
+    /// latent [B,4,h,w], not scaled -> image
+    VaeDecode,
+}
+
+#[derive(Debug, Args)]
+pub struct ForwardArgs {
+    /// Which part
+    #[arg(value_name = "PART")]
+    pub part: PartArg,
+    #[command(flatten)]
+    pub model: ModelOptions,
+    /// Tensors to read, in PyTorch's layouts, batch first (I64, I32, F16 or F32)
+    #[arg(long = "in", value_name = "X.safetensors", required_unless_present = "prompt")]
+    pub input: Option<PathBuf>,
+    /// Tensors to write (F32)
+    #[arg(long, value_name = "Y.safetensors")]
+    pub out: PathBuf,
+    /// For `text`: a prompt in place of input_ids; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Vec<String>,
+    /// LoRA file or folder, with an optional scale; may be given several times
+    #[arg(long = "lora", value_name = "FILE[=SCALE]")]
+    pub loras: Vec<LoraArg>,
+    /// Overwrite --out
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct InfoArgs {
+    /// Print authors and licences of the works inside this binary instead
+    #[arg(long)]
+    pub licenses: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Write every kernel as rendered into this folder, ready for other compilers
+    #[arg(long, value_name = "DIR")]
+    pub dump: Option<PathBuf>,
+}
+
+/// The bundled subjects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Subject {
+    /// A purple cat, as "a mscds cat"
+    #[default]
+    Cat,
+    /// A poodle, as "a sks dog"
+    Dog,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// The subject, from the pictures inside the binary
+    #[arg(long, value_enum, default_value_t, conflicts_with = "images")]
+    pub subject: Subject,
+    /// Pictures of your own subject, with --prompt and --class-prompt
+    #[arg(long, value_name = "DIR", requires_all = ["prompt", "class_prompt"])]
+    pub images: Option<PathBuf>,
+    /// What your pictures show, with a rare word for the subject: "a sks dog"
+    #[arg(long, value_name = "TEXT", requires = "images")]
+    pub prompt: Option<String>,
+    /// The subject's class: "a dog"
+    #[arg(long, value_name = "TEXT", requires = "images")]
+    pub class_prompt: Option<String>,
+    /// Folder for the LoRA, sheet.png and report.md
+    #[arg(long, value_name = "DIR", default_value = "demo")]
+    pub out: PathBuf,
+    /// Also judge the result: exit code 1 if it falls short
+    #[arg(long)]
+    pub check: bool,
+    /// Optimizer updates of each of the two trainings
+    #[arg(long, value_name = "N", default_value = "300", allow_negative_numbers = true, value_parser = portray::job::parse_count)]
+    pub steps: usize,
+    /// Seed of everything random
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// clap's message on one line, without the usage text after it.
+pub fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let end = |line: &&str| !line.starts_with("Usage:") && !line.starts_with("For more information");
+    let lines: Vec<&str> = text.lines().map(str::trim).take_while(end).filter(|line| !line.is_empty()).collect();
+    lines.join(" ").trim_start_matches("error: ").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::*;
+
+    #[test]
+    fn definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn errors_take_one_line() {
+        for args in [
+            &["portray", "generate"][..],
+            &["portray", "generate", "x", "--sampler", "bogus"],
+            &["portray", "generate", "x", "--steps", "-3"],
+            &["portray", "train", "--lr", "fast"],
+            &["portray", "watch"],
+            &["portray", "generate", "x", "--sede", "1"],
+        ] {
+            let error = Cli::try_parse_from(args).unwrap_err();
+            let line = one_line(&error);
+            assert!(!line.contains('\n') && !line.contains("Usage") && !line.starts_with("error"), "{line}");
+            assert!(line.len() > 20, "{line}");
+        }
+    }
+
+    #[test]
+    fn design_command_lines_parse() {
+        for line in [
+            "generate a_cat --model m --lora a=0.5 --lora b --negative blurry --steps 7 --guidance 5 --sampler dpm++2m --karras \
+             --spacing trailing --prediction v --seed 1 --rng philox --width 48 --height 40 --count 2 --init i.png --strength 0.5 \
+             --dtype f16 --memory 12G --out o --force --latents-out l.safetensors --adapter 0 --json",
+            "train --images d --prompt p --class-prompt c --class-count 12 --prior-weight 1 --method lora --rank 8 --alpha 4 \
+             --targets all --text-encoder --text-lr 1e-4 --steps 3 --lr 1e-3 --schedule cosine --warmup 2 --batch 2 --accumulate 2 \
+             --weight-decay 0 --max-grad-norm 1 --min-snr 5 --offset-noise 0.1 --checkpointing on --resolution 64 --crop random \
+             --flip --seed 3 --init-lora f --save-every 5 --resume --sample-prompt x --sample-every 4 --dtype f32 --format peft-folder \
+             --out o",
+            "train --replay r --init-lora i --rank 4 --lr 1e-3 --format peft --out o --json",
+            "plan train --images d --prompt p",
+            "plan generate x --steps 3",
+            "inspect x --model m",
+            "convert l --format kohya --out o",
+            "forward vae-encode --model m --in a --out b --lora c",
+            "info",
+            "bench --dump d",
+            "demo --subject dog --check",
+        ] {
+            let args = std::iter::once("portray").chain(line.split_whitespace());
+            if let Err(e) = Cli::try_parse_from(args) {
+                panic!("{line}: {e}");
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The work of the demo: the library's trainings and generations, timed.
+
+use std::path::Path;
+use std::time::Instant;
+
+use portray::diffusion::SamplerKind;
+use portray::engine::Engine;
+use portray::event::{Event, Flow, Picture};
+use portray::job::{GenerateJob, LoraArg, SamplingOptions, TrainJob};
+use portray::Result;
+
+use super::super::args::{DemoArgs, Global};
+use super::super::report::Reporter;
+use super::subject::Subject;
+use super::{CLASS_PICTURES, GUIDANCE, LEARNING_RATE, RANK, STEPS};
+
+/// Pixels of a side of the bundled model's pictures.
+pub const SIDE: usize = 64;
+
+/// An engine with the demo's settings, and how long everything took.
+pub struct Studio<'a> {
+    engine: Engine,
+    global: &'a Global,
+    args: &'a DemoArgs,
+    /// What was done, in order, and the seconds it took.
+    pub times: Vec<(String, f64)>,
+}
+
+/// A training's losses, step by step.
+pub struct Training {
+    /// Loss on the subject's pictures.
+    pub instance: Vec<f64>,
+    /// Loss on the class pictures.
+    pub prior: Vec<f64>,
+}
+
+impl<'a> Studio<'a> {
+    /// Opens the adapter.
+    ///
+    /// # Errors
+    /// As [`Engine::request`].
+    pub fn open(global: &'a Global, args: &'a DemoArgs) -> Result<Studio<'a>> {
+        Ok(Studio { engine: super::super::open(global)?, global, args, times: Vec::new() })
+    }
+
+    /// The adapter's name.
+    pub fn adapter(&self) -> &str {
+        &self.engine.gpu().info().name
+    }
+
+    /// The model that is trained.
+    pub fn model_name(&self) -> &'static str {
+        "the bundled miniature SD 2"
+    }
+
+    /// Class pictures, as `portray train` makes them: ancestral sampling, 50 steps, guidance 7.5.
+    ///
+    /// # Errors
+    /// As [`Engine::generate`].
+    pub fn class_pictures(&mut self, prompt: &str) -> Result<Vec<Picture>> {
+        let sampling = SamplingOptions {
+            steps: Some(50),
+            guidance: Some(7.5),
+            sampler: Some(SamplerKind::Ddpm),
+            seed: self.args.seed,
+            ..Default::default()
+        };
+        self.generate("class pictures", &[prompt.to_owned()], CLASS_PICTURES, sampling, None)
+    }
+
+    /// `count` pictures of each prompt with the model's own sampler.
+    ///
+    /// # Errors
+    /// As [`Engine::generate`].
+    pub fn pictures(&mut self, title: &str, prompts: &[String], count: usize, seed: u64, lora: Option<&Path>) -> Result<Vec<Picture>> {
+        let sampling = SamplingOptions { steps: Some(STEPS), guidance: Some(GUIDANCE), seed, ..Default::default() };
+        self.generate(title, prompts, count, sampling, lora)
+    }
+
+    fn generate(
+        &mut self,
+        title: &str,
+        prompts: &[String],
+        count: usize,
+        sampling: SamplingOptions,
+        lora: Option<&Path>,
+    ) -> Result<Vec<Picture>> {
+        let loras = lora.map(|path| LoraArg { path: path.into(), scale: 1.0 }).into_iter().collect();
+        let job = GenerateJob { prompts: prompts.to_vec(), count, sampling, loras, strength: 1.0, ..Default::default() };
+        let global = self.global;
+        let engine = &self.engine;
+        let made = timed(&mut self.times, title, || {
+            let mut reporter = Reporter::new(global);
+            let mut listener = titled(&mut reporter, title);
+            let result = pollster::block_on(engine.generate(&job, &mut listener));
+            drop(listener);
+            reporter.finish(result)
+        })?;
+        Ok(made.pictures)
+    }
+
+    /// Trains a LoRA of the subject into `out`; with `class_folder`, with prior preservation.
+    ///
+    /// # Errors
+    /// As [`Engine::train`].
+    pub fn train(&mut self, title: &str, subject: &Subject, class_folder: Option<&Path>, out: &Path) -> Result<Training> {
+        let job = TrainJob {
+            images: Some(subject.folder.clone()),
+            prompt: Some(subject.phrases.instance.clone()),
+            class_prompt: class_folder.map(|_| subject.phrases.class.clone()),
+            class_images: class_folder.map(Path::to_path_buf),
+            class_count: CLASS_PICTURES,
+            prior_weight: 1.0,
+            rank: RANK,
+            steps: Some(self.args.steps),
+            lr: Some(LEARNING_RATE),
+            batch: 1,
+            accumulate: 1,
+            weight_decay: 1e-2,
+            max_grad_norm: 1.0,
+            seed: self.args.seed,
+            sample_every: 100,
+            out: out.into(),
+            force: true,
+            ..Default::default()
+        };
+        let mut training = Training { instance: Vec::new(), prior: Vec::new() };
+        let global = self.global;
+        let engine = &self.engine;
+        timed(&mut self.times, title, || {
+            let mut reporter = Reporter::new(global);
+            let mut hear = titled(&mut reporter, title);
+            let mut listener = |event: Event| {
+                if let Event::Step(step) = &event {
+                    training.instance.push(step.instance);
+                    training.prior.extend(step.prior);
+                }
+                hear(event)
+            };
+            let result = pollster::block_on(engine.train(&job, &mut listener));
+            drop(hear);
+            reporter.finish(result)
+        })?;
+        Ok(training)
+    }
+}
+
+/// Passes events on under one title: the phases within a job would only flicker by.
+fn titled<'r>(reporter: &'r mut Reporter, title: &str) -> impl FnMut(Event) -> Flow + use<'r> {
+    reporter.hear(&Event::Phase(title.to_owned()));
+    |event| match event {
+        Event::Phase(_) | Event::Note(_) => Flow::Continue,
+        other => reporter.hear(&other),
+    }
+}
+
+fn timed<T>(times: &mut Vec<(String, f64)>, title: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let began = Instant::now();
+    let made = work()?;
+    times.push((title.to_owned(), began.elapsed().as_secs_f64()));
+    Ok(made)
+}

@@ -1,0 +1,70 @@
+//! Whose pictures the demo trains on.
+
+use std::path::{Path, PathBuf};
+
+use portray::event::Picture;
+use portray::io::{image, write_atomic};
+use portray::{Error, Result};
+
+use super::super::args::{self, DemoArgs};
+use super::scenes::Phrases;
+
+macro_rules! photos {
+    ($name:literal) => {
+        [
+            include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/subjects/", $name, "/0.png")),
+            include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/subjects/", $name, "/1.png")),
+            include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/subjects/", $name, "/2.png")),
+            include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/subjects/", $name, "/3.png")),
+        ]
+    };
+}
+
+static CAT: [&[u8]; 4] = photos!("cat");
+static DOG: [&[u8]; 4] = photos!("dog");
+
+/// A subject's pictures and what to call it.
+pub struct Subject {
+    /// Folder that training reads.
+    pub folder: PathBuf,
+    /// Its pictures, square, in the size that the model was made for.
+    pub photos: Vec<Picture>,
+    /// What to call it.
+    pub phrases: Phrases,
+}
+
+impl Subject {
+    /// The user's own pictures, or bundled ones, which are put into `folder` first.
+    ///
+    /// # Errors
+    /// [`Error::File`] when a picture or folder cannot be read or written.
+    pub fn open(args: &DemoArgs, folder: &Path) -> Result<Subject> {
+        let phrases = |instance: &str, class: &str| Phrases { instance: instance.into(), class: class.into() };
+        if let (Some(images), Some(prompt), Some(class)) = (&args.images, &args.prompt, &args.class_prompt) {
+            return Ok(Subject { folder: images.clone(), photos: open_all(images)?, phrases: phrases(prompt, class) });
+        }
+        let (files, phrases) = match args.subject {
+            args::Subject::Cat => (&CAT, phrases("a mscds cat", "a cat")),
+            args::Subject::Dog => (&DOG, phrases("a sks dog", "a dog")),
+        };
+        // An earlier run may have left another subject's pictures here.
+        for (i, bytes) in files.iter().enumerate() {
+            write_atomic(folder.join(format!("{i}.png")), |out| out.write_all(bytes))?;
+        }
+        Ok(Subject { folder: folder.into(), photos: open_all(folder)?, phrases })
+    }
+}
+
+fn open_all(folder: &Path) -> Result<Vec<Picture>> {
+    let paths = image::list(folder)?;
+    if paths.is_empty() {
+        return Err(Error::file(folder, "holds no pictures"));
+    }
+    paths.iter().enumerate().map(|(index, path)| open(path, index)).collect()
+}
+
+fn open(path: &Path, index: usize) -> Result<Picture> {
+    let photo = image::open_square(path, super::studio::SIDE)?;
+    let (width, height, rgb) = (photo.width, photo.height, photo.rgb);
+    Ok(Picture { width, height, rgb, prompt: String::new(), seed: 0, index, parameters: String::new() })
+}

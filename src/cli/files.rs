@@ -1,0 +1,157 @@
+//! Where results go: checked before the work starts, so that an hour of it is not lost to a typing error.
+
+use std::path::{Path, PathBuf};
+
+use portray::event::Picture;
+use portray::io::{image, write_atomic};
+use portray::{Error, Result};
+
+/// Refuses a path that exists (without `force`), lies in a folder that cannot be written, or is a folder itself.
+///
+/// # Errors
+/// [`Error::File`] naming the path and the remedy.
+pub fn check_file(path: &Path, force: bool) -> Result<()> {
+    check(path, force)?;
+    if path.is_dir() {
+        return Err(Error::file(path, "is a folder: name a file"));
+    }
+    Ok(())
+}
+
+/// As [`check_file`], for a file or a folder that is replaced as a whole.
+pub fn check(path: &Path, force: bool) -> Result<()> {
+    if path.as_os_str().is_empty() {
+        return Err(Error::Usage("--out: the path is empty".into()));
+    }
+    if path.symlink_metadata().is_ok() && !force && !is_device(path) {
+        return Err(Error::file(path, "exists already: name another, or add --force to overwrite it"));
+    }
+    check_folder(path.parent().unwrap_or(Path::new("")))
+}
+
+/// Checks that files can be made in `folder`, which need not exist yet.
+pub fn check_folder(folder: &Path) -> Result<()> {
+    let mut nearest = folder;
+    while !nearest.as_os_str().is_empty() && nearest.symlink_metadata().is_err() {
+        nearest = nearest.parent().unwrap_or(Path::new(""));
+    }
+    let nearest = if nearest.as_os_str().is_empty() { Path::new(".") } else { nearest };
+    if !nearest.is_dir() {
+        return Err(Error::file(nearest, "is not a folder: name another place to write to"));
+    }
+    // Permissions alone do not tell: a read-only or full disk shows when something is written.
+    let probe = || -> std::io::Result<()> {
+        let mut file = tempfile::Builder::new().prefix(".portray-").tempfile_in(nearest)?;
+        std::io::Write::write_all(&mut file, &[0; 4096])
+    };
+    probe().map_err(|e| {
+        let text = e.to_string();
+        let reason = text.split(" at path").next().unwrap_or(&text).split(" (os error").next().unwrap_or(&text).to_owned();
+        Error::file(nearest, format!("cannot write here: {reason}; free it or name another place"))
+    })
+}
+
+fn is_device(path: &Path) -> bool {
+    path.metadata().is_ok_and(|m| !m.is_file() && !m.is_dir())
+}
+
+/// Writes a picture as PNG with its `parameters`.
+///
+/// # Errors
+/// [`Error::File`] when it cannot be written.
+pub fn write_picture(path: &Path, picture: &Picture) -> Result<()> {
+    image::write_png(path, picture.width, picture.height, &picture.rgb, &[("parameters", &picture.parameters)])
+}
+
+/// Writes text, whole or not at all.
+///
+/// # Errors
+/// [`Error::File`] when it cannot be written.
+pub fn write_text(path: &Path, text: &str) -> Result<()> {
+    write_atomic(path, |out| out.write_all(text.as_bytes()))
+}
+
+/// `path` with `suffix` in place of its extension: what belongs to a result lies beside it.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_stem().unwrap_or(path.as_os_str()).to_os_string();
+    name.push(suffix);
+    path.with_file_name(name)
+}
+
+/// The files of a job's pictures.
+#[derive(Debug, PartialEq)]
+pub enum Destination {
+    /// One picture.
+    File(PathBuf),
+    /// `portray-SEED.png` in a folder, with the prompt's number before the seed where there are several prompts.
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// Whether the prompt's number is in the names.
+        numbered: bool,
+    },
+}
+
+impl Destination {
+    /// By the rules of `--out`: a .png for one picture, else a folder.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a .png with several pictures, or a picture format other than PNG.
+    pub fn new(out: Option<&Path>, prompts: usize, count: usize) -> Result<Destination> {
+        let total = prompts * count;
+        let numbered = prompts > 1;
+        let Some(out) = out else { return Ok(Destination::Folder { folder: PathBuf::new(), numbered }) };
+        if out.as_os_str().is_empty() {
+            return Err(Error::Usage("--out: the path is empty".into()));
+        }
+        let shown = out.display();
+        match out.extension().and_then(|e| e.to_str()).map(str::to_lowercase).as_deref() {
+            Some("png") if total == 1 => Ok(Destination::File(out.into())),
+            Some("png") => Err(Error::Usage(format!("--out {shown}: one file for {total} pictures; name a folder"))),
+            Some("jpg" | "jpeg" | "webp" | "gif" | "bmp" | "tif" | "tiff") => {
+                Err(Error::Usage(format!("--out {shown}: pictures are written as .png")))
+            }
+            _ => Ok(Destination::Folder { folder: out.into(), numbered }),
+        }
+    }
+
+    /// The file of the picture of `seed` of prompt number `prompt` (from 0).
+    pub fn path(&self, prompt: usize, seed: u64) -> PathBuf {
+        match self {
+            Destination::File(path) => path.clone(),
+            Destination::Folder { folder, numbered: true } => folder.join(format!("portray-{}-{seed}.png", prompt + 1)),
+            Destination::Folder { folder, numbered: false } => folder.join(format!("portray-{seed}.png")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations() {
+        let path = |out: Option<&str>, prompts, count| Destination::new(out.map(Path::new), prompts, count);
+        assert_eq!(path(None, 1, 1).unwrap().path(0, 7), Path::new("portray-7.png"));
+        assert_eq!(path(Some("x.PNG"), 1, 1).unwrap().path(0, 7), Path::new("x.PNG"));
+        assert_eq!(path(Some("d"), 1, 2).unwrap().path(0, 8), Path::new("d/portray-8.png"));
+        assert_eq!(path(Some("d"), 2, 2).unwrap().path(1, 8), Path::new("d/portray-2-8.png"));
+        assert!(path(Some("x.png"), 1, 2).is_err());
+        assert!(path(Some("x.jpg"), 1, 1).is_err());
+        assert!(path(Some(""), 1, 1).is_err());
+    }
+
+    #[test]
+    fn existing_and_impossible_places_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.png");
+        assert!(check_file(&file, false).is_ok());
+        std::fs::write(&file, "x").unwrap();
+        assert!(check_file(&file, false).is_err());
+        assert!(check_file(&file, true).is_ok());
+        assert!(check_file(folder.path(), true).is_err());
+        assert!(check_file(&file.join("b.png"), false).is_err());
+        assert!(check_file(&folder.path().join("new/deep/b.png"), false).is_ok());
+        assert!(!folder.path().join("new").exists());
+    }
+}

@@ -1,0 +1,201 @@
+//! `portray inspect`: what a file or folder is.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use portray::io::{Checkpoint, LoraFile, Part, SafeTensors, Weights};
+use portray::{Error, Result};
+use serde_json::{Value, json};
+
+use super::args::{Global, InspectArgs};
+use super::{table, terminal};
+
+/// What was found, as a heading, lines for people and the same for programs.
+struct Finding {
+    heading: String,
+    rows: Vec<(String, String)>,
+    lists: Vec<(String, Vec<String>)>,
+    json: Value,
+}
+
+/// Says what `args.path` is.
+pub fn run(global: &Global, args: &InspectArgs) -> Result<()> {
+    let finding = look(&args.path, args.model.as_deref())?;
+    if global.json {
+        return terminal::data(finding.json);
+    }
+    terminal::data(&finding.heading)?;
+    let rows: Vec<Vec<String>> = finding.rows.iter().map(|(label, value)| vec![format!("  {label}"), value.clone()]).collect();
+    let width = rows.iter().map(|r| r[0].chars().count()).max().unwrap_or(0);
+    rows.iter().try_for_each(|r| terminal::data(format!("{:<width$}  {}", r[0], r[1])))?;
+    for (title, items) in &finding.lists {
+        terminal::data(format!("  {title}"))?;
+        items.iter().try_for_each(|item| terminal::data(format!("    {item}")))?;
+    }
+    Ok(())
+}
+
+fn look(path: &Path, model: Option<&Path>) -> Result<Finding> {
+    if !path.exists() {
+        return Err(Error::file(path, "no such file or folder"));
+    }
+    if path.join("model_index.json").exists() {
+        return Ok(model_folder(&Checkpoint::open(path)?));
+    }
+    let model = model.map(Checkpoint::open).transpose()?;
+    if path.is_dir() {
+        return lora(path, model.as_ref());
+    }
+    let file = SafeTensors::open(path)?;
+    if file.names().any(is_lora_key) {
+        return lora(path, model.as_ref());
+    }
+    match model {
+        Some(_) => Err(Error::file(path, "--model goes with a LoRA, but this file has no LoRA keys")),
+        None => Ok(tensors(&file)),
+    }
+}
+
+/// Keys of adapters of any kind, so that kinds that cannot be used are named as such.
+fn is_lora_key(key: &str) -> bool {
+    ["lora", "hada_w", "lokr_w", "dora_scale", "oft_"].iter().any(|mark| key.contains(mark))
+}
+
+fn tensors(file: &SafeTensors) -> Finding {
+    let mut types: BTreeMap<&str, usize> = BTreeMap::new();
+    let (mut count, mut elements) = (0, 0);
+    for tensor in file.iter() {
+        *types.entry(tensor.dtype.name()).or_default() += tensor.elements();
+        count += 1;
+        elements += tensor.elements();
+    }
+    let listed = file.iter().take(20).map(|t| format!("{} {} {:?}", t.name, t.dtype.name(), t.shape)).collect();
+    let mut lists = vec![("tensors".to_owned(), listed)];
+    if count > 20 {
+        lists.push((format!("and {} more", count - 20), Vec::new()));
+    }
+    let metadata = file.metadata();
+    Finding {
+        heading: format!("{}: {count} tensors", file.name()),
+        rows: vec![("elements".into(), table::count(elements)), ("types".into(), share(&types))],
+        lists,
+        json: json!({"event": "tensors", "file": file.name(), "tensors": count, "elements": elements, "types": types, "metadata": metadata}),
+    }
+}
+
+fn share(types: &BTreeMap<&str, usize>) -> String {
+    match types.len() {
+        1 => types.keys().map(|t| (*t).to_owned()).collect(),
+        _ => types.iter().map(|(t, n)| format!("{t} ({})", table::count(*n))).collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn part_types(weights: &Weights) -> (BTreeMap<&'static str, usize>, usize) {
+    let mut types = BTreeMap::new();
+    let mut bytes = 0;
+    for tensor in weights.iter() {
+        *types.entry(tensor.dtype.name()).or_default() += tensor.elements();
+        bytes += tensor.bytes.len();
+    }
+    (types, bytes)
+}
+
+fn model_folder(model: &Checkpoint) -> Finding {
+    let mut rows = Vec::new();
+    let mut parts = serde_json::Map::new();
+    for part in Part::ALL {
+        let weights = model.part(part);
+        let (types, bytes) = part_types(weights);
+        let parameters = weights.parameters();
+        let text = format!("{} parameters, {}, {}", table::count(parameters), share(&types), table::bytes(bytes as u64));
+        rows.push((part.name().to_owned(), text));
+        parts.insert(part.name().into(), json!({"parameters": parameters, "types": types, "bytes": bytes}));
+    }
+    let unet = model.part(Part::Unet).config();
+    let field = |config: &Value, name: &str| config.get(name).filter(|v| !v.is_null()).cloned().unwrap_or(Value::Null);
+    let width = field(unet, "cross_attention_dim");
+    let family = match width.as_u64() {
+        Some(768) => "Stable Diffusion 1.x",
+        Some(1024) => "Stable Diffusion 2.x",
+        _ => "of the Stable Diffusion 1.x / 2.x family",
+    };
+    let scheduler = model.scheduler();
+    let class = scheduler.get("_class_name").and_then(Value::as_str).unwrap_or("unnamed");
+    let prediction = scheduler.get("prediction_type").and_then(Value::as_str).unwrap_or("epsilon");
+    let factor = model.part(Part::Vae).config().get("block_out_channels").and_then(Value::as_array).map_or(8, |b| {
+        1u64 << b.len().saturating_sub(1).min(16)
+    });
+    let side = unet.get("sample_size").and_then(Value::as_u64).map(|s| s * factor);
+    rows.push(("scheduler".into(), class.into()));
+    rows.push(("predicts".into(), prediction.into()));
+    rows.push(("made for".into(), side.map_or("any size".into(), |s| format!("{s}x{s} pixels"))));
+    rows.push(("UNet channels".into(), field(unet, "block_out_channels").to_string()));
+    rows.push(("context width".into(), width.to_string()));
+    rows.push(("LoRA layers".into(), model.modules().unet.len().to_string()));
+    Finding {
+        heading: format!("{}: a diffusers folder, {family}", model.name()),
+        rows,
+        lists: Vec::new(),
+        json: json!({"event": "model", "folder": model.name(), "family": family, "parts": parts, "scheduler": class,
+            "prediction": prediction, "pixels": side, "context_width": width, "fingerprint": model.fingerprint()}),
+    }
+}
+
+fn lora(path: &Path, model: Option<&Checkpoint>) -> Result<Finding> {
+    let modules = model.map(Checkpoint::modules);
+    let lora = LoraFile::open(path, modules.as_ref())?;
+    let in_part = |part| lora.modules.keys().filter(|key| key.part == part).count();
+    let layout = match lora.layout {
+        Some('A') => "A (diffusers before 0.18)",
+        Some('B') => "B (diffusers' training scripts)",
+        Some('C') => "C (diffusers with PEFT)",
+        Some('D') => "D (PEFT folder)",
+        Some('E') => "E (kohya)",
+        _ => "unknown",
+    };
+    let mut scales: Vec<f32> = lora.modules.values().map(|m| m.scale()).collect();
+    scales.sort_by(f32::total_cmp);
+    let scale = match (scales.first(), scales.last()) {
+        (Some(a), Some(b)) if a == b => a.to_string(),
+        (Some(a), Some(b)) => format!("{a} to {b}"),
+        _ => "-".into(),
+    };
+    let (unet, text) = (in_part(Part::Unet), in_part(Part::TextEncoder));
+    let mut rows = vec![
+        ("layout".to_owned(), layout.to_owned()),
+        ("rank".to_owned(), lora.rank().to_string()),
+        ("alpha / rank".to_owned(), scale),
+        ("UNet layers".to_owned(), unet.to_string()),
+        ("text encoder layers".to_owned(), text.to_string()),
+        ("parameters".to_owned(), table::count(lora.parameters())),
+    ];
+    let mut lists = Vec::new();
+    let mut json = json!({"event": "lora", "file": lora.name, "layout": lora.layout, "rank": lora.rank(), "unet_layers": unet,
+        "text_encoder_layers": text, "parameters": lora.parameters(), "metadata": lora.metadata});
+    if !lora.metadata.is_empty() {
+        lists.push(("metadata".into(), lora.metadata.iter().take(12).map(|(k, v)| shortened(&format!("{k}: {v}"))).collect()));
+    }
+    if let (Some(model), Some(modules)) = (model, &modules) {
+        let report = lora.match_report(modules);
+        let wrong: Vec<String> =
+            report.mismatched.iter().map(|m| format!("{}: LoRA {:?}, model {:?}", m.module, m.lora, m.model)).collect();
+        rows.push((format!("match {}", model.name()), format!("{} layers", report.matched.len())));
+        json["matched"] = json!(report.matched.iter().map(ToString::to_string).collect::<Vec<_>>());
+        json["unmatched"] = json!(report.unmatched);
+        json["mismatched"] = json!(wrong);
+        for (title, items) in [("not in the model", report.unmatched.clone()), ("of another size", wrong)] {
+            if !items.is_empty() {
+                lists.push((format!("{title}: {}", items.len()), items));
+            }
+        }
+    } else if !lora.foreign.is_empty() {
+        json["foreign"] = json!(lora.foreign);
+        lists.push((format!("keys of no Stable Diffusion 1.x or 2.x layer: {}", lora.foreign.len()), lora.foreign.clone()));
+    }
+    Ok(Finding { heading: format!("{}: a LoRA", lora.name), rows, lists, json })
+}
+
+fn shortened(text: &str) -> String {
+    let line = terminal::one_line(text);
+    if line.chars().count() <= 100 { line } else { line.chars().take(97).chain("...".chars()).collect() }
+}

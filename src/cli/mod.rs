@@ -1,0 +1,72 @@
+//! The command line: arguments become a job of the library; stdout is data, stderr is progress.
+
+mod args;
+mod bench;
+mod convert;
+mod demo;
+mod files;
+mod forward;
+mod generate;
+mod info;
+mod inspect;
+mod plan;
+mod report;
+mod stop;
+mod table;
+mod terminal;
+mod train;
+
+use std::process::ExitCode;
+
+use args::{Command, Global};
+use clap::Parser as _;
+use portray::engine::{Engine, EngineOptions};
+use portray::{Error, Result};
+
+/// Parses the arguments, runs the command, and turns what came of it into an exit code: 0 done, 1 failed, 2 wrong use,
+/// 130 interrupted.
+pub fn main() -> ExitCode {
+    let cli = match args::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) if !e.use_stderr() => {
+            // --help and --version are answers, not errors.
+            let _ = terminal::data(e.render());
+            return ExitCode::SUCCESS;
+        }
+        Err(e) => {
+            terminal::complain(&args::one_line(&e));
+            return ExitCode::from(2);
+        }
+    };
+    let global = cli.global;
+    let result = match cli.command {
+        Command::Generate(args) => generate::run(&global, *args),
+        Command::Train(args) => train::run(&global, *args),
+        Command::Demo(args) => demo::run(&global, &args),
+        Command::Plan(args) => plan::run(&global, &args),
+        Command::Inspect(args) => inspect::run(&global, &args),
+        Command::Convert(args) => convert::run(&global, &args),
+        Command::Forward(args) => forward::run(&global, &args),
+        Command::Info(args) => info::run(&global, &args),
+        Command::Bench(args) => open(&global).and_then(|engine| bench::run(&engine, args.dump.as_deref())),
+    };
+    match result {
+        // Whoever read our output has had enough: that is no failure.
+        _ if terminal::reader_left() => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            if let Error::Interrupted(_) = e {
+                terminal::note(&terminal::one_line(&e.to_string()));
+            } else {
+                terminal::complain(&e.to_string());
+            }
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+/// Opens the adapter that the global options name.
+fn open(global: &Global) -> Result<Engine> {
+    let options = EngineOptions { adapter: global.adapter.clone(), ..Default::default() };
+    pollster::block_on(Engine::request(&options))
+}

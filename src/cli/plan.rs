@@ -1,0 +1,55 @@
+//! `portray plan`: what a job would take.
+
+use portray::Result;
+use portray::engine::{PlanReport, plan_generate, plan_train};
+use portray::gpu::{self, AdapterClass, AdapterEntry, Caps};
+use serde_json::json;
+
+use super::args::{Global, PlanArgs, PlanJob};
+use super::{info, table, terminal};
+
+/// Prints memory, dispatches and FLOPs of the very job.
+pub fn run(global: &Global, args: &PlanArgs) -> Result<()> {
+    let (caps, adapter) = caps(global)?;
+    let report = match &args.job {
+        PlanJob::Generate(args) => plan_generate(&args.job, &caps)?,
+        PlanJob::Train(args) => plan_train(&args.job, &caps)?,
+    };
+    if global.json { terminal::data(as_json(&report, &adapter)) } else { print(&report, &adapter) }
+}
+
+/// The limits to plan with: those of `--adapter`, or WebGPU's defaults, which hold everywhere and need no GPU.
+fn caps(global: &Global) -> Result<(Caps, String)> {
+    let Some(wanted) = &global.adapter else {
+        return Ok((Caps::webgpu_defaults(AdapterClass::Gpu), "any adapter (WebGPU's default limits)".into()));
+    };
+    let adapters = pollster::block_on(gpu::adapters());
+    let entry: &AdapterEntry = info::find(&adapters, wanted)?;
+    Ok((info::caps(entry), entry.info.name.clone()))
+}
+
+fn as_json(report: &PlanReport, adapter: &str) -> serde_json::Value {
+    let rows: Vec<_> = report.rows.iter().map(|(label, bytes)| json!({"what": label, "bytes": bytes})).collect();
+    json!({
+        "event": "plan",
+        "adapter": adapter,
+        "peak_bytes": report.peak_bytes,
+        "dispatches": report.dispatches,
+        "flops": report.flops,
+        "rows": rows,
+        "notes": report.notes,
+    })
+}
+
+fn print(report: &PlanReport, adapter: &str) -> Result<()> {
+    let row = |label: &str, value: String| vec![label.to_owned(), value];
+    let mut rows: Vec<Vec<String>> = report.rows.iter().map(|(label, b)| row(label, table::bytes(*b))).collect();
+    rows.push(row("peak memory", table::bytes(report.peak_bytes)));
+    rows.push(row("dispatches", report.dispatches.to_string()));
+    rows.push(row("work", table::flops(report.flops as f64)));
+    terminal::data(format!("planned for {adapter}"))?;
+    for line in table::lines(&rows) {
+        terminal::data(format!("  {line}"))?;
+    }
+    report.notes.iter().try_for_each(|note| terminal::data(format!("  {note}")))
+}

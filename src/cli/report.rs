@@ -1,0 +1,254 @@
+//! What a job says while it runs: bars on a terminal, a line every few seconds elsewhere, or JSON events.
+
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use portray::event::{Event, Flow, StepReport};
+use portray::{Error, Result};
+use serde_json::{Value, json};
+
+use super::args::Global;
+use super::{stop, table, terminal};
+
+/// Seconds between two lines of progress where there is no terminal.
+const EVERY: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Copy, PartialEq)]
+enum Style {
+    Json,
+    Quiet,
+    Bar,
+    Plain,
+}
+
+/// Hears a job's events, and stops it when the user asked to or when something the events ask for failed.
+pub struct Reporter {
+    style: Style,
+    phase: String,
+    bar: Option<ProgressBar>,
+    meter: Option<Meter>,
+    spoke: Option<Instant>,
+    loss: Option<f64>,
+    fault: Option<Error>,
+}
+
+/// How fast the units of a phase go by.
+struct Meter {
+    unit: &'static str,
+    began: Instant,
+    first: usize,
+}
+
+impl Meter {
+    /// `3.1 steps/s, 0:58 min left`, or what it took when nothing is left.
+    fn text(&self, done: usize, total: usize) -> String {
+        let seconds = self.began.elapsed().as_secs_f64();
+        if done >= total {
+            return table::seconds(seconds);
+        }
+        let rate = (done - self.first.min(done)) as f64 / seconds.max(1e-6);
+        if rate <= 0.0 {
+            return String::new();
+        }
+        let unit = self.unit;
+        let speed = if rate >= 1.0 { format!("{rate:.1} {unit}s/s") } else { format!("{:.1} s/{unit}", 1.0 / rate) };
+        format!("{speed}, {} left", table::seconds((total - done) as f64 / rate))
+    }
+}
+
+impl Reporter {
+    /// As the global options ask.
+    pub fn new(global: &Global) -> Reporter {
+        let style = match (global.json, global.quiet, std::io::stderr().is_terminal()) {
+            (true, ..) => Style::Json,
+            (_, true, _) => Style::Quiet,
+            (.., true) => Style::Bar,
+            _ => Style::Plain,
+        };
+        Reporter { style, phase: String::new(), bar: None, meter: None, spoke: None, loss: None, fault: None }
+    }
+
+    /// Passes one event on; says whether the job goes on.
+    pub fn hear(&mut self, event: &Event) -> Flow {
+        if self.style == Style::Json {
+            let spoken = terminal::data(json_line(event));
+            self.hold(spoken);
+        } else {
+            self.tell(event);
+        }
+        if self.fault.is_some() || stop::asked() { Flow::Stop } else { Flow::Continue }
+    }
+
+    /// Does what an event asks for; a failure stops the job and becomes its result.
+    pub fn hold(&mut self, result: Result<()>) {
+        if let Err(e) = result {
+            self.fault.get_or_insert(e);
+        }
+    }
+
+    /// The job's result, or the failure that made it stop.
+    ///
+    /// # Errors
+    /// The job's own, or what [`hold`](Self::hold) kept.
+    pub fn finish<T>(mut self, result: Result<T>) -> Result<T> {
+        self.clear();
+        match self.fault.take() {
+            Some(e) => Err(e),
+            None => result,
+        }
+    }
+
+    /// A line that belongs to the report and not to stdout's data.
+    pub fn note(&self, text: &str) {
+        match (&self.bar, self.style) {
+            (_, Style::Json | Style::Quiet) => {}
+            (Some(bar), _) => bar.suspend(|| terminal::note(text)),
+            (None, _) => terminal::note(text),
+        }
+    }
+
+    /// Whether results go to stdout as JSON.
+    pub fn json(&self) -> bool {
+        self.style == Style::Json
+    }
+
+    fn tell(&mut self, event: &Event) {
+        match event {
+            Event::Phase(name) => self.begin(name),
+            Event::Note(text) => self.note(text),
+            Event::Warning(text) => {
+                let warning = format!("warning: {}", terminal::one_line(text));
+                match &self.bar {
+                    Some(bar) => bar.suspend(|| terminal::note(&warning)),
+                    None => terminal::note(&warning),
+                }
+            }
+            Event::Progress { unit, done, total } => self.advance(unit, *done, *total, ""),
+            Event::Step(step) => self.step(step),
+            Event::Saved(path) => self.note(&format!("saved {}", path.display())),
+            Event::Picture(_) | Event::Sample { .. } => {}
+        }
+    }
+
+    fn begin(&mut self, name: &str) {
+        self.clear();
+        self.phase = name.to_owned();
+        match self.style {
+            Style::Plain => terminal::note(name),
+            Style::Bar => {
+                let bar = ProgressBar::new_spinner().with_message(name.to_owned());
+                bar.enable_steady_tick(Duration::from_millis(120));
+                self.bar = Some(bar);
+            }
+            _ => {}
+        }
+    }
+
+    fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        self.meter = None;
+        self.loss = None;
+    }
+
+    fn step(&mut self, step: &StepReport) {
+        // Losses of single steps jump with their timesteps; a mean over some tens of them shows where it goes.
+        let loss = self.loss.map_or(step.loss, |mean| mean + 0.05 * (step.loss - mean));
+        self.loss = Some(loss);
+        self.advance("step", step.step + 1, step.steps, &format!("loss {loss:.4}"));
+    }
+
+    fn advance(&mut self, unit: &'static str, done: usize, total: usize, extra: &str) {
+        if self.style == Style::Quiet {
+            return;
+        }
+        let same = self.meter.as_ref().is_some_and(|m| m.unit == unit && done > m.first);
+        if !same {
+            // The first unit of a phase compiles kernels: the rate counts from its end.
+            self.meter = Some(Meter { unit, began: Instant::now(), first: done });
+            self.spoke = Some(Instant::now());
+        }
+        let Some(meter) = &self.meter else { return };
+        let mut text = [extra, &meter.text(done, total)].iter().filter(|t| !t.is_empty()).copied().collect::<Vec<_>>();
+        if self.style == Style::Bar {
+            let message = text.join("  ");
+            let bar = self.bar.get_or_insert_with(ProgressBar::new_spinner);
+            if bar.length() != Some(total as u64) {
+                bar.disable_steady_tick();
+                bar.set_style(bar_style());
+                bar.set_length(total as u64);
+            }
+            bar.set_prefix(self.phase.clone());
+            bar.set_message(message);
+            bar.set_position(done as u64);
+            return;
+        }
+        let due = self.spoke.is_none_or(|at| at.elapsed() >= EVERY);
+        if due || (done == total && total > 1) {
+            let position = format!("  {unit} {done}/{total}");
+            text.insert(0, &position);
+            terminal::note(&text.join("  "));
+            self.spoke = Some(Instant::now());
+        }
+    }
+}
+
+fn bar_style() -> ProgressStyle {
+    let plain = ProgressStyle::default_bar;
+    ProgressStyle::with_template("{prefix} {bar:28} {pos}/{len}  {msg}").unwrap_or_else(|_| plain()).progress_chars("━━╌")
+}
+
+/// An event as one line of JSON. A step is `{"event":"step","step":…,"loss":…,…}`.
+fn json_line(event: &Event) -> Value {
+    match event {
+        Event::Phase(name) => json!({"event": "phase", "name": name}),
+        Event::Note(text) => json!({"event": "note", "text": text}),
+        Event::Warning(text) => json!({"event": "warning", "text": text}),
+        Event::Progress { unit, done, total } => {
+            json!({"event": "progress", "unit": unit, "done": done, "total": total})
+        }
+        Event::Picture(p) => {
+            let (width, height) = (p.width, p.height);
+            json!({"event": "picture", "index": p.index, "seed": p.seed, "prompt": p.prompt, "width": width, "height": height})
+        }
+        Event::Sample { step, picture } => {
+            json!({"event": "sample", "step": step, "index": picture.index, "seed": picture.seed, "prompt": picture.prompt})
+        }
+        Event::Saved(path) => json!({"event": "saved", "path": path}),
+        Event::Step(step) => {
+            let mut line = json!({"event": "step"});
+            if let (Value::Object(line), Ok(Value::Object(fields))) = (&mut line, serde_json::to_value(step)) {
+                line.extend(fields);
+            }
+            line
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_has_the_documented_form() {
+        let mut step = StepReport { step: 3, steps: 9, loss: 0.5, instance: 0.25, prior: Some(0.25), grad_norm: 2.0, lr: 1e-3 };
+        let line = json_line(&Event::Step(step.clone())).to_string();
+        assert_eq!(
+            line,
+            r#"{"event":"step","step":3,"loss":0.5,"instance":0.25,"prior":0.25,"grad_norm":2.0,"lr":0.001}"#
+        );
+        step.prior = None;
+        assert!(!json_line(&Event::Step(step)).to_string().contains("prior"));
+    }
+
+    #[test]
+    fn a_fault_stops_the_job_and_becomes_its_result() {
+        let mut reporter = Reporter::new(&Global { quiet: true, ..Global::default() });
+        assert_eq!(reporter.hear(&Event::Note("a".into())), Flow::Continue);
+        reporter.hold(Err(Error::Usage("no".into())));
+        assert_eq!(reporter.hear(&Event::Note("b".into())), Flow::Stop);
+        assert!(matches!(reporter.finish(Err::<(), _>(Error::Interrupted(String::new()))), Err(Error::Usage(_))));
+    }
+}

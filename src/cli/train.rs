@@ -1,0 +1,86 @@
+//! `portray train`.
+
+use std::path::{Path, PathBuf};
+
+use portray::event::{Event, Picture};
+use portray::{Error, Result};
+use serde_json::json;
+
+use super::args::{Global, TrainArgs};
+use super::report::Reporter;
+use super::{files, stop, table, terminal};
+
+/// Trains, saves what comes of it, and says how to go on when it is stopped.
+pub fn run(global: &Global, args: TrainArgs) -> Result<()> {
+    let job = args.job;
+    if job.replay.is_none() {
+        for (missing, option) in [(job.images.is_none(), "--images DIR"), (job.prompt.is_none(), "--prompt TEXT")] {
+            if missing {
+                return Err(Error::Usage(format!("train needs {option} (or --replay FILE)")));
+            }
+        }
+    }
+    files::check(&job.out, job.force)?;
+    let samples = files::beside(&job.out, "-samples");
+    if !job.sample_prompts.is_empty() && !job.resume {
+        files::check(&samples, job.force)?;
+    }
+    stop::listen();
+    let engine = super::open(global)?;
+    let mut reporter = Reporter::new(global);
+    let began = std::time::Instant::now();
+    let result = pollster::block_on(engine.train(&job, &mut |event| {
+        if let Event::Sample { step, picture } = &event {
+            match save_sample(&samples, *step, picture) {
+                Ok(path) => reporter.note(&format!("sample {}", path.display())),
+                Err(e) => reporter.hold(Err(e)),
+            }
+        }
+        reporter.hear(&event)
+    }));
+    let trained = reporter.finish(result).inspect_err(|e| {
+        if matches!(e, Error::Interrupted(_)) && !terminal::reader_left() && job.replay.is_none() {
+            terminal::note(&format!("go on with: {}", resume_command(std::env::args())));
+        }
+    })?;
+    let seconds = began.elapsed().as_secs_f64();
+    if global.json {
+        terminal::data(json!({"event": "done", "out": trained.out, "steps": trained.steps, "seconds": seconds}))
+    } else {
+        if !global.quiet {
+            terminal::note(&format!("{} steps in {}", trained.steps, table::seconds(seconds)));
+        }
+        terminal::data(trained.out.display())
+    }
+}
+
+/// `OUT-samples/step-000100-1.png`.
+fn save_sample(folder: &Path, step: usize, picture: &Picture) -> Result<PathBuf> {
+    let path = folder.join(format!("step-{step:06}-{}.png", picture.index + 1));
+    files::write_picture(&path, picture)?;
+    Ok(path)
+}
+
+/// The command as it was given, with `--resume`.
+fn resume_command(args: impl Iterator<Item = String>) -> String {
+    let mut words: Vec<String> = args.map(|a| quoted(&a)).collect();
+    if !words.iter().any(|w| w == "--resume") {
+        words.push("--resume".into());
+    }
+    words.join(" ")
+}
+
+/// A word as a POSIX shell reads it back.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn resuming_repeats_the_command() {
+        let args = ["portray", "train", "--prompt", "a sks dog's"].map(String::from);
+        assert_eq!(super::resume_command(args.into_iter()), r"portray train --prompt 'a sks dog'\''s' --resume");
+    }
+}
