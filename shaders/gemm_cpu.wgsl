@@ -50,14 +50,11 @@ fn main(
     let n_first = tile_n * {{ cols }}u;
     //% endif
     // Rows and columns beyond the edge repeat the last one; their results are not stored.
-    //% for i in range(TM)
-    let m{{ i }} = min(m_first + {{ i }}u, p.m - 1u);
-    //% endfor
     //% for i in range(loads)
     //% if SG
     let from{{ i }} = min(m_first + {{ i * SG }}u + lane, p.m - 1u);
     //% else
-    let from{{ i }} = m{{ i }};
+    let from{{ i }} = min(m_first + {{ i }}u, p.m - 1u);
     //% endif
     //% if geometry != "rows"
     let at{{ i }} = position(from{{ i }});
@@ -146,6 +143,7 @@ fn main(
                 //% endfor
                 //% endif
             }
+            //% if not vec
             for (; k < {{ width }}; k++) {
                 //% for i in range(loads)
                 //% if geometry == "rows"
@@ -168,6 +166,7 @@ fn main(
                 //% endfor
                 //% endfor
             }
+            //% endif
         }
         //% endfor
     }
