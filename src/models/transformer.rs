@@ -115,12 +115,13 @@ impl Transformer2D {
         g.segment(&self.path, |g| {
             let shape = g.shape(x).clone();
             let h = self.norm.forward(g, x)?;
-            let tokens = reshape(g, h, [shape[0], shape[1] * shape[2], shape[3]])?;
-            let mut h = self.proj_in.forward(g, tokens)?;
+            let tokens = [shape[0], shape[1] * shape[2], shape[3]];
+            let (h, residual) = (reshape(g, h, tokens)?, reshape(g, x, tokens)?);
+            let mut h = self.proj_in.forward(g, h)?;
             for block in &self.transformer_blocks {
                 h = block.forward(g, h, context)?;
             }
-            let residual = Epilogue { add: Some(Addend::Full(x)), ..Epilogue::default() };
+            let residual = Epilogue { add: Some(Addend::Full(residual)), ..Epilogue::default() };
             let h = self.proj_out.forward_with(g, h, residual)?;
             reshape(g, h, shape)
         })
