@@ -25,6 +25,7 @@ mod gemm_grad;
 mod tile;
 
 registry! {
+    accumulate,
     adamw,
     attention,
     binary,
