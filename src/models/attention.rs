@@ -47,7 +47,7 @@ fn whole(tensor: Tensor) -> Heads {
 #[derive(Clone, Debug)]
 enum Projections {
     /// Stacked: results side by side, each `.1` channels wide.
-    Stacked(Linear, usize),
+    Stacked(Box<Linear>, usize),
     Apart(Vec<Linear>),
 }
 
@@ -63,7 +63,7 @@ impl Projections {
     ) -> Projections {
         if stack && scope.fuses(names) {
             let layers: Vec<(Scope, usize)> = names.iter().map(|n| (scope.pp(n), output)).collect();
-            return Projections::Stacked(Linear::stacked(scope, key, &layers, input, bias), output);
+            return Projections::Stacked(Box::new(Linear::stacked(scope, key, &layers, input, bias)), output);
         }
         Projections::Apart(names.iter().map(|n| Linear::new(&scope.pp(n), input, output, bias)).collect())
     }

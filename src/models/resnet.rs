@@ -18,7 +18,7 @@ pub(super) struct Time {
 /// The projection of the time to a block's channels.
 #[derive(Clone, Debug)]
 pub(super) enum TimeProjection {
-    Own(Linear),
+    Own(Box<Linear>),
     /// Columns of [`Time::projections`] from this one on.
     Slice(usize),
 }

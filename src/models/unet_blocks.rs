@@ -33,7 +33,7 @@ impl<'a> Build<'a> {
             self.time_projections.push((scope.pp(name), output));
             TimeProjection::Slice(offset)
         } else {
-            TimeProjection::Own(Linear::new(&scope.pp(name), self.config.time_embed_dim(), output, true))
+            TimeProjection::Own(Box::new(Linear::new(&scope.pp(name), self.config.time_embed_dim(), output, true)))
         };
         let UnetConfig { norm_num_groups, norm_eps, .. } = self.config;
         ResnetBlock::new(scope, [input, output], *norm_num_groups, *norm_eps, Some(projection))

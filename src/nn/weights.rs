@@ -16,6 +16,9 @@ pub struct HostTensor<'a> {
     pub values: Cow<'a, [f32]>,
 }
 
+/// Gives a checkpoint tensor by its key (`unet.conv_in.weight`) and the shape that the configuration asks for.
+pub type Fetch<'f, 't> = &'f dyn Fn(&str, &[usize]) -> Result<HostTensor<'t>>;
+
 /// Changes a checkpoint tensor before it is packed: key, shape, values. LoRA files are merged with it; see
 /// [`super::lora::merge`].
 pub type Patch<'a> = &'a dyn Fn(&str, &[usize], &mut [f32]) -> Result<()>;
@@ -45,7 +48,7 @@ pub fn load<'a>(
     store: &mut Store,
     label: &str,
     params: &[Param],
-    source: &dyn Fn(&str, &[usize]) -> Result<HostTensor<'a>>,
+    source: Fetch<'_, 'a>,
     patch: Option<Patch>,
 ) -> Result<()> {
     let params: Vec<Param> = params.iter().filter(|p| p.role != Role::Adapter).cloned().collect();
@@ -116,7 +119,7 @@ pub fn pack(param: &Param, tensors: &[HostTensor]) -> Result<Vec<u8>> {
 }
 
 /// The checkpoint tensors that the stored `bytes` of `param` hold: key, shape and values in PyTorch's layout.
-pub fn unpack(param: &Param, bytes: &[u8]) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
+pub fn unpack(param: &Param, bytes: &[u8]) -> Result<Vec<(String, HostTensor<'static>)>> {
     let (elements, size) = (param.elements(), if param.dtype == DType::F16 { 2 } else { 4 });
     if bytes.len() < elements * size {
         return Err(Error::op("unpack", format!("{}: {} bytes for {}", param.key, bytes.len(), param.shape)));
@@ -135,7 +138,7 @@ pub fn unpack(param: &Param, bytes: &[u8]) -> Result<Vec<(String, Vec<usize>, Ve
             (Pack::Conv, &[out, input, kh, kw]) => layout::to_channels_first(values, [out, input, kh, kw]),
             _ => values.to_vec(),
         };
-        tensors.push((from.key.clone(), from.shape.clone(), values));
+        tensors.push((from.key.clone(), HostTensor { shape: from.shape.clone(), values: values.into() }));
         start += count;
     }
     Ok(tensors)
@@ -162,9 +165,9 @@ mod tests {
                 let given: Vec<HostTensor> = param.sources.iter().map(|s| tensor(&s.shape)).collect();
                 let back = unpack(&param, &pack(&param, &given).unwrap()).unwrap();
                 assert_eq!(back.len(), given.len());
-                for ((key, shape, values), (given, from)) in back.iter().zip(given.iter().zip(&param.sources)) {
-                    assert_eq!((key, shape), (&from.key, &from.shape));
-                    assert_eq!(values, &given.values.to_vec());
+                for ((key, tensor), (given, from)) in back.iter().zip(given.iter().zip(&param.sources)) {
+                    assert_eq!((key, &tensor.shape), (&from.key, &from.shape));
+                    assert_eq!(tensor.values, given.values);
                 }
             }
         }

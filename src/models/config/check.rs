@@ -40,7 +40,7 @@ impl Check<'_> {
     }
 
     pub(super) fn divides(&self, name: &str, divisor: usize, channels: usize) -> Result<()> {
-        if divisor == 0 || channels == 0 || channels % divisor != 0 {
+        if divisor == 0 || channels == 0 || !channels.is_multiple_of(divisor) {
             return self.fail(format!("{name} is {divisor}, which does not divide {channels} channels"));
         }
         Ok(())
