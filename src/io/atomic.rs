@@ -27,8 +27,19 @@ pub fn write_folder(path: impl AsRef<Path>, fill: impl FnOnce(&Path) -> Result<(
     let path = path.as_ref();
     let failed = |e: std::io::Error| Error::file(path, format!("cannot write: {}", describe(&e)));
     let staging = beside::folder(path).map_err(failed)?;
-    fill(staging.path())?;
+    fill(staging.path()).map_err(|e| under_final_name(e, staging.path(), path))?;
     staging.replace(path).map_err(failed)
+}
+
+/// The user knows nothing of the staging folder.
+fn under_final_name(error: Error, staging: &Path, path: &Path) -> Error {
+    match error {
+        Error::File { path: at, message } => match Path::new(&at).strip_prefix(staging) {
+            Ok(inner) => Error::file(path.join(inner), message),
+            Err(_) => Error::File { path: at, message },
+        },
+        other => other,
+    }
 }
 
 #[cfg(not(target_arch = "wasm32"))]

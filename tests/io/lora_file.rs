@@ -100,7 +100,7 @@ fn every_layout_is_written_and_read_back() {
             lora.write(&a, first).unwrap();
             let read = LoraFile::open(&a, None).unwrap();
             assert!(apart(&read, &lora) < 1e-6, "{name} {first:?}");
-            if first != LoraFormat::Diffusers {
+            if matches!(first, LoraFormat::Peft | LoraFormat::PeftFolder) {
                 assert_eq!(read.modules[&key].scale(), 0.7);
             }
             for second in FORMATS {
@@ -133,6 +133,21 @@ fn a_whole_alpha_leaves_the_factors_bit_for_bit() {
         let same = |(a, b): (&portray::io::LoraModule, &portray::io::LoraModule)| a.down == b.down && a.up == b.up;
         assert!(lora.modules.values().zip(read.modules.values()).all(same), "{format:?}");
     }
+}
+
+#[test]
+fn kohya_layers_share_one_alpha() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut lora = open("sd2.lora-kohya-half.safetensors", None);
+    for (i, module) in lora.modules.values_mut().enumerate().take(3) {
+        module.alpha = [Some(0.0), None, Some(-2.0)][i];
+    }
+    let path = dir.path().join("k.safetensors");
+    lora.write(&path, LoraFormat::Kohya).unwrap();
+    let read = LoraFile::open(&path, None).unwrap();
+    assert!(read.modules.values().all(|m| m.alpha == Some(1.5)));
+    let pairs = lora.modules.values().zip(read.modules.values());
+    assert!(pairs.map(|(a, b)| distance(&b.delta(), &a.delta())).all(|d| d < 1e-6));
 }
 
 #[test]

@@ -180,6 +180,10 @@ fn a_folder_appears_whole_or_not_at_all() {
     write_folder(&path, fill("two")).unwrap();
     assert_eq!(std::fs::read(path.join("sub/a")).unwrap(), b"two");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    // A fault inside names the file as the user will know it.
+    let e =
+        message(write_folder(&path, |d| write_atomic(d.join("x"), |_| Err(std::io::ErrorKind::StorageFull.into()))));
+    assert!(e.starts_with(&format!("{}: cannot write: the disk is full", path.join("x").display())), "{e}");
     // Something of the user's own in the folder is not deleted with it.
     std::fs::write(path.join("thesis.txt"), "years of work").unwrap();
     let e = message(write_folder(&path, fill("three")));

@@ -16,9 +16,11 @@ type Modules<'a> = BTreeMap<&'a ModuleKey, &'a LoraModule>;
 impl LoraFile {
     /// Writes it to `path` (a folder for [`LoraFormat::PeftFolder`]), atomically; what is there is replaced.
     ///
-    /// An alpha that is not the rank survives in every layout: `kohya` has it as a tensor, `peft` and `peft-folder` in
-    /// PEFT's configuration (diffusers from 0.34 on reads it; older ones would take the factor for 1), and `diffusers`,
-    /// which has no place for it, with `up` multiplied by alpha / rank, which every reader understands.
+    /// An alpha that is not the rank survives in every layout. `peft` and `peft-folder` have it in PEFT's configuration
+    /// (diffusers before 0.34 does not read it from a file and would take the factor for 1). `diffusers` has no place for
+    /// it: `up` is multiplied by alpha / rank. `kohya` has it as a tensor per layer, but diffusers mixes layers up when
+    /// these differ (0.42: `_get_alpha_name` keeps `.processor` in the name): every layer gets the most common alpha, and
+    /// `up` of a layer that had another one is multiplied to make up for it.
     ///
     /// # Errors
     /// [`Error::File`] when it holds no module or cannot be written; then the old file is as it was.
@@ -32,7 +34,7 @@ impl LoraFile {
         match format {
             LoraFormat::Diffusers => write_safetensors(path, &diffusers(&all), &metadata),
             LoraFormat::Peft => write_safetensors(path, &peft(&all, |part| part.name()), &metadata),
-            LoraFormat::Kohya => write_safetensors(path, &kohya_tensors(&all), &metadata),
+            LoraFormat::Kohya => write_safetensors(path, &kohya_tensors(&all, self.common_alpha()), &metadata),
             LoraFormat::PeftFolder => write_folder(path, |folder| {
                 for part in [Part::Unet, Part::TextEncoder] {
                     let of_part: Modules<'_> =
@@ -87,7 +89,7 @@ impl LoraFile {
         let v2 = width(".attn2.to_k").or_else(|| width(".self_attn.q_proj")) == Some(1024);
         let convolutions = || self.modules.values().filter(|m| m.down.shape.iter().skip(2).any(|&extent| extent > 1));
         let args = match most_common(convolutions().map(LoraModule::rank)) {
-            Some(rank) => json!({"conv_dim": rank.to_string(), "conv_alpha": self.alpha_text(convolutions())}),
+            Some(rank) => json!({"conv_dim": rank.to_string(), "conv_alpha": self.common_alpha().to_string()}),
             None => json!({}),
         };
         [
@@ -99,12 +101,13 @@ impl LoraFile {
     }
 
     fn kohya_sizes(&self) -> [(&'static str, String); 2] {
-        [("ss_network_dim", self.rank().to_string()), ("ss_network_alpha", self.alpha_text(self.modules.values()))]
+        [("ss_network_dim", self.rank().to_string()), ("ss_network_alpha", self.common_alpha().to_string())]
     }
 
-    fn alpha_text<'a>(&self, modules: impl Iterator<Item = &'a LoraModule>) -> String {
-        let alphas = modules.map(|m| m.alpha.unwrap_or(m.rank() as f32).to_bits());
-        most_common(alphas).map_or(0.0, f32::from_bits).to_string()
+    /// The most common alpha but 0, with which nothing could be undone.
+    fn common_alpha(&self) -> f32 {
+        let alphas = self.modules.values().map(own_alpha).filter(|alpha| *alpha != 0.0);
+        most_common(alphas.map(f32::to_bits)).map_or(1.0, f32::from_bits)
     }
 }
 
@@ -115,13 +118,8 @@ fn diffusers<'a>(modules: &Modules<'a>) -> Vec<Tensor<'a>> {
         .flat_map(|(key, module)| {
             let layer = if key.part == Part::TextEncoder { "lora_linear_layer" } else { "lora" };
             let name = |end: &str| format!("{key}.{layer}.{end}.weight");
-            let mut up = Tensor::f32(name("up"), &module.up.shape, &module.up.data);
-            let scale = module.scale();
-            if scale != 1.0 {
-                let scaled: Vec<f32> = module.up.data.iter().map(|x| x * scale).collect();
-                up.bytes = bytemuck::cast_slice(&scaled).to_vec().into();
-            }
-            [Tensor::f32(name("down"), &module.down.shape, &module.down.data), up]
+            let down = Tensor::f32(name("down"), &module.down.shape, &module.down.data);
+            [down, scaled_up(name("up"), module, module.scale())]
         })
         .collect()
 }
@@ -138,19 +136,34 @@ fn peft<'a>(modules: &Modules<'a>, prefix: impl Fn(Part) -> &'static str) -> Vec
         .collect()
 }
 
-/// Layout E.
-fn kohya_tensors<'a>(modules: &Modules<'a>) -> Vec<Tensor<'a>> {
+/// Layout E, every layer with the same `alpha`.
+fn kohya_tensors<'a>(modules: &Modules<'a>, alpha: f32) -> Vec<Tensor<'a>> {
     modules
         .iter()
         .flat_map(|(key, module)| {
             let prefix = if key.part == Part::TextEncoder { "lora_te_" } else { "lora_unet_" };
             let stem = format!("{prefix}{}", kohya::mangle(&key.path));
-            let mut alpha = Tensor::f32(format!("{stem}.alpha"), &[], &[]);
-            alpha.bytes = module.alpha.unwrap_or(module.rank() as f32).to_le_bytes().to_vec().into();
+            let mut stored = Tensor::f32(format!("{stem}.alpha"), &[], &[]);
+            stored.bytes = alpha.to_le_bytes().to_vec().into();
             let down = Tensor::f32(format!("{stem}.lora_down.weight"), &module.down.shape, &module.down.data);
-            [alpha, down, Tensor::f32(format!("{stem}.lora_up.weight"), &module.up.shape, &module.up.data)]
+            [stored, down, scaled_up(format!("{stem}.lora_up.weight"), module, own_alpha(module) / alpha)]
         })
         .collect()
+}
+
+/// The alpha a module has, or stands for by having none.
+fn own_alpha(module: &LoraModule) -> f32 {
+    module.alpha.unwrap_or(module.rank() as f32)
+}
+
+/// `up` under `name`, multiplied by `scale`; bit for bit the same where that is 1.
+fn scaled_up<'a>(name: String, module: &'a LoraModule, scale: f32) -> Tensor<'a> {
+    let mut up = Tensor::f32(name, &module.up.shape, &module.up.data);
+    if scale != 1.0 {
+        let scaled: Vec<f32> = module.up.data.iter().map(|x| x * scale).collect();
+        up.bytes = bytemuck::cast_slice(&scaled).to_vec().into();
+    }
+    up
 }
 
 /// One part's folder of layout D.
