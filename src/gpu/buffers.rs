@@ -72,6 +72,11 @@ impl Store {
         self.entries.contains_key(key)
     }
 
+    /// Bytes of `key`, if it is held.
+    pub fn bytes(&self, key: &str) -> Option<u64> {
+        self.entries.get(key).map(|e| e.bytes)
+    }
+
     /// All keys, unordered.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)

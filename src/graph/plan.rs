@@ -221,6 +221,11 @@ impl Plan {
         }
     }
 
+    /// The shape of a tensor of the planned graph.
+    pub fn shape(&self, t: Tensor) -> &crate::base::Shape {
+        &self.tensors[t.0 as usize].shape
+    }
+
     /// The kernel of every dispatch, in order.
     pub fn kernels(&self) -> impl Iterator<Item = &crate::gpu::Kernel> {
         self.dispatches.iter().map(|d| &d.kernel)

@@ -1,0 +1,142 @@
+//! Prompts to hidden states, pictures to latents and back: the parts that run once.
+
+use crate::base::DType;
+use crate::error::Result;
+use crate::gpu::{Gpu, Pool, Store, Variants};
+use crate::graph::{Graph, Plan, PlanOptions, Session, Tensor};
+use crate::models::{TextEncoder, Vae};
+use crate::nn::{Param, Scope, Settings};
+
+use super::Model;
+
+/// Prompts that the text encoder takes at once.
+const PROMPTS: usize = 8;
+
+/// A recorded part: its graph's plan, what to write and what to read.
+pub(crate) struct Part {
+    /// The plan.
+    pub plan: Plan,
+    /// The input.
+    pub input: Tensor,
+    /// The result.
+    pub output: Tensor,
+    /// Its weights.
+    pub params: Vec<Param>,
+}
+
+/// What it takes to plan: the adapter as data.
+#[derive(Clone, Copy)]
+pub(crate) struct Planning<'a> {
+    /// Limits.
+    pub caps: &'a crate::gpu::Caps,
+    /// Chosen kernels.
+    pub variants: &'a Variants,
+}
+
+impl Planning<'_> {
+    pub(crate) fn plan(&self, g: &Graph) -> Result<Plan> {
+        Plan::new(g, self.caps, self.variants, &PlanOptions::default())
+    }
+}
+
+impl Model {
+    pub(crate) fn plan_text(&self, planning: Planning<'_>, prompts: usize, tokens: usize) -> Result<Part> {
+        let scope = Scope::new("text_encoder", Settings { dtype: self.dtype(planning.caps), ..Settings::default() });
+        let model = TextEncoder::new(&scope, self.text.clone())?;
+        let mut g = Graph::new();
+        let input = g.input("ids", [prompts, tokens], DType::U32);
+        let output = model.forward(&mut g, input)?;
+        g.output(output);
+        Ok(Part { plan: planning.plan(&g)?, input, output, params: scope.params() })
+    }
+
+    pub(crate) fn plan_vae_encode(&self, planning: Planning<'_>, n: usize, [w, h]: [usize; 2]) -> Result<Part> {
+        let scope = Scope::new("vae", Settings { dtype: self.dtype(planning.caps), ..Settings::default() });
+        let vae = Vae::encoder(&scope, self.vae.clone())?;
+        let mut g = Graph::new();
+        let input = g.input("image", [n, h, w, self.vae.in_channels], DType::F32);
+        let output = vae.encode(&mut g, input)?;
+        g.output(output);
+        Ok(Part { plan: planning.plan(&g)?, input, output, params: scope.params() })
+    }
+
+    pub(crate) fn plan_vae_decode(&self, planning: Planning<'_>, n: usize, [w, h]: [usize; 2]) -> Result<Part> {
+        let scope = Scope::new("vae", Settings { dtype: self.dtype(planning.caps), ..Settings::default() });
+        let vae = Vae::decoder(&scope, self.vae.clone())?;
+        let mut g = Graph::new();
+        let factor = self.factor();
+        let input = g.input("latent", [n, h / factor, w / factor, self.vae.latent_channels], DType::F32);
+        let output = vae.decode(&mut g, input)?;
+        g.output(output);
+        Ok(Part { plan: planning.plan(&g)?, input, output, params: scope.params() })
+    }
+
+    /// Hidden states `[tokens, width]` of each of `prompts`; the encoder's weights are released again.
+    pub(crate) async fn encode_prompts(
+        &self,
+        gpu: &Gpu,
+        planning: Planning<'_>,
+        pool: &mut Pool,
+        prompts: &[Vec<u32>],
+    ) -> Result<Vec<Vec<f32>>> {
+        let mut store = Store::new(gpu);
+        let tokens = prompts.first().map_or(0, Vec::len);
+        let mut hidden = Vec::with_capacity(prompts.len());
+        let mut sessions: Vec<(usize, Session, Ends)> = Vec::new();
+        for chunk in prompts.chunks(PROMPTS) {
+            if sessions.last().is_none_or(|(n, ..)| *n != chunk.len()) {
+                let part = self.plan_text(planning, chunk.len(), tokens)?;
+                self.load(&mut store, "text encoder", &part.params)?;
+                let session = Session::new(gpu, part.plan, pool, &store).await?;
+                sessions.push((chunk.len(), session, Ends { input: part.input, output: part.output }));
+            }
+            let Some((_, session, at)) = sessions.last() else { continue };
+            session.write_ids(at.input, &chunk.concat())?;
+            session.run()?;
+            let all = session.read(at.output).await?;
+            hidden.extend(all.chunks(all.len() / chunk.len()).map(<[f32]>::to_vec));
+        }
+        Ok(hidden)
+    }
+}
+
+struct Ends {
+    input: Tensor,
+    output: Tensor,
+}
+
+/// The autoencoder's half that is at work, with its weights.
+pub(crate) struct VaeSession {
+    session: Session,
+    input: Tensor,
+    output: Tensor,
+    _store: Store,
+}
+
+impl VaeSession {
+    /// Loads the half that `part` recorded.
+    pub(crate) async fn new(gpu: &Gpu, model: &Model, pool: &mut Pool, part: Part) -> Result<VaeSession> {
+        let mut store = Store::new(gpu);
+        model.load(&mut store, "vae", &part.params)?;
+        let session = Session::new(gpu, part.plan, pool, &store).await?;
+        Ok(VaeSession { session, input: part.input, output: part.output, _store: store })
+    }
+
+    /// Runs it on `values`.
+    pub(crate) async fn run(&self, values: &[f32]) -> Result<Vec<f32>> {
+        self.session.write(self.input, values)?;
+        self.session.run()?;
+        self.session.read(self.output).await
+    }
+}
+
+/// Mean and standard deviation of a posterior, from its moments (NHWC, means before logarithms of variances).
+pub(crate) fn posterior(moments: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
+    let mut mean = Vec::with_capacity(moments.len() / 2);
+    let mut std = Vec::with_capacity(moments.len() / 2);
+    for pixel in moments.chunks(2 * channels) {
+        mean.extend_from_slice(&pixel[..channels]);
+        std.extend(pixel[channels..].iter().map(|l| (0.5 * l.clamp(-30.0, 20.0)).exp()));
+    }
+    (mean, std)
+}

@@ -1,0 +1,172 @@
+//! `forward`: one part of the model on given tensors, in PyTorch's layouts, to compare with another implementation.
+
+use crate::base::{DType, layout};
+use crate::error::{Error, Result};
+use crate::gpu::{Pool, Store};
+use crate::graph::{Graph, Session, Tensor};
+use crate::io::SafeTensors;
+use crate::job::{LoraArg, ModelOptions};
+use crate::models::{Context, UNet};
+use crate::nn::{Scope, Settings};
+
+use super::encode::{Planning, VaeSession};
+use super::{Engine, Model};
+
+/// Which part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardPart {
+    /// `input_ids` -> `hidden`
+    Text,
+    /// `sample timestep context` -> `out`
+    Unet,
+    /// `image` -> `mean logvar`
+    VaeEncode,
+    /// `latent` (not scaled) -> `image`
+    VaeDecode,
+}
+
+/// A named tensor: name, shape, values.
+pub type Named = (String, Vec<usize>, Vec<f32>);
+
+/// A picture-like operand as NHWC, with its extents `[n, c, h, w]`.
+fn picture(inputs: &SafeTensors, name: &str, channels: usize) -> Result<([usize; 4], Vec<f32>)> {
+    let tensor = inputs.get(name)?;
+    let &[n, c, h, w] = tensor.shape.as_ref() else {
+        return Err(tensor.error(format!("is {:?}: expected [n, {channels}, h, w]", tensor.shape)));
+    };
+    if c != channels || n == 0 {
+        return Err(tensor.error(format!("is {:?}: expected [n, {channels}, h, w]", tensor.shape)));
+    }
+    Ok(([n, c, h, w], layout::to_channels_last(&tensor.to_f32()?, [n, c, h, w])))
+}
+
+impl Engine {
+    /// Runs `part` of the model on `inputs` (and for text on `prompts`).
+    pub async fn forward(
+        &self,
+        part: ForwardPart,
+        model: &ModelOptions,
+        loras: &[LoraArg],
+        inputs: Option<&SafeTensors>,
+        prompts: &[String],
+    ) -> Result<Vec<Named>> {
+        let mut silent = |_| crate::event::Flow::Continue;
+        let model = Model::open(model, loras, &mut silent)?;
+        let given = || inputs.ok_or_else(|| Error::Usage("this part needs tensors: give --in X.safetensors".into()));
+        match part {
+            ForwardPart::Text => self.forward_text(&model, inputs, prompts).await,
+            ForwardPart::Unet => self.forward_unet(&model, given()?).await,
+            ForwardPart::VaeEncode => self.forward_encode(&model, given()?).await,
+            ForwardPart::VaeDecode => self.forward_decode(&model, given()?).await,
+        }
+    }
+
+    fn planning(&self) -> Planning<'_> {
+        Planning { caps: self.gpu.caps(), variants: &self.variants }
+    }
+
+    async fn forward_text(
+        &self,
+        model: &Model,
+        inputs: Option<&SafeTensors>,
+        prompts: &[String],
+    ) -> Result<Vec<Named>> {
+        let mut silent = |_| crate::event::Flow::Continue;
+        let mut rows: Vec<Vec<u32>> = Vec::new();
+        for prompt in prompts {
+            rows.push(model.tokens(prompt, &mut silent)?);
+        }
+        if let Some(inputs) = inputs.filter(|_| prompts.is_empty()) {
+            let tensor = inputs.get("input_ids")?;
+            let &[n, tokens] = tensor.shape.as_ref() else {
+                return Err(tensor.error(format!("is {:?}: expected [n, tokens]", tensor.shape)));
+            };
+            if n == 0 || tokens == 0 || tokens > model.text.max_position_embeddings {
+                let most = model.text.max_position_embeddings;
+                return Err(tensor.error(format!("is {:?}: expected 1 to {most} tokens", tensor.shape)));
+            }
+            let vocabulary = model.text.vocab_size as i64;
+            for id in tensor.to_i64()? {
+                if !(0..vocabulary).contains(&id) {
+                    return Err(tensor.error(format!("holds {id}: ids are 0 to {}", vocabulary - 1)));
+                }
+                match rows.last_mut() {
+                    Some(row) if row.len() < tokens => row.push(id as u32),
+                    _ => rows.push(vec![id as u32]),
+                }
+            }
+        }
+        let Some(tokens) = rows.first().map(Vec::len) else {
+            return Err(Error::Usage("text needs --prompt or a file with input_ids".into()));
+        };
+        let hidden = model.encode_prompts(&self.gpu, self.planning(), &mut Pool::default(), &rows).await?;
+        let shape = vec![rows.len(), tokens, model.text.hidden_size];
+        Ok(vec![("hidden".into(), shape, hidden.concat())])
+    }
+
+    async fn forward_unet(&self, model: &Model, inputs: &SafeTensors) -> Result<Vec<Named>> {
+        let ([n, c, h, w], sample) = picture(inputs, "sample", model.unet.in_channels)?;
+        let mut timestep = inputs.get("timestep")?.to_f32()?;
+        if timestep.len() == 1 {
+            timestep = vec![timestep[0]; n];
+        }
+        let context = inputs.get("context")?;
+        let width = model.context_width();
+        let &[rows, tokens, columns] = context.shape.as_ref() else {
+            return Err(context.error(format!("is {:?}: expected [n, tokens, {width}]", context.shape)));
+        };
+        if rows != n || columns != width || timestep.len() != n || tokens == 0 {
+            let message = format!(
+                "is {:?} with {} timesteps: expected [{n}, tokens, {width}] and {n}",
+                context.shape,
+                timestep.len()
+            );
+            return Err(context.error(message));
+        }
+        let settings = Settings { dtype: model.dtype(self.gpu.caps()), ..Settings::default() };
+        let scope = Scope::new("unet", settings);
+        let unet = UNet::new(&scope, model.unet.clone())?;
+        let mut g = Graph::new();
+        let x = g.input("sample", [n, h, w, c], DType::F32);
+        let t = g.input("timestep", [n], DType::F32);
+        let seen = g.input("context", [n, tokens, width], DType::F32);
+        let pairs = unet.context(&mut g, seen)?;
+        let out = unet.forward(&mut g, x, t, Context::KeyValues(&pairs))?;
+        g.output(out);
+        let mut store = Store::new(&self.gpu);
+        model.load(&mut store, "unet", &scope.params())?;
+        let session = Session::new(&self.gpu, self.planning().plan(&g)?, &mut Pool::default(), &store).await?;
+        let writes: [(Tensor, &[f32]); 3] = [(x, &sample), (t, &timestep), (seen, &context.to_f32()?)];
+        for (input, values) in writes {
+            session.write(input, values)?;
+        }
+        session.run()?;
+        let c = model.unet.out_channels;
+        let values = layout::to_channels_first(&session.read(out).await?, [n, c, h, w]);
+        Ok(vec![("out".into(), vec![n, c, h, w], values)])
+    }
+
+    async fn forward_encode(&self, model: &Model, inputs: &SafeTensors) -> Result<Vec<Named>> {
+        let ([n, _, h, w], image) = picture(inputs, "image", model.vae.in_channels)?;
+        let part = model.plan_vae_encode(self.planning(), n, [w, h])?;
+        let shape = part.plan.shape(part.output).clone();
+        let vae = VaeSession::new(&self.gpu, model, &mut Pool::default(), part).await?;
+        let moments = vae.run(&image).await?;
+        let (c, h, w) = (model.vae.latent_channels, shape[1], shape[2]);
+        let both = layout::to_channels_first(&moments, [n, 2 * c, h, w]);
+        let half =
+            |which: usize| both.chunks(c * h * w).skip(which).step_by(2).flatten().copied().collect::<Vec<f32>>();
+        let logvar = half(1).into_iter().map(|x| x.clamp(-30.0, 20.0)).collect();
+        Ok(vec![("mean".into(), vec![n, c, h, w], half(0)), ("logvar".into(), vec![n, c, h, w], logvar)])
+    }
+
+    async fn forward_decode(&self, model: &Model, inputs: &SafeTensors) -> Result<Vec<Named>> {
+        let ([n, _, h, w], latent) = picture(inputs, "latent", model.vae.latent_channels)?;
+        let factor = model.factor();
+        let part = model.plan_vae_decode(self.planning(), n, [w * factor, h * factor])?;
+        let vae = VaeSession::new(&self.gpu, model, &mut Pool::default(), part).await?;
+        let (c, h, w) = (model.vae.out_channels, h * factor, w * factor);
+        let values = layout::to_channels_first(&vae.run(&latent).await?, [n, c, h, w]);
+        Ok(vec![("image".into(), vec![n, c, h, w], values)])
+    }
+}

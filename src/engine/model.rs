@@ -1,0 +1,151 @@
+//! A model as a job opens it: configurations, tokenizer, weights with LoRA files merged in.
+
+use std::path::Path;
+
+use crate::base::DType;
+use crate::diffusion::{Prediction, ScheduleConfig};
+use crate::error::{Error, Result};
+use crate::event::{Event, Listener};
+use crate::gpu::{AdapterClass, Caps, Store};
+use crate::io::{Checkpoint, ClipTokenizer, LoraFile, ModuleKey, Part};
+use crate::job::{LoraArg, ModelOptions, PredictionArg, WeightType};
+use crate::models::{TextEncoderConfig, UnetConfig, VaeConfig};
+use crate::nn::weights::{self, HostTensor};
+use crate::nn::{Param, lora};
+
+/// An opened model.
+pub struct Model {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) text: TextEncoderConfig,
+    pub(crate) unet: UnetConfig,
+    pub(crate) vae: VaeConfig,
+    pub(crate) schedule: ScheduleConfig,
+    pub(crate) tokenizer: ClipTokenizer,
+    pub(crate) loras: Vec<(LoraFile, f64)>,
+    weight_type: WeightType,
+}
+
+/// The checkpoint that `folder` names, or the bundled one.
+pub fn open_checkpoint(folder: Option<&Path>) -> Result<Checkpoint> {
+    match folder {
+        Some(folder) => Checkpoint::open(folder),
+        #[cfg(feature = "bundled")]
+        None => Checkpoint::embedded(&crate::io::bundled::MODEL),
+        #[cfg(not(feature = "bundled"))]
+        None => Err(Error::Usage("this build holds no model: give a folder with --model".into())),
+    }
+}
+
+impl Model {
+    /// Opens what `options` name and every LoRA; the weights themselves stay where they are.
+    pub fn open(options: &ModelOptions, loras: &[LoraArg], listener: Listener<'_>) -> Result<Model> {
+        let checkpoint = open_checkpoint(options.model.as_deref())?;
+        let text_of = |part: Part| {
+            let weights = checkpoint.part(part);
+            (format!("{}/config.json", weights.location()), weights.config().to_string())
+        };
+        let (path, config) = text_of(Part::TextEncoder);
+        let text = TextEncoderConfig::parse(&path, &config)?;
+        let (path, config) = text_of(Part::Unet);
+        let unet = UnetConfig::parse(&path, &config)?;
+        let (path, config) = text_of(Part::Vae);
+        let vae = VaeConfig::parse(&path, &config)?;
+        let path = format!("{}/scheduler/scheduler_config.json", checkpoint.name());
+        let mut schedule = ScheduleConfig::from_json(&checkpoint.scheduler().to_string(), &path)?;
+        if let Some(prediction) = options.prediction {
+            schedule.prediction_type = match prediction {
+                PredictionArg::Epsilon => Prediction::Epsilon,
+                PredictionArg::V => Prediction::V,
+            };
+        }
+        let tokenizer = checkpoint.tokenizer()?;
+        let modules = checkpoint.modules();
+        let mut opened = Vec::with_capacity(loras.len());
+        for lora in loras {
+            let file = LoraFile::open(&lora.path, Some(&modules))?;
+            let report = file.match_report(&modules);
+            report.check()?;
+            listener(Event::Note(format!("LoRA {}: {} layers", lora.path.display(), report.matched.len())));
+            if let Some(first) = report.unmatched.first() {
+                let (path, count) = (lora.path.display(), report.unmatched.len());
+                listener(Event::Warning(format!("{path}: {count} keys match nothing in the model, such as {first}")));
+            }
+            opened.push((file, lora.scale));
+        }
+        let weight_type = options.dtype;
+        Ok(Model { checkpoint, text, unet, vae, schedule, tokenizer, loras: opened, weight_type })
+    }
+
+    /// Storage of the large weights on an adapter with `caps`.
+    pub fn dtype(&self, caps: &Caps) -> DType {
+        match self.weight_type {
+            WeightType::F32 => DType::F32,
+            WeightType::F16 => DType::F16,
+            WeightType::Auto if caps.class == AdapterClass::Cpu => DType::F32,
+            WeightType::Auto => DType::F16,
+        }
+    }
+
+    /// Pixels of a latent's side.
+    pub fn factor(&self) -> usize {
+        self.vae.factor()
+    }
+
+    /// Pixels of a side of the pictures that it was made for.
+    pub fn native_side(&self) -> usize {
+        self.unet.sample_size.as_ref().map_or(64, |s| s.get(0)) * self.factor()
+    }
+
+    /// Width of the hidden states that the UNet reads.
+    pub fn context_width(&self) -> usize {
+        self.unet.cross_attention_dim.get(0)
+    }
+
+    /// Width and height in pixels, by default what the model was made for.
+    pub fn size(&self, width: Option<usize>, height: Option<usize>) -> Result<[usize; 2]> {
+        let factor = self.factor();
+        let native = self.native_side();
+        for (name, side) in [("--width", width), ("--height", height)] {
+            if let Some(side) = side.filter(|s| *s == 0 || !s.is_multiple_of(factor)) {
+                return Err(Error::Usage(format!("{name} {side}: must be a multiple of {factor}, such as {native}")));
+            }
+        }
+        Ok([width.unwrap_or(native), height.unwrap_or(native)])
+    }
+
+    /// Token ids of `prompt`; says what was cut.
+    pub fn tokens(&self, prompt: &str, listener: Listener<'_>) -> Result<Vec<u32>> {
+        let encoded = self.tokenizer.encode(prompt)?;
+        if let Some(cut) = &encoded.truncated {
+            let length = self.tokenizer.length();
+            listener(Event::Warning(format!("the prompt is longer than {length} tokens; this is cut: {cut}")));
+        }
+        Ok(encoded.ids)
+    }
+
+    /// Loads every one of `params` into `store`, merging the LoRA files.
+    pub fn load(&self, store: &mut Store, label: &str, params: &[Param]) -> Result<()> {
+        let source = |key: &str, shape: &[usize]| -> Result<HostTensor<'_>> {
+            let (part, name) = key.split_once('.').unwrap_or(("", key));
+            let part = Part::ALL.into_iter().find(|p| p.name() == part);
+            let part = part.ok_or_else(|| Error::file(self.checkpoint.name(), format!("has no part for {key}")))?;
+            let tensor = self.checkpoint.part(part).get_shaped(name, shape)?;
+            Ok(HostTensor { shape: tensor.shape.to_vec(), values: tensor.to_finite_f32()?.into() })
+        };
+        let patch = |key: &str, shape: &[usize], values: &mut [f32]| self.merge(key, shape, values);
+        weights::load(store, label, params, &source, Some(&patch))
+    }
+
+    fn merge(&self, key: &str, shape: &[usize], values: &mut [f32]) -> Result<()> {
+        let Some((part, path)) = key.strip_suffix(".weight").and_then(|k| k.split_once('.')) else { return Ok(()) };
+        let Some(part) = Part::ALL.into_iter().find(|p| p.name() == part) else { return Ok(()) };
+        let module = ModuleKey { part, path: path.to_string() };
+        for (file, scale) in &self.loras {
+            if let Some(found) = file.modules.get(&module) {
+                let scale = scale * f64::from(found.scale());
+                lora::merge(values, shape, &found.down.data, &found.up.data, scale)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,205 @@
+//! Batches: cached posteriors, noise and timesteps, every draw a function of (seed, stream, step, index).
+
+use crate::base::rng::{CounterRng, Stream};
+use crate::diffusion::NoiseSchedule;
+use crate::error::{Error, Result};
+
+/// A picture's posterior: what the VAE's encoder said of it, NHWC, not scaled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cached {
+    /// Means.
+    pub mean: Vec<f32>,
+    /// Standard deviations.
+    pub std: Vec<f32>,
+}
+
+/// Latents, noise and timesteps of one micro-batch: instances, then class pictures.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Draw {
+    /// Scaled latents, NHWC.
+    pub latents: Vec<f32>,
+    /// Noise, NHWC.
+    pub noise: Vec<f32>,
+    /// Timestep of each sample.
+    pub timesteps: Vec<usize>,
+    /// How many of the samples are instances.
+    pub instances: usize,
+}
+
+/// A micro-batch as the training graph reads it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MicroBatch {
+    /// Noised latents.
+    pub noisy: Vec<f32>,
+    /// What the network should say.
+    pub target: Vec<f32>,
+    /// Timesteps.
+    pub timesteps: Vec<f32>,
+    /// Weight of each sample's mean squared error in the loss.
+    pub weights: Vec<f32>,
+    /// The part of the weight that min-SNR gives.
+    pub snr: Vec<f64>,
+    /// How many of the samples are instances.
+    pub instances: usize,
+}
+
+/// Latents of all pictures, each in one or more variants (crops, mirrored).
+pub struct Dataset {
+    instances: Vec<Vec<Cached>>,
+    classes: Vec<Vec<Cached>>,
+    elements: usize,
+    channels: usize,
+    scaling_factor: f64,
+    seed: u64,
+    batch: usize,
+    offset_noise: f64,
+    train_steps: usize,
+}
+
+/// What a [`Dataset`] draws by.
+#[derive(Clone, Copy, Debug)]
+pub struct Drawing {
+    /// Latent channels.
+    pub channels: usize,
+    /// The VAE's scaling factor.
+    pub scaling_factor: f64,
+    /// Seed.
+    pub seed: u64,
+    /// Instances a micro-batch, each with one class picture.
+    pub batch: usize,
+    /// Strength of a constant added to each channel's noise.
+    pub offset_noise: f64,
+    /// Timesteps of the noise schedule.
+    pub train_steps: usize,
+}
+
+impl Dataset {
+    /// Over these pictures; `classes` may be empty.
+    pub fn new(instances: Vec<Vec<Cached>>, classes: Vec<Vec<Cached>>, drawing: Drawing) -> Result<Dataset> {
+        let elements = instances.first().and_then(|v| v.first()).map_or(0, |c| c.mean.len());
+        let all = || instances.iter().chain(&classes);
+        if elements == 0
+            || all().any(|v| v.is_empty() || v.iter().any(|c| c.mean.len() != elements || c.std.len() != elements))
+        {
+            return Err(Error::Usage("no pictures, or pictures of different sizes".into()));
+        }
+        let Drawing { channels, scaling_factor, seed, batch, offset_noise, train_steps } = drawing;
+        Ok(Dataset { instances, classes, elements, channels, scaling_factor, seed, batch, offset_noise, train_steps })
+    }
+
+    /// Samples of each kind a micro-batch.
+    pub fn samples(&self) -> [usize; 2] {
+        [self.batch, if self.classes.is_empty() { 0 } else { self.batch }]
+    }
+
+    /// The micro-batch `index`.
+    pub fn draw(&self, index: usize) -> Draw {
+        let rng = |stream| CounterRng::new(self.seed, stream);
+        let mut draw = Draw { latents: Vec::new(), noise: Vec::new(), timesteps: Vec::new(), instances: self.batch };
+        let mut sample = 0;
+        for (kind, pictures) in [&self.instances, &self.classes].into_iter().enumerate().filter(|(_, p)| !p.is_empty())
+        {
+            for slot in 0..self.batch {
+                // Every picture once an epoch, in an order of its own each time.
+                let at = index * self.batch + slot;
+                let (epoch, place) = (at / pictures.len(), at % pictures.len());
+                let order = rng(Stream::Order).permutation((2 * epoch + kind) as u32, pictures.len());
+                let variants = &pictures[order[place]];
+                let (step, base) = (index as u32, (sample * self.elements) as u64);
+                let variant = rng(Stream::Flip).below(step, sample as u64, variants.len() as u64) as usize;
+                let cached = &variants[variant];
+                let posterior = rng(Stream::Posterior).normals(step, base, self.elements);
+                draw.latents.extend(
+                    cached.mean.iter().zip(&cached.std).zip(posterior).map(|((m, s), n)| {
+                        ((f64::from(*m) + f64::from(*s) * f64::from(n)) * self.scaling_factor) as f32
+                    }),
+                );
+                let mut noise = rng(Stream::Noise).normals(step, base, self.elements);
+                if self.offset_noise != 0.0 {
+                    let offsets =
+                        rng(Stream::OffsetNoise).normals(step, (sample * self.channels) as u64, self.channels);
+                    for (i, x) in noise.iter_mut().enumerate() {
+                        *x += self.offset_noise as f32 * offsets[i % self.channels];
+                    }
+                }
+                draw.noise.extend(noise);
+                draw.timesteps.push(rng(Stream::Timestep).below(step, sample as u64, self.train_steps as u64) as usize);
+                sample += 1;
+            }
+        }
+        draw
+    }
+}
+
+/// Noises `draw` and weighs its samples, so that the weighted sum of their mean squared errors is the instances' mean
+/// loss + `prior_weight` times the class pictures'. Min-SNR (Hang et al. 2023, arXiv 2303.09556) weighs both.
+pub fn micro_batch(draw: &Draw, schedule: &NoiseSchedule, min_snr: Option<f64>, prior_weight: f64) -> MicroBatch {
+    let samples = draw.timesteps.len();
+    let each = draw.latents.len() / samples.max(1);
+    let priors = samples - draw.instances;
+    let mut batch = MicroBatch {
+        noisy: Vec::with_capacity(draw.latents.len()),
+        target: Vec::with_capacity(draw.latents.len()),
+        timesteps: draw.timesteps.iter().map(|&t| t as f32).collect(),
+        weights: Vec::with_capacity(samples),
+        snr: Vec::with_capacity(samples),
+        instances: draw.instances,
+    };
+    for (i, &t) in draw.timesteps.iter().enumerate() {
+        let (x0, noise) = (&draw.latents[i * each..(i + 1) * each], &draw.noise[i * each..(i + 1) * each]);
+        batch.noisy.extend(schedule.add_noise(x0, noise, t));
+        let (a, b) = schedule.target_coefficients(t);
+        batch.target.extend(x0.iter().zip(noise).map(|(x, n)| a * x + b * n));
+        let snr = min_snr.map_or(1.0, |gamma| schedule.min_snr_weight(t, gamma));
+        let share = if i < draw.instances { 1.0 / draw.instances as f64 } else { prior_weight / priors as f64 };
+        batch.snr.push(snr);
+        batch.weights.push((snr * share) as f32);
+    }
+    batch
+}
+
+impl MicroBatch {
+    /// The instances' mean loss and the class pictures' (before its weight), from each sample's mean squared error.
+    pub fn losses(&self, errors: &[f32]) -> (f64, Option<f64>) {
+        let mean = |range: std::ops::Range<usize>| {
+            let n = range.len() as f64;
+            range.map(|i| self.snr[i] * f64::from(errors[i])).sum::<f64>() / n
+        };
+        let prior = (errors.len() > self.instances).then(|| mean(self.instances..errors.len()));
+        (mean(0..self.instances), prior)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dataset(offset_noise: f64) -> Dataset {
+        let picture = |x: f32| vec![Cached { mean: vec![x; 8], std: vec![0.0; 8] }];
+        let drawing = Drawing { channels: 4, scaling_factor: 0.5, seed: 3, batch: 1, offset_noise, train_steps: 1000 };
+        Dataset::new((0..4).map(|i| picture(i as f32)).collect(), vec![picture(9.0)], drawing).unwrap()
+    }
+
+    #[test]
+    fn every_picture_comes_once_an_epoch() {
+        let data = dataset(0.0);
+        for epoch in 0..3 {
+            let mut seen: Vec<f32> = (0..4).map(|i| data.draw(epoch * 4 + i).latents[0] * 2.0).collect();
+            seen.sort_by(f32::total_cmp);
+            assert_eq!(seen, [0.0, 1.0, 2.0, 3.0]);
+        }
+        assert_eq!(data.draw(5), data.draw(5));
+        assert_ne!(data.draw(5).noise, data.draw(6).noise);
+        assert_ne!(data.draw(5).noise, dataset(0.1).draw(5).noise);
+    }
+
+    #[test]
+    fn weights_make_the_two_means() {
+        let data = dataset(0.0);
+        let schedule =
+            NoiseSchedule::new(&crate::diffusion::ScheduleConfig::stable_diffusion(crate::diffusion::Prediction::V));
+        let batch = micro_batch(&data.draw(0), &schedule, None, 0.5);
+        assert_eq!(batch.weights, [1.0, 0.5]);
+        assert_eq!(batch.losses(&[2.0, 4.0]), (2.0, Some(4.0)));
+    }
+}
