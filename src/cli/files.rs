@@ -46,7 +46,8 @@ pub fn check_folder(folder: &Path) -> Result<()> {
     };
     probe().map_err(|e| {
         let text = e.to_string();
-        let reason = text.split(" at path").next().unwrap_or(&text).split(" (os error").next().unwrap_or(&text).to_owned();
+        let reason =
+            text.split(" at path").next().unwrap_or(&text).split(" (os error").next().unwrap_or(&text).to_owned();
         Error::file(nearest, format!("cannot write here: {reason}; free it or name another place"))
     })
 }
