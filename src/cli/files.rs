@@ -61,7 +61,8 @@ fn is_device(path: &Path) -> bool {
 /// # Errors
 /// [`Error::File`] when it cannot be written.
 pub fn write_picture(path: &Path, picture: &Picture) -> Result<()> {
-    image::write_png(path, picture.width, picture.height, &picture.rgb, &[("parameters", &picture.parameters)])
+    let (width, height, rgb) = (picture.width, picture.height, picture.rgb.clone());
+    image::write_png(path, &image::Picture { width, height, rgb }, &[("parameters", &picture.parameters)])
 }
 
 /// Writes text, whole or not at all.

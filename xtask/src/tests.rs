@@ -149,6 +149,10 @@ fn wasm() -> Outcome {
         Ok(Installed::No(remedy)) => return Outcome::Skipped(format!("no {WASM} target; {remedy}")),
         Err(e) => return Outcome::Skipped(format!("no {WASM} target; {e}")),
     }
+    let version = output("/usr/bin/rustc", &["--version"]);
+    if !new_enough(&version) {
+        return Outcome::Skipped(format!("no {WASM} target; Debian's is {} and too old", version.trim()));
+    }
     let sysroot = output("rustc", &["--print", "sysroot"]);
     let linker = Path::new(sysroot.trim()).join("lib/rustlib/x86_64-unknown-linux-gnu/bin/rust-lld");
     let mut command = Command::new("/usr/bin/cargo");
@@ -162,6 +166,12 @@ fn wasm() -> Outcome {
         command.env_remove(name);
     }
     ran(&mut command)
+}
+
+/// Whether `rustc 1.96.0 (…)` can build what asks for 1.88.
+fn new_enough(version: &str) -> bool {
+    let minor = version.split_whitespace().nth(1).and_then(|v| v.split('.').nth(1)).and_then(|m| m.parse::<u32>().ok());
+    minor.is_some_and(|m| m >= 88)
 }
 
 fn output(program: &str, args: &[&str]) -> String {

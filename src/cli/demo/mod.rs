@@ -80,7 +80,8 @@ pub fn run(global: &Global, args: &DemoArgs) -> Result<()> {
         &sections(&subject, &scenes, &class, &tuned, &drift),
     )?;
     let sheet_path = out.join("sheet.png");
-    image::write_png(&sheet_path, page.width() as usize, page.height() as usize, page.as_raw(), &[])?;
+    let (width, height) = (page.width() as usize, page.height() as usize);
+    image::write_png(&sheet_path, &image::Picture { width, height, rgb: page.into_raw() }, &[])?;
 
     let figures = if args.check {
         let judged = judged(&scenes, &tuned);
