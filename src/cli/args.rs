@@ -218,6 +218,10 @@ pub struct DemoArgs {
 
 /// clap's message on one line, without the usage text after it.
 pub fn one_line(error: &clap::Error) -> String {
+    // Messages of the library's own name the option already.
+    if let Some(own) = std::error::Error::source(error).map(ToString::to_string).filter(|text| text.starts_with("--")) {
+        return own;
+    }
     let text = error.render().to_string();
     let end = |line: &&str| !line.starts_with("Usage:") && !line.starts_with("For more information");
     let lines: Vec<&str> = text.lines().map(str::trim).take_while(end).filter(|line| !line.is_empty()).collect();

@@ -15,10 +15,14 @@ pub fn run(global: &Global, args: &ConvertArgs) -> Result<()> {
     lora.write(&args.out, args.format)?;
     if !lora.foreign.is_empty() && !global.quiet && !global.json {
         let (count, first) = (lora.foreign.len(), &lora.foreign[0]);
-        terminal::note(&format!("warning: {count} keys belong to no SD layer and were left out, for example '{first}'"));
+        terminal::note(&format!(
+            "warning: {count} keys belong to no SD layer and were left out, for example '{first}'"
+        ));
     }
     if global.json {
-        terminal::data(json!({"event": "saved", "path": args.out, "modules": lora.modules.len(), "left_out": lora.foreign}))
+        terminal::data(
+            json!({"event": "saved", "path": args.out, "modules": lora.modules.len(), "left_out": lora.foreign}),
+        )
     } else {
         terminal::data(args.out.display())
     }

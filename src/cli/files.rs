@@ -46,7 +46,8 @@ pub fn check_folder(folder: &Path) -> Result<()> {
     };
     probe().map_err(|e| {
         let text = e.to_string();
-        let reason = text.split(" at path").next().unwrap_or(&text).split(" (os error").next().unwrap_or(&text).to_owned();
+        let reason =
+            text.split(" at path").next().unwrap_or(&text).split(" (os error").next().unwrap_or(&text).to_owned();
         Error::file(nearest, format!("cannot write here: {reason}; free it or name another place"))
     })
 }
@@ -60,7 +61,8 @@ fn is_device(path: &Path) -> bool {
 /// # Errors
 /// [`Error::File`] when it cannot be written.
 pub fn write_picture(path: &Path, picture: &Picture) -> Result<()> {
-    image::write_png(path, picture.width, picture.height, &picture.rgb, &[("parameters", &picture.parameters)])
+    let (width, height, rgb) = (picture.width, picture.height, picture.rgb.clone());
+    image::write_png(path, &image::Picture { width, height, rgb }, &[("parameters", &picture.parameters)])
 }
 
 /// Writes text, whole or not at all.

@@ -26,7 +26,8 @@ pub fn run(global: &Global, args: &ForwardArgs) -> Result<()> {
     let engine = super::open(global)?;
     let made = engine.forward(part, &args.model, &args.loras, input.as_ref(), &args.prompt);
     let made = pollster::block_on(made)?;
-    let tensors: Vec<Tensor<'_>> = made.iter().map(|(name, shape, data)| Tensor::f32(name.as_str(), shape, data)).collect();
+    let tensors: Vec<Tensor<'_>> =
+        made.iter().map(|(name, shape, data)| Tensor::f32(name.as_str(), shape, data)).collect();
     write_safetensors(&args.out, &tensors, &BTreeMap::new())?;
     for (name, shape, _) in &made {
         if global.json {

@@ -1,6 +1,6 @@
 //! `portray info`: adapters and how each would be used.
 
-use portray::gpu::{self, AdapterEntry, Caps};
+use portray::gpu::{self, AdapterEntry};
 use portray::{Error, Result};
 use serde_json::json;
 
@@ -42,20 +42,6 @@ pub fn find<'a>(adapters: &'a [AdapterEntry], wanted: &str) -> Result<&'a Adapte
     })
 }
 
-/// An adapter's limits as a device opened on it would have them.
-pub fn caps(entry: &AdapterEntry) -> Caps {
-    let limits = &entry.limits;
-    Caps {
-        class: entry.class,
-        max_binding_bytes: limits.max_storage_buffer_binding_size,
-        max_buffer_bytes: limits.max_buffer_size,
-        max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
-        max_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
-        storage_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
-        uniform_alignment: u64::from(limits.min_uniform_buffer_offset_alignment),
-    }
-}
-
 /// The feature tiers that an adapter offers; everything works at Base.
 fn tiers(entry: &AdapterEntry) -> Vec<&'static str> {
     let has = |feature: &str| entry.features.iter_names().any(|(name, _)| name == feature);
@@ -64,7 +50,7 @@ fn tiers(entry: &AdapterEntry) -> Vec<&'static str> {
 }
 
 fn print(index: usize, a: &AdapterEntry) -> Result<()> {
-    let caps = caps(a);
+    let caps = a.caps();
     let class = format!("{:?}", a.class).to_lowercase();
     let row = |label: &str, value: String| vec![format!("  {label}"), value];
     let rows = [
@@ -84,7 +70,7 @@ fn print(index: usize, a: &AdapterEntry) -> Result<()> {
 }
 
 fn as_json(index: usize, a: &AdapterEntry) -> Result<()> {
-    let caps = caps(a);
+    let caps = a.caps();
     terminal::data(json!({
         "event": "adapter",
         "index": index,

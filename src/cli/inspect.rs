@@ -25,7 +25,8 @@ pub fn run(global: &Global, args: &InspectArgs) -> Result<()> {
         return terminal::data(finding.json);
     }
     terminal::data(&finding.heading)?;
-    let rows: Vec<Vec<String>> = finding.rows.iter().map(|(label, value)| vec![format!("  {label}"), value.clone()]).collect();
+    let rows: Vec<Vec<String>> =
+        finding.rows.iter().map(|(label, value)| vec![format!("  {label}"), value.clone()]).collect();
     let width = rows.iter().map(|r| r[0].chars().count()).max().unwrap_or(0);
     rows.iter().try_for_each(|r| terminal::data(format!("{:<width$}  {}", r[0], r[1])))?;
     for (title, items) in &finding.lists {
@@ -58,7 +59,9 @@ fn look(path: &Path, model: Option<&Path>) -> Result<Finding> {
 
 /// Keys of adapters of any kind, so that kinds that cannot be used are named as such.
 fn is_lora_key(key: &str) -> bool {
-    ["lora", "hada_w", "lokr_w", "dora_scale", "oft_"].iter().any(|mark| key.contains(mark))
+    ["lora_unet_", "lora_te", ".lora_", ".lora.", "_lora.", "hada_w", "lokr_w", "dora_scale"]
+        .iter()
+        .any(|mark| key.contains(mark))
 }
 
 fn tensors(file: &SafeTensors) -> Finding {
@@ -107,7 +110,8 @@ fn model_folder(model: &Checkpoint) -> Finding {
         let weights = model.part(part);
         let (types, bytes) = part_types(weights);
         let parameters = weights.parameters();
-        let text = format!("{} parameters, {}, {}", table::count(parameters), share(&types), table::bytes(bytes as u64));
+        let text =
+            format!("{} parameters, {}, {}", table::count(parameters), share(&types), table::bytes(bytes as u64));
         rows.push((part.name().to_owned(), text));
         parts.insert(part.name().into(), json!({"parameters": parameters, "types": types, "bytes": bytes}));
     }
@@ -122,9 +126,12 @@ fn model_folder(model: &Checkpoint) -> Finding {
     let scheduler = model.scheduler();
     let class = scheduler.get("_class_name").and_then(Value::as_str).unwrap_or("unnamed");
     let prediction = scheduler.get("prediction_type").and_then(Value::as_str).unwrap_or("epsilon");
-    let factor = model.part(Part::Vae).config().get("block_out_channels").and_then(Value::as_array).map_or(8, |b| {
-        1u64 << b.len().saturating_sub(1).min(16)
-    });
+    let factor = model
+        .part(Part::Vae)
+        .config()
+        .get("block_out_channels")
+        .and_then(Value::as_array)
+        .map_or(8, |b| 1u64 << b.len().saturating_sub(1).min(16));
     let side = unet.get("sample_size").and_then(Value::as_u64).map(|s| s * factor);
     rows.push(("scheduler".into(), class.into()));
     rows.push(("predicts".into(), prediction.into()));
@@ -173,7 +180,10 @@ fn lora(path: &Path, model: Option<&Checkpoint>) -> Result<Finding> {
     let mut json = json!({"event": "lora", "file": lora.name, "layout": lora.layout, "rank": lora.rank(), "unet_layers": unet,
         "text_encoder_layers": text, "parameters": lora.parameters(), "metadata": lora.metadata});
     if !lora.metadata.is_empty() {
-        lists.push(("metadata".into(), lora.metadata.iter().take(12).map(|(k, v)| shortened(&format!("{k}: {v}"))).collect()));
+        lists.push((
+            "metadata".into(),
+            lora.metadata.iter().take(12).map(|(k, v)| shortened(&format!("{k}: {v}"))).collect(),
+        ));
     }
     if let (Some(model), Some(modules)) = (model, &modules) {
         let report = lora.match_report(modules);
@@ -190,7 +200,10 @@ fn lora(path: &Path, model: Option<&Checkpoint>) -> Result<Finding> {
         }
     } else if !lora.foreign.is_empty() {
         json["foreign"] = json!(lora.foreign);
-        lists.push((format!("keys of no Stable Diffusion 1.x or 2.x layer: {}", lora.foreign.len()), lora.foreign.clone()));
+        lists.push((
+            format!("keys of no Stable Diffusion 1.x or 2.x layer: {}", lora.foreign.len()),
+            lora.foreign.clone(),
+        ));
     }
     Ok(Finding { heading: format!("{}: a LoRA", lora.name), rows, lists, json })
 }

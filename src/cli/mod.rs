@@ -26,6 +26,7 @@ use portray::{Error, Result};
 /// Parses the arguments, runs the command, and turns what came of it into an exit code: 0 done, 1 failed, 2 wrong use,
 /// 130 interrupted.
 pub fn main() -> ExitCode {
+    terminal::quieten_wayland();
     let cli = match args::Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) if !e.use_stderr() => {

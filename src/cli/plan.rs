@@ -25,7 +25,7 @@ fn caps(global: &Global) -> Result<(Caps, String)> {
     };
     let adapters = pollster::block_on(gpu::adapters());
     let entry: &AdapterEntry = info::find(&adapters, wanted)?;
-    Ok((info::caps(entry), entry.info.name.clone()))
+    Ok((entry.caps(), entry.info.name.clone()))
 }
 
 fn as_json(report: &PlanReport, adapter: &str) -> serde_json::Value {

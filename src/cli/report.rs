@@ -171,9 +171,9 @@ impl Reporter {
             self.spoke = Some(Instant::now());
         }
         let Some(meter) = &self.meter else { return };
-        let mut text = [extra, &meter.text(done, total)].iter().filter(|t| !t.is_empty()).copied().collect::<Vec<_>>();
+        let speed = meter.text(done, total);
+        let text = [extra, &speed].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>().join("  ");
         if self.style == Style::Bar {
-            let message = text.join("  ");
             let bar = self.bar.get_or_insert_with(ProgressBar::new_spinner);
             if bar.length() != Some(total as u64) {
                 bar.disable_steady_tick();
@@ -181,15 +181,13 @@ impl Reporter {
                 bar.set_length(total as u64);
             }
             bar.set_prefix(self.phase.clone());
-            bar.set_message(message);
+            bar.set_message(text);
             bar.set_position(done as u64);
             return;
         }
         let due = self.spoke.is_none_or(|at| at.elapsed() >= EVERY);
-        if due || (done == total && total > 1) {
-            let position = format!("  {unit} {done}/{total}");
-            text.insert(0, &position);
-            terminal::note(&text.join("  "));
+        if due || (done == total && meter.began.elapsed() >= EVERY) {
+            terminal::note(&format!("  {unit} {done}/{total}  {text}"));
             self.spoke = Some(Instant::now());
         }
     }
@@ -197,7 +195,9 @@ impl Reporter {
 
 fn bar_style() -> ProgressStyle {
     let plain = ProgressStyle::default_bar;
-    ProgressStyle::with_template("{prefix} {bar:28} {pos}/{len}  {msg}").unwrap_or_else(|_| plain()).progress_chars("━━╌")
+    ProgressStyle::with_template("{prefix} {bar:28} {pos}/{len}  {msg}")
+        .unwrap_or_else(|_| plain())
+        .progress_chars("━━╌")
 }
 
 /// An event as one line of JSON. A step is `{"event":"step","step":…,"loss":…,…}`.
@@ -233,7 +233,8 @@ mod tests {
 
     #[test]
     fn a_step_has_the_documented_form() {
-        let mut step = StepReport { step: 3, steps: 9, loss: 0.5, instance: 0.25, prior: Some(0.25), grad_norm: 2.0, lr: 1e-3 };
+        let mut step =
+            StepReport { step: 3, steps: 9, loss: 0.5, instance: 0.25, prior: Some(0.25), grad_norm: 2.0, lr: 1e-3 };
         let line = json_line(&Event::Step(step.clone())).to_string();
         assert_eq!(
             line,

@@ -47,6 +47,14 @@ pub fn one_line(text: &str) -> String {
     lines.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// Keeps Mesa's Wayland client, which nothing here uses, from complaining on stderr where there is no desktop.
+pub fn quieten_wayland() {
+    if cfg!(target_os = "linux") && std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // SAFETY: called first thing in `main`, while there is one thread.
+        unsafe { std::env::set_var("XDG_RUNTIME_DIR", std::env::temp_dir()) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

@@ -28,6 +28,13 @@ pub struct AdapterEntry {
     pub class: AdapterClass,
 }
 
+impl AdapterEntry {
+    /// Limits and kernel family of a device opened on it: what plans are made from.
+    pub fn caps(&self) -> Caps {
+        caps_of(&self.info, &self.limits)
+    }
+}
+
 /// A compiled kernel.
 pub struct Pipeline {
     pub(crate) pipeline: wgpu::ComputePipeline,
@@ -59,6 +66,19 @@ fn instance() -> wgpu::Instance {
 
 fn class_of(info: &wgpu::AdapterInfo) -> AdapterClass {
     if info.device_type == wgpu::DeviceType::Cpu { AdapterClass::Cpu } else { AdapterClass::Gpu }
+}
+
+fn caps_of(info: &wgpu::AdapterInfo, limits: &wgpu::Limits) -> Caps {
+    Caps {
+        class: class_of(info),
+        max_binding_bytes: limits.max_storage_buffer_binding_size,
+        max_buffer_bytes: limits.max_buffer_size,
+        max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
+        max_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
+        storage_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
+        uniform_alignment: u64::from(limits.min_uniform_buffer_offset_alignment),
+        register_tile: if info.name.contains("SwiftShader") { 64 } else { 256 },
+    }
 }
 
 /// All adapters, in wgpu's order.
@@ -124,17 +144,7 @@ impl Gpu {
 
     /// Uses a host application's device.
     pub fn from_device(info: wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue) -> Gpu {
-        let limits = device.limits();
-        let caps = Caps {
-            class: class_of(&info),
-            max_binding_bytes: limits.max_storage_buffer_binding_size,
-            max_buffer_bytes: limits.max_buffer_size,
-            max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
-            max_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
-            storage_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
-            uniform_alignment: u64::from(limits.min_uniform_buffer_offset_alignment),
-            register_tile: if info.name.contains("SwiftShader") { 64 } else { 256 },
-        };
+        let caps = caps_of(&info, &device.limits());
         let shared = Arc::new(Shared::default());
         let lost = shared.clone();
         device.set_device_lost_callback(move |reason, message| {

@@ -1,1 +1,99 @@
-fn main() {}
+//! `cargo xtask demo` and `cargo xtask test`: everything that they need is installed, or named where that cannot be.
+
+mod install;
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use install::Installed;
+
+const USAGE: &str = "usage: cargo xtask demo [options of `portray demo`] | cargo xtask test";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let result = match args.next().as_deref() {
+        Some("demo") => demo(&args.collect::<Vec<_>>()),
+        Some("test") if args.next().is_none() => tests::run(),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { message, code }) => {
+            if !message.is_empty() {
+                eprintln!("error: {message}");
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Why a task ended early. An empty message: whoever failed has said it already.
+struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Failure {
+        Failure { message, code: 1 }
+    }
+}
+
+/// Builds, makes sure that an adapter answers, and runs the demo.
+fn demo(args: &[String]) -> Result<(), Failure> {
+    eprintln!("building portray");
+    succeed(cargo().args(["build", "--release", "--bin", "portray"]).args(manifest()))?;
+    if !adapter_answers() {
+        eprintln!("no GPU adapter answers: a software Vulkan driver is needed");
+        match install::package("mesa-vulkan-drivers")? {
+            Installed::Yes if adapter_answers() => {}
+            Installed::Yes => return Err("mesa-vulkan-drivers is installed, but no adapter answers".to_owned().into()),
+            Installed::No(remedy) => return Err(format!("no GPU adapter answers; {remedy}").into()),
+        }
+    }
+    succeed(portray().arg("demo").args(args))
+}
+
+fn adapter_answers() -> bool {
+    let status = portray().args(["info", "--json"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|s| s.success())
+}
+
+/// The built binary, in the caller's folder.
+fn portray() -> Command {
+    let mut command = cargo();
+    command.args(["run", "--quiet", "--release", "--bin", "portray"]).args(manifest()).arg("--");
+    command
+}
+
+/// The repository.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+}
+
+fn manifest() -> [PathBuf; 2] {
+    ["--manifest-path".into(), root().join("Cargo.toml")]
+}
+
+/// The cargo that runs this, with a runtime folder for drivers that complain without one.
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        command.env("XDG_RUNTIME_DIR", std::env::temp_dir());
+    }
+    command
+}
+
+/// Runs `command`; its own exit code becomes ours.
+fn succeed(command: &mut Command) -> Result<(), Failure> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let status = command.status().map_err(|e| format!("cannot run {name}: {e}"))?;
+    match status.code() {
+        Some(0) => Ok(()),
+        code => Err(Failure { message: String::new(), code: code.and_then(|c| u8::try_from(c).ok()).unwrap_or(1) }),
+    }
+}

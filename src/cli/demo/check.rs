@@ -66,14 +66,31 @@ impl Figures {
     /// The four bars.
     pub fn verdicts(&self) -> Vec<Verdict> {
         // Written so that a NaN meets no bar.
-        let at_most = |what, measured: f64, bar: f64| Verdict { what, measured, bar: format!("at most {bar:.2}"), met: measured <= bar };
-        let at_least =
-            |what, measured: f64, bar: f64| Verdict { what, measured, bar: format!("at least {bar:.2}"), met: measured >= bar };
+        let at_most = |what, measured: f64, bar: f64| Verdict {
+            what,
+            measured,
+            bar: format!("at most {bar:.2}"),
+            met: measured <= bar,
+        };
+        let at_least = |what, measured: f64, bar: f64| Verdict {
+            what,
+            measured,
+            bar: format!("at least {bar:.2}"),
+            met: measured >= bar,
+        };
         let judged = self.likeness.len();
         let closer = self.closer();
         vec![
-            at_most("class pictures' change with prior preservation / without", self.change_with / self.change_without, 0.8),
-            at_least("class pictures' diversity kept with prior preservation", self.diversity_with / self.diversity_before, 0.7),
+            at_most(
+                "class pictures' change with prior preservation / without",
+                self.change_with / self.change_without,
+                0.8,
+            ),
+            at_least(
+                "class pictures' diversity kept with prior preservation",
+                self.diversity_with / self.diversity_before,
+                0.7,
+            ),
             at_least("diversity with prior preservation / without", self.diversity_with / self.diversity_without, 1.3),
             Verdict {
                 what: "personalized pictures closer to the photos than the untouched model's",

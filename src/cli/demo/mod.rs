@@ -74,9 +74,14 @@ pub fn run(global: &Global, args: &DemoArgs) -> Result<()> {
         subject.photos.len(),
         args.steps,
     );
-    let page = sheet::draw("Four pictures in, the subject anywhere", &subtitle, &sections(&subject, &scenes, &class, &tuned, &drift))?;
+    let page = sheet::draw(
+        "Four pictures in, the subject anywhere",
+        &subtitle,
+        &sections(&subject, &scenes, &class, &tuned, &drift),
+    )?;
     let sheet_path = out.join("sheet.png");
-    image::write_png(&sheet_path, page.width() as usize, page.height() as usize, page.as_raw(), &[])?;
+    let (width, height) = (page.width() as usize, page.height() as usize);
+    image::write_png(&sheet_path, &image::Picture { width, height, rgb: page.into_raw() }, &[])?;
 
     let figures = if args.check {
         let judged = judged(&scenes, &tuned);
@@ -86,11 +91,16 @@ pub fn run(global: &Global, args: &DemoArgs) -> Result<()> {
     } else {
         None
     };
-    let report = Report { subject: &subject, args, studio: &studio, with_prior, without_prior, figures: figures.as_ref() };
+    let report =
+        Report { subject: &subject, args, studio: &studio, with_prior, without_prior, figures: figures.as_ref() };
     let report_path = out.join("report.md");
     files::write_text(&report_path, &report.text())?;
     for path in [&lora, &sheet_path, &report_path] {
-        terminal::data(if global.json { serde_json::json!({"event": "saved", "path": path}).to_string() } else { path.display().to_string() })?;
+        terminal::data(if global.json {
+            serde_json::json!({"event": "saved", "path": path}).to_string()
+        } else {
+            path.display().to_string()
+        })?;
     }
     figures.map_or(Ok(()), |figures| judge(global, &figures))
 }
@@ -112,7 +122,8 @@ fn judge(global: &Global, figures: &Figures) -> Result<()> {
     for v in &verdicts {
         let mark = if v.met { "ok    " } else { "MISSED" };
         terminal::data(if global.json {
-            serde_json::json!({"event": "check", "what": v.what, "measured": v.measured, "bar": v.bar, "met": v.met}).to_string()
+            serde_json::json!({"event": "check", "what": v.what, "measured": v.measured, "bar": v.bar, "met": v.met})
+                .to_string()
         } else {
             format!("{mark} {}: {:.2} ({})", v.what, v.measured, v.bar)
         })?;
@@ -145,7 +156,9 @@ fn sections<'a>(
         },
         Section {
             title: "Class pictures",
-            note: format!("“{class_prompt}” as the untouched model draws it. Prior preservation trains on these too, so that the class stays what it was."),
+            note: format!(
+                "“{class_prompt}” as the untouched model draws it. Prior preservation trains on these too, so that the class stays what it was."
+            ),
             bands: vec![band("", false, seeds(class, CLASS_PICTURES))],
         },
     ];

@@ -77,7 +77,13 @@ impl Report<'_> {
             "## Check\n\n| what | measured | bar | |\n|---|---|---|---|\n{}\n",
             f.verdicts()
                 .iter()
-                .map(|v| format!("| {} | {:.2} | {} | {} |\n", v.what, v.measured, v.bar, if v.met { "met" } else { "**missed**" }))
+                .map(|v| format!(
+                    "| {} | {:.2} | {} | {} |\n",
+                    v.what,
+                    v.measured,
+                    v.bar,
+                    if v.met { "met" } else { "**missed**" }
+                ))
                 .collect::<String>()
         );
         text.push_str(&format!(
@@ -92,7 +98,9 @@ impl Report<'_> {
             f.diversity_with,
             f.diversity_without,
         ));
-        text.push_str("Likeness to the photos, background left out (`portray::train::metrics`); larger is more alike:\n\n");
+        text.push_str(
+            "Likeness to the photos, background left out (`portray::train::metrics`); larger is more alike:\n\n",
+        );
         text.push_str("| prompt | untouched model | personalized | |\n|---|---|---|---|\n");
         for (prompt, base, tuned) in &f.likeness {
             let mark = if tuned > base { "closer" } else { "not closer" };

@@ -49,7 +49,9 @@ impl Phrases {
             Scenes {
                 title: "Accessories",
                 note: "The subject dressed up.",
-                prompts: rows(&["a crown", "sunglasses", "a top hat", "a graduation cap"], &|l| after(&format!("wearing {l}"))),
+                prompts: rows(&["a crown", "sunglasses", "a top hat", "a graduation cap"], &|l| {
+                    after(&format!("wearing {l}"))
+                }),
                 judged: 3,
             },
             Scenes {
@@ -72,7 +74,8 @@ impl Phrases {
     /// "a mscds panda".
     fn crossed(&self, animal: &str) -> String {
         let noun = self.class_noun();
-        let word = self.instance.strip_suffix(noun).map(str::trim_end).filter(|w| !w.is_empty()).unwrap_or(&self.instance);
+        let word =
+            self.instance.strip_suffix(noun).map(str::trim_end).filter(|w| !w.is_empty()).unwrap_or(&self.instance);
         format!("{word} {animal}")
     }
 

@@ -150,8 +150,9 @@ fn draw_band(page: &mut RgbImage, letters: &Lettering, band: &Band<'_>, top: u32
 /// The picture, enlarged, with rounded corners and a hairline round it.
 fn place(page: &mut RgbImage, picture: &Picture, x: u32, y: u32, side: u32) -> Result<()> {
     let (width, height) = (picture.width as u32, picture.height as u32);
-    let source = RgbImage::from_raw(width, height, picture.rgb.clone())
-        .ok_or_else(|| Error::file("sheet.png", format!("a picture of {width}x{height} has {} bytes", picture.rgb.len())))?;
+    let source = RgbImage::from_raw(width, height, picture.rgb.clone()).ok_or_else(|| {
+        Error::file("sheet.png", format!("a picture of {width}x{height} has {} bytes", picture.rgb.len()))
+    })?;
     let scale = side as f32 / width.max(height).max(1) as f32;
     let size = |n: u32| ((n as f32 * scale).round() as u32).clamp(1, side);
     let large = imageops::resize(&source, size(width), size(height), FilterType::Lanczos3);
@@ -190,7 +191,11 @@ mod tests {
         let cells = |n: usize| pictures[..n].iter().map(|p| Cell { picture: p, caption: "a caption".into() }).collect();
         let band = |label, large, n| Band { label, large, cells: cells(n) };
         let sections = [
-            Section { title: "One", note: "A note of several words that has to be wrapped.".into(), bands: vec![band("", true, 4)] },
+            Section {
+                title: "One",
+                note: "A note of several words that has to be wrapped.".into(),
+                bands: vec![band("", true, 4)],
+            },
             Section { title: "Two", note: String::new(), bands: vec![band("a", false, 7), band("b", false, 7)] },
         ];
         let page = draw("Title", "Subtitle", &sections).unwrap();
@@ -209,7 +214,8 @@ mod tests {
     fn a_broken_picture_is_an_error() {
         let mut broken = picture([0; 3]);
         broken.rgb.pop();
-        let bands = vec![Band { label: "", large: true, cells: vec![Cell { picture: &broken, caption: String::new() }] }];
+        let bands =
+            vec![Band { label: "", large: true, cells: vec![Cell { picture: &broken, caption: String::new() }] }];
         assert!(draw("t", "s", &[Section { title: "x", note: String::new(), bands }]).is_err());
     }
 }

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::Instant;
 
+use portray::Result;
 use portray::diffusion::SamplerKind;
 use portray::engine::Engine;
 use portray::event::{Event, Flow, Picture};
 use portray::job::{GenerateJob, LoraArg, SamplingOptions, TrainJob};
-use portray::Result;
 
 use super::super::args::{DemoArgs, Global};
 use super::super::report::Reporter;
@@ -72,7 +72,14 @@ impl<'a> Studio<'a> {
     ///
     /// # Errors
     /// As [`Engine::generate`].
-    pub fn pictures(&mut self, title: &str, prompts: &[String], count: usize, seed: u64, lora: Option<&Path>) -> Result<Vec<Picture>> {
+    pub fn pictures(
+        &mut self,
+        title: &str,
+        prompts: &[String],
+        count: usize,
+        seed: u64,
+        lora: Option<&Path>,
+    ) -> Result<Vec<Picture>> {
         let sampling = SamplingOptions { steps: Some(STEPS), guidance: Some(GUIDANCE), seed, ..Default::default() };
         self.generate(title, prompts, count, sampling, lora)
     }
@@ -86,7 +93,8 @@ impl<'a> Studio<'a> {
         lora: Option<&Path>,
     ) -> Result<Vec<Picture>> {
         let loras = lora.map(|path| LoraArg { path: path.into(), scale: 1.0 }).into_iter().collect();
-        let job = GenerateJob { prompts: prompts.to_vec(), count, sampling, loras, strength: 1.0, ..Default::default() };
+        let job =
+            GenerateJob { prompts: prompts.to_vec(), count, sampling, loras, strength: 1.0, ..Default::default() };
         let global = self.global;
         let engine = &self.engine;
         let made = timed(&mut self.times, title, || {
@@ -103,7 +111,13 @@ impl<'a> Studio<'a> {
     ///
     /// # Errors
     /// As [`Engine::train`].
-    pub fn train(&mut self, title: &str, subject: &Subject, class_folder: Option<&Path>, out: &Path) -> Result<Training> {
+    pub fn train(
+        &mut self,
+        title: &str,
+        subject: &Subject,
+        class_folder: Option<&Path>,
+        out: &Path,
+    ) -> Result<Training> {
         let job = TrainJob {
             images: Some(subject.folder.clone()),
             prompt: Some(subject.phrases.instance.clone()),

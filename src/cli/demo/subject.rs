@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use portray::Result;
 use portray::event::Picture;
 use portray::io::{image, write_atomic};
-use portray::{Error, Result};
 
 use super::super::args::{self, DemoArgs};
 use super::scenes::Phrases;
+use super::studio::SIDE;
 
 macro_rules! photos {
     ($name:literal) => {
@@ -56,15 +57,11 @@ impl Subject {
 }
 
 fn open_all(folder: &Path) -> Result<Vec<Picture>> {
-    let paths = image::list(folder)?;
-    if paths.is_empty() {
-        return Err(Error::file(folder, "holds no pictures"));
-    }
-    paths.iter().enumerate().map(|(index, path)| open(path, index)).collect()
+    image::list_pictures(folder)?.iter().enumerate().map(|(index, path)| open(path, index)).collect()
 }
 
 fn open(path: &Path, index: usize) -> Result<Picture> {
-    let photo = image::open_square(path, super::studio::SIDE)?;
+    let photo = image::Picture::open(path)?.cover(SIDE, SIDE, image::Crop::CENTER)?;
     let (width, height, rgb) = (photo.width, photo.height, photo.rgb);
     Ok(Picture { width, height, rgb, prompt: String::new(), seed: 0, index, parameters: String::new() })
 }

@@ -1,0 +1,180 @@
+//! `cargo xtask test`: formatting, lints, the browser's target, and every test on two software drivers.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use crate::install::{self, Installed};
+use crate::{Failure, cargo, root};
+
+/// Integration tests that need no adapter, and so need no second driver.
+const GPU_FREE: &[&str] = &["layers", "shaders", "plan", "io", "diffusion"];
+
+const SWIFTSHADER: &str = "/usr/lib/chromium/vk_swiftshader_icd.json";
+const WASM: &str = "wasm32-unknown-unknown";
+
+enum Outcome {
+    Passed,
+    Failed,
+    Skipped(String),
+}
+
+struct Summary(Vec<(String, Outcome, f64)>);
+
+impl Summary {
+    fn step(&mut self, name: &str, work: impl FnOnce() -> Outcome) {
+        eprintln!("\n== {name}");
+        let began = Instant::now();
+        let outcome = work();
+        if let Outcome::Skipped(reason) = &outcome {
+            eprintln!("SKIPPED: {reason}");
+        }
+        self.0.push((name.to_owned(), outcome, began.elapsed().as_secs_f64()));
+    }
+
+    fn print(&self) -> Result<(), Failure> {
+        println!("\n{:<34} {:>8}", "step", "seconds");
+        for (name, outcome, seconds) in &self.0 {
+            let result = match outcome {
+                Outcome::Passed => "passed".to_owned(),
+                Outcome::Failed => "FAILED".to_owned(),
+                Outcome::Skipped(reason) => format!("SKIPPED: {reason}"),
+            };
+            println!("{name:<34} {seconds:>8.0}  {result}");
+        }
+        println!("{:<34} {:>8.0}", "in all", self.0.iter().map(|(.., s)| s).sum::<f64>());
+        match self.0.iter().filter(|(_, o, _)| matches!(o, Outcome::Failed)).count() {
+            0 => Ok(()),
+            n => Err(format!("{n} of {} steps failed", self.0.len()).into()),
+        }
+    }
+}
+
+/// Runs everything and sums it up.
+pub fn run() -> Result<(), Failure> {
+    let mut summary = Summary(Vec::new());
+    summary.step("formatting", || ran(at_root().args(["fmt", "--all", "--check"])));
+    summary.step("lints", || {
+        let lint = ["clippy", "--workspace", "--all-targets", "--release", "--quiet", "--", "-D", "warnings"];
+        ran(at_root().args(lint))
+    });
+    summary.step("library for the browser", wasm);
+
+    let lavapipe = driver("mesa-vulkan-drivers", lavapipe_manifest);
+    let everything: &[&str] = &["test", "--workspace", "--release", "--quiet"];
+    summary.step("all tests, lavapipe", || on(lavapipe, everything));
+
+    let swiftshader = driver("chromium", || Some(PathBuf::from(SWIFTSHADER)).filter(|p| p.exists()));
+    let names = gpu_tests();
+    let mut again = vec!["test", "--release", "--quiet"];
+    again.extend(names.iter().flat_map(|name| ["--test", name]));
+    summary.step("GPU tests, SwiftShader", || if names.is_empty() { Outcome::Passed } else { on(swiftshader, &again) });
+    summary.print()
+}
+
+fn at_root() -> Command {
+    let mut command = cargo();
+    command.current_dir(root());
+    command
+}
+
+fn ran(command: &mut Command) -> Outcome {
+    match command.status() {
+        Ok(status) if status.success() => Outcome::Passed,
+        Ok(_) => Outcome::Failed,
+        Err(e) => {
+            eprintln!("cannot run: {e}");
+            Outcome::Failed
+        }
+    }
+}
+
+/// Runs cargo with `args` on the driver of `manifest`.
+fn on(manifest: Result<PathBuf, String>, args: &[&str]) -> Outcome {
+    match manifest {
+        Ok(manifest) => ran(at_root().args(args).env("VK_ICD_FILENAMES", manifest)),
+        Err(reason) => {
+            eprintln!("{reason}");
+            Outcome::Failed
+        }
+    }
+}
+
+/// A driver's manifest, installed if need be.
+fn driver(package: &str, manifest: impl Fn() -> Option<PathBuf>) -> Result<PathBuf, String> {
+    if let Some(found) = manifest() {
+        return Ok(found);
+    }
+    match install::package(package)? {
+        Installed::Yes => manifest().ok_or_else(|| format!("{package} is installed, but has no Vulkan driver")),
+        Installed::No(remedy) => Err(format!("no Vulkan driver of {package}; {remedy}")),
+    }
+}
+
+/// The integration tests that run kernels.
+fn gpu_tests() -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(root().join("tests"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| test_name(&entry.path()))
+        .filter(|name| !GPU_FREE.contains(&name.as_str()))
+        .collect();
+    names.sort();
+    names
+}
+
+/// `tests/x.rs` and `tests/x/main.rs` are the test `x`.
+fn test_name(path: &Path) -> Option<String> {
+    let is_test = path.extension().is_some_and(|e| e == "rs") || path.join("main.rs").exists();
+    path.file_stem().filter(|_| is_test).map(|stem| stem.to_string_lossy().into_owned())
+}
+
+fn lavapipe_manifest() -> Option<PathBuf> {
+    let files = std::fs::read_dir("/usr/share/vulkan/icd.d").ok()?;
+    let is_lavapipe = |p: &PathBuf| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("lvp_icd"));
+    files.flatten().map(|entry| entry.path()).find(is_lavapipe)
+}
+
+/// Checks the library for WebAssembly: with rustup's target, else with Debian's compiler that has its standard library.
+fn wasm() -> Outcome {
+    let check = ["check", "--release", "--quiet", "--lib", "--no-default-features", "--target", WASM];
+    if output("rustup", &["target", "list", "--installed"]).contains(WASM)
+        || Command::new("rustup").args(["target", "add", WASM]).status().is_ok_and(|s| s.success())
+    {
+        return ran(at_root().args(check));
+    }
+    match install::package("rustc-web cargo-web rust-web-src") {
+        Ok(Installed::Yes) => {}
+        Ok(Installed::No(remedy)) => return Outcome::Skipped(format!("no {WASM} target; {remedy}")),
+        Err(e) => return Outcome::Skipped(format!("no {WASM} target; {e}")),
+    }
+    let version = output("/usr/bin/rustc", &["--version"]);
+    if !new_enough(&version) {
+        return Outcome::Skipped(format!("no {WASM} target; Debian's is {} and too old", version.trim()));
+    }
+    let sysroot = output("rustc", &["--print", "sysroot"]);
+    let linker = Path::new(sysroot.trim()).join("lib/rustlib/x86_64-unknown-linux-gnu/bin/rust-lld");
+    let mut command = Command::new("/usr/bin/cargo");
+    command.current_dir(root()).args(check).arg("-Zbuild-std=std,panic_abort");
+    command.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1");
+    command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
+    // Another compiler's results would only displace those of the first.
+    command.env("CARGO_TARGET_DIR", root().join("target/web"));
+    // cargo told us about the toolchain that runs this; the other one must not hear of it.
+    for name in ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTUP_HOME", "LD_LIBRARY_PATH"] {
+        command.env_remove(name);
+    }
+    ran(&mut command)
+}
+
+/// Whether `rustc 1.96.0 (…)` can build what asks for 1.88.
+fn new_enough(version: &str) -> bool {
+    let minor = version.split_whitespace().nth(1).and_then(|v| v.split('.').nth(1)).and_then(|m| m.parse::<u32>().ok());
+    minor.is_some_and(|m| m >= 88)
+}
+
+fn output(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output();
+    output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default()
+}
