@@ -98,7 +98,7 @@ impl Op for AdamW {
 
 /// Test cases.
 pub fn cases() -> Vec<Case> {
-    [1usize, 6, 500]
+    [1usize, 6, 500, 4 * 64 * 1000 + 2]
         .map(|n| {
             let normal = || Given::normal([n]);
             let hyper = Given::Uniform([8].into(), 0.1, 0.9);
@@ -106,4 +106,39 @@ pub fn cases() -> Vec<Case> {
             Case::new(AdamW, [normal(), normal(), Given::Uniform([n].into(), 0.0, 1.0), normal(), clip, hyper])
         })
         .to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Parameters after each of three steps of `torch.optim.AdamW([1, -0.5, 0.25], lr=0.01, weight_decay=0.1)` in f64.
+    const GRADS: [[f64; 3]; 3] = [[0.5, -2.0, 0.0001], [0.1, 3.0, -0.0001], [-0.7, 0.0, 2e-09]];
+    const TORCH: [[f64; 3]; 3] = [[0.9890000002, -0.48950000005, 0.2397509999], [0.979980590638, -0.491487518202, 0.240037512063], [0.980513282896, -0.492910772892, 0.240204177949]];
+
+    /// The largest difference from torch over three steps.
+    fn off(change: impl Fn(&mut AdamWHyper)) -> f64 {
+        let mut state = [vec![1.0, -0.5, 0.25], vec![0.0; 3], vec![0.0; 3]].map(|x| Array::new([3], x));
+        let mut worst: f64 = 0.0;
+        for (i, (grad, expected)) in GRADS.iter().zip(TORCH).enumerate() {
+            let mut hyper =
+                AdamWHyper { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1, step: i + 1 };
+            change(&mut hyper);
+            let hyper = Array::from_f32([8], &hyper.pack());
+            let (grad, clip) = (Array::new([3], grad.to_vec()), Array::new([1], vec![1.0]));
+            let [param, m, v] = &state;
+            let out = AdamW.reference(&[param, m, v, &grad, &clip, &hyper]);
+            state = [out[0].clone(), out[1].clone(), out[2].clone()];
+            worst = state[0].data.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(worst, f64::max);
+        }
+        worst
+    }
+
+    #[test]
+    fn steps_as_torch_does() {
+        assert!(off(|_| ()) < 1e-6, "{}", off(|_| ()));
+        assert!(off(|h| h.weight_decay = 0.01) > 1e-4, "another decay must show");
+        assert!(off(|h| h.beta1 = 0.8) > 1e-4, "another beta must show");
+        assert!(off(|h| h.step += 1) > 1e-4, "another bias correction must show");
+    }
 }

@@ -2,11 +2,14 @@
 
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
+use crate::error::Error;
 use crate::graph::{Launch, Op, TensorInfo};
 use crate::shader;
 
-/// Elements that one thread sums up.
+/// Numbers that one thread sums up.
 const CHUNK: usize = 512;
+/// Threads of a workgroup.
+const GROUP: usize = 32;
 
 /// Operands: the gradients, then `max_norm` [1]; results the norm [1] and `min(1, max_norm / (norm + 1e-6))` [1].
 #[derive(Clone, Debug)]
@@ -25,19 +28,23 @@ impl Op for ClipGradNorm {
         "clip_grad_norm"
     }
 
-    fn infer(&self, _: &[&TensorInfo]) -> Result<Vec<(Shape, DType)>> {
+    fn infer(&self, inputs: &[&TensorInfo]) -> Result<Vec<(Shape, DType)>> {
+        if inputs.len() < 2 || inputs[inputs.len() - 1].shape.elements() != 1 {
+            let shapes: Vec<String> = inputs.iter().map(|i| i.shape.to_string()).collect();
+            return Err(Error::op(self.name(), format!("takes gradients and a largest norm [1], not {}", shapes.join(", "))));
+        }
         Ok(vec![([1].into(), DType::F32), ([1].into(), DType::F32)])
     }
 
     fn launch(&self, l: &mut Launch) -> Result<()> {
         let grads = l.input_count() - 1;
         let sizes: Vec<usize> = (0..grads).map(|i| l.input(i).shape.elements()).collect();
-        let pieces: usize = sizes.iter().map(|n| n.div_ceil(CHUNK)).sum();
-        let partial = l.scratch(pieces);
+        let threads = |n: usize| n.div_ceil(GROUP * CHUNK) * GROUP;
+        let mut pieces: usize = sizes.iter().map(|&n| threads(n)).sum();
+        let mut partial = l.scratch(pieces);
         let mut first = 0;
         for (i, &n) in sizes.iter().enumerate() {
             let slot = l.input_slot(i);
-            let threads = n.div_ceil(CHUNK);
             l.kernel(shader!("clip_grad_norm"))
                 .value("stage", "partial")
                 .read("grad", slot)
@@ -45,9 +52,21 @@ impl Op for ClipGradNorm {
                 .u32("count", n)
                 .u32("chunk", CHUNK)
                 .u32("first", first)
-                .u32("threads", threads)
-                .linear(threads.div_ceil(32))?;
-            first += threads;
+                .u32("threads", threads(n))
+                .linear(threads(n) / GROUP)?;
+            first += threads(n);
+        }
+        while pieces > CHUNK {
+            let fewer = pieces.div_ceil(CHUNK);
+            let folded = l.scratch(fewer);
+            l.kernel(shader!("clip_grad_norm"))
+                .value("stage", "fold")
+                .read("partial", partial)
+                .write("folded", folded)
+                .u32("count", pieces)
+                .u32("threads", fewer)
+                .linear(fewer.div_ceil(GROUP))?;
+            (pieces, partial) = (fewer, folded);
         }
         let (max_norm, norm, clip) = (l.input_slot(grads), l.output_slot(0), l.output_slot(1));
         l.kernel(shader!("clip_grad_norm"))
@@ -70,9 +89,34 @@ impl Op for ClipGradNorm {
 
 /// Test cases.
 pub fn cases() -> Vec<Case> {
+    let case = |sizes: &[usize], largest: f64| {
+        let mut inputs: Vec<Given> = sizes.iter().map(|&n| Given::normal([n])).collect();
+        inputs.push(Given::Uniform([1].into(), largest / 2.0, largest));
+        Case::new(ClipGradNorm, inputs)
+    };
     vec![
-        Case::new(ClipGradNorm, [Given::normal([1]), Given::Uniform([1].into(), 0.1, 0.2)]),
-        Case::new(ClipGradNorm, [Given::normal([3000]), Given::normal([77]), Given::Uniform([1].into(), 1.0, 2.0)]),
-        Case::new(ClipGradNorm, [Given::normal([20]), Given::Uniform([1].into(), 100.0, 200.0)]),
+        case(&[1], 0.2),
+        case(&[3000, 77], 2.0),
+        case(&[20], 200.0),
+        case(&[GROUP * CHUNK - 1, 5, GROUP * CHUNK + 1], 1.0),
+        // More partial sums than one thread joins, twice.
+        case(&[GROUP * CHUNK * 20 + 3], 1.0),
+        case(&[64; 40], 1e6),
+        case(&[8_400_000], 1.0),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `clip_grad_norm_([tensor([3., 4.]), tensor([12.])], 6.5)` returns 13 and leaves `[1.5, 2, 6]`.
+    #[test]
+    fn clips_as_torch_does() {
+        let given = [vec![3.0, 4.0], vec![12.0], vec![6.5]].map(|x| Array::new([x.len()], x));
+        let out = ClipGradNorm.reference(&given.iter().collect::<Vec<_>>());
+        assert!((out[0].data[0] - 13.0).abs() < 1e-12);
+        assert!((out[1].data[0] - 0.5).abs() < 1e-6);
+        assert!(out[1].data[0] < 0.5, "torch adds 1e-6 to the norm");
+    }
 }
