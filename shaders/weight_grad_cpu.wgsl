@@ -1,90 +1,137 @@
-// out[n, tap, c] = alpha * sum over positions of d[position, n] * x[row that tap reaches from position, c], for software
-// drivers: one TM x TN register tile of one tap a thread. Values: TM TN WG d_vec x_vec geometry.
+// out[n, tap, c] = alpha * sum over positions m of d[m, n] * x[row that tap reaches from m, c], for software drivers: one
+// TM x TN register tile of one tap a thread, four positions at a time.
+//
+// Values: TM TN WG SG d_vec x_vec geometry. SG = 0: every thread has a tile of its own. SG > 0 is the adapter's subgroup
+// size, WG = SG, TM a multiple of it: a workgroup takes a TM x (SG * TN) tile, its threads neighbouring columns; each loads
+// a part of d's row and hands it round with subgroupBroadcast.
+// Uniforms: tiles (threads, or with SG workgroups, that have work) tiles_n tiles_c n c out_row out_tap out_first rows alpha,
+// and with geometry "conv" out_h out_w in_h in_w kw stride pad_top pad_left up.
+//% set SG = SG if SG is defined else 0
 //% set xyzw = ["x", "y", "z", "w"]
-//% macro accumulate()
-    //% if d_vec
-    //% for v in range(TM // 4)
-    let d{{ v }} = d_at4((dr + n{{ v * 4 }}) >> 2u);
-    //% endfor
-    //% else
-    //% for i in range(TM)
-    let d{{ i }} = d_at(dr + n{{ i }});
-    //% endfor
-    //% endif
-    //% if x_vec
-    //% for v in range(TN // 4)
-    let x{{ v }} = x_at4((xr + k{{ v * 4 }}) >> 2u);
-    //% endfor
-    //% else
-    //% for j in range(TN)
-    let x{{ j }} = x_at(xr + k{{ j }});
-    //% endfor
-    //% endif
-    //% for i in range(TM)
-    //% for v in range(TN // 4)
-    //% if x_vec
-    c{{ i }}_{{ v }} += {{ "d" ~ (i // 4) ~ "." ~ xyzw[i % 4] if d_vec else "d" ~ i }} * x{{ v }};
-    //% else
-    c{{ i }}_{{ v }} += {{ "d" ~ (i // 4) ~ "." ~ xyzw[i % 4] if d_vec else "d" ~ i }} * vec4<f32>(x{{ v * 4 }}, x{{ v * 4 + 1 }}, x{{ v * 4 + 2 }}, x{{ v * 4 + 3 }});
-    //% endif
-    //% endfor
-    //% endfor
-//% endmacro
+//% set d_wide = d_vec and TM % ([4 * SG, 4] | max) == 0
+//% set x_wide = x_vec and TN % 4 == 0
+//% set span = (4 if d_wide else 1)
+//% set parts = TM // (span * ([SG, 1] | max))
+//% set block = [1, 32 // TN] | max
+//% set block = block if TM % block == 0 else 1
 @compute @workgroup_size({{ WG }})
 fn main(
     @builtin(workgroup_id) w: vec3<u32>,
     @builtin(num_workgroups) nw: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
+    //% if SG
+    let tile = linear_workgroup(w, nw);
+    //% else
     let tile = linear_workgroup(w, nw) * {{ WG }}u + lane;
+    //% endif
     if tile >= p.tiles { return; }
     let tap = tile / (p.tiles_n * p.tiles_c);
     let within = tile - tap * (p.tiles_n * p.tiles_c);
     let tile_n = within / p.tiles_c;
     let n_first = tile_n * {{ TM }}u;
-    let k_first = (within - tile_n * p.tiles_c) * {{ TN }}u;
-    // Beyond the edge the last row or vector is repeated; its results are not stored.
-    //% for i in range(TM)
-    let n{{ i }} = min(n_first + {{ i }}u, p.n - {{ 4 if d_vec else 1 }}u);
-    //% endfor
-    //% for j in range(TN)
-    let k{{ j }} = min(k_first + {{ j }}u, p.c - {{ 4 if x_vec else 1 }}u);
-    //% endfor
-    //% for i in range(TM)
-    //% for v in range(TN // 4)
-    var c{{ i }}_{{ v }} = vec4<f32>(0.0);
-    //% endfor
-    //% endfor
-    //% if geometry == "rows"
-    for (var m = 0u; m < p.rows; m++) {
-        let dr = m * p.n;
-        let xr = m * p.c;
-        {{ accumulate() }}
-    }
+    //% if SG
+    let c_first = ((within - tile_n * p.tiles_c) * {{ SG }}u + lane) * {{ TN }}u;
     //% else
+    let c_first = (within - tile_n * p.tiles_c) * {{ TN }}u;
+    //% endif
+    // Beyond the edge the last element or vector is repeated; its results are not stored.
+    //% for i in range(parts)
+    let n{{ i }} = min(n_first + {{ "(" ~ (i * SG) ~ "u + lane) * " ~ span ~ "u" if SG else (i * span) ~ "u" }}, p.n - {{ span }}u);
+    //% endfor
+    //% for j in range(0, TN, 4 if x_wide else 1)
+    let k{{ j }} = min(c_first + {{ j }}u, p.c - {{ 4 if x_wide else 1 }}u);
+    //% endfor
+    //% for i in range(TM)
+    //% for j in range(TN)
+    var c{{ i }}_{{ j }} = 0.0;
+    //% endfor
+    //% endfor
+    //% if geometry != "rows"
     let kh = tap / p.kw;
     let kw = tap - kh * p.kw;
-    for (var sample = 0u; sample < p.samples; sample++) {
-        for (var oy = 0u; oy < p.out_h; oy++) {
-            let y = i32(oy * p.stride + kh) - i32(p.pad_top);
-            if y < 0 || y >= i32(p.in_h << p.up) { continue; }
-            let line = (sample * p.in_h + (u32(y) >> p.up)) * p.in_w;
-            for (var ox = 0u; ox < p.out_w; ox++) {
-                let x = i32(ox * p.stride + kw) - i32(p.pad_left);
-                if x < 0 || x >= i32(p.in_w << p.up) { continue; }
-                let dr = ((sample * p.out_h + oy) * p.out_w + ox) * p.n;
-                let xr = (line + (u32(x) >> p.up)) * p.c;
-                {{ accumulate() }}
-            }
-        }
-    }
+    var sample = 0u;
+    var oy = 0u;
+    var ox = 0u;
     //% endif
-    //% for i in range(TM)
-    if n_first + {{ i }}u < p.n {
-        let at = (n_first + {{ i }}u) * p.out_row + tap * p.out_tap + p.out_first + k_first;
+    for (var m = 0u; m < p.rows; m += 4u) {
+        //% for u in range(4)
+        // r{u}: the position's row of x, or zeros where it has none. What lies above or left of the picture wraps to a
+        // number beyond it.
+        let m{{ u }} = min(m + {{ u }}u, p.rows - 1u);
+        //% if geometry == "rows"
+        let inside{{ u }} = m + {{ u }}u < p.rows;
+        let r{{ u }} = m{{ u }} * p.c;
+        //% else
+        let y{{ u }} = oy * p.stride + kh - p.pad_top;
+        let x{{ u }} = ox * p.stride + kw - p.pad_left;
+        let inside{{ u }} = (m + {{ u }}u < p.rows) & (y{{ u }} < (p.in_h << p.up)) & (x{{ u }} < (p.in_w << p.up));
+        let r{{ u }} = select(0u, (sample * p.in_h + (y{{ u }} >> p.up)) * p.in_w + (x{{ u }} >> p.up), inside{{ u }}) * p.c;
+        let wraps{{ u }} = ox + 1u == p.out_w;
+        ox = select(ox + 1u, 0u, wraps{{ u }});
+        oy += select(0u, 1u, wraps{{ u }});
+        let next{{ u }} = oy == p.out_h;
+        oy = select(oy, 0u, next{{ u }});
+        sample += select(0u, 1u, next{{ u }});
+        //% endif
+        //% endfor
+        // w{j}: the four positions of column j.
+        //% if x_wide
+        //% for v in range(0, TN, 4)
+        //% for u in range(4)
+        let q{{ v }}_{{ u }} = select(vec4<f32>(0.0), x_at4((r{{ u }} + k{{ v }}) >> 2u), inside{{ u }});
+        //% endfor
+        //% for j in range(4)
+        let w{{ v + j }} = vec4<f32>(q{{ v }}_0.{{ xyzw[j] }}, q{{ v }}_1.{{ xyzw[j] }}, q{{ v }}_2.{{ xyzw[j] }}, q{{ v }}_3.{{ xyzw[j] }});
+        //% endfor
+        //% endfor
+        //% else
         //% for j in range(TN)
-        if k_first + {{ j }}u < p.c { out_put(at + {{ j }}u, p.alpha * c{{ i }}_{{ j // 4 }}.{{ xyzw[j % 4] }}); }
+        let w{{ j }} = vec4<f32>(
+            //% for u in range(4)
+            select(0.0, x_at(r{{ u }} + k{{ j }}), inside{{ u }}),
+            //% endfor
+        );
+        //% endfor
+        //% endif
+        //% for i in range(parts)
+        //% if d_wide
+        //% for u in range(4)
+        let p{{ i }}_{{ u }} = d_at4((m{{ u }} * p.n + n{{ i }}) >> 2u);
+        //% endfor
+        //% for s in range(4)
+        let d{{ i }}_{{ s }} = vec4<f32>(p{{ i }}_0.{{ xyzw[s] }}, p{{ i }}_1.{{ xyzw[s] }}, p{{ i }}_2.{{ xyzw[s] }}, p{{ i }}_3.{{ xyzw[s] }});
+        //% endfor
+        //% else
+        let d{{ i }}_0 = vec4<f32>(d_at(m0 * p.n + n{{ i }}), d_at(m1 * p.n + n{{ i }}), d_at(m2 * p.n + n{{ i }}), d_at(m3 * p.n + n{{ i }}));
+        //% endif
+        //% endfor
+        //% set lanes = [SG, 1] | max
+        //% for i in range(TM)
+        {
+            //% set part = "d" ~ (i // (span * lanes)) ~ "_" ~ (i % span)
+            let e = {{ "subgroupBroadcast(" ~ part ~ ", " ~ (i // span % SG) ~ "u)" if SG else part }};
+            //% for j in range(TN)
+            c{{ i }}_{{ j }} += dot(e, w{{ j }});
+            //% endfor
+        }
         //% endfor
     }
-    //% endfor
+    // A loop over blocks of rows, the others moving up: unrolled over the tile it would be most of what a driver compiles.
+    let n_end = min(n_first + {{ TM }}u, p.n);
+    for (var top = n_first; top < n_end; top += {{ block }}u) {
+        //% for i in range([block, TM] | min)
+        if top + {{ i }}u < n_end {
+            let at = (top + {{ i }}u) * p.out_row + tap * p.out_tap + p.out_first + c_first;
+            //% for j in range(TN)
+            if c_first + {{ j }}u < p.c { out_put(at + {{ j }}u, p.alpha * c{{ i }}_{{ j }}); }
+            //% endfor
+        }
+        //% endfor
+        //% for i in range(TM - block)
+        //% for j in range(TN)
+        c{{ i }}_{{ j }} = c{{ i + block }}_{{ j }};
+        //% endfor
+        //% endfor
+    }
 }
