@@ -23,7 +23,7 @@ impl Op for Geglu {
 
     fn infer(&self, inputs: &[&TensorInfo]) -> Result<Vec<(Shape, DType)>> {
         let x = &inputs[0].shape;
-        if x.last() % 2 != 0 || x.is_empty() {
+        if !x.last().is_multiple_of(2) || x.is_empty() {
             return Err(Error::op(self.name(), format!("x is {x}: the last extent must be even")));
         }
         let half = x.with_last(x.last() / 2);
