@@ -136,6 +136,22 @@ fn a_whole_alpha_leaves_the_factors_bit_for_bit() {
 }
 
 #[test]
+fn peft_configurations_name_the_layers() {
+    let dir = tempfile::tempdir().unwrap();
+    let lora = open("sd15-all.lora-kohya.safetensors", None);
+    lora.write(dir.path().join("c"), LoraFormat::Peft).unwrap();
+    let packed = SafeTensors::open(dir.path().join("c")).unwrap().metadata()["lora_adapter_metadata"].clone();
+    let packed: serde_json::Value = serde_json::from_str(&packed).unwrap();
+    assert_eq!(packed["text_encoder.target_modules"][0], "encoder.layers.0.self_attn.k_proj");
+    assert_eq!((&packed["unet.r"], &packed["unet.lora_alpha"]), (&2.into(), &2.into()));
+    lora.write(dir.path().join("d"), LoraFormat::PeftFolder).unwrap();
+    let config = fs::read(dir.path().join("d/text_encoder/adapter_config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!(config["target_modules"][0], "text_model.encoder.layers.0.self_attn.k_proj");
+    assert_eq!(config["peft_type"], "LORA");
+}
+
+#[test]
 fn kohya_layers_share_one_alpha() {
     let dir = tempfile::tempdir().unwrap();
     let mut lora = open("sd2.lora-kohya-half.safetensors", None);

@@ -70,8 +70,12 @@ fn matches(pattern: &str, path: &str) -> bool {
     }
 }
 
-/// The `LoraConfig` of a part's modules: the most common rank and alpha, and patterns for the others.
-pub fn describe<'a>(modules: impl Iterator<Item = (&'a ModuleKey, &'a LoraModule)> + Clone) -> Map<String, Value> {
+/// The `LoraConfig` of a part's modules: the most common rank and alpha, and patterns for the others. Every path
+/// loses the prefix `root`, for readers whose model has none.
+pub fn describe<'a>(
+    modules: impl Iterator<Item = (&'a ModuleKey, &'a LoraModule)> + Clone,
+    root: &str,
+) -> Map<String, Value> {
     // A whole number stays one: LoraConfig declares its alpha as an integer.
     let plain = |alpha: f32| if alpha.fract() == 0.0 { json!(alpha as i64) } else { json!(alpha) };
     let alpha = |m: &LoraModule| m.alpha.unwrap_or(m.rank() as f32);
@@ -80,8 +84,7 @@ pub fn describe<'a>(modules: impl Iterator<Item = (&'a ModuleKey, &'a LoraModule
     let common_alpha = most_common(modules.clone().map(|(_, m)| alpha(m).to_bits())).map_or(1.0, f32::from_bits);
     let (mut ranks, mut alphas, mut targets) = (Map::new(), Map::new(), BTreeSet::new());
     for (key, module) in modules {
-        // transformers 5 has no `text_model.` any more. A path's end is enough, and right in both.
-        let path = key.path.strip_prefix("text_model.").unwrap_or(&key.path);
+        let path = key.path.strip_prefix(root).unwrap_or(&key.path);
         targets.insert(path.to_owned());
         if module.rank() != common_rank {
             ranks.insert(path.into(), json!(module.rank()));

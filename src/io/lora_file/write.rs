@@ -63,7 +63,11 @@ impl LoraFile {
                 let mut packed = Map::new();
                 for part in [Part::Unet, Part::TextEncoder] {
                     if self.of(part).next().is_some() {
-                        packed.extend(describe(self.of(part)).into_iter().map(|(k, v)| (format!("{part}.{k}"), v)));
+                        // diffusers takes `text_model.` off the keys where transformers 5 has none; off a
+                        // path it does not, and there the end is enough in every version.
+                        packed.extend(
+                            describe(self.of(part), "text_model.").into_iter().map(|(k, v)| (format!("{part}.{k}"), v)),
+                        );
                     }
                 }
                 metadata.insert(ADAPTER_METADATA.into(), pretty(&Value::Object(packed)));
@@ -169,7 +173,8 @@ fn scaled_up<'a>(name: String, module: &'a LoraModule, scale: f32) -> Tensor<'a>
 /// One part's folder of layout D.
 fn write_part(folder: &Path, modules: &Modules<'_>, metadata: &BTreeMap<String, String>) -> Result<()> {
     write_safetensors(folder.join(PEFT_WEIGHTS), &peft(modules, |_| "base_model.model"), metadata)?;
-    let mut config = describe(modules.iter().map(|(key, module)| (*key, *module)));
+    // With the keys' own paths: PEFT then says so where a model has other ones, instead of loading nothing.
+    let mut config = describe(modules.iter().map(|(key, module)| (*key, *module)), "");
     for (name, value) in [
         ("auto_mapping", Value::Null),
         ("base_model_name_or_path", Value::Null),
