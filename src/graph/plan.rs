@@ -37,7 +37,6 @@ pub struct Plan {
     pub(crate) tensors: Vec<TensorInfo>,
     pub(crate) roots: Vec<Tensor>,
     pub(crate) nodes: Vec<Node>,
-    pub(crate) outputs: Vec<Tensor>,
     /// Sizes of the arena's chunks.
     pub arena: Vec<u64>,
     /// Bytes of the inputs' buffer.
@@ -86,7 +85,6 @@ impl Plan {
             homes: HashMap::new(),
             tensors: graph.tensors.clone(),
             nodes: graph.nodes.clone(),
-            outputs: graph.outputs.clone(),
             roots,
             arena: Vec::new(),
             input_bytes: 0,
