@@ -45,11 +45,6 @@ pub fn run(global: &Global, args: &DemoArgs) -> Result<()> {
     stop::listen();
     let mut studio = Studio::open(global, args)?;
 
-    let class = studio.class_pictures(&phrases.class)?;
-    let class_folder = out.join("class");
-    for picture in &class {
-        files::write_picture(&class_folder.join(format!("{:02}.png", picture.index)), picture)?;
-    }
     let drift_count = if args.check { DRIFT_PICTURES } else { 6 };
     let drift_of = |studio: &mut Studio<'_>, title, lora| {
         studio.pictures(title, std::slice::from_ref(&phrases.class), drift_count, seed, lora)
@@ -57,8 +52,9 @@ pub fn run(global: &Global, args: &DemoArgs) -> Result<()> {
     let before = drift_of(&mut studio, "class prompt before training", None)?;
 
     let (lora, plain) = (out.join("lora.safetensors"), out.join("lora-without-prior.safetensors"));
-    let with_prior = studio.train("training with prior preservation", &subject, Some(&class_folder), &lora)?;
-    let without_prior = studio.train("training without prior preservation", &subject, None, &plain)?;
+    let with_prior = studio.train("training with prior preservation", &subject, true, &lora)?;
+    let class = studio.class_pictures(&phrases.class)?;
+    let without_prior = studio.train("training without prior preservation", &subject, false, &plain)?;
 
     let scenes = phrases.scenes();
     let prompts: Vec<String> = scenes.iter().flat_map(|s| s.prompts.iter().map(|(_, prompt)| prompt.clone())).collect();

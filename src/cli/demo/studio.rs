@@ -4,14 +4,14 @@ use std::path::Path;
 use std::time::Instant;
 
 use portray::Result;
-use portray::diffusion::SamplerKind;
-use portray::engine::Engine;
+use portray::engine::{Engine, class_folder, open_checkpoint};
 use portray::event::{Event, Flow, Picture};
+use portray::io::list_pictures;
 use portray::job::{GenerateJob, LoraArg, SamplingOptions, TrainJob};
 
 use super::super::args::{DemoArgs, Global};
 use super::super::report::Reporter;
-use super::subject::Subject;
+use super::subject::{self, Subject};
 use super::{CLASS_PICTURES, GUIDANCE, LEARNING_RATE, RANK, STEPS};
 
 /// Pixels of a side of the bundled model's pictures.
@@ -53,19 +53,22 @@ impl<'a> Studio<'a> {
         "the bundled miniature SD 2"
     }
 
-    /// Class pictures, as `portray train` makes them: ancestral sampling, 50 steps, guidance 7.5.
+    /// The class pictures that training with prior preservation made and keeps in the user's cache.
     ///
     /// # Errors
-    /// As [`Engine::generate`].
-    pub fn class_pictures(&mut self, prompt: &str) -> Result<Vec<Picture>> {
-        let sampling = SamplingOptions {
-            steps: Some(50),
-            guidance: Some(7.5),
-            sampler: Some(SamplerKind::Ddpm),
-            seed: self.args.seed,
-            ..Default::default()
-        };
-        self.generate("class pictures", &[prompt.to_owned()], CLASS_PICTURES, sampling, None)
+    /// [`portray::Error::File`] when one cannot be read.
+    pub fn class_pictures(&self, prompt: &str) -> Result<Vec<Picture>> {
+        let fingerprint = open_checkpoint(None)?.fingerprint();
+        let folder = class_folder(&fingerprint, prompt, [SIDE, SIDE], self.args.seed)?;
+        let seeds = self.args.seed..;
+        let paths = list_pictures(&folder)?;
+        paths
+            .iter()
+            .zip(seeds)
+            .take(CLASS_PICTURES)
+            .enumerate()
+            .map(|(i, (path, seed))| subject::open(path, i, seed))
+            .collect()
     }
 
     /// `count` pictures of each prompt with the model's own sampler.
@@ -107,7 +110,7 @@ impl<'a> Studio<'a> {
         Ok(made.pictures)
     }
 
-    /// Trains a LoRA of the subject into `out`; with `class_folder`, with prior preservation.
+    /// Trains a LoRA of the subject into `out`; `with_prior` preservation or without.
     ///
     /// # Errors
     /// As [`Engine::train`].
@@ -121,8 +124,7 @@ impl<'a> Studio<'a> {
         let job = TrainJob {
             images: Some(subject.folder.clone()),
             prompt: Some(subject.phrases.instance.clone()),
-            class_prompt: class_folder.map(|_| subject.phrases.class.clone()),
-            class_images: class_folder.map(Path::to_path_buf),
+            class_prompt: with_prior.then(|| subject.phrases.class.clone()),
             class_count: CLASS_PICTURES,
             prior_weight: 1.0,
             rank: RANK,

@@ -57,11 +57,15 @@ impl Subject {
 }
 
 fn open_all(folder: &Path) -> Result<Vec<Picture>> {
-    image::list_pictures(folder)?.iter().enumerate().map(|(index, path)| open(path, index)).collect()
+    image::list_pictures(folder)?.iter().enumerate().map(|(index, path)| open(path, index, 0)).collect()
 }
 
-fn open(path: &Path, index: usize) -> Result<Picture> {
+/// One picture, cut to the model's size.
+///
+/// # Errors
+/// As [`image::Picture::open`].
+pub fn open(path: &Path, index: usize, seed: u64) -> Result<Picture> {
     let photo = image::Picture::open(path)?.cover(SIDE, SIDE, image::Crop::CENTER)?;
     let (width, height, rgb) = (photo.width, photo.height, photo.rgb);
-    Ok(Picture { width, height, rgb, prompt: String::new(), seed: 0, index, parameters: String::new() })
+    Ok(Picture { width, height, rgb, prompt: String::new(), seed, index, parameters: String::new() })
 }
