@@ -26,51 +26,82 @@ pub fn change(a: &[Picture], b: &[Picture]) -> f64 {
     squares / a.iter().take(b.len()).map(|p| p.rgb.len()).sum::<usize>().max(1) as f64
 }
 
-/// Bins of each of the three colour axes.
-const BINS: [usize; 3] = [5, 9, 9];
+/// Side of the grid that pictures of any size are averaged to before they are compared.
+const GRID: usize = 64;
+/// Bins of lightness and of the two opponent axes.
+const BINS: [usize; 3] = [6, 13, 13];
+/// The share of the border that must have a pixel's colour for it to be background: a subject that touches the border
+/// somewhere does not count as background everywhere.
+const BORDER_SHARE: f64 = 0.05;
+/// Colour differences (CIE76) up to which a pixel is background, and from which it is foreground.
+const BACKGROUND: [f64; 2] = [8.0, 20.0];
 
 /// How alike the subject's colours are in `picture` and in `photos`, 0 to 1: the mean intersection of soft colour
-/// histograms of their foregrounds (Swain and Ballard 1991, "Color Indexing"), in lightness and two opponent axes.
+/// histograms of their foregrounds (Swain and Ballard 1991, "Color Indexing") in CIE L*a*b*; 0 for a picture that is
+/// nothing but background.
 ///
-/// The foreground is what differs by more than 0.1 from the median colour of the border; each pixel counts by its
-/// distance to the middle as well, because that is where a subject is.
+/// Background is what looks like the border: a pixel counts in full where fewer than 5 % of the border pixels are within
+/// a colour difference of 20, not at all where as many are within 8, and in part between. So a ground of several colours
+/// (sky, sea and sand) is left out whole. Each pixel counts by its distance to the middle as well, because that is where
+/// a subject is.
 pub fn likeness(picture: &Picture, photos: &[Picture]) -> f64 {
     let own = histogram(picture);
     let overlap = |p: &Picture| own.iter().zip(histogram(p)).map(|(a, b)| a.min(b)).sum::<f64>();
     photos.iter().map(overlap).sum::<f64>() / photos.len().max(1) as f64
 }
 
-/// The median colour of the outermost pixels.
-fn background(p: &Picture) -> [f64; 3] {
-    let (w, h) = (p.width, p.height);
-    let border = (0..w * h).filter(|i| i % w == 0 || i % w == w - 1 || i / w == 0 || i / w == h - 1);
-    let border: Vec<usize> = border.collect();
-    std::array::from_fn(|c| {
-        let mut values: Vec<u8> = border.iter().map(|i| p.rgb[i * 3 + c]).collect();
-        values.sort_unstable();
-        values.get(values.len() / 2).map_or(1.0, |&v| f64::from(v) / 255.0)
-    })
-}
-
+/// The foreground's colours; sums to 1, or to 0 where there is no foreground.
 fn histogram(p: &Picture) -> Vec<f64> {
-    let back = background(p);
     let mut bins = vec![0.0; BINS.iter().product()];
-    for (i, pixel) in p.rgb.chunks(3).enumerate() {
-        let [r, g, b] = [0, 1, 2].map(|c| f64::from(pixel[c]) / 255.0);
-        let distance = ((r - back[0]).powi(2) + (g - back[1]).powi(2) + (b - back[2]).powi(2)).sqrt();
-        if distance < 0.1 {
-            continue;
-        }
+    let (lab, width, height) = grid(p);
+    let on_border = |i: usize| i % width == 0 || i % width == width - 1 || i / width == 0 || i / width == height - 1;
+    let border: Vec<[f64; 3]> = (0..lab.len()).filter(|&i| on_border(i)).map(|i| lab[i]).collect();
+    let rank = (border.len() as f64 * BORDER_SHARE) as usize;
+    for (i, colour) in lab.iter().enumerate() {
+        let mut squares: Vec<f64> =
+            border.iter().map(|b| colour.iter().zip(b).map(|(x, y)| (x - y).powi(2)).sum()).collect();
+        let difference = squares.select_nth_unstable_by(rank, f64::total_cmp).1.sqrt();
+        let foreground = ((difference - BACKGROUND[0]) / (BACKGROUND[1] - BACKGROUND[0])).clamp(0.0, 1.0);
         let centred = |at: usize, of: usize| (at as f64 + 0.5) / of as f64 * 2.0 - 1.0;
-        let (x, y) = (centred(i % p.width, p.width), centred(i / p.width, p.height));
-        let weight = (-(x * x + y * y)).exp();
-        // Lightness, red against green, yellow against blue, each from 0 to 1.
-        let axes = [(r + g + b) / 3.0, (r - g + 1.0) / 2.0, ((r + g) / 2.0 - b + 1.0) / 2.0];
-        spread(&mut bins, axes, weight);
+        let (x, y) = (centred(i % width, width), centred(i / width, height));
+        // sRGB lies within -90..100 on both opponent axes but for the deepest blue, which the last bin takes.
+        let axes = [colour[0] / 100.0, (colour[1] + 90.0) / 180.0, (colour[2] + 90.0) / 180.0];
+        spread(&mut bins, axes, foreground * (-(x * x + y * y)).exp());
     }
     let total: f64 = bins.iter().sum();
     bins.iter_mut().for_each(|b| *b /= total.max(1e-9));
     bins
+}
+
+/// The picture in L*a*b*, averaged to at most `GRID` cells a side, with its width and height in cells.
+fn grid(p: &Picture) -> (Vec<[f64; 3]>, usize, usize) {
+    let (width, height) = (p.width.min(GRID), p.height.min(GRID));
+    let mut cells = Vec::with_capacity(width * height);
+    for y in 0..height {
+        for x in 0..width {
+            let rows = y * p.height / height..(y + 1) * p.height / height;
+            let columns = x * p.width / width..(x + 1) * p.width / width;
+            let count = (rows.len() * columns.len()) as f64;
+            let mut sum = [0.0; 3];
+            for i in rows.flat_map(|row| columns.clone().map(move |column| row * p.width + column)) {
+                for (sum, value) in sum.iter_mut().zip(p.rgb.iter().skip(i * 3)) {
+                    *sum += f64::from(*value) / 255.0;
+                }
+            }
+            cells.push(lab(sum.map(|s| s / count)));
+        }
+    }
+    (cells, width, height)
+}
+
+/// CIE L*a*b* (D65) of an sRGB colour with values from 0 to 1.
+fn lab(rgb: [f64; 3]) -> [f64; 3] {
+    let [r, g, b] = rgb.map(|v| if v <= 0.04045 { v / 12.92 } else { ((v + 0.055) / 1.055).powf(2.4) });
+    let x = (0.4124564 * r + 0.3575761 * g + 0.1804375 * b) / 0.95047;
+    let y = 0.2126729 * r + 0.7151522 * g + 0.0721750 * b;
+    let z = (0.0193339 * r + 0.1191920 * g + 0.9503041 * b) / 1.08883;
+    let [x, y, z] = [x, y, z].map(|v: f64| if v > 0.008856 { v.cbrt() } else { 7.787 * v + 16.0 / 116.0 });
+    [116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)]
 }
 
 /// Shares `weight` between the eight bins around a colour.
@@ -95,21 +126,97 @@ fn spread(bins: &mut [f64], axes: [f64; 3], weight: f64) {
 mod tests {
     use super::*;
 
+    fn picture(width: usize, rgb: Vec<u8>) -> Picture {
+        let height = rgb.len() / 3 / width;
+        Picture { width, height, rgb, prompt: String::new(), seed: 0, index: 0, parameters: String::new() }
+    }
+
     /// A disc of `colour` on `ground`.
     fn disc(colour: [u8; 3], ground: [u8; 3]) -> Picture {
-        let inside = |i: usize| (i % 32).abs_diff(16).pow(2) + (i / 32).abs_diff(16).pow(2) < 100;
-        let rgb = (0..1024).flat_map(|i| if inside(i) { colour } else { ground }).collect();
-        Picture { width: 32, height: 32, rgb, prompt: String::new(), seed: 0, index: 0, parameters: String::new() }
+        disc_on(colour, |_| ground)
     }
+
+    /// A disc of `colour` where `ground` gives the colour of each of 32 rows.
+    fn disc_on(colour: [u8; 3], ground: impl Fn(usize) -> [u8; 3]) -> Picture {
+        let inside = |i: usize| (i % 32).abs_diff(16).pow(2) + (i / 32).abs_diff(16).pow(2) < 100;
+        picture(32, (0..1024).flat_map(|i| if inside(i) { colour } else { ground(i / 32) }).collect())
+    }
+
+    /// Four bundled photos of a subject.
+    fn photos(subject: &str) -> Vec<Picture> {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/subjects").join(subject);
+        (0..4)
+            .map(|i| {
+                let image = image::open(folder.join(format!("{i}.png"))).unwrap().into_rgb8();
+                picture(image.width() as usize, image.into_raw())
+            })
+            .collect()
+    }
+
+    const PURPLE: [u8; 3] = [130, 60, 200];
+    const ORANGE: [u8; 3] = [240, 150, 40];
 
     #[test]
     fn likeness_sees_the_subject_and_not_the_ground() {
-        let purple = disc([130, 60, 200], [255; 3]);
-        let on_sand = disc([130, 60, 200], [230, 210, 150]);
-        let orange = disc([240, 150, 40], [255; 3]);
-        let photos = [purple.clone()];
-        assert!(likeness(&on_sand, &photos) > 0.95);
-        assert!(likeness(&orange, &photos) < 0.3);
+        let photos = [disc(PURPLE, [255; 3])];
+        assert!(likeness(&disc(PURPLE, [230, 210, 150]), &photos) > 0.95);
+        assert!(likeness(&disc(ORANGE, [255; 3]), &photos) < 0.05);
+        // The same ground as in the photo, and the subject's colour as the ground, make nothing more alike.
+        assert!(likeness(&disc(ORANGE, PURPLE), &photos) < 0.05);
+        assert_eq!(likeness(&disc([255; 3], [255; 3]), &photos), 0.0);
+        assert_eq!(likeness(&photos[0], &[]), 0.0);
+    }
+
+    #[test]
+    fn a_ground_of_several_colours_is_left_out() {
+        let beach = |row: usize| match row {
+            0..12 => [130, 190, 240],
+            12..18 => [40, 110, 190],
+            _ => [240, 215, 150],
+        };
+        let photos = [disc(PURPLE, [255; 3])];
+        assert!(likeness(&disc_on(PURPLE, beach), &photos) > 0.95);
+        assert!(likeness(&disc_on(ORANGE, beach), &photos) < 0.05);
+    }
+
+    #[test]
+    fn photos_of_one_subject_are_alike_on_any_ground() {
+        let (cat, dog) = (photos("cat"), photos("dog"));
+        for i in 0..4 {
+            let others =
+                |of: &[Picture]| of.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, p)| p.clone()).collect();
+            let (cats, dogs): (Vec<_>, Vec<_>) = (others(&cat), others(&dog));
+            let (same, other) = (likeness(&cat[i], &cats), likeness(&cat[i], &dogs));
+            assert!(same > 0.75 && other < 0.25, "cat {i}: {same:.3} to cats, {other:.3} to dogs");
+            let (same, other) = (likeness(&dog[i], &dogs), likeness(&dog[i], &cats));
+            assert!(same > 0.6 && other < 0.25, "dog {i}: {same:.3} to dogs, {other:.3} to cats");
+        }
+    }
+
+    #[test]
+    fn size_does_not_matter() {
+        let photo = photos("cat").swap_remove(1);
+        let (w, h) = (photo.width, photo.height);
+        let double = (0..4 * w * h).flat_map(|i| {
+            let at = (i / (2 * w) / 2 * w + i % (2 * w) / 2) * 3;
+            [photo.rgb[at], photo.rgb[at + 1], photo.rgb[at + 2]]
+        });
+        assert!(likeness(&picture(2 * w, double.collect()), std::slice::from_ref(&photo)) > 0.999);
+        assert!(likeness(&picture(1, PURPLE.to_vec()), &[photo]) < 1e-9, "one pixel is all border");
+    }
+
+    #[test]
+    fn lab_of_known_colours() {
+        for (rgb, expected) in [
+            ([1.0, 1.0, 1.0], [100.0, 0.0, 0.0]),
+            ([1.0, 0.0, 0.0], [53.24, 80.09, 67.2]),
+            ([0.0, 0.0, 1.0], [32.3, 79.19, -107.86]),
+            ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0]),
+        ] {
+            for (value, expected) in lab(rgb).into_iter().zip(expected) {
+                assert!((value - expected).abs() < 0.05, "{rgb:?}: {value} for {expected}");
+            }
+        }
     }
 
     #[test]
