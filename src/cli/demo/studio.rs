@@ -118,7 +118,7 @@ impl<'a> Studio<'a> {
         &mut self,
         title: &str,
         subject: &Subject,
-        class_folder: Option<&Path>,
+        with_prior: bool,
         out: &Path,
     ) -> Result<Training> {
         let job = TrainJob {
