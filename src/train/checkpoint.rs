@@ -1,13 +1,14 @@
 //! A run's state on disk: `OUT.state/`, written beside, synced and renamed, so that it is always whole.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::gpu::Variants;
-use crate::io::safetensors::{Tensor, write_safetensors};
-use crate::io::{SafeTensors, write_folder};
+use crate::io::safetensors::{Tensor, first_non_finite, write_safetensors};
+use crate::io::{SafeTensors, write_atomic, write_folder};
 
 /// Where a run stands: weights, moments, position, and what it was started with.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +28,13 @@ struct Record {
     step: usize,
     options: Value,
     variants: Variants,
+    /// Name and length of every vector: two files that are not of one state are noticed.
+    tensors: BTreeMap<String, usize>,
 }
+
+/// The metadata field that ties the vectors to their record.
+const STEP: &str = "step";
+const DAMAGED: &str = "the checkpoint is damaged; delete the folder and start again";
 
 /// The state folder of a run that writes `out`.
 pub fn state_folder(out: &Path) -> PathBuf {
@@ -38,50 +45,82 @@ pub fn state_folder(out: &Path) -> PathBuf {
 
 impl State {
     /// Replaces what is at `folder`.
+    ///
+    /// # Errors
+    /// [`Error::File`] when it cannot be written or a value is not finite; an older state stays in place then.
     pub fn save(&self, folder: &Path) -> Result<()> {
-        let record = Record { step: self.step, options: self.options.clone(), variants: self.variants.clone() };
+        for (name, values) in &self.tensors {
+            if let Some(i) = first_non_finite(values) {
+                let message = format!("tensor '{name}' holds {} after update {}: lower --lr", values[i], self.step);
+                return Err(Error::file(folder, message));
+            }
+        }
+        let tensors = self.tensors.iter().map(|(name, values)| (name.clone(), values.len())).collect();
+        let (options, variants) = (self.options.clone(), self.variants.clone());
+        let record = Record { step: self.step, options, variants, tensors };
         let json = serde_json::to_vec_pretty(&record).map_err(|e| Error::file(folder, e))?;
         write_folder(folder, |inside| {
-            let path = inside.join("state.json");
-            std::fs::write(&path, &json)
-                .and_then(|()| std::fs::File::open(&path)?.sync_all())
-                .map_err(|e| Error::file(&path, e))?;
+            write_atomic(inside.join("state.json"), |out| out.write_all(&json))?;
             let tensors: Vec<Tensor> =
                 self.tensors.iter().map(|(k, v)| Tensor::f32(k.clone(), &[v.len()], v)).collect();
-            write_safetensors(inside.join("state.safetensors"), &tensors, &Default::default())
+            let metadata = BTreeMap::from([(STEP.to_owned(), self.step.to_string())]);
+            write_safetensors(inside.join("state.safetensors"), &tensors, &metadata)
         })
     }
 
     /// Reads `folder`.
+    ///
+    /// # Errors
+    /// [`Error::File`] when there is no state, a file is truncated or damaged, or the two are not of one state.
     pub fn load(folder: &Path) -> Result<State> {
+        if !folder.exists() {
+            return Err(Error::file(folder, "there is no checkpoint to resume; start without --resume"));
+        }
         let path = folder.join("state.json");
-        let text = std::fs::read(&path).map_err(|e| {
-            Error::file(&path, format!("{e}: there is no checkpoint to resume; start without --resume"))
-        })?;
-        let record: Record = serde_json::from_slice(&text).map_err(|e| {
-            Error::file(&path, format!("{e}: the checkpoint is damaged; delete the folder and start again"))
-        })?;
-        let file = SafeTensors::open(folder.join("state.safetensors"))?;
-        let tensors = file.iter().map(|t| Ok((t.name.to_string(), t.to_f32()?))).collect::<Result<_>>()?;
+        let text = std::fs::read(&path).map_err(|e| Error::file(&path, format!("{e}: {DAMAGED}")))?;
+        let record: Record =
+            serde_json::from_slice(&text).map_err(|e| Error::file(&path, format!("{e}: {DAMAGED}")))?;
+
+        let path = folder.join("state.safetensors");
+        let file = SafeTensors::open(&path)?;
+        if file.metadata().get(STEP) != Some(&record.step.to_string()) {
+            return Err(Error::file(&path, format!("is not of update {}: {DAMAGED}", record.step)));
+        }
+        if file.names().len() != record.tensors.len() {
+            let (found, named) = (file.names().len(), record.tensors.len());
+            return Err(Error::file(&path, format!("holds {found} tensors, state.json names {named}: {DAMAGED}")));
+        }
+        let mut tensors = Vec::with_capacity(record.tensors.len());
+        for (name, length) in record.tensors {
+            let tensor = file.get(&name)?;
+            if *tensor.shape != [length] {
+                return Err(tensor.error(format!("is {:?}, state.json names {length} values: {DAMAGED}", tensor.shape)));
+            }
+            let values = tensor.to_finite_f32()?;
+            tensors.push((name, values));
+        }
         Ok(State { step: record.step, options: record.options, variants: record.variants, tensors })
     }
 
-    /// An error naming the first option that differs from `options`.
+    /// An error naming every option that differs from `options`.
     pub fn refuse_changed(&self, folder: &Path, options: &Value) -> Result<()> {
         let (Some(saved), Some(now)) = (self.options.as_object(), options.as_object()) else {
             return Err(Error::file(folder, "holds no options; delete it and start again"));
         };
-        for key in now.keys().chain(saved.keys()) {
+        let keys: BTreeSet<&String> = now.keys().chain(saved.keys()).collect();
+        let mut changes = Vec::new();
+        for key in keys {
             let (was, is) = (saved.get(key).unwrap_or(&Value::Null), now.get(key).unwrap_or(&Value::Null));
             if was != is {
-                let name = key.replace('_', "-");
-                let message = format!(
-                    "was started with --{name} {was}, not {is}; give the same option or start again without --resume"
-                );
-                return Err(Error::file(folder, message));
+                changes.push(format!("--{} {was}, not {is}", key.replace('_', "-")));
             }
         }
-        Ok(())
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let changes = changes.join("; ");
+        let message = format!("was started with {changes}: give the same options or start again without --resume");
+        Err(Error::file(folder, message))
     }
 }
 
@@ -107,5 +146,63 @@ mod tests {
         assert!(State::load(&path).is_err());
         std::fs::write(path.join("state.json"), b"{").unwrap();
         assert!(State::load(&path).is_err());
+    }
+
+    fn state() -> State {
+        let tensors = vec![("m".to_string(), vec![]), ("z".to_string(), vec![1.0, f32::MIN_POSITIVE / 2.0, -0.0])];
+        State { step: 7, options: serde_json::json!({"lr": 0.1}), variants: Variants::default(), tensors }
+    }
+
+    /// What loading says once `change` was made to a saved state.
+    fn fault(change: impl FnOnce(&Path)) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.state");
+        state().save(&path).unwrap();
+        assert_eq!(State::load(&path).unwrap(), state());
+        change(&path);
+        State::load(&path).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn damage_is_named() {
+        for file in ["state.json", "state.safetensors"] {
+            let message = fault(|path| {
+                let bytes = std::fs::read(path.join(file)).unwrap();
+                std::fs::write(path.join(file), &bytes[..bytes.len() - 5]).unwrap();
+            });
+            assert!(message.contains(file), "{message}");
+        }
+        assert!(fault(|path| std::fs::remove_dir_all(path).unwrap()).contains("no checkpoint to resume"));
+        for (from, to, expected) in [
+            ("\"step\": 7", "\"step\": 6", "not of update 6"),
+            ("\"z\": 3", "\"z\": 4", "names 4 values"),
+            ("\"z\": 3", "\"y\": 3", "no tensor 'y'"),
+            ("\"m\": 0,", "", "state.json names 1"),
+        ] {
+            let message = fault(|path| {
+                let text = std::fs::read_to_string(path.join("state.json")).unwrap();
+                assert!(text.contains(from), "{text}");
+                std::fs::write(path.join("state.json"), text.replacen(from, to, 1)).unwrap();
+            });
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_leaves_the_older_state() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.state");
+        state().save(&path).unwrap();
+        let mut bad = state();
+        bad.tensors[1].1[0] = f32::NAN;
+        assert!(bad.save(&path).unwrap_err().to_string().contains("'z' holds NaN"));
+        assert_eq!(State::load(&path).unwrap(), state());
+    }
+
+    #[test]
+    fn every_changed_option_is_named() {
+        let now = serde_json::json!({"lr": 0.2, "rank": 8});
+        let message = state().refuse_changed(Path::new("x.state"), &now).unwrap_err().to_string();
+        assert!(message.contains("--lr 0.1, not 0.2; --rank null, not 8"), "{message}");
     }
 }

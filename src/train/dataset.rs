@@ -149,7 +149,7 @@ pub fn micro_batch(draw: &Draw, schedule: &NoiseSchedule, min_snr: Option<f64>, 
         let (x0, noise) = (&draw.latents[i * each..(i + 1) * each], &draw.noise[i * each..(i + 1) * each]);
         batch.noisy.extend(schedule.add_noise(x0, noise, t));
         let (a, b) = schedule.target_coefficients(t);
-        batch.target.extend(x0.iter().zip(noise).map(|(x, n)| a * x + b * n));
+        batch.target.extend(x0.iter().zip(noise).map(|(x, n)| a * n + b * x));
         let snr = min_snr.map_or(1.0, |gamma| schedule.min_snr_weight(t, gamma));
         let share = if i < draw.instances { 1.0 / draw.instances as f64 } else { prior_weight / priors as f64 };
         batch.snr.push(snr);
@@ -201,5 +201,80 @@ mod tests {
         let batch = micro_batch(&data.draw(0), &schedule, None, 0.5);
         assert_eq!(batch.weights, [1.0, 0.5]);
         assert_eq!(batch.losses(&[2.0, 4.0]), (2.0, Some(4.0)));
+    }
+
+    fn drawing(batch: usize) -> Drawing {
+        Drawing { channels: 4, scaling_factor: 0.2, seed: 3, batch, offset_noise: 0.0, train_steps: 1000 }
+    }
+
+    #[test]
+    fn epochs_may_end_within_a_micro_batch() {
+        let pictures = |n: usize| (0..n).map(|i| vec![Cached { mean: vec![5.0 * i as f32; 8], std: vec![0.0; 8] }]);
+        let data = Dataset::new(pictures(5).collect(), pictures(3).collect(), drawing(2)).unwrap();
+        let (mut instances, mut classes) = (Vec::new(), Vec::new());
+        for draw in (0..15).map(|step| data.draw(step)) {
+            instances.extend([0, 1].map(|i| draw.latents[i * 8] as usize));
+            classes.extend([2, 3].map(|i| draw.latents[i * 8] as usize));
+            for (i, j) in [(0, 1), (0, 2), (1, 3)] {
+                assert_ne!(draw.noise[i * 8..][..8], draw.noise[j * 8..][..8], "samples share no noise");
+            }
+        }
+        for (seen, n) in [(&instances, 5), (&classes, 3)] {
+            for epoch in seen.chunks_exact(n) {
+                let mut epoch = epoch.to_vec();
+                epoch.sort_unstable();
+                assert_eq!(epoch, (0..n).collect::<Vec<_>>());
+            }
+        }
+        let orders: std::collections::BTreeSet<_> = instances.chunks_exact(5).collect();
+        assert!(orders.len() > 1, "each epoch has its own order");
+    }
+
+    #[test]
+    fn draws_have_their_distributions() {
+        let picture = vec![Cached { mean: vec![3.0; 24], std: vec![0.5; 24] }];
+        let data = Dataset::new(vec![picture], Vec::new(), drawing(4)).unwrap();
+        let draws: Vec<Draw> = (0..100).map(|i| data.draw(i)).collect();
+        let moments = |values: Vec<f64>| {
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            (mean, (values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / values.len() as f64).sqrt())
+        };
+        let (mean, std) = moments(draws.iter().flat_map(|d| &d.latents).map(|&x| f64::from(x)).collect());
+        assert!((mean - 0.6).abs() < 0.01 && (std - 0.1).abs() < 0.005, "{mean} {std}");
+        let (mean, std) = moments(draws.iter().flat_map(|d| &d.noise).map(|&x| f64::from(x)).collect());
+        assert!(mean.abs() < 0.04 && (std - 1.0).abs() < 0.03, "{mean} {std}");
+        let (mean, std) = moments(draws.iter().flat_map(|d| &d.timesteps).map(|&t| t as f64).collect());
+        assert!((mean - 499.5).abs() < 60.0 && (std - 288.7).abs() < 30.0, "{mean} {std}");
+    }
+
+    #[test]
+    fn offset_noise_shifts_whole_channels() {
+        let (plain, offset) = (dataset(0.0).draw(0).noise, dataset(0.5).draw(0).noise);
+        let shifts: Vec<f32> = offset.iter().zip(plain).map(|(a, b)| a - b).collect();
+        assert!(shifts[..4].iter().all(|s| s.abs() > 1e-4) && (shifts[0] - shifts[1]).abs() > 1e-4);
+        assert!((0..4).all(|c| (shifts[c] - shifts[c + 4]).abs() < 1e-6));
+    }
+
+    #[test]
+    fn weighted_errors_sum_to_the_losses() {
+        use crate::diffusion::{Prediction, ScheduleConfig};
+        let timesteps = vec![1, 500, 999, 20, 700, 3];
+        let draw = Draw { latents: vec![1.0; 12], noise: vec![0.5; 12], timesteps, instances: 3 };
+        let errors = [0.5, 0.25, 1.0, 2.0, 0.125, 4.0];
+        for prediction in [Prediction::Epsilon, Prediction::V] {
+            for min_snr in [None, Some(5.0)] {
+                let schedule = NoiseSchedule::new(&ScheduleConfig::stable_diffusion(prediction));
+                let batch = micro_batch(&draw, &schedule, min_snr, 0.5);
+                let (instance, prior) = batch.losses(&errors);
+                let sum: f64 = batch.weights.iter().zip(errors).map(|(w, e)| f64::from(*w) * f64::from(e)).sum();
+                assert!((sum - (instance + 0.5 * prior.unwrap())).abs() < 1e-6, "{prediction:?} {min_snr:?}");
+                assert!((sum - (instance + 0.6 * prior.unwrap())).abs() > 1e-3, "the comparison can fail");
+                assert_eq!(min_snr.is_none(), (instance - 1.75 / 3.0).abs() < 1e-9);
+                let (a, b) = schedule.noise_coefficients(500);
+                let target = if prediction == Prediction::V { 0.5 * a - b } else { 0.5 };
+                assert!((batch.target[2] - target).abs() < 1e-6);
+                assert!((batch.noisy[2] - (a + 0.5 * b)).abs() < 1e-6);
+            }
+        }
     }
 }

@@ -10,7 +10,8 @@ pub fn lr_factor(step: usize, total: usize, warmup: usize, cosine: bool) -> f64 
         return 1.0;
     }
     let progress = (step - warmup) as f64 / total.saturating_sub(warmup).max(1) as f64;
-    0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+    // Past the end the cosine would rise again.
+    0.5 * (1.0 + (std::f64::consts::PI * progress.min(1.0)).cos())
 }
 
 #[cfg(test)]
@@ -24,6 +25,7 @@ mod tests {
             assert!((lr_factor(step, 6, 3, true) - e).abs() < 1e-12, "step {step}");
         }
         assert_eq!(lr_factor(5, 6, 0, false), 1.0);
+        assert_eq!([lr_factor(0, 0, 0, true), lr_factor(9, 6, 3, true), lr_factor(8, 3, 5, true)], [1.0, 0.0, 0.0]);
         assert!((lr_factor(4, 6, 3, true) - 0.5).abs() > 0.1);
     }
 }
