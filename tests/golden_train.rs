@@ -1,0 +1,185 @@
+//! Training runs replayed number by number against what PyTorch and PEFT recorded (`tests/fixtures/golden/*-train`,
+//! `*-full`, `*-text`): the loss of every step, the gradient norm, and the final weights.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use portray::engine::{Engine, EngineOptions};
+use portray::event::{Event, Flow, StepReport};
+use portray::io::{LoraFormat, SafeTensors};
+use portray::job::{LrSchedule, Method, ModelOptions, Targets, TrainJob, WeightType};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden").join(name)
+}
+
+#[derive(serde::Deserialize)]
+struct Line {
+    loss: f64,
+    instance: f64,
+    prior: f64,
+    grad_norm: f64,
+    lr: f64,
+}
+
+fn recorded(folder: &str, tag: &str) -> Vec<Line> {
+    let text = std::fs::read_to_string(fixture(folder).join(format!("{tag}.jsonl"))).expect("recorded steps");
+    text.lines().map(|line| serde_json::from_str(line).expect("a recorded step")).collect()
+}
+
+/// The job that `run.json` describes.
+fn job(kind: &str, what: &str, tag: &str, out: PathBuf) -> TrainJob {
+    let folder = format!("{kind}-{what}");
+    let full = what == "full";
+    let text = what == "text";
+    let mut job = TrainJob {
+        model: ModelOptions { model: Some(fixture(kind)), dtype: WeightType::F32, ..Default::default() },
+        replay: Some(fixture(&folder).join("replay.safetensors")),
+        init_lora: (!full).then(|| fixture(&folder).join("init.lora-peft.safetensors")),
+        method: if full { Method::Full } else { Method::Lora },
+        targets: if text { Targets::All } else { Targets::Attention },
+        text_encoder: text,
+        text_lr: text.then_some(5e-4),
+        rank: 4,
+        lr: Some(if full { 5e-5 } else { 1e-3 }),
+        prior_weight: 1.0,
+        batch: 2,
+        accumulate: 1,
+        weight_decay: 1e-2,
+        max_grad_norm: 1.0,
+        sample_every: 100,
+        format: LoraFormat::Peft,
+        out,
+        ..Default::default()
+    };
+    match tag {
+        "min-snr" => job.min_snr = Some(5.0),
+        "mixed" => {
+            job.max_grad_norm = 0.1;
+            job.prior_weight = 0.5;
+            job.accumulate = 2;
+            job.warmup = 3;
+            job.schedule = LrSchedule::Cosine;
+            job.alpha = (!full).then_some(2.0);
+        }
+        _ => {}
+    }
+    job
+}
+
+fn near(what: &str, step: usize, got: f64, expected: f64, tolerance: f64) -> Result<(), String> {
+    let off = (got - expected).abs() / expected.abs().max(1e-12);
+    if off.is_nan() || off > tolerance {
+        return Err(format!("step {step}: {what} is {got}, recorded {expected} (off by {off:.1e}, {tolerance:.0e} allowed)"));
+    }
+    Ok(())
+}
+
+fn compare(steps: &[StepReport], lines: &[Line]) -> Result<(), String> {
+    if steps.len() != lines.len() {
+        return Err(format!("{} steps, recorded {}", steps.len(), lines.len()));
+    }
+    for (step, (s, line)) in steps.iter().zip(lines).enumerate() {
+        near("loss", step, s.loss, line.loss, 1e-4)?;
+        near("instance", step, s.instance, line.instance, 1e-4)?;
+        near("prior", step, s.prior.unwrap_or(f64::NAN), line.prior, 1e-4)?;
+        near("grad_norm", step, s.grad_norm, line.grad_norm, 1e-3)?;
+        near("lr", step, s.lr + 1.0, line.lr + 1.0, 1e-9)?;
+    }
+    Ok(())
+}
+
+/// Distance to the recorded final weights, as a share of the change that training made, the largest of all tensors.
+fn final_error(got: &SafeTensors, expected: &SafeTensors, start: &dyn Fn(&str) -> Vec<f32>) -> Result<f64, String> {
+    let norm = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>().sqrt();
+    let mut worst = 0.0f64;
+    for tensor in expected.iter() {
+        let name = tensor.name.to_string();
+        let theirs = tensor.to_f32().map_err(|e| e.to_string())?;
+        let ours = got.get(&name).and_then(|t| t.to_f32()).map_err(|e| e.to_string())?;
+        let change = norm(&theirs, &start(&name)).max(1e-9);
+        let off = norm(&ours, &theirs) / change;
+        if off.is_nan() {
+            return Err(format!("{name} holds NaN"));
+        }
+        worst = worst.max(off);
+    }
+    Ok(worst)
+}
+
+fn replay(engine: &Engine, kind: &str, what: &str, tag: &str) -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let out = folder.path().join(if what == "full" { "model" } else { "lora.safetensors" });
+    let job = job(kind, what, tag, out.clone());
+    let mut steps = Vec::new();
+    let mut hear = |event: Event| {
+        if let Event::Step(report) = event {
+            steps.push(report);
+        }
+        Flow::Continue
+    };
+    pollster::block_on(engine.train(&job, &mut hear)).map_err(|e| e.to_string())?;
+    let fixtures = format!("{kind}-{what}");
+    compare(&steps, &recorded(&fixtures, tag))?;
+    let expected = fixture(&fixtures).join(format!("{tag}.final.safetensors"));
+    if !expected.exists() {
+        return Ok(());
+    }
+    let open = |path: &Path| SafeTensors::open(path).map_err(|e| e.to_string());
+    let (got, start) = match what {
+        "full" => {
+            let weights = "unet/diffusion_pytorch_model.safetensors";
+            (open(&out.join(weights))?, open(&fixture(kind).join(weights))?)
+        }
+        _ => (open(&out)?, open(&fixture(&fixtures).join("init.lora-peft.safetensors"))?),
+    };
+    let before = |name: &str| start.get(name).and_then(|t| t.to_f32()).expect("a tensor to start from");
+    let worst = final_error(&got, &open(&expected)?, &before)?;
+    println!("{kind} {what} {tag}: final weights off by {worst:.1e} of their change");
+    if worst > 1e-2 {
+        return Err(format!("final weights are off by {worst:.1e} of the change that training made"));
+    }
+    Ok(())
+}
+
+fn replays(what: &str, tags: &[&str]) {
+    let engine = pollster::block_on(Engine::request(&EngineOptions::default())).expect("an adapter");
+    let mut wrong = Vec::new();
+    for kind in ["sd2", "sd15"] {
+        for tag in tags {
+            if let Err(e) = replay(&engine, kind, what, tag) {
+                wrong.push(format!("{kind} {what} {tag}: {e}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn lora_of_the_attentions() {
+    replays("train", &["plain", "min-snr", "mixed"]);
+}
+
+#[test]
+fn every_weight() {
+    replays("full", &["plain", "min-snr", "mixed"]);
+}
+
+#[test]
+fn every_layer_with_the_text_encoder() {
+    replays("text", &["plain", "mixed"]);
+}
+
+#[test]
+fn the_comparison_rejects_what_is_wrong() {
+    let line = Line { loss: 1.0, instance: 0.5, prior: 0.5, grad_norm: 0.1, lr: 1e-3 };
+    let good = StepReport { step: 0, steps: 1, loss: 1.0, instance: 0.5, prior: Some(0.5), grad_norm: 0.1, lr: 1e-3 };
+    let lines = [line];
+    assert!(compare(std::slice::from_ref(&good), &lines).is_ok());
+    assert!(compare(&[StepReport { loss: 1.001, ..good.clone() }], &lines).is_err());
+    assert!(compare(&[StepReport { grad_norm: f64::NAN, ..good.clone() }], &lines).is_err());
+    assert!(compare(&[StepReport { prior: None, ..good.clone() }], &lines).is_err());
+    assert!(compare(&[StepReport { lr: 2e-3, ..good }], &lines).is_err());
+    assert!(compare(&[], &lines).is_err());
+}
