@@ -37,6 +37,7 @@ const LIBRARY: &[(&str, &str)] = &[
     ("lib/activation.wgsl", include_str!("../../shaders/lib/activation.wgsl")),
     ("lib/geometry.wgsl", include_str!("../../shaders/lib/geometry.wgsl")),
     ("lib/gemm_epilogue.wgsl", include_str!("../../shaders/lib/gemm_epilogue.wgsl")),
+    ("lib/gemm_row.wgsl", include_str!("../../shaders/lib/gemm_row.wgsl")),
 ];
 
 /// How a binding is declared.
