@@ -115,7 +115,7 @@ fn damaged_models() {
     check("scheduler/scheduler_config.json", &["beta_schedule"], &|b| replaced(b, "scaled_linear", "guessed"));
     check("tokenizer/tokenizer.json", &["tokenizer.json"], &|b| b[..b.len() / 2].to_vec());
     // Weights of another depth than the configuration's.
-    check("unet/config.json", &["unet"], &|b| replaced(b, "\"layers_per_block\": 1", "\"layers_per_block\": 2"));
+    check("unet/config.json", &["unet"], &|b| replaced(b, "\"layers_per_block\": 2", "\"layers_per_block\": 3"));
     fs::remove_file(dir.path().join("model").join(unet)).unwrap();
     refused(dir.path(), "generate x --steps 1 --model model", 1, &["unet"]);
 }
