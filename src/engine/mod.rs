@@ -1,5 +1,6 @@
 //! The facade: an [`Engine`] on a device, and the jobs that it does.
 
+mod bench;
 mod class_pictures;
 mod encode;
 mod forward;
@@ -9,6 +10,7 @@ mod plan;
 mod sample;
 mod train;
 
+pub use bench::BenchRow;
 pub use class_pictures::{cache_folder, class_folder};
 pub use forward::ForwardPart;
 pub use model::{Model, open_checkpoint};
