@@ -173,7 +173,13 @@ impl Engine {
             *part = (part.0 + seconds, part.1 + flops, part.2 + 1);
         }
         let total = parts.values().map(|p| p.0).sum::<f64>();
-        add(BenchRow { name: format!("  {name}: sum of its parts alone"), seconds: total, flops, bytes: 0, share: 0.0 });
+        add(BenchRow {
+            name: format!("  {name}: sum of its parts alone"),
+            seconds: total,
+            flops,
+            bytes: 0,
+            share: 0.0,
+        });
         let mut parts: Vec<_> = parts.into_iter().collect();
         parts.sort_by(|a, b| b.1.0.total_cmp(&a.1.0));
         for (op, (seconds, flops, count)) in parts {

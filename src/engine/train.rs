@@ -240,6 +240,14 @@ impl Engine {
         let mut first = 0;
         if let Some(state) = resumed {
             first = state.step;
+            let names: Vec<&str> = state.tensors.iter().map(|(key, _)| key.as_str()).collect();
+            let mut keys = trainer.state_keys();
+            keys.sort();
+            let fits = |(key, values): &(String, Vec<f32>)| store.bytes(key) == Some(4 * values.len() as u64);
+            if names != keys || !state.tensors.iter().all(fits) || first > total {
+                let message = "is of another model or was made for fewer --steps; start again without --resume";
+                return Err(Error::file(&folder, message));
+            }
             for (key, values) in &state.tensors {
                 store.write(key, bytemuck::cast_slice(values))?;
             }
