@@ -7,8 +7,10 @@ mod forward;
 mod generate;
 mod model;
 mod plan;
+mod preview;
 mod sample;
 mod train;
+mod train_job;
 
 pub use bench::BenchRow;
 pub use class_pictures::{cache_folder, class_folder};
