@@ -3,12 +3,12 @@
 mod common;
 
 use common::{Random, close, gpu, stored_bytes};
-use portray::gpu::{Pool, Store, Variants};
+use portray::gpu::{AdapterClass, Caps, Gpu, Pool, Store, Variants};
 use portray::graph::{Graph, Plan, PlanOptions, Session};
 use portray::ops::{Case, cases};
 
 /// Runs one case on the GPU and compares every result.
-fn run(gpu: &portray::gpu::Gpu, case: &Case, seed: u64) -> Result<(), String> {
+fn run(gpu: &Gpu, caps: &Caps, case: &Case, seed: u64) -> Result<(), String> {
     let mut random = Random::new(seed);
     let operands: Vec<_> = case.inputs.iter().map(|given| random.operand(given)).collect();
     let mut g = Graph::new();
@@ -30,7 +30,7 @@ fn run(gpu: &portray::gpu::Gpu, case: &Case, seed: u64) -> Result<(), String> {
     }
     let outputs = g.push_dyn(case.op.clone(), &inputs).map_err(|e| e.to_string())?;
     outputs.iter().for_each(|&t| g.output(t));
-    let plan = Plan::new(&g, gpu.caps(), &Variants::default(), &PlanOptions { sentinels: true, ..Default::default() })
+    let plan = Plan::new(&g, caps, &Variants::default(), &PlanOptions { sentinels: true, ..Default::default() })
         .map_err(|e| e.to_string())?;
     let mut pool = Pool::default();
     pollster::block_on(async {
@@ -50,21 +50,41 @@ fn run(gpu: &portray::gpu::Gpu, case: &Case, seed: u64) -> Result<(), String> {
     .map_err(|e: portray::Error| e.to_string())?
 }
 
-#[test]
-fn kernels_match_their_references() {
-    let gpu = gpu();
+/// Runs the cases with kernels as `caps` has them.
+fn run_all(gpu: &Gpu, caps: &Caps, ops: &[&str]) {
     let only = std::env::var("OP").ok();
     let mut wrong = Vec::new();
     for (op, cases) in cases() {
-        if only.as_deref().is_some_and(|o| o != op) {
+        if only.as_deref().is_some_and(|o| o != op) || !(ops.is_empty() || ops.contains(&op)) {
             continue;
         }
         for (i, case) in cases.iter().enumerate() {
-            if let Err(e) = run(&gpu, case, i as u64) {
+            if let Err(e) = run(gpu, caps, case, i as u64) {
                 let shapes: Vec<String> = case.inputs.iter().map(|g| format!("{:?}", g)).collect();
                 wrong.push(format!("{op} case {i} {:?} on {}: {e}", case.op, shapes.join(", ")));
             }
         }
     }
     assert!(wrong.is_empty(), "{} cases fail:\n{}", wrong.len(), wrong[..wrong.len().min(8)].join("\n"));
+}
+
+#[test]
+fn kernels_match_their_references() {
+    let gpu = gpu();
+    run_all(&gpu, gpu.caps(), &[]);
+}
+
+/// The ops whose kernels differ between adapters.
+const VARIED: &[&str] = &["attention", "conv2d", "gemm", "matmul", "weight_grad"];
+
+#[test]
+fn hardware_kernels_match_their_references() {
+    let gpu = gpu();
+    run_all(&gpu, &Caps { class: AdapterClass::Gpu, ..gpu.caps().clone() }, VARIED);
+}
+
+#[test]
+fn kernels_without_subgroups_match_their_references() {
+    let gpu = gpu();
+    run_all(&gpu, &Caps { class: AdapterClass::Cpu, subgroup: 0, ..gpu.caps().clone() }, VARIED);
 }

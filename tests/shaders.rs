@@ -14,8 +14,7 @@ use portray::graph::{Graph, Plan, PlanOptions};
 use portray::ops::cases;
 
 /// All distinct kernels, by text.
-fn kernels(class: AdapterClass) -> BTreeMap<String, (String, Kernel)> {
-    let caps = Caps::webgpu_defaults(class);
+fn kernels(caps: &Caps) -> BTreeMap<String, (String, Kernel)> {
     let mut found = BTreeMap::new();
     for (op, cases) in cases() {
         for case in cases {
@@ -27,7 +26,7 @@ fn kernels(class: AdapterClass) -> BTreeMap<String, (String, Kernel)> {
                 .collect();
             let outputs = g.push_dyn(case.op.clone(), &inputs).expect(op);
             outputs.iter().for_each(|&t| g.output(t));
-            let plan = Plan::new(&g, &caps, &Variants::default(), &PlanOptions::default()).expect(op);
+            let plan = Plan::new(&g, caps, &Variants::default(), &PlanOptions::default()).expect(op);
             for kernel in plan.kernels() {
                 found.insert(kernel.render().expect(op), (op.to_string(), kernel.clone()));
             }
@@ -36,9 +35,12 @@ fn kernels(class: AdapterClass) -> BTreeMap<String, (String, Kernel)> {
     found
 }
 
-fn validate(text: &str) -> Result<(Module, ModuleInfo), String> {
+fn validate(text: &str, more: Capabilities) -> Result<(Module, ModuleInfo), String> {
     let module = naga::front::wgsl::parse_str(text).map_err(|e| e.emit_to_string(text))?;
-    let info = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32).validate(&module);
+    let info = Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32 | more)
+        .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+        .subgroup_operations(naga::valid::SubgroupOperationSet::all())
+        .validate(&module);
     let info = info.map_err(|e| e.emit_to_string(text))?;
     Ok((module, info))
 }
@@ -78,12 +80,16 @@ fn reflect(kernel: &Kernel, module: &Module) -> Result<(), String> {
     Ok(())
 }
 
+fn to_spirv(module: &Module, info: &ModuleInfo, version: (u8, u8)) -> Result<(), String> {
+    let options = spv::Options { lang_version: version, ..Default::default() };
+    let pipeline = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: "main".into() };
+    spv::write_vec(module, info, &options, Some(&pipeline)).map(drop).map_err(|e| format!("SPIR-V: {e}"))
+}
+
 /// Base kernels reach all four; a gap that is not listed here fails.
 fn translate(module: &Module, info: &ModuleInfo) -> Result<(), String> {
     let entry = "main".to_string();
-    let options = spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: entry.clone() };
-    spv::write_vec(module, info, &spv::Options::default(), Some(&options)).map_err(|e| format!("SPIR-V: {e}"))?;
-
+    to_spirv(module, info, spv::Options::default().lang_version)?;
     let options = msl::Options { lang_version: (2, 4), ..Default::default() };
     msl::write_string(module, info, &options, &msl::PipelineOptions::default()).map_err(|e| format!("MSL: {e}"))?;
 
@@ -106,10 +112,10 @@ fn translate(module: &Module, info: &ModuleInfo) -> Result<(), String> {
 fn every_kernel_is_valid_and_reaches_every_backend() {
     let mut wrong = Vec::new();
     for class in [AdapterClass::Cpu, AdapterClass::Gpu] {
-        let kernels = kernels(class);
+        let kernels = kernels(&Caps::webgpu_defaults(class));
         assert!(kernels.len() > 50, "only {} kernels were found", kernels.len());
         for (text, (op, kernel)) in kernels {
-            let result = validate(&text).and_then(|(module, info)| {
+            let result = validate(&text, Capabilities::empty()).and_then(|(module, info)| {
                 reflect(&kernel, &module)?;
                 translate(&module, &info)
             });
@@ -121,13 +127,37 @@ fn every_kernel_is_valid_and_reaches_every_backend() {
     assert!(wrong.is_empty(), "{} kernels fail:\n{}", wrong.len(), wrong[..wrong.len().min(4)].join("\n"));
 }
 
+/// Software drivers are Vulkan, and only they run these.
+#[test]
+fn kernels_that_share_within_a_subgroup_are_valid_and_reach_vulkan() {
+    let caps = Caps { subgroup: 8, ..Caps::webgpu_defaults(AdapterClass::Cpu) };
+    let (mut sharing, mut wrong) = (0, Vec::new());
+    for (text, (op, kernel)) in kernels(&caps) {
+        if !text.contains("subgroupBroadcast") {
+            continue;
+        }
+        sharing += 1;
+        assert!(validate(&text, Capabilities::empty()).is_err(), "{op} needs a feature that Base lacks");
+        let result = validate(&text, Capabilities::SUBGROUP).and_then(|(module, info)| {
+            reflect(&kernel, &module)?;
+            to_spirv(&module, &info, (1, 3))
+        });
+        if let Err(e) = result {
+            wrong.push(format!("{op} / {}: {e}", kernel.template.name));
+        }
+    }
+    assert!(sharing > 20, "only {sharing} kernels share");
+    assert!(wrong.is_empty(), "{} kernels fail:\n{}", wrong.len(), wrong[..wrong.len().min(4)].join("\n"));
+}
+
 #[test]
 fn the_checks_reject_what_is_wrong() {
-    assert!(validate("@compute @workgroup_size(1) fn main() { let x: f32 = 1u; }").is_err());
-    let (module, _) = validate("@compute @workgroup_size(257) fn main() {}").expect("valid WGSL");
-    let kernels = kernels(AdapterClass::Cpu);
+    assert!(validate("@compute @workgroup_size(1) fn main() { let x: f32 = 1u; }", Capabilities::empty()).is_err());
+    let (module, _) =
+        validate("@compute @workgroup_size(257) fn main() {}", Capabilities::empty()).expect("valid WGSL");
+    let kernels = kernels(&Caps::webgpu_defaults(AdapterClass::Cpu));
     let (_, kernel) = kernels.values().next().expect("a kernel");
     assert!(reflect(kernel, &module).is_err());
-    let (module, _) = validate("@compute @workgroup_size(1) fn main() {}").expect("valid WGSL");
+    let (module, _) = validate("@compute @workgroup_size(1) fn main() {}", Capabilities::empty()).expect("valid WGSL");
     assert!(reflect(kernel, &module).is_err(), "missing bindings must be seen");
 }

@@ -32,6 +32,11 @@ pub struct Caps {
     /// Outputs that one thread of an unrolled `cpu` kernel may hold: 256, or 64 where the driver takes seconds to
     /// compile such a kernel (SwiftShader: 2.8 s at 256, 0.85 s at 128).
     pub register_tile: usize,
+    /// Threads of a subgroup where every subgroup has that many and the device has the feature, else 0. `cpu` kernels
+    /// share loads within it.
+    pub subgroup: u32,
+    /// Processor cores that a software driver runs workgroups on.
+    pub cores: usize,
 }
 
 impl Caps {
@@ -46,6 +51,8 @@ impl Caps {
             storage_alignment: 256,
             uniform_alignment: 256,
             register_tile: 256,
+            subgroup: 0,
+            cores: 4,
         }
     }
 }

@@ -31,7 +31,7 @@ pub struct AdapterEntry {
 impl AdapterEntry {
     /// Limits and kernel family of a device opened on it: what plans are made from.
     pub fn caps(&self) -> Caps {
-        caps_of(&self.info, &self.limits)
+        caps_of(&self.info, &self.limits, self.features)
     }
 }
 
@@ -68,9 +68,12 @@ fn class_of(info: &wgpu::AdapterInfo) -> AdapterClass {
     if info.device_type == wgpu::DeviceType::Cpu { AdapterClass::Cpu } else { AdapterClass::Gpu }
 }
 
-fn caps_of(info: &wgpu::AdapterInfo, limits: &wgpu::Limits) -> Caps {
+fn caps_of(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Features) -> Caps {
+    let class = class_of(info);
+    let fixed = info.subgroup_min_size == info.subgroup_max_size && (4..=8).contains(&info.subgroup_max_size);
+    let shares = class == AdapterClass::Cpu && features.contains(wgpu::Features::SUBGROUP) && fixed;
     Caps {
-        class: class_of(info),
+        class,
         max_binding_bytes: limits.max_storage_buffer_binding_size,
         max_buffer_bytes: limits.max_buffer_size,
         max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
@@ -78,6 +81,8 @@ fn caps_of(info: &wgpu::AdapterInfo, limits: &wgpu::Limits) -> Caps {
         storage_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
         uniform_alignment: u64::from(limits.min_uniform_buffer_offset_alignment),
         register_tile: if info.name.contains("SwiftShader") { 64 } else { 256 },
+        subgroup: if shares { info.subgroup_max_size } else { 0 },
+        cores: std::thread::available_parallelism().map_or(4, |n| n.get()),
     }
 }
 
@@ -127,7 +132,7 @@ impl Gpu {
         let info = adapter.get_info();
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("portray"),
-            required_features: wgpu::Features::empty(),
+            required_features: adapter.features() & wgpu::Features::SUBGROUP,
             required_limits: adapter.limits(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
@@ -144,7 +149,7 @@ impl Gpu {
 
     /// Uses a host application's device.
     pub fn from_device(info: wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue) -> Gpu {
-        let caps = caps_of(&info, &device.limits());
+        let caps = caps_of(&info, &device.limits(), device.features());
         let shared = Arc::new(Shared::default());
         let lost = shared.clone();
         device.set_device_lost_callback(move |reason, message| {

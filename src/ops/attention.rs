@@ -4,6 +4,7 @@
 use super::{Case, Given, Graph, MatmulSpec, Result, Tensor, matmul, softmax};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
+use crate::gpu::Caps;
 use crate::graph::{KernelLaunch, Launch, Op, TensorInfo, Vjp};
 use crate::shader;
 
@@ -134,12 +135,15 @@ impl Op for Attention {
     fn launch(&self, l: &mut Launch) -> Result<()> {
         let d = self.dims([&l.input(0).shape, &l.input(1).shape, &l.input(2).shape])?;
         let vec = self.vectors(&d);
-        let rows = rows_per_thread(d.queries, self.spec.head_dim, l.caps.register_tile);
-        let threads = d.n * self.spec.heads * d.queries.div_ceil(rows);
+        let share = Share::choose(l.caps, d.queries, self.spec.head_dim, 8);
+        let heads = d.n * self.spec.heads;
         let (q, k, v, out, lse) =
             (l.input_slot(0), l.input_slot(1), l.input_slot(2), l.output_slot(0), l.output_slot(1));
-        let kernel = l.kernel(shader!("attention_cpu")).value("W", if vec { 4 } else { 1 }).value("ROWS", rows);
+        let kernel = l.kernel(shader!("attention_cpu")).value("W", if vec { 4 } else { 1 });
         let kernel = kernel
+            .value("ROWS", share.rows)
+            .value("KEYS", share.block)
+            .value("SG", share.lanes)
             .value("D", self.spec.head_dim)
             .value("causal", self.spec.causal)
             .read_as("q", q, vec)
@@ -147,7 +151,7 @@ impl Op for Attention {
             .read_as("v", v, vec)
             .write_as("out", out, vec)
             .write("lse", lse);
-        self.uniforms(kernel, &d).u32("threads", threads).linear(threads.div_ceil(8))
+        share.dispatch(self.uniforms(kernel, &d), heads, d.queries)
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -191,10 +195,33 @@ impl Op for Attention {
     }
 }
 
-/// Rows that share each load of the other side: as many as leave work for every lane and registers for the rows.
-fn rows_per_thread(rows: usize, head_dim: usize, register_tile: usize) -> usize {
-    let fit = (register_tile / head_dim.max(1)).clamp(1, 4);
-    if rows < 16 { 1 } else { fit }
+/// How tokens are shared out to threads.
+#[derive(Clone, Copy)]
+struct Share {
+    /// Tokens of a thread: as many as its registers hold and leave work for every lane.
+    rows: usize,
+    /// Tokens of the other side that are taken at a time.
+    block: usize,
+    /// Threads of a subgroup that share loads; 0: none do.
+    lanes: usize,
+}
+
+impl Share {
+    /// `width` values are kept per token, and `most` tokens at most: beyond, kernels compile for seconds.
+    fn choose(caps: &Caps, tokens: usize, width: usize, most: usize) -> Share {
+        let lanes = caps.subgroup as usize;
+        if lanes == 0 {
+            let fit = (caps.register_tile / width.max(1)).clamp(1, 4);
+            return Share { rows: if tokens < 16 { 1 } else { fit }, block: 1, lanes };
+        }
+        let fit = (caps.register_tile / width.max(1)).clamp(1, most);
+        Share { rows: fit.min(tokens.div_ceil(lanes)), block: if width <= 80 { 4 } else { 2 }, lanes }
+    }
+
+    fn dispatch(&self, k: KernelLaunch, heads: usize, tokens: usize) -> Result<()> {
+        let threads = heads * tokens.div_ceil(self.rows * self.lanes.max(1));
+        k.u32("threads", threads).linear(threads.div_ceil(if self.lanes > 0 { 1 } else { 8 }))
+    }
 }
 
 impl Attention {
@@ -235,10 +262,13 @@ impl Op for AttentionBackward {
         let delta = l.scratch(d.n * s.heads * d.queries);
         for stage in ["delta", "dq", "dkv"] {
             let tokens = if stage == "dkv" { d.keys } else { d.queries };
-            let rows = if stage == "delta" { 1 } else { rows_per_thread(tokens, 2 * s.head_dim, l.caps.register_tile) };
-            let threads = d.n * s.heads * tokens.div_ceil(rows);
+            let share = match stage {
+                "delta" => Share { rows: 1, block: 1, lanes: 0 },
+                _ => Share::choose(l.caps, tokens, 2 * s.head_dim, 4),
+            };
             let k = l.kernel(shader!("attention_bwd_cpu")).value("stage", stage).value("W", if vec { 4 } else { 1 });
-            let k = k.value("ROWS", rows).value("D", s.head_dim).value("causal", s.causal);
+            let k = k.value("ROWS", share.rows).value("BLOCK", share.block).value("SG", share.lanes);
+            let k = k.value("D", s.head_dim).value("causal", s.causal);
             let k = match stage {
                 "delta" => k.read_as("o", slots[3], vec).read_as("dout", slots[5], vec).write("delta", delta),
                 _ => k
@@ -254,7 +284,7 @@ impl Op for AttentionBackward {
                 "dkv" => k.write_as("dk", outs[1], vec).write_as("dv", outs[2], vec),
                 _ => k,
             };
-            f.uniforms(k, &d).u32("threads", threads).linear(threads.div_ceil(8))?;
+            share.dispatch(f.uniforms(k, &d), d.n * s.heads, tokens)?;
         }
         Ok(())
     }

@@ -2,12 +2,10 @@
 //!
 //! `out[m, n] = act(alpha * sum_{tap, k} a(m, tap, k) * w(tap, k, n) + bias + addend + lora)`.
 
-use super::tile::Tile;
 use super::{Activation, Case, Result};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
 use crate::graph::{Launch, Op, Tensor, TensorInfo, Vjp};
-use crate::shader;
 
 /// A convolution's geometry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -135,7 +133,7 @@ impl Gemm {
     fn dims(&self, x: &Shape, x2: Option<&Shape>, w: &Shape) -> Result<Dims> {
         let fail = |message: String| Err(Error::op(self.name_of(), message));
         let (c1, c2) = (x.last(), x2.map_or(0, Shape::last));
-        let mut d = Dims { batch: 1, c1, c2, taps: 1, kernel: [1, 1], ..Dims::default() };
+        let mut d = Dims { batch: 1, c1, c2, taps: 1, kernel: [1, 1], w_elements: w.elements(), ..Dims::default() };
         if self.rows != Rows::Same && (x.len() != 4 || w.len() != 4) {
             return fail(format!("x is {x}, w is {w}: expected [n,h,w,c] and [out,kh,kw,in]"));
         }
@@ -199,34 +197,35 @@ fn also(x2: Option<&Shape>) -> String {
     x2.map_or_else(String::new, |s| format!(" and {s}"))
 }
 
-struct Operands {
-    x2: Option<usize>,
-    w: usize,
-    bias: Option<usize>,
-    add: Option<usize>,
-    hidden: Option<usize>,
-    up: Option<usize>,
-    count: usize,
+pub(super) struct Operands {
+    pub x2: Option<usize>,
+    pub w: usize,
+    pub bias: Option<usize>,
+    pub add: Option<usize>,
+    pub hidden: Option<usize>,
+    pub up: Option<usize>,
+    pub count: usize,
 }
 
 /// Sizes and strides, in elements.
 #[derive(Default)]
-struct Dims {
-    batch: usize,
-    m: usize,
+pub(super) struct Dims {
+    pub batch: usize,
+    pub m: usize,
     /// Columns of the result (half of `w`'s for GEGLU).
-    n: usize,
-    c1: usize,
-    c2: usize,
-    taps: usize,
-    kernel: [usize; 2],
-    b_k: usize,
-    b_tap: usize,
-    b_n: usize,
-    b_col0: usize,
-    in_size: [usize; 2],
-    out_size: [usize; 2],
-    out: Shape,
+    pub n: usize,
+    pub c1: usize,
+    pub c2: usize,
+    pub taps: usize,
+    pub kernel: [usize; 2],
+    pub b_k: usize,
+    pub b_tap: usize,
+    pub b_n: usize,
+    pub b_col0: usize,
+    pub w_elements: usize,
+    pub in_size: [usize; 2],
+    pub out_size: [usize; 2],
+    pub out: Shape,
 }
 
 impl Op for Gemm {
@@ -263,102 +262,8 @@ impl Op for Gemm {
 
     fn launch(&self, l: &mut Launch) -> Result<()> {
         let at = self.operands();
-        let shape = |l: &Launch, i: usize| l.input(i).shape.clone();
-        let (x, x2, w) = (shape(l, 0), at.x2.map(|i| shape(l, i)), shape(l, at.w));
-        let d = self.dims(&x, x2.as_ref(), &w)?;
-        let tile = Tile::choose(l.caps, d.m, d.n * d.batch * (1 + usize::from(self.geglu)));
-        let four = |n: usize| n.is_multiple_of(4);
-        let k_contiguous = d.b_k == 1;
-        let b_vec = if k_contiguous { four(d.b_n) && four(d.b_tap) && four(d.c1) } else { four(d.b_k) && four(d.b_tap) && four(d.b_col0) && four(d.n) };
-        let full = self.add == Some(AddKind::Full);
-        let out_vec = four(d.n) && tile.columns.is_multiple_of(4) && !self.geglu && !(full && self.activation.is_some());
-        let columns = if self.geglu { tile.columns / 2 } else { tile.columns };
-        let (tiles_m, tiles_n) = (d.m.div_ceil(tile.rows), d.n.div_ceil(columns));
-        let tiles = tiles_m * tiles_n * d.batch;
-        let geometry = match self.rows {
-            Rows::Same => "rows",
-            Rows::Conv(_) => "conv",
-            Rows::Transposed { .. } => "transposed",
-        };
-        let add = match self.add {
-            None => "none",
-            Some(AddKind::Full) => "full",
-            Some(AddKind::PerSample { .. }) => "sample",
-        };
-        let slots: Vec<_> = (0..at.count).map(|i| l.input_slot(i)).collect();
-        let out = l.output_slot(0);
-        let rank = at.up.map_or(0, |i| shape(l, i).last());
-        let add_stride = at.add.map_or(0, |i| shape(l, i).last());
-        let samples = d.out[0].max(1);
-        let mut k = l
-            .kernel(shader!("gemm_cpu"))
-            .value("TM", tile.rows)
-            .value("TN", tile.columns)
-            .value("WG", tile.workgroup)
-            .value("lanes", "m")
-            .value("x_vec", four(d.c1))
-            .value("x2_vec", four(d.c2))
-            .value("b_vec", b_vec)
-            .value("out_vec", out_vec)
-            .value("geometry", geometry)
-            .value("b", if k_contiguous { "nk" } else { "kn" })
-            .value("x2", self.x2)
-            .value("bias", self.bias)
-            .value("add", add)
-            .value("lora", self.lora.is_some())
-            .value("activation", self.activation.map_or("", Activation::wgsl))
-            .value("geglu", self.geglu)
-            .value("batched", self.batched)
-            .read_as("x", slots[0], four(d.c1));
-        if let Some(i) = at.x2 {
-            k = k.read_as("x2", slots[i], four(d.c2));
-        }
-        k = k.read_as("w", slots[at.w], b_vec);
-        if let Some(i) = at.bias {
-            k = k.read("bias", slots[i]);
-        }
-        if let Some(i) = at.add {
-            k = k.read_as("add", slots[i], full && out_vec);
-        }
-        if let (Some(hidden), Some(up)) = (at.hidden, at.up) {
-            k = k.read("hidden", slots[hidden]).read("up", slots[up]);
-        }
-        k = k
-            .write_as("out", out, out_vec)
-            .u32("tiles", tiles)
-            .u32("tiles_m", tiles_m)
-            .u32("tiles_n", tiles_n)
-            .u32("m", d.m)
-            .u32("n", d.n)
-            .u32("c1", d.c1)
-            .u32("c2", d.c2)
-            .u32("taps", d.taps)
-            .u32("b_k", d.b_k)
-            .u32("b_tap", d.b_tap)
-            .u32("b_n", d.b_n)
-            .u32("b_col0", d.b_col0)
-            .u32("a_batch", d.m * d.c1)
-            .u32("b_batch", w.elements() / d.batch.max(1))
-            .u32("out_batch", d.m * d.n)
-            .u32("rank", rank)
-            .u32("rows_per_sample", (d.m / samples).max(1))
-            .u32("add_stride", add_stride)
-            .u32("add_offset", if let Some(AddKind::PerSample { offset }) = self.add { offset } else { 0 })
-            .f32("alpha", self.alpha)
-            .f32("lora_scale", self.lora.unwrap_or(0.0) / self.alpha);
-        if let Rows::Conv(conv) | Rows::Transposed { conv, .. } = &self.rows {
-            k = k
-                .u32("out_h", d.out_size[0])
-                .u32("out_w", d.out_size[1])
-                .u32("in_h", d.in_size[0])
-                .u32("in_w", d.in_size[1])
-                .u32("kw", d.kernel[1])
-                .u32("stride", conv.stride)
-                .u32("pad_top", conv.pad[0])
-                .u32("pad_left", conv.pad[1])
-                .u32("up", usize::from(conv.upsample));
-        }
-        k.linear(tiles.div_ceil(tile.workgroup))
+        let dims = self.dims(&l.input(0).shape, at.x2.map(|i| &l.input(i).shape), &l.input(at.w).shape)?;
+        super::gemm_launch::launch(self, l, &at, &dims)
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {

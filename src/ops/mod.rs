@@ -22,6 +22,7 @@ macro_rules! registry {
 
 mod gemm_cases;
 mod gemm_grad;
+mod gemm_launch;
 mod tile;
 
 registry! {

@@ -1,9 +1,11 @@
 //! The gradient of a linear layer or convolution by its weight: `dw = alpha * dout^T . rows(x)`.
 
-use super::tile::Tile;
+use super::gemm_launch::{Epilogue, reduce};
+use super::tile::{Extent, Tile};
 use super::{Case, Conv, Given, Result, Rows};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
+use crate::gpu::AdapterClass;
 use crate::graph::{Launch, Op, TensorInfo};
 use crate::shader;
 
@@ -48,24 +50,28 @@ impl Op for WeightGrad {
         for i in 1..l.input_count() {
             let c = l.input(i).shape.last();
             let slot = l.input_slot(i);
-            let Tile { rows, columns, workgroup } = Tile::choose(l.caps, n, c * taps);
-            let rows = rows.max(4);
-            let (tiles_n, tiles_c) = (n.div_ceil(rows), c.div_ceil(columns));
-            let tiles = tiles_n * tiles_c * taps;
-            let mut k = l
-                .kernel(shader!("weight_grad_cpu"))
-                .value("TM", rows)
-                .value("TN", columns)
-                .value("WG", workgroup)
+            // Parts are added up where one source fills the whole result.
+            let extent = Extent { batch: taps, m: n, n: c, k: dout.rows(), pair: false, splittable: c == total };
+            let tile = Tile::choose(l.caps, extent);
+            let (tiles, tiles_n, tiles_c) = tile.counts(extent);
+            let parts = (tile.splits > 1).then(|| l.scratch(tile.splits * n * taps * c));
+            let hardware = tile.class == AdapterClass::Gpu;
+            let mut k = l.kernel(if hardware { shader!("weight_grad_gpu") } else { shader!("weight_grad_cpu") });
+            for &(name, value) in &tile.values {
+                k = k.value(name, value);
+            }
+            k = k
+                .value("split", parts.is_some())
                 .value("d_vec", n.is_multiple_of(4))
                 .value("x_vec", c.is_multiple_of(4))
                 .value("geometry", if self.rows == Rows::Same { "rows" } else { "conv" })
                 .read_as("d", dout_slot, n.is_multiple_of(4))
                 .read_as("x", slot, c.is_multiple_of(4))
-                .write("out", out)
+                .write("out", parts.unwrap_or(out))
                 .u32("tiles", tiles)
                 .u32("tiles_n", tiles_n)
                 .u32("tiles_c", tiles_c)
+                .u32("splits", tile.splits)
                 .u32("n", n)
                 .u32("c", c)
                 .u32("out_row", taps * total)
@@ -75,7 +81,6 @@ impl Op for WeightGrad {
                 .f32("alpha", self.alpha);
             if let Rows::Conv(conv) = &self.rows {
                 k = k
-                    .u32("samples", x[0])
                     .u32("out_h", dout[1])
                     .u32("out_w", dout[2])
                     .u32("in_h", x[1])
@@ -86,7 +91,10 @@ impl Op for WeightGrad {
                     .u32("pad_left", conv.pad[1])
                     .u32("up", usize::from(conv.upsample));
             }
-            k.linear(tiles.div_ceil(workgroup))?;
+            k.linear(tiles.div_ceil(tile.units))?;
+            if let Some(parts) = parts {
+                reduce(l, parts, tile.splits, &Epilogue::plain(n, taps * c, out, (taps * c).is_multiple_of(4)))?;
+            }
             first += c;
         }
         Ok(())
