@@ -36,6 +36,7 @@ registry! {
     geglu,
     gemm,
     group_norm,
+    group_norm_backward,
     layer_norm,
     matmul,
     mse,
