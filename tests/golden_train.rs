@@ -71,7 +71,9 @@ fn job(kind: &str, what: &str, tag: &str, out: PathBuf) -> TrainJob {
 fn near(what: &str, step: usize, got: f64, expected: f64, tolerance: f64) -> Result<(), String> {
     let off = (got - expected).abs() / expected.abs().max(1e-12);
     if off.is_nan() || off > tolerance {
-        return Err(format!("step {step}: {what} is {got}, recorded {expected} (off by {off:.1e}, {tolerance:.0e} allowed)"));
+        return Err(format!(
+            "step {step}: {what} is {got}, recorded {expected} (off by {off:.1e}, {tolerance:.0e} allowed)"
+        ));
     }
     Ok(())
 }

@@ -36,8 +36,10 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make pictures from prompts
+    #[command(allow_negative_numbers = true)]
     Generate(Box<GenerateArgs>),
     /// Teach a model one subject from a few pictures
+    #[command(allow_negative_numbers = true)]
     Train(Box<TrainArgs>),
     /// Train the bundled model on bundled pictures and leave a sheet of results
     Demo(DemoArgs),
@@ -93,8 +95,10 @@ pub struct PlanArgs {
 #[derive(Debug, Subcommand)]
 pub enum PlanJob {
     /// What `portray generate` with these options would take
+    #[command(allow_negative_numbers = true)]
     Generate(Box<GenerateArgs>),
     /// What `portray train` with these options would take
+    #[command(allow_negative_numbers = true)]
     Train(Box<TrainArgs>),
 }
 

@@ -13,14 +13,7 @@ use super::{files, stop, table, terminal};
 /// Trains, saves what comes of it, and says how to go on when it is stopped.
 pub fn run(global: &Global, args: TrainArgs) -> Result<()> {
     let job = args.job;
-    if job.replay.is_none() {
-        for (missing, option) in [(job.images.is_none(), "--images DIR"), (job.prompt.is_none(), "--prompt TEXT")] {
-            if missing {
-                return Err(Error::Usage(format!("train needs {option} (or --replay FILE)")));
-            }
-        }
-    }
-    files::check(&job.out, job.force)?;
+    files::check(&job.out, job.force || job.resume)?;
     let samples = files::beside(&job.out, "-samples");
     if !job.sample_prompts.is_empty() && !job.resume {
         files::check(&samples, job.force)?;

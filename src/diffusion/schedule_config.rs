@@ -127,7 +127,15 @@ impl ScheduleConfig {
             fields.entry("beta_end").or_insert(0.012.into());
             fields.entry("beta_schedule").or_insert("scaled_linear".into());
         }
-        let config: ScheduleConfig = serde_json::from_value(value).map_err(|e| refuse(e.to_string()))?;
+        let config = ScheduleConfig::deserialize(&value).map_err(|e| {
+            // Every field has a default, so the one that is wrong is wrong alone too.
+            let alone = |(name, v): (&String, &serde_json::Value)| {
+                let wrong = ScheduleConfig::deserialize(serde_json::json!({ name: v })).is_err();
+                wrong.then(|| format!("{name}: "))
+            };
+            let field = value.as_object().and_then(|fields| fields.iter().find_map(alone)).unwrap_or_default();
+            refuse(format!("{field}{e}"))
+        })?;
         let count = config.trained_betas.as_ref().map_or(config.num_train_timesteps, Vec::len);
         if count < 2 || count != config.num_train_timesteps || count > 1 << 20 {
             return Err(refuse(format!(

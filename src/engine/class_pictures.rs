@@ -40,6 +40,7 @@ fn cached(folder: &Path, index: usize) -> PathBuf {
 
 impl Engine {
     /// `count` pictures of `prompt` by the untouched model, seeds `seed + i`, from the cache where they are there.
+    #[allow(clippy::too_many_arguments, reason = "what decides the pictures, and where they are told of")]
     pub(crate) async fn class_pictures(
         &self,
         model: &ModelOptions,

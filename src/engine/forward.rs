@@ -61,7 +61,7 @@ impl Engine {
         }
     }
 
-    fn planning(&self) -> Planning<'_> {
+    pub(super) fn planning(&self) -> Planning<'_> {
         Planning { caps: self.gpu.caps(), variants: &self.variants }
     }
 

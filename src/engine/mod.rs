@@ -1,14 +1,18 @@
 //! The facade: an [`Engine`] on a device, and the jobs that it does.
 
+mod bench;
 mod class_pictures;
 mod encode;
 mod forward;
 mod generate;
 mod model;
 mod plan;
+mod preview;
 mod sample;
 mod train;
+mod train_job;
 
+pub use bench::BenchRow;
 pub use class_pictures::{cache_folder, class_folder};
 pub use forward::ForwardPart;
 pub use model::{Model, open_checkpoint};

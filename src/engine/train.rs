@@ -6,14 +6,12 @@ use std::path::{Path, PathBuf};
 use crate::base::rng::{CounterRng, Stream};
 use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Result};
-use crate::event::{Event, Flow, Listener, Picture, StepReport};
+use crate::event::{Event, Flow, Listener, StepReport};
 use crate::gpu::{Pool, Store};
-use crate::graph::Session;
 use crate::io::lora_file::Factor;
 use crate::io::{self, LoraFile, LoraModule, ModuleKey, Part};
-use crate::job::{Checkpointing, Crop, LrSchedule, Method, Targets, TrainJob};
-use crate::models::UNet;
-use crate::nn::{LoraSpec, Mode, Param, Role, Scope, Settings, weights};
+use crate::job::{Checkpointing, Crop, LrSchedule, Method, TrainJob};
+use crate::nn::{Param, Role, weights};
 use crate::train::checkpoint::state_folder;
 use crate::train::dataset::{Drawing, micro_batch};
 use crate::train::dreambooth::initial_factor;
@@ -21,8 +19,7 @@ use crate::train::schedule::lr_factor;
 use crate::train::{Cached, Conditioning, Dataset, MicroBatch, Replay, Setup, State, TrainPlan, Trainer};
 
 use super::encode::{Planning, VaeSession, posterior};
-use super::generate::{Recipe, interrupted, noise_rng};
-use super::sample::{Extent, Sampling, SamplingPlan};
+use super::generate::interrupted;
 use super::{Engine, Model};
 
 /// What [`Engine::train`] left behind.
@@ -54,112 +51,6 @@ impl Batches {
 const STEPS: usize = 400;
 /// Variants that are cached of a randomly cropped picture.
 const CROPS: usize = 4;
-
-impl TrainJob {
-    /// Learning rate of the UNet.
-    pub fn rate(&self) -> f64 {
-        self.lr.unwrap_or(match self.method {
-            Method::Lora => 1e-4,
-            Method::Full => 5e-6,
-        })
-    }
-
-    fn check(&self) -> Result<()> {
-        let wrong = |text: String| Err(Error::Usage(text));
-        if self.replay.is_none() {
-            if self.images.is_none() {
-                return wrong("train needs pictures: give --images DIR".into());
-            }
-            if self.prompt.as_deref().is_none_or(|p| p.trim().is_empty()) {
-                return wrong("train needs to know what the pictures show: give --prompt \"a sks dog\"".into());
-            }
-        }
-        if self.method == Method::Full && (self.text_encoder || self.init_lora.is_some()) {
-            return wrong(
-                "--method full trains the UNet's weights: it takes no --text-encoder and no --init-lora".into(),
-            );
-        }
-        for (name, value) in [
-            ("--lr", Some(self.rate())),
-            ("--text-lr", self.text_lr),
-            ("--min-snr", self.min_snr),
-            ("--alpha", self.alpha),
-        ] {
-            if let Some(v) = value.filter(|v| !v.is_finite() || *v <= 0.0) {
-                return wrong(format!("{name} {v}: must be above 0"));
-            }
-        }
-        for (name, v) in [
-            ("--prior-weight", self.prior_weight),
-            ("--weight-decay", self.weight_decay),
-            ("--offset-noise", self.offset_noise),
-        ] {
-            if !v.is_finite() || v < 0.0 {
-                return wrong(format!("{name} {v}: must be 0 or more"));
-            }
-        }
-        if !(self.max_grad_norm.is_finite() && self.max_grad_norm > 0.0) {
-            return wrong(format!("--max-grad-norm {}: must be above 0", self.max_grad_norm));
-        }
-        if self.resolution == Some(0) {
-            return wrong("--resolution 0: must be 1 or more".into());
-        }
-        if self.out.exists() && !self.force && !self.resume {
-            return wrong(format!("{} exists: give --force to overwrite it, or another --out", self.out.display()));
-        }
-        Ok(())
-    }
-
-    /// The options that decide the result, for `--resume`.
-    fn deciding(&self) -> Result<serde_json::Value> {
-        let mut value = serde_json::to_value(self).map_err(|e| Error::Usage(e.to_string()))?;
-        if let Some(map) = value.as_object_mut() {
-            for free in ["resume", "force", "save_every", "sample_prompts", "sample_every", "out", "format", "memory"] {
-                map.remove(free);
-            }
-            map.insert("lr".into(), self.rate().into());
-        }
-        Ok(value)
-    }
-
-    /// Adapters of the UNet.
-    pub(crate) fn lora(&self) -> Option<LoraSpec> {
-        let targets = match self.targets {
-            Targets::Attention => crate::nn::Targets::Attention,
-            Targets::All => crate::nn::Targets::All,
-        };
-        (self.method == Method::Lora).then(|| LoraSpec {
-            rank: self.rank,
-            alpha: self.alpha.unwrap_or(self.rank as f64),
-            targets,
-        })
-    }
-
-    pub(crate) fn setup(
-        &self,
-        model: &Model,
-        caps: &crate::gpu::Caps,
-        samples: [usize; 2],
-        latent: [usize; 3],
-        tokens: usize,
-    ) -> Setup {
-        let lora = self.lora();
-        Setup {
-            unet: model.unet.clone(),
-            text: self.text_encoder.then(|| model.text.clone()),
-            text_lora: lora.clone().filter(|_| self.text_encoder),
-            lora,
-            dtype: model.dtype(caps),
-            samples,
-            latent,
-            tokens,
-            checkpoint: self.checkpointing == Checkpointing::On,
-            accumulate: self.accumulate,
-            weight_decay: self.weight_decay,
-            max_grad_norm: self.max_grad_norm,
-        }
-    }
-}
 
 /// The plan of a job; with `--checkpointing auto` recomputation is turned on when `--memory` asks for it.
 pub(crate) fn plan_training(job: &TrainJob, mut setup: Setup, planning: Planning<'_>) -> Result<TrainPlan> {
@@ -240,6 +131,14 @@ impl Engine {
         let mut first = 0;
         if let Some(state) = resumed {
             first = state.step;
+            let names: Vec<&str> = state.tensors.iter().map(|(key, _)| key.as_str()).collect();
+            let mut keys = trainer.state_keys();
+            keys.sort();
+            let fits = |(key, values): &(String, Vec<f32>)| store.bytes(key) == Some(4 * values.len() as u64);
+            if names != keys || !state.tensors.iter().all(fits) || first > total {
+                let message = "is of another model or was made for fewer --steps; start again without --resume";
+                return Err(Error::file(&folder, message));
+            }
             for (key, values) in &state.tensors {
                 store.write(key, bytemuck::cast_slice(values))?;
             }
@@ -551,79 +450,4 @@ fn report(
     let prior = losses.iter().map(|l| l.1).sum::<Option<f64>>().map(|p| p / n);
     let loss = instance + job.prior_weight * prior.unwrap_or(0.0);
     StepReport { step, steps, loss, instance, prior, grad_norm: f64::from(grad_norm), lr }
-}
-
-/// Sample pictures while training, from the weights as they are.
-struct Preview {
-    sampling: Sampling,
-    recipe: Recipe,
-    hidden: Vec<Vec<f32>>,
-    text: Option<Session>,
-    size: [usize; 2],
-}
-
-impl Engine {
-    async fn preview(
-        &self,
-        job: &TrainJob,
-        model: &Model,
-        planning: Planning<'_>,
-        pool: &mut Pool,
-        store: &mut Store,
-        hidden: Vec<Vec<f32>>,
-    ) -> Result<Preview> {
-        let recipe = Recipe::new(model, &Default::default(), job.model.prediction, None)?;
-        let side = job.resolution.unwrap_or(model.native_side());
-        let dtype = if job.method == Method::Full { crate::base::DType::F32 } else { model.dtype(self.gpu.caps()) };
-        let scope = Scope::new("unet", Settings { dtype, mode: Mode::Training, lora: job.lora() });
-        let unet = UNet::new(&scope, model.unet.clone())?;
-        let extent = Extent {
-            size: [side / model.factor(); 2],
-            channels: model.unet.in_channels,
-            tokens: model.tokenizer.length(),
-            width: model.context_width(),
-            guided: recipe.guided(),
-            slots: recipe.trajectory.slots,
-        };
-        let plan = SamplingPlan::new(planning, &unet, Mode::Training, extent)?;
-        let sampling = Sampling::new(&self.gpu, plan, &unet, pool, store).await?;
-        Ok(Preview { sampling, recipe, hidden, text: None, size: [side, side] })
-    }
-
-    async fn show(
-        &self,
-        job: &TrainJob,
-        model: &Model,
-        preview: &mut Preview,
-        store: &Store,
-        step: usize,
-        listener: Listener<'_>,
-    ) -> Result<Flow> {
-        let _ = &preview.text;
-        let planning = Planning { caps: self.gpu.caps(), variants: &self.variants };
-        let part = model.plan_vae_decode(planning, 1, preview.size)?;
-        let vae = VaeSession::new(&self.gpu, model, &mut Pool::default(), part).await?;
-        let mut flow = Flow::Continue;
-        for (index, prompt) in job.sample_prompts.iter().enumerate() {
-            let (without, with) = (&preview.hidden[0], &preview.hidden[index + 1]);
-            let both = [without.as_slice(), with].concat();
-            preview.sampling.set_prompt(if preview.recipe.guided() { &both } else { with })?;
-            let mut rng = noise_rng(Default::default(), job.seed);
-            let recipe = &preview.recipe;
-            let last = preview
-                .sampling
-                .run(store, &recipe.trajectory, recipe.guidance, None, &mut rng, false, &mut |_, _| Ok(()))
-                .await?;
-            let scaled: Vec<f32> = last.iter().map(|x| x / model.vae.scaling_factor as f32).collect();
-            let [width, height] = preview.size;
-            let pixels = io::Picture::from_unit(width, height, &vae.run(&scaled).await?)?;
-            let parameters = format!("{prompt}\nStep: {step}, Seed: {}", job.seed);
-            let picture =
-                Picture { width, height, rgb: pixels.rgb, prompt: prompt.clone(), seed: job.seed, index, parameters };
-            if listener(Event::Sample { step, picture }) == Flow::Stop {
-                flow = Flow::Stop;
-            }
-        }
-        Ok(flow)
-    }
 }

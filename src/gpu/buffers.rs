@@ -108,7 +108,9 @@ impl Store {
         limit: u64,
     ) -> Result<Vec<(wgpu::Buffer, u64)>> {
         let align = self.gpu.caps().storage_alignment.max(256);
-        let mut groups: Vec<(u64, Vec<(&str, u64, u64)>)> = Vec::new();
+        // Bytes used so far, and members as (key, offset, bytes).
+        type Group<'a> = (u64, Vec<(&'a str, u64, u64)>);
+        let mut groups: Vec<Group> = Vec::new();
         for (key, bytes) in tensors {
             if self.entries.contains_key(key) {
                 continue;

@@ -165,6 +165,23 @@ impl Session {
         self.gpu.check()
     }
 
+    /// Runs every dispatch alone and waits for it: op name, seconds and FLOPs of each node.
+    pub fn profile(&self) -> Result<Vec<(&'static str, f64, u64)>> {
+        let mut nodes: Vec<(usize, &'static str, f64)> = Vec::new();
+        for (i, d) in self.plan.dispatches.iter().enumerate() {
+            let start = Instant::now();
+            self.submit(i..i + 1);
+            self.gpu.wait()?;
+            let seconds = start.elapsed().as_secs_f64();
+            match nodes.last_mut().filter(|(node, ..)| *node == d.node) {
+                Some((_, _, total)) => *total += seconds,
+                None => nodes.push((d.node, self.plan.nodes[d.node].op.name(), seconds)),
+            }
+        }
+        let flops = |node: usize| self.plan.flops.get(&node).copied().unwrap_or(0);
+        Ok(nodes.into_iter().map(|(node, name, seconds)| (name, seconds, flops(node))).collect())
+    }
+
     /// How many steps from `start` fit `budget`, at least one, and their cost.
     fn take(&self, start: usize, budget: f64) -> (usize, f64) {
         let (mut end, mut cost) = (start, 0.0);

@@ -185,7 +185,7 @@ impl Gemm {
             }
         }
         if self.geglu {
-            if d.n % 2 != 0 {
+            if !d.n.is_multiple_of(2) {
                 return fail(format!("w is {w}: a GEGLU pair needs an even number of columns"));
             }
             d.n /= 2;
@@ -271,7 +271,7 @@ impl Op for Gemm {
         let k_contiguous = d.b_k == 1;
         let b_vec = if k_contiguous { four(d.b_n) && four(d.b_tap) && four(d.c1) } else { four(d.b_k) && four(d.b_tap) && four(d.b_col0) && four(d.n) };
         let full = self.add == Some(AddKind::Full);
-        let out_vec = four(d.n) && tile.columns % 4 == 0 && !self.geglu && !(full && self.activation.is_some());
+        let out_vec = four(d.n) && tile.columns.is_multiple_of(4) && !self.geglu && !(full && self.activation.is_some());
         let columns = if self.geglu { tile.columns / 2 } else { tile.columns };
         let (tiles_m, tiles_n) = (d.m.div_ceil(tile.rows), d.n.div_ceil(columns));
         let tiles = tiles_m * tiles_n * d.batch;

@@ -33,6 +33,7 @@ registry! {
     conv2d,
     embedding,
     fill,
+    fma_peak,
     geglu,
     gemm,
     group_norm,
@@ -50,6 +51,24 @@ registry! {
     unary,
     upsample_nearest,
     weight_grad,
+}
+
+/// Every distinct kernel of the ops' cases as an adapter with `caps` would run it: template name and WGSL.
+pub fn rendered_cases(caps: &crate::gpu::Caps) -> Result<Vec<(&'static str, String)>> {
+    let mut kernels = std::collections::BTreeMap::new();
+    for case in cases().into_iter().flat_map(|(_, cases)| cases) {
+        let mut g = Graph::new();
+        let mut inputs = Vec::new();
+        for (i, given) in case.inputs.iter().enumerate() {
+            inputs.push(g.stored(&format!("operand{i}"), given.shape().clone(), given.dtype())?);
+        }
+        g.push_dyn(case.op.clone(), &inputs)?.into_iter().for_each(|t| g.output(t));
+        let plan = graph::Plan::new(&g, caps, &Default::default(), &Default::default())?;
+        for kernel in plan.kernels() {
+            kernels.insert(kernel.render()?, kernel.template.name);
+        }
+    }
+    Ok(kernels.into_iter().map(|(text, name)| (name, text)).collect())
 }
 
 /// Appends the gradient of the scalar `loss` by each of `wrt`; see [`graph::grad`].

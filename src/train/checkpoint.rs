@@ -1,4 +1,4 @@
-//! A run's state on disk: `OUT.state/`, written beside, synced and renamed, so that it is always whole.
+//! A run's state on disk, in `OUT.state/`: one file, written beside, synced and renamed, so that it is always whole.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::gpu::Variants;
+use crate::io::SafeTensors;
 use crate::io::safetensors::{Tensor, first_non_finite, write_safetensors};
-use crate::io::{SafeTensors, write_atomic, write_folder};
 
 /// Where a run stands: weights, moments, position, and what it was started with.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,12 +28,14 @@ struct Record {
     step: usize,
     options: Value,
     variants: Variants,
-    /// Name and length of every vector: two files that are not of one state are noticed.
+    /// Name and length of every vector.
     tensors: BTreeMap<String, usize>,
 }
 
-/// The metadata field that ties the vectors to their record.
-const STEP: &str = "step";
+/// The metadata field that holds the [`Record`].
+const RECORD: &str = "record";
+/// The one file of a state: it is replaced by one rename, so a kill at any moment leaves the old or the new state.
+const FILE: &str = "state.safetensors";
 const DAMAGED: &str = "the checkpoint is damaged; delete the folder and start again";
 
 /// The state folder of a run that writes `out`.
@@ -58,43 +60,32 @@ impl State {
         let tensors = self.tensors.iter().map(|(name, values)| (name.clone(), values.len())).collect();
         let (options, variants) = (self.options.clone(), self.variants.clone());
         let record = Record { step: self.step, options, variants, tensors };
-        let json = serde_json::to_vec_pretty(&record).map_err(|e| Error::file(folder, e))?;
-        write_folder(folder, |inside| {
-            write_atomic(inside.join("state.json"), |out| out.write_all(&json))?;
-            let tensors: Vec<Tensor> =
-                self.tensors.iter().map(|(k, v)| Tensor::f32(k.clone(), &[v.len()], v)).collect();
-            let metadata = BTreeMap::from([(STEP.to_owned(), self.step.to_string())]);
-            write_safetensors(inside.join("state.safetensors"), &tensors, &metadata)
-        })
+        let json = serde_json::to_string(&record).map_err(|e| Error::file(folder, e))?;
+        let tensors: Vec<Tensor> = self.tensors.iter().map(|(k, v)| Tensor::f32(k.clone(), &[v.len()], v)).collect();
+        write_safetensors(folder.join(FILE), &tensors, &BTreeMap::from([(RECORD.to_owned(), json)]))
     }
 
     /// Reads `folder`.
     ///
     /// # Errors
-    /// [`Error::File`] when there is no state, a file is truncated or damaged, or the two are not of one state.
+    /// [`Error::File`] when there is no state, or it is truncated or damaged.
     pub fn load(folder: &Path) -> Result<State> {
-        if !folder.exists() {
+        let path = folder.join(FILE);
+        if !path.exists() {
             return Err(Error::file(folder, "there is no checkpoint to resume; start without --resume"));
         }
-        let path = folder.join("state.json");
-        let text = std::fs::read(&path).map_err(|e| Error::file(&path, format!("{e}: {DAMAGED}")))?;
-        let record: Record =
-            serde_json::from_slice(&text).map_err(|e| Error::file(&path, format!("{e}: {DAMAGED}")))?;
-
-        let path = folder.join("state.safetensors");
         let file = SafeTensors::open(&path)?;
-        if file.metadata().get(STEP) != Some(&record.step.to_string()) {
-            return Err(Error::file(&path, format!("is not of update {}: {DAMAGED}", record.step)));
-        }
+        let json = file.metadata().get(RECORD).ok_or_else(|| Error::file(&path, DAMAGED))?;
+        let record: Record = serde_json::from_str(json).map_err(|e| Error::file(&path, format!("{e}: {DAMAGED}")))?;
         if file.names().len() != record.tensors.len() {
             let (found, named) = (file.names().len(), record.tensors.len());
-            return Err(Error::file(&path, format!("holds {found} tensors, state.json names {named}: {DAMAGED}")));
+            return Err(Error::file(&path, format!("holds {found} tensors, its record names {named}: {DAMAGED}")));
         }
         let mut tensors = Vec::with_capacity(record.tensors.len());
         for (name, length) in record.tensors {
             let tensor = file.get(&name)?;
             if *tensor.shape != [length] {
-                return Err(tensor.error(format!("is {:?}, state.json names {length} values: {DAMAGED}", tensor.shape)));
+                return Err(tensor.error(format!("is {:?}, its record names {length} values: {DAMAGED}", tensor.shape)));
             }
             let values = tensor.to_finite_f32()?;
             tensors.push((name, values));
@@ -144,8 +135,6 @@ mod tests {
         assert!(error.to_string().contains("--max-grad-norm"), "{error}");
         std::fs::write(path.join("state.safetensors"), b"short").unwrap();
         assert!(State::load(&path).is_err());
-        std::fs::write(path.join("state.json"), b"{").unwrap();
-        assert!(State::load(&path).is_err());
     }
 
     fn state() -> State {
@@ -163,26 +152,33 @@ mod tests {
         State::load(&path).unwrap_err().to_string()
     }
 
+    /// Rewrites the file with another record.
+    fn rewrite(path: &Path, change: impl Fn(&str) -> String) {
+        let path = path.join(FILE);
+        let file = SafeTensors::open(&path).unwrap();
+        let metadata = BTreeMap::from([(RECORD.to_owned(), change(&file.metadata()[RECORD]))]);
+        write_safetensors(&path, &file.iter().collect::<Vec<_>>(), &metadata).unwrap();
+    }
+
     #[test]
     fn damage_is_named() {
-        for file in ["state.json", "state.safetensors"] {
-            let message = fault(|path| {
-                let bytes = std::fs::read(path.join(file)).unwrap();
-                std::fs::write(path.join(file), &bytes[..bytes.len() - 5]).unwrap();
-            });
-            assert!(message.contains(file), "{message}");
-        }
+        let message = fault(|path| {
+            let bytes = std::fs::read(path.join(FILE)).unwrap();
+            std::fs::write(path.join(FILE), &bytes[..bytes.len() - 5]).unwrap();
+        });
+        assert!(message.contains(FILE), "{message}");
         assert!(fault(|path| std::fs::remove_dir_all(path).unwrap()).contains("no checkpoint to resume"));
         for (from, to, expected) in [
-            ("\"step\": 7", "\"step\": 6", "not of update 6"),
-            ("\"z\": 3", "\"z\": 4", "names 4 values"),
-            ("\"z\": 3", "\"y\": 3", "no tensor 'y'"),
-            ("\"m\": 0,", "", "state.json names 1"),
+            ("\"z\":3", "\"z\":4", "names 4 values"),
+            ("\"z\":3", "\"y\":3", "no tensor 'y'"),
+            ("\"m\":0,", "", "its record names 1"),
+            ("{", "[", "damaged"),
         ] {
             let message = fault(|path| {
-                let text = std::fs::read_to_string(path.join("state.json")).unwrap();
-                assert!(text.contains(from), "{text}");
-                std::fs::write(path.join("state.json"), text.replacen(from, to, 1)).unwrap();
+                rewrite(path, |text| {
+                    assert!(text.contains(from), "{text}");
+                    text.replacen(from, to, 1)
+                });
             });
             assert!(message.contains(expected), "{message}");
         }

@@ -54,7 +54,8 @@ pub fn likeness(picture: &Picture, photos: &[Picture]) -> f64 {
 fn histogram(p: &Picture) -> Vec<f64> {
     let mut bins = vec![0.0; BINS.iter().product()];
     let (lab, width, height) = grid(p);
-    let on_border = |i: usize| i % width == 0 || i % width == width - 1 || i / width == 0 || i / width == height - 1;
+    let on_border =
+        |i: usize| i.is_multiple_of(width) || i % width == width - 1 || i / width == 0 || i / width == height - 1;
     let border: Vec<[f64; 3]> = (0..lab.len()).filter(|&i| on_border(i)).map(|i| lab[i]).collect();
     let rank = (border.len() as f64 * BORDER_SHARE) as usize;
     for (i, colour) in lab.iter().enumerate() {

@@ -54,10 +54,12 @@ impl Summary {
 pub fn run() -> Result<(), Failure> {
     let mut summary = Summary(Vec::new());
     summary.step("formatting", || ran(at_root().args(["fmt", "--all", "--check"])));
-    summary.step("lints", || {
-        let lint = ["clippy", "--workspace", "--all-targets", "--release", "--quiet", "--", "-D", "warnings"];
-        ran(at_root().args(lint))
-    });
+    let strict = ["--lib", "--bins", "--examples", "--", "-D", "warnings"];
+    summary.step("lints", || lint(&strict));
+    // A test that unwraps is a test that fails.
+    let in_tests = ["-A", "clippy::unwrap_used", "-A", "clippy::expect_used", "-A", "clippy::panic"];
+    let tests: Vec<&str> = ["--tests", "--benches", "--", "-D", "warnings"].into_iter().chain(in_tests).collect();
+    summary.step("lints of tests", || lint(&tests));
     summary.step("library for the browser", wasm);
 
     let lavapipe = driver("mesa-vulkan-drivers", lavapipe_manifest);
@@ -87,6 +89,10 @@ fn ran(command: &mut Command) -> Outcome {
             Outcome::Failed
         }
     }
+}
+
+fn lint(args: &[&str]) -> Outcome {
+    ran(at_root().args(["clippy", "--workspace", "--release", "--quiet"]).args(args))
 }
 
 /// Runs cargo with `args` on the driver of `manifest`.

@@ -114,13 +114,7 @@ impl<'a> Studio<'a> {
     ///
     /// # Errors
     /// As [`Engine::train`].
-    pub fn train(
-        &mut self,
-        title: &str,
-        subject: &Subject,
-        with_prior: bool,
-        out: &Path,
-    ) -> Result<Training> {
+    pub fn train(&mut self, title: &str, subject: &Subject, with_prior: bool, out: &Path) -> Result<Training> {
         let job = TrainJob {
             images: Some(subject.folder.clone()),
             prompt: Some(subject.phrases.instance.clone()),

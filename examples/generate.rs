@@ -1,0 +1,25 @@
+//! Makes one picture with the bundled model: `cargo run --release --example generate -- "a cat on the beach"`.
+
+use portray::engine::{Engine, EngineOptions};
+use portray::event::{Event, Flow};
+use portray::io::{Picture, write_png};
+use portray::job::GenerateJob;
+
+fn main() -> portray::Result<()> {
+    let prompt = std::env::args().nth(1).unwrap_or_else(|| "a cat on the beach".into());
+    let engine = pollster::block_on(Engine::request(&EngineOptions::default()))?;
+    let job = GenerateJob { prompts: vec![prompt], count: 1, ..GenerateJob::default() };
+    let mut listener = |event: Event| {
+        if let Event::Progress { unit, done, total } = event {
+            eprint!("\r{unit} {done} of {total}");
+        }
+        Flow::Continue
+    };
+    let made = pollster::block_on(engine.generate(&job, &mut listener))?;
+    eprintln!();
+    for picture in made.pictures {
+        let (width, height, rgb) = (picture.width, picture.height, picture.rgb);
+        write_png("example.png", &Picture { width, height, rgb }, &[("parameters", &picture.parameters)])?;
+    }
+    Ok(())
+}

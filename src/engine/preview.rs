@@ -1,0 +1,88 @@
+//! Sample pictures while training.
+
+use crate::base::DType;
+use crate::error::Result;
+use crate::event::{Event, Flow, Listener, Picture};
+use crate::gpu::{Pool, Store};
+use crate::io;
+use crate::job::{Method, TrainJob};
+use crate::models::UNet;
+use crate::nn::{Mode, Scope, Settings};
+
+use super::encode::{Planning, VaeSession};
+use super::generate::{Recipe, noise_rng};
+use super::sample::{Extent, Sampling, SamplingPlan};
+use super::{Engine, Model};
+
+/// Sample pictures while training, from the weights as they are.
+pub(super) struct Preview {
+    sampling: Sampling,
+    recipe: Recipe,
+    hidden: Vec<Vec<f32>>,
+    size: [usize; 2],
+}
+
+impl Engine {
+    pub(super) async fn preview(
+        &self,
+        job: &TrainJob,
+        model: &Model,
+        planning: Planning<'_>,
+        pool: &mut Pool,
+        store: &mut Store,
+        hidden: Vec<Vec<f32>>,
+    ) -> Result<Preview> {
+        let recipe = Recipe::new(model, &Default::default(), job.model.prediction, None)?;
+        let side = job.resolution.unwrap_or(model.native_side());
+        let dtype = if job.method == Method::Full { DType::F32 } else { model.dtype(self.gpu.caps()) };
+        let scope = Scope::new("unet", Settings { dtype, mode: Mode::Training, lora: job.lora() });
+        let unet = UNet::new(&scope, model.unet.clone())?;
+        let extent = Extent {
+            size: [side / model.factor(); 2],
+            channels: model.unet.in_channels,
+            tokens: model.tokenizer.length(),
+            width: model.context_width(),
+            guided: recipe.guided(),
+            slots: recipe.trajectory.slots,
+        };
+        let plan = SamplingPlan::new(planning, &unet, Mode::Training, extent)?;
+        let sampling = Sampling::new(&self.gpu, plan, &unet, pool, store).await?;
+        Ok(Preview { sampling, recipe, hidden, size: [side, side] })
+    }
+
+    pub(super) async fn show(
+        &self,
+        job: &TrainJob,
+        model: &Model,
+        preview: &mut Preview,
+        store: &Store,
+        step: usize,
+        listener: Listener<'_>,
+    ) -> Result<Flow> {
+        let planning = Planning { caps: self.gpu.caps(), variants: &self.variants };
+        let part = model.plan_vae_decode(planning, 1, preview.size)?;
+        let vae = VaeSession::new(&self.gpu, model, &mut Pool::default(), part).await?;
+        let mut flow = Flow::Continue;
+        for (index, prompt) in job.sample_prompts.iter().enumerate() {
+            let (without, with) = (&preview.hidden[0], &preview.hidden[index + 1]);
+            let both = [without.as_slice(), with].concat();
+            preview.sampling.set_prompt(if preview.recipe.guided() { &both } else { with })?;
+            let mut rng = noise_rng(Default::default(), job.seed);
+            let recipe = &preview.recipe;
+            let last = preview
+                .sampling
+                .run(store, &recipe.trajectory, recipe.guidance, None, &mut rng, false, &mut |_, _| Ok(()))
+                .await?;
+            let scaled: Vec<f32> = last.iter().map(|x| x / model.vae.scaling_factor as f32).collect();
+            let [width, height] = preview.size;
+            let pixels = io::Picture::from_unit(width, height, &vae.run(&scaled).await?)?;
+            let parameters = format!("{prompt}\nStep: {step}, Seed: {}", job.seed);
+            let picture =
+                Picture { width, height, rgb: pixels.rgb, prompt: prompt.clone(), seed: job.seed, index, parameters };
+            if listener(Event::Sample { step, picture }) == Flow::Stop {
+                flow = Flow::Stop;
+            }
+        }
+        Ok(flow)
+    }
+}

@@ -1,0 +1,114 @@
+//! A training job's options: what is refused, what decides the result, what they mean for the plan.
+
+use crate::error::{Error, Result};
+use crate::job::{Checkpointing, Method, Targets, TrainJob};
+use crate::nn::LoraSpec;
+use crate::train::Setup;
+
+use super::Model;
+
+impl TrainJob {
+    /// Learning rate of the UNet.
+    pub fn rate(&self) -> f64 {
+        self.lr.unwrap_or(match self.method {
+            Method::Lora => 1e-4,
+            Method::Full => 5e-6,
+        })
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        let wrong = |text: String| Err(Error::Usage(text));
+        if self.replay.is_none() {
+            if self.images.is_none() {
+                return wrong("train needs pictures: give --images DIR".into());
+            }
+            if self.prompt.as_deref().is_none_or(|p| p.trim().is_empty()) {
+                return wrong("train needs to know what the pictures show: give --prompt \"a sks dog\"".into());
+            }
+        }
+        if self.method == Method::Full && (self.text_encoder || self.init_lora.is_some()) {
+            return wrong(
+                "--method full trains the UNet's weights: it takes no --text-encoder and no --init-lora".into(),
+            );
+        }
+        for (name, value) in [
+            ("--lr", Some(self.rate())),
+            ("--text-lr", self.text_lr),
+            ("--min-snr", self.min_snr),
+            ("--alpha", self.alpha),
+        ] {
+            if let Some(v) = value.filter(|v| !v.is_finite() || *v <= 0.0) {
+                return wrong(format!("{name} {v}: must be above 0"));
+            }
+        }
+        for (name, v) in [
+            ("--prior-weight", self.prior_weight),
+            ("--weight-decay", self.weight_decay),
+            ("--offset-noise", self.offset_noise),
+        ] {
+            if !v.is_finite() || v < 0.0 {
+                return wrong(format!("{name} {v}: must be 0 or more"));
+            }
+        }
+        if !(self.max_grad_norm.is_finite() && self.max_grad_norm > 0.0) {
+            return wrong(format!("--max-grad-norm {}: must be above 0", self.max_grad_norm));
+        }
+        if self.resolution == Some(0) {
+            return wrong("--resolution 0: must be 1 or more".into());
+        }
+        if self.out.exists() && !self.force && !self.resume {
+            return wrong(format!("{} exists: give --force to overwrite it, or another --out", self.out.display()));
+        }
+        Ok(())
+    }
+
+    /// The options that decide the result, for `--resume`.
+    pub(super) fn deciding(&self) -> Result<serde_json::Value> {
+        let mut value = serde_json::to_value(self).map_err(|e| Error::Usage(e.to_string()))?;
+        if let Some(map) = value.as_object_mut() {
+            for free in ["resume", "force", "save_every", "sample_prompts", "sample_every", "out", "format", "memory"] {
+                map.remove(free);
+            }
+            map.insert("lr".into(), self.rate().into());
+        }
+        Ok(value)
+    }
+
+    /// Adapters of the UNet.
+    pub(crate) fn lora(&self) -> Option<LoraSpec> {
+        let targets = match self.targets {
+            Targets::Attention => crate::nn::Targets::Attention,
+            Targets::All => crate::nn::Targets::All,
+        };
+        (self.method == Method::Lora).then(|| LoraSpec {
+            rank: self.rank,
+            alpha: self.alpha.unwrap_or(self.rank as f64),
+            targets,
+        })
+    }
+
+    pub(crate) fn setup(
+        &self,
+        model: &Model,
+        caps: &crate::gpu::Caps,
+        samples: [usize; 2],
+        latent: [usize; 3],
+        tokens: usize,
+    ) -> Setup {
+        let lora = self.lora();
+        Setup {
+            unet: model.unet.clone(),
+            text: self.text_encoder.then(|| model.text.clone()),
+            text_lora: lora.clone().filter(|_| self.text_encoder),
+            lora,
+            dtype: model.dtype(caps),
+            samples,
+            latent,
+            tokens,
+            checkpoint: self.checkpointing == Checkpointing::On,
+            accumulate: self.accumulate,
+            weight_decay: self.weight_decay,
+            max_grad_norm: self.max_grad_norm,
+        }
+    }
+}
