@@ -1,14 +1,79 @@
-// Group norm in three stages. Values: stage x2, and for `partial` whole, for `apply` silu vec.
-//% include "lib/activation.wgsl"
-//% if stage == "partial"
-// Channel c of pixel row `row`, of both sources side by side.
-fn value(row: u32, c: u32) -> f32 {
-    //% if x2
-    if c >= p.c1 { return x2_at(row * p.c2 + c - p.c1); }
-    //% endif
-    return x_at(row * p.c1 + c);
+// Group norm: a thread takes one column, or four side by side, of a block of rows. Sizes count such columns.
+// partial: shift, mean beyond it and centred squares of the block, column by column.
+// join: those of a group become its first value, the mean beyond it and 1 / standard deviation; TEAM threads a group.
+// apply: the affine result. Values: stage W x2 silu TEAM.
+//% set V = "vec4<f32>" if W == 4 else "f32"
+//% set at = "_at4" if W == 4 else "_at"
+//% set put = "_put4" if W == 4 else "_put"
+//% set STRIDE = 1
+//% include "lib/group_norm.wgsl"
+//% if stage == "join"
+//% include "lib/team.wgsl"
+@compute @workgroup_size({{ TEAM if TEAM > 1 else 32 }})
+fn main(
+    @builtin(workgroup_id) w: vec3<u32>,
+    @builtin(num_workgroups) nw: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = team(w, nw, lane);
+    if i >= p.samples * p.groups { return; }
+    let sample = i / p.groups;
+    let first = sample * p.blocks * p.channels + (i - sample * p.groups) * p.per;
+    let size = p.samples * p.blocks * p.channels;
+    // Means count from the first value, so that they keep their digits where the mean is far above the spread. (A mean
+    // as an f32 and its rounding error would do as well, but compilers simplify a two-sum away.)
+    let shift = partial_at(first);
+    var sum = 0.0;
+    for (var e = team_lane(lane); e < p.blocks * p.per; e += {{ TEAM }}u) {
+        let block = e / p.per;
+        let at = first + block * p.channels + e - block * p.per;
+        let count = f32(min(p.block, p.rows - block * p.block));
+        sum += count * (partial_at(at) - shift + partial_at(size + at));
+    }
+    let total = f32(p.rows * p.per);
+    let mean = team_sum(lane, sum) / total;
+    var squares = 0.0;
+    for (var e = team_lane(lane); e < p.blocks * p.per; e += {{ TEAM }}u) {
+        let block = e / p.per;
+        let at = first + block * p.channels + e - block * p.per;
+        let count = f32(min(p.block, p.rows - block * p.block));
+        let d = partial_at(at) - shift + partial_at(size + at) - mean;
+        squares += partial_at(2u * size + at) + count * d * d;
+    }
+    squares = team_sum(lane, squares);
+    if team_lane(lane) > 0u { return; }
+    stats_put4(i, vec4<f32>(shift, mean, inverseSqrt(squares / total + p.eps), 0.0));
 }
-//% endif
+//% else
+//% macro walk(x, row_width, column)
+{
+    //% if stage == "partial"
+    let shift = {{ x }}{{ at }}(first * {{ row_width }} + {{ column }});
+    var sum = {{ V }}(0.0);
+    var squares = {{ V }}(0.0);
+    for (var row = first + 1u; row < last; row++) {
+        let d = {{ x }}{{ at }}(row * {{ row_width }} + {{ column }}) - shift;
+        sum += d;
+        squares += d * d;
+    }
+    let mean = sum / f32(last - first);
+    let size = p.samples * p.blocks * p.columns;
+    partial{{ put }}(i, shift);
+    partial{{ put }}(size + i, mean);
+    partial{{ put }}(2u * size + i, max(squares - sum * mean, {{ V }}(0.0)));
+    //% else
+    for (var row = first; row < last; row++) {
+        let v = {{ x }}{{ at }}(row * {{ row_width }} + {{ column }});
+        let z = (v - c.shift - c.mean) * c.rstd * c.gamma + c.beta;
+        //% if silu
+        y{{ put }}(row * p.columns + column, z / (1.0 + exp(-z)));
+        //% else
+        y{{ put }}(row * p.columns + column, z);
+        //% endif
+    }
+    //% endif
+}
+//% endmacro
 @compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) w: vec3<u32>,
@@ -16,96 +81,21 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let i = linear_workgroup(w, nw) * 64u + lane;
-    let channels = p.c1 + p.c2;
-    let per = channels / p.groups;
-    //% if stage == "partial"
-    // Mean and centred squares of one group over one chunk of pixels.
-    if i >= p.samples * p.chunks * p.groups { return; }
-    let group = i % p.groups;
-    let piece = i / p.groups;
-    let sample = piece / p.chunks;
-    let chunk = piece - sample * p.chunks;
-    let first = chunk * p.chunk;
-    let last = min(first + p.chunk, p.pixels);
-    let count = f32((last - first) * per);
-    var sum = 0.0;
-    for (var pixel = first; pixel < last; pixel++) {
-        for (var c = 0u; c < per; c++) { sum += value(sample * p.pixels + pixel, group * per + c); }
-    }
-    let mean = sum / count;
-    var squares = 0.0;
-    for (var pixel = first; pixel < last; pixel++) {
-        for (var c = 0u; c < per; c++) {
-            let d = value(sample * p.pixels + pixel, group * per + c) - mean;
-            squares += d * d;
-        }
-    }
-    //% if whole
-    partial_put(2u * i, mean);
-    partial_put(2u * i + 1u, inverseSqrt(squares / count + p.eps));
-    //% else
-    partial_put(2u * i, mean);
-    partial_put(2u * i + 1u, squares);
+    if i >= p.samples * p.blocks * p.columns { return; }
+    let piece = i / p.columns;
+    let column = i - piece * p.columns;
+    let sample = piece / p.blocks;
+    let first = sample * p.rows + (piece - sample * p.blocks) * p.block;
+    let last = min(first + p.block, (sample + 1u) * p.rows);
+    //% if stage == "apply"
+    let c = constants(sample, column);
     //% endif
-    //% elif stage == "join"
-    // Chan, Golub and LeVeque 1979: means and centred squares of disjoint chunks.
-    if i >= p.samples * p.groups { return; }
-    let sample = i / p.groups;
-    let group = i - sample * p.groups;
-    var total = 0.0;
-    var mean = 0.0;
-    var squares = 0.0;
-    for (var chunk = 0u; chunk < p.chunks; chunk++) {
-        let at = 2u * ((sample * p.chunks + chunk) * p.groups + group);
-        let count = f32((min((chunk + 1u) * p.chunk, p.pixels) - chunk * p.chunk) * per);
-        let d = partial_at(at) - mean;
-        let both = total + count;
-        mean += d * (count / both);
-        squares += partial_at(at + 1u) + d * d * (total * (count / both));
-        total = both;
-    }
-    stats_put(2u * i, mean);
-    stats_put(2u * i + 1u, inverseSqrt(squares / total + p.eps));
-    //% else
-    if i >= p.threads { return; }
-    //% if vec
-    let c = (i % (channels / 4u)) * 4u;
-    let row = i / (channels / 4u);
-    //% else
-    let c = i % channels;
-    let row = i / channels;
-    //% endif
-    let s = row / p.pixels * p.groups;
-    //% if vec
     //% if x2
-    var v: vec4<f32>;
-    if c >= p.c1 { v = x2_at4((row * p.c2 + c - p.c1) >> 2u); } else { v = x_at4((row * p.c1 + c) >> 2u); }
-    //% else
-    var v = x_at4((row * p.c1 + c) >> 2u);
-    //% endif
-    //% for k in range(4)
-    {
-        let at = 2u * (s + (c + {{ k }}u) / per);
-        v[{{ k }}] = (v[{{ k }}] - stats_at(at)) * stats_at(at + 1u) * gamma_at(c + {{ k }}u) + beta_at(c + {{ k }}u);
-        //% if silu
-        v[{{ k }}] = silu(v[{{ k }}]);
-        //% endif
+    if column >= p.columns1 {
+        {{ walk("x2", "p.columns2", "column - p.columns1") }}
+        return;
     }
-    //% endfor
-    y_put4(i, v);
-    //% else
-    //% if x2
-    var v: f32;
-    if c >= p.c1 { v = x2_at(row * p.c2 + c - p.c1); } else { v = x_at(row * p.c1 + c); }
-    //% else
-    var v = x_at(row * p.c1 + c);
     //% endif
-    let at = 2u * (s + c / per);
-    v = (v - stats_at(at)) * stats_at(at + 1u) * gamma_at(c) + beta_at(c);
-    //% if silu
-    v = silu(v);
-    //% endif
-    y_put(i, v);
-    //% endif
-    //% endif
+    {{ walk("x", "p.columns1", "column") }}
 }
+//% endif

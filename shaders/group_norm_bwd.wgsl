@@ -1,23 +1,72 @@
-// Gradients of group norm. Values: stage x2 silu.
-//% include "lib/activation.wgsl"
-//% if stage in ["partial", "params"]
-fn value(row: u32, c: u32) -> f32 {
-    //% if x2
-    if c >= p.c1 { return x2_at(row * p.c2 + c - p.c1); }
-    //% endif
-    return x_at(row * p.c1 + c);
+// Gradients of group norm, a thread as in the forward: one column, or four, of a block of rows.
+// sums: of dz, the gradient by the affine result, and of dz * xhat, column by column.
+// join: those of a group, weighted by gamma, become the means of the gradient by xhat and of it times xhat,
+// put behind the group's statistics.
+// apply: the gradient by x and x2. Values: stage W x2 silu TEAM.
+//% set V = "vec4<f32>" if W == 4 else "f32"
+//% set at = "_at4" if W == 4 else "_at"
+//% set put = "_put4" if W == 4 else "_put"
+//% set STRIDE = 2 if stage == "apply" else 1
+//% include "lib/group_norm.wgsl"
+//% if stage == "join"
+//% include "lib/team.wgsl"
+@compute @workgroup_size({{ TEAM if TEAM > 1 else 32 }})
+fn main(
+    @builtin(workgroup_id) w: vec3<u32>,
+    @builtin(num_workgroups) nw: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = team(w, nw, lane);
+    if i >= p.samples * p.groups { return; }
+    let sample = i / p.groups;
+    let column = (i - sample * p.groups) * p.per;
+    let first = sample * p.blocks * p.channels + column;
+    var s1 = 0.0;
+    var s2 = 0.0;
+    for (var e = team_lane(lane); e < p.blocks * p.per; e += {{ TEAM }}u) {
+        let block = e / p.per;
+        let c = e - block * p.per;
+        let at = first + block * p.channels + c;
+        let gamma = gamma_at(column + c);
+        s1 += gamma * dz_at(at);
+        s2 += gamma * dz_xhat_at(at);
+    }
+    s1 = team_sum(lane, s1);
+    s2 = team_sum(lane, s2);
+    if team_lane(lane) > 0u { return; }
+    let total = f32(p.rows * p.per);
+    with_means_put4(2u * i, stats_at4(i));
+    with_means_put4(2u * i + 1u, vec4<f32>(s1 / total, s2 / total, 0.0, 0.0));
 }
-//% endif
-//% if stage in ["partial", "params", "apply"]
-// The gradient by the affine result at channel c, from the gradient by the activation's.
-fn before(xhat: f32, c: u32, d: f32) -> f32 {
-    //% if silu
-    return d * d_silu(xhat * gamma_at(c) + beta_at(c));
-    //% else
-    return d;
+//% else
+//% macro walk(x, dx, row_width, column)
+{
+    //% if stage == "sums"
+    var s1 = {{ V }}(0.0);
+    var s2 = {{ V }}(0.0);
+    //% endif
+    for (var row = first; row < last; row++) {
+        let xhat = ({{ x }}{{ at }}(row * {{ row_width }} + {{ column }}) - c.shift - c.mean) * c.rstd;
+        //% if silu
+        let z = xhat * c.gamma + c.beta;
+        let s = 1.0 / (1.0 + exp(-z));
+        let dz = dout{{ at }}(row * p.columns + column) * (s + z * s * (1.0 - s));
+        //% else
+        let dz = dout{{ at }}(row * p.columns + column);
+        //% endif
+        //% if stage == "sums"
+        s1 += dz;
+        s2 += dz * xhat;
+        //% else
+        {{ dx }}{{ put }}(row * {{ row_width }} + {{ column }}, c.rstd * (c.gamma * dz - mean1 - xhat * mean2));
+        //% endif
+    }
+    //% if stage == "sums"
+    dz{{ put }}(i, s1);
+    dz_xhat{{ put }}(i, s2);
     //% endif
 }
-//% endif
+//% endmacro
 @compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) w: vec3<u32>,
@@ -25,78 +74,34 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let i = linear_workgroup(w, nw) * 64u + lane;
-    let channels = p.c1 + p.c2;
-    let per = channels / p.groups;
-    //% if stage == "partial"
-    // Sums over one group and chunk of g = gradient by xhat, and of g * xhat.
-    if i >= p.samples * p.chunks * p.groups { return; }
-    let group = i % p.groups;
-    let piece = i / p.groups;
-    let sample = piece / p.chunks;
-    let chunk = piece - sample * p.chunks;
-    let mean = stats_at(2u * (sample * p.groups + group));
-    let rstd = stats_at(2u * (sample * p.groups + group) + 1u);
-    var s1 = 0.0;
-    var s2 = 0.0;
-    for (var pixel = chunk * p.chunk; pixel < min((chunk + 1u) * p.chunk, p.pixels); pixel++) {
-        let row = sample * p.pixels + pixel;
-        for (var k = 0u; k < per; k++) {
-            let c = group * per + k;
-            let xhat = (value(row, c) - mean) * rstd;
-            let g = before(xhat, c, dout_at(row * channels + c)) * gamma_at(c);
-            s1 += g;
-            s2 += g * xhat;
-        }
-    }
-    sums_put(2u * i, s1);
-    sums_put(2u * i + 1u, s2);
-    //% elif stage == "join"
-    if i >= p.samples * p.groups { return; }
-    let sample = i / p.groups;
-    let group = i - sample * p.groups;
-    var s1 = 0.0;
-    var s2 = 0.0;
-    for (var chunk = 0u; chunk < p.chunks; chunk++) {
-        let at = 2u * ((sample * p.chunks + chunk) * p.groups + group);
-        s1 += partial_at(at);
-        s2 += partial_at(at + 1u);
-    }
-    sums_put(2u * i, s1);
-    sums_put(2u * i + 1u, s2);
-    //% elif stage == "apply"
-    if i >= p.threads { return; }
-    let row = i / p.width;
-    let c = p.first + i - row * p.width;
-    let at = 2u * (row / p.pixels * p.groups + c / per);
-    let rstd = stats_at(at + 1u);
-    let xhat = (x_at(i) - stats_at(at)) * rstd;
-    let g = before(xhat, c, dout_at(row * channels + c)) * gamma_at(c);
-    let count = f32(p.pixels * per);
-    dx_put(i, rstd * (g - sums_at(at) / count - xhat * (sums_at(at + 1u) / count)));
-    //% elif stage == "params"
-    if i >= p.pieces * channels { return; }
-    let piece = i / channels;
-    let c = i - piece * channels;
-    var s1 = 0.0;
-    var s2 = 0.0;
-    for (var row = piece * p.chunk; row < min((piece + 1u) * p.chunk, p.samples * p.pixels); row++) {
-        let at = 2u * (row / p.pixels * p.groups + c / per);
-        let xhat = (value(row, c) - stats_at(at)) * stats_at(at + 1u);
-        let d = before(xhat, c, dout_at(row * channels + c));
-        s1 += d * xhat;
-        s2 += d;
-    }
-    sums_put(2u * i, s1);
-    sums_put(2u * i + 1u, s2);
+    if i >= p.samples * p.blocks * p.columns { return; }
+    let piece = i / p.columns;
+    let column = i - piece * p.columns;
+    let sample = piece / p.blocks;
+    let first = sample * p.rows + (piece - sample * p.blocks) * p.block;
+    let last = min(first + p.block, (sample + 1u) * p.rows);
+    let c = constants(sample, column);
+    //% if stage == "apply"
+    //% if W == 4
+    var mean1: vec4<f32>;
+    var mean2: vec4<f32>;
+    //% for k in range(4)
+    let m{{ k }} = stats_at4(2u * (sample * p.groups + (4u * column + {{ k }}u) / p.per) + 1u);
+    mean1[{{ k }}] = m{{ k }}.x;
+    mean2[{{ k }}] = m{{ k }}.y;
+    //% endfor
     //% else
-    if i >= channels { return; }
-    var s1 = 0.0;
-    var s2 = 0.0;
-    for (var piece = 0u; piece < p.pieces; piece++) {
-        s1 += partial_at(2u * (piece * channels + i));
-        s2 += partial_at(2u * (piece * channels + i) + 1u);
-    }
-    dgamma_put(i, s1);
-    dbeta_put(i, s2);
+    let m = stats_at4(2u * (sample * p.groups + column / p.per) + 1u);
+    let mean1 = m.x;
+    let mean2 = m.y;
     //% endif
+    //% endif
+    //% if x2
+    if column >= p.columns1 {
+        {{ walk("x2", "dx2", "p.columns2", "column - p.columns1") }}
+        return;
+    }
+    //% endif
+    {{ walk("x", "dx", "p.columns1", "column") }}
 }
+//% endif

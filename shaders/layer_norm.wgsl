@@ -1,66 +1,34 @@
-// Layer norm and its gradients: one row a thread, or for gamma and beta one channel of a chunk of rows. Values: stage.
-@compute @workgroup_size(32)
+// Layer norm, TEAM threads a row. Values: W (4: vectors, 1: scalars) TEAM.
+//% set V = "vec4<f32>" if W == 4 else "f32"
+//% set at = "_at4" if W == 4 else "_at"
+//% set put = "_put4" if W == 4 else "_put"
+//% include "lib/team.wgsl"
+//% macro total(v)
+{{ "dot(" ~ v ~ ", vec4<f32>(1.0))" if W == 4 else v }}
+//% endmacro
+@compute @workgroup_size({{ TEAM if TEAM > 1 else 32 }})
 fn main(
     @builtin(workgroup_id) w: vec3<u32>,
     @builtin(num_workgroups) nw: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = linear_workgroup(w, nw) * 32u + lane;
-    //% if stage in ["forward", "backward"]
-    if i >= p.rows { return; }
-    let first = i * p.c;
-    //% endif
-    //% if stage == "forward"
-    var sum = 0.0;
-    for (var k = 0u; k < p.c; k++) { sum += x_at(first + k); }
-    let mean = sum / f32(p.c);
-    var squares = 0.0;
-    for (var k = 0u; k < p.c; k++) {
-        let d = x_at(first + k) - mean;
+    let row = team(w, nw, lane);
+    if row >= p.rows { return; }
+    let first = row * p.columns;
+    let start = team_lane(lane);
+    // From the row's first value: a mean far above the spread keeps its digits.
+    let shift = x_at(row * {{ W }}u * p.columns);
+    var sum = {{ V }}(0.0);
+    for (var c = start; c < p.columns; c += {{ TEAM }}u) { sum += x{{ at }}(first + c) - shift; }
+    let mean = team_sum(lane, {{ total("sum") }}) / p.count;
+    var squares = {{ V }}(0.0);
+    for (var c = start; c < p.columns; c += {{ TEAM }}u) {
+        let d = x{{ at }}(first + c) - shift - mean;
         squares += d * d;
     }
-    let rstd = inverseSqrt(squares / f32(p.c) + p.eps);
-    for (var k = 0u; k < p.c; k++) { y_put(first + k, (x_at(first + k) - mean) * rstd * gamma_at(k) + beta_at(k)); }
-    stats_put(2u * i, mean);
-    stats_put(2u * i + 1u, rstd);
-    //% elif stage == "backward"
-    let mean = stats_at(2u * i);
-    let rstd = stats_at(2u * i + 1u);
-    var s1 = 0.0;
-    var s2 = 0.0;
-    for (var k = 0u; k < p.c; k++) {
-        let g = dout_at(first + k) * gamma_at(k);
-        s1 += g;
-        s2 += g * (x_at(first + k) - mean) * rstd;
+    let rstd = inverseSqrt(team_sum(lane, {{ total("squares") }}) / p.count + p.eps);
+    for (var c = start; c < p.columns; c += {{ TEAM }}u) {
+        y{{ put }}(first + c, (x{{ at }}(first + c) - shift - mean) * rstd * gamma{{ at }}(c) + beta{{ at }}(c));
     }
-    s1 /= f32(p.c);
-    s2 /= f32(p.c);
-    for (var k = 0u; k < p.c; k++) {
-        let xhat = (x_at(first + k) - mean) * rstd;
-        dx_put(first + k, rstd * (dout_at(first + k) * gamma_at(k) - s1 - xhat * s2));
-    }
-    //% elif stage == "params"
-    if i >= p.pieces * p.c { return; }
-    let piece = i / p.c;
-    let k = i - piece * p.c;
-    var s1 = 0.0;
-    var s2 = 0.0;
-    for (var row = piece * p.chunk; row < min((piece + 1u) * p.chunk, p.rows); row++) {
-        let d = dout_at(row * p.c + k);
-        s1 += d * (x_at(row * p.c + k) - stats_at(2u * row)) * stats_at(2u * row + 1u);
-        s2 += d;
-    }
-    partial_put(2u * i, s1);
-    partial_put(2u * i + 1u, s2);
-    //% else
-    if i >= p.c { return; }
-    var s1 = 0.0;
-    var s2 = 0.0;
-    for (var piece = 0u; piece < p.pieces; piece++) {
-        s1 += partial_at(2u * (piece * p.c + i));
-        s2 += partial_at(2u * (piece * p.c + i) + 1u);
-    }
-    dgamma_put(i, s1);
-    dbeta_put(i, s2);
-    //% endif
+    if start == 0u { stats_put4(row, vec4<f32>(shift, mean, rstd, 0.0)); }
 }

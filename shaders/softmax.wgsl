@@ -1,17 +1,30 @@
-// Softmax of one row a thread.
-@compute @workgroup_size(32)
+// Softmax over rows, TEAM threads a row; with `backward` the gradient by x from y and dout. Values: backward TEAM.
+//% include "lib/team.wgsl"
+@compute @workgroup_size({{ TEAM if TEAM > 1 else 32 }})
 fn main(
     @builtin(workgroup_id) w: vec3<u32>,
     @builtin(num_workgroups) nw: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = linear_workgroup(w, nw) * 32u + lane;
-    if i >= p.rows { return; }
-    let first = i * p.c;
-    var largest = x_at(first);
-    for (var k = 1u; k < p.c; k++) { largest = max(largest, x_at(first + k)); }
+    let row = team(w, nw, lane);
+    if row >= p.rows { return; }
+    let first = row * p.columns;
+    let start = team_lane(lane);
     var sum = 0.0;
-    for (var k = 0u; k < p.c; k++) { sum += exp(x_at(first + k) - largest); }
-    let scale = 1.0 / sum;
-    for (var k = 0u; k < p.c; k++) { out_put(first + k, exp(x_at(first + k) - largest) * scale); }
+    //% if backward
+    for (var c = start; c < p.columns; c += {{ TEAM }}u) { sum += y_at(first + c) * dout_at(first + c); }
+    sum = team_sum(lane, sum);
+    for (var c = start; c < p.columns; c += {{ TEAM }}u) {
+        dx_put(first + c, y_at(first + c) * (dout_at(first + c) - sum));
+    }
+    //% else
+    var largest = x_at(first);
+    for (var c = start; c < p.columns; c += {{ TEAM }}u) { largest = max(largest, x_at(first + c)); }
+    largest = team_max(lane, largest);
+    for (var c = start; c < p.columns; c += {{ TEAM }}u) { sum += exp(x_at(first + c) - largest); }
+    let scale = 1.0 / team_sum(lane, sum);
+    for (var c = start; c < p.columns; c += {{ TEAM }}u) {
+        out_put(first + c, exp(x_at(first + c) - largest) * scale);
+    }
+    //% endif
 }

@@ -37,6 +37,8 @@ const LIBRARY: &[(&str, &str)] = &[
     ("lib/activation.wgsl", include_str!("../../shaders/lib/activation.wgsl")),
     ("lib/geometry.wgsl", include_str!("../../shaders/lib/geometry.wgsl")),
     ("lib/gemm_epilogue.wgsl", include_str!("../../shaders/lib/gemm_epilogue.wgsl")),
+    ("lib/group_norm.wgsl", include_str!("../../shaders/lib/group_norm.wgsl")),
+    ("lib/team.wgsl", include_str!("../../shaders/lib/team.wgsl")),
     ("lib/gemm_row.wgsl", include_str!("../../shaders/lib/gemm_row.wgsl")),
 ];
 

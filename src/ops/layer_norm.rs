@@ -1,33 +1,39 @@
-//! Layer normalisation (Ba et al. 2016, arXiv 1607.06450) over the last dimension.
+//! Layer normalisation (Ba et al. 2016, arXiv 1607.06450) over the last dimension. Statistics as in group norm: the mean
+//! as its distance from the row's first value, then the centred squares.
 
+use super::group_norm::team;
+use super::reduce::launch_sum_rows;
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
 use crate::graph::{Launch, Op, TensorInfo, Vjp};
 use crate::shader;
 
-/// Rows that one thread sums up for the gradient by gamma and beta.
-const CHUNK: usize = 128;
-
-/// Operands `x` [.., C], `gamma`, `beta` [C]; results y [.., C] and the statistics [rows, 2] (mean, 1 / standard
-/// deviation).
+/// Operands `x` [.., C], `gamma`, `beta` [C]; results y [.., C] and the statistics [rows, 4]: first value, mean less
+/// that, 1 / standard deviation, zero.
 #[derive(Clone, Debug)]
 pub struct LayerNorm {
     /// Added to the variance.
     pub eps: f64,
 }
 
-/// The gradient by x. Operands: x, gamma, statistics, dout.
+/// Operands: x, gamma, statistics, dout. Results: dx if `dx`; dgamma, dbeta if `params`.
 #[derive(Clone, Debug)]
-pub struct LayerNormBackward;
-
-/// The gradient by gamma and beta. Operands: x, gamma, statistics, dout.
-#[derive(Clone, Debug)]
-pub struct LayerNormParamGrad;
+pub struct LayerNormBackward {
+    /// Whether the gradient by x is wanted.
+    pub dx: bool,
+    /// Whether those by gamma and beta are.
+    pub params: bool,
+}
 
 /// Normalises the last dimension of x [.., C].
 pub fn layer_norm(g: &mut Graph, x: Tensor, gamma: Tensor, beta: Tensor, eps: f64) -> Result<Tensor> {
     Ok(g.push(LayerNorm { eps }, &[x, gamma, beta])?[0])
+}
+
+/// Columns that a thread takes at a time.
+fn width(columns: usize) -> usize {
+    if columns.is_multiple_of(4) { 4 } else { 1 }
 }
 
 impl Op for LayerNorm {
@@ -36,40 +42,42 @@ impl Op for LayerNorm {
     }
 
     fn infer(&self, inputs: &[&TensorInfo]) -> Result<Vec<(Shape, DType)>> {
-        let x = &inputs[0].shape;
-        if inputs[1].shape.elements() != x.last() || inputs[2].shape.elements() != x.last() {
-            let message = format!("x is {x}, gamma {}, beta {}", inputs[1].shape, inputs[2].shape);
-            return Err(Error::op(self.name(), message));
+        let [x, gamma, beta] = [0, 1, 2].map(|i| &inputs[i].shape);
+        if gamma.elements() != x.last() || beta.elements() != x.last() {
+            return Err(Error::op(self.name(), format!("x is {x}, gamma {gamma}, beta {beta}")));
         }
-        Ok(vec![(x.clone(), DType::F32), ([x.rows(), 2].into(), DType::F32)])
+        Ok(vec![(x.clone(), DType::F32), ([x.rows(), 4].into(), DType::F32)])
     }
 
     fn launch(&self, l: &mut Launch) -> Result<()> {
-        let x = l.input(0).shape.clone();
-        let (xs, gamma, beta, y, stats) =
-            (l.input_slot(0), l.input_slot(1), l.input_slot(2), l.output_slot(0), l.output_slot(1));
+        let (rows, c) = (l.input(0).shape.rows(), l.input(0).shape.last());
+        let (x, gamma, beta) = (l.input_slot(0), l.input_slot(1), l.input_slot(2));
+        let (y, stats) = (l.output_slot(0), l.output_slot(1));
+        let (w, team) = (width(c), team(l.caps.class, c));
         l.kernel(shader!("layer_norm"))
-            .value("stage", "forward")
-            .read("x", xs)
-            .read("gamma", gamma)
-            .read("beta", beta)
-            .write("y", y)
-            .write("stats", stats)
-            .u32("rows", x.rows())
-            .u32("c", x.last())
+            .value("W", w)
+            .value("TEAM", team)
+            .read_as("x", x, w == 4)
+            .read_as("gamma", gamma, w == 4)
+            .read_as("beta", beta, w == 4)
+            .write_as("y", y, w == 4)
+            .write_as("stats", stats, true)
+            .u32("rows", rows)
+            .u32("columns", c / w)
+            .f32("count", c as f64)
             .f32("eps", self.eps)
-            .linear(x.rows().div_ceil(32))
+            .linear(if team > 1 { rows } else { rows.div_ceil(32) })
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let (x, gamma, beta) = (inputs[0], inputs[1], inputs[2]);
         let c = x.shape.last();
-        let (mut y, mut stats) = (x.clone(), Array::zeros([x.shape.rows(), 2]));
+        let (mut y, mut stats) = (x.clone(), Array::zeros([x.shape.rows(), 4]));
         for (row, (values, out)) in x.data.chunks(c).zip(y.data.chunks_mut(c)).enumerate() {
             let mean = values.iter().sum::<f64>() / c as f64;
             let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / c as f64;
             let rstd = 1.0 / (variance + self.eps).sqrt();
-            stats.data[row * 2..row * 2 + 2].copy_from_slice(&[mean, rstd]);
+            stats.data[row * 4..row * 4 + 3].copy_from_slice(&[values[0], mean - values[0], rstd]);
             for (i, (o, v)) in out.iter_mut().zip(values).enumerate() {
                 *o = (v - mean) * rstd * gamma.data[i] + beta.data[i];
             }
@@ -79,15 +87,10 @@ impl Op for LayerNorm {
 
     fn vjp(&self, v: &mut Vjp) -> Result<Vec<Option<Tensor>>> {
         let operands = [v.inputs[0], v.inputs[1], v.outputs[1], v.grad()?];
-        let mut grads = vec![None; 3];
-        if v.needs(0) {
-            grads[0] = Some(v.g.push1(LayerNormBackward, &operands)?);
-        }
-        if v.needs(1) || v.needs(2) {
-            let back = v.g.push(LayerNormParamGrad, &operands)?;
-            (grads[1], grads[2]) = (Some(back[0]), Some(back[1]));
-        }
-        Ok(grads)
+        let (dx, params) = (v.needs(0), v.needs(1) || v.needs(2));
+        let mut back = v.g.push(LayerNormBackward { dx, params }, &operands)?.into_iter();
+        let by_x = if dx { back.next() } else { None };
+        Ok(vec![by_x, back.next(), back.next()])
     }
 
     fn flops(&self, _: &[&TensorInfo], outputs: &[&TensorInfo]) -> u64 {
@@ -101,104 +104,109 @@ impl Op for LayerNormBackward {
     }
 
     fn infer(&self, inputs: &[&TensorInfo]) -> Result<Vec<(Shape, DType)>> {
-        Ok(vec![(inputs[0].shape.clone(), DType::F32)])
+        let mut results = Vec::new();
+        results.extend(self.dx.then(|| (inputs[0].shape.clone(), DType::F32)));
+        if self.params {
+            results.extend([0, 1].map(|_| (inputs[1].shape.clone(), DType::F32)));
+        }
+        Ok(results)
     }
 
     fn launch(&self, l: &mut Launch) -> Result<()> {
-        let x = l.input(0).shape.clone();
-        let (xs, gamma, stats, dout, dx) =
-            (l.input_slot(0), l.input_slot(1), l.input_slot(2), l.input_slot(3), l.output_slot(0));
-        l.kernel(shader!("layer_norm"))
-            .value("stage", "backward")
-            .read("x", xs)
-            .read("gamma", gamma)
-            .read("stats", stats)
-            .read("dout", dout)
-            .write("dx", dx)
-            .u32("rows", x.rows())
-            .u32("c", x.last())
-            .linear(x.rows().div_ceil(32))
+        let (rows, c) = (l.input(0).shape.rows(), l.input(0).shape.last());
+        let (x, gamma, stats, dout) = (l.input_slot(0), l.input_slot(1), l.input_slot(2), l.input_slot(3));
+        let (w, team) = (width(c), team(l.caps.class, c));
+        if self.dx {
+            let dx = l.output_slot(0);
+            l.kernel(shader!("layer_norm_bwd"))
+                .value("stage", "x")
+                .value("W", w)
+                .value("TEAM", team)
+                .read_as("x", x, w == 4)
+                .read_as("gamma", gamma, w == 4)
+                .read_as("stats", stats, true)
+                .read_as("dout", dout, w == 4)
+                .write_as("dx", dx, w == 4)
+                .u32("rows", rows)
+                .u32("columns", c / w)
+                .f32("count", c as f64)
+                .linear(if team > 1 { rows } else { rows.div_ceil(32) })?;
+        }
+        if self.params {
+            let block = rows.isqrt().clamp(8, 256);
+            let blocks = rows.div_ceil(block);
+            let (d, d_xhat) = (l.scratch(blocks * c), l.scratch(blocks * c));
+            l.kernel(shader!("layer_norm_bwd"))
+                .value("stage", "params")
+                .value("W", w)
+                .value("TEAM", team)
+                .read_as("x", x, w == 4)
+                .read_as("stats", stats, true)
+                .read_as("dout", dout, w == 4)
+                .write_as("d", d, w == 4)
+                .write_as("d_xhat", d_xhat, w == 4)
+                .u32("rows", rows)
+                .u32("columns", c / w)
+                .u32("blocks", blocks)
+                .u32("block", block)
+                .linear((blocks * c / w).div_ceil(64))?;
+            for (i, sums) in [d_xhat, d].into_iter().enumerate() {
+                let out = l.output_slot(usize::from(self.dx) + i);
+                launch_sum_rows(l, sums, out, (1, blocks, c))?;
+            }
+        }
+        Ok(())
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         let (x, gamma, stats, dout) = (inputs[0], inputs[1], inputs[2], inputs[3]);
         let c = x.shape.last();
         let mut dx = x.clone();
+        let mut params = [Array::zeros([c]), Array::zeros([c])];
         for row in 0..x.shape.rows() {
-            let (mean, rstd) = (stats.data[row * 2], stats.data[row * 2 + 1]);
+            let (mean, rstd) = (stats.data[row * 4] + stats.data[row * 4 + 1], stats.data[row * 4 + 2]);
             let xhat = |i: usize| (x.data[row * c + i] - mean) * rstd;
             let g = |i: usize| dout.data[row * c + i] * gamma.data[i];
             let s1 = (0..c).map(g).sum::<f64>() / c as f64;
             let s2 = (0..c).map(|i| g(i) * xhat(i)).sum::<f64>() / c as f64;
             for i in 0..c {
                 dx.data[row * c + i] = rstd * (g(i) - s1 - xhat(i) * s2);
+                params[0].data[i] += dout.data[row * c + i] * xhat(i);
+                params[1].data[i] += dout.data[row * c + i];
             }
         }
-        vec![dx]
-    }
-}
-
-impl Op for LayerNormParamGrad {
-    fn name(&self) -> &'static str {
-        "layer_norm_param_grad"
-    }
-
-    fn infer(&self, inputs: &[&TensorInfo]) -> Result<Vec<(Shape, DType)>> {
-        Ok(vec![(inputs[1].shape.clone(), DType::F32), (inputs[1].shape.clone(), DType::F32)])
-    }
-
-    fn launch(&self, l: &mut Launch) -> Result<()> {
-        let x = l.input(0).shape.clone();
-        let pieces = x.rows().div_ceil(CHUNK).max(1);
-        let partial = l.scratch(pieces * x.last() * 2);
-        let (xs, stats, dout) = (l.input_slot(0), l.input_slot(2), l.input_slot(3));
-        let (dgamma, dbeta) = (l.output_slot(0), l.output_slot(1));
-        l.kernel(shader!("layer_norm"))
-            .value("stage", "params")
-            .read("x", xs)
-            .read("stats", stats)
-            .read("dout", dout)
-            .write("partial", partial)
-            .u32("rows", x.rows())
-            .u32("c", x.last())
-            .u32("pieces", pieces)
-            .u32("chunk", CHUNK)
-            .linear((pieces * x.last()).div_ceil(32))?;
-        l.kernel(shader!("layer_norm"))
-            .value("stage", "join")
-            .read("partial", partial)
-            .write("dgamma", dgamma)
-            .write("dbeta", dbeta)
-            .u32("c", x.last())
-            .u32("pieces", pieces)
-            .linear(x.last().div_ceil(32))
-    }
-
-    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let (x, stats, dout) = (inputs[0], inputs[2], inputs[3]);
-        let c = x.shape.last();
-        let (mut dgamma, mut dbeta) = (Array::zeros([c]), Array::zeros([c]));
-        for (i, d) in dout.data.iter().enumerate() {
-            let row = i / c * 2;
-            dgamma.data[i % c] += d * (x.data[i] - stats.data[row]) * stats.data[row + 1];
-            dbeta.data[i % c] += d;
+        let mut results = Vec::new();
+        results.extend(self.dx.then_some(dx));
+        if self.params {
+            results.extend(params);
         }
-        vec![dgamma, dbeta]
+        results
+    }
+
+    fn flops(&self, inputs: &[&TensorInfo], _: &[&TensorInfo]) -> u64 {
+        12 * inputs[0].shape.elements() as u64
     }
 }
 
 /// Test cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (rows, c) in [(1usize, 1usize), (3, 5), (40, 12), (300, 40), (7, 129)] {
+    for (rows, c) in [(1usize, 1usize), (3, 5), (40, 12), (300, 40), (7, 129), (5, 1280), (0, 8)] {
         let inputs = [Given::normal([rows, c]), Given::normal([c]), Given::normal([c])];
         // One value is its own mean: the gradient is zero divided by nothing but eps.
         let case = Case::new(LayerNorm { eps: 1e-5 }, inputs).primary(1);
-        cases.push(if c > 1 { case.grads([0, 1, 2]) } else { case });
-        let inputs =
-            [Given::normal([rows, c]), Given::normal([c]), Given::Uniform([rows, 2].into(), 0.2, 1.5), Given::normal([rows, c])];
-        cases.push(Case::new(LayerNormBackward, inputs.clone()));
-        cases.push(Case::new(LayerNormParamGrad, inputs));
+        cases.push(if c > 1 && rows > 0 { case.grads([0, 1, 2]) } else { case });
+        let statistics = Given::Uniform([rows, 4].into(), 0.2, 1.5);
+        let inputs = [Given::normal([rows, c]), Given::normal([c]), statistics, Given::normal([rows, c])];
+        for (dx, params) in [(true, false), (false, true), (true, true)] {
+            cases.push(Case::new(LayerNormBackward { dx, params }, inputs.clone()));
+        }
     }
+    // A mean far above the spread: what sums of squares, or a mean in one f32, would lose.
+    let x = Given::Uniform([9, 320].into(), 1000.0, 1001.0);
+    cases.push(Case::new(LayerNorm { eps: 1e-5 }, [x, Given::normal([320]), Given::normal([320])]));
+    // More workgroups than one dimension of a grid takes.
+    let x = Given::normal([65_536 * 32 + 3, 2]);
+    cases.push(Case::new(LayerNorm { eps: 1e-5 }, [x, Given::normal([2]), Given::normal([2])]));
     cases
 }

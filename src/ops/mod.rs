@@ -38,6 +38,7 @@ registry! {
     geglu,
     gemm,
     group_norm,
+    group_norm_backward,
     layer_norm,
     matmul,
     mse,

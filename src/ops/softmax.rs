@@ -1,13 +1,18 @@
 //! Softmax over the last dimension, f32.
 
+use super::group_norm::team;
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
-use crate::graph::{Launch, Op, TensorInfo};
+use crate::graph::{Launch, Op, TensorInfo, Vjp};
 use crate::shader;
 
 /// Operand `x` [.., C]; result of the same shape, rows that sum to one.
 #[derive(Clone, Debug)]
 pub struct Softmax;
+
+/// Operands: the softmax `y` and dout; result the gradient by x.
+#[derive(Clone, Debug)]
+pub struct SoftmaxBackward;
 
 /// Softmax over the last dimension.
 pub fn softmax(g: &mut Graph, x: Tensor) -> Result<Tensor> {
@@ -24,14 +29,12 @@ impl Op for Softmax {
     }
 
     fn launch(&self, l: &mut Launch) -> Result<()> {
-        let x = l.input(0).shape.clone();
-        let (slot, out) = (l.input_slot(0), l.output_slot(0));
-        l.kernel(shader!("softmax"))
-            .read("x", slot)
-            .write("out", out)
-            .u32("rows", x.rows())
-            .u32("c", x.last())
-            .linear(x.rows().div_ceil(32))
+        let (rows, columns) = (l.input(0).shape.rows(), l.input(0).shape.last());
+        let (x, out) = (l.input_slot(0), l.output_slot(0));
+        let team = team(l.caps.class, columns);
+        let k =
+            l.kernel(shader!("softmax")).value("backward", false).value("TEAM", team).read("x", x).write("out", out);
+        k.u32("rows", rows).u32("columns", columns).linear(if team > 1 { rows } else { rows.div_ceil(32) })
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -46,12 +49,58 @@ impl Op for Softmax {
         vec![out]
     }
 
+    fn vjp(&self, v: &mut Vjp) -> Result<Vec<Option<Tensor>>> {
+        let operands = [v.outputs[0], v.grad()?];
+        Ok(vec![Some(v.g.push1(SoftmaxBackward, &operands)?)])
+    }
+
     fn flops(&self, _: &[&TensorInfo], outputs: &[&TensorInfo]) -> u64 {
         5 * outputs[0].shape.elements() as u64
     }
 }
 
+impl Op for SoftmaxBackward {
+    fn name(&self) -> &'static str {
+        "softmax_backward"
+    }
+
+    fn infer(&self, inputs: &[&TensorInfo]) -> Result<Vec<(Shape, DType)>> {
+        Ok(vec![(inputs[0].shape.clone(), DType::F32)])
+    }
+
+    fn launch(&self, l: &mut Launch) -> Result<()> {
+        let (rows, columns) = (l.input(0).shape.rows(), l.input(0).shape.last());
+        let (y, dout, dx) = (l.input_slot(0), l.input_slot(1), l.output_slot(0));
+        let team = team(l.caps.class, columns);
+        let k = l.kernel(shader!("softmax")).value("backward", true).value("TEAM", team);
+        let k = k.read("y", y).read("dout", dout).write("dx", dx);
+        k.u32("rows", rows).u32("columns", columns).linear(if team > 1 { rows } else { rows.div_ceil(32) })
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let (y, mut dx) = (inputs[0], inputs[1].clone());
+        let c = y.shape.last();
+        for (row, y) in dx.data.chunks_mut(c).zip(y.data.chunks(c)) {
+            let sum: f64 = row.iter().zip(y).map(|(d, y)| d * y).sum();
+            row.iter_mut().zip(y).for_each(|(d, y)| *d = y * (*d - sum));
+        }
+        vec![dx]
+    }
+
+    fn flops(&self, _: &[&TensorInfo], outputs: &[&TensorInfo]) -> u64 {
+        4 * outputs[0].shape.elements() as u64
+    }
+}
+
 /// Test cases.
 pub fn cases() -> Vec<Case> {
-    [(1usize, 1usize), (3, 5), (70, 33)].map(|(m, n)| Case::new(Softmax, [Given::Normal([m, n].into(), 20.0)])).to_vec()
+    let mut cases = Vec::new();
+    for (m, n) in [(1usize, 1usize), (3, 5), (70, 33), (4, 1000), (0, 7)] {
+        cases.push(Case::new(Softmax, [Given::Normal([m, n].into(), 20.0)]));
+        cases.push(Case::new(SoftmaxBackward, [Given::Uniform([m, n].into(), 0.0, 1.0), Given::normal([m, n])]));
+    }
+    cases.push(Case::new(Softmax, [Given::normal([6, 9])]).grads([0]));
+    // More workgroups than one dimension of a grid takes.
+    cases.push(Case::new(Softmax, [Given::normal([65_536 * 32 + 3, 2])]));
+    cases
 }
