@@ -1,7 +1,7 @@
 // Group norm: a thread takes one column, or four side by side, of a block of rows. Sizes count such columns.
 // partial: shift, mean beyond it and centred squares of the block, column by column.
 // join: those of a group become its first value, the mean beyond it and 1 / standard deviation; TEAM threads a group.
-// apply: the affine result. Values: stage W x2 silu TEAM.
+// apply: the affine result. Values: stage W x2 silu TEAM WG.
 //% set V = "vec4<f32>" if W == 4 else "f32"
 //% set at = "_at4" if W == 4 else "_at"
 //% set put = "_put4" if W == 4 else "_put"
@@ -9,7 +9,7 @@
 //% include "lib/group_norm.wgsl"
 //% if stage == "join"
 //% include "lib/team.wgsl"
-@compute @workgroup_size({{ TEAM if TEAM > 1 else 32 }})
+@compute @workgroup_size({{ WG }})
 fn main(
     @builtin(workgroup_id) w: vec3<u32>,
     @builtin(num_workgroups) nw: vec3<u32>,

@@ -2,7 +2,7 @@
 // sums: of dz, the gradient by the affine result, and of dz * xhat, column by column.
 // join: those of a group, weighted by gamma, become the means of the gradient by xhat and of it times xhat,
 // put behind the group's statistics.
-// apply: the gradient by x and x2. Values: stage W x2 silu TEAM.
+// apply: the gradient by x and x2. Values: stage W x2 silu TEAM WG.
 //% set V = "vec4<f32>" if W == 4 else "f32"
 //% set at = "_at4" if W == 4 else "_at"
 //% set put = "_put4" if W == 4 else "_put"
@@ -10,7 +10,7 @@
 //% include "lib/group_norm.wgsl"
 //% if stage == "join"
 //% include "lib/team.wgsl"
-@compute @workgroup_size({{ TEAM if TEAM > 1 else 32 }})
+@compute @workgroup_size({{ WG }})
 fn main(
     @builtin(workgroup_id) w: vec3<u32>,
     @builtin(num_workgroups) nw: vec3<u32>,

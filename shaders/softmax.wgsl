@@ -1,6 +1,6 @@
-// Softmax over rows, TEAM threads a row; with `backward` the gradient by x from y and dout. Values: backward TEAM.
+// Softmax over rows, TEAM threads a row; with `backward` the gradient by x from y and dout. Values: backward TEAM WG.
 //% include "lib/team.wgsl"
-@compute @workgroup_size({{ TEAM if TEAM > 1 else 32 }})
+@compute @workgroup_size({{ WG }})
 fn main(
     @builtin(workgroup_id) w: vec3<u32>,
     @builtin(num_workgroups) nw: vec3<u32>,

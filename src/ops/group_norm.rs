@@ -4,10 +4,11 @@
 //! the formula of Chan, Golub and LeVeque (1979). The mean is kept as its distance from the group's
 //! first value, so that inputs whose mean is far above their spread lose nothing.
 
+use super::team::Team;
 use super::{Activation, Case, Given, Graph, GroupNormBackward, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
-use crate::gpu::AdapterClass;
+use crate::gpu::{AdapterClass, Caps};
 use crate::graph::{KernelLaunch, Launch, Op, TensorInfo, Vjp};
 use crate::shader;
 
@@ -88,14 +89,15 @@ impl Dims {
         if self.c1.is_multiple_of(4) && self.c2.is_multiple_of(4) { 4 } else { 1 }
     }
 
-    /// Blocks for sums: about a square root of the rows each, which keeps rounding and the second stage small.
+    /// Blocks for sums: about two square roots of the rows each, which keeps rounding and the second stage small.
     pub fn sum_blocks(&self) -> Blocks {
-        self.blocks(self.pixels.isqrt().clamp(8, 256))
+        self.blocks((2 * self.pixels.isqrt()).clamp(16, 256))
     }
 
-    /// Blocks for what writes every element: enough threads for the adapter, and rows to share the columns' constants.
-    pub fn apply_blocks(&self) -> Blocks {
-        self.blocks((self.samples * self.pixels * self.channels() / self.width() / (1 << 14)).clamp(4, 32))
+    /// Blocks for what writes every element: rows that share the columns' constants, and threads enough for the adapter.
+    pub fn apply_blocks(&self, caps: &Caps) -> Blocks {
+        let threads = if caps.class == AdapterClass::Cpu { 1 << 8 } else { 1 << 14 };
+        self.blocks((self.samples * self.pixels * self.channels() / self.width() / threads).clamp(4, 32))
     }
 
     fn blocks(&self, rows: usize) -> Blocks {
@@ -152,7 +154,7 @@ impl Op for GroupNorm {
         let vec = d.width() == 4;
         let blocks = d.sum_blocks();
         let partial = l.scratch(3 * d.samples * blocks.count * d.channels());
-        let team = team(l.caps.class, blocks.count * d.channels() / d.groups);
+        let team = Team::choose(l.caps, blocks.count * d.channels() / d.groups);
         let k = l.kernel(shader!("group_norm")).value("stage", "partial");
         let k = self.values(k, &d, team).read_as("x", x, vec);
         let k = if let Some(x2) = x2 { k.read_as("x2", x2, vec) } else { k };
@@ -160,8 +162,8 @@ impl Op for GroupNorm {
         let k = l.kernel(shader!("group_norm")).value("stage", "join");
         let k = self.values(k, &d, team).read("partial", partial).write_as("stats", stats, true);
         let groups = d.samples * d.groups;
-        d.uniforms(k, blocks).f32("eps", self.eps).linear(if team > 1 { groups } else { groups.div_ceil(32) })?;
-        let blocks = d.apply_blocks();
+        d.uniforms(k, blocks).f32("eps", self.eps).linear(team.workgroups(groups))?;
+        let blocks = d.apply_blocks(l.caps);
         let k = l.kernel(shader!("group_norm")).value("stage", "apply");
         let k = self.values(k, &d, team).read_as("x", x, vec);
         let k = if let Some(x2) = x2 { k.read_as("x2", x2, vec) } else { k };
@@ -225,14 +227,13 @@ impl Op for GroupNorm {
 
 impl GroupNorm {
     /// The template's values.
-    pub(super) fn values<'l, 'a>(&self, k: KernelLaunch<'l, 'a>, d: &Dims, team: usize) -> KernelLaunch<'l, 'a> {
-        k.value("W", d.width()).value("TEAM", team).value("x2", self.x2).value("silu", self.silu)
+    pub(super) fn values<'l, 'a>(&self, k: KernelLaunch<'l, 'a>, d: &Dims, team: Team) -> KernelLaunch<'l, 'a> {
+        k.value("W", d.width())
+            .value("TEAM", team.threads)
+            .value("WG", team.workgroup)
+            .value("x2", self.x2)
+            .value("silu", self.silu)
     }
-}
-
-/// Threads that add up the `items` of one sum: on hardware a workgroup of them if there are many.
-pub(super) fn team(class: AdapterClass, items: usize) -> usize {
-    if class == AdapterClass::Gpu && items > 64 { 64 } else { 1 }
 }
 
 /// The channels of both, side by side.

@@ -1,7 +1,8 @@
 //! Gradients of group norm from its saved statistics: by the inputs, and by gamma and beta where those are trained.
 
-use super::group_norm::{Dims, joined, team};
+use super::group_norm::{Dims, joined};
 use super::reduce::launch_sum_rows;
+use super::team::Team;
 use super::{Activation, Case, Given, GroupNorm, Result};
 use crate::base::{Array, DType, Shape};
 use crate::graph::{KernelLaunch, Launch, Op, Slot, TensorInfo};
@@ -60,7 +61,7 @@ impl Op for GroupNormBackward {
         let blocks = d.sum_blocks();
         let sums = d.samples * blocks.count * d.channels();
         let (dz, dz_xhat) = (l.scratch(sums), l.scratch(sums));
-        let team = team(l.caps.class, blocks.count * d.channels() / d.groups);
+        let team = Team::choose(l.caps, blocks.count * d.channels() / d.groups);
 
         let k = l.kernel(shader!("group_norm_bwd")).value("stage", "sums");
         let k = f.values(k, &d, team);
@@ -73,13 +74,13 @@ impl Op for GroupNormBackward {
             let k = f.values(l.kernel(shader!("group_norm_bwd")).value("stage", "join"), &d, team);
             let k = k.read("gamma", slots[1 + next]).read("dz", dz).read("dz_xhat", dz_xhat);
             let k = k.read_as("stats", slots[3 + next], true).write_as("with_means", with_means, true);
-            d.uniforms(k, blocks).linear(if team > 1 { groups } else { groups.div_ceil(32) })?;
+            d.uniforms(k, blocks).linear(team.workgroups(groups))?;
             let (dx, dx2) = (l.output_slot(0), f.x2.then(|| l.output_slot(1)));
+            let blocks = d.apply_blocks(l.caps);
             let k = l.kernel(shader!("group_norm_bwd")).value("stage", "apply");
             let k = f.values(k, &d, team);
             let k = self.sources(k, &slots, with_means, vec).write_as("dx", dx, vec);
             let k = if let Some(dx2) = dx2 { k.write_as("dx2", dx2, vec) } else { k };
-            let blocks = d.apply_blocks();
             d.uniforms(k, blocks).linear(d.threads(blocks).div_ceil(64))?;
         }
         if self.params {

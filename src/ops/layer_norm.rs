@@ -1,12 +1,13 @@
 //! Layer normalisation (Ba et al. 2016, arXiv 1607.06450) over the last dimension. Statistics as in group norm: the mean
-//! as its distance from the row's first value, then the centred squares.
+//! as its distance from the row's first value.
 
-use super::group_norm::team;
 use super::reduce::launch_sum_rows;
+use super::team::Team;
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
-use crate::graph::{Launch, Op, TensorInfo, Vjp};
+use crate::gpu::{AdapterClass, Caps};
+use crate::graph::{KernelLaunch, Launch, Op, TensorInfo, Vjp};
 use crate::shader;
 
 /// Operands `x` [.., C], `gamma`, `beta` [C]; results y [.., C] and the statistics [rows, 4]: first value, mean less
@@ -31,9 +32,42 @@ pub fn layer_norm(g: &mut Graph, x: Tensor, gamma: Tensor, beta: Tensor, eps: f6
     Ok(g.push(LayerNorm { eps }, &[x, gamma, beta])?[0])
 }
 
-/// Columns that a thread takes at a time.
-fn width(columns: usize) -> usize {
-    if columns.is_multiple_of(4) { 4 } else { 1 }
+/// How a row is shared out.
+struct Layout {
+    /// Columns of a vector.
+    width: usize,
+    /// Rows that a team works on at a time; gamma and beta are read once for all.
+    rows: usize,
+    /// Vectors that a thread keeps of each row; 0: it reads them again.
+    slots: usize,
+    team: Team,
+}
+
+impl Layout {
+    /// For rows of `columns`. Software drivers read again rather than unroll: they compile every access for every lane.
+    fn choose(caps: &Caps, columns: usize) -> Layout {
+        let width = if columns.is_multiple_of(4) { 4 } else { 1 };
+        let team = Team::choose(caps, columns);
+        let slots = (columns / width).div_ceil(team.threads);
+        match caps.class {
+            AdapterClass::Gpu if slots <= 16 => Layout { width, rows: 1, slots, team },
+            _ => Layout { width, rows: 4, slots: 0, team: Team { threads: 1, workgroup: 8 } },
+        }
+    }
+
+    fn vec(&self) -> bool {
+        self.width == 4
+    }
+
+    /// Sets the template's values.
+    fn values<'l, 'a>(&self, k: KernelLaunch<'l, 'a>) -> KernelLaunch<'l, 'a> {
+        let k = k.value("W", self.width).value("ROWS", self.rows).value("SLOTS", self.slots);
+        k.value("TEAM", self.team.threads).value("WG", self.team.workgroup)
+    }
+
+    fn workgroups(&self, rows: usize) -> usize {
+        self.team.workgroups(rows.div_ceil(self.rows))
+    }
 }
 
 impl Op for LayerNorm {
@@ -53,20 +87,20 @@ impl Op for LayerNorm {
         let (rows, c) = (l.input(0).shape.rows(), l.input(0).shape.last());
         let (x, gamma, beta) = (l.input_slot(0), l.input_slot(1), l.input_slot(2));
         let (y, stats) = (l.output_slot(0), l.output_slot(1));
-        let (w, team) = (width(c), team(l.caps.class, c));
-        l.kernel(shader!("layer_norm"))
-            .value("W", w)
-            .value("TEAM", team)
-            .read_as("x", x, w == 4)
-            .read_as("gamma", gamma, w == 4)
-            .read_as("beta", beta, w == 4)
-            .write_as("y", y, w == 4)
+        let layout = Layout::choose(l.caps, c);
+        let vec = layout.vec();
+        layout
+            .values(l.kernel(shader!("layer_norm")))
+            .read_as("x", x, vec)
+            .read_as("gamma", gamma, vec)
+            .read_as("beta", beta, vec)
+            .write_as("y", y, vec)
             .write_as("stats", stats, true)
             .u32("rows", rows)
-            .u32("columns", c / w)
+            .u32("columns", c / layout.width)
             .f32("count", c as f64)
             .f32("eps", self.eps)
-            .linear(if team > 1 { rows } else { rows.div_ceil(32) })
+            .linear(layout.workgroups(rows))
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -115,41 +149,38 @@ impl Op for LayerNormBackward {
     fn launch(&self, l: &mut Launch) -> Result<()> {
         let (rows, c) = (l.input(0).shape.rows(), l.input(0).shape.last());
         let (x, gamma, stats, dout) = (l.input_slot(0), l.input_slot(1), l.input_slot(2), l.input_slot(3));
-        let (w, team) = (width(c), team(l.caps.class, c));
+        let layout = Layout::choose(l.caps, c);
+        let vec = layout.vec();
         if self.dx {
             let dx = l.output_slot(0);
-            l.kernel(shader!("layer_norm_bwd"))
-                .value("stage", "x")
-                .value("W", w)
-                .value("TEAM", team)
-                .read_as("x", x, w == 4)
-                .read_as("gamma", gamma, w == 4)
+            layout
+                .values(l.kernel(shader!("layer_norm_bwd")).value("stage", "x"))
+                .read_as("x", x, vec)
+                .read_as("gamma", gamma, vec)
                 .read_as("stats", stats, true)
-                .read_as("dout", dout, w == 4)
-                .write_as("dx", dx, w == 4)
+                .read_as("dout", dout, vec)
+                .write_as("dx", dx, vec)
                 .u32("rows", rows)
-                .u32("columns", c / w)
+                .u32("columns", c / layout.width)
                 .f32("count", c as f64)
-                .linear(if team > 1 { rows } else { rows.div_ceil(32) })?;
+                .linear(layout.workgroups(rows))?;
         }
         if self.params {
             let block = rows.isqrt().clamp(8, 256);
             let blocks = rows.div_ceil(block);
             let (d, d_xhat) = (l.scratch(blocks * c), l.scratch(blocks * c));
-            l.kernel(shader!("layer_norm_bwd"))
-                .value("stage", "params")
-                .value("W", w)
-                .value("TEAM", team)
-                .read_as("x", x, w == 4)
+            layout
+                .values(l.kernel(shader!("layer_norm_bwd")).value("stage", "params"))
+                .read_as("x", x, vec)
                 .read_as("stats", stats, true)
-                .read_as("dout", dout, w == 4)
-                .write_as("d", d, w == 4)
-                .write_as("d_xhat", d_xhat, w == 4)
+                .read_as("dout", dout, vec)
+                .write_as("d", d, vec)
+                .write_as("d_xhat", d_xhat, vec)
                 .u32("rows", rows)
-                .u32("columns", c / w)
+                .u32("columns", c / layout.width)
                 .u32("blocks", blocks)
                 .u32("block", block)
-                .linear((blocks * c / w).div_ceil(64))?;
+                .linear((blocks * c / layout.width).div_ceil(64))?;
             for (i, sums) in [d_xhat, d].into_iter().enumerate() {
                 let out = l.output_slot(usize::from(self.dx) + i);
                 launch_sum_rows(l, sums, out, (1, blocks, c))?;
@@ -191,7 +222,7 @@ impl Op for LayerNormBackward {
 /// Test cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (rows, c) in [(1usize, 1usize), (3, 5), (40, 12), (300, 40), (7, 129), (5, 1280), (0, 8)] {
+    for (rows, c) in [(1usize, 1usize), (3, 5), (40, 12), (300, 40), (7, 129), (5, 1280), (2, 5000), (0, 8)] {
         let inputs = [Given::normal([rows, c]), Given::normal([c]), Given::normal([c])];
         // One value is its own mean: the gradient is zero divided by nothing but eps.
         let case = Case::new(LayerNorm { eps: 1e-5 }, inputs).primary(1);

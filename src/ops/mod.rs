@@ -23,6 +23,7 @@ macro_rules! registry {
 mod gemm_cases;
 mod gemm_grad;
 mod gemm_launch;
+mod team;
 mod tile;
 
 registry! {

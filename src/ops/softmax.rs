@@ -1,6 +1,6 @@
 //! Softmax over the last dimension, f32.
 
-use super::group_norm::team;
+use super::team::Team;
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::graph::{Launch, Op, TensorInfo, Vjp};
@@ -31,10 +31,15 @@ impl Op for Softmax {
     fn launch(&self, l: &mut Launch) -> Result<()> {
         let (rows, columns) = (l.input(0).shape.rows(), l.input(0).shape.last());
         let (x, out) = (l.input_slot(0), l.output_slot(0));
-        let team = team(l.caps.class, columns);
-        let k =
-            l.kernel(shader!("softmax")).value("backward", false).value("TEAM", team).read("x", x).write("out", out);
-        k.u32("rows", rows).u32("columns", columns).linear(if team > 1 { rows } else { rows.div_ceil(32) })
+        let team = Team::choose(l.caps, columns);
+        let k = l
+            .kernel(shader!("softmax"))
+            .value("backward", false)
+            .value("TEAM", team.threads)
+            .value("WG", team.workgroup)
+            .read("x", x)
+            .write("out", out);
+        k.u32("rows", rows).u32("columns", columns).linear(team.workgroups(rows))
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -71,10 +76,14 @@ impl Op for SoftmaxBackward {
     fn launch(&self, l: &mut Launch) -> Result<()> {
         let (rows, columns) = (l.input(0).shape.rows(), l.input(0).shape.last());
         let (y, dout, dx) = (l.input_slot(0), l.input_slot(1), l.output_slot(0));
-        let team = team(l.caps.class, columns);
-        let k = l.kernel(shader!("softmax")).value("backward", true).value("TEAM", team);
+        let team = Team::choose(l.caps, columns);
+        let k = l
+            .kernel(shader!("softmax"))
+            .value("backward", true)
+            .value("TEAM", team.threads)
+            .value("WG", team.workgroup);
         let k = k.read("y", y).read("dout", dout).write("dx", dx);
-        k.u32("rows", rows).u32("columns", columns).linear(if team > 1 { rows } else { rows.div_ceil(32) })
+        k.u32("rows", rows).u32("columns", columns).linear(team.workgroups(rows))
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {

@@ -1,0 +1,28 @@
+//! How many threads add up the items of one sum (`shaders/lib/team.wgsl`).
+
+use crate::gpu::{AdapterClass, Caps};
+
+/// Threads that share a sum, and how they are grouped.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Team {
+    /// Threads of a sum: one, or a workgroup of them.
+    pub threads: usize,
+    /// Threads of a workgroup.
+    pub workgroup: usize,
+}
+
+impl Team {
+    /// On hardware a workgroup if a sum has many items; software drivers pay for barriers, and one thread is as good.
+    pub fn choose(caps: &Caps, items: usize) -> Team {
+        match caps.class {
+            AdapterClass::Cpu => Team { threads: 1, workgroup: 8 },
+            AdapterClass::Gpu if items > 64 => Team { threads: 64, workgroup: 64 },
+            AdapterClass::Gpu => Team { threads: 1, workgroup: 32 },
+        }
+    }
+
+    /// Workgroups for this many sums.
+    pub fn workgroups(self, sums: usize) -> usize {
+        if self.threads > 1 { sums } else { sums.div_ceil(self.workgroup) }
+    }
+}
