@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::Instant;
 
-use portray::Result;
 use portray::engine::{Engine, class_folder, open_checkpoint};
 use portray::event::{Event, Flow, Picture};
 use portray::io::list_pictures;
 use portray::job::{GenerateJob, LoraArg, SamplingOptions, TrainJob};
+use portray::{Error, Result};
 
 use super::super::args::{DemoArgs, Global};
 use super::super::report::Reporter;
@@ -102,7 +102,7 @@ impl<'a> Studio<'a> {
         let engine = &self.engine;
         let made = timed(&mut self.times, title, || {
             let mut reporter = Reporter::new(global);
-            let mut listener = titled(&mut reporter, title);
+            let mut listener = titled(&mut reporter, title, false);
             let result = pollster::block_on(engine.generate(&job, &mut listener));
             drop(listener);
             reporter.finish(result)
@@ -139,7 +139,7 @@ impl<'a> Studio<'a> {
         let engine = &self.engine;
         timed(&mut self.times, title, || {
             let mut reporter = Reporter::new(global);
-            let mut hear = titled(&mut reporter, title);
+            let mut hear = titled(&mut reporter, title, true);
             let mut listener = |event: Event| {
                 if let Event::Step(step) = &event {
                     training.instance.push(step.instance);
@@ -155,18 +155,23 @@ impl<'a> Studio<'a> {
     }
 }
 
-/// Passes events on under one title: the phases within a job would only flicker by.
-fn titled<'r>(reporter: &'r mut Reporter, title: &str) -> impl FnMut(Event) -> Flow + use<'r> {
+/// Passes events on under one title; the phases within a generation would only flicker by.
+fn titled<'r>(reporter: &'r mut Reporter, title: &str, phases: bool) -> impl FnMut(Event) -> Flow + use<'r> {
     reporter.hear(&Event::Phase(title.to_owned()));
-    |event| match event {
-        Event::Phase(_) | Event::Note(_) => Flow::Continue,
+    move |event| match event {
+        Event::Phase(_) if !phases => Flow::Continue,
+        Event::Note(_) => Flow::Continue,
         other => reporter.hear(&other),
     }
 }
 
 fn timed<T>(times: &mut Vec<(String, f64)>, title: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let began = Instant::now();
-    let made = work()?;
+    let made = work().map_err(|e| match e {
+        // What a stopped training saved is of no use here.
+        Error::Interrupted(_) => Error::Interrupted(": the demo starts anew when it is run again".into()),
+        other => other,
+    })?;
     times.push((title.to_owned(), began.elapsed().as_secs_f64()));
     Ok(made)
 }
