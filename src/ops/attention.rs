@@ -1,14 +1,15 @@
 //! Attention without the score matrix: online softmax forward (Milakov and Gimelshein 2018, arXiv 1805.02867) and the
 //! recomputing backward of FlashAttention (Dao et al. 2022, arXiv 2205.14135). f32 logits, softmax and sums.
 
-use super::{Case, Given, Graph, MatmulSpec, Result, Tensor, matmul, softmax};
+use super::attention_wide::attention_wide;
+use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
 use crate::gpu::Caps;
 use crate::graph::{KernelLaunch, Launch, Op, TensorInfo, Vjp};
 use crate::shader;
 
-/// Widest head that a thread's registers hold; wider ones go through [`matmul`] and [`softmax`].
+/// Widest head that a thread's registers hold; wider ones keep their scores in memory.
 const WIDEST: usize = 160;
 
 /// Where the heads of an operand lie.
@@ -58,22 +59,10 @@ pub struct AttentionBackward {
 /// `softmax(scale * q k^T) v` for every head: -> [n, tokens_q, heads * head_dim].
 pub fn attention(g: &mut Graph, q: Heads, k: Heads, v: Heads, spec: AttentionSpec) -> Result<Tensor> {
     if spec.head_dim > WIDEST {
-        return wide(g, [q, k, v], spec);
+        return attention_wide(g, [q, k, v], spec);
     }
     let op = Attention { spec, offsets: [q.offset, k.offset, v.offset] };
     Ok(g.push(op, &[q.tensor, k.tensor, v.tensor])?[0])
-}
-
-/// One wide head (the VAE's), with its scores in memory.
-fn wide(g: &mut Graph, [q, k, v]: [Heads; 3], spec: AttentionSpec) -> Result<Tensor> {
-    let whole = |g: &Graph, h: &Heads| h.offset == 0 && g.shape(h.tensor).last() == spec.head_dim;
-    if spec.heads != 1 || spec.causal || ![q, k, v].iter().all(|h| whole(g, h)) {
-        let message = format!("heads of {} columns (above {WIDEST}) must be single and lie alone", spec.head_dim);
-        return Err(Error::op("attention", message));
-    }
-    let logits = matmul(g, q.tensor, k.tensor, MatmulSpec { transpose_b: true, batched: true, alpha: spec.scale })?;
-    let weights = softmax(g, logits)?;
-    matmul(g, weights, v.tensor, MatmulSpec { transpose_b: false, batched: true, alpha: 1.0 })
 }
 
 struct Dims {

@@ -20,6 +20,7 @@ macro_rules! registry {
     };
 }
 
+mod attention_wide;
 mod gemm_cases;
 mod gemm_grad;
 mod gemm_launch;
@@ -46,6 +47,7 @@ registry! {
     reduce,
     repeat,
     reshape,
+    rows,
     sampler_step,
     scale_input,
     softmax,
