@@ -193,6 +193,7 @@ impl Gpu {
         *self.shared.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn set_pace(&self, pace: f64) {
         *self.shared.pace.lock().unwrap_or_else(PoisonError::into_inner) = Some(pace);
     }

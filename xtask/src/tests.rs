@@ -142,13 +142,14 @@ fn lavapipe_manifest() -> Option<PathBuf> {
     files.flatten().map(|entry| entry.path()).find(is_lavapipe)
 }
 
-/// Checks the library for WebAssembly: with rustup's target, else with Debian's compiler that has its standard library.
+/// The library for WebAssembly: lints with rustup's target, else a check with Debian's compiler that has its standard
+/// library.
 fn wasm() -> Outcome {
-    let check = ["check", "--release", "--quiet", "--lib", "--no-default-features", "--target", WASM];
+    let options = ["--release", "--quiet", "--lib", "--no-default-features", "--target", WASM];
     if output("rustup", &["target", "list", "--installed"]).contains(WASM)
         || Command::new("rustup").args(["target", "add", WASM]).status().is_ok_and(|s| s.success())
     {
-        return ran(at_root().args(check));
+        return ran(at_root().arg("clippy").args(options).args(["--", "-D", "warnings"]));
     }
     match install::package("rustc-web cargo-web rust-web-src") {
         Ok(Installed::Yes) => {}
@@ -162,7 +163,7 @@ fn wasm() -> Outcome {
     let sysroot = output("rustc", &["--print", "sysroot"]);
     let linker = Path::new(sysroot.trim()).join("lib/rustlib/x86_64-unknown-linux-gnu/bin/rust-lld");
     let mut command = Command::new("/usr/bin/cargo");
-    command.current_dir(root()).args(check).arg("-Zbuild-std=std,panic_abort");
+    command.current_dir(root()).arg("check").args(options).arg("-Zbuild-std=std,panic_abort");
     command.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1");
     command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
     // Another compiler's results would only displace those of the first.

@@ -206,7 +206,8 @@ mod tests {
         assert!(count(colors[6]) > (2 * SMALL * SMALL) as usize * 9 / 10);
         // Nothing is drawn over the margins.
         assert!(page.enumerate_pixels().all(|(x, y, p)| {
-            p.0 == [255; 3] || (x >= MARGIN && x < WIDTH - MARGIN && y > MARGIN / 2 && y < page.height() - MARGIN / 2)
+            p.0 == [255; 3]
+                || ((MARGIN..WIDTH - MARGIN).contains(&x) && y > MARGIN / 2 && y < page.height() - MARGIN / 2)
         }));
     }
 
