@@ -10,10 +10,6 @@ use portray::event::{Event, Flow, StepReport};
 use portray::io::{LoraFormat, SafeTensors};
 use portray::job::{LrSchedule, Method, ModelOptions, Targets, TrainJob, WeightType};
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden").join(name)
-}
-
 #[derive(serde::Deserialize)]
 struct Line {
     loss: f64,
@@ -24,7 +20,7 @@ struct Line {
 }
 
 fn recorded(folder: &str, tag: &str) -> Vec<Line> {
-    let text = std::fs::read_to_string(fixture(folder).join(format!("{tag}.jsonl"))).expect("recorded steps");
+    let text = std::fs::read_to_string(common::golden(folder).join(format!("{tag}.jsonl"))).expect("recorded steps");
     text.lines().map(|line| serde_json::from_str(line).expect("a recorded step")).collect()
 }
 
@@ -34,9 +30,9 @@ fn job(kind: &str, what: &str, tag: &str, out: PathBuf) -> TrainJob {
     let full = what == "full";
     let text = what == "text";
     let mut job = TrainJob {
-        model: ModelOptions { model: Some(fixture(kind)), dtype: WeightType::F32, ..Default::default() },
-        replay: Some(fixture(&folder).join("replay.safetensors")),
-        init_lora: (!full).then(|| fixture(&folder).join("init.lora-peft.safetensors")),
+        model: ModelOptions { model: Some(common::golden(kind)), dtype: WeightType::F32, ..Default::default() },
+        replay: Some(common::golden(&folder).join("replay.safetensors")),
+        init_lora: (!full).then(|| common::golden(&folder).join("init.lora-peft.safetensors")),
         method: if full { Method::Full } else { Method::Lora },
         targets: if text { Targets::All } else { Targets::Attention },
         text_encoder: text,
@@ -124,7 +120,7 @@ fn replay(engine: &Engine, kind: &str, what: &str, tag: &str) -> Result<(), Stri
     pollster::block_on(engine.train(&job, &mut hear)).map_err(|e| e.to_string())?;
     let fixtures = format!("{kind}-{what}");
     compare(&steps, &recorded(&fixtures, tag))?;
-    let expected = fixture(&fixtures).join(format!("{tag}.final.safetensors"));
+    let expected = common::golden(&fixtures).join(format!("{tag}.final.safetensors"));
     if !expected.exists() {
         return Ok(());
     }
@@ -132,9 +128,9 @@ fn replay(engine: &Engine, kind: &str, what: &str, tag: &str) -> Result<(), Stri
     let (got, start) = match what {
         "full" => {
             let weights = "unet/diffusion_pytorch_model.safetensors";
-            (open(&out.join(weights))?, open(&fixture(kind).join(weights))?)
+            (open(&out.join(weights))?, open(&common::golden(kind).join(weights))?)
         }
-        _ => (open(&out)?, open(&fixture(&fixtures).join("init.lora-peft.safetensors"))?),
+        _ => (open(&out)?, open(&common::golden(&fixtures).join("init.lora-peft.safetensors"))?),
     };
     let before = |name: &str| start.get(name).and_then(|t| t.to_f32()).expect("a tensor to start from");
     let worst = final_error(&got, &open(&expected)?, &before)?;

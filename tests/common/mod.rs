@@ -1,9 +1,17 @@
 //! What the integration tests share: random operands and a comparator.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+use std::path::{Path, PathBuf};
+
 use portray::base::{Array, DType};
 use portray::gpu::{DeviceOptions, Gpu};
 use portray::ops::Given;
+
+/// A file of what PyTorch and diffusers gave: a fixture, or one of another folder that `PORTRAY_GOLDEN` names.
+pub fn golden(name: &str) -> PathBuf {
+    let fixtures = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden");
+    std::env::var_os("PORTRAY_GOLDEN").map_or_else(fixtures, PathBuf::from).join(name)
+}
 
 /// The adapter that `WGPU_ADAPTER_NAME` or `VK_ICD_FILENAMES` selects.
 pub fn gpu() -> Gpu {

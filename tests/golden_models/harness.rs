@@ -32,7 +32,7 @@ pub static GPU: OnceLock<Gpu> = OnceLock::new();
 pub type Factors = BTreeMap<String, HostTensor<'static>>;
 
 pub fn fixture(name: &str) -> String {
-    format!("{}/tests/fixtures/golden/{name}", env!("CARGO_MANIFEST_DIR"))
+    crate::common::golden(name).display().to_string()
 }
 
 impl Golden {

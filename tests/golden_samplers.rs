@@ -1,0 +1,135 @@
+//! Whole generations against diffusers pipelines: every latent of guided trajectories, through [`Engine::generate`] as a
+//! user calls it, and image to image (`tests/fixtures/golden`; `img2img.*` by `tests/fixtures/make_img2img.py`).
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use portray::diffusion::{SamplerKind, Spacing};
+use portray::engine::{Engine, EngineOptions, Latents};
+use portray::event::{Event, Flow};
+use portray::io::SafeTensors;
+use portray::job::{GenerateJob, ModelOptions, SamplingOptions, WeightType};
+
+const PROMPT: &str = "a photo of a sks dog";
+
+fn open(path: &Path) -> SafeTensors {
+    SafeTensors::open(path).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn tensor(file: &SafeTensors, name: &str) -> (Vec<usize>, Vec<f64>) {
+    let t = file.get(name).unwrap_or_else(|e| panic!("{e}"));
+    (t.shape.to_vec(), t.to_f32().unwrap().into_iter().map(f64::from).collect())
+}
+
+fn job(model: PathBuf, steps: usize, sampler: SamplerKind) -> GenerateJob {
+    // The recorded fast samplers ran without guidance.
+    let guided = steps != 4;
+    GenerateJob {
+        prompts: vec![PROMPT.into()],
+        model: ModelOptions { model: Some(model), dtype: WeightType::F32, ..Default::default() },
+        sampling: SamplingOptions {
+            negative: if guided { "blurry".into() } else { String::new() },
+            steps: Some(steps),
+            guidance: Some(if guided { 5.0 } else { 1.0 }),
+            sampler: Some(sampler),
+            seed: 1234,
+            ..Default::default()
+        },
+        count: 1,
+        keep_latents: true,
+        ..Default::default()
+    }
+}
+
+fn latents(engine: &Engine, job: &GenerateJob) -> Latents {
+    let made = pollster::block_on(engine.generate(job, &mut |_: Event| Flow::Continue));
+    made.unwrap_or_else(|e| panic!("{e}")).latents.expect("latents were asked for")
+}
+
+/// Every step's latent, within `tolerance` of the largest of its own.
+fn compare(got: &Latents, expected: &[f64], tolerance: f64) -> Result<(), String> {
+    let each = expected.len() / got.steps.len().max(1);
+    if got.steps.len() * each != expected.len() || got.steps.is_empty() {
+        return Err(format!("{} steps do not make up {} values", got.steps.len(), expected.len()));
+    }
+    for (i, (step, expected)) in got.steps.iter().zip(expected.chunks(each)).enumerate() {
+        common::close(step, expected, tolerance).map_err(|e| format!("step {i}: {e}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn trajectories_are_those_of_diffusers() {
+    let engine = pollster::block_on(Engine::request(&EngineOptions::default())).expect("an adapter");
+    let mut wrong = Vec::new();
+    for kind in ["sd2", "sd15"] {
+        let file = open(&common::golden(&format!("{kind}.safetensors")));
+        for name in
+            ["ddim", "ddpm", "pndm", "euler", "euler-trailing", "euler-a", "dpm++2m", "dpm++2m-karras", "unipc", "lcm"]
+        {
+            let (shape, expected) = tensor(&file, &format!("sampler.{name}.latents"));
+            let kind_of: SamplerKind = name.trim_end_matches("-trailing").trim_end_matches("-karras").parse().unwrap();
+            let steps = if ["euler-trailing", "lcm"].contains(&name) { 4 } else { 7 };
+            let mut job = job(common::golden(kind), steps, kind_of);
+            job.sampling.spacing = name.ends_with("-trailing").then_some(Spacing::Trailing);
+            job.sampling.karras = name.ends_with("-karras");
+            let factor = vae_factor(&common::golden(kind));
+            (job.sampling.height, job.sampling.width) = (Some(shape[2] * factor), Some(shape[3] * factor));
+            let got = latents(&engine, &job);
+            if let Err(e) = compare(&got, &expected, 1e-3) {
+                wrong.push(format!("{kind} {name}: {e}"));
+            }
+            let recorded = tensor(&file, &format!("sampler.{name}.timesteps")).1;
+            if got.timesteps.iter().zip(&recorded).any(|(a, b)| (a - b).abs() > 1e-2)
+                || got.timesteps.len() != recorded.len()
+            {
+                wrong.push(format!("{kind} {name}: timesteps {:?}, recorded {recorded:?}", got.timesteps));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn vae_factor(model: &Path) -> usize {
+    let text = std::fs::read(model.join("vae/config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    1 << (config["block_out_channels"].as_array().unwrap().len() - 1)
+}
+
+#[test]
+fn image_to_image_is_that_of_diffusers() {
+    let engine = pollster::block_on(Engine::request(&EngineOptions::default())).expect("an adapter");
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/img2img");
+    let file = open(&fixtures.join("latents.safetensors"));
+    for kind in ["sd2", "sd15"] {
+        for (name, strength) in [("0.6", 0.6), ("1.0", 1.0)] {
+            let mut job = job(
+                Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden").join(kind),
+                7,
+                SamplerKind::Ddim,
+            );
+            job.init = Some(fixtures.join("init.png"));
+            (job.sampling.width, job.sampling.height) = (Some(40), Some(48));
+            job.strength = strength;
+            let got = latents(&engine, &job);
+            let (shape, expected) = tensor(&file, &format!("{kind}.{name}"));
+            assert_eq!(got.shape, shape);
+            common::close(&got.last, &expected, 1e-3).unwrap_or_else(|e| panic!("{kind}, strength {name}: {e}"));
+        }
+    }
+}
+
+#[test]
+fn the_comparison_rejects_what_is_wrong() {
+    let good = Latents {
+        shape: vec![1, 1, 1, 2],
+        last: vec![3.0, 4.0],
+        steps: vec![vec![1.0, 2.0], vec![3.0, 4.0]],
+        timesteps: vec![],
+    };
+    assert!(compare(&good, &[1.0, 2.0, 3.0, 4.0], 1e-3).is_ok());
+    assert!(compare(&good, &[1.0, 2.01, 3.0, 4.0], 1e-3).is_err(), "an early step is off");
+    assert!(compare(&good, &[1.0, 2.0, 3.0], 1e-3).is_err());
+    assert!(compare(&Latents { steps: vec![], ..good }, &[1.0], 1e-3).is_err());
+}
