@@ -17,7 +17,7 @@ pub fn run(global: &Global, engine: &Engine, dump: Option<&Path>) -> Result<()> 
     }
     stop::listen();
     if !global.json {
-        terminal::note(&format!("{:<44} {:>10} {:>12} {:>10} {:>8}", "", "ms", "GFLOP/s", "GB/s", "ceiling"));
+        terminal::note(&format!("{:<58} {:>10} {:>12} {:>10} {:>8}", "", "ms", "GFLOP/s", "GB/s", "ceiling"));
     }
     let mut show = |row: &BenchRow| {
         let printed = if global.json { terminal::data(serde_json::json!(row)) } else { terminal::data(human(row)) };
@@ -28,8 +28,8 @@ pub fn run(global: &Global, engine: &Engine, dump: Option<&Path>) -> Result<()> 
 
 fn human(row: &BenchRow) -> String {
     let rate = |amount: u64| if amount == 0 { "-".into() } else { format!("{:.2}", amount as f64 / row.seconds / 1e9) };
-    let share = if row.bytes == 0 { "-".into() } else { format!("{:.0} %", row.share * 100.0) };
-    format!("{:<44} {:>10.2} {:>12} {:>10} {share:>8}", row.name, row.seconds * 1e3, rate(row.flops), rate(row.bytes))
+    let share = row.share.map_or_else(|| "-".into(), |share| format!("{:.0} %", share * 100.0));
+    format!("{:<58} {:>10.2} {:>12} {:>10} {share:>8}", row.name, row.seconds * 1e3, rate(row.flops), rate(row.bytes))
 }
 
 /// One file a kernel, named by template and a number, as other compilers take it.

@@ -29,8 +29,9 @@ pub struct BenchRow {
     pub flops: u64,
     /// Bytes that it has to read and write once.
     pub bytes: u64,
-    /// Share of the ceiling that binds it: arithmetic or memory, whichever is nearer.
-    pub share: f64,
+    /// Share of the ceiling that binds it: arithmetic or memory, whichever is nearer; of a whole step, its rate against
+    /// that of its contractions alone.
+    pub share: Option<f64>,
 }
 
 /// Runs of each op; the median counts.
@@ -45,8 +46,12 @@ fn time(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
         run()?;
         seconds.push(start.elapsed().as_secs_f64());
     }
-    seconds.sort_by(f64::total_cmp);
-    Ok(seconds[RUNS / 2])
+    Ok(median(&mut seconds))
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 impl Engine {
@@ -67,7 +72,7 @@ impl Engine {
         let bytes = g.stored_tensors().map(|(_, t)| g.info(t).bytes()).sum::<u64>() + g.info(out).bytes();
         let (session, flops) = self.session(&g).await?;
         let seconds = time(|| session.run().and_then(|()| self.gpu.wait()))?;
-        Ok(BenchRow { name: name.into(), seconds, flops, bytes, share: 0.0 })
+        Ok(BenchRow { name: name.into(), seconds, flops, bytes, share: None })
     }
 
     /// Measures; each line goes to `line` as it is done.
@@ -85,7 +90,9 @@ impl Engine {
         let copy = copy.await?;
         let (peak, bandwidth) = (fma.flops as f64 / fma.seconds, copy.bytes as f64 / copy.seconds);
         let mut add = |mut row: BenchRow, rows: &mut Vec<BenchRow>| {
-            row.share = (row.flops as f64 / peak).max(row.bytes as f64 / bandwidth) / row.seconds;
+            if row.bytes > 0 {
+                row.share = Some((row.flops as f64 / peak).max(row.bytes as f64 / bandwidth) / row.seconds);
+            }
             let flow = line(&row);
             rows.push(row);
             flow
@@ -159,35 +166,73 @@ impl Engine {
         self.against_parts("training step", plan.first, add).await
     }
 
+    /// The plan as a whole and its nodes alone, in turns: medians of both, and how near the whole comes to the rate of its
+    /// contractions alone.
     async fn against_parts(&self, name: &str, plan: Plan, add: &mut dyn FnMut(BenchRow) -> Flow) -> Result<()> {
         let mut store = Store::new(&self.gpu);
         let tensors: Vec<(String, u64)> = plan.stored.iter().map(|(k, b)| (k.clone(), *b)).collect();
         store.allocate("bench", &tensors)?;
         let (flops, dispatches) = (plan.total_flops(), plan.dispatch_count());
         let session = Session::new(&self.gpu, plan, &mut Pool::default(), &store).await?;
-        let seconds = time(|| session.run().and_then(|()| self.gpu.wait()))?;
-        add(BenchRow { name: format!("{name}, {dispatches} dispatches"), seconds, flops, bytes: 0, share: 0.0 });
-        let mut parts: BTreeMap<&'static str, (f64, u64, usize)> = BTreeMap::new();
-        for (op, seconds, flops) in session.profile()? {
-            let part = parts.entry(op).or_default();
-            *part = (part.0 + seconds, part.1 + flops, part.2 + 1);
+        let mut wholes = Vec::with_capacity(PAIRS);
+        let mut ratios = Vec::with_capacity(PAIRS);
+        let mut parts: BTreeMap<&'static str, Part> = BTreeMap::new();
+        session.run().and_then(|()| self.gpu.wait())?;
+        for _ in 0..PAIRS {
+            let start = Instant::now();
+            session.run().and_then(|()| self.gpu.wait())?;
+            let whole = start.elapsed().as_secs_f64();
+            let mut lone: BTreeMap<&'static str, Part> = BTreeMap::new();
+            for (op, seconds, flops) in session.profile()? {
+                let part = lone.entry(op).or_default();
+                part.add(seconds, flops, 1);
+            }
+            let contractions = lone.iter().filter(|(op, _)| CONTRACTIONS.contains(op));
+            let (seconds, product_flops) =
+                contractions.fold((0.0, 0), |(s, f), (_, part)| (s + part.seconds, f + part.flops));
+            wholes.push(whole);
+            ratios.push((flops as f64 / whole) / (product_flops as f64 / seconds));
+            for (op, part) in lone {
+                parts.entry(op).or_default().add(part.seconds / PAIRS as f64, part.flops / PAIRS as u64, part.count);
+            }
         }
-        let total = parts.values().map(|p| p.0).sum::<f64>();
-        add(BenchRow {
-            name: format!("  {name}: sum of its parts alone"),
-            seconds: total,
-            flops,
-            bytes: 0,
-            share: 0.0,
-        });
+        let row = |name: String, seconds: f64, flops: u64| BenchRow { name, seconds, flops, bytes: 0, share: None };
+        let whole = median(&mut wholes);
+        add(row(format!("{name}, {dispatches} dispatches"), whole, flops));
+        let share = Some(median(&mut ratios));
+        add(BenchRow { share, ..row(format!("  {name} against the rate of its contractions alone"), whole, flops) });
+        let total = parts.values().map(|p| p.seconds).sum::<f64>();
+        add(row(format!("  {name}: sum of its parts alone"), total, flops));
         let mut parts: Vec<_> = parts.into_iter().collect();
-        parts.sort_by(|a, b| b.1.0.total_cmp(&a.1.0));
-        for (op, (seconds, flops, count)) in parts {
-            add(BenchRow { name: format!("    {op} x {count}"), seconds, flops, bytes: 0, share: 0.0 });
+        parts.sort_by(|a, b| b.1.seconds.total_cmp(&a.1.seconds));
+        for (op, part) in parts {
+            add(row(format!("    {op} x {}", part.count / PAIRS), part.seconds, part.flops));
         }
         Ok(())
     }
 }
+
+/// What the nodes of one op take alone.
+#[derive(Default)]
+struct Part {
+    seconds: f64,
+    flops: u64,
+    count: usize,
+}
+
+impl Part {
+    fn add(&mut self, seconds: f64, flops: u64, count: usize) {
+        self.seconds += seconds;
+        self.flops += flops;
+        self.count += count;
+    }
+}
+
+/// Ops that are matrix products.
+const CONTRACTIONS: &[&str] = &["linear", "conv2d", "conv2d_transposed", "weight_grad"];
+
+/// Whole steps and their parts, in turns.
+const PAIRS: usize = 10;
 
 /// GEMM shapes: the bundled model's, SD 2's, and the square one that rates are quoted for.
 const GEMMS: [(usize, usize, usize); 9] = [
