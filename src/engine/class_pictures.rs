@@ -38,6 +38,27 @@ fn cached(folder: &Path, index: usize) -> PathBuf {
     folder.join(format!("{index:04}.png"))
 }
 
+/// The job that makes them.
+pub(super) fn class_job(model: &ModelOptions, prompt: &str, count: usize, size: [usize; 2], seed: u64) -> GenerateJob {
+    let sampling = SamplingOptions {
+        steps: Some(STEPS),
+        guidance: Some(GUIDANCE),
+        sampler: Some(SamplerKind::Ddpm),
+        seed,
+        width: Some(size[0]),
+        height: Some(size[1]),
+        ..SamplingOptions::default()
+    };
+    GenerateJob {
+        prompts: vec![prompt.to_string()],
+        model: model.clone(),
+        sampling,
+        count,
+        strength: 1.0,
+        ..GenerateJob::default()
+    }
+}
+
 impl Engine {
     /// `count` pictures of `prompt` by the untouched model, seeds `seed + i`, from the cache where they are there.
     #[allow(clippy::too_many_arguments, reason = "what decides the pictures, and where they are told of")]
@@ -56,23 +77,7 @@ impl Engine {
         let have = (0..count).take_while(|&i| io::Picture::open(cached(&folder, i)).is_ok()).count();
         if have < count {
             listener(Event::Phase(format!("making {} class pictures of \"{prompt}\"", count - have)));
-            let sampling = SamplingOptions {
-                steps: Some(STEPS),
-                guidance: Some(GUIDANCE),
-                sampler: Some(SamplerKind::Ddpm),
-                seed: seed.wrapping_add(have as u64),
-                width: Some(size[0]),
-                height: Some(size[1]),
-                ..SamplingOptions::default()
-            };
-            let job = GenerateJob {
-                prompts: vec![prompt.to_string()],
-                model: model.clone(),
-                sampling,
-                count: count - have,
-                strength: 1.0,
-                ..GenerateJob::default()
-            };
+            let job = class_job(model, prompt, count - have, size, seed.wrapping_add(have as u64));
             let mut forward = |event: Event| match event {
                 Event::Progress { .. } | Event::Warning(_) => listener(event),
                 _ => listener(Event::Progress { unit: "step", done: 0, total: 0 }),

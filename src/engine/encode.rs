@@ -10,7 +10,7 @@ use crate::nn::{Param, Scope, Settings};
 use super::Model;
 
 /// Prompts that the text encoder takes at once.
-const PROMPTS: usize = 8;
+pub(crate) const PROMPTS: usize = 8;
 
 /// A recorded part: its graph's plan, what to write and what to read.
 pub(crate) struct Part {

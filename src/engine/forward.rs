@@ -37,7 +37,7 @@ fn picture(inputs: &SafeTensors, name: &str, channels: usize) -> Result<([usize;
     if c != channels || n == 0 {
         return Err(tensor.error(format!("is {:?}: expected [n, {channels}, h, w]", tensor.shape)));
     }
-    Ok(([n, c, h, w], layout::to_channels_last(&tensor.to_f32()?, [n, c, h, w])))
+    Ok(([n, c, h, w], layout::to_channels_last(&tensor.to_numbers()?, [n, c, h, w])))
 }
 
 impl Engine {
@@ -106,7 +106,7 @@ impl Engine {
 
     async fn forward_unet(&self, model: &Model, inputs: &SafeTensors) -> Result<Vec<Named>> {
         let ([n, c, h, w], sample) = picture(inputs, "sample", model.unet.in_channels)?;
-        let mut timestep = inputs.get("timestep")?.to_f32()?;
+        let mut timestep = inputs.get("timestep")?.to_numbers()?;
         if timestep.len() == 1 {
             timestep = vec![timestep[0]; n];
         }
@@ -136,7 +136,7 @@ impl Engine {
         let mut store = Store::new(&self.gpu);
         model.load(&mut store, "unet", &scope.params())?;
         let session = Session::new(&self.gpu, self.planning().plan(&g)?, &mut Pool::default(), &store).await?;
-        let writes: [(Tensor, &[f32]); 3] = [(x, &sample), (t, &timestep), (seen, &context.to_f32()?)];
+        let writes: [(Tensor, &[f32]); 3] = [(x, &sample), (t, &timestep), (seen, &context.to_numbers()?)];
         for (input, values) in writes {
             session.write(input, values)?;
         }

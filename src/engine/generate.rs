@@ -8,11 +8,10 @@ use crate::event::{Event, Flow, Listener, Picture};
 use crate::gpu::{Pool, Store};
 use crate::io;
 use crate::job::{GenerateJob, PredictionArg, RngKind, SamplingOptions};
-use crate::models::UNet;
-use crate::nn::{Mode, Scope, Settings};
 
 use super::encode::{Planning, VaeSession, posterior};
-use super::sample::{Extent, Sampling, SamplingPlan};
+use super::plan::GeneratePlans;
+use super::sample::Sampling;
 use super::{Engine, Generated, Latents, Model};
 
 /// How a job samples, all defaults resolved.
@@ -99,12 +98,14 @@ impl Engine {
         }
         interrupted(listener(Event::Phase("reading the prompts".into())), "")?;
         let planning = Planning { caps: self.gpu.caps(), variants: &self.variants };
+        let plans = GeneratePlans::new(job, &model, &recipe, planning, [width, height])?;
         let mut pool = Pool::default();
+        pool.reserve(&self.gpu, &plans.pool())?;
+        let GeneratePlans { encode, unet, params, sampling, decode, .. } = plans;
         let hidden = model.encode_prompts(&self.gpu, planning, &mut pool, &texts).await?;
 
-        let start = match &init {
-            Some(picture) => {
-                let part = model.plan_vae_encode(planning, 1, [width, height])?;
+        let start = match init.as_ref().zip(encode) {
+            Some((picture, part)) => {
                 let vae = VaeSession::new(&self.gpu, &model, &mut pool, part).await?;
                 let pixels = picture.prepare(width, height, io::Crop::CENTER, false)?;
                 Some(posterior(&vae.run(&pixels).await?, model.vae.latent_channels))
@@ -112,11 +113,14 @@ impl Engine {
             None => None,
         };
 
-        let latents =
-            self.sample_all(&model, job, &recipe, [width, height], &hidden, start, &mut pool, listener).await?;
+        interrupted(listener(Event::Phase("loading the model".into())), "")?;
+        let mut store = Store::new(&self.gpu);
+        model.load(&mut store, "unet", &params)?;
+        let sampling = Sampling::new(&self.gpu, sampling, &unet, &mut pool, &mut store).await?;
+        let latents = self.sample_all(&model, job, &recipe, &sampling, &store, &hidden, start, listener).await?;
+        drop((sampling, store));
         interrupted(listener(Event::Phase("decoding".into())), "")?;
-        let part = model.plan_vae_decode(planning, 1, [width, height])?;
-        let vae = VaeSession::new(&self.gpu, &model, &mut pool, part).await?;
+        let vae = VaeSession::new(&self.gpu, &model, &mut pool, decode).await?;
         let mut pictures = Vec::with_capacity(latents.len());
         for (index, (last, _)) in latents.iter().enumerate() {
             let scaled: Vec<f32> = last.iter().map(|x| x / model.vae.scaling_factor as f32).collect();
@@ -141,28 +145,12 @@ impl Engine {
         model: &Model,
         job: &GenerateJob,
         recipe: &Recipe,
-        [width, height]: [usize; 2],
+        sampling: &Sampling,
+        store: &Store,
         hidden: &[Vec<f32>],
         start: Option<(Vec<f32>, Vec<f32>)>,
-        pool: &mut Pool,
         listener: Listener<'_>,
     ) -> Result<Vec<(Vec<f32>, Vec<Vec<f32>>)>> {
-        let planning = Planning { caps: self.gpu.caps(), variants: &self.variants };
-        let scope = Scope::new("unet", Settings { dtype: model.dtype(self.gpu.caps()), ..Settings::default() });
-        let unet = UNet::new(&scope, model.unet.clone())?;
-        let extent = Extent {
-            size: [height / model.factor(), width / model.factor()],
-            channels: model.unet.in_channels,
-            tokens: model.tokenizer.length(),
-            width: model.context_width(),
-            guided: recipe.guided(),
-            slots: recipe.trajectory.slots,
-        };
-        let plan = SamplingPlan::new(planning, &unet, Mode::Inference, extent)?;
-        interrupted(listener(Event::Phase("loading the model".into())), "")?;
-        let mut store = Store::new(&self.gpu);
-        model.load(&mut store, "unet", &scope.params())?;
-        let sampling = Sampling::new(&self.gpu, plan, &unet, pool, &mut store).await?;
         interrupted(listener(Event::Phase("sampling".into())), "")?;
         let pictures = job.prompts.len() * job.count;
         let total = pictures * recipe.trajectory.steps.len();
@@ -188,7 +176,7 @@ impl Engine {
             };
             let last = sampling
                 .run(
-                    &store,
+                    store,
                     &recipe.trajectory,
                     recipe.guidance,
                     latent.as_deref(),

@@ -10,6 +10,8 @@ mod plan;
 mod preview;
 mod sample;
 mod train;
+mod train_data;
+mod train_files;
 mod train_job;
 
 pub use bench::BenchRow;

@@ -1,14 +1,16 @@
-//! `plan`: memory, FLOPs and dispatches of a job, without a GPU.
+//! `plan`: memory, FLOPs and dispatches of a job, without a GPU. The jobs themselves run what is planned here.
 
 use crate::error::Result;
 use crate::event::Flow;
-use crate::gpu::{Caps, Variants};
+use crate::gpu::{Caps, STAGING_BYTES, Variants};
 use crate::job::{GenerateJob, TrainJob};
 use crate::models::UNet;
 use crate::nn::{Mode, Param, Scope, Settings};
+use crate::train::TrainPlan;
 
 use super::Model;
-use super::encode::Planning;
+use super::class_pictures::class_job;
+use super::encode::{PROMPTS, Part, Planning};
 use super::generate::Recipe;
 use super::sample::{Extent, SamplingPlan};
 use super::train::plan_training;
@@ -28,8 +30,106 @@ pub struct PlanReport {
     pub notes: Vec<String>,
 }
 
+/// A part of a job that runs while the others hold no memory but the shared pool.
+struct Phase {
+    name: &'static str,
+    weights: u64,
+    /// Inputs, uniforms, and what is stored beside the weights.
+    beside: u64,
+    arena: Vec<u64>,
+}
+
+impl Phase {
+    fn part(name: &'static str, part: &Part) -> Phase {
+        let beside = part.plan.input_bytes + part.plan.uniform_bytes;
+        Phase { name, weights: bytes(&part.params), beside, arena: part.plan.arena.clone() }
+    }
+}
+
+/// Chunks of a pool that serves every one of `arenas` in turn.
+fn pool<'a>(arenas: impl IntoIterator<Item = &'a Vec<u64>>) -> Vec<u64> {
+    let mut chunks: Vec<u64> = Vec::new();
+    for arena in arenas {
+        chunks.resize(chunks.len().max(arena.len()), 0);
+        chunks.iter_mut().zip(arena).for_each(|(chunk, &bytes)| *chunk = bytes.max(*chunk));
+    }
+    chunks
+}
+
 fn bytes(params: &[Param]) -> u64 {
     params.iter().map(|p| p.bytes().next_multiple_of(256)).sum()
+}
+
+/// Rows and peak of phases that run in turn in one pool.
+fn in_turn(phases: &[Phase]) -> (Vec<(String, u64)>, u64) {
+    let pool: u64 = pool(phases.iter().map(|p| &p.arena)).iter().sum();
+    let mut rows: Vec<(String, u64)> = Vec::new();
+    for phase in phases {
+        rows.push((format!("{}: weights", phase.name), phase.weights));
+        rows.push((format!("{}: inputs and state", phase.name), phase.beside));
+    }
+    let alone = phases.iter().map(|p| p.weights + p.beside).max().unwrap_or(0);
+    let staging = STAGING_BYTES.min(phases.iter().map(|p| p.weights).max().unwrap_or(0));
+    rows.push(("working memory, shared by all".into(), pool));
+    rows.push(("staging".into(), staging));
+    (rows, pool + alone + staging)
+}
+
+/// Every plan of a `generate` job.
+pub(crate) struct GeneratePlans {
+    pub text: Part,
+    pub encode: Option<Part>,
+    pub unet: UNet,
+    pub params: Vec<Param>,
+    pub sampling: SamplingPlan,
+    pub decode: Part,
+}
+
+impl GeneratePlans {
+    pub(crate) fn new(
+        job: &GenerateJob,
+        model: &Model,
+        recipe: &Recipe,
+        planning: Planning<'_>,
+        [width, height]: [usize; 2],
+    ) -> Result<GeneratePlans> {
+        let text = model.plan_text(planning, (job.prompts.len() + 1).min(PROMPTS), model.tokenizer.length())?;
+        let encode = job.init.as_ref().map(|_| model.plan_vae_encode(planning, 1, [width, height])).transpose()?;
+        let scope = Scope::new("unet", Settings { dtype: model.dtype(planning.caps), ..Settings::default() });
+        let unet = UNet::new(&scope, model.unet.clone())?;
+        let extent = Extent {
+            size: [height / model.factor(), width / model.factor()],
+            channels: model.unet.in_channels,
+            tokens: model.tokenizer.length(),
+            width: model.context_width(),
+            guided: recipe.guided(),
+            slots: recipe.trajectory.slots,
+        };
+        let sampling = SamplingPlan::new(planning, &unet, Mode::Inference, extent)?;
+        let decode = model.plan_vae_decode(planning, 1, [width, height])?;
+        Ok(GeneratePlans { text, encode, unet, params: scope.params(), sampling, decode })
+    }
+
+    /// Chunks that serve all of them in turn.
+    pub(crate) fn pool(&self) -> Vec<u64> {
+        pool(self.phases().iter().map(|p| &p.arena))
+    }
+
+    fn phases(&self) -> Vec<Phase> {
+        let weights = bytes(&self.params);
+        let step = &self.sampling.step;
+        let beside = self.sampling.plans().map(|p| p.input_bytes + p.uniform_bytes).sum::<u64>();
+        let mut phases = vec![Phase::part("text encoder", &self.text)];
+        phases.extend(self.encode.as_ref().map(|part| Phase::part("VAE encoder", part)));
+        phases.push(Phase {
+            name: "UNet",
+            weights,
+            beside: beside + step.stored_bytes().saturating_sub(weights),
+            arena: pool(self.sampling.plans().map(|p| &p.arena)),
+        });
+        phases.push(Phase::part("VAE decoder", &self.decode));
+        phases
+    }
 }
 
 /// The plan of a `generate` job on an adapter with `caps`.
@@ -38,41 +138,69 @@ pub fn plan_generate(job: &GenerateJob, caps: &Caps) -> Result<PlanReport> {
     let model = Model::open(&job.model, &job.loras, &mut silent)?;
     let planning = Planning { caps, variants: &Variants::default() };
     let recipe = Recipe::new(&model, &job.sampling, job.model.prediction, job.init.as_ref().map(|_| job.strength))?;
-    let [width, height] = model.size(job.sampling.width, job.sampling.height)?;
-    let tokens = model.tokenizer.length();
-    let text = model.plan_text(planning, (job.prompts.len() + 1).min(8), tokens)?;
-    let scope = Scope::new("unet", Settings { dtype: model.dtype(caps), ..Settings::default() });
-    let unet = UNet::new(&scope, model.unet.clone())?;
-    let extent = Extent {
-        size: [height / model.factor(), width / model.factor()],
-        channels: model.unet.in_channels,
-        tokens,
-        width: model.context_width(),
-        guided: recipe.guided(),
-        slots: recipe.trajectory.slots,
-    };
-    let sampling = SamplingPlan::new(planning, &unet, Mode::Inference, extent)?;
-    let vae = model.plan_vae_decode(planning, 1, [width, height])?;
-    let stored = sampling.step.stored_bytes().saturating_sub(bytes(&scope.params()));
-    let rows = vec![
-        ("text encoder weights".to_string(), bytes(&text.params)),
-        ("text encoder working memory".to_string(), text.plan.working_bytes()),
-        ("UNet weights".to_string(), bytes(&scope.params())),
-        ("UNet working memory".to_string(), sampling.step.working_bytes() + stored),
-        ("VAE weights".to_string(), bytes(&vae.params)),
-        ("VAE working memory".to_string(), vae.plan.working_bytes()),
-    ];
-    let peak_bytes = rows.chunks(2).map(|pair| pair.iter().map(|(_, b)| b).sum()).max().unwrap_or(0);
+    let size = model.size(job.sampling.width, job.sampling.height)?;
+    let plans = GeneratePlans::new(job, &model, &recipe, planning, size)?;
+    let (rows, peak_bytes) = in_turn(&plans.phases());
     Ok(PlanReport {
         rows,
         peak_bytes,
-        dispatches: sampling.step.dispatch_count(),
-        flops: sampling.step.total_flops(),
+        dispatches: plans.sampling.step.dispatch_count(),
+        flops: plans.sampling.step.total_flops(),
         notes: vec![
-            "text encoder, UNet and VAE run in turn: the peak is the largest of the three".into(),
+            "the parts run in turn: the peak is the largest of them beside working memory and staging".into(),
             format!("{} steps of {}", recipe.trajectory.steps.len(), recipe.trajectory.kind.name()),
         ],
     })
+}
+
+/// Every plan of a `train` job on pictures.
+pub(crate) struct TrainPlans {
+    pub text: Part,
+    pub encode: Part,
+    pub training: TrainPlan,
+    /// Sampling and decoding of sample pictures.
+    preview: Option<(SamplingPlan, Part)>,
+}
+
+impl TrainPlans {
+    pub(crate) fn new(job: &TrainJob, model: &Model, planning: Planning<'_>) -> Result<TrainPlans> {
+        let side = job.side(model)?;
+        let prompts = 2 + usize::from(job.class_prompt.is_some()) + job.sample_prompts.len();
+        let latent = [side / model.factor(), side / model.factor(), model.unet.in_channels];
+        let samples = [job.batch, if job.class_prompt.is_some() { job.batch } else { 0 }];
+        let setup = job.setup(model, planning.caps, samples, latent, model.tokenizer.length());
+        Ok(TrainPlans {
+            text: model.plan_text(planning, prompts.min(PROMPTS), model.tokenizer.length())?,
+            encode: model.plan_vae_encode(planning, 1, [side, side])?,
+            training: plan_training(job, setup, planning)?,
+            preview: match job.sample_prompts.is_empty() {
+                true => None,
+                false => Some(model.plan_preview(job, planning, [side, side])?),
+            },
+        })
+    }
+
+    /// Chunks that serve all of them in turn.
+    pub(crate) fn pool(&self) -> Vec<u64> {
+        pool(self.phases().iter().map(|p| &p.arena))
+    }
+
+    fn phases(&self) -> Vec<Phase> {
+        let training = &self.training;
+        let sampling = || self.preview.iter().flat_map(|(sampling, _)| sampling.plans());
+        let plans = || training.plans().chain(sampling());
+        let beside = plans().map(|p| p.input_bytes + p.uniform_bytes).sum::<u64>();
+        vec![
+            Phase::part("text encoder", &self.text),
+            Phase::part("VAE encoder", &self.encode),
+            Phase {
+                name: "training",
+                weights: bytes(&training.params),
+                beside: beside + training.optimizer_bytes() / 4 * 3,
+                arena: pool(plans().map(|p| &p.arena)),
+            },
+        ]
+    }
 }
 
 /// The plan of a `train` job on an adapter with `caps`.
@@ -80,22 +208,31 @@ pub fn plan_train(job: &TrainJob, caps: &Caps) -> Result<PlanReport> {
     let mut silent = |_| Flow::Continue;
     let model = Model::open(&job.model, &[], &mut silent)?;
     let planning = Planning { caps, variants: &Variants::default() };
-    let side = job.resolution.unwrap_or(model.native_side());
-    model.size(Some(side), None)?;
-    let latent = [side / model.factor(), side / model.factor(), model.unet.in_channels];
-    let samples = [job.batch, if job.class_prompt.is_some() { job.batch } else { 0 }];
-    let setup = job.setup(&model, caps, samples, latent, model.tokenizer.length());
-    let plan = plan_training(job, setup, planning)?;
-    let rows = vec![
-        ("weights".to_string(), bytes(&plan.params)),
-        ("gradients and moments".to_string(), plan.optimizer_bytes() / 4 * 3),
-        ("activations and working memory".to_string(), plan.first.working_bytes()),
-    ];
+    let plans = TrainPlans::new(job, &model, planning)?;
+    let (mut rows, mut peak_bytes) = in_turn(&plans.phases());
+    let training = &plans.training;
+    let mut notes = vec![format!("{} trained numbers", training.trainable())];
+    if let Some((_, decode)) = &plans.preview {
+        // Decoded while the training's state is in the pool's place: in memory of its own.
+        let bytes = bytes(&decode.params) + decode.plan.working_bytes();
+        rows.push(("decoding sample pictures".into(), bytes));
+        peak_bytes += bytes;
+    }
+    if job.class_prompt.is_some() && job.class_images.is_none() {
+        let made = plan_generate(
+            &class_job(&job.model, job.class_prompt.as_deref().unwrap_or_default(), 1, [job.side(&model)?; 2], 0),
+            caps,
+        )?
+        .peak_bytes;
+        rows.push(("class pictures, before all else".into(), made));
+        peak_bytes = peak_bytes.max(made);
+        notes.push("class pictures that are in the cache are not made again".into());
+    }
     Ok(PlanReport {
-        peak_bytes: rows.iter().map(|(_, b)| b).sum(),
+        peak_bytes,
         rows,
-        dispatches: plan.first.dispatch_count(),
-        flops: plan.first.total_flops() * job.accumulate as u64,
-        notes: vec![format!("{} trained numbers", plan.trainable())],
+        dispatches: training.first.dispatch_count(),
+        flops: training.first.total_flops() * job.accumulate as u64,
+        notes,
     })
 }

@@ -9,7 +9,7 @@ use crate::job::{Method, TrainJob};
 use crate::models::UNet;
 use crate::nn::{Mode, Scope, Settings};
 
-use super::encode::{Planning, VaeSession};
+use super::encode::{Part, Planning, VaeSession};
 use super::generate::{Recipe, noise_rng};
 use super::sample::{Extent, Sampling, SamplingPlan};
 use super::{Engine, Model};
@@ -22,6 +22,40 @@ pub(super) struct Preview {
     size: [usize; 2],
 }
 
+impl Model {
+    fn preview_sampling(
+        &self,
+        job: &TrainJob,
+        planning: Planning<'_>,
+        [width, height]: [usize; 2],
+    ) -> Result<(Recipe, UNet, SamplingPlan)> {
+        let recipe = Recipe::new(self, &Default::default(), job.model.prediction, None)?;
+        let dtype = if job.method == Method::Full { DType::F32 } else { self.dtype(planning.caps) };
+        let scope = Scope::new("unet", Settings { dtype, mode: Mode::Training, lora: job.lora() });
+        let unet = UNet::new(&scope, self.unet.clone())?;
+        let extent = Extent {
+            size: [height / self.factor(), width / self.factor()],
+            channels: self.unet.in_channels,
+            tokens: self.tokenizer.length(),
+            width: self.context_width(),
+            guided: recipe.guided(),
+            slots: recipe.trajectory.slots,
+        };
+        let plan = SamplingPlan::new(planning, &unet, Mode::Training, extent)?;
+        Ok((recipe, unet, plan))
+    }
+
+    /// Plans of sample pictures: sampling, and decoding beside it.
+    pub(super) fn plan_preview(
+        &self,
+        job: &TrainJob,
+        planning: Planning<'_>,
+        size: [usize; 2],
+    ) -> Result<(SamplingPlan, Part)> {
+        Ok((self.preview_sampling(job, planning, size)?.2, self.plan_vae_decode(planning, 1, size)?))
+    }
+}
+
 impl Engine {
     pub(super) async fn preview(
         &self,
@@ -32,20 +66,8 @@ impl Engine {
         store: &mut Store,
         hidden: Vec<Vec<f32>>,
     ) -> Result<Preview> {
-        let recipe = Recipe::new(model, &Default::default(), job.model.prediction, None)?;
-        let side = job.resolution.unwrap_or(model.native_side());
-        let dtype = if job.method == Method::Full { DType::F32 } else { model.dtype(self.gpu.caps()) };
-        let scope = Scope::new("unet", Settings { dtype, mode: Mode::Training, lora: job.lora() });
-        let unet = UNet::new(&scope, model.unet.clone())?;
-        let extent = Extent {
-            size: [side / model.factor(); 2],
-            channels: model.unet.in_channels,
-            tokens: model.tokenizer.length(),
-            width: model.context_width(),
-            guided: recipe.guided(),
-            slots: recipe.trajectory.slots,
-        };
-        let plan = SamplingPlan::new(planning, &unet, Mode::Training, extent)?;
+        let side = job.side(model)?;
+        let (recipe, unet, plan) = model.preview_sampling(job, planning, [side, side])?;
         let sampling = Sampling::new(&self.gpu, plan, &unet, pool, store).await?;
         Ok(Preview { sampling, recipe, hidden, size: [side, side] })
     }

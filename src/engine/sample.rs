@@ -101,11 +101,9 @@ impl SamplingPlan {
         Ok(SamplingPlan { extent, step: planning.plan(&g)?, context, inputs })
     }
 
-    /// Chunks that both plans need.
-    pub(crate) fn arena(&self) -> Vec<Vec<u64>> {
-        let mut all = vec![self.step.arena.clone()];
-        all.extend(self.context.as_ref().map(|c| c.arena.clone()));
-        all
+    /// Both plans.
+    pub(crate) fn plans(&self) -> impl Iterator<Item = &Plan> {
+        [Some(&self.step), self.context.as_ref()].into_iter().flatten()
     }
 }
 
@@ -129,8 +127,8 @@ impl Sampling {
         pool: &mut Pool,
         store: &mut Store,
     ) -> Result<Sampling> {
-        for arena in plan.arena() {
-            pool.reserve(gpu, &arena)?;
+        for arena in plan.plans().map(|p| &p.arena) {
+            pool.reserve(gpu, arena)?;
         }
         let extent = plan.extent;
         let bytes = DType::F32.bytes(extent.elements());

@@ -74,6 +74,19 @@ impl TrainJob {
         Ok(value)
     }
 
+    /// Height and width of the pictures that are trained on.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a `--resolution` that the model cannot take.
+    pub(super) fn side(&self, model: &Model) -> Result<usize> {
+        let native = model.native_side();
+        let side = self.resolution.unwrap_or(native);
+        model.size(Some(side), None).map_err(|_| {
+            Error::Usage(format!("--resolution {side}: must be a multiple of {}, such as {native}", model.factor()))
+        })?;
+        Ok(side)
+    }
+
     /// Adapters of the UNet.
     pub(crate) fn lora(&self) -> Option<LoraSpec> {
         let targets = match self.targets {

@@ -1,6 +1,7 @@
 //! Buffers: the arena's chunks, and tensors that outlive a run.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::Gpu;
 use crate::error::{Error, Result};
@@ -56,15 +57,17 @@ pub(crate) struct StoredBuffer {
 pub struct Store {
     gpu: Gpu,
     entries: HashMap<String, StoredBuffer>,
+    /// Bytes handed to the queue since it was last flushed.
+    staged: AtomicU64,
 }
 
 /// How much is handed to the queue before it is flushed: bounds wgpu's own staging memory.
-const UPLOAD_BYTES: usize = 16 << 20;
+pub const STAGING_BYTES: u64 = 4 << 20;
 
 impl Store {
     /// An empty store on `gpu`.
     pub fn new(gpu: &Gpu) -> Store {
-        Store { gpu: gpu.clone(), entries: HashMap::new() }
+        Store { gpu: gpu.clone(), entries: HashMap::new(), staged: Default::default() }
     }
 
     /// Whether `key` is held.
@@ -158,7 +161,12 @@ impl Store {
             return Err(Error::Device(format!("{key} holds {} bytes, not {}", entry.bytes, bytes.len())));
         }
         let mut offset = entry.offset;
-        for piece in bytes.chunks(UPLOAD_BYTES) {
+        for piece in bytes.chunks(STAGING_BYTES as usize) {
+            if self.staged.fetch_add(piece.len() as u64, Relaxed) + piece.len() as u64 > STAGING_BYTES {
+                self.gpu.queue.submit([]);
+                self.gpu.wait()?;
+                self.staged.store(piece.len() as u64, Relaxed);
+            }
             let padded;
             let piece = if piece.len() % 4 == 0 {
                 piece
@@ -168,10 +176,6 @@ impl Store {
             };
             self.gpu.queue.write_buffer(&entry.buffer, offset, piece);
             offset += piece.len() as u64;
-            if piece.len() == UPLOAD_BYTES {
-                self.gpu.queue.submit([]);
-                self.gpu.wait()?;
-            }
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ mod device;
 mod kernel;
 
 pub(crate) use buffers::storage_buffer;
-pub use buffers::{Pool, Store};
+pub use buffers::{Pool, STAGING_BYTES, Store};
 pub use caps::{AdapterClass, Caps, Variants};
 pub use device::{AdapterEntry, DeviceOptions, Gpu, adapters};
 pub use kernel::{Access, BindingSpec, Field, Kernel, Template};

@@ -65,14 +65,14 @@ impl State {
         write_safetensors(folder.join(FILE), &tensors, &BTreeMap::from([(RECORD.to_owned(), json)]))
     }
 
-    /// Reads `folder`.
+    /// Reads `folder`; `None` where no state was saved.
     ///
     /// # Errors
-    /// [`Error::File`] when there is no state, or it is truncated or damaged.
-    pub fn load(folder: &Path) -> Result<State> {
+    /// [`Error::File`] when it is truncated or damaged.
+    pub fn load(folder: &Path) -> Result<Option<State>> {
         let path = folder.join(FILE);
         if !path.exists() {
-            return Err(Error::file(folder, "there is no checkpoint to resume; start without --resume"));
+            return Ok(None);
         }
         let file = SafeTensors::open(&path)?;
         let json = file.metadata().get(RECORD).ok_or_else(|| Error::file(&path, DAMAGED))?;
@@ -90,7 +90,7 @@ impl State {
             let values = tensor.to_finite_f32()?;
             tensors.push((name, values));
         }
-        Ok(State { step: record.step, options: record.options, variants: record.variants, tensors })
+        Ok(Some(State { step: record.step, options: record.options, variants: record.variants, tensors }))
     }
 
     /// An error naming every option that differs from `options`.
@@ -128,7 +128,7 @@ mod tests {
         let state = State { step: 7, options: options.clone(), variants: Variants::default(), tensors };
         state.save(&path).unwrap();
         state.save(&path).unwrap();
-        let back = State::load(&path).unwrap();
+        let back = State::load(&path).unwrap().unwrap();
         assert_eq!(back, state);
         assert!(back.refuse_changed(&path, &options).is_ok());
         let error = back.refuse_changed(&path, &serde_json::json!({"lr": 0.1, "max_grad_norm": 2.0})).unwrap_err();
@@ -147,7 +147,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.state");
         state().save(&path).unwrap();
-        assert_eq!(State::load(&path).unwrap(), state());
+        assert_eq!(State::load(&path).unwrap(), Some(state()));
         change(&path);
         State::load(&path).unwrap_err().to_string()
     }
@@ -161,13 +161,18 @@ mod tests {
     }
 
     #[test]
+    fn no_state_is_no_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(State::load(&folder.path().join("x.state")).unwrap(), None);
+    }
+
+    #[test]
     fn damage_is_named() {
         let message = fault(|path| {
             let bytes = std::fs::read(path.join(FILE)).unwrap();
             std::fs::write(path.join(FILE), &bytes[..bytes.len() - 5]).unwrap();
         });
         assert!(message.contains(FILE), "{message}");
-        assert!(fault(|path| std::fs::remove_dir_all(path).unwrap()).contains("no checkpoint to resume"));
         for (from, to, expected) in [
             ("\"z\":3", "\"z\":4", "names 4 values"),
             ("\"z\":3", "\"y\":3", "no tensor 'y'"),
@@ -192,7 +197,7 @@ mod tests {
         let mut bad = state();
         bad.tensors[1].1[0] = f32::NAN;
         assert!(bad.save(&path).unwrap_err().to_string().contains("'z' holds NaN"));
-        assert_eq!(State::load(&path).unwrap(), state());
+        assert_eq!(State::load(&path).unwrap(), Some(state()));
     }
 
     #[test]

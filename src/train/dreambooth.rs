@@ -94,6 +94,11 @@ impl TrainPlan {
         Ok(TrainPlan { setup: setup.clone(), first: plan(&first)?, next, inputs, groups, params })
     }
 
+    /// The plans of both kinds of micro-batch.
+    pub fn plans(&self) -> impl Iterator<Item = &Plan> {
+        [Some(&self.first), self.next.as_ref()].into_iter().flatten()
+    }
+
     /// Numbers that are trained.
     pub fn trainable(&self) -> usize {
         self.groups.iter().flat_map(|g| &g.params).map(Param::elements).sum()

@@ -143,6 +143,17 @@ impl<'a> Tensor<'a> {
         })
     }
 
+    /// The elements as f32, integers rounded to the nearest.
+    ///
+    /// # Errors
+    /// [`Error::File`] for truth values and types below 32 bits that are no floats.
+    pub fn to_numbers(&self) -> Result<Vec<f32>> {
+        match self.dtype {
+            ElementType::I32 | ElementType::I64 => Ok(self.to_i64()?.into_iter().map(|x| x as f32).collect()),
+            _ => self.to_f32(),
+        }
+    }
+
     /// The elements as f32, all finite.
     ///
     /// # Errors

@@ -1,0 +1,193 @@
+//! Where a training's batches come from: pictures and prompts, encoded once, or a replay file.
+
+use std::path::Path;
+
+use crate::base::rng::{CounterRng, Stream};
+use crate::diffusion::NoiseSchedule;
+use crate::error::{Error, Result};
+use crate::event::{Event, Listener};
+use crate::gpu::Pool;
+use crate::io;
+use crate::job::{Crop, TrainJob};
+use crate::train::dataset::{Drawing, micro_batch};
+use crate::train::{Cached, Conditioning, Dataset, MicroBatch, Replay};
+
+use super::encode::{Planning, VaeSession, posterior};
+use super::generate::interrupted;
+use super::{Engine, Model};
+
+/// What a training run feeds on.
+pub(super) struct Run {
+    pub batches: Batches,
+    /// Instance and class samples of a micro-batch.
+    pub samples: [usize; 2],
+    /// Height, width and channels.
+    pub latent: [usize; 3],
+    pub tokens: usize,
+    pub conditioning: Conditioning,
+    /// Hidden states of the empty prompt and of each sample prompt.
+    pub samples_hidden: Option<Vec<Vec<f32>>>,
+}
+
+/// Where the batches come from.
+pub(super) enum Batches {
+    Pictures(Dataset),
+    Replay(Replay),
+}
+
+impl Batches {
+    pub fn micro_batch(&self, index: usize, job: &TrainJob, schedule: &NoiseSchedule) -> Result<MicroBatch> {
+        let draw = match self {
+            Batches::Pictures(data) => data.draw(index),
+            Batches::Replay(file) => file.draw(index)?,
+        };
+        Ok(micro_batch(&draw, schedule, job.min_snr, job.prior_weight))
+    }
+}
+
+/// Variants that are cached of a randomly cropped picture.
+const CROPS: usize = 4;
+
+impl Engine {
+    pub(super) fn open_replay(&self, job: &TrainJob, model: &Model, path: &Path) -> Result<Run> {
+        let file = Replay::open(path)?;
+        let conditioning = file.conditioning()?;
+        let tokens = match (&conditioning, job.text_encoder) {
+            (Conditioning::Context(values, tokens), false) => {
+                let prompts = if file.samples()[1] > 0 { 2 } else { 1 };
+                if values.len() != prompts * tokens * model.context_width() {
+                    return Err(Error::file(
+                        path,
+                        format!("context is not {} wide: made for another model", model.context_width()),
+                    ));
+                }
+                *tokens
+            }
+            (Conditioning::Ids(ids, tokens), true) => {
+                let (vocabulary, positions) = (model.text.vocab_size, model.text.max_position_embeddings);
+                if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
+                    return Err(Error::file(path, format!("holds token id {id}: the model has {vocabulary}")));
+                }
+                if *tokens > positions {
+                    return Err(Error::file(
+                        path,
+                        format!("has {tokens} tokens a prompt: the model takes {positions}"),
+                    ));
+                }
+                *tokens
+            }
+            (Conditioning::Ids(..), false) => return Err(Error::file(path, "holds token ids: give --text-encoder")),
+            (Conditioning::Context(..), true) => {
+                return Err(Error::file(path, "holds no token ids: leave --text-encoder out"));
+            }
+        };
+        if file.latent()[2] != model.unet.in_channels {
+            return Err(Error::file(
+                path,
+                format!("latents of {} channels, the model has {}", file.latent()[2], model.unet.in_channels),
+            ));
+        }
+        Ok(Run {
+            samples: file.samples(),
+            latent: file.latent(),
+            tokens,
+            conditioning,
+            batches: Batches::Replay(file),
+            samples_hidden: None,
+        })
+    }
+
+    /// Pictures to cached posteriors, prompts to hidden states, in a pool of `chunks`.
+    pub(super) async fn prepare(
+        &self,
+        job: &TrainJob,
+        model: &Model,
+        planning: Planning<'_>,
+        chunks: &[u64],
+        pool: &mut Pool,
+        listener: Listener<'_>,
+    ) -> Result<Run> {
+        let factor = model.factor();
+        let side = job.side(model)?;
+        let images = job.images.as_deref().unwrap_or(Path::new("."));
+        let open = |folder: &Path| -> Result<Vec<io::Picture>> {
+            io::list_pictures(folder)?.iter().map(io::Picture::open).collect()
+        };
+        let instances = open(images)?;
+        listener(Event::Note(format!("{} pictures at {side}x{side}", instances.len())));
+        let prompt = job.prompt.clone().unwrap_or_default();
+        let classes = match (&job.class_prompt, &job.class_images) {
+            (Some(_), Some(folder)) => open(folder)?,
+            (Some(class), None) => {
+                let fingerprint = model.checkpoint.fingerprint();
+                self.class_pictures(&job.model, &fingerprint, class, job.class_count, [side, side], job.seed, listener)
+                    .await?
+            }
+            _ => Vec::new(),
+        };
+        let mut texts = vec![model.tokens(&prompt, listener)?];
+        if let Some(class) = &job.class_prompt {
+            texts.push(model.tokens(class, listener)?);
+        }
+        let conditioned = texts.len();
+        texts.push(model.tokens("", listener)?);
+        for sample in &job.sample_prompts {
+            texts.push(model.tokens(sample, listener)?);
+        }
+        let tokens = texts[0].len();
+        interrupted(listener(Event::Phase("reading the prompts".into())), "")?;
+        // Class pictures had a pool of their own; from here on one serves everything, the training included.
+        pool.reserve(&self.gpu, chunks)?;
+        let hidden = model.encode_prompts(&self.gpu, planning, pool, &texts).await?;
+        let conditioning = match job.text_encoder {
+            true => Conditioning::Ids(texts[..conditioned].concat(), tokens),
+            false => Conditioning::Context(hidden[..conditioned].concat(), tokens),
+        };
+
+        interrupted(listener(Event::Phase("encoding the pictures".into())), "")?;
+        let part = model.plan_vae_encode(planning, 1, [side, side])?;
+        let vae = VaeSession::new(&self.gpu, model, pool, part).await?;
+        let channels = model.vae.latent_channels;
+        let mut cached = [Vec::new(), Vec::new()];
+        for (kind, (pictures, out)) in [&instances, &classes].into_iter().zip(&mut cached).enumerate() {
+            for (i, picture) in pictures.iter().enumerate() {
+                let mut all = Vec::new();
+                // Class pictures are shown as they are.
+                let crops = if kind == 0 && job.crop == Crop::Random { CROPS } else { 1 };
+                for crop in 0..crops {
+                    let rng = CounterRng::new(job.seed, Stream::Crop);
+                    let at = |axis: u64| rng.uniform(i as u32, 2 * crop as u64 + axis);
+                    let crop = if crops > 1 { io::Crop { x: at(0), y: at(1) } } else { io::Crop::CENTER };
+                    for flip in [false, true].into_iter().take(if kind == 0 && job.flip { 2 } else { 1 }) {
+                        let pixels = picture.prepare(side, side, crop, flip)?;
+                        let (mean, std) = posterior(&vae.run(&pixels).await?, channels);
+                        all.push(Cached { mean, std });
+                    }
+                }
+                out.push(all);
+                interrupted(listener(Event::Progress { unit: "picture", done: i + 1, total: pictures.len() }), "")?;
+            }
+        }
+        let [instances, classes] = cached;
+        let drawing = Drawing {
+            channels,
+            scaling_factor: model.vae.scaling_factor,
+            seed: job.seed,
+            batch: job.batch,
+            offset_noise: job.offset_noise,
+            train_steps: model.schedule.num_train_timesteps,
+        };
+        let data = Dataset::new(instances, classes, drawing)?;
+        let latent = [side / factor, side / factor, channels];
+        let samples_hidden =
+            Some(if job.sample_prompts.is_empty() { Vec::new() } else { hidden[conditioned..].to_vec() });
+        Ok(Run {
+            samples: data.samples(),
+            latent,
+            tokens,
+            conditioning,
+            batches: Batches::Pictures(data),
+            samples_hidden,
+        })
+    }
+}
