@@ -4,8 +4,8 @@ use std::path::Path;
 
 use portray::engine::{BenchRow, Engine};
 use portray::event::Flow;
-use portray::gpu::AdapterClass;
-use portray::{Error, Result, io};
+use portray::gpu::{AdapterClass, Caps};
+use portray::{Result, io};
 
 use super::args::Global;
 use super::{stop, terminal};
@@ -32,18 +32,17 @@ fn human(row: &BenchRow) -> String {
     format!("{:<58} {:>10.2} {:>12} {:>10} {share:>8}", row.name, row.seconds * 1e3, rate(row.flops), rate(row.bytes))
 }
 
-/// One file a kernel, named by template and a number, as other compilers take it.
+/// One file a kernel, named by class of adapter, template and a number, as other compilers take it: the adapter's own, and
+/// those that hardware with WebGPU's default limits would run.
 fn write_kernels(engine: &Engine, folder: &Path) -> Result<()> {
-    let class = engine.gpu().caps().class;
-    let kernels = portray::ops::rendered_cases(engine.gpu().caps())?;
-    for (i, (name, text)) in kernels.iter().enumerate() {
-        let path = folder.join(format!("{name}-{i:03}.wgsl"));
-        io::write_atomic(&path, |out| out.write_all(text.as_bytes()))?;
+    let classes = [("adapter", engine.gpu().caps().clone()), ("hardware", Caps::webgpu_defaults(AdapterClass::Gpu))];
+    for (class, caps) in classes {
+        let kernels = portray::ops::rendered_cases(&caps)?;
+        for (i, (name, text)) in kernels.iter().enumerate() {
+            let path = folder.join(format!("{class}-{name}-{i:03}.wgsl"));
+            io::write_atomic(&path, |out| out.write_all(text.as_bytes()))?;
+        }
+        terminal::note(&format!("{} kernels, {class}", kernels.len()));
     }
-    let kind = if class == AdapterClass::Cpu { "software" } else { "hardware" };
-    if kernels.is_empty() {
-        return Err(Error::file(folder, "no kernels to write"));
-    }
-    terminal::note(&format!("{} kernels for {kind} adapters", kernels.len()));
     terminal::data(folder.display())
 }

@@ -1,13 +1,12 @@
 //! Attention without the score matrix: online softmax forward (Milakov and Gimelshein 2018, arXiv 1805.02867) and the
 //! recomputing backward of FlashAttention (Dao et al. 2022, arXiv 2205.14135). f32 logits, softmax and sums.
 
+use super::attention_backward::AttentionBackward;
 use super::attention_wide::attention_wide;
-use super::{Case, Given, Graph, Result, Tensor};
+use super::{Case, Given, Graph, Result, Tensor, attention_launch};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
-use crate::gpu::Caps;
-use crate::graph::{KernelLaunch, Launch, Op, TensorInfo, Vjp};
-use crate::shader;
+use crate::graph::{Launch, Op, TensorInfo, Vjp};
 
 /// Widest head that a thread's registers hold; wider ones keep their scores in memory.
 const WIDEST: usize = 160;
@@ -49,13 +48,6 @@ pub struct Attention {
     pub offsets: [usize; 3],
 }
 
-/// The gradients. Operands q, k, v, result, log-sum-exp, dout; results dq, dk, dv.
-#[derive(Clone, Debug)]
-pub struct AttentionBackward {
-    /// The forward op.
-    pub forward: Attention,
-}
-
 /// `softmax(scale * q k^T) v` for every head: -> [n, tokens_q, heads * head_dim].
 pub fn attention(g: &mut Graph, q: Heads, k: Heads, v: Heads, spec: AttentionSpec) -> Result<Tensor> {
     if spec.head_dim > WIDEST {
@@ -65,15 +57,15 @@ pub fn attention(g: &mut Graph, q: Heads, k: Heads, v: Heads, spec: AttentionSpe
     Ok(g.push(op, &[q.tensor, k.tensor, v.tensor])?[0])
 }
 
-struct Dims {
-    n: usize,
-    queries: usize,
-    keys: usize,
-    widths: [usize; 3],
+pub(super) struct Dims {
+    pub n: usize,
+    pub queries: usize,
+    pub keys: usize,
+    pub widths: [usize; 3],
 }
 
 impl Attention {
-    fn dims(&self, [q, k, v]: [&Shape; 3]) -> Result<Dims> {
+    pub(super) fn dims(&self, [q, k, v]: [&Shape; 3]) -> Result<Dims> {
         let s = &self.spec;
         let columns = s.heads * s.head_dim;
         let fits = |shape: &Shape, offset: usize| shape.len() == 3 && offset + columns <= shape[2];
@@ -86,13 +78,13 @@ impl Attention {
     }
 
     /// Whether every vector of four lies whole within a head.
-    fn vectors(&self, d: &Dims) -> bool {
+    pub(super) fn vectors(&self, d: &Dims) -> bool {
         let four = |n: &usize| n.is_multiple_of(4);
         four(&self.spec.head_dim) && self.offsets.iter().all(four) && d.widths.iter().all(four)
     }
 
     /// The logits of one head in f64, row by row; masked ones are `-inf`.
-    fn logits(&self, inputs: &[&Array], d: &Dims, n: usize, head: usize) -> Vec<Vec<f64>> {
+    pub(super) fn logits(&self, inputs: &[&Array], d: &Dims, n: usize, head: usize) -> Vec<Vec<f64>> {
         let at = |which: usize, token: usize, c: usize| {
             let tokens = if which == 0 { d.queries } else { d.keys };
             inputs[which].data
@@ -123,24 +115,7 @@ impl Op for Attention {
 
     fn launch(&self, l: &mut Launch) -> Result<()> {
         let d = self.dims([&l.input(0).shape, &l.input(1).shape, &l.input(2).shape])?;
-        let vec = self.vectors(&d);
-        let share = Share::choose(l.caps, d.queries, self.spec.head_dim, 8);
-        let heads = d.n * self.spec.heads;
-        let (q, k, v, out, lse) =
-            (l.input_slot(0), l.input_slot(1), l.input_slot(2), l.output_slot(0), l.output_slot(1));
-        let kernel = l.kernel(shader!("attention_cpu")).value("W", if vec { 4 } else { 1 });
-        let kernel = kernel
-            .value("ROWS", share.rows)
-            .value("KEYS", share.block)
-            .value("SG", share.lanes)
-            .value("D", self.spec.head_dim)
-            .value("causal", self.spec.causal)
-            .read_as("q", q, vec)
-            .read_as("k", k, vec)
-            .read_as("v", v, vec)
-            .write_as("out", out, vec)
-            .write("lse", lse);
-        share.dispatch(self.uniforms(kernel, &d), heads, d.queries)
+        attention_launch::forward(self, l, &d)
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -184,137 +159,6 @@ impl Op for Attention {
     }
 }
 
-/// How tokens are shared out to threads.
-#[derive(Clone, Copy)]
-struct Share {
-    /// Tokens of a thread: as many as its registers hold and leave work for every lane.
-    rows: usize,
-    /// Tokens of the other side that are taken at a time.
-    block: usize,
-    /// Threads of a subgroup that share loads; 0: none do.
-    lanes: usize,
-}
-
-impl Share {
-    /// `width` values are kept per token, and `most` tokens at most: beyond, kernels compile for seconds.
-    fn choose(caps: &Caps, tokens: usize, width: usize, most: usize) -> Share {
-        let lanes = caps.subgroup as usize;
-        if lanes == 0 {
-            let fit = (caps.register_tile / width.max(1)).clamp(1, 4);
-            return Share { rows: if tokens < 16 { 1 } else { fit }, block: 1, lanes };
-        }
-        let fit = (caps.register_tile / width.max(1)).clamp(1, most);
-        Share { rows: fit.min(tokens.div_ceil(lanes)), block: if width <= 80 { 4 } else { 2 }, lanes }
-    }
-
-    fn dispatch(&self, k: KernelLaunch, heads: usize, tokens: usize) -> Result<()> {
-        let threads = heads * tokens.div_ceil(self.rows * self.lanes.max(1));
-        k.u32("threads", threads).linear(threads.div_ceil(if self.lanes > 0 { 1 } else { 8 }))
-    }
-}
-
-impl Attention {
-    fn uniforms<'l, 'a>(
-        &self,
-        k: KernelLaunch<'l, 'a>,
-        d: &Dims,
-    ) -> KernelLaunch<'l, 'a> {
-        k.u32("heads", self.spec.heads)
-            .u32("queries", d.queries)
-            .u32("keys", d.keys)
-            .u32("q_width", d.widths[0])
-            .u32("k_width", d.widths[1])
-            .u32("v_width", d.widths[2])
-            .u32("q_offset", self.offsets[0])
-            .u32("k_offset", self.offsets[1])
-            .u32("v_offset", self.offsets[2])
-            .f32("scale", self.spec.scale)
-    }
-}
-
-impl Op for AttentionBackward {
-    fn name(&self) -> &'static str {
-        "attention_backward"
-    }
-
-    fn infer(&self, inputs: &[&TensorInfo]) -> Result<Vec<(Shape, DType)>> {
-        Ok(inputs[..3].iter().map(|i| (i.shape.clone(), DType::F32)).collect())
-    }
-
-    fn launch(&self, l: &mut Launch) -> Result<()> {
-        let f = &self.forward;
-        let s = f.spec;
-        let d = f.dims([&l.input(0).shape, &l.input(1).shape, &l.input(2).shape])?;
-        let vec = f.vectors(&d);
-        let slots: Vec<_> = (0..6).map(|i| l.input_slot(i)).collect();
-        let outs: Vec<_> = (0..3).map(|i| l.output_slot(i)).collect();
-        let delta = l.scratch(d.n * s.heads * d.queries);
-        for stage in ["delta", "dq", "dkv"] {
-            let tokens = if stage == "dkv" { d.keys } else { d.queries };
-            let share = match stage {
-                "delta" => Share { rows: 1, block: 1, lanes: 0 },
-                _ => Share::choose(l.caps, tokens, 2 * s.head_dim, 4),
-            };
-            let k = l.kernel(shader!("attention_bwd_cpu")).value("stage", stage).value("W", if vec { 4 } else { 1 });
-            let k = k.value("ROWS", share.rows).value("BLOCK", share.block).value("SG", share.lanes);
-            let k = k.value("D", s.head_dim).value("causal", s.causal);
-            let k = match stage {
-                "delta" => k.read_as("o", slots[3], vec).read_as("dout", slots[5], vec).write("delta", delta),
-                _ => k
-                    .read_as("q", slots[0], vec)
-                    .read_as("k", slots[1], vec)
-                    .read_as("v", slots[2], vec)
-                    .read("lse", slots[4])
-                    .read_as("dout", slots[5], vec)
-                    .read("delta", delta),
-            };
-            let k = match stage {
-                "dq" => k.write_as("dq", outs[0], vec),
-                "dkv" => k.write_as("dk", outs[1], vec).write_as("dv", outs[2], vec),
-                _ => k,
-            };
-            share.dispatch(f.uniforms(k, &d), d.n * s.heads, tokens)?;
-        }
-        Ok(())
-    }
-
-    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
-        let f = &self.forward;
-        let s = f.spec;
-        let Ok(d) = f.dims([&inputs[0].shape, &inputs[1].shape, &inputs[2].shape]) else { return Vec::new() };
-        let (q, k, v, o, lse, dout) = (inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], inputs[5]);
-        let columns = s.heads * s.head_dim;
-        let mut grads = [q, k, v].map(|t| Array::zeros(t.shape.clone()));
-        for n in 0..d.n {
-            for head in 0..s.heads {
-                let logits = f.logits(inputs, &d, n, head);
-                let at = |tokens: usize, token: usize, c: usize| (n * tokens + token) * columns + head * s.head_dim + c;
-                for (i, row) in logits.iter().enumerate() {
-                    let delta: f64 =
-                        (0..s.head_dim).map(|c| o.data[at(d.queries, i, c)] * dout.data[at(d.queries, i, c)]).sum();
-                    for (j, x) in row.iter().enumerate() {
-                        let weight = (x - lse.data[(n * s.heads + head) * d.queries + i]).exp();
-                        let dp: f64 =
-                            (0..s.head_dim).map(|c| dout.data[at(d.queries, i, c)] * v.data[at(d.keys, j, c)]).sum();
-                        let ds = weight * (dp - delta) * s.scale;
-                        for c in 0..s.head_dim {
-                            grads[0].data[at(d.queries, i, c)] += ds * k.data[at(d.keys, j, c)];
-                            grads[1].data[at(d.keys, j, c)] += ds * q.data[at(d.queries, i, c)];
-                            grads[2].data[at(d.keys, j, c)] += weight * dout.data[at(d.queries, i, c)];
-                        }
-                    }
-                }
-            }
-        }
-        grads.to_vec()
-    }
-
-    fn flops(&self, inputs: &[&TensorInfo], outputs: &[&TensorInfo]) -> u64 {
-        // Seven products of the score matrix's size where the forward pass has two.
-        self.forward.flops(inputs, outputs) * 7 / 2
-    }
-}
-
 /// Test cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -327,6 +171,9 @@ pub fn cases() -> Vec<Case> {
         (1, 64, 64, 2, 32, false),
         (1, 20, 18, 1, 64, false),
         (1, 5, 6, 1, 160, false),
+        (1, 130, 77, 2, 40, false),
+        (1, 70, 130, 1, 80, true),
+        (1, 41, 33, 1, 100, false),
     ] {
         let spec = AttentionSpec { heads, head_dim, scale: 1.0 / (head_dim as f64).sqrt(), causal };
         let columns = heads * head_dim;

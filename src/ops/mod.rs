@@ -20,12 +20,16 @@ macro_rules! registry {
     };
 }
 
+mod attention_backward;
+mod attention_launch;
 mod attention_wide;
 mod gemm_cases;
 mod gemm_grad;
 mod gemm_launch;
 mod team;
 mod tile;
+
+pub use attention_backward::AttentionBackward;
 
 registry! {
     accumulate,
