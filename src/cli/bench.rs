@@ -17,6 +17,8 @@ pub fn run(global: &Global, engine: &Engine, dump: Option<&Path>) -> Result<()> 
     }
     stop::listen();
     if !global.json {
+        let variants: Vec<String> = engine.variants().chosen.iter().map(|(k, v)| format!("{k}: {v}")).collect();
+        terminal::note(&format!("{}; {}", engine.gpu().info().name, variants.join(", ")));
         terminal::note(&format!("{:<58} {:>10} {:>12} {:>10} {:>8}", "", "ms", "GFLOP/s", "GB/s", "ceiling"));
     }
     let mut show = |row: &BenchRow| {

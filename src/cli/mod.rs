@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use args::{Command, Global};
 use clap::Parser as _;
-use portray::engine::{Engine, EngineOptions};
+use portray::engine::{self, Engine, EngineOptions};
 use portray::{Error, Result};
 
 /// Parses the arguments, runs the command, and turns what came of it into an exit code: 0 done, 1 failed, 2 wrong use,
@@ -68,6 +68,8 @@ pub fn main() -> ExitCode {
 
 /// Opens the adapter that the global options name.
 fn open(global: &Global) -> Result<Engine> {
-    let options = EngineOptions { adapter: global.adapter.clone(), ..Default::default() };
+    // Without a cache folder nothing is remembered, and the usual kernels run.
+    let variants = engine::cache_folder().ok().map(|cache| cache.join("variants"));
+    let options = EngineOptions { adapter: global.adapter.clone(), variants, ..Default::default() };
     pollster::block_on(Engine::request(&options))
 }

@@ -13,6 +13,8 @@ mod train;
 mod train_data;
 mod train_files;
 mod train_job;
+#[cfg(not(target_arch = "wasm32"))]
+mod variants;
 
 pub use bench::BenchRow;
 pub use class_pictures::{cache_folder, class_folder};
@@ -32,6 +34,9 @@ pub struct EngineOptions {
     pub adapter: Option<String>,
     /// Keep wgpu's bounds checks in shaders.
     pub bounds_checks: bool,
+    /// Folder that remembers which variants of kernels suit which adapter; they are measured (for about a second) where
+    /// it does not say. Without it the usual ones run.
+    pub variants: Option<std::path::PathBuf>,
 }
 
 /// Generates and trains on one device. Holds nothing of a job between calls.
@@ -66,12 +71,25 @@ impl Engine {
     /// Opens an adapter.
     pub async fn request(options: &EngineOptions) -> Result<Engine> {
         let device = DeviceOptions { adapter: options.adapter.clone(), bounds_checks: options.bounds_checks };
-        Ok(Engine { gpu: Gpu::request(&device).await?, variants: Variants::default() })
+        let gpu = Gpu::request(&device).await?;
+        #[cfg(not(target_arch = "wasm32"))]
+        let variants = match &options.variants {
+            Some(folder) => variants::remembered(&gpu, folder).await?,
+            None => Variants::default(),
+        };
+        #[cfg(target_arch = "wasm32")]
+        let variants = Variants::default();
+        Ok(Engine { gpu, variants })
     }
 
     /// Uses the device of a host application; results stay on it until they are read.
     pub fn from_device(info: wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue) -> Engine {
         Engine { gpu: Gpu::from_device(info, device, queue), variants: Variants::default() }
+    }
+
+    /// The variants of kernels that run.
+    pub fn variants(&self) -> &Variants {
+        &self.variants
     }
 
     /// The device.

@@ -172,7 +172,8 @@ pub fn cases() -> Vec<Case> {
         (1, 20, 18, 1, 64, false),
         (1, 5, 6, 1, 160, false),
         (1, 130, 77, 2, 40, false),
-        (1, 70, 130, 1, 80, true),
+        (1, 70, 130, 1, 80, false),
+        (1, 40, 40, 1, 16, true),
         (1, 41, 33, 1, 100, false),
     ] {
         let spec = AttentionSpec { heads, head_dim, scale: 1.0 / (head_dim as f64).sqrt(), causal };

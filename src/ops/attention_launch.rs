@@ -2,7 +2,7 @@
 
 use super::attention::Dims;
 use super::{Attention, Result};
-use crate::gpu::{AdapterClass, Caps};
+use crate::gpu::{AdapterClass, Caps, Variants};
 use crate::graph::{KernelLaunch, Launch};
 use crate::shader;
 
@@ -10,7 +10,7 @@ pub(super) fn forward(of: &Attention, l: &mut Launch, d: &Dims) -> Result<()> {
     let (spec, vec) = (&of.spec, of.vectors(d));
     let heads = d.n * spec.heads;
     let (q, k, v, out, lse) = (l.input_slot(0), l.input_slot(1), l.input_slot(2), l.output_slot(0), l.output_slot(1));
-    let share = Share::choose(l.caps, d.queries, spec.head_dim, 8);
+    let share = Share::choose(l.caps, l.variants, d.queries, spec.head_dim, 8);
     let blocks = Blocks::choose(l.caps, spec.head_dim, vec);
     let kernel = match &blocks {
         Some(blocks) => blocks.values(l.kernel(shader!("attention_gpu")).value("stage", "forward")),
@@ -44,7 +44,7 @@ pub(super) fn backward(of: &Attention, l: &mut Launch, d: &Dims) -> Result<()> {
         let blocks = Blocks::choose(l.caps, s.head_dim, vec).filter(|_| stage != "delta");
         let share = match stage {
             "delta" => Share { rows: 1, block: 1, lanes: 0 },
-            _ => Share::choose(l.caps, tokens, 2 * s.head_dim, 4),
+            _ => Share::choose(l.caps, l.variants, tokens, 2 * s.head_dim, 4),
         };
         let k = match &blocks {
             Some(blocks) => blocks.values(l.kernel(shader!("attention_gpu"))),
@@ -151,8 +151,9 @@ struct Share {
 
 impl Share {
     /// `width` values are kept per token, and `most` tokens at most: beyond, kernels compile for seconds.
-    fn choose(caps: &Caps, tokens: usize, width: usize, most: usize) -> Share {
-        let lanes = caps.subgroup as usize;
+    fn choose(caps: &Caps, variants: &Variants, tokens: usize, width: usize, most: usize) -> Share {
+        let alone = variants.get("attention") == Some("thread");
+        let lanes = if alone { 0 } else { caps.subgroup as usize };
         if lanes == 0 {
             let fit = (caps.register_tile / width.max(1)).clamp(1, 4);
             return Share { rows: if tokens < 16 { 1 } else { fit }, block: 1, lanes };

@@ -16,7 +16,7 @@ pub(super) fn launch(gemm: &Gemm, l: &mut Launch, at: &Operands, d: &Dims) -> Re
         pair: gemm.geglu,
         splittable: d.batch == 1 && !gemm.geglu,
     };
-    let tile = Tile::choose(l.caps, extent);
+    let tile = Tile::choose(l.caps, l.variants, extent);
     let (tiles, tiles_m, tiles_n) = tile.counts(extent);
     let epilogue = Epilogue::new(gemm, l, at, d, tile.fours);
     let (x, x2, w) = (l.input_slot(0), at.x2.map(|i| l.input_slot(i)), l.input_slot(at.w));

@@ -28,8 +28,10 @@ mod gemm_grad;
 mod gemm_launch;
 mod team;
 mod tile;
+mod variants;
 
 pub use attention_backward::AttentionBackward;
+pub use variants::{Choice, choices};
 
 registry! {
     accumulate,

@@ -5,7 +5,7 @@ use crate::base::{Array, DType, Shape};
 use crate::graph::{Launch, Op, TensorInfo};
 use crate::shader;
 
-/// Operands `x` [n, ..] and `factor` [1]; result `factor * x`, `copies` times along the batch.
+/// Operands `x` `[n, ..]` and `factor` `[1]`; result `factor * x`, `copies` times along the batch.
 #[derive(Clone, Debug)]
 pub struct ScaleInput {
     /// 2 for guided sampling, else 1.

@@ -1,6 +1,6 @@
 //! How a contraction is cut into tiles: by adapter class, shape, and what was measured.
 
-use crate::gpu::{AdapterClass, Caps};
+use crate::gpu::{AdapterClass, Caps, Variants};
 
 /// The piece of a result that a thread or workgroup computes.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,10 +39,17 @@ pub(super) struct Extent {
 }
 
 impl Tile {
-    pub fn choose(caps: &Caps, e: Extent) -> Tile {
+    /// The tile for `e`: by cost, within what the adapter's variant of `gemm` allows; see [`super::variants`].
+    pub fn choose(caps: &Caps, variants: &Variants, e: Extent) -> Tile {
+        let variant = variants.get("gemm");
         match caps.class {
-            AdapterClass::Cpu => Tile::registers(caps, e),
-            AdapterClass::Gpu => Tile::shared(e),
+            AdapterClass::Cpu => {
+                Tile::registers(caps, e, if variant == Some("thread") { 0 } else { caps.subgroup as usize })
+            }
+            AdapterClass::Gpu => {
+                let enough = variant.and_then(|v| v.strip_prefix("workgroups-")).and_then(|n| n.parse().ok());
+                Tile::shared(e, enough.unwrap_or(ENOUGH))
+            }
         }
     }
 
@@ -54,7 +61,7 @@ impl Tile {
 
     /// On software drivers a load of a vector by a group of lanes costs about as much as 70 FMAs (5 on SwiftShader), so
     /// the cheapest tile is the one with the fewest loads; measured within 20 % of this over the shapes of a small model.
-    fn registers(caps: &Caps, e: Extent) -> Tile {
+    fn registers(caps: &Caps, e: Extent, subgroup: usize) -> Tile {
         let pair = 1 + usize::from(e.pair);
         let fma_per_load = if caps.register_tile >= 256 { 70.0 } else { 5.0 };
         let lanes = 8;
@@ -76,7 +83,7 @@ impl Tile {
                 }
             }
         }
-        let lanes = caps.subgroup as usize;
+        let lanes = subgroup;
         if lanes > 0 {
             for rows in [8, 16, 32, 64] {
                 for columns in [1, 2, 4, 8] {
@@ -116,8 +123,7 @@ impl Tile {
 
     /// Workgroup-memory tiles: the largest that still gives a large GPU enough workgroups; where none does, the smallest,
     /// and the sum is cut into parts. All keep above 90 % of RDNA2's issue bound in the inner loop, without spills.
-    fn shared(e: Extent) -> Tile {
-        const ENOUGH: usize = 96;
+    fn shared(e: Extent, enough: usize) -> Tile {
         let sizes: &[[usize; 4]] = if e.n <= 16 && !e.pair {
             &[[64, 16, 4, 4]]
         } else if e.m <= 16 && !e.pair {
@@ -135,18 +141,21 @@ impl Tile {
             class: AdapterClass::Gpu,
         };
         let mut tiles = sizes.iter().map(tile);
-        if let Some(tile) = tiles.find(|t| t.counts(e).0 >= ENOUGH) {
+        if let Some(tile) = tiles.find(|t| t.counts(e).0 >= enough) {
             return tile;
         }
         let mut tile = tile(sizes.last().unwrap_or(&[32, 64, 4, 8]));
         if e.splittable {
             // Parts of at least 256 terms, so that writing and adding them stays small.
-            let wanted = (2 * ENOUGH).div_ceil(tile.counts(e).0.max(1));
+            let wanted = (2 * enough).div_ceil(tile.counts(e).0.max(1));
             tile.splits = wanted.min(e.k / 256).clamp(1, 32);
         }
         tile
     }
 }
+
+/// Workgroups that fill a large GPU.
+const ENOUGH: usize = 96;
 
 /// Terms that a workgroup-memory tile takes at a time.
 pub(super) const STEP: usize = 16;
@@ -162,21 +171,42 @@ mod tests {
     #[test]
     fn software_tiles_grow_with_the_work() {
         let mut caps = Caps::webgpu_defaults(AdapterClass::Cpu);
-        assert_eq!(Tile::choose(&caps, extent(768, 768, 768)).values[..2], [("TM", 16), ("TN", 16)]);
+        assert_eq!(
+            Tile::choose(&caps, &Variants::default(), extent(768, 768, 768)).values[..2],
+            [("TM", 16), ("TN", 16)]
+        );
         caps.subgroup = 8;
-        assert_eq!(Tile::choose(&caps, extent(768, 768, 768)).values[..2], [("TM", 64), ("TN", 8)]);
-        let thin = Tile::choose(&caps, extent(256, 8, 128));
+        assert_eq!(
+            Tile::choose(&caps, &Variants::default(), extent(768, 768, 768)).values[..2],
+            [("TM", 64), ("TN", 8)]
+        );
+        let thin = Tile::choose(&caps, &Variants::default(), extent(256, 8, 128));
         assert_eq!(thin.values[1], ("TN", 1), "eight columns are one a lane");
     }
 
     #[test]
     fn deep_sums_over_few_results_are_split() {
         let caps = Caps::webgpu_defaults(AdapterClass::Gpu);
-        assert_eq!(Tile::choose(&caps, extent(4096, 1280, 320)).splits, 1);
-        let deep = Tile::choose(&caps, extent(64, 1280, 11520));
+        assert_eq!(Tile::choose(&caps, &Variants::default(), extent(4096, 1280, 320)).splits, 1);
+        let deep = Tile::choose(&caps, &Variants::default(), extent(64, 1280, 11520));
         assert!(deep.splits > 1, "64 x 1280 x 11520 fills 40 workgroups only");
-        let whole = Tile::choose(&caps, Extent { splittable: false, ..extent(64, 1280, 11520) });
+        let whole = Tile::choose(&caps, &Variants::default(), Extent { splittable: false, ..extent(64, 1280, 11520) });
         assert_eq!(whole.splits, 1);
+    }
+
+    #[test]
+    fn variants_narrow_the_choice() {
+        let variant = |v: &str| Variants { chosen: [("gemm".to_owned(), v.to_owned())].into() };
+        let mut caps = Caps::webgpu_defaults(AdapterClass::Cpu);
+        caps.subgroup = 8;
+        assert_eq!(
+            Tile::choose(&caps, &variant("thread"), extent(768, 768, 768)).values[..2],
+            [("TM", 16), ("TN", 16)]
+        );
+        let caps = Caps::webgpu_defaults(AdapterClass::Gpu);
+        let few = Tile::choose(&caps, &variant("workgroups-32"), extent(512, 512, 64));
+        let many = Tile::choose(&caps, &variant("workgroups-384"), extent(512, 512, 64));
+        assert!(few.rows * few.columns > many.rows * many.columns);
     }
 
     #[test]
@@ -184,7 +214,7 @@ mod tests {
         let caps = Caps::webgpu_defaults(AdapterClass::Gpu);
         for (m, n) in [(1, 1), (65, 63), (1000, 17), (17, 1000)] {
             let e = extent(m, n, 100);
-            let tile = Tile::choose(&caps, e);
+            let tile = Tile::choose(&caps, &Variants::default(), e);
             let (total, rows, columns) = tile.counts(e);
             assert!(rows * tile.rows >= m && columns * tile.columns >= n);
             assert_eq!(total, rows * columns * tile.splits);

@@ -52,7 +52,7 @@ impl Op for WeightGrad {
             let slot = l.input_slot(i);
             // Parts are added up where one source fills the whole result.
             let extent = Extent { batch: taps, m: n, n: c, k: dout.rows(), pair: false, splittable: c == total };
-            let tile = Tile::choose(l.caps, extent);
+            let tile = Tile::choose(l.caps, l.variants, extent);
             let (tiles, tiles_n, tiles_c) = tile.counts(extent);
             let parts = (tile.splits > 1).then(|| l.scratch(tile.splits * n * taps * c));
             let hardware = tile.class == AdapterClass::Gpu;

@@ -61,6 +61,8 @@ pub fn run() -> Result<(), Failure> {
     let tests: Vec<&str> = ["--tests", "--benches", "--", "-D", "warnings"].into_iter().chain(in_tests).collect();
     summary.step("lints of tests", || lint(&tests));
     summary.step("library for the browser", wasm);
+    let document = ["doc", "--release", "--no-deps", "--quiet"];
+    summary.step("documentation", || ran(at_root().args(document).env("RUSTDOCFLAGS", "-D warnings")));
 
     let lavapipe = driver("mesa-vulkan-drivers", lavapipe_manifest);
     let everything: &[&str] = &["test", "--workspace", "--release", "--quiet"];
