@@ -35,7 +35,7 @@ pub type NodeId = usize;
 pub enum Source {
     /// Written by the host before a run.
     Input,
-    /// Held in the [`Store`] under this key: weights, optimizer state, sampler state.
+    /// Held in the [`Store`](crate::gpu::Store) under this key: weights, optimizer state, sampler state.
     Stored(String),
     /// Output `.1` of node `.0`.
     Node(NodeId, usize),
@@ -117,7 +117,7 @@ impl Graph {
         self.tensor(TensorInfo { shape: shape.into(), dtype, source: Source::Input, name: name.to_string() })
     }
 
-    /// A tensor that lives in the [`Store`] under `key`; the same key gives the same handle.
+    /// A tensor that lives in the [`Store`](crate::gpu::Store) under `key`; the same key gives the same handle.
     pub fn stored(&mut self, key: &str, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
         let shape = shape.into();
         if let Some(&t) = self.stored.get(key) {

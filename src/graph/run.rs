@@ -144,7 +144,7 @@ impl Session {
         Ok(())
     }
 
-    /// Runs the plan. Returns when all of it is submitted; what it costs is bounded by [`SUBMIT_SECONDS`] a submit.
+    /// Runs the plan. Returns when all of it is submitted; what it costs is bounded by `SUBMIT_SECONDS` a submit.
     pub fn run(&self) -> Result<()> {
         let mut flight: VecDeque<(wgpu::SubmissionIndex, Instant, f64)> = VecDeque::new();
         let mut last_done = Instant::now();

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::graph::{Launch, Op, TensorInfo};
 use crate::shader;
 
-/// Operands `param`, `m`, `v` (updated in place), `grad`, `clip` [1] and `hyper` [8]; results the updated three.
+/// Operands `param`, `m`, `v` (updated in place), `grad`, `clip` `[1]` and `hyper` `[8]`; results the updated three.
 #[derive(Clone, Debug)]
 pub struct AdamW;
 

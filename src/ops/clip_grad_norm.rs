@@ -11,7 +11,7 @@ const CHUNK: usize = 512;
 /// Threads of a workgroup.
 const GROUP: usize = 32;
 
-/// Operands: the gradients, then `max_norm` [1]; results the norm [1] and `min(1, max_norm / (norm + 1e-6))` [1].
+/// Operands: the gradients, then `max_norm` `[1]`; results the norm `[1]` and `min(1, max_norm / (norm + 1e-6))` `[1]`.
 #[derive(Clone, Debug)]
 pub struct ClipGradNorm;
 

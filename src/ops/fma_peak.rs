@@ -8,7 +8,7 @@ use crate::shader;
 /// Chains that run beside each other in a thread.
 const CHAINS: usize = 16;
 
-/// Operand x [n]; result [n] after `rounds` times sixteen chains of `v = v * 0.5 + x`.
+/// Operand x `[n]`; result `[n]` after `rounds` times sixteen chains of `v = v * 0.5 + x`.
 #[derive(Clone, Debug)]
 pub struct FmaPeak {
     /// Rounds of the loop.

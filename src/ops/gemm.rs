@@ -65,7 +65,8 @@ pub enum AddKind {
     },
 }
 
-/// The contraction with its epilogue. Operands, in order: `x`, [`x2`], `w`, [`bias`], [`addend`], [`hidden`, `up`].
+/// The contraction with its epilogue. Operands, in order: `x`, `x2`, `w`, `bias`, `addend`, `hidden`, `up`; all but
+/// `x` and `w` where they are asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gemm {
     /// Geometry of the rows.

@@ -12,7 +12,7 @@ use crate::gpu::{AdapterClass, Caps};
 use crate::graph::{KernelLaunch, Launch, Op, TensorInfo, Vjp};
 use crate::shader;
 
-/// Operands `x` [n,h,w,c1], [`x2` [n,h,w,c2]], `gamma`, `beta` [c1+c2]; results y [n,h,w,c1+c2] and the statistics
+/// Operands `x` `[n,h,w,c1]`, [`x2` `[n,h,w,c2]`], `gamma`, `beta` [c1+c2]; results y [n,h,w,c1+c2] and the statistics
 /// [n, groups, 4]: first value, mean less that, 1 / standard deviation, zero.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GroupNorm {
@@ -26,7 +26,7 @@ pub struct GroupNorm {
     pub x2: bool,
 }
 
-/// Normalises groups of channels: x [n,h,w,c1] (joined with x2 [n,h,w,c2]) -> [n,h,w,c1+c2].
+/// Normalises groups of channels: x `[n,h,w,c1]` (joined with x2 `[n,h,w,c2]`) -> [n,h,w,c1+c2].
 #[allow(clippy::too_many_arguments, reason = "the arguments of torch.nn.functional.group_norm, and the second input")]
 pub fn group_norm(
     g: &mut Graph,

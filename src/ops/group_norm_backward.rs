@@ -8,7 +8,7 @@ use crate::base::{Array, DType, Shape};
 use crate::graph::{KernelLaunch, Launch, Op, Slot, TensorInfo};
 use crate::shader;
 
-/// Operands: the forward's (x, [x2], gamma, beta), its statistics, dout. Results: dx, [dx2] if `dx`; dgamma, dbeta if
+/// Operands: the forward's (x, `[x2]`, gamma, beta), its statistics, dout. Results: dx, `[dx2]` if `dx`; dgamma, dbeta if
 /// `params`.
 #[derive(Clone, Debug)]
 pub struct GroupNormBackward {

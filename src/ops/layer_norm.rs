@@ -10,7 +10,7 @@ use crate::gpu::{AdapterClass, Caps};
 use crate::graph::{KernelLaunch, Launch, Op, TensorInfo, Vjp};
 use crate::shader;
 
-/// Operands `x` [.., C], `gamma`, `beta` [C]; results y [.., C] and the statistics [rows, 4]: first value, mean less
+/// Operands `x` [.., C], `gamma`, `beta` `[C]`; results y [.., C] and the statistics [rows, 4]: first value, mean less
 /// that, 1 / standard deviation, zero.
 #[derive(Clone, Debug)]
 pub struct LayerNorm {

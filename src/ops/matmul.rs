@@ -5,7 +5,7 @@ use super::{Activation, AddKind, Case, Gemm, Graph, Result, Rows, Tensor};
 /// What is fused behind a linear layer or convolution: `act(product + bias + addend + lora)`.
 #[derive(Clone, Debug, Default)]
 pub struct Epilogue {
-    /// Bias per output column, [N].
+    /// Bias per output column, `[N]`.
     pub bias: Option<Tensor>,
     /// Residual or per-sample row.
     pub add: Option<Addend>,

@@ -9,7 +9,7 @@ use crate::shader;
 /// Elements that one thread sums up.
 const CHUNK: usize = 256;
 
-/// Operands `pred`, `target` [n, ..], `weights` [n]; results `sum_i weights[i] * mse_i` [1] and `mse_i` [n].
+/// Operands `pred`, `target` [n, ..], `weights` `[n]`; results `sum_i weights[i] * mse_i` `[1]` and `mse_i` `[n]`.
 #[derive(Clone, Debug)]
 pub struct WeightedMse;
 
@@ -17,7 +17,7 @@ pub struct WeightedMse;
 #[derive(Clone, Debug)]
 pub struct WeightedMseBackward;
 
-/// The weighted sum of each sample's mean squared error [1], and those errors [n].
+/// The weighted sum of each sample's mean squared error `[1]`, and those errors `[n]`.
 pub fn weighted_mse(g: &mut Graph, pred: Tensor, target: Tensor, weights: Tensor) -> Result<(Tensor, Tensor)> {
     let results = g.push(WeightedMse, &[pred, target, weights])?;
     Ok((results[0], results[1]))

@@ -7,7 +7,7 @@ use crate::graph::{Launch, Op, TensorInfo};
 use crate::shader;
 
 /// `new_slots = matrix . [slots.., output, noise]`, elementwise, in place. Operands: the slots, the network's output
-/// ([2n, ..] when guided, without the prompt first), `noise` [n, ..], `matrix` [slots, slots + 2], `guidance` [1].
+/// ([2n, ..] when guided, without the prompt first), `noise` [n, ..], `matrix` [slots, slots + 2], `guidance` `[1]`.
 #[derive(Clone, Debug)]
 pub struct SamplerStep {
     /// State slots.
