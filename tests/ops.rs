@@ -5,10 +5,10 @@ mod common;
 use common::{Random, close, gpu, stored_bytes};
 use portray::gpu::{AdapterClass, Caps, Gpu, Pool, Store, Variants};
 use portray::graph::{Graph, Plan, PlanOptions, Session};
-use portray::ops::{Case, cases};
+use portray::ops::{Case, cases, large_tiles};
 
 /// Runs one case on the GPU and compares every result.
-fn run(gpu: &Gpu, caps: &Caps, case: &Case, seed: u64) -> Result<(), String> {
+fn run(gpu: &Gpu, caps: &Caps, variants: &Variants, case: &Case, seed: u64) -> Result<(), String> {
     let mut random = Random::new(seed);
     let operands: Vec<_> = case.inputs.iter().map(|given| random.operand(given)).collect();
     let mut g = Graph::new();
@@ -30,7 +30,7 @@ fn run(gpu: &Gpu, caps: &Caps, case: &Case, seed: u64) -> Result<(), String> {
     }
     let outputs = g.push_dyn(case.op.clone(), &inputs).map_err(|e| e.to_string())?;
     outputs.iter().for_each(|&t| g.output(t));
-    let plan = Plan::new(&g, caps, &Variants::default(), &PlanOptions { sentinels: true, ..Default::default() })
+    let plan = Plan::new(&g, caps, variants, &PlanOptions { sentinels: true, ..Default::default() })
         .map_err(|e| e.to_string())?;
     let mut pool = Pool::default();
     pollster::block_on(async {
@@ -51,7 +51,7 @@ fn run(gpu: &Gpu, caps: &Caps, case: &Case, seed: u64) -> Result<(), String> {
 }
 
 /// Runs the cases with kernels as `caps` has them.
-fn run_all(gpu: &Gpu, caps: &Caps, ops: &[&str]) {
+fn run_all(gpu: &Gpu, caps: &Caps, variants: &Variants, ops: &[&str]) {
     let only = std::env::var("OP").ok();
     let mut wrong = Vec::new();
     for (op, cases) in cases() {
@@ -59,7 +59,7 @@ fn run_all(gpu: &Gpu, caps: &Caps, ops: &[&str]) {
             continue;
         }
         for (i, case) in cases.iter().enumerate() {
-            if let Err(e) = run(gpu, caps, case, i as u64) {
+            if let Err(e) = run(gpu, caps, variants, case, i as u64) {
                 let shapes: Vec<String> = case.inputs.iter().map(|g| format!("{:?}", g)).collect();
                 wrong.push(format!("{op} case {i} {:?} on {}: {e}", case.op, shapes.join(", ")));
             }
@@ -71,7 +71,7 @@ fn run_all(gpu: &Gpu, caps: &Caps, ops: &[&str]) {
 #[test]
 fn kernels_match_their_references() {
     let gpu = gpu();
-    run_all(&gpu, gpu.caps(), &[]);
+    run_all(&gpu, gpu.caps(), &Variants::default(), &[]);
 }
 
 /// The ops whose kernels differ between adapters.
@@ -80,11 +80,15 @@ const VARIED: &[&str] = &["attention", "conv2d", "gemm", "matmul", "weight_grad"
 #[test]
 fn hardware_kernels_match_their_references() {
     let gpu = gpu();
-    run_all(&gpu, &Caps { class: AdapterClass::Gpu, ..gpu.caps().clone() }, VARIED);
+    let caps = Caps { class: AdapterClass::Gpu, ..gpu.caps().clone() };
+    run_all(&gpu, &caps, &Variants::default(), VARIED);
+    for variants in large_tiles() {
+        run_all(&gpu, &caps, &variants, &["conv2d", "gemm", "matmul", "weight_grad"]);
+    }
 }
 
 #[test]
 fn kernels_without_subgroups_match_their_references() {
     let gpu = gpu();
-    run_all(&gpu, &Caps { class: AdapterClass::Cpu, subgroup: 0, ..gpu.caps().clone() }, VARIED);
+    run_all(&gpu, &Caps { class: AdapterClass::Cpu, subgroup: 0, ..gpu.caps().clone() }, &Variants::default(), VARIED);
 }

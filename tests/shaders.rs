@@ -11,10 +11,10 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ShaderStage};
 use portray::gpu::{AdapterClass, Caps, Kernel, Variants};
 use portray::graph::{Graph, Plan, PlanOptions};
-use portray::ops::cases;
+use portray::ops::{cases, large_tiles};
 
 /// All distinct kernels, by text.
-fn kernels(caps: &Caps) -> BTreeMap<String, (String, Kernel)> {
+fn kernels(caps: &Caps, variants: &Variants) -> BTreeMap<String, (String, Kernel)> {
     let mut found = BTreeMap::new();
     for (op, cases) in cases() {
         for case in cases {
@@ -26,7 +26,7 @@ fn kernels(caps: &Caps) -> BTreeMap<String, (String, Kernel)> {
                 .collect();
             let outputs = g.push_dyn(case.op.clone(), &inputs).expect(op);
             outputs.iter().for_each(|&t| g.output(t));
-            let plan = Plan::new(&g, caps, &Variants::default(), &PlanOptions::default()).expect(op);
+            let plan = Plan::new(&g, caps, variants, &PlanOptions::default()).expect(op);
             for kernel in plan.kernels() {
                 found.insert(kernel.render().expect(op), (op.to_string(), kernel.clone()));
             }
@@ -112,7 +112,9 @@ fn translate(module: &Module, info: &ModuleInfo) -> Result<(), String> {
 fn every_kernel_is_valid_and_reaches_every_backend() {
     let mut wrong = Vec::new();
     for class in [AdapterClass::Cpu, AdapterClass::Gpu] {
-        let kernels = kernels(&Caps::webgpu_defaults(class));
+        let caps = Caps::webgpu_defaults(class);
+        let mut kernels = kernels(&caps, &Variants::default());
+        kernels.extend(large_tiles().iter().flat_map(|variants| self::kernels(&caps, variants)));
         assert!(kernels.len() > 50, "only {} kernels were found", kernels.len());
         for (text, (op, kernel)) in kernels {
             let result = validate(&text, Capabilities::empty()).and_then(|(module, info)| {
@@ -132,7 +134,7 @@ fn every_kernel_is_valid_and_reaches_every_backend() {
 fn kernels_that_share_within_a_subgroup_are_valid_and_reach_vulkan() {
     let caps = Caps { subgroup: 8, ..Caps::webgpu_defaults(AdapterClass::Cpu) };
     let (mut sharing, mut wrong) = (0, Vec::new());
-    for (text, (op, kernel)) in kernels(&caps) {
+    for (text, (op, kernel)) in kernels(&caps, &Variants::default()) {
         if !text.contains("subgroupBroadcast") {
             continue;
         }
@@ -155,7 +157,7 @@ fn the_checks_reject_what_is_wrong() {
     assert!(validate("@compute @workgroup_size(1) fn main() { let x: f32 = 1u; }", Capabilities::empty()).is_err());
     let (module, _) =
         validate("@compute @workgroup_size(257) fn main() {}", Capabilities::empty()).expect("valid WGSL");
-    let kernels = kernels(&Caps::webgpu_defaults(AdapterClass::Cpu));
+    let kernels = kernels(&Caps::webgpu_defaults(AdapterClass::Cpu), &Variants::default());
     let (_, kernel) = kernels.values().next().expect("a kernel");
     assert!(reflect(kernel, &module).is_err());
     let (module, _) = validate("@compute @workgroup_size(1) fn main() {}", Capabilities::empty()).expect("valid WGSL");

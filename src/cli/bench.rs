@@ -4,7 +4,7 @@ use std::path::Path;
 
 use portray::engine::{BenchRow, Engine};
 use portray::event::Flow;
-use portray::gpu::{AdapterClass, Caps};
+use portray::gpu::{AdapterClass, Caps, Variants};
 use portray::{Result, io};
 
 use super::args::Global;
@@ -37,9 +37,13 @@ fn human(row: &BenchRow) -> String {
 /// One file a kernel, named by class of adapter, template and a number, as other compilers take it: the adapter's own, and
 /// those that hardware with WebGPU's default limits would run.
 fn write_kernels(engine: &Engine, folder: &Path) -> Result<()> {
-    let classes = [("adapter", engine.gpu().caps().clone()), ("hardware", Caps::webgpu_defaults(AdapterClass::Gpu))];
-    for (class, caps) in classes {
-        let kernels = portray::ops::rendered_cases(&caps)?;
+    let hardware = [Variants::default()].into_iter().chain(portray::ops::large_tiles()).collect();
+    let classes = [
+        ("adapter", engine.gpu().caps().clone(), vec![engine.variants().clone()]),
+        ("hardware", Caps::webgpu_defaults(AdapterClass::Gpu), hardware),
+    ];
+    for (class, caps, variants) in classes {
+        let kernels = portray::ops::rendered_cases(&caps, &variants)?;
         for (i, (name, text)) in kernels.iter().enumerate() {
             let path = folder.join(format!("{class}-{name}-{i:03}.wgsl"));
             io::write_atomic(&path, |out| out.write_all(text.as_bytes()))?;

@@ -15,6 +15,7 @@ pub(super) fn launch(gemm: &Gemm, l: &mut Launch, at: &Operands, d: &Dims) -> Re
         k: d.taps * (d.c1 + d.c2),
         pair: gemm.geglu,
         splittable: d.batch == 1 && !gemm.geglu,
+        window: gemm.rows != Rows::Same,
     };
     let tile = Tile::choose(l.caps, l.variants, extent);
     let (tiles, tiles_m, tiles_n) = tile.counts(extent);

@@ -7,6 +7,7 @@ mod case;
 pub use case::{Case, Given};
 
 use crate::error::Result;
+use crate::gpu::{Caps, Variants};
 use crate::graph::{self, Graph, Tensor};
 
 macro_rules! registry {
@@ -31,7 +32,7 @@ mod tile;
 mod variants;
 
 pub use attention_backward::AttentionBackward;
-pub use variants::{Choice, choices};
+pub use variants::{Choice, choices, large_tiles};
 
 registry! {
     accumulate,
@@ -63,8 +64,9 @@ registry! {
     weight_grad,
 }
 
-/// Every distinct kernel of the ops' cases as an adapter with `caps` would run it: template name and WGSL.
-pub fn rendered_cases(caps: &crate::gpu::Caps) -> Result<Vec<(&'static str, String)>> {
+/// Every distinct kernel of the ops' cases as an adapter with `caps` would run it under one of `variants`: template name
+/// and WGSL.
+pub fn rendered_cases(caps: &Caps, variants: &[Variants]) -> Result<Vec<(&'static str, String)>> {
     let mut kernels = std::collections::BTreeMap::new();
     for case in cases().into_iter().flat_map(|(_, cases)| cases) {
         let mut g = Graph::new();
@@ -73,9 +75,11 @@ pub fn rendered_cases(caps: &crate::gpu::Caps) -> Result<Vec<(&'static str, Stri
             inputs.push(g.stored(&format!("operand{i}"), given.shape().clone(), given.dtype())?);
         }
         g.push_dyn(case.op.clone(), &inputs)?.into_iter().for_each(|t| g.output(t));
-        let plan = graph::Plan::new(&g, caps, &Default::default(), &Default::default())?;
-        for kernel in plan.kernels() {
-            kernels.insert(kernel.render()?, kernel.template.name);
+        for variants in variants {
+            let plan = graph::Plan::new(&g, caps, variants, &Default::default())?;
+            for kernel in plan.kernels() {
+                kernels.insert(kernel.render()?, kernel.template.name);
+            }
         }
     }
     Ok(kernels.into_iter().map(|(text, name)| (name, text)).collect())

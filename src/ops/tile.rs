@@ -36,6 +36,8 @@ pub(super) struct Extent {
     pub pair: bool,
     /// The contraction may be cut.
     pub splittable: bool,
+    /// Rows are picked through a convolution's window, which takes registers.
+    pub window: bool,
 }
 
 impl Tile {
@@ -122,12 +124,15 @@ impl Tile {
     }
 
     /// Workgroup-memory tiles: the largest that still gives a large GPU enough workgroups; where none does, the smallest,
-    /// and the sum is cut into parts. All keep above 90 % of RDNA2's issue bound in the inner loop, without spills.
+    /// and the sum is cut into parts. Figures of each on RDNA2 are in
+    /// CONTRIBUTING.md.
     fn shared(e: Extent, enough: usize) -> Tile {
         let sizes: &[[usize; 4]] = if e.n <= 16 && !e.pair {
             &[[64, 16, 4, 4]]
         } else if e.m <= 16 && !e.pair {
             &[[16, 64, 4, 4]]
+        } else if e.window {
+            &[[64, 64, 8, 8], [64, 64, 4, 8], [32, 64, 4, 8]]
         } else {
             &[[128, 64, 8, 8], [64, 64, 8, 8], [64, 64, 4, 8], [32, 64, 4, 8]]
         };
@@ -165,7 +170,7 @@ mod tests {
     use super::*;
 
     fn extent(m: usize, n: usize, k: usize) -> Extent {
-        Extent { batch: 1, m, n, k, pair: false, splittable: true }
+        Extent { batch: 1, m, n, k, pair: false, splittable: true, window: false }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::{AttentionSpec, Conv, Epilogue, Graph, Heads, Result, Tensor, attention, conv2d, linear};
 use crate::base::DType;
-use crate::gpu::{AdapterClass, Caps};
+use crate::gpu::{AdapterClass, Caps, Variants};
 
 /// Variants of one kind of kernel.
 pub struct Choice {
@@ -29,6 +29,12 @@ pub fn choices(caps: &Caps) -> Vec<Choice> {
             vec![Choice { key: "gemm", variants, probe: products }]
         }
     }
+}
+
+/// Choices under which hardware's small products get the tiles of large ones, so that tests and dumps reach every tile.
+pub fn large_tiles() -> Vec<Variants> {
+    let choice = |enough: usize| Variants { chosen: [("gemm".to_owned(), format!("workgroups-{enough}"))].into() };
+    [1, 2, 5].map(choice).into()
 }
 
 /// A linear layer and two convolutions, of shallow and deep layers.

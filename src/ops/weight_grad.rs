@@ -51,7 +51,9 @@ impl Op for WeightGrad {
             let c = l.input(i).shape.last();
             let slot = l.input_slot(i);
             // Parts are added up where one source fills the whole result.
-            let extent = Extent { batch: taps, m: n, n: c, k: dout.rows(), pair: false, splittable: c == total };
+            let window = self.rows != Rows::Same;
+            let splittable = c == total;
+            let extent = Extent { batch: taps, m: n, n: c, k: dout.rows(), pair: false, splittable, window };
             let tile = Tile::choose(l.caps, l.variants, extent);
             let (tiles, tiles_n, tiles_c) = tile.counts(extent);
             let parts = (tile.splits > 1).then(|| l.scratch(tile.splits * n * taps * c));
