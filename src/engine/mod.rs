@@ -13,7 +13,6 @@ mod train;
 mod train_data;
 mod train_files;
 mod train_job;
-#[cfg(not(target_arch = "wasm32"))]
 mod variants;
 
 pub use bench::BenchRow;
@@ -72,13 +71,10 @@ impl Engine {
     pub async fn request(options: &EngineOptions) -> Result<Engine> {
         let device = DeviceOptions { adapter: options.adapter.clone(), bounds_checks: options.bounds_checks };
         let gpu = Gpu::request(&device).await?;
-        #[cfg(not(target_arch = "wasm32"))]
         let variants = match &options.variants {
             Some(folder) => variants::remembered(&gpu, folder).await?,
             None => Variants::default(),
         };
-        #[cfg(target_arch = "wasm32")]
-        let variants = Variants::default();
         Ok(Engine { gpu, variants })
     }
 

@@ -65,12 +65,12 @@ pub fn run() -> Result<(), Failure> {
     summary.step("documentation", || ran(at_root().args(document).env("RUSTDOCFLAGS", "-D warnings")));
 
     let lavapipe = driver("mesa-vulkan-drivers", lavapipe_manifest);
-    let everything: &[&str] = &["test", "--workspace", "--release", "--quiet"];
+    let everything: &[&str] = &["test", "--workspace", "--release", "--quiet", "--no-fail-fast"];
     summary.step("all tests, lavapipe", || on(lavapipe, everything));
 
     let swiftshader = driver("chromium", || Some(PathBuf::from(SWIFTSHADER)).filter(|p| p.exists()));
     let names = gpu_tests();
-    let mut again = vec!["test", "--release", "--quiet"];
+    let mut again = vec!["test", "--release", "--quiet", "--no-fail-fast"];
     again.extend(names.iter().flat_map(|name| ["--test", name]));
     summary.step("GPU tests, SwiftShader", || if names.is_empty() { Outcome::Passed } else { on(swiftshader, &again) });
     summary.print()
