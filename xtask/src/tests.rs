@@ -7,8 +7,8 @@ use std::time::Instant;
 use crate::install::{self, Installed};
 use crate::{Failure, cargo, root};
 
-/// Integration tests that need no adapter, and so need no second driver.
-const GPU_FREE: &[&str] = &["layers", "shaders", "plan", "io", "diffusion"];
+/// Integration tests that need no second driver: those without an adapter, and what only wgpu's allocator decides.
+const ONE_DRIVER: &[&str] = &["layers", "shaders", "plan", "io", "diffusion", "memory"];
 
 const SWIFTSHADER: &str = "/usr/lib/chromium/vk_swiftshader_icd.json";
 const WASM: &str = "wasm32-unknown-unknown";
@@ -126,7 +126,7 @@ fn gpu_tests() -> Vec<String> {
         .flatten()
         .flatten()
         .filter_map(|entry| test_name(&entry.path()))
-        .filter(|name| !GPU_FREE.contains(&name.as_str()))
+        .filter(|name| !ONE_DRIVER.contains(&name.as_str()))
         .collect();
     names.sort();
     names
