@@ -46,8 +46,8 @@ pub enum PredictionArg {
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 pub struct ModelOptions {
-    /// Folder in diffusers layout; without it the bundled miniature SD 2 model
-    #[cfg_attr(feature = "cli", arg(long, value_name = "DIR"))]
+    /// Folder in diffusers layout or a single .safetensors file; without it the bundled miniature SD 2 model
+    #[cfg_attr(feature = "cli", arg(long, value_name = "DIR|FILE"))]
     pub model: Option<PathBuf>,
     /// Storage of the large weights
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
@@ -55,7 +55,7 @@ pub struct ModelOptions {
     /// Bytes that the job may take on the adapter (12G, 800M, or a number)
     #[cfg_attr(feature = "cli", arg(long, value_name = "BYTES", value_parser = parse_bytes))]
     pub memory: Option<u64>,
-    /// What the network predicts, where the model's scheduler config is wrong
+    /// What the network predicts, where the model does not say or is wrong
     #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub prediction: Option<PredictionArg>,
 }

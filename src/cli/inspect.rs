@@ -41,7 +41,7 @@ fn look(path: &Path, model: Option<&Path>) -> Result<Finding> {
         return Err(Error::file(path, "no such file or folder"));
     }
     if path.join("model_index.json").exists() {
-        return Ok(model_folder(&Checkpoint::open(path)?));
+        return Ok(whole_model(&Checkpoint::open(path)?));
     }
     let model = model.map(Checkpoint::open).transpose()?;
     if path.is_dir() {
@@ -50,6 +50,9 @@ fn look(path: &Path, model: Option<&Path>) -> Result<Finding> {
     let file = SafeTensors::open(path)?;
     if file.names().any(is_lora_key) {
         return lora(path, model.as_ref());
+    }
+    if file.names().any(|name| name.starts_with("model.diffusion_model.")) {
+        return Ok(whole_model(&Checkpoint::open(path)?));
     }
     match model {
         Some(_) => Err(Error::file(path, "--model goes with a LoRA, but this file has no LoRA keys")),
@@ -103,7 +106,7 @@ fn part_types(weights: &Weights) -> (BTreeMap<&'static str, usize>, usize) {
     (types, bytes)
 }
 
-fn model_folder(model: &Checkpoint) -> Finding {
+fn whole_model(model: &Checkpoint) -> Finding {
     let mut rows = Vec::new();
     let mut parts = serde_json::Map::new();
     for part in Part::ALL {
@@ -123,6 +126,7 @@ fn model_folder(model: &Checkpoint) -> Finding {
         Some(1024) => "Stable Diffusion 2.x",
         _ => "of the Stable Diffusion 1.x / 2.x family",
     };
+    let layout = if model.folder().is_some() { "diffusers folder" } else { "single-file checkpoint" };
     let scheduler = model.scheduler();
     let class = scheduler.get("_class_name").and_then(Value::as_str).unwrap_or("unnamed");
     let prediction = scheduler.get("prediction_type").and_then(Value::as_str).unwrap_or("epsilon");
@@ -134,17 +138,18 @@ fn model_folder(model: &Checkpoint) -> Finding {
         .map_or(8, |b| 1u64 << b.len().saturating_sub(1).min(16));
     let side = unet.get("sample_size").and_then(Value::as_u64).map(|s| s * factor);
     rows.push(("scheduler".into(), class.into()));
-    rows.push(("predicts".into(), prediction.into()));
+    let predicts = if model.prediction_known() { prediction } else { "not said: seen when it runs, or --prediction" };
+    rows.push(("predicts".into(), predicts.into()));
     rows.push(("made for".into(), side.map_or("any size".into(), |s| format!("{s}x{s} pixels"))));
     rows.push(("UNet channels".into(), field(unet, "block_out_channels").to_string()));
     rows.push(("context width".into(), width.to_string()));
     rows.push(("LoRA layers".into(), model.modules().unet.len().to_string()));
     Finding {
-        heading: format!("{}: a diffusers folder, {family}", model.name()),
+        heading: format!("{}: a {layout}, {family}", model.name()),
         rows,
         lists: Vec::new(),
-        json: json!({"event": "model", "folder": model.name(), "family": family, "parts": parts, "scheduler": class,
-            "prediction": prediction, "pixels": side, "context_width": width, "fingerprint": model.fingerprint()}),
+        json: json!({"event": "model", "model": model.name(), "layout": layout, "family": family, "parts": parts, "scheduler": class,
+            "prediction": model.prediction_known().then_some(prediction), "pixels": side, "context_width": width, "fingerprint": model.fingerprint()}),
     }
 }
 

@@ -85,6 +85,7 @@ impl Engine {
             return Err(Error::Usage("nothing to make: give a prompt and a --count of 1 or more".into()));
         }
         let model = Model::open(&job.model, &job.loras, listener)?;
+        let model = self.settled(model, &job.model, listener).await?;
         let init = job.init.as_ref().map(io::Picture::open).transpose()?;
         let strength = init.as_ref().map(|_| job.strength);
         let recipe = Recipe::new(&model, &job.sampling, job.model.prediction, strength)?;

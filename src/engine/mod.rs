@@ -8,6 +8,7 @@ mod generate;
 mod model;
 mod plan;
 mod preview;
+mod probe;
 mod sample;
 mod train;
 mod train_data;

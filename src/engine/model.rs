@@ -25,24 +25,27 @@ pub struct Model {
     weight_type: WeightType,
 }
 
-/// The checkpoint that `folder` names, or the bundled one.
-pub fn open_checkpoint(folder: Option<&Path>) -> Result<Checkpoint> {
-    match folder {
-        Some(folder) => Checkpoint::open(folder),
+/// The checkpoint that `path` names, a folder or a file, or the bundled one.
+pub fn open_checkpoint(path: Option<&Path>) -> Result<Checkpoint> {
+    match path {
+        Some(path) => Checkpoint::open(path),
         #[cfg(feature = "bundled")]
         None => Checkpoint::embedded(&crate::io::bundled::MODEL),
         #[cfg(not(feature = "bundled"))]
-        None => Err(Error::Usage("this build holds no model: give a folder with --model".into())),
+        None => Err(Error::Usage("this build holds no model: give one with --model".into())),
     }
 }
 
 impl Model {
     /// Opens what `options` name and every LoRA; the weights themselves stay where they are.
     pub fn open(options: &ModelOptions, loras: &[LoraArg], listener: Listener<'_>) -> Result<Model> {
-        let checkpoint = open_checkpoint(options.model.as_deref())?;
+        let mut checkpoint = open_checkpoint(options.model.as_deref())?;
+        if options.prediction == Some(PredictionArg::V) && !checkpoint.prediction_known() {
+            checkpoint.predicts_velocity();
+        }
         let text_of = |part: Part| {
             let weights = checkpoint.part(part);
-            (format!("{}/config.json", weights.location()), weights.config().to_string())
+            (weights.config_source().name().to_owned(), weights.config().to_string())
         };
         let (path, config) = text_of(Part::TextEncoder);
         let text = TextEncoderConfig::parse(&path, &config)?;
@@ -50,8 +53,8 @@ impl Model {
         let unet = UnetConfig::parse(&path, &config)?;
         let (path, config) = text_of(Part::Vae);
         let vae = VaeConfig::parse(&path, &config)?;
-        let path = format!("{}/scheduler/scheduler_config.json", checkpoint.name());
-        let mut schedule = ScheduleConfig::from_json(&checkpoint.scheduler().to_string(), &path)?;
+        let mut schedule =
+            ScheduleConfig::from_json(&checkpoint.scheduler().to_string(), checkpoint.scheduler_name())?;
         if let Some(prediction) = options.prediction {
             schedule.prediction_type = match prediction {
                 PredictionArg::Epsilon => Prediction::Epsilon,
@@ -74,6 +77,16 @@ impl Model {
         }
         let weight_type = options.dtype;
         Ok(Model { checkpoint, text, unet, vae, schedule, tokenizer, loras: opened, weight_type })
+    }
+
+    /// Settles that a single file's network predicts velocities.
+    pub(crate) fn predicts_velocity(&mut self) -> Result<()> {
+        self.checkpoint.predicts_velocity();
+        let config = self.checkpoint.part(Part::Unet);
+        self.unet = UnetConfig::parse(config.config_source().name(), &config.config().to_string())?;
+        let name = self.checkpoint.scheduler_name();
+        self.schedule = ScheduleConfig::from_json(&self.checkpoint.scheduler().to_string(), name)?;
+        Ok(())
     }
 
     /// Storage of the large weights on an adapter with `caps`.

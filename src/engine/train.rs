@@ -56,6 +56,7 @@ impl Engine {
     pub async fn train(&self, job: &TrainJob, listener: Listener<'_>) -> Result<Trained> {
         job.check()?;
         let model = Model::open(&job.model, &[], listener)?;
+        let model = self.settled(model, &job.model, listener).await?;
         let schedule = NoiseSchedule::new(&model.schedule);
         let folder = state_folder(&job.out);
         let options = job.deciding()?;

@@ -6,4 +6,7 @@ mod common;
 mod golden;
 mod killed;
 mod runs;
+#[path = "../../examples/make_model/random_model.rs"]
+mod random_model;
+mod single_file;
 mod support;

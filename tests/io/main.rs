@@ -4,6 +4,9 @@
 mod checkpoints;
 mod image;
 mod lora_file;
+#[path = "../../examples/make_model/random_model.rs"]
+mod random_model;
 mod safetensors;
+mod single_file;
 mod support;
 mod tokenizer;

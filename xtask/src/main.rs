@@ -1,4 +1,5 @@
 //! `cargo xtask demo` and `cargo xtask test`: everything that they need is installed, or named where that cannot be.
+//! `cargo xtask make-model` writes models of full size with random weights.
 
 mod install;
 mod tests;
@@ -8,12 +9,18 @@ use std::process::{Command, ExitCode, Stdio};
 
 use install::Installed;
 
-const USAGE: &str = "usage: cargo xtask demo [options of `portray demo`] | cargo xtask test";
+const USAGE: &str = "usage: cargo xtask demo [options of `portray demo`] | cargo xtask test
+       | cargo xtask make-model sd15|sd2-base|sd21|turbo DIR|FILE.safetensors [SEED]";
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let result = match args.next().as_deref() {
         Some("demo") => demo(&args.collect::<Vec<_>>()),
+        Some("make-model") => {
+            let mut command = cargo();
+            command.args(["run", "--quiet", "--release", "--example", "make_model"]).args(manifest()).arg("--");
+            succeed(command.args(args))
+        }
         Some("test") if args.next().is_none() => tests::run(),
         _ => {
             eprintln!("{USAGE}");

@@ -10,15 +10,12 @@ use crate::error::{Error, Result};
 use crate::io::{SafeTensors, Source};
 
 const GIVE_A_FOLDER: &str = "give a diffusers folder (model_index.json, unet/, vae/, text_encoder/, tokenizer/, \
-     scheduler/); diffusers' StableDiffusionPipeline.from_single_file(…).save_pretrained(…) makes one";
+     scheduler/) or a single .safetensors file in the original layout";
 
 /// `model_index.json` of a Stable Diffusion 1.x or 2.x folder.
 pub fn model_index(folder: &Path) -> Result<Source> {
     if !folder.exists() {
-        return Err(Error::file(folder, "no such model folder"));
-    }
-    if !folder.is_dir() {
-        return Err(Error::file(folder, format!("single-file checkpoints are not yet supported: {GIVE_A_FOLDER}")));
+        return Err(Error::file(folder, "no such model folder or file"));
     }
     let path = folder.join("model_index.json");
     if !path.exists() {

@@ -1,6 +1,8 @@
-//! A Stable Diffusion model as diffusers lays it out: a folder, or the same parts inside the binary.
+//! A Stable Diffusion model: a diffusers folder, a single file in the original layout, or the same parts inside the
+//! binary.
 
 mod discover;
+pub mod original;
 mod save;
 mod weights;
 
@@ -63,6 +65,7 @@ pub struct Checkpoint {
     scheduler_source: Source,
     scheduler: Value,
     tokenizer: TokenizerFiles,
+    prediction_known: bool,
 }
 
 /// A model inside the binary: the texts and bytes of a diffusers folder's files.
@@ -94,13 +97,28 @@ pub struct ModelModules {
 }
 
 impl Checkpoint {
-    /// Opens the diffusers folder `path`.
+    /// Opens the diffusers folder or the single file `path`.
     ///
     /// # Errors
-    /// [`Error::File`] in one line with the remedy: not there, a file where a folder is needed (single-file checkpoints
-    /// are not read yet), a model of another family, a part or file missing, JSON or safetensors malformed.
+    /// [`Error::File`] in one line with the remedy: not there, a pickle, a model of another family, a part or file
+    /// missing, JSON or safetensors malformed.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let folder = path.as_ref();
+        if folder.is_file() {
+            let original::SingleFile { model_index, parts, scheduler_source, scheduler, tokenizer, prediction_known } =
+                original::open(folder)?;
+            let name = folder.display().to_string();
+            return Ok(Checkpoint {
+                name,
+                folder: None,
+                model_index,
+                parts,
+                scheduler_source,
+                scheduler,
+                tokenizer,
+                prediction_known,
+            });
+        }
         let model_index = discover::model_index(folder)?;
         let part = |part| discover::weights(folder, part);
         let parts = [part(Part::TextEncoder)?, part(Part::Unet)?, part(Part::Vae)?];
@@ -108,7 +126,16 @@ impl Checkpoint {
         let tokenizer = TokenizerFiles::open(folder.join("tokenizer"))?;
         let name = folder.display().to_string();
         let scheduler = object(&scheduler_source)?;
-        Ok(Checkpoint { name, folder: Some(folder.into()), model_index, parts, scheduler_source, scheduler, tokenizer })
+        Ok(Checkpoint {
+            name,
+            folder: Some(folder.into()),
+            model_index,
+            parts,
+            scheduler_source,
+            scheduler,
+            tokenizer,
+            prediction_known: true,
+        })
     }
 
     /// Opens a model inside the binary.
@@ -137,15 +164,16 @@ impl Checkpoint {
             scheduler: object(&scheduler_source)?,
             scheduler_source,
             tokenizer: TokenizerFiles::new(format!("{}/tokenizer", bundle.name), files),
+            prediction_known: true,
         })
     }
 
-    /// The folder as the user named it, or the bundle's name.
+    /// The folder or file as the user named it, or the bundle's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The folder, unless the model is inside the binary.
+    /// The folder, unless the model is a single file or inside the binary.
     pub fn folder(&self) -> Option<&Path> {
         self.folder.as_deref()
     }
@@ -162,6 +190,26 @@ impl Checkpoint {
     /// `scheduler_config.json`.
     pub fn scheduler(&self) -> &Value {
         &self.scheduler
+    }
+
+    /// What messages call the scheduler's configuration: its path, or that of the single file.
+    pub fn scheduler_name(&self) -> &str {
+        self.scheduler_source.name()
+    }
+
+    /// Whether the model says what its network predicts. A single file of the second generation may not: then
+    /// [`Checkpoint::scheduler`] says epsilon, and [`Checkpoint::predicts_velocity`] corrects it.
+    pub fn prediction_known(&self) -> bool {
+        self.prediction_known
+    }
+
+    /// Settles that a single file's network predicts velocities, which makes it a model for 768 pixels.
+    pub fn predicts_velocity(&mut self) {
+        let Checkpoint { parts: [_, unet, _], scheduler, .. } = self;
+        unet.change_config(|config| original::velocity(scheduler, config));
+        let text = self.scheduler.to_string().into_bytes();
+        self.scheduler_source = Source::from_bytes(self.scheduler_source.name(), text);
+        self.prediction_known = true;
     }
 
     /// The model's tokenizer.

@@ -31,14 +31,15 @@ pub fn write_diffusers_folder(destination: impl AsRef<Path>, source: &Checkpoint
             copy(weights.config_source(), &to.join("config.json"))?;
             let file = to.join(format!("{}.safetensors", part.stem()));
             let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-            match (part, weights.files()) {
+            match (part, weights.own_files()) {
                 (Part::Unet, _) => write_safetensors(file, unet, &metadata)?,
-                (_, [whole]) => copy(whole.source(), &file)?,
+                (_, Some([whole])) => copy(whole.source(), &file)?,
                 // Shards become one file, under the names they are stored with.
-                (_, shards) => {
+                (_, Some(shards)) => {
                     let tensors: Vec<_> = shards.iter().flat_map(|shard| shard.iter()).collect();
                     write_safetensors(file, &tensors, &metadata)?;
                 }
+                (_, None) => write_safetensors(file, &weights.iter().collect::<Vec<_>>(), &metadata)?,
             }
         }
         match source.folder() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::original::{Names, Third};
 use super::{Part, object};
 use crate::error::{Error, Result};
 use crate::io::{SafeTensors, Source, Tensor};
@@ -17,6 +18,8 @@ pub struct Weights {
     config: Value,
     files: Vec<SafeTensors>,
     index: BTreeMap<String, Place>,
+    /// What a single file calls the tensors; `None` where they have diffusers' names.
+    names: Option<Names>,
 }
 
 #[derive(Clone, Debug)]
@@ -25,22 +28,29 @@ struct Place {
     stored_name: String,
     /// A 1x1 convolution that stands for a linear layer is seen as `[out, in]`.
     squeeze: bool,
+    /// The tensor is these rows of the stored one.
+    third: Option<Third>,
 }
 
 impl Weights {
+    /// The tensors of `files` under diffusers' names.
     pub(super) fn new(part: Part, location: String, config: Source, files: Vec<SafeTensors>) -> Result<Weights> {
-        let mut index = BTreeMap::new();
-        for (file, tensors) in files.iter().enumerate() {
-            for tensor in tensors.iter() {
-                let Some(name) = canonical(part, &tensor.name) else { continue };
-                let squeeze = is_vae_attention(part, &name) && matches!(*tensor.shape, [_, _, 1, 1]);
-                let place = Place { file, stored_name: tensor.name.to_string(), squeeze };
-                if index.insert(name.clone(), place).is_some() {
-                    return Err(tensor.error(format!("is there twice, both stand for '{name}'")));
-                }
-            }
-        }
-        Ok(Weights { part, location, config: object(&config)?, config_source: config, files, index })
+        let json = object(&config)?;
+        let index = index(part, &files, |stored| canonical(part, stored).map(|name| (name, None)).into_iter().collect())?;
+        Ok(Weights { part, location, config: json, config_source: config, files, index, names: None })
+    }
+
+    /// The tensors of a single file in the original layout that belong to `part`.
+    pub(super) fn original(
+        part: Part,
+        location: String,
+        config: Source,
+        file: SafeTensors,
+        names: Names,
+    ) -> Result<Weights> {
+        let (json, files) = (object(&config)?, vec![file]);
+        let index = index(part, &files, |stored| names.canonical(stored))?;
+        Ok(Weights { part, location, config: json, config_source: config, files, index, names: Some(names) })
     }
 
     /// Which part this is.
@@ -58,14 +68,20 @@ impl Weights {
         &self.config
     }
 
+    /// Changes what a single file's configuration says: it has none of its own.
+    pub(super) fn change_config(&mut self, change: impl FnOnce(&mut Value)) {
+        change(&mut self.config);
+        self.config_source = Source::from_bytes(self.config_source.name(), self.config.to_string().into_bytes());
+    }
+
     /// `config.json` as it is on the disk.
     pub fn config_source(&self) -> &Source {
         &self.config_source
     }
 
-    /// The weight files.
-    pub(super) fn files(&self) -> &[SafeTensors] {
-        &self.files
+    /// The weight files, where they hold this part alone under diffusers' names.
+    pub(super) fn own_files(&self) -> Option<&[SafeTensors]> {
+        self.names.is_none().then_some(self.files.as_slice())
     }
 
     /// Canonical tensor names in order.
@@ -85,6 +101,9 @@ impl Weights {
         if place.squeeze {
             tensor.shape = tensor.shape[..2].to_vec().into();
         }
+        if let Some(Third(i)) = place.third {
+            tensor = tensor.rows(tensor.shape.first()? / 3 * i, tensor.shape.first()? / 3)?;
+        }
         Some(tensor)
     }
 
@@ -94,7 +113,15 @@ impl Weights {
     /// [`Error::File`] naming the part's folder and the tensor.
     pub fn get(&self, name: &str) -> Result<Tensor<'_>> {
         self.find(name).ok_or_else(|| {
-            Error::file(&self.location, format!("the weights have no tensor '{name}': config.json and weights differ"))
+            match self.names.as_ref().and_then(|names| names.original(name)) {
+                Some((original, _)) => {
+                    Error::file(&self.location, format!("lacks tensor '{original}': get the complete checkpoint"))
+                }
+                None => Error::file(
+                    &self.location,
+                    format!("the weights have no tensor '{name}': config.json and weights differ"),
+                ),
+            }
         })
     }
 
@@ -127,6 +154,30 @@ impl Weights {
             .filter_map(|tensor| Some((tensor.name.strip_suffix(".weight")?.to_owned(), tensor.shape.to_vec())))
             .collect()
     }
+}
+
+/// Where each of a part's tensors lies; `names` gives what a stored tensor stands for.
+fn index(
+    part: Part,
+    files: &[SafeTensors],
+    names: impl Fn(&str) -> Vec<(String, Option<Third>)>,
+) -> Result<BTreeMap<String, Place>> {
+    let mut index = BTreeMap::new();
+    for (file, tensors) in files.iter().enumerate() {
+        for tensor in tensors.iter() {
+            for (name, third) in names(&tensor.name) {
+                if third.is_some() && !tensor.shape.first().is_some_and(|rows| rows.is_multiple_of(3)) {
+                    return Err(tensor.error(format!("has shape {:?}: its rows are no three thirds", tensor.shape)));
+                }
+                let squeeze = is_vae_attention(part, &name) && matches!(*tensor.shape, [_, _, 1, 1]);
+                let place = Place { file, stored_name: tensor.name.to_string(), squeeze, third };
+                if index.insert(name.clone(), place).is_some() {
+                    return Err(tensor.error(format!("is there twice, both stand for '{name}'")));
+                }
+            }
+        }
+    }
+    Ok(index)
 }
 
 /// The name that today's diffusers gives the tensor; `None` for what is no parameter.

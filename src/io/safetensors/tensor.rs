@@ -91,6 +91,11 @@ impl<'a> Tensor<'a> {
         Ok(Tensor::made(name, ElementType::F16, shape, bytemuck::cast_slice(&halves).to_vec().into()))
     }
 
+    /// A tensor over `bytes` as they are stored, to be written.
+    pub fn raw(name: impl Into<String>, dtype: ElementType, shape: &[usize], bytes: &'a [u8]) -> Tensor<'a> {
+        Tensor::made(name, dtype, shape, bytes.into())
+    }
+
     /// An i64 tensor over `data`, to be written.
     pub fn i64(name: impl Into<String>, shape: &[usize], data: &'a [i64]) -> Tensor<'a> {
         Tensor::made(name, ElementType::I64, shape, bytemuck::cast_slice(data).into())
@@ -112,6 +117,19 @@ impl<'a> Tensor<'a> {
         }
         self.shape = Cow::Owned(shape);
         Ok(self)
+    }
+
+    /// Its `count` rows from `first` on; `None` where it has fewer.
+    pub fn rows(&self, first: usize, count: usize) -> Option<Tensor<'a>> {
+        let (&rows, inner) = self.shape.split_first()?;
+        let row = inner.iter().product::<usize>() * self.dtype.bytes();
+        let range = first.checked_mul(row)?..first.checked_add(count).filter(|&end| end <= rows)?.checked_mul(row)?;
+        let bytes = match &self.bytes {
+            Cow::Borrowed(bytes) => Cow::Borrowed(bytes.get(range)?),
+            Cow::Owned(bytes) => Cow::Owned(bytes.get(range)?.to_vec()),
+        };
+        let shape = std::iter::once(count).chain(inner.iter().copied()).collect::<Vec<_>>().into();
+        Some(Tensor { file: self.file.clone(), name: self.name.clone(), dtype: self.dtype, shape, bytes })
     }
 
     /// Number of elements.

@@ -1,0 +1,68 @@
+//! Whether a network predicts noise or velocity, where its file does not say: a look at one prediction.
+
+use crate::base::DType;
+use crate::error::Result;
+use crate::event::{Event, Listener};
+use crate::gpu::{Pool, Store};
+use crate::graph::{Graph, Session};
+use crate::job::ModelOptions;
+use crate::models::{Context, UNet};
+use crate::nn::{Scope, Settings};
+
+use super::{Engine, Model};
+
+/// Pixels of a side of the latent that is looked at: the smallest that every UNet of the family halves.
+const SIDE: usize = 8;
+/// What the latent and the prompt's hidden states are filled with.
+const FILL: f32 = 0.5;
+/// The noisiest timestep.
+const TIMESTEP: f32 = 999.0;
+/// Below this mean of prediction minus latent it is a velocity: a noise predictor gives back about what it was given,
+/// a velocity predictor about the negative of the picture (the rule and the numbers are stable-diffusion.cpp's).
+const VELOCITY: f32 = -1.0;
+
+impl Engine {
+    /// `model`, its prediction type settled: by `options`, by the file, or by a probe.
+    pub(super) async fn settled(
+        &self,
+        mut model: Model,
+        options: &ModelOptions,
+        listener: Listener<'_>,
+    ) -> Result<Model> {
+        if model.checkpoint.prediction_known() || options.prediction.is_some() {
+            return Ok(model);
+        }
+        listener(Event::Phase("seeing whether the model predicts noise or velocity".into()));
+        let velocity = self.predicts_velocity(&model).await?;
+        if velocity {
+            model.predicts_velocity()?;
+        }
+        let (found, other) = if velocity { ("velocity", "epsilon") } else { ("noise", "v") };
+        let name = model.checkpoint.name();
+        listener(Event::Note(format!("{name} seems to predict {found}; where that is wrong: --prediction {other}")));
+        Ok(model)
+    }
+
+    async fn predicts_velocity(&self, model: &Model) -> Result<bool> {
+        let planning = self.planning();
+        let scope = Scope::new("unet", Settings { dtype: model.dtype(planning.caps), ..Settings::default() });
+        let unet = UNet::new(&scope, model.unet.clone())?;
+        let mut g = Graph::new();
+        let sample = g.input("sample", [1, SIDE, SIDE, model.unet.in_channels], DType::F32);
+        let timestep = g.input("timestep", [1], DType::F32);
+        let tokens = model.tokenizer.length();
+        let hidden = g.input("hidden", [1, tokens, model.context_width()], DType::F32);
+        let out = unet.forward(&mut g, sample, timestep, Context::Hidden(hidden))?;
+        g.output(out);
+        let mut store = Store::new(&self.gpu);
+        model.load(&mut store, "unet", &scope.params())?;
+        let session = Session::new(&self.gpu, planning.plan(&g)?, &mut Pool::default(), &store).await?;
+        session.write(sample, &vec![FILL; SIDE * SIDE * model.unet.in_channels])?;
+        session.write(timestep, &[TIMESTEP])?;
+        session.write(hidden, &vec![FILL; tokens * model.context_width()])?;
+        session.run()?;
+        let seen = session.read(out).await?;
+        let mean = seen.iter().map(|x| x - FILL).sum::<f32>() / seen.len().max(1) as f32;
+        Ok(mean < VELOCITY)
+    }
+}

@@ -1,0 +1,215 @@
+//! Configurations of a single file: what is the same in the whole family comes from a template (`sd1.json`, `sd2.json`,
+//! as diffusers ships them), what the tensors' shapes tell replaces it.
+
+use serde_json::{Value, json};
+
+use super::names::{Names, Structure, TextFlavour, prefix};
+use crate::error::{Error, Result};
+use crate::io::{Part, SafeTensors};
+
+/// Text layers of Stable Diffusion 2: it reads the state before OpenCLIP's last one.
+const OPEN_CLIP_LAYERS: usize = 23;
+/// Channels of an attention head in Stable Diffusion 2 and in both text encoders.
+const HEAD: usize = 64;
+
+/// Counts what names depend on.
+pub fn structure(file: &SafeTensors, text: TextFlavour) -> Result<Structure> {
+    let unet = prefix(Part::Unet, text);
+    let inputs = count(file, &format!("{unet}input_blocks."));
+    let is_down = |i: &usize| file.contains(&format!("{unet}input_blocks.{i}.0.op.weight"));
+    let downs: Vec<usize> = (0..inputs).filter(is_down).collect();
+    let unet_layers = downs.first().map_or(inputs.saturating_sub(1), |first| first.saturating_sub(1));
+    let unet_blocks = downs.len() + 1;
+    if unet_layers == 0 || inputs != unet_blocks * (unet_layers + 1) {
+        let message = format!("has {inputs} input blocks with {} downsamplers: no Stable Diffusion UNet", downs.len());
+        return Err(Error::file(file.name(), message));
+    }
+    let has_attention = |block: usize| {
+        file.contains(&format!("{unet}output_blocks.{}.1.proj_in.weight", block * (unet_layers + 1)))
+    };
+    let unet_plain = (0..unet_blocks).take_while(|&block| !has_attention(block)).count();
+    let vae = prefix(Part::Vae, text);
+    let text_layers = match text {
+        TextFlavour::Clip => {
+            let prefix = prefix(Part::TextEncoder, text);
+            count(file, &format!("{prefix}text_model.encoder.layers."))
+        }
+        TextFlavour::OpenClip => {
+            count(file, &format!("{}transformer.resblocks.", prefix(Part::TextEncoder, text))).min(OPEN_CLIP_LAYERS)
+        }
+    };
+    Ok(Structure {
+        unet_blocks,
+        unet_layers,
+        unet_plain,
+        vae_blocks: count(file, &format!("{vae}encoder.down.")),
+        vae_layers: count(file, &format!("{vae}encoder.down.0.block.")),
+        text,
+        text_layers,
+    })
+}
+
+/// One more than the largest number that follows `prefix` in a tensor's name.
+fn count(file: &SafeTensors, prefix: &str) -> usize {
+    let number = |name: &str| name.strip_prefix(prefix)?.split('.').next()?.parse::<usize>().ok();
+    // A name may hold any number: nothing of the family has more than a few dozen of anything.
+    file.names().filter_map(number).filter(|&n| n < 1000).max().map_or(0, |n| n + 1)
+}
+
+/// All configurations of a file.
+pub struct Configs {
+    unet: Value,
+    vae: Value,
+    text_encoder: Value,
+    pub model_index: Value,
+    pub scheduler: Value,
+    pub prediction_known: bool,
+}
+
+impl Configs {
+    pub fn new(file: &SafeTensors, structure: &Structure) -> Result<Configs> {
+        let template = match structure.text {
+            TextFlavour::Clip => include_str!("sd1.json"),
+            TextFlavour::OpenClip => include_str!("sd2.json"),
+        };
+        let mut template: Value =
+            serde_json::from_str(template).map_err(|e| Error::file(file.name(), format!("configuration template: {e}")))?;
+        let mut take = |name: &str| template.get_mut(name).map(Value::take).unwrap_or_default();
+        let (unet, vae, text) = (take("unet"), take("vae"), take("text_encoder"));
+        let (model_index, scheduler) = (take("model_index"), take("scheduler"));
+        let shapes = |part: Part| Shapes { file, names: Names::new(part, structure) };
+        let mut configs = Configs {
+            unet: with(unet, unet_fields(&shapes(Part::Unet), structure)?),
+            vae: with(vae, vae_fields(&shapes(Part::Vae), structure)?),
+            text_encoder: with(text, text_fields(&shapes(Part::TextEncoder), structure)?),
+            model_index,
+            scheduler,
+            prediction_known: true,
+        };
+        match stated_prediction(file) {
+            Some(true) => velocity(&mut configs.scheduler, &mut configs.unet),
+            Some(false) => {}
+            // Every first-generation model predicts the noise; of the second, both kinds go about.
+            None => configs.prediction_known = structure.text == TextFlavour::Clip,
+        }
+        Ok(configs)
+    }
+
+    pub fn part(&self, part: Part) -> &Value {
+        match part {
+            Part::TextEncoder => &self.text_encoder,
+            Part::Unet => &self.unet,
+            Part::Vae => &self.vae,
+        }
+    }
+}
+
+/// Turns the configurations of the 512-pixel model into those of the 768-pixel one, which predicts velocities.
+pub fn velocity(scheduler: &mut Value, unet: &mut Value) {
+    scheduler["prediction_type"] = json!("v_prediction");
+    scheduler["_class_name"] = json!("DDIMScheduler");
+    if unet["sample_size"] == json!(64) {
+        unet["sample_size"] = json!(96);
+    }
+}
+
+/// Whether the file says that its network predicts velocities (`modelspec.prediction_type`, or the marker tensor of
+/// newer trainers).
+fn stated_prediction(file: &SafeTensors) -> Option<bool> {
+    if file.contains("v_pred") {
+        return Some(true);
+    }
+    let stated = ["modelspec.prediction_type", "ss_v_parameterization"].iter().find_map(|key| file.metadata().get(*key))?;
+    match stated.to_lowercase().as_str() {
+        "v" | "v_prediction" | "velocity" | "true" => Some(true),
+        "epsilon" | "eps" | "noise" | "false" => Some(false),
+        _ => None,
+    }
+}
+
+fn with(mut template: Value, fields: Value) -> Value {
+    if let (Some(template), Value::Object(fields)) = (template.as_object_mut(), fields) {
+        template.extend(fields);
+    }
+    template
+}
+
+/// Shapes by diffusers' names.
+struct Shapes<'a> {
+    file: &'a SafeTensors,
+    names: Names,
+}
+
+impl Shapes<'_> {
+    fn find(&self, name: &str) -> Option<Vec<usize>> {
+        Some(self.file.find(&self.names.original(name)?.0)?.shape.to_vec())
+    }
+
+    /// Extent `axis` of the tensor `name`.
+    fn extent(&self, name: &str, axis: usize) -> Result<usize> {
+        let original = self.names.original(name).map_or(name.to_owned(), |(original, _)| original);
+        let tensor = self.file.get(&original)?;
+        let extent = tensor.shape.get(axis).copied().filter(|&n| n > 0);
+        extent.ok_or_else(|| tensor.error(format!("has shape {:?}: no Stable Diffusion model", tensor.shape)))
+    }
+}
+
+fn unet_fields(shapes: &Shapes<'_>, structure: &Structure) -> Result<Value> {
+    let blocks = structure.unet_blocks;
+    let channels = (0..blocks).map(|i| shapes.extent(&format!("down_blocks.{i}.resnets.0.conv1.weight"), 0));
+    let channels = channels.collect::<Result<Vec<usize>>>()?;
+    let crosses = |i: usize| shapes.find(&format!("down_blocks.{i}.attentions.0.proj_in.weight"));
+    let down: Vec<_> =
+        (0..blocks).map(|i| if crosses(i).is_some() { "CrossAttnDownBlock2D" } else { "DownBlock2D" }).collect();
+    let up: Vec<_> =
+        (0..blocks).rev().map(|i| if crosses(i).is_some() { "CrossAttnUpBlock2D" } else { "UpBlock2D" }).collect();
+    let Some(first) = (0..blocks).find(|&i| crosses(i).is_some()) else {
+        return Err(Error::file(shapes.file.name(), "its UNet has no attention: no Stable Diffusion model"));
+    };
+    let attention = format!("down_blocks.{first}.attentions.0");
+    let depth = (0..).take_while(|i| shapes.find(&format!("{attention}.transformer_blocks.{i}.norm1.weight")).is_some());
+    let depth = depth.count().max(1);
+    let heads = match structure.text {
+        TextFlavour::Clip => json!(8),
+        TextFlavour::OpenClip => json!(channels.iter().map(|c| (c / HEAD).max(1)).collect::<Vec<_>>()),
+    };
+    Ok(json!({
+        "in_channels": shapes.extent("conv_in.weight", 1)?,
+        "out_channels": shapes.extent("conv_out.weight", 0)?,
+        "block_out_channels": channels,
+        "down_block_types": down,
+        "up_block_types": up,
+        "layers_per_block": structure.unet_layers,
+        "transformer_layers_per_block": depth,
+        "cross_attention_dim": shapes.extent(&format!("{attention}.transformer_blocks.0.attn2.to_k.weight"), 1)?,
+        "attention_head_dim": heads,
+        "use_linear_projection": crosses(first).is_some_and(|shape| shape.len() == 2),
+    }))
+}
+
+fn vae_fields(shapes: &Shapes<'_>, structure: &Structure) -> Result<Value> {
+    let blocks = structure.vae_blocks;
+    let channels = (0..blocks).map(|i| shapes.extent(&format!("encoder.down_blocks.{i}.resnets.0.conv1.weight"), 0));
+    Ok(json!({
+        "in_channels": shapes.extent("encoder.conv_in.weight", 1)?,
+        "out_channels": shapes.extent("decoder.conv_out.weight", 0)?,
+        "latent_channels": shapes.extent("decoder.conv_in.weight", 1)?,
+        "block_out_channels": channels.collect::<Result<Vec<usize>>>()?,
+        "down_block_types": vec!["DownEncoderBlock2D"; blocks],
+        "up_block_types": vec!["UpDecoderBlock2D"; blocks],
+        "layers_per_block": structure.vae_layers,
+    }))
+}
+
+fn text_fields(shapes: &Shapes<'_>, structure: &Structure) -> Result<Value> {
+    let table = "text_model.embeddings.token_embedding.weight";
+    let width = shapes.extent(table, 1)?;
+    Ok(json!({
+        "vocab_size": shapes.extent(table, 0)?,
+        "hidden_size": width,
+        "intermediate_size": shapes.extent("text_model.encoder.layers.0.mlp.fc1.weight", 0)?,
+        "max_position_embeddings": shapes.extent("text_model.embeddings.position_embedding.weight", 0)?,
+        "num_hidden_layers": structure.text_layers,
+        "num_attention_heads": (width / HEAD).max(1),
+    }))
+}
