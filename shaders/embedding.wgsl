@@ -1,4 +1,5 @@
-// out[i] = table[ids[i]] (+ positions[i % tokens]). One element, or four, a thread. Values: vec4, placed.
+// out[i] = table[ids[i]] (+ positions[i % tokens]). One element, or four, a thread. The table is bound from row `first`
+// on, `rows` of it; ids of other rows are left to other dispatches. Values: vec4, placed.
 //% set four = "4" if vec4 else ""
 @compute @workgroup_size(64)
 fn main(
@@ -11,8 +12,9 @@ fn main(
     let token = i / p.width;
     let c = i - token * p.width;
     // An id beyond the table is refused by the host; should one come through, it must not read elsewhere.
-    let row = min(ids_at(token), p.rows - 1u);
-    var v = table_at{{ four }}(row * p.width + c);
+    let row = min(ids_at(token), p.last_row);
+    if row < p.first || row - p.first >= p.rows { return; }
+    var v = table_at{{ four }}((row - p.first) * p.width + c);
     //% if placed
     v += positions_at{{ four }}(token % p.tokens * p.width + c);
     //% endif

@@ -17,6 +17,8 @@ pub enum WeightType {
     F32,
     /// Packed half.
     F16,
+    /// Eight bits in blocks of 64 with a scale each, for frozen weights; packed half where that does not fit.
+    Q8,
 }
 
 /// Whose random stream a seed names.

@@ -5,7 +5,7 @@ mod common;
 use common::{Random, close, gpu, stored_bytes};
 use portray::gpu::{AdapterClass, Caps, Gpu, Pool, Store, Variants};
 use portray::graph::{Graph, Plan, PlanOptions, Session};
-use portray::ops::{Case, cases, large_tiles};
+use portray::ops::{Case, Embedding, Given, cases, large_tiles};
 
 /// Runs one case on the GPU and compares every result.
 fn run(gpu: &Gpu, caps: &Caps, variants: &Variants, case: &Case, seed: u64) -> Result<(), String> {
@@ -76,6 +76,20 @@ fn kernels_match_their_references() {
 
 /// The ops whose kernels differ between adapters.
 const VARIED: &[&str] = &["attention", "conv2d", "gemm", "matmul", "weight_grad"];
+
+/// A table larger than a binding is read in pieces.
+#[test]
+fn tables_larger_than_a_binding_match_their_references() {
+    let gpu = gpu();
+    let caps = Caps { max_binding_bytes: 4096, ..gpu.caps().clone() };
+    let ids = || Given::Ids([2, 40].into(), 700);
+    for table in [Given::normal([700, 4]), Given::half([700, 4]), Given::normal([700, 3])] {
+        let positions = Given::normal([40, table.shape().last()]);
+        for inputs in [vec![table.clone(), ids()], vec![table.clone(), ids(), positions]] {
+            run(&gpu, &caps, &Variants::default(), &Case::new(Embedding, inputs), 1).unwrap();
+        }
+    }
+}
 
 #[test]
 fn hardware_kernels_match_their_references() {

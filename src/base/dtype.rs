@@ -1,5 +1,7 @@
 //! How a tensor's elements are stored on the GPU.
 
+use super::block8;
+
 /// Storage type. Arithmetic is f32 whatever the storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
@@ -7,6 +9,9 @@ pub enum DType {
     F32,
     /// Half precision, two to a `u32` word (`unpack2x16float`, core WGSL, so it works on every adapter).
     F16,
+    /// Signed bytes in blocks of 64 with a scale each ([`super::block8`]): frozen weights whose last extent is a multiple
+    /// of 64.
+    Q8,
     /// 32-bit unsigned integer: token ids.
     U32,
 }
@@ -18,6 +23,7 @@ impl DType {
         match self {
             DType::F32 | DType::U32 => padded * 4,
             DType::F16 => padded * 2,
+            DType::Q8 => (elements.div_ceil(block8::VALUES).max(1) * block8::BYTES).next_multiple_of(16) as u64,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Data types, shapes, host arrays and random streams. No GPU in here.
 
 mod array;
+pub mod block8;
 mod dtype;
 pub mod layout;
 pub mod rng;

@@ -51,7 +51,7 @@ impl Model {
     }
 
     pub(crate) fn plan_vae_encode(&self, planning: Planning<'_>, n: usize, [w, h]: [usize; 2]) -> Result<Part> {
-        let scope = Scope::new("vae", Settings { dtype: self.dtype(planning.caps), ..Settings::default() });
+        let scope = Scope::new("vae", Settings { dtype: self.vae_dtype(planning.caps), ..Settings::default() });
         let vae = Vae::encoder(&scope, self.vae.clone())?;
         let mut g = Graph::new();
         let input = g.input("image", [n, h, w, self.vae.in_channels], DType::F32);
@@ -61,7 +61,7 @@ impl Model {
     }
 
     pub(crate) fn plan_vae_decode(&self, planning: Planning<'_>, n: usize, [w, h]: [usize; 2]) -> Result<Part> {
-        let scope = Scope::new("vae", Settings { dtype: self.dtype(planning.caps), ..Settings::default() });
+        let scope = Scope::new("vae", Settings { dtype: self.vae_dtype(planning.caps), ..Settings::default() });
         let vae = Vae::decoder(&scope, self.vae.clone())?;
         let mut g = Graph::new();
         let factor = self.factor();

@@ -1,5 +1,6 @@
 //! A model as a job opens it: configurations, tokenizer, weights with LoRA files merged in.
 
+use std::ops::Range;
 use std::path::Path;
 
 use crate::base::DType;
@@ -10,8 +11,7 @@ use crate::gpu::{AdapterClass, Caps, Store};
 use crate::io::{Checkpoint, ClipTokenizer, LoraFile, ModuleKey, Part};
 use crate::job::{LoraArg, ModelOptions, PredictionArg, WeightType};
 use crate::models::{TextEncoderConfig, UnetConfig, VaeConfig};
-use crate::nn::weights::{self, HostTensor};
-use crate::nn::{Param, lora};
+use crate::nn::{Param, lora, weights};
 
 /// An opened model.
 pub struct Model {
@@ -94,8 +94,17 @@ impl Model {
         match self.weight_type {
             WeightType::F32 => DType::F32,
             WeightType::F16 => DType::F16,
+            WeightType::Q8 => DType::Q8,
             WeightType::Auto if caps.class == AdapterClass::Cpu => DType::F32,
             WeightType::Auto => DType::F16,
+        }
+    }
+
+    /// Storage of the autoencoder's weights: few, and each counts in every pixel, so eight bits are not for them.
+    pub fn vae_dtype(&self, caps: &Caps) -> DType {
+        match self.dtype(caps) {
+            DType::Q8 => DType::F16,
+            dtype => dtype,
         }
     }
 
@@ -138,25 +147,31 @@ impl Model {
 
     /// Loads every one of `params` into `store`, merging the LoRA files.
     pub fn load(&self, store: &mut Store, label: &str, params: &[Param]) -> Result<()> {
-        let source = |key: &str, shape: &[usize]| -> Result<HostTensor<'_>> {
+        let rows = |key: &str, shape: &[usize], rows: Range<usize>| -> Result<Vec<f32>> {
             let (part, name) = key.split_once('.').unwrap_or(("", key));
             let part = Part::ALL.into_iter().find(|p| p.name() == part);
             let part = part.ok_or_else(|| Error::file(self.checkpoint.name(), format!("has no part for {key}")))?;
-            let tensor = self.checkpoint.part(part).get_shaped(name, shape)?;
-            Ok(HostTensor { shape: tensor.shape.to_vec(), values: tensor.to_finite_f32()?.into() })
+            let weights = self.checkpoint.part(part);
+            let tensor = weights.get_shaped(name, shape)?;
+            let some = tensor.rows(rows.start, rows.len());
+            let some = some.ok_or_else(|| tensor.error(format!("has shape {:?}, no rows {rows:?}", tensor.shape)))?;
+            let mut values = some.to_finite_f32()?;
+            weights.release(&some);
+            self.merge(key, shape, rows, &mut values)?;
+            Ok(values)
         };
-        let patch = |key: &str, shape: &[usize], values: &mut [f32]| self.merge(key, shape, values);
-        weights::load(store, label, params, &source, Some(&patch))
+        weights::load(store, label, params, &rows)
     }
 
-    fn merge(&self, key: &str, shape: &[usize], values: &mut [f32]) -> Result<()> {
+    /// Adds what the LoRA files say of the rows `rows` of the tensor `key` of `shape`.
+    fn merge(&self, key: &str, shape: &[usize], rows: Range<usize>, values: &mut [f32]) -> Result<()> {
         let Some((part, path)) = key.strip_suffix(".weight").and_then(|k| k.split_once('.')) else { return Ok(()) };
         let Some(part) = Part::ALL.into_iter().find(|p| p.name() == part) else { return Ok(()) };
         let module = ModuleKey { part, path: path.to_string() };
         for (file, scale) in &self.loras {
             if let Some(found) = file.modules.get(&module) {
                 let scale = scale * f64::from(found.scale());
-                lora::merge(values, shape, &found.down.data, &found.up.data, scale)?;
+                lora::merge(values, shape, rows.clone(), &found.down.data, &found.up.data, scale)?;
             }
         }
         Ok(())

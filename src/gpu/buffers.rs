@@ -156,11 +156,18 @@ impl Store {
 
     /// Writes `bytes` at the start of `key`.
     pub fn write(&self, key: &str, bytes: &[u8]) -> Result<()> {
+        self.write_at(key, 0, bytes)
+    }
+
+    /// Writes `bytes` from byte `first` of `key` on, a multiple of 4; what is behind them up to the next multiple of 4
+    /// becomes zero.
+    pub fn write_at(&self, key: &str, first: u64, bytes: &[u8]) -> Result<()> {
         let entry = self.entry(key)?;
-        if bytes.len() as u64 > entry.bytes {
-            return Err(Error::Device(format!("{key} holds {} bytes, not {}", entry.bytes, bytes.len())));
+        let end = first + bytes.len() as u64;
+        if end > entry.bytes {
+            return Err(Error::Device(format!("{key} holds {} bytes, not {end}", entry.bytes)));
         }
-        let mut offset = entry.offset;
+        let mut offset = entry.offset + first;
         for piece in bytes.chunks(STAGING_BYTES as usize) {
             if self.staged.fetch_add(piece.len() as u64, Relaxed) + piece.len() as u64 > STAGING_BYTES {
                 self.gpu.queue.submit([]);

@@ -172,7 +172,7 @@ impl Kernel {
         let element = match (first.dtype, vec4) {
             (DType::F32, false) => "f32",
             (DType::F32, true) => "vec4<f32>",
-            (DType::F16, false) | (DType::U32, false) => "u32",
+            (DType::F16, false) | (DType::U32, false) | (DType::Q8, _) => "u32",
             (DType::F16, true) => "vec2<u32>",
             (DType::U32, true) => "vec4<u32>",
         };
@@ -198,6 +198,11 @@ fn accessors(h: &mut String, b: &BindingSpec, var: &str, vec4: bool) {
         (DType::F16, false) => (
             format!("unpack2x16float({var}[i >> 1u])[i & 1u]"),
             format!("vec4<f32>(unpack2x16float({var}[2u * i]), unpack2x16float({var}[2u * i + 1u]))"),
+        ),
+        // Seventeen words a block: its scale and sixteen of four bytes.
+        (DType::Q8, _) => (
+            format!("bitcast<f32>({var}[(i >> 6u) * 17u]) * unpack4x8snorm({var}[(i >> 6u) * 17u + 1u + ((i >> 2u) & 15u)])[i & 3u]"),
+            format!("bitcast<f32>({var}[(i >> 4u) * 17u]) * unpack4x8snorm({var}[(i >> 4u) * 17u + 1u + (i & 15u)])"),
         ),
         (DType::F16, true) => (
             format!("unpack2x16float({var}[i >> 2u][(i >> 1u) & 1u])[i & 1u]"),

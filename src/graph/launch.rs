@@ -144,6 +144,15 @@ impl KernelLaunch<'_, '_> {
         self.bind(name, slot, vec4, false)
     }
 
+    /// Binds `bytes` of `slot` from `offset` on, as [`read_as`](Self::read_as): an index counts from there.
+    pub fn read_range(mut self, name: &'static str, slot: Slot, vec4: bool, offset: u64, bytes: u64) -> Self {
+        self = self.bind(name, slot, vec4, false);
+        if let Some(binding) = self.bindings.last_mut() {
+            (binding.offset, binding.bytes) = (offset, bytes);
+        }
+        self
+    }
+
     /// Binds `slot` to be written (and read) as scalars.
     pub fn write(self, name: &'static str, slot: Slot) -> Self {
         self.bind(name, slot, false, true)

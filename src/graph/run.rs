@@ -6,7 +6,7 @@ use web_time::Instant;
 
 use super::plan::{GUARD_BYTES, Home};
 use super::{Binding, Plan, Slot, Source, Tensor};
-use crate::base::{Array, DType};
+use crate::base::{Array, DType, block8};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pool, Store};
 
@@ -308,6 +308,7 @@ impl Session {
 fn decode(bytes: &[u8], dtype: DType, elements: usize) -> Vec<f32> {
     match dtype {
         DType::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(&bytes[..elements * 4]),
+        DType::Q8 => block8::dequantize(bytes).into_iter().take(elements).collect(),
         DType::U32 => {
             bytemuck::pod_collect_to_vec::<u8, u32>(&bytes[..elements * 4]).iter().map(|&x| x as f32).collect()
         }

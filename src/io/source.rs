@@ -83,6 +83,22 @@ impl Source {
         })
     }
 
+    /// Gives the pages of `bytes`, a part of this source, back to the system where they are mapped: they are read again
+    /// from the file when they are looked at again.
+    pub fn release(&self, bytes: &[u8]) {
+        #[cfg(unix)]
+        if let Data::Mapped(map) = &self.data {
+            let Some(offset) = (bytes.as_ptr() as usize).checked_sub(map.as_ptr() as usize) else { return };
+            if offset + bytes.len() <= map.len() && !bytes.is_empty() {
+                // SAFETY: the map is of a file and never written, so pages that are dropped come back unchanged. That
+                // the advice may be refused changes nothing.
+                let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, bytes.len()) };
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = bytes;
+    }
+
     /// The bytes as UTF-8 text.
     ///
     /// # Errors

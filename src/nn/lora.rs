@@ -1,6 +1,7 @@
 //! Low-rank adapters beside frozen layers (Hu et al. 2021, arXiv 2106.09685).
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use super::params::{Pack, Param, Role, Scope, Source};
 use crate::base::DType;
@@ -104,17 +105,26 @@ impl Adapter {
     }
 }
 
-/// Merges an adapter into a weight: `weight += scale * up . down`, where `weight` is `[out, in..]` as in the checkpoint,
-/// `down` `[rank, in..]` and `up` `[out, rank]` (or `[out, rank, 1, 1]`).
-pub fn merge(weight: &mut [f32], shape: &[usize], down: &[f32], up: &[f32], scale: f64) -> Result<()> {
+/// Merges an adapter into rows of a weight of `shape` `[out, in..]` as in the checkpoint: `weight += scale * up . down`,
+/// where `weight` holds the rows `rows`, `down` is `[rank, in..]` and `up` `[out, rank]` (or `[out, rank, 1, 1]`).
+pub fn merge(
+    weight: &mut [f32],
+    shape: &[usize],
+    rows: Range<usize>,
+    down: &[f32],
+    up: &[f32],
+    scale: f64,
+) -> Result<()> {
     let out = shape.first().copied().unwrap_or(0);
     let inner: usize = shape.iter().skip(1).product();
     let rank = up.len().checked_div(out).unwrap_or(0);
-    if weight.len() != out * inner || up.len() != out * rank || down.len() != rank * inner {
+    let fits = weight.len() == rows.len() * inner && rows.end <= out;
+    if !fits || up.len() != out * rank || down.len() != rank * inner {
         let message = format!("factors of {} and {} values do not fit a weight of {shape:?}", down.len(), up.len());
         return Err(Error::op("lora", message));
     }
-    for (row, up) in weight.chunks_exact_mut(inner.max(1)).zip(up.chunks_exact(rank.max(1))) {
+    let up = up[rows.start * rank..].chunks_exact(rank.max(1));
+    for (row, up) in weight.chunks_exact_mut(inner.max(1)).zip(up) {
         for (factor, down) in up.iter().zip(down.chunks_exact(inner.max(1))) {
             let factor = (scale * f64::from(*factor)) as f32;
             row.iter_mut().zip(down).for_each(|(w, d)| *w += factor * d);
@@ -147,8 +157,11 @@ mod tests {
     fn merging_adds_the_scaled_product() {
         let mut weight = vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
         // up [2, 1], down [1, 3]
-        merge(&mut weight, &[2, 3], &[1.0, 0.0, -1.0], &[2.0, 4.0], 0.5).unwrap();
+        merge(&mut weight, &[2, 3], 0..2, &[1.0, 0.0, -1.0], &[2.0, 4.0], 0.5).unwrap();
         assert_eq!(weight, [2.0, 2.0, 2.0, 6.0, 5.0, 4.0]);
-        assert!(merge(&mut weight, &[2, 3], &[1.0], &[2.0, 4.0], 0.5).is_err());
+        merge(&mut weight[3..], &[2, 3], 1..2, &[1.0, 0.0, -1.0], &[2.0, 4.0], 1.0).unwrap();
+        assert_eq!(weight, [2.0, 2.0, 2.0, 10.0, 5.0, 0.0]);
+        assert!(merge(&mut weight, &[2, 3], 0..2, &[1.0], &[2.0, 4.0], 0.5).is_err());
+        assert!(merge(&mut weight, &[2, 3], 1..3, &[1.0, 0.0, -1.0], &[2.0, 4.0], 0.5).is_err());
     }
 }

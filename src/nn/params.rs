@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::lora::LoraSpec;
-use crate::base::{DType, Shape};
+use crate::base::{DType, Shape, block8};
 use crate::error::Result;
 use crate::graph::{Graph, Tensor};
 
@@ -153,7 +153,15 @@ impl Scope {
 
     /// Weight of a linear layer or convolution; `shape` and `pack` as in the checkpoint.
     pub fn weight(&self, shape: &[usize], pack: Pack) -> Param {
-        self.param("weight", shape, pack, Role::Weight, self.settings().dtype)
+        self.param("weight", shape, pack, Role::Weight, self.storage(pack.shape(shape).last()))
+    }
+
+    /// Storage of a large tensor of rows of `columns`: half precision where eight-bit blocks do not fill them.
+    pub fn storage(&self, columns: usize) -> DType {
+        match self.settings().dtype {
+            DType::Q8 if !columns.is_multiple_of(block8::VALUES) => DType::F16,
+            dtype => dtype,
+        }
     }
 
     /// A bias or a norm's factors, f32.
@@ -175,8 +183,10 @@ impl Scope {
         let shape = |rows: usize| [rows].into_iter().chain(columns).collect::<Vec<_>>();
         let source =
             |(scope, rows): &(Scope, usize)| Source { key: format!("{}.{name}", scope.path), shape: shape(*rows) };
-        let (dtype, role) =
-            if columns.is_some() { (self.settings().dtype, Role::Weight) } else { (DType::F32, Role::Other) };
+        let (dtype, role) = match columns {
+            Some(columns) => (self.storage(columns), Role::Weight),
+            None => (DType::F32, Role::Other),
+        };
         self.register(Param {
             key: format!("{}.{key}.{name}", self.path),
             shape: shape(rows).into(),

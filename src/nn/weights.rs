@@ -1,9 +1,10 @@
 //! Checkpoint tensors to stored parameters and back.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use super::{Pack, Param, Role};
-use crate::base::{DType, layout};
+use crate::base::{DType, block8, layout};
 use crate::error::{Error, Result};
 use crate::gpu::Store;
 
@@ -16,12 +17,12 @@ pub struct HostTensor<'a> {
     pub values: Cow<'a, [f32]>,
 }
 
-/// Gives a checkpoint tensor by its key (`unet.conv_in.weight`) and the shape that the configuration asks for.
-pub type Fetch<'f, 't> = &'f dyn Fn(&str, &[usize]) -> Result<HostTensor<'t>>;
+/// Gives rows of a checkpoint tensor by its key (`unet.conv_in.weight`) and the shape that the configuration asks for,
+/// in PyTorch's layout.
+pub type FetchRows<'f> = &'f dyn Fn(&str, &[usize], Range<usize>) -> Result<Vec<f32>>;
 
-/// Changes a checkpoint tensor before it is packed: key, shape, values. LoRA files are merged with it; see
-/// [`super::lora::merge`].
-pub type Patch<'a> = &'a dyn Fn(&str, &[usize], &mut [f32]) -> Result<()>;
+/// About how many values are on the host at a time while a model is loaded.
+const CHUNK: usize = 1 << 20;
 
 /// Parameters share buffers of about this size, so that no single allocation is hard to find room for.
 const GROUP_BYTES: u64 = 256 << 20;
@@ -42,28 +43,33 @@ pub fn allocate(store: &mut Store, label: &str, params: &[Param]) -> Result<()> 
     store.allocate(label, &group)
 }
 
-/// Loads every one of `params` but the adapters' factors into `store`, tensor by tensor: `source` gives a checkpoint
-/// tensor by its key (`unet.conv_in.weight`) and the shape that the configuration asks for, `patch` may change it.
-pub fn load<'a>(
-    store: &mut Store,
-    label: &str,
-    params: &[Param],
-    source: Fetch<'_, 'a>,
-    patch: Option<Patch>,
-) -> Result<()> {
+/// Loads every one of `params` but the adapters' factors into `store`, a few rows at a time, so that the host never
+/// holds a whole tensor.
+pub fn load(store: &mut Store, label: &str, params: &[Param], fetch: FetchRows<'_>) -> Result<()> {
     let params: Vec<Param> = params.iter().filter(|p| p.role != Role::Adapter).cloned().collect();
     allocate(store, label, &params)?;
     for param in &params {
-        let mut tensors = Vec::with_capacity(param.sources.len());
+        let (mut bytes, mut offset) = (Vec::new(), 0);
         for from in &param.sources {
-            let mut tensor = source(&from.key, &from.shape)?;
-            check(&from.key, &from.shape, &tensor)?;
-            if let Some(patch) = patch {
-                patch(&from.key, &from.shape, tensor.values.to_mut())?;
+            let rows = from.shape.first().copied().unwrap_or(1);
+            let columns: usize = from.shape.iter().skip(1).product();
+            let step = (CHUNK / columns.max(1)).max(1);
+            for first in (0..rows).step_by(step) {
+                let some = first..(first + step).min(rows);
+                let values = fetch(&from.key, &from.shape, some.clone())?;
+                if values.len() != some.len() * columns {
+                    let message = format!("{}: {} values for rows {some:?}", from.key, values.len());
+                    return Err(Error::op("load", message));
+                }
+                pack_rows(param, &from.shape, &values, &mut bytes)?;
+                // What is written begins and ends at whole words; a rest waits for the next rows.
+                let whole = bytes.len() / 4 * 4;
+                store.write_at(&param.key, offset, &bytes[..whole])?;
+                offset += whole as u64;
+                bytes.drain(..whole);
             }
-            tensors.push(tensor);
         }
-        store.write(&param.key, &pack(param, &tensors)?)?;
+        store.write_at(&param.key, offset, &bytes)?;
     }
     Ok(())
 }
@@ -94,22 +100,7 @@ pub fn pack(param: &Param, tensors: &[HostTensor]) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(param.bytes() as usize);
     for (from, tensor) in param.sources.iter().zip(tensors) {
         check(&from.key, &from.shape, tensor)?;
-        let values: Cow<[f32]> = match (param.pack, from.shape.as_slice()) {
-            (Pack::Conv, &[out, input, kh, kw]) => {
-                layout::to_channels_last(&tensor.values, [out, input, kh, kw]).into()
-            }
-            _ => Cow::Borrowed(&tensor.values),
-        };
-        match param.dtype {
-            DType::F32 => bytes.extend_from_slice(bytemuck::cast_slice(&values)),
-            DType::F16 => {
-                let start = bytes.len();
-                bytes.resize(start + values.len() * 2, 0);
-                let halves = values.iter().map(|&x| half::f16::from_f32(x));
-                bytes[start..].chunks_exact_mut(2).zip(halves).for_each(|(b, h)| b.copy_from_slice(&h.to_le_bytes()));
-            }
-            DType::U32 => return Err(Error::op("pack", format!("{} cannot be stored as whole numbers", param.key))),
-        }
+        pack_rows(param, &from.shape, &tensor.values, &mut bytes)?;
     }
     if tensors.len() != param.sources.len() {
         let (given, wanted) = (tensors.len(), param.sources.len());
@@ -118,14 +109,42 @@ pub fn pack(param: &Param, tensors: &[HostTensor]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Appends the stored bytes of rows of a checkpoint tensor of `shape`: every layout change stays within a row.
+fn pack_rows(param: &Param, shape: &[usize], values: &[f32], bytes: &mut Vec<u8>) -> Result<()> {
+    let values: Cow<[f32]> = match (param.pack, shape) {
+        (Pack::Conv, &[_, input, kh, kw]) => {
+            let rows = values.len() / (input * kh * kw).max(1);
+            layout::to_channels_last(values, [rows, input, kh, kw]).into()
+        }
+        _ => Cow::Borrowed(values),
+    };
+    match param.dtype {
+        DType::F32 => bytes.extend_from_slice(bytemuck::cast_slice(&values)),
+        DType::F16 => {
+            let start = bytes.len();
+            bytes.resize(start + values.len() * 2, 0);
+            let halves = values.iter().map(|&x| half::f16::from_f32(x));
+            bytes[start..].chunks_exact_mut(2).zip(halves).for_each(|(b, h)| b.copy_from_slice(&h.to_le_bytes()));
+        }
+        DType::Q8 => block8::quantize(&values, bytes),
+        DType::U32 => return Err(Error::op("pack", format!("{} cannot be stored as whole numbers", param.key))),
+    }
+    Ok(())
+}
+
 /// The checkpoint tensors that the stored `bytes` of `param` hold: key, shape and values in PyTorch's layout.
 pub fn unpack(param: &Param, bytes: &[u8]) -> Result<Vec<(String, HostTensor<'static>)>> {
-    let (elements, size) = (param.elements(), if param.dtype == DType::F16 { 2 } else { 4 });
-    if bytes.len() < elements * size {
+    let elements = param.elements();
+    let stored = match param.dtype {
+        DType::F32 | DType::U32 => elements * 4,
+        DType::F16 => elements * 2,
+        DType::Q8 => elements / block8::VALUES * block8::BYTES,
+    };
+    let Some(bytes) = bytes.get(..stored) else {
         return Err(Error::op("unpack", format!("{}: {} bytes for {}", param.key, bytes.len(), param.shape)));
-    }
-    let bytes = &bytes[..elements * size];
+    };
     let all: Vec<f32> = match param.dtype {
+        DType::Q8 => block8::dequantize(bytes),
         DType::F16 => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
         _ => bytemuck::pod_collect_to_vec(bytes),
     };

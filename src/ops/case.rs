@@ -12,6 +12,8 @@ pub enum Given {
     Normal(Shape, f64),
     /// Normal values stored as packed half.
     Half(Shape, f64),
+    /// Normal values stored in blocks of bytes.
+    Block8(Shape, f64),
     /// Uniform in [low, high).
     Uniform(Shape, f64, f64),
     /// Whole numbers below the bound, as `u32`.
@@ -29,10 +31,15 @@ impl Given {
         Given::Half(shape.into(), 1.0)
     }
 
+    /// Standard normal values in eight-bit storage; the last extent is a multiple of 64.
+    pub fn block8(shape: impl Into<Shape>) -> Given {
+        Given::Block8(shape.into(), 1.0)
+    }
+
     /// Extents.
     pub fn shape(&self) -> &Shape {
         match self {
-            Given::Normal(s, _) | Given::Half(s, _) | Given::Uniform(s, ..) | Given::Ids(s, _) => s,
+            Given::Normal(s, _) | Given::Half(s, _) | Given::Block8(s, _) | Given::Uniform(s, ..) | Given::Ids(s, _) => s,
         }
     }
 
@@ -40,6 +47,7 @@ impl Given {
     pub fn dtype(&self) -> DType {
         match self {
             Given::Half(..) => DType::F16,
+            Given::Block8(..) => DType::Q8,
             Given::Ids(..) => DType::U32,
             _ => DType::F32,
         }

@@ -10,12 +10,35 @@ use crate::shader;
 #[derive(Clone, Debug)]
 pub struct Embedding;
 
-/// Rows of `table [V, D]` (F32 or F16) picked by `ids` (U32, `[.., T]`, below V): `[.., T, D]` in f32. With `positions`
+/// Rows of `table [V, D]` (F32, F16 or Q8) picked by `ids` (U32, `[.., T]`, below V): `[.., T, D]` in f32. With `positions`
 /// (`[P, D]`, `P >= T`), row `t` of it is added to every token at place `t`.
 pub fn embedding(g: &mut Graph, table: Tensor, ids: Tensor, positions: Option<Tensor>) -> Result<Tensor> {
     let mut inputs = vec![table, ids];
     inputs.extend(positions);
     g.push1(Embedding, &inputs)
+}
+
+/// How a table is bound: whole, or in pieces where it is larger than a binding may be (in f32, CLIP's is).
+struct Pieces {
+    /// Rows of a piece.
+    rows: usize,
+    /// Bytes of a row, where there are several pieces.
+    row_bytes: u64,
+    /// Bytes of the table.
+    bytes: u64,
+}
+
+impl Pieces {
+    /// Rows of a piece are a multiple of this, so that pieces begin where a binding may.
+    const STEP: u64 = 256;
+
+    fn of(table: &TensorInfo, most: u64) -> Pieces {
+        let (rows, bytes) = (table.shape[0], table.bytes());
+        let row_bytes = bytes / rows.max(1) as u64;
+        let fitting = most / (row_bytes * Pieces::STEP).max(1) * Pieces::STEP;
+        let rows = if bytes <= most || fitting == 0 { rows.max(1) } else { fitting as usize };
+        Pieces { rows, row_bytes, bytes }
+    }
 }
 
 impl Op for Embedding {
@@ -47,18 +70,26 @@ impl Op for Embedding {
         let vec4 = width.is_multiple_of(4);
         let width = if vec4 { width / 4 } else { width };
         let count = l.input(1).shape.elements() * width;
+        let pieces = Pieces::of(l.input(0), l.caps.max_binding_bytes);
         let (table, ids, out) = (l.input_slot(0), l.input_slot(1), l.output_slot(0));
         let placed = l.input_count() == 3;
         let positions = l.input_slot(l.input_count() - 1);
-        let k = l.kernel(shader!("embedding")).value("vec4", vec4).value("placed", placed);
-        let k = k.read_as("table", table, vec4).read("ids", ids);
-        let k = if placed { k.read_as("positions", positions, vec4) } else { k };
-        k.write_as("out", out, vec4)
-            .u32("count", count)
-            .u32("width", width)
-            .u32("rows", rows)
-            .u32("tokens", tokens)
-            .linear(count.div_ceil(64))
+        for first in (0..rows).step_by(pieces.rows) {
+            let (rows_bound, offset) = (pieces.rows.min(rows - first), first as u64 * pieces.row_bytes);
+            let bytes = if pieces.rows >= rows { pieces.bytes } else { rows_bound as u64 * pieces.row_bytes };
+            let k = l.kernel(shader!("embedding")).value("vec4", vec4).value("placed", placed);
+            let k = k.read_range("table", table, vec4, offset, bytes).read("ids", ids);
+            let k = if placed { k.read_as("positions", positions, vec4) } else { k };
+            k.write_as("out", out, vec4)
+                .u32("count", count)
+                .u32("width", width)
+                .u32("first", first)
+                .u32("rows", rows_bound)
+                .u32("last_row", rows - 1)
+                .u32("tokens", tokens)
+                .linear(count.div_ceil(64))?;
+        }
+        Ok(())
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -91,6 +122,7 @@ pub fn cases() -> Vec<Case> {
             cases.push(Case::new(Embedding, [table, ids, Given::normal([9, width])]));
         }
     }
+    cases.push(Case::new(Embedding, [Given::block8([9, 128]), Given::Ids([2, 7].into(), 9)]));
     let ids = Given::Ids([2, 5].into(), 6);
     cases.push(Case::new(Embedding, [Given::half([6, 12]), ids, Given::half([5, 12])]));
     cases

@@ -19,6 +19,11 @@ fn linear_cases(cases: &mut Vec<Case>) {
         cases.push(Case::new(k_major.clone(), [Given::normal([m, k]), Given::normal([k, n])]).grads([0]));
         cases.push(Case::new(k_major, [Given::normal([m, k]), Given::half([k, n])]));
     }
+    for (m, n, k) in [(5, 3, 64), (33, 17, 128), (70, 64, 192)] {
+        cases.push(Case::new(plain.clone(), [Given::normal([m, k]), Given::block8([n, k])]).grads([0]));
+        let back = Gemm { k_major: true, ..plain.clone() };
+        cases.push(Case::new(back, [Given::normal([m, n]), Given::block8([n, k])]));
+    }
     for (b, m, n, k) in [(3, 5, 7, 4), (2, 16, 8, 12)] {
         for k_major in [false, true] {
             let w = if k_major { [b, k, n] } else { [b, n, k] };
@@ -90,6 +95,12 @@ fn conv_cases(cases: &mut Vec<Case>) {
             let at = inputs.len() - 2;
             inputs[at] = Given::half([n, kh, kw, c1 + c2]);
             cases.push(Case::new(op, inputs));
+            if c1 == 8 {
+                // Eight-bit blocks of 64 channels; the gradient reads the same weight the other way round.
+                let op = Gemm { bias: true, ..Gemm::new(Rows::Conv(conv)) };
+                let inputs = [Given::normal([2, h, w, 64]), Given::block8([n, kh, kw, 64]), Given::normal([n])];
+                cases.push(Case::new(op, inputs).grads([0]));
+            }
             let Some(out) = conv.output_size([h, w], [kh, kw]).filter(|_| !conv.upsample) else { continue };
             for (first, columns) in [(0, c1), (c1, c2)].into_iter().filter(|(_, n)| *n > 0) {
                 let back = Gemm::new(Rows::Transposed { conv, size: [h, w], first, columns });

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use portray::base::{Array, DType};
+use portray::base::{Array, DType, block8};
 use portray::gpu::{DeviceOptions, Gpu};
 use portray::ops::Given;
 
@@ -46,9 +46,15 @@ impl Random {
     /// Values for an operand, rounded to its storage type so that reference and kernel see the same.
     pub fn operand(&mut self, given: &Given) -> Array {
         let n = given.shape().elements();
+        if let Given::Block8(shape, s) = given {
+            let values: Vec<f32> = (0..n).map(|_| (self.normal() * s) as f32).collect();
+            let mut bytes = Vec::new();
+            block8::quantize(&values, &mut bytes);
+            return Array::from_f32(shape.clone(), &block8::dequantize(&bytes));
+        }
         let data = (0..n)
             .map(|_| match given {
-                Given::Normal(_, s) => f64::from((self.normal() * s) as f32),
+                Given::Normal(_, s) | Given::Block8(_, s) => f64::from((self.normal() * s) as f32),
                 Given::Half(_, s) => half::f16::from_f64(self.normal() * s).to_f64(),
                 Given::Uniform(_, low, high) => f64::from((low + self.uniform() * (high - low)) as f32),
                 Given::Ids(_, bound) => (self.bits() % u64::from((*bound).max(1))) as f64,
@@ -63,6 +69,11 @@ pub fn stored_bytes(array: &Array, dtype: DType) -> Vec<u8> {
     match dtype {
         DType::F32 => array.data.iter().flat_map(|&x| (x as f32).to_le_bytes()).collect(),
         DType::F16 => array.data.iter().flat_map(|&x| half::f16::from_f64(x).to_le_bytes()).collect(),
+        DType::Q8 => {
+            let mut bytes = Vec::new();
+            block8::quantize(&array.to_f32(), &mut bytes);
+            bytes
+        }
         DType::U32 => array.data.iter().flat_map(|&x| (x as u32).to_le_bytes()).collect(),
     }
 }

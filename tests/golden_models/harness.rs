@@ -29,6 +29,9 @@ pub struct Golden {
 pub static GPU: OnceLock<Gpu> = OnceLock::new();
 
 /// A LoRA file's factors, as `lora.<path>.down` and `.up`.
+/// Changes a checkpoint tensor before it is packed: key, shape, values.
+pub type Patch<'a> = &'a dyn Fn(&str, &[usize], &mut [f32]) -> portray::Result<()>;
+
 pub type Factors = BTreeMap<String, HostTensor<'static>>;
 
 pub fn fixture(name: &str) -> String {
@@ -93,7 +96,7 @@ impl Golden {
             let module = key.trim_end_matches(".weight");
             let factor = |name| loras.merged.get(&format!("lora.{module}.{name}"));
             match (factor("down"), factor("up")) {
-                (Some(down), Some(up)) => lora::merge(values, shape, &down.values, &up.values, loras.scale),
+                (Some(down), Some(up)) => lora::merge(values, shape, 0..shape[0], &down.values, &up.values, loras.scale),
                 _ => Ok(()),
             }
         };
@@ -115,9 +118,15 @@ impl Golden {
         store: &mut Store,
         params: &[Param],
         loras: &Loras,
-        patch: weights::Patch,
+        patch: Patch<'_>,
     ) -> portray::Result<()> {
-        weights::load(store, self.kind, params, &|key, shape| self.source(key, shape), Some(patch))?;
+        let rows = |key: &str, shape: &[usize], rows: std::ops::Range<usize>| {
+            let mut tensor = self.source(key, shape)?;
+            patch(key, shape, tensor.values.to_mut())?;
+            let columns: usize = shape.iter().skip(1).product();
+            Ok(tensor.values[rows.start * columns..rows.end * columns].to_vec())
+        };
+        weights::load(store, self.kind, params, &rows)?;
         let adapters: Vec<Param> = params.iter().filter(|p| p.role == Role::Adapter).cloned().collect();
         weights::allocate(store, "lora", &adapters)?;
         for p in &adapters {
@@ -132,7 +141,7 @@ impl Golden {
         g: &Graph,
         params: &[Param],
         loras: &Loras,
-        patch: weights::Patch,
+        patch: Patch<'_>,
     ) -> HashMap<Tensor, Array> {
         let by_key: HashMap<&str, &Param> = params.iter().map(|p| (p.key.as_str(), p)).collect();
         let mut given = HashMap::new();
@@ -153,6 +162,7 @@ impl Golden {
                 DType::F16 => {
                     bytemuck::pod_collect_to_vec::<u8, half::f16>(&bytes).iter().map(|h| h.to_f32()).collect()
                 }
+                DType::Q8 => portray::base::block8::dequantize(&bytes),
                 _ => bytemuck::pod_collect_to_vec(&bytes),
             };
             given.insert(t, Array::from_f32(param.shape.clone(), &values));
@@ -167,7 +177,7 @@ impl Golden {
         inputs: Vec<(Tensor, Vec<f32>)>,
         output: Tensor,
         loras: &Loras,
-        patch: weights::Patch,
+        patch: Patch<'_>,
     ) -> Vec<f32> {
         let mut given = self.stored_values(g, params, loras, patch);
         for (t, values) in inputs {

@@ -137,6 +137,11 @@ impl Weights {
         Err(tensor.error(format!("has shape {:?}, by config.json it must be {shape:?}", tensor.shape)))
     }
 
+    /// Gives the pages of `tensor`, one of these, back to the system; see [`Source::release`].
+    pub fn release(&self, tensor: &Tensor<'_>) {
+        self.files.iter().for_each(|file| file.source().release(&tensor.bytes));
+    }
+
     /// All tensors in the order of their canonical names.
     pub fn iter(&self) -> impl Iterator<Item = Tensor<'_>> {
         self.index.keys().filter_map(|name| self.find(name))
