@@ -1,7 +1,8 @@
 // Group norm: a thread takes one column, or four side by side, of a block of rows. Sizes count such columns.
 // partial: shift, mean beyond it and centred squares of the block, column by column.
 // join: those of a group become its first value, the mean beyond it and 1 / standard deviation; TEAM threads a group.
-// apply: the affine result. Values: stage W x2 silu TEAM WG.
+// apply: the affine result. Values: stage W x2 silu TEAM WG moments (statistics are centred squares and a count in
+// place of 1 / standard deviation).
 //% set V = "vec4<f32>" if W == 4 else "f32"
 //% set at = "_at4" if W == 4 else "_at"
 //% set put = "_put4" if W == 4 else "_put"
@@ -42,7 +43,11 @@ fn main(
     }
     squares = team_sum(lane, squares);
     if team_lane(lane) > 0u { return; }
+    //% if moments
+    stats_put4(i, vec4<f32>(shift, mean, squares, total));
+    //% else
     stats_put4(i, vec4<f32>(shift, mean, inverseSqrt(squares / total + p.eps), 0.0));
+    //% endif
 }
 //% else
 //% macro walk(x, row_width, column)

@@ -2,7 +2,8 @@
 //! LoRA adds.
 
 use portray::base::DType;
-use portray::graph::Graph;
+use portray::gpu::{AdapterClass, Caps, Variants};
+use portray::graph::{Graph, Plan, PlanOptions};
 use portray::models::{Context, TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
 use portray::nn::{LoraSpec, Mode, Role, Scope, Settings, Targets};
 
@@ -47,6 +48,40 @@ fn parameter_counts_are_the_published_ones() {
         let vae = Scope::new("vae", settings(mode, None));
         Vae::new(&vae, VaeConfig::parse("vae/config.json", VAE).unwrap()).unwrap();
         assert_eq!(count(&vae, false), 83_653_863);
+    }
+}
+
+/// What the autoencoder's halves hold beside their weights, at WebGPU's default limits.
+fn vae_bytes(side: usize, decode: bool) -> u64 {
+    let scope = Scope::new("vae", settings(Mode::Inference, None));
+    let vae = Vae::new(&scope, VaeConfig::parse("vae/config.json", VAE).unwrap()).unwrap();
+    let mut g = Graph::new();
+    let out = if decode {
+        let latent = g.input("latent", [1, side / 8, side / 8, 4], DType::F32);
+        vae.decode(&mut g, latent).unwrap()
+    } else {
+        let image = g.input("image", [1, side, side, 3], DType::F32);
+        vae.encode(&mut g, image).unwrap()
+    };
+    g.output(out);
+    let mut most = 0;
+    for class in [AdapterClass::Cpu, AdapterClass::Gpu] {
+        let caps = Caps::webgpu_defaults(class);
+        let plan = Plan::new(&g, &caps, &Variants::default(), &PlanOptions::default()).unwrap();
+        let (bytes, flops) = (plan.arena.iter().sum::<u64>(), plan.total_flops() as f64 / 1e9);
+        let way = if decode { "decode" } else { "encode" };
+        println!("{way} {side}: {:.0} MB, {} dispatches, {flops:.0} GFLOP", bytes as f64 / 1e6, plan.dispatch_count());
+        most = most.max(bytes);
+    }
+    most
+}
+
+#[test]
+fn the_autoencoder_fits_webgpu_s_default_limits() {
+    for decode in [true, false] {
+        assert!(vae_bytes(512, decode) <= 250_000_000);
+        assert!(vae_bytes(1024, decode) <= 1_000_000_000);
+        assert!(vae_bytes(2048, decode) <= 4_000_000_000);
     }
 }
 

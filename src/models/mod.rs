@@ -4,6 +4,7 @@
 //! over a [`crate::nn::Scope`], which then knows its parameters, and records itself into a [`crate::graph::Graph`].
 
 mod attention;
+mod bands;
 pub mod config;
 mod resnet;
 mod text_encoder;
@@ -16,4 +17,4 @@ mod vae_blocks;
 pub use config::{TextEncoderConfig, UnetConfig, VaeConfig};
 pub use text_encoder::TextEncoder;
 pub use unet::{Context, KeyValue, UNet};
-pub use vae::Vae;
+pub use vae::{MapSizes, Vae};

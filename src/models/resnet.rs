@@ -39,12 +39,12 @@ impl TimeProjection {
 /// Norm, SiLU, convolution, twice, beside a shortcut.
 #[derive(Clone, Debug)]
 pub(super) struct ResnetBlock {
-    norm1: GroupNorm,
-    conv1: Conv2d,
+    pub(super) norm1: GroupNorm,
+    pub(super) conv1: Conv2d,
     time_emb_proj: Option<TimeProjection>,
-    norm2: GroupNorm,
-    conv2: Conv2d,
-    conv_shortcut: Option<Conv2d>,
+    pub(super) norm2: GroupNorm,
+    pub(super) conv2: Conv2d,
+    pub(super) conv_shortcut: Option<Conv2d>,
     path: String,
 }
 
@@ -101,7 +101,8 @@ pub(super) fn downsampler(scope: &Scope, channels: usize, padding: usize) -> Con
 #[derive(Clone, Debug)]
 pub(super) struct Upsampler {
     conv: Conv2d,
-    doubling: Conv2d,
+    /// The convolution over its input enlarged twice.
+    pub(super) doubling: Conv2d,
 }
 
 impl Upsampler {

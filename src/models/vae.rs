@@ -1,7 +1,7 @@
 //! `AutoencoderKL`: between pictures and latents (Kingma and Welling 2013, arXiv 1312.6114; Rombach et al. 2022).
 
 use super::config::VaeConfig;
-use super::vae_blocks::{DownEncoderBlock, EPS, MidBlock, UpDecoderBlock};
+use super::vae_blocks::{DownEncoderBlock, EPS, Map, MidBlock, Room, UpDecoderBlock};
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor};
 use crate::nn::{Conv2d, GroupNorm, Linear, Scope};
@@ -38,11 +38,12 @@ impl Encoder {
         }
     }
 
-    fn forward(&self, g: &mut Graph, image: Tensor) -> Result<Tensor> {
-        let mut x = self.conv_in.forward(g, image)?;
+    fn forward(&self, g: &mut Graph, image: Tensor, room: Room) -> Result<Tensor> {
+        let mut x = Map::Whole(image).conv(g, &self.conv_in, room)?;
         for block in &self.down_blocks {
-            x = block.forward(g, x)?;
+            x = block.forward(g, x, room)?;
         }
+        let x = x.whole(g)?;
         let x = self.mid_block.forward(g, x)?;
         let h = self.conv_norm_out.forward_silu(g, x, None)?;
         let h = self.conv_out.forward(g, h)?;
@@ -84,15 +85,31 @@ impl Decoder {
         }
     }
 
-    fn forward(&self, g: &mut Graph, latent: Tensor) -> Result<Tensor> {
+    fn forward(&self, g: &mut Graph, latent: Tensor, room: Room) -> Result<Tensor> {
         let x = self.post_quant_conv.as_ref().map_or(Ok(latent), |conv| conv.forward(g, latent))?;
         let x = self.conv_in.forward(g, x)?;
-        let mut x = self.mid_block.forward(g, x)?;
+        let mut x = Map::Whole(self.mid_block.forward(g, x)?);
         for block in &self.up_blocks {
-            x = block.forward(g, x)?;
+            x = block.forward(g, x, room)?;
         }
-        let h = self.conv_norm_out.forward_silu(g, x, None)?;
-        self.conv_out.forward(g, h)
+        x.finish(g, &self.conv_norm_out, &self.conv_out)
+    }
+}
+
+/// Feature maps are made whole up to a size, and above it in bands of rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapSizes {
+    /// Bytes of a map that is still made whole.
+    pub whole: usize,
+    /// Bytes of a band, at most: it is a sixteenth of the largest map, which keeps half a dozen of them small beside it.
+    pub band: usize,
+}
+
+impl Default for MapSizes {
+    /// The three whole maps that a residual block holds at a time stay below a quarter of a gigabyte; bands, and what is
+    /// made of several of them, stay far below WebGPU's default binding.
+    fn default() -> Self {
+        MapSizes { whole: 64 << 20, band: 32 << 20 }
     }
 }
 
@@ -101,6 +118,7 @@ impl Decoder {
 pub struct Vae {
     /// Its configuration.
     pub config: VaeConfig,
+    maps: MapSizes,
     encoder: Option<Encoder>,
     decoder: Option<Decoder>,
 }
@@ -109,17 +127,24 @@ impl Vae {
     /// Builds both halves at `scope`.
     pub fn new(scope: &Scope, config: VaeConfig) -> Result<Vae> {
         let (encoder, decoder) = (Some(Encoder::new(scope, &config)), Some(Decoder::new(scope, &config)));
-        Ok(Vae { config, encoder, decoder })
+        Ok(Vae { config, maps: MapSizes::default(), encoder, decoder })
     }
 
     /// Builds the encoder alone.
     pub fn encoder(scope: &Scope, config: VaeConfig) -> Result<Vae> {
-        Ok(Vae { encoder: Some(Encoder::new(scope, &config)), decoder: None, config })
+        let encoder = Some(Encoder::new(scope, &config));
+        Ok(Vae { encoder, decoder: None, maps: MapSizes::default(), config })
     }
 
     /// Builds the decoder alone.
     pub fn decoder(scope: &Scope, config: VaeConfig) -> Result<Vae> {
-        Ok(Vae { decoder: Some(Decoder::new(scope, &config)), encoder: None, config })
+        let decoder = Some(Decoder::new(scope, &config));
+        Ok(Vae { decoder, encoder: None, maps: MapSizes::default(), config })
+    }
+
+    /// The same with feature maps held otherwise.
+    pub fn with_maps(self, maps: MapSizes) -> Vae {
+        Vae { maps, ..self }
     }
 
     /// `image [n, h, w, 3]` in [-1, 1] -> the posterior's moments `[n, h/f, w/f, 2 * latent_channels]`: means, then
@@ -131,12 +156,26 @@ impl Vae {
             let message = format!("image is {shape}: expected [n, h, w, c] of at least {factor} pixels a side");
             return Err(Error::op("vae", message));
         }
-        self.encoder.as_ref().ok_or_else(|| Error::op("vae", "was built without its encoder"))?.forward(g, image)
+        let room = self.room([shape[0], shape[1], shape[2]]);
+        self.encoder.as_ref().ok_or_else(|| Error::op("vae", "was built without its encoder"))?.forward(g, image, room)
     }
 
     /// `latent [n, h, w, latent_channels]`, divided by the scaling factor, -> a picture `[n, h*f, w*f, 3]`, about in
     /// [-1, 1].
     pub fn decode(&self, g: &mut Graph, latent: Tensor) -> Result<Tensor> {
-        self.decoder.as_ref().ok_or_else(|| Error::op("vae", "was built without its decoder"))?.forward(g, latent)
+        let (shape, factor) = (g.shape(latent).clone(), self.config.factor());
+        if shape.len() != 4 || shape[3] != self.config.latent_channels {
+            let channels = self.config.latent_channels;
+            return Err(Error::op("vae", format!("latent is {shape}: expected [n, h, w, {channels}]")));
+        }
+        let room = self.room([shape[0], shape[1] * factor, shape[2] * factor]);
+        self.decoder.as_ref().ok_or_else(|| Error::op("vae", "was built without its decoder"))?.forward(g, latent, room)
+    }
+
+    /// For pictures of `[n, h, w]`.
+    fn room(&self, [n, h, w]: [usize; 3]) -> Room {
+        let channels = self.config.block_out_channels.first().copied().unwrap_or(1);
+        let largest = 4 * n * h * w * channels;
+        Room { whole: self.maps.whole, band: self.maps.band.min(largest / 16), largest }
     }
 }

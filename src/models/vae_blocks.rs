@@ -1,6 +1,7 @@
 //! The autoencoder's blocks.
 
 use super::attention::{DIFFUSERS, SelfAttention};
+use super::bands::Bands;
 use super::resnet::{ResnetBlock, Upsampler, downsampler};
 use crate::error::Result;
 use crate::graph::{Graph, Tensor};
@@ -10,15 +11,78 @@ use crate::ops::reshape;
 /// Added to the variance in every norm of the autoencoder.
 pub(super) const EPS: f64 = 1e-6;
 
+/// How much of the autoencoder's feature maps may be in memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    /// Bytes of a map that is still made whole; a larger one is made in bands.
+    pub(super) whole: usize,
+    /// Bytes of a band.
+    pub(super) band: usize,
+    /// Bytes of the map that has all pixels and the fewest channels: the largest that has to be kept.
+    pub(super) largest: usize,
+}
+
+impl Room {
+    /// Bytes that a layer's input and what it makes may take together.
+    fn together(&self) -> usize {
+        self.largest + self.largest / 2
+    }
+}
+
+/// A feature map between two blocks.
+#[derive(Clone)]
+pub(super) enum Map<'m> {
+    Whole(Tensor),
+    Bands(Bands<'m>),
+}
+
+impl<'m> Map<'m> {
+    /// `layer` over the map.
+    pub(super) fn conv(self, g: &mut Graph, layer: &'m Conv2d, room: Room) -> Result<Map<'m>> {
+        let bands = match &self {
+            Map::Whole(x) => Bands::whole(g, *x, room.band)?.conv(layer),
+            Map::Bands(x) => x.clone().conv(layer),
+        };
+        let large = 4 * bands.shape.iter().product::<usize>() > room.whole;
+        match (self, large) {
+            (Map::Whole(x), false) => Ok(Map::Whole(layer.forward(g, x)?)),
+            (Map::Bands(_), false) => Ok(Map::Whole(bands.joined(g)?)),
+            (_, true) => Ok(Map::Bands(bands.stored_within(g, room.largest)?)),
+        }
+    }
+
+    fn resnets(self, g: &mut Graph, resnets: &'m [ResnetBlock], room: Room) -> Result<Map<'m>> {
+        resnets.iter().try_fold(self, |x, resnet| match x {
+            Map::Whole(x) => Ok(Map::Whole(resnet.forward(g, x, None, None)?)),
+            Map::Bands(x) => Ok(Map::Bands(x.resnet(g, resnet, room.together())?)),
+        })
+    }
+
+    /// The map as one tensor.
+    pub(super) fn whole(self, g: &mut Graph) -> Result<Tensor> {
+        match self {
+            Map::Whole(x) => Ok(x),
+            Map::Bands(x) => x.joined(g),
+        }
+    }
+
+    /// `conv` over the SiLU of `norm`, whole: the decoder's last layers.
+    pub(super) fn finish(self, g: &mut Graph, norm: &'m GroupNorm, conv: &'m Conv2d) -> Result<Tensor> {
+        match self {
+            Map::Whole(x) => {
+                let h = norm.forward_silu(g, x, None)?;
+                conv.forward(g, h)
+            }
+            Map::Bands(x) => x.norm_silu(g, norm)?.conv(conv).joined(g),
+        }
+    }
+}
+
 /// Residual blocks of one resolution.
 fn resnets(scope: &Scope, count: usize, input: usize, output: usize, groups: usize) -> Vec<ResnetBlock> {
     let from = |i: usize| if i == 0 { input } else { output };
     let scope = scope.pp("resnets");
     (0..count).map(|i| ResnetBlock::new(&scope.pp(i), [from(i), output], groups, EPS, None)).collect()
-}
-
-fn run(resnets: &[ResnetBlock], g: &mut Graph, x: Tensor) -> Result<Tensor> {
-    resnets.iter().try_fold(x, |x, resnet| resnet.forward(g, x, None, None))
 }
 
 /// `DownEncoderBlock2D`.
@@ -37,9 +101,9 @@ impl DownEncoderBlock {
         }
     }
 
-    pub(super) fn forward(&self, g: &mut Graph, x: Tensor) -> Result<Tensor> {
-        let x = run(&self.resnets, g, x)?;
-        self.downsamplers.as_ref().map_or(Ok(x), |conv| conv.forward(g, x))
+    pub(super) fn forward<'m>(&'m self, g: &mut Graph, x: Map<'m>, room: Room) -> Result<Map<'m>> {
+        let x = x.resnets(g, &self.resnets, room)?;
+        self.downsamplers.as_ref().map_or(Ok(x.clone()), |conv| x.conv(g, conv, room))
     }
 }
 
@@ -59,9 +123,9 @@ impl UpDecoderBlock {
         }
     }
 
-    pub(super) fn forward(&self, g: &mut Graph, x: Tensor) -> Result<Tensor> {
-        let x = run(&self.resnets, g, x)?;
-        self.upsamplers.as_ref().map_or(Ok(x), |up| up.forward(g, x, None))
+    pub(super) fn forward<'m>(&'m self, g: &mut Graph, x: Map<'m>, room: Room) -> Result<Map<'m>> {
+        let x = x.resnets(g, &self.resnets, room)?;
+        self.upsamplers.as_ref().map_or(Ok(x.clone()), |up| x.conv(g, &up.doubling, room))
     }
 }
 
@@ -91,8 +155,10 @@ impl MidBlock {
         }
     }
 
+    /// Attention needs the whole map, which is small here.
     pub(super) fn forward(&self, g: &mut Graph, x: Tensor) -> Result<Tensor> {
-        let mut x = run(&self.resnets[..1], g, x)?;
+        let run = |g: &mut Graph, resnet: &ResnetBlock, x: Tensor| resnet.forward(g, x, None, None);
+        let mut x = self.resnets[..1].iter().try_fold(x, |x, resnet| run(g, resnet, x))?;
         if let Some(PixelAttention { group_norm, attention }) = &self.attentions {
             let shape = g.shape(x).clone();
             let tokens = [shape[0], shape[1] * shape[2], shape[3]];
@@ -101,6 +167,6 @@ impl MidBlock {
             let h = attention.forward(g, h, residual)?;
             x = reshape(g, h, shape)?;
         }
-        run(&self.resnets[1..], g, x)
+        self.resnets[1..].iter().try_fold(x, |x, resnet| run(g, resnet, x))
     }
 }

@@ -35,6 +35,11 @@ impl Conv2d {
         Conv2d::new(scope, input, output, kernel, Conv::same(kernel))
     }
 
+    /// Channels of its result.
+    pub fn channels(&self) -> usize {
+        self.bias.elements()
+    }
+
     /// `x [n, h, w, in] -> [n, oh, ow, out]`
     pub fn forward(&self, g: &mut Graph, x: Tensor) -> Result<Tensor> {
         self.forward_with(g, x, None, Epilogue::default())

@@ -9,7 +9,7 @@ use super::{Activation, Case, Given, Graph, GroupNormBackward, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
 use crate::gpu::{AdapterClass, Caps};
-use crate::graph::{KernelLaunch, Launch, Op, TensorInfo, Vjp};
+use crate::graph::{KernelLaunch, Launch, Op, Slot, TensorInfo, Vjp};
 use crate::shader;
 
 /// Operands `x` `[n,h,w,c1]`, [`x2` `[n,h,w,c2]`], `gamma`, `beta` [c1+c2]; results y [n,h,w,c1+c2] and the statistics
@@ -151,19 +151,10 @@ impl Op for GroupNorm {
         let (x, x2, gamma, beta) =
             (l.input_slot(0), self.x2.then(|| l.input_slot(1)), l.input_slot(1 + next), l.input_slot(2 + next));
         let (y, stats) = (l.output_slot(0), l.output_slot(1));
+        self.launch_moments(l, &d, x, x2, stats, false)?;
         let vec = d.width() == 4;
-        let blocks = d.sum_blocks();
-        let partial = l.scratch(3 * d.samples * blocks.count * d.channels());
-        let team = Team::choose(l.caps, blocks.count * d.channels() / d.groups);
-        let k = l.kernel(shader!("group_norm")).value("stage", "partial");
-        let k = self.values(k, &d, team).read_as("x", x, vec);
-        let k = if let Some(x2) = x2 { k.read_as("x2", x2, vec) } else { k };
-        d.uniforms(k.write_as("partial", partial, vec), blocks).linear(d.threads(blocks).div_ceil(64))?;
-        let k = l.kernel(shader!("group_norm")).value("stage", "join");
-        let k = self.values(k, &d, team).read("partial", partial).write_as("stats", stats, true);
-        let groups = d.samples * d.groups;
-        d.uniforms(k, blocks).f32("eps", self.eps).linear(team.workgroups(groups))?;
         let blocks = d.apply_blocks(l.caps);
+        let team = Team::choose(l.caps, blocks.count);
         let k = l.kernel(shader!("group_norm")).value("stage", "apply");
         let k = self.values(k, &d, team).read_as("x", x, vec);
         let k = if let Some(x2) = x2 { k.read_as("x2", x2, vec) } else { k };
@@ -226,6 +217,30 @@ impl Op for GroupNorm {
 }
 
 impl GroupNorm {
+    /// Statistics of every group into `stats`: as results of this op, or with `moments` as
+    /// [`super::GroupNormMoments`] has them.
+    pub(super) fn launch_moments(
+        &self,
+        l: &mut Launch,
+        d: &Dims,
+        x: Slot,
+        x2: Option<Slot>,
+        stats: Slot,
+        moments: bool,
+    ) -> Result<()> {
+        let (vec, blocks) = (d.width() == 4, d.sum_blocks());
+        let partial = l.scratch(3 * d.samples * blocks.count * d.channels());
+        let team = Team::choose(l.caps, blocks.count * d.channels() / d.groups);
+        let k = l.kernel(shader!("group_norm")).value("stage", "partial");
+        let k = self.values(k, d, team).read_as("x", x, vec);
+        let k = if let Some(x2) = x2 { k.read_as("x2", x2, vec) } else { k };
+        d.uniforms(k.write_as("partial", partial, vec), blocks).linear(d.threads(blocks).div_ceil(64))?;
+        let k = l.kernel(shader!("group_norm")).value("stage", "join");
+        let k = self.values(k, d, team).value("moments", moments);
+        let k = k.read("partial", partial).write_as("stats", stats, true);
+        d.uniforms(k, blocks).f32("eps", self.eps).linear(team.workgroups(d.samples * d.groups))
+    }
+
     /// The template's values.
     pub(super) fn values<'l, 'a>(&self, k: KernelLaunch<'l, 'a>, d: &Dims, team: Team) -> KernelLaunch<'l, 'a> {
         k.value("W", d.width())
@@ -233,6 +248,7 @@ impl GroupNorm {
             .value("WG", team.workgroup)
             .value("x2", self.x2)
             .value("silu", self.silu)
+            .value("moments", false)
     }
 }
 

@@ -48,6 +48,7 @@ registry! {
     gemm,
     group_norm,
     group_norm_backward,
+    group_norm_bands,
     layer_norm,
     matmul,
     mse,

@@ -9,7 +9,7 @@ use portray::gpu::{Gpu, Pool, Store, Variants};
 use portray::graph::{Graph, Plan, PlanOptions, Session, Tensor, eval};
 use portray::io::SafeTensors;
 use portray::io::checkpoints::{Checkpoint, Part};
-use portray::models::{Context, TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
+use portray::models::{Context, MapSizes, TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
 use portray::nn::weights::{self, HostTensor};
 use portray::nn::{LoraSpec, Mode, Param, Role, Scope, Settings, Targets, lora};
 
@@ -229,7 +229,7 @@ impl Golden {
         self.run(g, &scope.params(), inputs, out, loras)
     }
 
-    pub fn vae(&self, settings: Settings, input: &str) -> Vec<f32> {
+    pub fn vae(&self, settings: Settings, input: &str, maps: MapSizes) -> Vec<f32> {
         let (path, config) = self.config(Part::Vae);
         let config = VaeConfig::parse(&path, &config).unwrap();
         let scope = Scope::new("vae", settings);
@@ -237,9 +237,9 @@ impl Golden {
         let (shape, values) = self.picture(input);
         let x = g.input(input, shape, DType::F32);
         let out = if input == "vae.image" {
-            Vae::encoder(&scope, config).unwrap().encode(&mut g, x).unwrap()
+            Vae::encoder(&scope, config).unwrap().with_maps(maps).encode(&mut g, x).unwrap()
         } else {
-            Vae::decoder(&scope, config).unwrap().decode(&mut g, x).unwrap()
+            Vae::decoder(&scope, config).unwrap().with_maps(maps).decode(&mut g, x).unwrap()
         };
         g.output(out);
         self.run(g, &scope.params(), vec![(x, values)], out, &Loras::default())

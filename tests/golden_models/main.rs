@@ -14,7 +14,7 @@ use portray::base::DType;
 use portray::gpu::Store;
 use portray::graph::Graph;
 use portray::io::checkpoints::Part;
-use portray::models::{Context, TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
+use portray::models::{Context, MapSizes, TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
 use portray::nn::{Mode, Role, Scope, Settings, Targets};
 
 #[test]
@@ -53,17 +53,22 @@ fn vae_matches() {
         let logvar = golden.picture("vae.logvar").1;
         let latent = shape[3];
         let decoded = golden.picture("vae.decoded").1;
-        for (what, settings, tolerance) in [
-            ("Inference f32", settings(DType::F32, Mode::Inference, None), 1e-4),
-            ("Training f32", settings(DType::F32, Mode::Training, None), 1e-4),
-            ("f16 weights", settings(DType::F16, Mode::Inference, None), 1e-2),
+        let inference = || settings(DType::F32, Mode::Inference, None);
+        // Bands as narrow as they get, of every map or of the large ones.
+        let (all, large) = (MapSizes { whole: 0, band: 0 }, MapSizes { whole: 60_000, band: 0 });
+        for (what, settings, tolerance, maps) in [
+            ("Inference f32", inference(), 1e-4, MapSizes::default()),
+            ("in bands", inference(), 1e-4, all),
+            ("large maps in bands", inference(), 1e-4, large),
+            ("Training f32", settings(DType::F32, Mode::Training, None), 1e-4, MapSizes::default()),
+            ("f16 weights", settings(DType::F16, Mode::Inference, None), 1e-2, MapSizes::default()),
         ] {
-            let moments = golden.vae(settings.clone(), "vae.image");
+            let moments = golden.vae(settings.clone(), "vae.image", maps);
             let half = |from: usize| moments.chunks(2 * latent).flat_map(move |m| m[from..from + latent].to_vec());
             golden.compare(what, "vae.mean", &half(0).collect::<Vec<_>>(), &mean, tolerance);
             let got: Vec<f32> = half(latent).map(|x| x.clamp(-30.0, 20.0)).collect();
             golden.compare(what, "vae.logvar", &got, &logvar, tolerance);
-            golden.compare(what, "vae.decoded", &golden.vae(settings, "vae.latent"), &decoded, tolerance);
+            golden.compare(what, "vae.decoded", &golden.vae(settings, "vae.latent", maps), &decoded, tolerance);
         }
     }
 }
