@@ -1,6 +1,7 @@
 // Group norm: a thread takes one column, or four side by side, of a block of rows. Sizes count such columns.
 // partial: shift, mean beyond it and centred squares of the block, column by column.
 // join: those of a group become its first value, the mean beyond it and 1 / standard deviation; TEAM threads a group.
+// group: the same as both in one dispatch, for groups of few values: TEAM threads walk a group's rows twice.
 // apply: the affine result. Values: stage W x2 silu TEAM WG moments (statistics are centred squares and a count in
 // place of 1 / standard deviation).
 //% set V = "vec4<f32>" if W == 4 else "f32"
@@ -8,7 +9,65 @@
 //% set put = "_put4" if W == 4 else "_put"
 //% set STRIDE = 1
 //% include "lib/group_norm.wgsl"
-//% if stage == "join"
+//% if stage == "group"
+//% include "lib/team.wgsl"
+// Column `column` of row `row`.
+fn value(row: u32, column: u32) -> {{ V }} {
+    //% if x2
+    if column >= p.columns1 { return x2{{ at }}(row * p.columns2 + column - p.columns1); }
+    //% endif
+    return x{{ at }}(row * p.columns1 + column);
+}
+//% macro walk_group(expression)
+    // Sums of sums: one long sum would lose digits.
+    for (var top = first + team_lane(lane); top < last; top += {{ 64 * TEAM }}u) {
+        var part = {{ V }}(0.0);
+        for (var row = top; row < min(top + {{ 64 * TEAM }}u, last); row += {{ TEAM }}u) {
+            //% for j in range(PER)
+            let d{{ j }} = value(row, column + {{ j }}u) - centre;
+            //% endfor
+            //% for j in range(PER)
+            part += {{ expression | replace("d", "d" ~ j) }};
+            //% endfor
+        }
+        total += part;
+    }
+//% endmacro
+//% macro team_total()
+{{ "team_sum(lane, total.x + total.y + total.z + total.w)" if W == 4 else "team_sum(lane, total)" }}
+//% endmacro
+@compute @workgroup_size({{ WG }})
+fn main(
+    @builtin(workgroup_id) w: vec3<u32>,
+    @builtin(num_workgroups) nw: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = team(w, nw, lane);
+    if i >= p.samples * p.groups { return; }
+    let sample = i / p.groups;
+    let column = (i - sample * p.groups) * {{ PER }}u;
+    let first = sample * p.rows;
+    let last = first + p.rows;
+    let shift = value(first, column){{ ".x" if W == 4 else "" }};
+    var centre = {{ V }}(shift);
+    var total = {{ V }}(0.0);
+    {{ walk_group("d") }}
+    let count = f32(p.rows * p.per);
+    let mean = {{ team_total() }} / count;
+    centre = {{ V }}(shift + mean);
+    // What the sum lost to rounding: the mean, as far as f32 tells it from the shift, is not exactly the centre.
+    let off = (centre{{ ".x" if W == 4 else "" }} - shift) - mean;
+    total = {{ V }}(0.0);
+    {{ walk_group("d * d") }}
+    let squares = max({{ team_total() }} - count * off * off, 0.0);
+    if team_lane(lane) > 0u { return; }
+    //% if moments
+    stats_put4(i, vec4<f32>(shift, mean, squares, count));
+    //% else
+    stats_put4(i, vec4<f32>(shift, mean, inverseSqrt(squares / count + p.eps), 0.0));
+    //% endif
+}
+//% elif stage == "join"
 //% include "lib/team.wgsl"
 @compute @workgroup_size({{ WG }})
 fn main(

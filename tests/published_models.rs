@@ -138,3 +138,23 @@ fn what_does_not_fit_is_named() {
     let error = model.forward(&mut g, sample, time, Context::Hidden(hidden)).unwrap_err().to_string();
     assert!(error.contains("[1, 77, 1024]"), "{error}");
 }
+
+/// One step of Stable Diffusion 2 with its prompt's keys and values at hand: what a picture costs in dispatches.
+#[test]
+fn a_step_takes_few_dispatches() {
+    let (_, unet) = unet(UNET_2, settings(Mode::Inference, None));
+    let mut g = Graph::new();
+    let sample = g.input("sample", [2, 64, 64, 4], DType::F32);
+    let timestep = g.input("timestep", [2], DType::F32);
+    let keys = unet.stored_context(&mut g, 2, 77).unwrap();
+    let out = unet.forward(&mut g, sample, timestep, Context::KeyValues(&keys)).unwrap();
+    g.output(out);
+    for class in [AdapterClass::Cpu, AdapterClass::Gpu] {
+        let plan = Plan::new(&g, &Caps::webgpu_defaults(class), &Variants::default(), &PlanOptions::default()).unwrap();
+        let mut kernels = std::collections::BTreeMap::new();
+        plan.kernels().for_each(|k| *kernels.entry(k.template.name).or_insert(0) += 1);
+        println!("{class:?}: {kernels:?}");
+        let reductions = kernels.get("gemm_reduce").copied().unwrap_or(0);
+        assert!(plan.dispatch_count() - reductions <= 400, "{} dispatches", plan.dispatch_count() - reductions);
+    }
+}

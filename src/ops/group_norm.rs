@@ -44,6 +44,11 @@ pub fn group_norm(
     Ok(g.push(GroupNorm { groups, eps, silu, x2: x2.is_some() }, &operands)?[0])
 }
 
+/// Values of a group up to which one dispatch finds its statistics; larger ones are shared out among more threads.
+const SMALL_GROUP: usize = 1 << 18;
+/// Vectors of a row that a thread of that dispatch reads at once: its text spells them out.
+const UNROLLED: usize = 32;
+
 /// Extents shared by forward and backward.
 pub(super) struct Dims {
     pub samples: usize,
@@ -87,6 +92,15 @@ impl Dims {
     /// Channels of a thread: four if no vector reaches across the sources.
     pub fn width(&self) -> usize {
         if self.c1.is_multiple_of(4) && self.c2.is_multiple_of(4) { 4 } else { 1 }
+    }
+
+    /// Channels of a vector for a kernel that walks each group by itself, where groups are small enough for that.
+    fn small_group(&self) -> Option<usize> {
+        let per = self.channels() / self.groups;
+        let fours = [per, self.c1, self.c2].iter().all(|n| n.is_multiple_of(4));
+        let width = if fours { 4 } else { 1 };
+        let small = self.count() <= SMALL_GROUP && per / width <= UNROLLED;
+        small.then_some(width)
     }
 
     /// Blocks for sums: about two square roots of the rows each, which keeps rounding and the second stage small.
@@ -228,6 +242,17 @@ impl GroupNorm {
         stats: Slot,
         moments: bool,
     ) -> Result<()> {
+        if let Some(width) = d.small_group() {
+            let team = Team::of_rows(l.caps, d.pixels);
+            let k = l.kernel(shader!("group_norm")).value("stage", "group");
+            let k = self.values(k, d, team).value("moments", moments).value("W", width);
+            let k = k.value("PER", d.channels() / d.groups / width).read_as("x", x, width == 4);
+            let k = if let Some(x2) = x2 { k.read_as("x2", x2, width == 4) } else { k };
+            let k = k.write_as("stats", stats, true).u32("samples", d.samples).u32("rows", d.pixels);
+            let k = k.u32("columns1", d.c1 / width).u32("columns2", d.c2 / width).u32("groups", d.groups);
+            let k = k.u32("per", d.channels() / d.groups).f32("eps", self.eps);
+            return k.linear(team.workgroups(d.samples * d.groups));
+        }
         let (vec, blocks) = (d.width() == 4, d.sum_blocks());
         let partial = l.scratch(3 * d.samples * blocks.count * d.channels());
         let team = Team::choose(l.caps, blocks.count * d.channels() / d.groups);

@@ -21,6 +21,14 @@ impl Team {
         }
     }
 
+    /// For sums over `rows` long rows: on hardware as many threads as a workgroup may have, if there are rows for them.
+    pub fn of_rows(caps: &Caps, rows: usize) -> Team {
+        match caps.class {
+            AdapterClass::Gpu if rows >= 256 => Team { threads: 256, workgroup: 256 },
+            _ => Team::choose(caps, rows),
+        }
+    }
+
     /// Workgroups for this many sums.
     pub fn workgroups(self, sums: usize) -> usize {
         if self.threads > 1 { sums } else { sums.div_ceil(self.workgroup) }
