@@ -199,12 +199,26 @@ pub enum Crop {
     Random,
 }
 
+/// The optimizer of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Optimizer {
+    /// AdamW (Loshchilov and Hutter 2017).
+    #[default]
+    #[cfg_attr(feature = "cli", value(name = "adamw"))]
+    AdamW,
+    /// AdamW with moments of eight bits, a quarter of their memory (Dettmers et al. 2021).
+    #[cfg_attr(feature = "cli", value(name = "adamw8bit"))]
+    AdamW8bit,
+}
+
 /// Gradient checkpointing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Checkpointing {
-    /// On when --memory asks for it.
+    /// On when --memory asks for it, or without that when the job would take more than 3 GB.
     #[default]
     Auto,
     /// Always.
@@ -274,6 +288,12 @@ pub struct TrainJob {
     /// Micro-batches an update
     #[cfg_attr(feature = "cli", arg(long, default_value = "1", value_parser = parse_count))]
     pub accumulate: usize,
+    /// Who updates the parameters
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
+    pub optimizer: Optimizer,
+    /// Update each layer within the backward pass, which then runs twice: no memory for gradients
+    #[cfg_attr(feature = "cli", arg(long))]
+    pub fused_update: bool,
     /// Decoupled weight decay
     #[cfg_attr(feature = "cli", arg(long, default_value_t = 1e-2))]
     pub weight_decay: f64,

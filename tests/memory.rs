@@ -59,7 +59,13 @@ fn peaks_are_as_planned() {
     };
     let full = TrainJob { method: portray::job::Method::Full, out: folder.path().join("full"), ..train.clone() };
     let sampled = TrainJob { sample_prompts: vec!["a cat".into()], force: true, resolution: Some(96), ..train.clone() };
-    for (what, job) in [("lora", train), ("full", full), ("with samples", sampled)] {
+    let lean = TrainJob {
+        optimizer: portray::train::Optimizer::AdamW8bit,
+        fused_update: true,
+        out: folder.path().join("lean"),
+        ..full.clone()
+    };
+    for (what, job) in [("lora", train), ("full", full), ("full, lean", lean), ("with samples", sampled)] {
         let mut peak = Peak { engine: &engine, bytes: 0 };
         pollster::block_on(engine.train(&job, &mut |e| peak.hear(e))).expect("a training");
         let plan = plan_train(&job, caps).expect("a plan");

@@ -196,7 +196,7 @@ impl TrainPlans {
             Phase {
                 name: "training",
                 weights: bytes(&training.params),
-                beside: beside + training.optimizer_bytes() / 4 * 3,
+                beside: beside + training.optimizer_bytes(),
                 arena: pool(plans().map(|p| &p.arena)),
             },
         ]

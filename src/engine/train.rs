@@ -10,7 +10,7 @@ use crate::job::{Checkpointing, LrSchedule, TrainJob};
 use crate::nn::Param;
 use crate::train::checkpoint::state_folder;
 use crate::train::schedule::lr_factor;
-use crate::train::{Conditioning, MicroBatch, Setup, State, TrainPlan, Trainer};
+use crate::train::{Conditioning, MicroBatch, Setup, State, TrainPlan, Trainer, Values};
 
 use super::encode::Planning;
 use super::generate::interrupted;
@@ -29,26 +29,34 @@ pub struct Trained {
 
 /// Default number of updates.
 const STEPS: usize = 400;
-/// The plan of a job; with `--checkpointing auto` recomputation is turned on when `--memory` asks for it.
+/// What a training may take before `--checkpointing auto` recomputes activations where no `--memory` is given: it then
+/// fits a GPU of 4 GB.
+const MODEST_BYTES: u64 = 3_000_000_000;
+
+/// The plan of a job; with `--checkpointing auto` recomputation is turned on when memory asks for it.
 pub(crate) fn plan_training(job: &TrainJob, mut setup: Setup, planning: Planning<'_>) -> Result<TrainPlan> {
     let plan = TrainPlan::new(&setup, planning.caps, planning.variants)?;
-    let Some(budget) = job.model.memory else { return Ok(plan) };
-    let bytes =
-        |p: &TrainPlan| p.first.working_bytes() + p.optimizer_bytes() + p.params.iter().map(Param::bytes).sum::<u64>();
-    if bytes(&plan) <= budget {
+    let bytes = |p: &TrainPlan| {
+        let working = p.plans().map(crate::graph::Plan::working_bytes).max().unwrap_or(0);
+        working + p.optimizer_bytes() + p.params.iter().map(Param::bytes).sum::<u64>()
+    };
+    let (budget, needed) = (job.model.memory, bytes(&plan));
+    if needed <= budget.unwrap_or(MODEST_BYTES) {
         return Ok(plan);
     }
-    let needed = bytes(&plan);
+    let mut best = plan;
     if job.checkpointing == Checkpointing::Auto {
         setup.checkpoint = true;
-        let smaller = TrainPlan::new(&setup, planning.caps, planning.variants)?;
-        if bytes(&smaller) <= budget {
-            return Ok(smaller);
-        }
+        best = TrainPlan::new(&setup, planning.caps, planning.variants)?;
     }
-    Err(Error::Limit(format!(
-        "training takes {needed} bytes, --memory allows {budget}: lower --resolution or --batch, or use --dtype f16"
-    )))
+    match budget.filter(|&budget| bytes(&best) > budget) {
+        None => Ok(best),
+        Some(budget) => Err(Error::Limit(format!(
+            "training takes {} bytes, --memory allows {budget}: {}",
+            bytes(&best),
+            job.smaller()
+        ))),
+    }
 }
 
 impl Engine {
@@ -113,15 +121,15 @@ impl Engine {
         if let Some(state) = resumed {
             first = state.step;
             let names: Vec<&str> = state.tensors.iter().map(|(key, _)| key.as_str()).collect();
-            let mut keys = trainer.state_keys();
+            let mut keys: Vec<String> = trainer.state_keys().into_iter().map(|(key, _)| key).collect();
             keys.sort();
-            let fits = |(key, values): &(String, Vec<f32>)| store.bytes(key) == Some(4 * values.len() as u64);
+            let fits = |(key, values): &(String, Values)| store.bytes(key) == Some(values.bytes().len() as u64);
             if names != keys || !state.tensors.iter().all(fits) || first > total {
                 let message = "is of another model or was made for fewer --steps; start again without --resume";
                 return Err(Error::file(&folder, message));
             }
             for (key, values) in &state.tensors {
-                store.write(key, bytemuck::cast_slice(values))?;
+                store.write(key, values.bytes())?;
             }
             listener(Event::Note(format!("resuming at step {first}")));
         }

@@ -10,7 +10,7 @@ use crate::io::{self, LoraFile, LoraModule, ModuleKey, Part};
 use crate::job::{Method, TrainJob};
 use crate::nn::{Param, Role, weights};
 use crate::train::dreambooth::initial_factor;
-use crate::train::{State, Trainer};
+use crate::train::{Optimizer, State, Trainer, Values};
 
 use super::{Engine, Model};
 
@@ -62,8 +62,9 @@ impl Engine {
         variants: &Variants,
     ) -> Result<()> {
         let mut tensors = Vec::new();
-        for key in trainer.state_keys() {
-            tensors.push((key.clone(), bytemuck::pod_collect_to_vec(&store.read(&key).await?)));
+        for (key, packed) in trainer.state_keys() {
+            let values = Values::new(&store.read(&key).await?, packed);
+            tensors.push((key, values));
         }
         State { step, options: options.clone(), variants: variants.clone(), tensors }.save(folder)
     }
@@ -99,6 +100,7 @@ impl Engine {
         let modules = factors
             .into_iter()
             .filter_map(|(key, [down, up])| Some((key, LoraModule { down: down?, up: up?, alpha: Some(alpha) })));
+        let optimizer = if job.optimizer == Optimizer::AdamW { "AdamW" } else { "AdamW8bit" };
         let text = |value: &dyn std::fmt::Display| value.to_string();
         let metadata = [
             ("ss_steps", text(&steps)),
@@ -106,7 +108,7 @@ impl Engine {
             ("ss_learning_rate", text(&job.rate())),
             ("ss_unet_lr", text(&job.rate())),
             ("ss_prior_loss_weight", text(&job.prior_weight)),
-            ("ss_optimizer", "AdamW".to_string()),
+            ("ss_optimizer", optimizer.to_string()),
         ];
         let metadata = metadata.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
         let file = LoraFile {

@@ -1,7 +1,7 @@
 //! A training job's options: what is refused, what decides the result, what they mean for the plan.
 
 use crate::error::{Error, Result};
-use crate::job::{Checkpointing, Method, Targets, TrainJob};
+use crate::job::{Checkpointing, Method, Targets, TrainJob, WeightType};
 use crate::nn::LoraSpec;
 use crate::train::Setup;
 
@@ -53,6 +53,9 @@ impl TrainJob {
         if !(self.max_grad_norm.is_finite() && self.max_grad_norm > 0.0) {
             return wrong(format!("--max-grad-norm {}: must be above 0", self.max_grad_norm));
         }
+        if self.fused_update && self.accumulate > 1 {
+            return wrong(format!("--fused-update keeps no gradients: it takes no --accumulate {}", self.accumulate));
+        }
         if self.resolution == Some(0) {
             return wrong("--resolution 0: must be 1 or more".into());
         }
@@ -85,6 +88,27 @@ impl TrainJob {
             Error::Usage(format!("--resolution {side}: must be a multiple of {}, such as {native}", model.factor()))
         })?;
         Ok(side)
+    }
+
+    /// What would make it take less memory.
+    pub(super) fn smaller(&self) -> String {
+        let mut ways = vec!["a lower --resolution"];
+        if self.batch > 1 {
+            ways.push("a lower --batch with --accumulate");
+        }
+        match self.method {
+            Method::Full => {
+                let unused = [("--optimizer adamw8bit", !self.optimizer.packed()), ("--fused-update", !self.fused_update)];
+                ways.extend(unused.iter().filter(|(_, unused)| *unused).map(|(option, _)| *option));
+                ways.push("--method lora");
+            }
+            Method::Lora if self.model.dtype != WeightType::Q8 => ways.push("--dtype q8"),
+            Method::Lora => {}
+        }
+        if self.checkpointing == Checkpointing::Off {
+            ways.push("--checkpointing on");
+        }
+        format!("try {}", ways.join(", "))
     }
 
     /// Adapters of the UNet.
@@ -120,6 +144,8 @@ impl TrainJob {
             tokens,
             checkpoint: self.checkpointing == Checkpointing::On,
             accumulate: self.accumulate,
+            optimizer: self.optimizer,
+            fused: self.fused_update,
             weight_decay: self.weight_decay,
             max_grad_norm: self.max_grad_norm,
         }

@@ -5,7 +5,9 @@ use std::collections::{HashMap, HashSet};
 use super::{Graph, NodeId, Source, Tensor, Vjp};
 use crate::error::{Error, Result};
 
-/// Appends nodes that compute the gradient of the scalar `loss` by each of `wrt`, in order.
+/// Appends nodes that compute the gradient of the scalar `loss` by each of `wrt`. `each` is told the index in `wrt` and
+/// the gradient as soon as it is whole; by then nothing that is still to be recorded reads that tensor, so `each` may
+/// record what overwrites it.
 ///
 /// Only nodes on a path from `wrt` to `loss` get gradients. With `checkpoint`, each [`Graph::segment`] is recorded
 /// again just before its own backward, so that its intermediates need not outlive the forward pass.
@@ -19,7 +21,8 @@ pub fn grad(
     wrt: &[Tensor],
     checkpoint: bool,
     sum: fn(&mut Graph, Tensor, Tensor) -> Result<Tensor>,
-) -> Result<Vec<Tensor>> {
+    each: &mut dyn FnMut(&mut Graph, usize, Tensor) -> Result<()>,
+) -> Result<()> {
     if g.shape(loss).elements() != 1 {
         return Err(Error::op("grad", format!("the loss must have one element, not {}", g.shape(loss))));
     }
@@ -28,47 +31,67 @@ pub fn grad(
         _ => return Err(Error::op("grad", "the loss is not computed by the graph")),
     };
     let needs = reachable(g, wrt, forward);
+    // A gradient is whole once the first node that reads its tensor is behind.
+    let mut whole: HashMap<NodeId, Vec<usize>> = HashMap::new();
+    for (i, t) in wrt.iter().enumerate() {
+        let first = g.nodes[..forward].iter().position(|node| node.inputs.contains(t));
+        let first = first.ok_or_else(|| Error::op("grad", format!("the loss does not depend on {}", g.info(*t).name)))?;
+        whole.entry(first).or_default().push(i);
+    }
     let mut grads: HashMap<Tensor, Tensor> = HashMap::new();
     grads.insert(loss, seed);
     let mut again = Rerecord::default();
     for id in (0..forward).rev() {
-        let node = g.nodes[id].clone();
-        let output_grads: Vec<Option<Tensor>> = node.outputs.iter().map(|t| grads.get(t).copied()).collect();
-        let wanted: Vec<bool> = node.inputs.iter().map(|t| needs.contains(t)).collect();
-        if output_grads.iter().all(Option::is_none) || !wanted.contains(&true) {
-            continue;
-        }
-        let (mut inputs, mut outputs) = (node.inputs.clone(), node.outputs.clone());
-        if let (true, Some(segment)) = (checkpoint, node.segment) {
-            again.segment(g, segment, forward)?;
-            for t in inputs.iter_mut().chain(outputs.iter_mut()) {
-                *t = again.map.get(t).copied().unwrap_or(*t);
-            }
-        }
-        let found = node.op.vjp(&mut Vjp::new(g, inputs, outputs, output_grads, wanted.clone()))?;
-        for ((input, gradient), wanted) in node.inputs.iter().zip(found).zip(wanted) {
-            let (true, Some(gradient)) = (wanted, gradient) else {
-                continue;
-            };
-            if g.shape(*input).elements() != g.shape(gradient).elements() {
-                let message = format!("gradient of {} has shape {}", g.shape(*input), g.shape(gradient));
-                return Err(Error::op(node.op.name(), message));
-            }
-            let total = match grads.get(input) {
-                Some(&earlier) => sum(g, earlier, gradient)?,
-                None => gradient,
-            };
-            grads.insert(*input, total);
+        backward(g, id, forward, &needs, checkpoint.then_some(&mut again), &mut grads, sum)?;
+        for i in whole.remove(&id).unwrap_or_default() {
+            let gradient = grads.get(&wrt[i]).copied();
+            let lost = || Error::op("grad", format!("the loss does not depend on {}", g.info(wrt[i]).name));
+            let gradient = gradient.ok_or_else(lost)?;
+            each(g, i, gradient)?;
         }
     }
-    wrt.iter()
-        .map(|t| {
-            grads
-                .get(t)
-                .copied()
-                .ok_or_else(|| Error::op("grad", format!("the loss does not depend on {}", g.info(*t).name)))
-        })
-        .collect()
+    Ok(())
+}
+
+/// Records the backward of node `id`, adding to `grads`.
+fn backward(
+    g: &mut Graph,
+    id: NodeId,
+    forward: NodeId,
+    needs: &HashSet<Tensor>,
+    again: Option<&mut Rerecord>,
+    grads: &mut HashMap<Tensor, Tensor>,
+    sum: fn(&mut Graph, Tensor, Tensor) -> Result<Tensor>,
+) -> Result<()> {
+    let node = g.nodes[id].clone();
+    let output_grads: Vec<Option<Tensor>> = node.outputs.iter().map(|t| grads.get(t).copied()).collect();
+    let wanted: Vec<bool> = node.inputs.iter().map(|t| needs.contains(t)).collect();
+    if output_grads.iter().all(Option::is_none) || !wanted.contains(&true) {
+        return Ok(());
+    }
+    let (mut inputs, mut outputs) = (node.inputs.clone(), node.outputs.clone());
+    if let (Some(again), Some(segment)) = (again, node.segment) {
+        again.segment(g, segment, forward)?;
+        for t in inputs.iter_mut().chain(outputs.iter_mut()) {
+            *t = again.map.get(t).copied().unwrap_or(*t);
+        }
+    }
+    let found = node.op.vjp(&mut Vjp::new(g, inputs, outputs, output_grads, wanted.clone()))?;
+    for ((input, gradient), wanted) in node.inputs.iter().zip(found).zip(wanted) {
+        let (true, Some(gradient)) = (wanted, gradient) else {
+            continue;
+        };
+        if g.shape(*input).elements() != g.shape(gradient).elements() {
+            let message = format!("gradient of {} has shape {}", g.shape(*input), g.shape(gradient));
+            return Err(Error::op(node.op.name(), message));
+        }
+        let total = match grads.get(input) {
+            Some(&earlier) => sum(g, earlier, gradient)?,
+            None => gradient,
+        };
+        grads.insert(*input, total);
+    }
+    Ok(())
 }
 
 /// The tensors that depend on any of `wrt`, themselves included.

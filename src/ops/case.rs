@@ -14,6 +14,8 @@ pub enum Given {
     Half(Shape, f64),
     /// Normal values stored in blocks of bytes.
     Block8(Shape, f64),
+    /// Blocks of 17 words: a scale of 0.5 to 2, then random bytes.
+    Moments(Shape),
     /// Uniform in [low, high).
     Uniform(Shape, f64, f64),
     /// Whole numbers below the bound, as `u32`.
@@ -39,7 +41,7 @@ impl Given {
     /// Extents.
     pub fn shape(&self) -> &Shape {
         match self {
-            Given::Normal(s, _) | Given::Half(s, _) | Given::Block8(s, _) | Given::Uniform(s, ..) | Given::Ids(s, _) => s,
+            Given::Normal(s, _) | Given::Half(s, _) | Given::Block8(s, _) | Given::Moments(s) | Given::Uniform(s, ..) | Given::Ids(s, _) => s,
         }
     }
 
@@ -48,7 +50,7 @@ impl Given {
         match self {
             Given::Half(..) => DType::F16,
             Given::Block8(..) => DType::Q8,
-            Given::Ids(..) => DType::U32,
+            Given::Ids(..) | Given::Moments(_) => DType::U32,
             _ => DType::F32,
         }
     }
@@ -68,6 +70,8 @@ pub struct Case {
     pub differentiate: Vec<usize>,
     /// How many results take part in the gradient check; those behind are saved for the backward pass only.
     pub primary: usize,
+    /// How many results are compared with the reference.
+    pub compared: usize,
     /// Worth a line in `portray bench`.
     pub bench: bool,
 }
@@ -81,6 +85,7 @@ impl Case {
             tolerance: 1e-5,
             differentiate: Vec::new(),
             primary: usize::MAX,
+            compared: usize::MAX,
             bench: false,
         }
     }
@@ -94,6 +99,12 @@ impl Case {
     /// Only the first `count` results take part in the gradient check.
     pub fn primary(mut self, count: usize) -> Case {
         self.primary = count;
+        self
+    }
+
+    /// Only the first `count` results are compared with the reference.
+    pub fn compared(mut self, count: usize) -> Case {
+        self.compared = count;
         self
     }
 

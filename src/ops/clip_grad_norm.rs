@@ -23,6 +23,43 @@ pub fn clip_grad_norm(g: &mut Graph, grads: &[Tensor], max_norm: Tensor) -> Resu
     Ok((results[0], results[1]))
 }
 
+/// The same from the sum of all squares, found elsewhere: operands `squares` `[1]` and `max_norm` `[1]`.
+#[derive(Clone, Debug)]
+pub struct ClipFactor;
+
+/// The root of `squares` `[1]` and the factor that brings a norm of that down to `max_norm`.
+pub fn clip_factor(g: &mut Graph, squares: Tensor, max_norm: Tensor) -> Result<(Tensor, Tensor)> {
+    let results = g.push(ClipFactor, &[squares, max_norm])?;
+    Ok((results[0], results[1]))
+}
+
+impl Op for ClipFactor {
+    fn name(&self) -> &'static str {
+        "clip_factor"
+    }
+
+    fn infer(&self, inputs: &[&TensorInfo]) -> Result<Vec<(Shape, DType)>> {
+        if inputs.len() != 2 || inputs.iter().any(|i| i.shape.elements() != 1) {
+            return Err(Error::op(self.name(), "takes a sum of squares [1] and a largest norm [1]"));
+        }
+        Ok(vec![([1].into(), DType::F32), ([1].into(), DType::F32)])
+    }
+
+    fn launch(&self, l: &mut Launch) -> Result<()> {
+        let (squares, max_norm) = (l.input_slot(0), l.input_slot(1));
+        let (norm, clip) = (l.output_slot(0), l.output_slot(1));
+        let k = l.kernel(shader!("clip_grad_norm")).value("stage", "join").read("partial", squares);
+        let k = k.read("max_norm", max_norm).write("norm", norm).write("clip", clip);
+        k.u32("pieces", 1).linear(1)
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let norm = inputs[0].data[0].sqrt();
+        let factor = (inputs[1].data[0] / (norm + 1e-6)).min(1.0);
+        vec![Array::new([1], vec![norm]), Array::new([1], vec![factor])]
+    }
+}
+
 impl Op for ClipGradNorm {
     fn name(&self) -> &'static str {
         "clip_grad_norm"

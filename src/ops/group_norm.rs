@@ -46,6 +46,9 @@ pub fn group_norm(
 
 /// Values of a group up to which one dispatch finds its statistics; larger ones are shared out among more threads.
 const SMALL_GROUP: usize = 1 << 18;
+/// Rows up to which it may: where one thread walks them all, twice, it must stay below the 65535 iterations after which
+/// llvmpipe leaves a shader's loops (`LP_MAX_TGSI_LOOP_ITERATIONS`).
+const SMALL_ROWS: usize = 1 << 14;
 /// Vectors of a row that a thread of that dispatch reads at once: its text spells them out.
 const UNROLLED: usize = 32;
 
@@ -99,7 +102,7 @@ impl Dims {
         let per = self.channels() / self.groups;
         let fours = [per, self.c1, self.c2].iter().all(|n| n.is_multiple_of(4));
         let width = if fours { 4 } else { 1 };
-        let small = self.count() <= SMALL_GROUP && per / width <= UNROLLED;
+        let small = self.pixels <= SMALL_ROWS && self.count() <= SMALL_GROUP && per / width <= UNROLLED;
         small.then_some(width)
     }
 
@@ -300,6 +303,9 @@ pub fn cases() -> Vec<Case> {
         ([2, 2, 2, 5], 1, 3),
         ([3, 7, 11, 6], 3, 1),
         ([1, 40, 41, 64], 0, 2),
+        // At and beyond the rows that one thread walks.
+        ([1, 128, 128, 4], 0, 2),
+        ([1, 130, 257, 4], 0, 2),
     ] {
         for silu in [false, true] {
             let op = GroupNorm { groups, eps: 1e-5, silu, x2: c2 > 0 };

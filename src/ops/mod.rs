@@ -37,6 +37,7 @@ pub use variants::{Choice, choices, large_tiles};
 registry! {
     accumulate,
     adamw,
+    adamw8bit,
     attention,
     binary,
     clip_grad_norm,
@@ -88,6 +89,22 @@ pub fn rendered_cases(caps: &Caps, variants: &[Variants]) -> Result<Vec<(&'stati
 
 /// Appends the gradient of the scalar `loss` by each of `wrt`; see [`graph::grad`].
 pub fn grad(g: &mut Graph, loss: Tensor, wrt: &[Tensor], checkpoint: bool) -> Result<Vec<Tensor>> {
+    let mut found = vec![loss; wrt.len()];
+    grad_each(g, loss, wrt, checkpoint, &mut |_, i, gradient| {
+        found[i] = gradient;
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// The same, told to `each` one by one, the last layer's first: index in `wrt`, and gradient.
+pub fn grad_each(
+    g: &mut Graph,
+    loss: Tensor,
+    wrt: &[Tensor],
+    checkpoint: bool,
+    each: &mut dyn FnMut(&mut Graph, usize, Tensor) -> Result<()>,
+) -> Result<()> {
     let seed = fill(g, g.shape(loss).clone(), 1.0)?;
-    graph::grad(g, loss, seed, wrt, checkpoint, add)
+    graph::grad(g, loss, seed, wrt, checkpoint, add, each)
 }

@@ -104,7 +104,7 @@ impl Op for SoftmaxBackward {
 /// Test cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (m, n) in [(1usize, 1usize), (3, 5), (70, 33), (4, 1000), (0, 7)] {
+    for (m, n) in [(1usize, 1usize), (3, 5), (70, 33), (4, 1000), (0, 7), (2, 70_000)] {
         cases.push(Case::new(Softmax, [Given::Normal([m, n].into(), 20.0)]));
         cases.push(Case::new(SoftmaxBackward, [Given::Uniform([m, n].into(), 0.0, 1.0), Given::normal([m, n])]));
     }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::gpu::Variants;
 use crate::io::SafeTensors;
-use crate::io::safetensors::{Tensor, first_non_finite, write_safetensors};
+use crate::io::safetensors::{ElementType, Tensor, first_non_finite, write_safetensors};
 
 /// Where a run stands: weights, moments, position, and what it was started with.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,8 +19,44 @@ pub struct State {
     pub options: Value,
     /// Kernel variants: a resumed run uses the same.
     pub variants: Variants,
-    /// The flat vectors, by key.
-    pub tensors: Vec<(String, Vec<f32>)>,
+    /// The vectors that an update changes, by key.
+    pub tensors: Vec<(String, Values)>,
+}
+
+/// A vector of a state.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Values {
+    /// Numbers.
+    F32(Vec<f32>),
+    /// Words of packed moments.
+    Words(Vec<u32>),
+}
+
+impl Values {
+    /// What `bytes` of the store are.
+    pub fn new(bytes: &[u8], packed: bool) -> Values {
+        match packed {
+            true => Values::Words(bytemuck::pod_collect_to_vec(bytes)),
+            false => Values::F32(bytemuck::pod_collect_to_vec(bytes)),
+        }
+    }
+
+    /// As they are stored.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Values::F32(values) => bytemuck::cast_slice(values),
+            Values::Words(words) => bytemuck::cast_slice(words),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.bytes().len() / 4
+    }
+
+    fn tensor<'a>(&'a self, name: &str) -> Tensor<'a> {
+        let dtype = if matches!(self, Values::F32(_)) { ElementType::F32 } else { ElementType::U32 };
+        Tensor::raw(name, dtype, &[self.len()], self.bytes())
+    }
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -52,6 +88,7 @@ impl State {
     /// [`Error::File`] when it cannot be written or a value is not finite; an older state stays in place then.
     pub fn save(&self, folder: &Path) -> Result<()> {
         for (name, values) in &self.tensors {
+            let Values::F32(values) = values else { continue };
             if let Some(i) = first_non_finite(values) {
                 let message = format!("tensor '{name}' holds {} after update {}: lower --lr", values[i], self.step);
                 return Err(Error::file(folder, message));
@@ -61,7 +98,7 @@ impl State {
         let (options, variants) = (self.options.clone(), self.variants.clone());
         let record = Record { step: self.step, options, variants, tensors };
         let json = serde_json::to_string(&record).map_err(|e| Error::file(folder, e))?;
-        let tensors: Vec<Tensor> = self.tensors.iter().map(|(k, v)| Tensor::f32(k.clone(), &[v.len()], v)).collect();
+        let tensors: Vec<Tensor> = self.tensors.iter().map(|(key, values)| values.tensor(key)).collect();
         write_safetensors(folder.join(FILE), &tensors, &BTreeMap::from([(RECORD.to_owned(), json)]))
     }
 
@@ -87,7 +124,10 @@ impl State {
             if *tensor.shape != [length] {
                 return Err(tensor.error(format!("is {:?}, its record names {length} values: {DAMAGED}", tensor.shape)));
             }
-            let values = tensor.to_finite_f32()?;
+            let values = match tensor.dtype {
+                ElementType::U32 => Values::new(&tensor.bytes, true),
+                _ => Values::F32(tensor.to_finite_f32()?),
+            };
             tensors.push((name, values));
         }
         Ok(Some(State { step: record.step, options: record.options, variants: record.variants, tensors }))
@@ -124,7 +164,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = state_folder(&folder.path().join("x.safetensors"));
         let options = serde_json::json!({"lr": 0.1, "max_grad_norm": 1.0});
-        let tensors = vec![("m".to_string(), vec![1.0, -2.5])];
+        let words = Values::Words(vec![7, u32::MAX]);
+        let tensors = vec![("m".to_string(), Values::F32(vec![1.0, -2.5])), ("v".to_string(), words)];
         let state = State { step: 7, options: options.clone(), variants: Variants::default(), tensors };
         state.save(&path).unwrap();
         state.save(&path).unwrap();
@@ -138,7 +179,8 @@ mod tests {
     }
 
     fn state() -> State {
-        let tensors = vec![("m".to_string(), vec![]), ("z".to_string(), vec![1.0, f32::MIN_POSITIVE / 2.0, -0.0])];
+        let z = Values::F32(vec![1.0, f32::MIN_POSITIVE / 2.0, -0.0]);
+        let tensors = vec![("m".to_string(), Values::F32(vec![])), ("z".to_string(), z)];
         State { step: 7, options: serde_json::json!({"lr": 0.1}), variants: Variants::default(), tensors }
     }
 
@@ -195,7 +237,7 @@ mod tests {
         let path = folder.path().join("x.state");
         state().save(&path).unwrap();
         let mut bad = state();
-        bad.tensors[1].1[0] = f32::NAN;
+        bad.tensors[1].1 = Values::F32(vec![f32::NAN]);
         assert!(bad.save(&path).unwrap_err().to_string().contains("'z' holds NaN"));
         assert_eq!(State::load(&path).unwrap(), Some(state()));
     }

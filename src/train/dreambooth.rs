@@ -1,17 +1,18 @@
-//! The training step as graphs: forward, loss, backward into flat gradients; then the norm, clipping and AdamW.
+//! The training step as graphs: forward, loss, and backward into stored gradients; or, fused, two passes, of which the
+//! first finds the norm of all gradients and the second updates each layer as soon as its gradient is there.
 
 use std::collections::HashSet;
 
 use crate::base::DType;
 use crate::base::rng::{CounterRng, Stream};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Gpu, Pool, Store, Variants};
-use crate::graph::{Graph, Plan, PlanOptions, Session, Source, Tensor};
+use crate::gpu::{Caps, Variants};
+use crate::graph::{Graph, Plan, PlanOptions, Source, Tensor};
 use crate::models::{Context, TextEncoder, TextEncoderConfig, UNet, UnetConfig};
 use crate::nn::{LoraSpec, Mode, Param, Role, Scope, Settings};
-use crate::ops::{self, AdamWHyper, adamw, clip_grad_norm, repeat, weighted_mse};
+use crate::ops::{self, clip_factor, dot, repeat, weighted_mse};
 
-use super::dataset::MicroBatch;
+use super::optimizer::{Optimizer, UpdateInputs};
 
 /// What is trained, and on what.
 #[derive(Clone, Debug)]
@@ -36,6 +37,10 @@ pub struct Setup {
     pub checkpoint: bool,
     /// Micro-batches an update.
     pub accumulate: usize,
+    /// Who updates.
+    pub optimizer: Optimizer,
+    /// Update each layer within the backward pass; gradients are not kept.
+    pub fused: bool,
     /// AdamW's weight decay.
     pub weight_decay: f64,
     /// Gradients are clipped to this norm.
@@ -56,57 +61,92 @@ impl Setup {
 
 /// Parameters with one learning rate.
 #[derive(Clone, Debug)]
-struct Group {
-    label: &'static str,
-    params: Vec<Param>,
+pub(super) struct Group {
+    pub label: &'static str,
+    pub params: Vec<Param>,
 }
 
 /// The plans of a run, and the parameters that they touch.
 pub struct TrainPlan {
-    setup: Setup,
-    /// Forward and backward of the first micro-batch of an update.
+    pub(super) setup: Setup,
+    /// Forward and backward of the first micro-batch of an update; fused, of the pass that finds the norm.
     pub first: Plan,
-    /// The same, adding to the gradients, where an update has several.
+    /// The same, adding to the gradients, where an update has several; fused, the pass that updates.
     pub next: Option<Plan>,
-    inputs: Inputs,
-    groups: Vec<Group>,
+    pub(super) inputs: Inputs,
+    pub(super) groups: Vec<Group>,
     /// Every parameter of the models, frozen ones too.
     pub params: Vec<Param>,
 }
 
-#[derive(Clone, Copy)]
-struct Inputs {
-    noisy: Tensor,
-    target: Tensor,
-    timesteps: Tensor,
-    weights: Tensor,
-    prompt: Tensor,
-    errors: Tensor,
+#[derive(Clone)]
+pub(super) struct Inputs {
+    pub noisy: Tensor,
+    pub target: Tensor,
+    pub timesteps: Tensor,
+    pub weights: Tensor,
+    pub prompt: Tensor,
+    pub errors: Tensor,
+    /// What a fused update reads, and the norm that it finds.
+    pub fused: Option<(UpdateInputs, Tensor)>,
 }
+
+/// What becomes of the gradients.
+#[derive(Clone, Copy, PartialEq)]
+enum Pass {
+    /// They are stored.
+    Store,
+    /// They are added to what is stored.
+    Accumulate,
+    /// Only their norm is kept.
+    Norm,
+    /// Each updates its parameter.
+    Update,
+}
+
+/// Where the factor that clips the gradients is between the passes of a fused update.
+pub(super) const CLIP: &str = "clip";
 
 impl TrainPlan {
     /// Records and plans the run; needs no GPU.
     pub fn new(setup: &Setup, caps: &Caps, variants: &Variants) -> Result<TrainPlan> {
-        let (first, inputs, groups, params) = micro_step(setup, false)?;
-        let next = if setup.accumulate > 1 { Some(micro_step(setup, true)?.0) } else { None };
+        let passes = match (setup.fused, setup.accumulate > 1) {
+            (true, true) => return Err(Error::Usage("--fused-update keeps no gradients to --accumulate".into())),
+            (true, false) => (Pass::Norm, Some(Pass::Update)),
+            (false, true) => (Pass::Store, Some(Pass::Accumulate)),
+            (false, false) => (Pass::Store, None),
+        };
+        let (first, mut inputs, groups, params) = micro_step(setup, passes.0)?;
+        let next = passes.1.map(|pass| micro_step(setup, pass)).transpose()?;
+        if let (Some((_, norm)), Some((_, again, ..))) = (&inputs.fused, &next) {
+            // Both passes record the same inputs; the norm is the first one's.
+            inputs.fused = again.fused.clone().map(|(update, _)| (update, *norm));
+        }
         let plan = |g: &Graph| Plan::new(g, caps, variants, &PlanOptions::default());
-        let next = next.as_ref().map(plan).transpose()?;
+        let next = next.as_ref().map(|(g, ..)| plan(g)).transpose()?;
         Ok(TrainPlan { setup: setup.clone(), first: plan(&first)?, next, inputs, groups, params })
     }
 
-    /// The plans of both kinds of micro-batch.
+    /// The plans of both passes or kinds of micro-batch.
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
         [Some(&self.first), self.next.as_ref()].into_iter().flatten()
     }
 
     /// Numbers that are trained.
     pub fn trainable(&self) -> usize {
-        self.groups.iter().flat_map(|g| &g.params).map(Param::elements).sum()
+        self.trained().map(Param::elements).sum()
     }
 
-    /// Bytes of trained parameters, their gradients and moments.
+    fn trained(&self) -> impl Iterator<Item = &Param> {
+        self.groups.iter().flat_map(|g| &g.params)
+    }
+
+    /// Bytes of gradients and moments: what an update needs beside the parameters.
     pub fn optimizer_bytes(&self) -> u64 {
-        4 * self.groups.iter().flat_map(|g| &g.params).map(|p| p.bytes().next_multiple_of(256)).sum::<u64>()
+        let padded = |bytes: u64| bytes.next_multiple_of(256);
+        let gradients = if self.setup.fused { 0 } else { self.trained().map(|p| padded(p.bytes())).sum() };
+        let moments: u64 = self.trained().map(|p| 2 * padded(self.setup.optimizer.moment_bytes(p.elements()))).sum();
+        gradients + moments
     }
 }
 
@@ -116,7 +156,7 @@ fn grad_key(param: &Param) -> String {
     format!("grad.{}", param.key)
 }
 
-fn micro_step(setup: &Setup, accumulate: bool) -> Result<Recorded> {
+fn micro_step(setup: &Setup, pass: Pass) -> Result<Recorded> {
     let mut g = Graph::new();
     let [h, w, c] = setup.latent;
     let (n, prompts) = (setup.batch(), setup.prompts());
@@ -163,9 +203,22 @@ fn micro_step(setup: &Setup, accumulate: bool) -> Result<Recorded> {
     params.extend(scope.params());
     groups.insert(0, Group { label: "unet", params: trained });
 
+    let mut inputs = Inputs { noisy, target, timesteps, weights, prompt, errors, fused: None };
+    match pass {
+        Pass::Store | Pass::Accumulate => store_gradients(&mut g, setup, total, &groups, pass == Pass::Accumulate)?,
+        Pass::Norm | Pass::Update => {
+            let update = UpdateInputs::new(&mut g, setup.optimizer, groups.iter().map(|group| group.label));
+            let norm = fused_pass(&mut g, setup, total, &groups, &update, pass)?;
+            inputs.fused = Some((update, norm));
+        }
+    }
+    Ok((g, inputs, groups, params))
+}
+
+fn store_gradients(g: &mut Graph, setup: &Setup, loss: Tensor, groups: &[Group], accumulate: bool) -> Result<()> {
     let all: Vec<&Param> = groups.iter().flat_map(|group| &group.params).collect();
-    let wrt: Vec<Tensor> = all.iter().map(|p| p.get(&mut g)).collect::<Result<_>>()?;
-    let grads = ops::grad(&mut g, total, &wrt, setup.checkpoint)?;
+    let wrt: Vec<Tensor> = all.iter().map(|p| p.get(g)).collect::<Result<_>>()?;
+    let grads = ops::grad(g, loss, &wrt, setup.checkpoint)?;
     let mut homes = HashSet::new();
     for (param, gradient) in all.into_iter().zip(grads) {
         let store = g.stored(&grad_key(param), param.shape.clone(), DType::F32)?;
@@ -175,170 +228,46 @@ fn micro_step(setup: &Setup, accumulate: bool) -> Result<Recorded> {
             _ => false,
         };
         let value = match (accumulate, own) {
-            (true, _) => ops::add(&mut g, store, gradient)?,
+            (true, _) => ops::add(g, store, gradient)?,
             (false, true) => gradient,
-            (false, false) => ops::scale(&mut g, gradient, 1.0)?,
+            (false, false) => ops::scale(g, gradient, 1.0)?,
         };
         g.assign(store, value)?;
     }
-    Ok((g, Inputs { noisy, target, timesteps, weights, prompt, errors }, groups, params))
+    Ok(())
 }
 
-/// A run on a device.
-pub struct Trainer {
-    setup: Setup,
-    first: Session,
-    next: Option<Session>,
-    update: Session,
-    at: Inputs,
-    update_at: UpdateInputs,
-    groups: Vec<Group>,
-    flats: Vec<Flat>,
-}
-
-/// A piece of a group as one vector: stored as `label#i`, with gradient and moments beside.
-#[derive(Clone, Debug)]
-struct Flat {
-    group: usize,
-    key: String,
-    elements: usize,
-}
-
-struct UpdateInputs {
-    max_norm: Tensor,
-    hyper: Vec<Tensor>,
-    norm: Tensor,
-}
-
-/// Of one update: each sample's error by micro-batch, and the norm of all gradients before clipping.
-#[derive(Clone, Debug)]
-pub struct Update {
-    /// Mean squared errors, by micro-batch and sample.
-    pub errors: Vec<Vec<f32>>,
-    /// Norm before clipping.
-    pub grad_norm: f32,
-}
-
-/// The four vectors that an update reads and writes.
-const VECTORS: [&str; 4] = ["param", "grad", "m", "v"];
-
-impl Trainer {
-    /// Makes room for what is trained in `store`. Load the weights after this and before [`Trainer::new`]: what is in
-    /// one of the flat vectors stays there.
-    pub fn allocate(plan: &TrainPlan, store: &mut Store) -> Result<()> {
-        for group in &plan.groups {
-            for vector in VECTORS {
-                let key = |p: &Param| if vector == "param" { p.key.clone() } else { format!("{vector}.{}", p.key) };
-                let tensors: Vec<(String, u64)> = group.params.iter().map(|p| (key(p), p.bytes())).collect();
-                store.allocate_flat(&format!("{vector}.{}", group.label), &tensors)?;
-            }
+/// Either pass of a fused update; returns the norm of all gradients, which only the first one finds.
+fn fused_pass(
+    g: &mut Graph,
+    setup: &Setup,
+    loss: Tensor,
+    groups: &[Group],
+    update: &UpdateInputs,
+    pass: Pass,
+) -> Result<Tensor> {
+    let all: Vec<(usize, &Param)> =
+        groups.iter().enumerate().flat_map(|(i, group)| group.params.iter().map(move |p| (i, p))).collect();
+    let wrt: Vec<Tensor> = all.iter().map(|(_, p)| p.get(g)).collect::<Result<_>>()?;
+    let clip = g.stored(CLIP, [1], DType::F32)?;
+    let mut squares: Option<Tensor> = None;
+    ops::grad_each(g, loss, &wrt, setup.checkpoint, &mut |g, i, gradient| {
+        if pass == Pass::Norm {
+            let square = dot(g, gradient, gradient)?;
+            squares = Some(match squares {
+                Some(before) => ops::add(g, before, square)?,
+                None => square,
+            });
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// Compiles the run; all parameters must be in `store`.
-    pub async fn new(
-        gpu: &Gpu,
-        plan: TrainPlan,
-        pool: &mut Pool,
-        store: &Store,
-        variants: &Variants,
-    ) -> Result<Trainer> {
-        let mut flats = Vec::new();
-        for (i, group) in plan.groups.iter().enumerate() {
-            for piece in 0.. {
-                let key = format!("param.{}#{piece}", group.label);
-                let Some(bytes) = store.bytes(&key) else { break };
-                flats.push(Flat { group: i, key: format!("{}#{piece}", group.label), elements: bytes as usize / 4 });
-            }
-        }
-        let (graph, update_at) = update_graph(&plan.groups, &flats)?;
-        let update = Plan::new(&graph, gpu.caps(), variants, &PlanOptions::default())?;
-        for arena in [Some(&plan.first), plan.next.as_ref(), Some(&update)].into_iter().flatten().map(|p| &p.arena) {
-            pool.reserve(gpu, arena)?;
-        }
-        let next = match plan.next {
-            Some(next) => Some(Session::new(gpu, next, pool, store).await?),
-            None => None,
-        };
-        Ok(Trainer {
-            first: Session::new(gpu, plan.first, pool, store).await?,
-            next,
-            update: Session::new(gpu, update, pool, store).await?,
-            at: plan.inputs,
-            update_at,
-            groups: plan.groups,
-            flats,
-            setup: plan.setup,
-        })
-    }
-
-    /// Sets the prompts' hidden states `[prompts, tokens, width]`.
-    pub fn set_context(&self, hidden: &[f32]) -> Result<()> {
-        self.sessions().try_for_each(|s| s.write(self.at.prompt, hidden))
-    }
-
-    /// Sets the prompts' token ids, where the text encoder is trained.
-    pub fn set_ids(&self, ids: &[u32]) -> Result<()> {
-        self.sessions().try_for_each(|s| s.write_ids(self.at.prompt, ids))
-    }
-
-    fn sessions(&self) -> impl Iterator<Item = &Session> {
-        [Some(&self.first), self.next.as_ref()].into_iter().flatten()
-    }
-
-    /// One optimizer update on `batches`, the `step`-th from 0; `rates` are the learning rates of UNet and text encoder.
-    pub async fn step(&self, batches: &[MicroBatch], step: usize, rates: [f64; 2]) -> Result<Update> {
-        let mut errors = Vec::with_capacity(batches.len());
-        for (i, batch) in batches.iter().enumerate() {
-            let session = if i == 0 { &self.first } else { self.next.as_ref().unwrap_or(&self.first) };
-            let weights: Vec<f32> = batch.weights.iter().map(|w| w / batches.len() as f32).collect();
-            session.write(self.at.noisy, &batch.noisy)?;
-            session.write(self.at.target, &batch.target)?;
-            session.write(self.at.timesteps, &batch.timesteps)?;
-            session.write(self.at.weights, &weights)?;
-            session.run()?;
-            errors.push(session.read(self.at.errors).await?);
-        }
-        self.update.write(self.update_at.max_norm, &[self.setup.max_grad_norm as f32])?;
-        for (i, hyper) in self.update_at.hyper.iter().enumerate() {
-            let (lr, weight_decay) = (rates[i.min(1)], self.setup.weight_decay);
-            let values = AdamWHyper { lr, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay, step: step + 1 };
-            self.update.write(*hyper, &values.pack())?;
-        }
-        self.update.run()?;
-        let grad_norm = self.update.read(self.update_at.norm).await?.first().copied().unwrap_or(f32::NAN);
-        Ok(Update { errors, grad_norm })
-    }
-
-    /// What is trained, group by group.
-    pub fn trained(&self) -> impl Iterator<Item = &Param> {
-        self.groups.iter().flat_map(|g| &g.params)
-    }
-
-    /// Keys of the vectors that a checkpoint holds: parameters and both moments.
-    pub fn state_keys(&self) -> Vec<String> {
-        let vectors = ["param", "m", "v"];
-        self.flats.iter().flat_map(|f| vectors.map(|v| format!("{v}.{}", f.key))).collect()
-    }
-}
-
-/// The norm of all gradients, and AdamW over every flat vector.
-fn update_graph(groups: &[Group], flats: &[Flat]) -> Result<(Graph, UpdateInputs)> {
-    let mut g = Graph::new();
-    let max_norm = g.input("max norm", [1], DType::F32);
-    let hyper: Vec<Tensor> = groups.iter().map(|group| g.input(group.label, [8], DType::F32)).collect();
-    let vector =
-        |g: &mut Graph, name: &str, flat: &Flat| g.stored(&format!("{name}.{}", flat.key), [flat.elements], DType::F32);
-    let grads: Vec<Tensor> = flats.iter().map(|f| vector(&mut g, "grad", f)).collect::<Result<_>>()?;
-    let (norm, clip) = clip_grad_norm(&mut g, &grads, max_norm)?;
+        let (group, param) = all[i];
+        setup.optimizer.record(g, &param.key, wrt[i], gradient, clip, update.hyper[group])
+    })?;
+    let Some(squares) = squares else { return Ok(clip) };
+    let (norm, factor) = clip_factor(g, squares, update.max_norm)?;
     g.output(norm);
-    for (flat, grad) in flats.iter().zip(grads) {
-        let param = vector(&mut g, "param", flat)?;
-        let (m, v) = (vector(&mut g, "m", flat)?, vector(&mut g, "v", flat)?);
-        adamw(&mut g, param, m, v, grad, clip, hyper[flat.group])?;
-    }
-    Ok((g, UpdateInputs { max_norm, hyper, norm }))
+    g.assign(clip, factor)?;
+    Ok(norm)
 }
 
 /// Starting values of an adapter's factor: `down` normal with standard deviation 1 / rank, `up` zero (PEFT's "gaussian").

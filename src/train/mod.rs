@@ -4,10 +4,14 @@ pub mod checkpoint;
 pub mod dataset;
 pub mod dreambooth;
 pub mod metrics;
+pub mod optimizer;
 pub mod replay;
 pub mod schedule;
+pub mod trainer;
 
-pub use checkpoint::State;
+pub use checkpoint::{State, Values};
 pub use dataset::{Cached, Dataset, Draw, MicroBatch};
-pub use dreambooth::{Setup, TrainPlan, Trainer};
+pub use dreambooth::{Setup, TrainPlan};
+pub use optimizer::Optimizer;
 pub use replay::{Conditioning, Replay};
+pub use trainer::Trainer;

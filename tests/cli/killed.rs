@@ -37,3 +37,25 @@ fn a_killed_training_resumes_to_the_same_bytes() {
         std::fs::remove_file(dir.path().join("parts.safetensors")).unwrap();
     }
 }
+
+/// The same where moments are packed and the passes themselves update.
+#[cfg(unix)]
+#[test]
+fn a_killed_fused_training_resumes_to_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let train = "train --model {F}/sd2 --images {A}/subjects/cat --prompt cat --method full --optimizer adamw8bit \
+                 --fused-update --seed 3 --steps 6 --save-every 2 --json";
+    works(dir.path(), &format!("{train} --out whole"));
+    let mut command = portray(dir.path());
+    command.args(words(&format!("{train} --out parts"))).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|l| l.unwrap().contains("\"step\":3,")));
+    child.kill().unwrap();
+    assert!(!child.wait().unwrap().success());
+    refused(dir.path(), &format!("{train} --out parts --resume").replace("8bit", ""), 1, &["--optimizer"]);
+    works(dir.path(), &format!("{train} --out parts --resume"));
+    let read = |name: &str| std::fs::read(dir.path().join(name).join("unet/diffusion_pytorch_model.safetensors")).unwrap();
+    assert_eq!(read("whole"), read("parts"));
+    refused(dir.path(), &format!("{train} --out other --accumulate 2"), 2, &["--fused-update", "--accumulate 2"]);
+}

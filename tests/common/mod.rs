@@ -52,8 +52,17 @@ impl Random {
             block8::quantize(&values, &mut bytes);
             return Array::from_f32(shape.clone(), &block8::dequantize(&bytes));
         }
+        if let Given::Moments(shape) = given {
+            let scale = |random: &mut Random| f64::from((0.5 + 1.5 * random.uniform()) as f32);
+            let word = |i: usize| match i % 17 {
+                0 => f64::from((scale(self) as f32).to_bits()),
+                _ => f64::from(self.bits() as u32),
+            };
+            return Array::new(shape.clone(), (0..n).map(word).collect());
+        }
         let data = (0..n)
             .map(|_| match given {
+                Given::Moments(_) => 0.0,
                 Given::Normal(_, s) | Given::Block8(_, s) => f64::from((self.normal() * s) as f32),
                 Given::Half(_, s) => half::f16::from_f64(self.normal() * s).to_f64(),
                 Given::Uniform(_, low, high) => f64::from((low + self.uniform() * (high - low)) as f32),

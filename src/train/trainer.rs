@@ -1,0 +1,236 @@
+//! A training run on a device: the step's sessions, and the vectors that they update.
+
+use crate::base::DType;
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, Pool, Store, Variants};
+use crate::graph::{Graph, Plan, PlanOptions, Session, Tensor};
+use crate::nn::Param;
+use crate::ops::clip_grad_norm;
+
+use super::dataset::MicroBatch;
+use super::dreambooth::{CLIP, Group, Inputs, Setup, TrainPlan};
+use super::optimizer::{Optimizer, UpdateInputs};
+
+/// A run on a device.
+pub struct Trainer {
+    setup: Setup,
+    first: Session,
+    next: Option<Session>,
+    /// Clips and applies stored gradients; `None` where the passes themselves update.
+    update: Option<Update>,
+    at: Inputs,
+    groups: Vec<Group>,
+    vectors: Vec<Vector>,
+}
+
+struct Update {
+    session: Session,
+    at: UpdateInputs,
+    norm: Tensor,
+}
+
+/// Parameters that are updated in one dispatch: a piece of a group stored flat, or one tensor. Moments lie beside it as
+/// `m.KEY` and `v.KEY`.
+#[derive(Clone, Debug)]
+struct Vector {
+    group: usize,
+    /// Key of the parameters.
+    param: String,
+    /// Key of their moments, behind `m.` and `v.`.
+    moments: String,
+    elements: usize,
+}
+
+/// Of one update: each sample's error by micro-batch, and the norm of all gradients before clipping.
+#[derive(Clone, Debug)]
+pub struct UpdateReport {
+    /// Mean squared errors, by micro-batch and sample.
+    pub errors: Vec<Vec<f32>>,
+    /// Norm before clipping.
+    pub grad_norm: f32,
+}
+
+impl Trainer {
+    /// Makes room for what is trained in `store`. Load the weights after this and before [`Trainer::new`]: what is in
+    /// one of the flat vectors stays there.
+    pub fn allocate(plan: &TrainPlan, store: &mut Store) -> Result<()> {
+        let fused = plan.setup.fused;
+        for group in &plan.groups {
+            for vector in if fused { &["param"][..] } else { &["param", "grad"] } {
+                let key = |p: &Param| if *vector == "param" { p.key.clone() } else { format!("{vector}.{}", p.key) };
+                let tensors: Vec<(String, u64)> = group.params.iter().map(|p| (key(p), p.bytes())).collect();
+                store.allocate_flat(&format!("{vector}.{}", group.label), &tensors)?;
+            }
+        }
+        if fused {
+            store.allocate(CLIP, &[(CLIP.into(), 16)])?;
+        }
+        for vector in vectors(plan, store) {
+            let bytes = plan.setup.optimizer.moment_bytes(vector.elements);
+            for moment in ["m", "v"] {
+                store.allocate(moment, &[(format!("{moment}.{}", vector.moments), bytes)])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Compiles the run; all parameters must be in `store`.
+    pub async fn new(
+        gpu: &Gpu,
+        plan: TrainPlan,
+        pool: &mut Pool,
+        store: &Store,
+        variants: &Variants,
+    ) -> Result<Trainer> {
+        let vectors = vectors(&plan, store);
+        let update = match plan.setup.fused {
+            true => None,
+            false => {
+                let (graph, at, norm) = update_graph(&plan.groups, &vectors, plan.setup.optimizer)?;
+                Some((Plan::new(&graph, gpu.caps(), variants, &PlanOptions::default())?, at, norm))
+            }
+        };
+        for arena in plan.plans().chain(update.iter().map(|(plan, ..)| plan)).map(|p| &p.arena) {
+            pool.reserve(gpu, arena)?;
+        }
+        let next = match plan.next {
+            Some(next) => Some(Session::new(gpu, next, pool, store).await?),
+            None => None,
+        };
+        let update = match update {
+            Some((plan, at, norm)) => Some(Update { session: Session::new(gpu, plan, pool, store).await?, at, norm }),
+            None => None,
+        };
+        let first = Session::new(gpu, plan.first, pool, store).await?;
+        Ok(Trainer { first, next, update, at: plan.inputs, groups: plan.groups, vectors, setup: plan.setup })
+    }
+
+    /// Sets the prompts' hidden states `[prompts, tokens, width]`.
+    pub fn set_context(&self, hidden: &[f32]) -> Result<()> {
+        self.sessions().try_for_each(|s| s.write(self.at.prompt, hidden))
+    }
+
+    /// Sets the prompts' token ids, where the text encoder is trained.
+    pub fn set_ids(&self, ids: &[u32]) -> Result<()> {
+        self.sessions().try_for_each(|s| s.write_ids(self.at.prompt, ids))
+    }
+
+    fn sessions(&self) -> impl Iterator<Item = &Session> {
+        [Some(&self.first), self.next.as_ref()].into_iter().flatten()
+    }
+
+    /// One optimizer update on `batches`, the `step`-th from 0; `rates` are the learning rates of UNet and text encoder.
+    pub async fn step(&self, batches: &[MicroBatch], step: usize, rates: [f64; 2]) -> Result<UpdateReport> {
+        if let Some((update, norm)) = &self.at.fused {
+            return self.fused_step(batches, step, rates, update, *norm).await;
+        }
+        let mut errors = Vec::with_capacity(batches.len());
+        for (i, batch) in batches.iter().enumerate() {
+            let session = if i == 0 { &self.first } else { self.next.as_ref().unwrap_or(&self.first) };
+            self.write(session, batch, batches.len())?;
+            session.run()?;
+            errors.push(session.read(self.at.errors).await?);
+        }
+        let Some(Update { session, at, norm }) = &self.update else {
+            return Err(Error::op("train", "has no update"));
+        };
+        self.write_update(session, at, step, rates)?;
+        session.run()?;
+        let grad_norm = session.read(*norm).await?.first().copied().unwrap_or(f32::NAN);
+        Ok(UpdateReport { errors, grad_norm })
+    }
+
+    /// Backward twice: for the norm, then layer by layer.
+    async fn fused_step(
+        &self,
+        batches: &[MicroBatch],
+        step: usize,
+        rates: [f64; 2],
+        update: &UpdateInputs,
+        norm: Tensor,
+    ) -> Result<UpdateReport> {
+        let ([batch], Some(second)) = (batches, &self.next) else {
+            return Err(Error::op("train", "a fused update takes one batch"));
+        };
+        for session in self.sessions() {
+            self.write(session, batch, 1)?;
+            self.write_update(session, update, step, rates)?;
+        }
+        self.first.run()?;
+        let grad_norm = self.first.read(norm).await?.first().copied().unwrap_or(f32::NAN);
+        let errors = vec![self.first.read(self.at.errors).await?];
+        // A step that failed must not reach the weights: the caller stops at what is not finite.
+        if grad_norm.is_finite() {
+            second.run()?;
+        }
+        Ok(UpdateReport { errors, grad_norm })
+    }
+
+    fn write(&self, session: &Session, batch: &MicroBatch, batches: usize) -> Result<()> {
+        let weights: Vec<f32> = batch.weights.iter().map(|w| w / batches as f32).collect();
+        session.write(self.at.noisy, &batch.noisy)?;
+        session.write(self.at.target, &batch.target)?;
+        session.write(self.at.timesteps, &batch.timesteps)?;
+        session.write(self.at.weights, &weights)
+    }
+
+    fn write_update(&self, session: &Session, at: &UpdateInputs, step: usize, rates: [f64; 2]) -> Result<()> {
+        session.write(at.max_norm, &[self.setup.max_grad_norm as f32])?;
+        for (i, hyper) in at.hyper.iter().enumerate() {
+            session.write(*hyper, &self.setup.optimizer.hyper(rates[i.min(1)], self.setup.weight_decay, step))?;
+        }
+        Ok(())
+    }
+
+    /// What is trained, group by group.
+    pub fn trained(&self) -> impl Iterator<Item = &Param> {
+        self.groups.iter().flat_map(|g| &g.params)
+    }
+
+    /// Keys of the vectors that a checkpoint holds, parameters and both moments, and whether they hold packed words.
+    pub fn state_keys(&self) -> Vec<(String, bool)> {
+        let packed = self.setup.optimizer.packed();
+        let keys = |v: &Vector| {
+            let moment = |name: &str| (format!("{name}.{}", v.moments), packed);
+            [(v.param.clone(), false), moment("m"), moment("v")]
+        };
+        self.vectors.iter().flat_map(keys).collect()
+    }
+}
+
+/// The vectors of a run whose parameters are in `store`.
+fn vectors(plan: &TrainPlan, store: &Store) -> Vec<Vector> {
+    let mut vectors = Vec::new();
+    for (group, Group { label, params }) in plan.groups.iter().enumerate() {
+        if plan.setup.fused {
+            vectors.extend(params.iter().map(|p| Vector {
+                group,
+                param: p.key.clone(),
+                moments: p.key.clone(),
+                elements: p.elements(),
+            }));
+            continue;
+        }
+        for piece in 0.. {
+            let (moments, param) = (format!("{label}#{piece}"), format!("param.{label}#{piece}"));
+            let Some(bytes) = store.bytes(&param) else { break };
+            vectors.push(Vector { group, param, moments, elements: bytes as usize / 4 });
+        }
+    }
+    vectors
+}
+
+/// The norm of all gradients, and the update of every flat vector.
+fn update_graph(groups: &[Group], vectors: &[Vector], optimizer: Optimizer) -> Result<(Graph, UpdateInputs, Tensor)> {
+    let mut g = Graph::new();
+    let at = UpdateInputs::new(&mut g, optimizer, groups.iter().map(|group| group.label));
+    let gradient = |g: &mut Graph, v: &Vector| g.stored(&format!("grad.{}", v.moments), [v.elements], DType::F32);
+    let grads: Vec<Tensor> = vectors.iter().map(|v| gradient(&mut g, v)).collect::<Result<_>>()?;
+    let (norm, clip) = clip_grad_norm(&mut g, &grads, at.max_norm)?;
+    g.output(norm);
+    for (vector, grad) in vectors.iter().zip(grads) {
+        let param = g.stored(&vector.param, [vector.elements], DType::F32)?;
+        optimizer.record(&mut g, &vector.moments, param, grad, clip, at.hyper[vector.group])?;
+    }
+    Ok((g, at, norm))
+}
