@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use portray::io::LoraFormat;
-use portray::job::{GenerateJob, LoraArg, ModelOptions, TrainJob};
+use portray::job::{GenerateJob, LoraArg, ModelOptions, TrainJob, WeightType};
 
 /// Personalize text-to-image diffusion models on any GPU.
 ///
@@ -180,6 +180,12 @@ pub struct BenchArgs {
     /// Write every kernel as rendered into this folder, ready for other compilers
     #[arg(long, value_name = "DIR")]
     pub dump: Option<PathBuf>,
+    /// Measure whole steps of this model instead: a folder in diffusers layout or a single .safetensors file
+    #[arg(long, value_name = "DIR|FILE", conflicts_with = "dump")]
+    pub model: Option<PathBuf>,
+    /// Storage of that model's large weights
+    #[arg(long, value_enum, default_value_t, requires = "model")]
+    pub dtype: WeightType,
 }
 
 /// The bundled subjects.

@@ -5,14 +5,16 @@ use std::path::Path;
 use portray::engine::{BenchRow, Engine};
 use portray::event::Flow;
 use portray::gpu::{AdapterClass, Caps, Variants};
+use portray::job::ModelOptions;
 use portray::{Result, io};
 
-use super::args::Global;
+use super::args::{BenchArgs, Global};
 use super::{stop, terminal};
 
-/// Measures `engine`'s adapter; with `dump` writes every kernel as rendered into that folder instead.
-pub fn run(global: &Global, engine: &Engine, dump: Option<&Path>) -> Result<()> {
-    if let Some(folder) = dump {
+/// Measures `engine`'s adapter, or whole steps of `--model`; with `--dump` writes every kernel as rendered into that folder
+/// instead.
+pub fn run(global: &Global, engine: &Engine, args: &BenchArgs) -> Result<()> {
+    if let Some(folder) = &args.dump {
         return write_kernels(engine, folder);
     }
     stop::listen();
@@ -25,7 +27,13 @@ pub fn run(global: &Global, engine: &Engine, dump: Option<&Path>) -> Result<()> 
         let printed = if global.json { terminal::data(serde_json::json!(row)) } else { terminal::data(human(row)) };
         if printed.is_err() || stop::asked() { Flow::Stop } else { Flow::Continue }
     };
-    pollster::block_on(engine.bench(&mut show)).map(drop)
+    match &args.model {
+        Some(model) => {
+            let options = ModelOptions { model: Some(model.clone()), dtype: args.dtype, ..ModelOptions::default() };
+            pollster::block_on(engine.bench_steps(&options, &mut |row| show(&row)))
+        }
+        None => pollster::block_on(engine.bench(&mut show)).map(drop),
+    }
 }
 
 fn human(row: &BenchRow) -> String {

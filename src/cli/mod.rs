@@ -49,7 +49,7 @@ pub fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&global, &args),
         Command::Forward(args) => forward::run(&global, &args),
         Command::Info(args) => info::run(&global, &args),
-        Command::Bench(args) => open(&global).and_then(|engine| bench::run(&global, &engine, args.dump.as_deref())),
+        Command::Bench(args) => open(&global).and_then(|engine| bench::run(&global, &engine, &args)),
     };
     match result {
         // Whoever read our output has had enough: that is no failure.

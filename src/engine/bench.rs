@@ -1,22 +1,16 @@
 //! `bench`: the adapter's own ceilings, hot ops against them, whole steps against the sum of their parts.
 
-use std::collections::BTreeMap;
-
 use web_time::Instant;
 
 use crate::base::DType;
 use crate::error::Result;
 use crate::event::Flow;
 use crate::gpu::{Pool, Store};
-use crate::graph::{Graph, Plan, Session, Tensor};
-use crate::job::{ModelOptions, TrainJob};
-use crate::models::UNet;
-use crate::nn::{Mode, Scope, Settings};
+use crate::graph::{Graph, Session, Tensor};
+use crate::job::ModelOptions;
 use crate::ops::{self, AttentionSpec, Conv, Heads};
 
-use super::sample::{Extent, SamplingPlan};
-use super::train::plan_training;
-use super::{Engine, Model};
+use super::Engine;
 
 /// One measured line.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -49,7 +43,7 @@ fn time(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
     Ok(median(&mut seconds))
 }
 
-fn median(values: &mut [f64]) -> f64 {
+pub(super) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
@@ -138,101 +132,10 @@ impl Engine {
                 return Ok(rows);
             }
         }
-        self.whole_steps(&mut |row| add(row, &mut rows)).await?;
+        self.bench_steps(&ModelOptions::default(), &mut |row| add(row, &mut rows)).await?;
         Ok(rows)
     }
-
-    /// A guided UNet step and a training step of the bundled model, each against the lone times of its parts.
-    async fn whole_steps(&self, add: &mut dyn FnMut(BenchRow) -> Flow) -> Result<()> {
-        let mut silent = |_| Flow::Continue;
-        let model = Model::open(&ModelOptions::default(), &[], &mut silent)?;
-        let planning = self.planning();
-        let scope = Scope::new("unet", Settings { dtype: model.dtype(self.gpu.caps()), ..Settings::default() });
-        let unet = UNet::new(&scope, model.unet.clone())?;
-        let side = model.native_side() / model.factor();
-        let extent = Extent {
-            size: [side, side],
-            channels: model.unet.in_channels,
-            tokens: model.tokenizer.length(),
-            width: model.context_width(),
-            guided: true,
-            slots: 1,
-        };
-        let plan = SamplingPlan::new(planning, &unet, Mode::Inference, extent)?.step;
-        self.against_parts("UNet step", plan, add).await?;
-        let job = TrainJob { rank: 8, accumulate: 1, batch: 1, max_grad_norm: 1.0, ..TrainJob::default() };
-        let setup = job.setup(&model, self.gpu.caps(), [1, 1], [side, side, model.unet.in_channels], extent.tokens);
-        let plan = plan_training(&job, setup, planning)?;
-        self.against_parts("training step", plan.first, add).await
-    }
-
-    /// The plan as a whole and its nodes alone, in turns: medians of both, and how near the whole comes to the rate of its
-    /// contractions alone.
-    async fn against_parts(&self, name: &str, plan: Plan, add: &mut dyn FnMut(BenchRow) -> Flow) -> Result<()> {
-        let mut store = Store::new(&self.gpu);
-        let tensors: Vec<(String, u64)> = plan.stored.iter().map(|(k, b)| (k.clone(), *b)).collect();
-        store.allocate("bench", &tensors)?;
-        let (flops, dispatches) = (plan.total_flops(), plan.dispatch_count());
-        let session = Session::new(&self.gpu, plan, &mut Pool::default(), &store).await?;
-        let mut wholes = Vec::with_capacity(PAIRS);
-        let mut ratios = Vec::with_capacity(PAIRS);
-        let mut parts: BTreeMap<&'static str, Part> = BTreeMap::new();
-        session.run().and_then(|()| self.gpu.wait())?;
-        for _ in 0..PAIRS {
-            let start = Instant::now();
-            session.run().and_then(|()| self.gpu.wait())?;
-            let whole = start.elapsed().as_secs_f64();
-            let mut lone: BTreeMap<&'static str, Part> = BTreeMap::new();
-            for (op, seconds, flops) in session.profile()? {
-                let part = lone.entry(op).or_default();
-                part.add(seconds, flops, 1);
-            }
-            let contractions = lone.iter().filter(|(op, _)| CONTRACTIONS.contains(op));
-            let (seconds, product_flops) =
-                contractions.fold((0.0, 0), |(s, f), (_, part)| (s + part.seconds, f + part.flops));
-            wholes.push(whole);
-            ratios.push((flops as f64 / whole) / (product_flops as f64 / seconds));
-            for (op, part) in lone {
-                parts.entry(op).or_default().add(part.seconds / PAIRS as f64, part.flops / PAIRS as u64, part.count);
-            }
-        }
-        let row = |name: String, seconds: f64, flops: u64| BenchRow { name, seconds, flops, bytes: 0, share: None };
-        let whole = median(&mut wholes);
-        add(row(format!("{name}, {dispatches} dispatches"), whole, flops));
-        let share = Some(median(&mut ratios));
-        add(BenchRow { share, ..row(format!("  {name} against the rate of its contractions alone"), whole, flops) });
-        let total = parts.values().map(|p| p.seconds).sum::<f64>();
-        add(row(format!("  {name}: sum of its parts alone"), total, flops));
-        let mut parts: Vec<_> = parts.into_iter().collect();
-        parts.sort_by(|a, b| b.1.seconds.total_cmp(&a.1.seconds));
-        for (op, part) in parts {
-            add(row(format!("    {op} x {}", part.count / PAIRS), part.seconds, part.flops));
-        }
-        Ok(())
-    }
 }
-
-/// What the nodes of one op take alone.
-#[derive(Default)]
-struct Part {
-    seconds: f64,
-    flops: u64,
-    count: usize,
-}
-
-impl Part {
-    fn add(&mut self, seconds: f64, flops: u64, count: usize) {
-        self.seconds += seconds;
-        self.flops += flops;
-        self.count += count;
-    }
-}
-
-/// Ops that are matrix products.
-const CONTRACTIONS: &[&str] = &["linear", "conv2d", "conv2d_transposed", "weight_grad"];
-
-/// Whole steps and their parts, in turns.
-const PAIRS: usize = 10;
 
 /// GEMM shapes: the bundled model's, SD 2's, and the square one that rates are quoted for.
 const GEMMS: [(usize, usize, usize); 9] = [

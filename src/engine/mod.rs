@@ -1,6 +1,7 @@
 //! The facade: an [`Engine`] on a device, and the jobs that it does.
 
 mod bench;
+mod bench_steps;
 mod class_pictures;
 mod encode;
 mod forward;

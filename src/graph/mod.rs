@@ -15,7 +15,7 @@ pub use grad::grad;
 pub use launch::{Binding, Dispatch, KernelLaunch, Launch, Slot};
 pub use op::{Op, Vjp};
 pub use plan::{Plan, PlanOptions};
-pub use run::{Mismatch, Session};
+pub use run::{Mismatch, NodeTime, Session};
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -44,6 +44,19 @@ pub struct Mismatch {
     pub error: f64,
 }
 
+/// What a node took alone.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeTime {
+    /// Its op's name.
+    pub op: &'static str,
+    /// Seconds of all its dispatches.
+    pub seconds: f64,
+    /// Its FLOPs.
+    pub flops: u64,
+    /// Rows of its first result.
+    pub rows: usize,
+}
+
 impl Session {
     /// Compiles and binds `plan`. Its stored tensors must be in `store`, its arena reserved in `pool`.
     pub async fn new(gpu: &Gpu, plan: Plan, pool: &mut Pool, store: &Store) -> Result<Session> {
@@ -165,8 +178,8 @@ impl Session {
         self.gpu.check()
     }
 
-    /// Runs every dispatch alone and waits for it: op name, seconds and FLOPs of each node.
-    pub fn profile(&self) -> Result<Vec<(&'static str, f64, u64)>> {
+    /// Runs every dispatch alone and waits for it.
+    pub fn profile(&self) -> Result<Vec<NodeTime>> {
         let mut nodes: Vec<(usize, &'static str, f64)> = Vec::new();
         for (i, d) in self.plan.dispatches.iter().enumerate() {
             let start = Instant::now();
@@ -178,8 +191,12 @@ impl Session {
                 None => nodes.push((d.node, self.plan.nodes[d.node].op.name(), seconds)),
             }
         }
-        let flops = |node: usize| self.plan.flops.get(&node).copied().unwrap_or(0);
-        Ok(nodes.into_iter().map(|(node, name, seconds)| (name, seconds, flops(node))).collect())
+        let time = |(node, op, seconds): (usize, &'static str, f64)| {
+            let output = self.plan.nodes[node].outputs.first();
+            let rows = output.map_or(0, |t| self.plan.tensors[t.0 as usize].shape.rows());
+            NodeTime { op, seconds, flops: self.plan.flops.get(&node).copied().unwrap_or(0), rows }
+        };
+        Ok(nodes.into_iter().map(time).collect())
     }
 
     /// How many steps from `start` fit `budget`, at least one, and their cost.
