@@ -234,7 +234,7 @@ pub struct TrainJob {
     /// Folder with the subject's pictures
     #[cfg_attr(feature = "cli", arg(long, value_name = "DIR"))]
     pub images: Option<PathBuf>,
-    /// What they show, with a rare word for the subject: "a sks dog"
+    /// What they show, with a rare word for the subject: "a sks dog"; a picture with a NAME.txt beside it has that text
     #[cfg_attr(feature = "cli", arg(long, value_name = "TEXT"))]
     pub prompt: Option<String>,
     /// The subject's class, for prior preservation: "a dog"
@@ -315,6 +315,9 @@ pub struct TrainJob {
     /// Where pictures are cropped
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     pub crop: Crop,
+    /// Keep each picture's aspect: shapes of about as many pixels, instead of a square crop
+    #[cfg_attr(feature = "cli", arg(long))]
+    pub buckets: bool,
     /// Also show pictures mirrored
     #[cfg_attr(feature = "cli", arg(long))]
     pub flip: bool,

@@ -15,6 +15,7 @@ mod train;
 mod train_data;
 mod train_files;
 mod train_job;
+mod training_set;
 mod variants;
 
 pub use bench::BenchRow;

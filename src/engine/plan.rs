@@ -14,6 +14,7 @@ use super::encode::{PROMPTS, Part, Planning};
 use super::generate::Recipe;
 use super::sample::{Extent, SamplingPlan};
 use super::train::plan_training;
+use super::training_set::TrainingSet;
 
 /// What a job takes.
 #[derive(Clone, Debug, Default)]
@@ -156,22 +157,31 @@ pub fn plan_generate(job: &GenerateJob, caps: &Caps) -> Result<PlanReport> {
 /// Every plan of a `train` job on pictures.
 pub(crate) struct TrainPlans {
     pub text: Part,
-    pub encode: Part,
+    /// By size of pictures.
+    encode: Vec<Part>,
     pub training: TrainPlan,
     /// Sampling and decoding of sample pictures.
     preview: Option<(SamplingPlan, Part)>,
 }
 
 impl TrainPlans {
-    pub(crate) fn new(job: &TrainJob, model: &Model, planning: Planning<'_>) -> Result<TrainPlans> {
+    pub(crate) fn new(
+        job: &TrainJob,
+        model: &Model,
+        set: &TrainingSet,
+        planning: Planning<'_>,
+    ) -> Result<TrainPlans> {
         let side = job.side(model)?;
-        let prompts = 2 + usize::from(job.class_prompt.is_some()) + job.sample_prompts.len();
-        let latent = [side / model.factor(), side / model.factor(), model.unet.in_channels];
+        let prompts = set.prompts.len() + 1 + usize::from(job.class_prompt.is_some()) + job.sample_prompts.len();
+        let mut sizes = set.sizes.iter().map(|size| size.map(|n| n / model.factor())).map(|[w, h]| [h, w]);
+        let [h, w] = sizes.next().unwrap_or_default();
+        let latent = [h, w, model.unet.in_channels];
         let samples = [job.batch, if job.class_prompt.is_some() { job.batch } else { 0 }];
-        let setup = job.setup(model, planning.caps, samples, latent, model.tokenizer.length());
+        let mut setup = job.setup(model, planning.caps, samples, latent, model.tokenizer.length());
+        (setup.more_sizes, setup.captions) = (sizes.collect(), set.captioned());
         Ok(TrainPlans {
             text: model.plan_text(planning, prompts.min(PROMPTS), model.tokenizer.length())?,
-            encode: model.plan_vae_encode(planning, 1, [side, side])?,
+            encode: set.sizes.iter().map(|&size| model.plan_vae_encode(planning, 1, size)).collect::<Result<_>>()?,
             training: plan_training(job, setup, planning)?,
             preview: match job.sample_prompts.is_empty() {
                 true => None,
@@ -190,16 +200,15 @@ impl TrainPlans {
         let sampling = || self.preview.iter().flat_map(|(sampling, _)| sampling.plans());
         let plans = || training.plans().chain(sampling());
         let beside = plans().map(|p| p.input_bytes + p.uniform_bytes).sum::<u64>();
-        vec![
-            Phase::part("text encoder", &self.text),
-            Phase::part("VAE encoder", &self.encode),
-            Phase {
-                name: "training",
-                weights: bytes(&training.params),
-                beside: beside + training.optimizer_bytes(),
-                arena: pool(plans().map(|p| &p.arena)),
-            },
-        ]
+        let encode = self.encode.iter().map(|part| Phase::part("VAE encoder", part));
+        let text = Phase::part("text encoder", &self.text);
+        let training = Phase {
+            name: "training",
+            weights: bytes(&training.params),
+            beside: beside + training.optimizer_bytes(),
+            arena: pool(plans().map(|p| &p.arena)),
+        };
+        std::iter::once(text).chain(encode).chain([training]).collect()
     }
 }
 
@@ -208,7 +217,7 @@ pub fn plan_train(job: &TrainJob, caps: &Caps) -> Result<PlanReport> {
     let mut silent = |_| Flow::Continue;
     let model = Model::open(&job.model, &[], &mut silent)?;
     let planning = Planning { caps, variants: &Variants::default() };
-    let plans = TrainPlans::new(job, &model, planning)?;
+    let plans = TrainPlans::new(job, &model, &job.training_set(&model)?, planning)?;
     let (mut rows, mut peak_bytes) = in_turn(&plans.phases());
     let training = &plans.training;
     let mut notes = vec![format!("{} trained numbers", training.trainable())];

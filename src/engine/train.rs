@@ -10,7 +10,7 @@ use crate::job::{Checkpointing, LrSchedule, TrainJob};
 use crate::nn::Param;
 use crate::train::checkpoint::state_folder;
 use crate::train::schedule::lr_factor;
-use crate::train::{Conditioning, MicroBatch, Setup, State, TrainPlan, Trainer, Values};
+use crate::train::{MicroBatch, Setup, State, TrainPlan, Trainer, Values};
 
 use super::encode::Planning;
 use super::generate::interrupted;
@@ -76,8 +76,9 @@ impl Engine {
         let (mut run, planned) = match &job.replay {
             Some(path) => (self.open_replay(job, &model, path)?, None),
             None => {
-                let plans = TrainPlans::new(job, &model, planning)?;
-                let prepared = self.prepare(job, &model, planning, &plans.pool(), &mut pool, listener).await?;
+                let set = job.training_set(&model)?;
+                let plans = TrainPlans::new(job, &model, &set, planning)?;
+                let prepared = self.prepare(job, &model, &set, planning, &plans.pool(), &mut pool, listener).await?;
                 (prepared, Some(plans.training))
             }
         };
@@ -112,11 +113,8 @@ impl Engine {
             plan.first.working_bytes() as f64 / 1e6
         )));
         let params = plan.params.clone();
-        let trainer = Trainer::new(&self.gpu, plan, &mut pool, &store, &variants).await?;
-        match &run.conditioning {
-            Conditioning::Context(hidden, _) => trainer.set_context(hidden)?,
-            Conditioning::Ids(ids, _) => trainer.set_ids(ids)?,
-        }
+        let mut trainer = Trainer::new(&self.gpu, plan, &mut pool, &store, &variants).await?;
+        trainer.set_prompts(run.conditioning)?;
         let mut first = 0;
         if let Some(state) = resumed {
             first = state.step;

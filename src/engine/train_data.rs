@@ -14,6 +14,7 @@ use crate::train::{Cached, Conditioning, Dataset, MicroBatch, Replay};
 
 use super::encode::{Planning, VaeSession, posterior};
 use super::generate::interrupted;
+use super::training_set::TrainingSet;
 use super::{Engine, Model};
 
 /// What a training run feeds on.
@@ -98,26 +99,23 @@ impl Engine {
     }
 
     /// Pictures to cached posteriors, prompts to hidden states, in a pool of `chunks`.
+    #[allow(clippy::too_many_arguments, reason = "a private call with one caller")]
     pub(super) async fn prepare(
         &self,
         job: &TrainJob,
         model: &Model,
+        set: &TrainingSet,
         planning: Planning<'_>,
         chunks: &[u64],
         pool: &mut Pool,
         listener: Listener<'_>,
     ) -> Result<Run> {
-        let factor = model.factor();
-        let side = job.side(model)?;
-        let images = job.images.as_deref().unwrap_or(Path::new("."));
-        let open = |folder: &Path| -> Result<Vec<io::Picture>> {
-            io::list_pictures(folder)?.iter().map(io::Picture::open).collect()
-        };
-        let instances = open(images)?;
-        listener(Event::Note(format!("{} pictures at {side}x{side}", instances.len())));
-        let prompt = job.prompt.clone().unwrap_or_default();
+        let (factor, side) = (model.factor(), job.side(model)?);
+        listener(Event::Note(set.summary()));
         let classes = match (&job.class_prompt, &job.class_images) {
-            (Some(_), Some(folder)) => open(folder)?,
+            (Some(_), Some(folder)) => {
+                io::list_pictures(folder)?.iter().map(io::Picture::open).collect::<Result<Vec<_>>>()?
+            }
             (Some(class), None) => {
                 let fingerprint = model.checkpoint.fingerprint();
                 self.class_pictures(&job.model, &fingerprint, class, job.class_count, [side, side], job.seed, listener)
@@ -125,9 +123,9 @@ impl Engine {
             }
             _ => Vec::new(),
         };
-        let mut texts = vec![model.tokens(&prompt, listener)?];
-        if let Some(class) = &job.class_prompt {
-            texts.push(model.tokens(class, listener)?);
+        let mut texts = Vec::new();
+        for prompt in set.prompts.iter().chain(&job.class_prompt) {
+            texts.push(model.tokens(prompt, listener)?);
         }
         let conditioned = texts.len();
         texts.push(model.tokens("", listener)?);
@@ -145,32 +143,28 @@ impl Engine {
         };
 
         interrupted(listener(Event::Phase("encoding the pictures".into())), "")?;
-        let part = model.plan_vae_encode(planning, 1, [side, side])?;
-        let vae = VaeSession::new(&self.gpu, model, pool, part).await?;
-        let channels = model.vae.latent_channels;
-        let mut cached = [Vec::new(), Vec::new()];
-        for (kind, (pictures, out)) in [&instances, &classes].into_iter().zip(&mut cached).enumerate() {
-            for (i, picture) in pictures.iter().enumerate() {
-                let mut all = Vec::new();
-                // Class pictures are shown as they are.
-                let crops = if kind == 0 && job.crop == Crop::Random { CROPS } else { 1 };
-                for crop in 0..crops {
-                    let rng = CounterRng::new(job.seed, Stream::Crop);
-                    let at = |axis: u64| rng.uniform(i as u32, 2 * crop as u64 + axis);
-                    let crop = if crops > 1 { io::Crop { x: at(0), y: at(1) } } else { io::Crop::CENTER };
-                    for flip in [false, true].into_iter().take(if kind == 0 && job.flip { 2 } else { 1 }) {
-                        let pixels = picture.prepare(side, side, crop, flip)?;
-                        let (mean, std) = posterior(&vae.run(&pixels).await?, channels);
-                        all.push(Cached { mean, std });
+        let mut photos = [set.photos(), set.class_photos(&classes)];
+        let total = set.pictures.len() + classes.len();
+        let mut done = 0;
+        for (size, &[width, height]) in set.sizes.iter().enumerate() {
+            let part = model.plan_vae_encode(planning, 1, [width, height])?;
+            let vae = VaeSession::new(&self.gpu, model, pool, part).await?;
+            for (kind, (pictures, photos)) in [&set.pictures, &classes].into_iter().zip(&mut photos).enumerate() {
+                let mine = pictures.iter().zip(photos).enumerate().filter(|(_, (_, photo))| photo.size == size);
+                for (i, (picture, photo)) in mine {
+                    for (crop, flip) in views(job, kind, i) {
+                        let pixels = picture.prepare(width, height, crop, flip)?;
+                        let (mean, std) = posterior(&vae.run(&pixels).await?, model.vae.latent_channels);
+                        photo.variants.push(Cached { mean, std });
                     }
+                    done += 1;
+                    interrupted(listener(Event::Progress { unit: "picture", done, total }), "")?;
                 }
-                out.push(all);
-                interrupted(listener(Event::Progress { unit: "picture", done: i + 1, total: pictures.len() }), "")?;
             }
         }
-        let [instances, classes] = cached;
+        let [instances, classes] = photos;
         let drawing = Drawing {
-            channels,
+            channels: model.vae.latent_channels,
             scaling_factor: model.vae.scaling_factor,
             seed: job.seed,
             batch: job.batch,
@@ -178,7 +172,8 @@ impl Engine {
             train_steps: model.schedule.num_train_timesteps,
         };
         let data = Dataset::new(instances, classes, drawing)?;
-        let latent = [side / factor, side / factor, channels];
+        let [width, height] = set.sizes[0];
+        let latent = [height / factor, width / factor, model.vae.latent_channels];
         let samples_hidden =
             Some(if job.sample_prompts.is_empty() { Vec::new() } else { hidden[conditioned..].to_vec() });
         Ok(Run {
@@ -190,4 +185,16 @@ impl Engine {
             samples_hidden,
         })
     }
+}
+
+/// Crops and mirrorings that are cached of picture `i`; class pictures (`kind` 1) are shown as they are.
+fn views(job: &TrainJob, kind: usize, i: usize) -> Vec<(io::Crop, bool)> {
+    let crops = if kind == 0 && job.crop == Crop::Random { CROPS } else { 1 };
+    let flips = if kind == 0 && job.flip { &[false, true][..] } else { &[false] };
+    let rng = CounterRng::new(job.seed, Stream::Crop);
+    let crop = |crop: usize| {
+        let at = |axis: u64| rng.uniform(i as u32, 2 * crop as u64 + axis);
+        if crops > 1 { io::Crop { x: at(0), y: at(1) } } else { io::Crop::CENTER }
+    };
+    (0..crops).flat_map(|n| flips.iter().map(move |&flip| (crop(n), flip))).collect()
 }

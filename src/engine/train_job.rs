@@ -22,9 +22,6 @@ impl TrainJob {
             if self.images.is_none() {
                 return wrong("train needs pictures: give --images DIR".into());
             }
-            if self.prompt.as_deref().is_none_or(|p| p.trim().is_empty()) {
-                return wrong("train needs to know what the pictures show: give --prompt \"a sks dog\"".into());
-            }
         }
         if self.method == Method::Full && (self.text_encoder || self.init_lora.is_some()) {
             return wrong(
@@ -141,6 +138,8 @@ impl TrainJob {
             dtype: model.dtype(caps),
             samples,
             latent,
+            more_sizes: Vec::new(),
+            captions: false,
             tokens,
             checkpoint: self.checkpointing == Checkpointing::On,
             accumulate: self.accumulate,

@@ -13,9 +13,31 @@ pub struct Cached {
     pub std: Vec<f32>,
 }
 
+/// A picture in one or more variants (crops, mirrored).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Photo {
+    /// Variants of one size.
+    pub variants: Vec<Cached>,
+    /// Which of the sizes that are trained on it has.
+    pub size: usize,
+    /// Which of the prompts describes it.
+    pub prompt: usize,
+}
+
+impl From<Vec<Cached>> for Photo {
+    /// Of the only size, described by the first prompt.
+    fn from(variants: Vec<Cached>) -> Photo {
+        Photo { variants, size: 0, prompt: 0 }
+    }
+}
+
 /// Latents, noise and timesteps of one micro-batch: instances, then class pictures.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Draw {
+    /// Which size they have.
+    pub size: usize,
+    /// Prompt of each sample.
+    pub prompts: Vec<usize>,
     /// Scaled latents, NHWC.
     pub latents: Vec<f32>,
     /// Noise, NHWC.
@@ -29,6 +51,10 @@ pub struct Draw {
 /// A micro-batch as the training graph reads it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MicroBatch {
+    /// Which size its pictures have.
+    pub size: usize,
+    /// Prompt of each sample.
+    pub prompts: Vec<usize>,
     /// Noised latents.
     pub noisy: Vec<f32>,
     /// What the network should say.
@@ -43,11 +69,12 @@ pub struct MicroBatch {
     pub instances: usize,
 }
 
-/// Latents of all pictures, each in one or more variants (crops, mirrored).
+/// Latents of all pictures.
 pub struct Dataset {
-    instances: Vec<Vec<Cached>>,
-    classes: Vec<Vec<Cached>>,
-    elements: usize,
+    instances: Vec<Photo>,
+    classes: Vec<Photo>,
+    /// Elements of a picture of each size.
+    elements: Vec<usize>,
     channels: usize,
     scaling_factor: f64,
     seed: u64,
@@ -74,14 +101,33 @@ pub struct Drawing {
 }
 
 impl Dataset {
-    /// Over these pictures; `classes` may be empty.
-    pub fn new(instances: Vec<Vec<Cached>>, classes: Vec<Vec<Cached>>, drawing: Drawing) -> Result<Dataset> {
-        let elements = instances.first().and_then(|v| v.first()).map_or(0, |c| c.mean.len());
-        let all = || instances.iter().chain(&classes);
-        if elements == 0
-            || all().any(|v| v.is_empty() || v.iter().any(|c| c.mean.len() != elements || c.std.len() != elements))
-        {
-            return Err(Error::Usage("no pictures, or pictures of different sizes".into()));
+    /// Over these pictures; `classes` may be empty, else there must be one of each size.
+    pub fn new<P: Into<Photo>>(instances: Vec<P>, classes: Vec<P>, drawing: Drawing) -> Result<Dataset> {
+        let photos = |list: Vec<P>| list.into_iter().map(Into::into).collect::<Vec<Photo>>();
+        let (instances, classes) = (photos(instances), photos(classes));
+        let sizes = instances.iter().map(|p| p.size + 1).max().unwrap_or(0);
+        let of_size = |list: &[Photo], size: usize| list.iter().filter(|p| p.size == size).count();
+        let mut elements = vec![0; sizes];
+        for photo in instances.iter().chain(&classes) {
+            let known = elements.get_mut(photo.size);
+            let known = known.ok_or_else(|| Error::Usage("a class picture of a size that no picture has".into()))?;
+            for cached in &photo.variants {
+                let count = if *known == 0 { cached.mean.len() } else { *known };
+                *known = count;
+                if count == 0 || cached.mean.len() != count || cached.std.len() != count {
+                    return Err(Error::Usage("pictures of different sizes in one".into()));
+                }
+            }
+            if photo.variants.is_empty() {
+                return Err(Error::Usage("a picture without a variant".into()));
+            }
+        }
+        if sizes == 0 || (0..sizes).any(|size| of_size(&instances, size) == 0) {
+            return Err(Error::Usage("no pictures".into()));
+        }
+        if !classes.is_empty() && (0..sizes).any(|size| of_size(&classes, size) == 0) {
+            let message = format!("{} class pictures for {sizes} shapes: one of each is needed", classes.len());
+            return Err(Error::Usage(message));
         }
         let Drawing { channels, scaling_factor, seed, batch, offset_noise, train_steps } = drawing;
         Ok(Dataset { instances, classes, elements, channels, scaling_factor, seed, batch, offset_noise, train_steps })
@@ -95,39 +141,81 @@ impl Dataset {
     /// The micro-batch `index`.
     pub fn draw(&self, index: usize) -> Draw {
         let rng = |stream| CounterRng::new(self.seed, stream);
-        let mut draw = Draw { latents: Vec::new(), noise: Vec::new(), timesteps: Vec::new(), instances: self.batch };
-        let mut sample = 0;
-        for (kind, pictures) in [&self.instances, &self.classes].into_iter().enumerate().filter(|(_, p)| !p.is_empty())
-        {
+        let (size, photos) = self.photos(index);
+        let elements = self.elements[size];
+        let mut draw = Draw {
+            size,
+            prompts: photos.iter().map(|p| p.prompt).collect(),
+            latents: Vec::new(),
+            noise: Vec::new(),
+            timesteps: Vec::new(),
+            instances: self.batch,
+        };
+        for (sample, photo) in photos.into_iter().enumerate() {
+            let variants = &photo.variants;
+            let (step, base) = (index as u32, (sample * elements) as u64);
+            let variant = rng(Stream::Flip).below(step, sample as u64, variants.len() as u64) as usize;
+            let cached = &variants[variant];
+            let posterior = rng(Stream::Posterior).normals(step, base, elements);
+            draw.latents.extend(
+                cached.mean.iter().zip(&cached.std).zip(posterior).map(|((m, s), n)| {
+                    ((f64::from(*m) + f64::from(*s) * f64::from(n)) * self.scaling_factor) as f32
+                }),
+            );
+            let mut noise = rng(Stream::Noise).normals(step, base, elements);
+            if self.offset_noise != 0.0 {
+                let offsets =
+                    rng(Stream::OffsetNoise).normals(step, (sample * self.channels) as u64, self.channels);
+                for (i, x) in noise.iter_mut().enumerate() {
+                    *x += self.offset_noise as f32 * offsets[i % self.channels];
+                }
+            }
+            draw.noise.extend(noise);
+            draw.timesteps.push(rng(Stream::Timestep).below(step, sample as u64, self.train_steps as u64) as usize);
+        }
+        draw
+    }
+
+    /// The pictures of micro-batch `index`, instances first, and their size.
+    fn photos(&self, index: usize) -> (usize, Vec<&Photo>) {
+        let order = CounterRng::new(self.seed, Stream::Order);
+        if self.elements.len() > 1 {
+            return self.photos_of_a_size(index, order);
+        }
+        let mut photos = Vec::new();
+        for (kind, list) in [&self.instances, &self.classes].into_iter().enumerate().filter(|(_, l)| !l.is_empty()) {
             for slot in 0..self.batch {
                 // Every picture once an epoch, in an order of its own each time.
                 let at = index * self.batch + slot;
-                let (epoch, place) = (at / pictures.len(), at % pictures.len());
-                let order = rng(Stream::Order).permutation((2 * epoch + kind) as u32, pictures.len());
-                let variants = &pictures[order[place]];
-                let (step, base) = (index as u32, (sample * self.elements) as u64);
-                let variant = rng(Stream::Flip).below(step, sample as u64, variants.len() as u64) as usize;
-                let cached = &variants[variant];
-                let posterior = rng(Stream::Posterior).normals(step, base, self.elements);
-                draw.latents.extend(
-                    cached.mean.iter().zip(&cached.std).zip(posterior).map(|((m, s), n)| {
-                        ((f64::from(*m) + f64::from(*s) * f64::from(n)) * self.scaling_factor) as f32
-                    }),
-                );
-                let mut noise = rng(Stream::Noise).normals(step, base, self.elements);
-                if self.offset_noise != 0.0 {
-                    let offsets =
-                        rng(Stream::OffsetNoise).normals(step, (sample * self.channels) as u64, self.channels);
-                    for (i, x) in noise.iter_mut().enumerate() {
-                        *x += self.offset_noise as f32 * offsets[i % self.channels];
-                    }
-                }
-                draw.noise.extend(noise);
-                draw.timesteps.push(rng(Stream::Timestep).below(step, sample as u64, self.train_steps as u64) as usize);
-                sample += 1;
+                let (epoch, place) = (at / list.len(), at % list.len());
+                photos.push(&list[order.permutation((2 * epoch + kind) as u32, list.len())[place]]);
             }
         }
-        draw
+        (0, photos)
+    }
+
+    /// The same where pictures have different sizes, of which a micro-batch holds one: in an epoch every picture comes at
+    /// least once; a size whose pictures do not fill its last micro-batch shows some twice.
+    fn photos_of_a_size(&self, index: usize, order: CounterRng) -> (usize, Vec<&Photo>) {
+        let of_size = |list: &'_ [Photo], size: usize| list.iter().filter(|p| p.size == size).count();
+        let batches: Vec<usize> = (0..self.elements.len())
+            .flat_map(|size| vec![size; of_size(&self.instances, size).div_ceil(self.batch)])
+            .collect();
+        let (epoch, place) = (index / batches.len(), index % batches.len());
+        // Sizes in the order of this epoch; the draw's number is above those that order pictures.
+        let shuffled = order.permutation(u32::MAX - epoch as u32, batches.len());
+        let size = batches[shuffled[place]];
+        let earlier = shuffled[..place].iter().filter(|&&i| batches[i] == size).count();
+        let mixed = order.permutation((2 * epoch) as u32, self.instances.len());
+        let mine: Vec<&Photo> = mixed.iter().map(|&i| &self.instances[i]).filter(|p| p.size == size).collect();
+        let mut photos: Vec<&Photo> =
+            (0..self.batch).map(|slot| mine[(earlier * self.batch + slot) % mine.len()]).collect();
+        let classes: Vec<&Photo> = self.classes.iter().filter(|p| p.size == size).collect();
+        for slot in (0..self.batch).filter(|_| !classes.is_empty()) {
+            let pick = order.below(index as u32, (1 << 32) + slot as u64, classes.len() as u64);
+            photos.push(classes[pick as usize]);
+        }
+        (size, photos)
     }
 }
 
@@ -138,6 +226,8 @@ pub fn micro_batch(draw: &Draw, schedule: &NoiseSchedule, min_snr: Option<f64>, 
     let each = draw.latents.len() / samples.max(1);
     let priors = samples - draw.instances;
     let mut batch = MicroBatch {
+        size: draw.size,
+        prompts: draw.prompts.clone(),
         noisy: Vec::with_capacity(draw.latents.len()),
         target: Vec::with_capacity(draw.latents.len()),
         timesteps: draw.timesteps.iter().map(|&t| t as f32).collect(),
@@ -231,6 +321,37 @@ mod tests {
     }
 
     #[test]
+    fn sizes_are_not_mixed_and_every_picture_comes() {
+        let photo = |i: usize, size: usize| Photo {
+            variants: vec![Cached { mean: vec![5.0 * i as f32; 8 + 4 * size], std: vec![0.0; 8 + 4 * size] }],
+            size,
+            prompt: i % 3,
+        };
+        let instances: Vec<Photo> = [0, 1, 0, 0, 1, 2, 0].iter().enumerate().map(|(i, &s)| photo(i, s)).collect();
+        let classes: Vec<Photo> = [0, 1, 2, 1].iter().enumerate().map(|(i, &s)| photo(10 + i, s)).collect();
+        let data = Dataset::new(instances.clone(), classes, drawing(2)).unwrap();
+        for epoch in 0..5 {
+            // Two micro-batches of the first size, one of each other.
+            let mut seen = std::collections::BTreeSet::new();
+            for draw in (0..4).map(|i| data.draw(4 * epoch + i)) {
+                let elements = 8 + 4 * draw.size;
+                assert_eq!((draw.latents.len(), draw.prompts.len()), (4 * elements, 4));
+                for (sample, prompt) in draw.latents.chunks(elements).zip(&draw.prompts) {
+                    let picture = sample[0] as usize;
+                    assert_eq!(picture % 3 == 0, *prompt == 0 || picture >= 10 && prompt % 3 == picture % 3, "{picture}");
+                    if picture < 10 {
+                        assert_eq!(instances[picture].size, draw.size);
+                        seen.insert(picture);
+                    }
+                }
+            }
+            assert_eq!(seen.len(), 7, "epoch {epoch}: {seen:?}");
+        }
+        let lone = vec![photo(10, 0)];
+        assert!(Dataset::new(instances, lone, drawing(2)).is_err_and(|e| e.to_string().contains("3 shapes")));
+    }
+
+    #[test]
     fn draws_have_their_distributions() {
         let picture = vec![Cached { mean: vec![3.0; 24], std: vec![0.5; 24] }];
         let data = Dataset::new(vec![picture], Vec::new(), drawing(4)).unwrap();
@@ -259,7 +380,7 @@ mod tests {
     fn weighted_errors_sum_to_the_losses() {
         use crate::diffusion::{Prediction, ScheduleConfig};
         let timesteps = vec![1, 500, 999, 20, 700, 3];
-        let draw = Draw { latents: vec![1.0; 12], noise: vec![0.5; 12], timesteps, instances: 3 };
+        let draw = Draw { size: 0, prompts: vec![0; 6], latents: vec![1.0; 12], noise: vec![0.5; 12], timesteps, instances: 3 };
         let errors = [0.5, 0.25, 1.0, 2.0, 0.125, 4.0];
         for prediction in [Prediction::Epsilon, Prediction::V] {
             for min_snr in [None, Some(5.0)] {

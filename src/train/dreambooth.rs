@@ -31,6 +31,10 @@ pub struct Setup {
     pub samples: [usize; 2],
     /// Latent height, width and channels.
     pub latent: [usize; 3],
+    /// Heights and widths of the other latents that are trained on.
+    pub more_sizes: Vec<[usize; 2]>,
+    /// Every sample has a prompt of its own.
+    pub captions: bool,
     /// Tokens of a prompt.
     pub tokens: usize,
     /// Gradient checkpointing.
@@ -53,9 +57,13 @@ impl Setup {
         self.samples[0] + self.samples[1]
     }
 
-    /// Prompts: the instance's, and the class's where there are class pictures.
+    /// Prompts of a micro-batch: the instances', and the class's where there are class pictures, or one a sample.
     pub fn prompts(&self) -> usize {
-        if self.samples[1] > 0 { 2 } else { 1 }
+        match (self.captions, self.samples[1]) {
+            (true, _) => self.batch(),
+            (false, 0) => 1,
+            (false, _) => 2,
+        }
     }
 }
 
@@ -73,6 +81,8 @@ pub struct TrainPlan {
     pub first: Plan,
     /// The same, adding to the gradients, where an update has several; fused, the pass that updates.
     pub next: Option<Plan>,
+    /// Both for each other size of pictures.
+    pub(super) more: Vec<(Plan, Option<Plan>)>,
     pub(super) inputs: Inputs,
     pub(super) groups: Vec<Group>,
     /// Every parameter of the models, frozen ones too.
@@ -116,20 +126,27 @@ impl TrainPlan {
             (false, true) => (Pass::Store, Some(Pass::Accumulate)),
             (false, false) => (Pass::Store, None),
         };
-        let (first, mut inputs, groups, params) = micro_step(setup, passes.0)?;
-        let next = passes.1.map(|pass| micro_step(setup, pass)).transpose()?;
+        let (first, mut inputs, groups, params) = micro_step(setup, passes.0, setup.latent)?;
+        let next = passes.1.map(|pass| micro_step(setup, pass, setup.latent)).transpose()?;
         if let (Some((_, norm)), Some((_, again, ..))) = (&inputs.fused, &next) {
             // Both passes record the same inputs; the norm is the first one's.
             inputs.fused = again.fused.clone().map(|(update, _)| (update, *norm));
         }
         let plan = |g: &Graph| Plan::new(g, caps, variants, &PlanOptions::default());
         let next = next.as_ref().map(|(g, ..)| plan(g)).transpose()?;
-        Ok(TrainPlan { setup: setup.clone(), first: plan(&first)?, next, inputs, groups, params })
+        let mut more = Vec::with_capacity(setup.more_sizes.len());
+        for &[h, w] in &setup.more_sizes {
+            // Recorded in the same order, so that every handle is the same as in the first.
+            let planned = |pass| plan(&micro_step(setup, pass, [h, w, setup.latent[2]])?.0);
+            more.push((planned(passes.0)?, passes.1.map(planned).transpose()?));
+        }
+        Ok(TrainPlan { setup: setup.clone(), first: plan(&first)?, next, more, inputs, groups, params })
     }
 
-    /// The plans of both passes or kinds of micro-batch.
+    /// The plans of both passes or kinds of micro-batch, for every size of pictures.
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
-        [Some(&self.first), self.next.as_ref()].into_iter().flatten()
+        let more = self.more.iter().flat_map(|(first, next)| std::iter::once(first).chain(next));
+        std::iter::once(&self.first).chain(&self.next).chain(more)
     }
 
     /// Numbers that are trained.
@@ -156,9 +173,8 @@ fn grad_key(param: &Param) -> String {
     format!("grad.{}", param.key)
 }
 
-fn micro_step(setup: &Setup, pass: Pass) -> Result<Recorded> {
+fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Recorded> {
     let mut g = Graph::new();
-    let [h, w, c] = setup.latent;
     let (n, prompts) = (setup.batch(), setup.prompts());
     let noisy = g.input("noisy", [n, h, w, c], DType::F32);
     let target = g.input("target", [n, h, w, c], DType::F32);
@@ -190,7 +206,8 @@ fn micro_step(setup: &Setup, pass: Pass) -> Result<Recorded> {
             setup.samples[0], setup.samples[1]
         )));
     }
-    let context = if setup.samples[0] > 1 { repeat(&mut g, hidden, setup.samples[0])? } else { hidden };
+    let shared = setup.samples[0] > 1 && !setup.captions;
+    let context = if shared { repeat(&mut g, hidden, setup.samples[0])? } else { hidden };
 
     let full = setup.lora.is_none();
     let dtype = if full { DType::F32 } else { setup.dtype };

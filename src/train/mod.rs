@@ -10,7 +10,7 @@ pub mod schedule;
 pub mod trainer;
 
 pub use checkpoint::{State, Values};
-pub use dataset::{Cached, Dataset, Draw, MicroBatch};
+pub use dataset::{Cached, Dataset, Draw, MicroBatch, Photo};
 pub use dreambooth::{Setup, TrainPlan};
 pub use optimizer::Optimizer;
 pub use replay::{Conditioning, Replay};

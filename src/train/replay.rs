@@ -139,7 +139,15 @@ impl Replay {
             return Err(Error::file(self.file.name(), message));
         }
         let [h, w, c] = self.latent;
-        let mut draw = Draw { latents: Vec::new(), noise: Vec::new(), timesteps: Vec::new(), instances: self.batch };
+        let mut draw = Draw {
+            size: 0,
+            // The file's prompts are written once: every sample of a kind has the same.
+            prompts: Vec::new(),
+            latents: Vec::new(),
+            noise: Vec::new(),
+            timesteps: Vec::new(),
+            instances: self.batch,
+        };
         for part in self.parts() {
             for (name, into) in [("latents", &mut draw.latents), ("noise", &mut draw.noise)] {
                 let values = self.file.get(&format!("{i}.{part}.{name}"))?.to_finite_f32()?;

@@ -10,17 +10,25 @@ use crate::ops::clip_grad_norm;
 use super::dataset::MicroBatch;
 use super::dreambooth::{CLIP, Group, Inputs, Setup, TrainPlan};
 use super::optimizer::{Optimizer, UpdateInputs};
+use super::replay::Conditioning;
 
 /// A run on a device.
 pub struct Trainer {
     setup: Setup,
-    first: Session,
-    next: Option<Session>,
+    /// By size of pictures.
+    passes: Vec<Passes>,
+    /// Every sample's, where they differ.
+    captions: Option<Conditioning>,
     /// Clips and applies stored gradients; `None` where the passes themselves update.
     update: Option<Update>,
     at: Inputs,
     groups: Vec<Group>,
     vectors: Vec<Vector>,
+}
+
+struct Passes {
+    first: Session,
+    next: Option<Session>,
 }
 
 struct Update {
@@ -93,30 +101,40 @@ impl Trainer {
         for arena in plan.plans().chain(update.iter().map(|(plan, ..)| plan)).map(|p| &p.arena) {
             pool.reserve(gpu, arena)?;
         }
-        let next = match plan.next {
-            Some(next) => Some(Session::new(gpu, next, pool, store).await?),
-            None => None,
-        };
+        let mut passes = Vec::with_capacity(1 + plan.more.len());
+        for (first, next) in std::iter::once((plan.first, plan.next)).chain(plan.more) {
+            let next = match next {
+                Some(next) => Some(Session::new(gpu, next, pool, store).await?),
+                None => None,
+            };
+            passes.push(Passes { first: Session::new(gpu, first, pool, store).await?, next });
+        }
         let update = match update {
             Some((plan, at, norm)) => Some(Update { session: Session::new(gpu, plan, pool, store).await?, at, norm }),
             None => None,
         };
-        let first = Session::new(gpu, plan.first, pool, store).await?;
-        Ok(Trainer { first, next, update, at: plan.inputs, groups: plan.groups, vectors, setup: plan.setup })
+        let (at, groups, setup) = (plan.inputs, plan.groups, plan.setup);
+        Ok(Trainer { passes, captions: None, update, at, groups, vectors, setup })
     }
 
-    /// Sets the prompts' hidden states `[prompts, tokens, width]`.
-    pub fn set_context(&self, hidden: &[f32]) -> Result<()> {
-        self.sessions().try_for_each(|s| s.write(self.at.prompt, hidden))
+    /// Sets the prompts: the instances' and the class's, or with captions all that micro-batches number.
+    pub fn set_prompts(&mut self, prompts: Conditioning) -> Result<()> {
+        if self.setup.captions {
+            self.captions = Some(prompts);
+            return Ok(());
+        }
+        let sessions = self.passes.iter().flat_map(|p| std::iter::once(&p.first).chain(&p.next));
+        for session in sessions {
+            match &prompts {
+                Conditioning::Context(hidden, _) => session.write(self.at.prompt, hidden)?,
+                Conditioning::Ids(ids, _) => session.write_ids(self.at.prompt, ids)?,
+            }
+        }
+        Ok(())
     }
 
-    /// Sets the prompts' token ids, where the text encoder is trained.
-    pub fn set_ids(&self, ids: &[u32]) -> Result<()> {
-        self.sessions().try_for_each(|s| s.write_ids(self.at.prompt, ids))
-    }
-
-    fn sessions(&self) -> impl Iterator<Item = &Session> {
-        [Some(&self.first), self.next.as_ref()].into_iter().flatten()
+    fn passes(&self, batch: &MicroBatch) -> Result<&Passes> {
+        self.passes.get(batch.size).ok_or_else(|| Error::op("train", "a batch of a size that was not planned"))
     }
 
     /// One optimizer update on `batches`, the `step`-th from 0; `rates` are the learning rates of UNet and text encoder.
@@ -126,7 +144,8 @@ impl Trainer {
         }
         let mut errors = Vec::with_capacity(batches.len());
         for (i, batch) in batches.iter().enumerate() {
-            let session = if i == 0 { &self.first } else { self.next.as_ref().unwrap_or(&self.first) };
+            let Passes { first, next } = self.passes(batch)?;
+            let session = if i == 0 { first } else { next.as_ref().unwrap_or(first) };
             self.write(session, batch, batches.len())?;
             session.run()?;
             errors.push(session.read(self.at.errors).await?);
@@ -149,16 +168,16 @@ impl Trainer {
         update: &UpdateInputs,
         norm: Tensor,
     ) -> Result<UpdateReport> {
-        let ([batch], Some(second)) = (batches, &self.next) else {
-            return Err(Error::op("train", "a fused update takes one batch"));
-        };
-        for session in self.sessions() {
+        let one = || Error::op("train", "a fused update takes one batch");
+        let [batch] = batches else { return Err(one()) };
+        let Passes { first, next: Some(second) } = self.passes(batch)? else { return Err(one()) };
+        for session in [first, second] {
             self.write(session, batch, 1)?;
             self.write_update(session, update, step, rates)?;
         }
-        self.first.run()?;
-        let grad_norm = self.first.read(norm).await?.first().copied().unwrap_or(f32::NAN);
-        let errors = vec![self.first.read(self.at.errors).await?];
+        first.run()?;
+        let grad_norm = first.read(norm).await?.first().copied().unwrap_or(f32::NAN);
+        let errors = vec![first.read(self.at.errors).await?];
         // A step that failed must not reach the weights: the caller stops at what is not finite.
         if grad_norm.is_finite() {
             second.run()?;
@@ -168,6 +187,19 @@ impl Trainer {
 
     fn write(&self, session: &Session, batch: &MicroBatch, batches: usize) -> Result<()> {
         let weights: Vec<f32> = batch.weights.iter().map(|w| w / batches as f32).collect();
+        let rows = |width: usize| batch.prompts.iter().map(move |&i| i * width..(i + 1) * width);
+        let unknown = || Error::op("train", "a sample of a prompt that was not set");
+        match &self.captions {
+            None => {}
+            Some(Conditioning::Context(hidden, tokens)) => {
+                let rows = rows(tokens * self.setup.unet.cross_attention_dim.get(0)).map(|row| hidden.get(row).ok_or_else(unknown));
+                session.write(self.at.prompt, &rows.collect::<Result<Vec<_>>>()?.concat())?;
+            }
+            Some(Conditioning::Ids(ids, tokens)) => {
+                let rows = rows(*tokens).map(|row| ids.get(row).ok_or_else(unknown));
+                session.write_ids(self.at.prompt, &rows.collect::<Result<Vec<_>>>()?.concat())?;
+            }
+        }
         session.write(self.at.noisy, &batch.noisy)?;
         session.write(self.at.target, &batch.target)?;
         session.write(self.at.timesteps, &batch.timesteps)?;

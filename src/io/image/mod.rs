@@ -5,5 +5,5 @@ mod read;
 mod resample;
 
 pub use png_file::{Parameters, encode_png, write_png};
-pub use read::{MAX_PIXELS, Picture, list_pictures};
+pub use read::{MAX_PIXELS, Picture, caption, list_pictures};
 pub use resample::Crop;

@@ -149,6 +149,28 @@ pub fn list_pictures(folder: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
     Ok(pictures)
 }
 
+/// Longest caption that is believed to be one, in bytes.
+const LONGEST_CAPTION: u64 = 16 << 10;
+
+/// What the picture at `path` shows by the text file beside it, of the same name with the ending `.txt`; `None` where
+/// there is none or it is blank. Lines are joined.
+///
+/// # Errors
+/// [`Error::File`] when it is no UTF-8 text, or far longer than a caption.
+pub fn caption(path: impl AsRef<Path>) -> Result<Option<String>> {
+    let beside = path.as_ref().with_extension("txt");
+    if !beside.is_file() {
+        return Ok(None);
+    }
+    let source = Source::open(&beside)?;
+    if source.len() > LONGEST_CAPTION {
+        let message = format!("{} bytes are no caption: give a line of text", source.len());
+        return Err(Error::file(&beside, message));
+    }
+    let words: Vec<&str> = source.text()?.split_whitespace().collect();
+    Ok((!words.is_empty()).then(|| words.join(" ")))
+}
+
 fn has_ending(path: &Path) -> bool {
     let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
     FORMATS.iter().any(|(_, _, endings)| endings.contains(&ending.as_str()))
