@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use portray::io::lora_file::is_adapter_key;
 use portray::io::{Checkpoint, LoraFile, Part, SafeTensors, Weights};
 use portray::{Error, Result};
 use serde_json::{Value, json};
@@ -48,7 +49,7 @@ fn look(path: &Path, model: Option<&Path>) -> Result<Finding> {
         return lora(path, model.as_ref());
     }
     let file = SafeTensors::open(path)?;
-    if file.names().any(is_lora_key) {
+    if file.names().any(is_adapter_key) {
         return lora(path, model.as_ref());
     }
     if file.names().any(|name| name.starts_with("model.diffusion_model.")) {
@@ -58,13 +59,6 @@ fn look(path: &Path, model: Option<&Path>) -> Result<Finding> {
         Some(_) => Err(Error::file(path, "--model goes with a LoRA, but this file has no LoRA keys")),
         None => Ok(tensors(&file)),
     }
-}
-
-/// Keys of adapters of any kind, so that kinds that cannot be used are named as such.
-fn is_lora_key(key: &str) -> bool {
-    ["lora_unet_", "lora_te", ".lora_", ".lora.", "_lora.", "hada_w", "lokr_w", "dora_scale"]
-        .iter()
-        .any(|mark| key.contains(mark))
 }
 
 fn tensors(file: &SafeTensors) -> Finding {
@@ -156,17 +150,21 @@ fn whole_model(model: &Checkpoint) -> Finding {
 fn lora(path: &Path, model: Option<&Checkpoint>) -> Result<Finding> {
     let modules = model.map(Checkpoint::modules);
     let lora = LoraFile::open(path, modules.as_ref())?;
-    let in_part = |part| lora.modules.keys().filter(|key| key.part == part).count();
+    let in_part = |part| lora.layers().iter().filter(|key| key.part == part).count();
     let layout = match lora.layout {
         Some('A') => "A (diffusers before 0.18)",
         Some('B') => "B (diffusers' training scripts)",
         Some('C') => "C (diffusers with PEFT)",
         Some('D') => "D (PEFT folder)",
         Some('E') => "E (kohya)",
+        Some('F') => "F (LyCORIS)",
         _ => "unknown",
     };
-    let mut scales: Vec<f32> = lora.modules.values().map(|m| m.scale()).collect();
+    let changes = lora.changes.values().map(|c| c.scale() as f32);
+    let mut scales: Vec<f32> = lora.modules.values().map(|m| m.scale()).chain(changes).collect();
     scales.sort_by(f32::total_cmp);
+    let kinds = lora.kinds();
+    let listed: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let scale = match (scales.first(), scales.last()) {
         (Some(a), Some(b)) if a == b => a.to_string(),
         (Some(a), Some(b)) => format!("{a} to {b}"),
@@ -175,14 +173,17 @@ fn lora(path: &Path, model: Option<&Checkpoint>) -> Result<Finding> {
     let (unet, text) = (in_part(Part::Unet), in_part(Part::TextEncoder));
     let mut rows = vec![
         ("layout".to_owned(), layout.to_owned()),
+        ("kinds".to_owned(), if listed.is_empty() { "-".into() } else { listed.join(", ") }),
         ("rank".to_owned(), lora.rank().to_string()),
         ("alpha / rank".to_owned(), scale),
         ("UNet layers".to_owned(), unet.to_string()),
         ("text encoder layers".to_owned(), text.to_string()),
         ("parameters".to_owned(), table::count(lora.parameters())),
     ];
+    rows.extend(lora.made_for().map(|family| ("made for".to_owned(), family)));
     let mut lists = Vec::new();
-    let mut json = json!({"event": "lora", "file": lora.name, "layout": lora.layout, "rank": lora.rank(), "unet_layers": unet,
+    let mut json = json!({"event": "lora", "file": lora.name, "layout": lora.layout, "kinds": kinds, "rank": lora.rank(),
+        "made_for": lora.made_for(), "unet_layers": unet,
         "text_encoder_layers": text, "parameters": lora.parameters(), "metadata": lora.metadata});
     if !lora.metadata.is_empty() {
         lists.push((
@@ -192,8 +193,7 @@ fn lora(path: &Path, model: Option<&Checkpoint>) -> Result<Finding> {
     }
     if let (Some(model), Some(modules)) = (model, &modules) {
         let report = lora.match_report(modules);
-        let wrong: Vec<String> =
-            report.mismatched.iter().map(|m| format!("{}: LoRA {:?}, model {:?}", m.module, m.lora, m.model)).collect();
+        let wrong: Vec<String> = report.mismatched.iter().map(ToString::to_string).collect();
         rows.push((format!("match {}", model.name()), format!("{} layers", report.matched.len())));
         json["matched"] = json!(report.matched.iter().map(ToString::to_string).collect::<Vec<_>>());
         json["unmatched"] = json!(report.unmatched);

@@ -53,8 +53,7 @@ impl Model {
         let unet = UnetConfig::parse(&path, &config)?;
         let (path, config) = text_of(Part::Vae);
         let vae = VaeConfig::parse(&path, &config)?;
-        let mut schedule =
-            ScheduleConfig::from_json(&checkpoint.scheduler().to_string(), checkpoint.scheduler_name())?;
+        let mut schedule = ScheduleConfig::from_json(&checkpoint.scheduler().to_string(), checkpoint.scheduler_name())?;
         if let Some(prediction) = options.prediction {
             schedule.prediction_type = match prediction {
                 PredictionArg::Epsilon => Prediction::Epsilon,
@@ -165,13 +164,31 @@ impl Model {
 
     /// Adds what the LoRA files say of the rows `rows` of the tensor `key` of `shape`.
     fn merge(&self, key: &str, shape: &[usize], rows: Range<usize>, values: &mut [f32]) -> Result<()> {
-        let Some((part, path)) = key.strip_suffix(".weight").and_then(|k| k.split_once('.')) else { return Ok(()) };
+        let Some((part, (path, which))) = key.split_once('.').and_then(|(part, k)| Some((part, k.rsplit_once('.')?)))
+        else {
+            return Ok(());
+        };
         let Some(part) = Part::ALL.into_iter().find(|p| p.name() == part) else { return Ok(()) };
         let module = ModuleKey { part, path: path.to_string() };
         for (file, scale) in &self.loras {
-            if let Some(found) = file.modules.get(&module) {
+            let (found, change) = (file.modules.get(&module), file.changes.get(&module));
+            if let Some(found) = found.filter(|_| which == "weight") {
                 let scale = scale * f64::from(found.scale());
                 lora::merge(values, shape, rows.clone(), &found.down.data, &found.up.data, scale)?;
+            }
+            let fits = match (change, which) {
+                (Some(change), "weight") => change.add_to_weight(values, rows.clone(), *scale),
+                (Some(change), "bias") => change.add_to_bias(values, rows.clone(), *scale),
+                _ => true,
+            };
+            if !fits {
+                let message = format!("layer '{module}' does not fit a {which} of {shape:?}: it is of another model");
+                return Err(Error::file(&file.name, message));
+            }
+            // The factors are finite, their product need not be.
+            if (found.is_some() || change.is_some()) && values.iter().any(|x| !x.is_finite()) {
+                let message = format!("layer '{module}' times {scale} is more than f32 holds: give a smaller scale");
+                return Err(Error::file(&file.name, message));
             }
         }
         Ok(())

@@ -21,6 +21,7 @@ impl Engine {
             Some(path) => {
                 let modules = model.checkpoint.modules();
                 let file = LoraFile::open(path, Some(&modules))?;
+                file.only_low_rank("which training cannot go on from: give a LoRA or LoCon")?;
                 file.match_report(&modules).check()?;
                 Some((path, file))
             }
@@ -113,10 +114,9 @@ impl Engine {
         let metadata = metadata.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
         let file = LoraFile {
             name: job.out.display().to_string(),
-            layout: None,
             modules: modules.collect(),
-            foreign: Vec::new(),
             metadata,
+            ..LoraFile::default()
         };
         file.write(&job.out, job.format)
     }

@@ -124,11 +124,13 @@ pub fn merge(
         return Err(Error::op("lora", message));
     }
     let up = up[rows.start * rank..].chunks_exact(rank.max(1));
+    let mut sums = vec![0.0; inner];
     for (row, up) in weight.chunks_exact_mut(inner.max(1)).zip(up) {
+        sums.fill(0.0);
         for (factor, down) in up.iter().zip(down.chunks_exact(inner.max(1))) {
-            let factor = (scale * f64::from(*factor)) as f32;
-            row.iter_mut().zip(down).for_each(|(w, d)| *w += factor * d);
+            sums.iter_mut().zip(down).for_each(|(sum, x)| *sum += f64::from(*factor) * f64::from(*x));
         }
+        row.iter_mut().zip(&sums).for_each(|(w, sum)| *w = (f64::from(*w) + scale * sum) as f32);
     }
     Ok(())
 }

@@ -5,8 +5,9 @@ mod bad_input;
 mod common;
 mod golden;
 mod killed;
-mod runs;
+mod lycoris;
 #[path = "../../examples/make_model/random_model.rs"]
 mod random_model;
+mod runs;
 mod single_file;
 mod support;

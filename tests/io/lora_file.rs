@@ -263,7 +263,7 @@ fn faults_are_named() {
     let e = one(&[t("lora_unet_mid_block_attentions_0_proj_in.alpha", &[1.0, 2.0])]);
     assert!(e.contains("must be one number"), "{e}");
     let e = one(&[t("lora_unet_x.dora_scale", &[1.0])]);
-    assert!(e.contains("'lora_unet_x.dora_scale': is of a DoRA file, which is not supported yet"), "{e}");
+    assert!(e.contains("'lora_unet_x.dora_scale': is of DoRA, which rescales the whole weight"), "{e}");
     let down = "mid_block.attentions.0.proj_in.lora.down.weight";
     let e = one(&[t(down, &[1.0]), t(&format!("unet.{down}"), &[1.0])]);
     assert!(e.contains("names the same layer as another"), "{e}");

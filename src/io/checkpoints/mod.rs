@@ -16,7 +16,7 @@ pub use save::write_diffusers_folder;
 pub use weights::Weights;
 
 use super::tokenizer::{ClipTokenizer, TokenizerFiles};
-use super::{SafeTensors, Source};
+use super::{ModuleKey, SafeTensors, Source};
 use crate::error::{Error, Result};
 
 /// The parts of a model that hold weights.
@@ -94,6 +94,16 @@ pub struct ModelModules {
     pub unet: BTreeMap<String, Vec<usize>>,
     /// Text encoder, with the prefix `text_model.`.
     pub text_encoder: BTreeMap<String, Vec<usize>>,
+    /// Length of the bias of each of them that has one.
+    pub biases: BTreeMap<ModuleKey, usize>,
+}
+
+impl ModelModules {
+    /// The shape of a layer's weight.
+    pub fn weight(&self, module: &ModuleKey) -> Option<&[usize]> {
+        let paths = if module.part == Part::Unet { &self.unet } else { &self.text_encoder };
+        paths.get(&module.path).map(Vec::as_slice)
+    }
 }
 
 impl Checkpoint {
@@ -223,7 +233,15 @@ impl Checkpoint {
     /// The layers that a LoRA file is matched against.
     pub fn modules(&self) -> ModelModules {
         let modules = |part| self.part(part).modules();
-        ModelModules { unet: modules(Part::Unet), text_encoder: modules(Part::TextEncoder) }
+        let (unet, text_encoder) = (modules(Part::Unet), modules(Part::TextEncoder));
+        let mut biases = BTreeMap::new();
+        for (part, paths) in [(Part::Unet, &unet), (Part::TextEncoder, &text_encoder)] {
+            for path in paths.keys() {
+                let length = self.part(part).find(&format!("{path}.bias")).map(|bias| bias.elements());
+                biases.extend(length.map(|n| (ModuleKey { part, path: path.clone() }, n)));
+            }
+        }
+        ModelModules { unet, text_encoder, biases }
     }
 
     /// A short name for exactly these weights, to key caches with: the SHA-256 of all configurations and of the first

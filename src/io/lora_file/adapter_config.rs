@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
+use super::keys::DORA;
 use super::{LoraModule, ModuleKey, most_common};
 use crate::error::{Error, Result};
 
@@ -35,7 +36,7 @@ impl AdapterConfig {
             return Err(Error::file(file, format!("holds a {kind} adapter, only LoRA is supported")));
         }
         if flag("use_dora")? {
-            return Err(Error::file(file, "is a DoRA file, which is not supported yet: give a plain LoRA"));
+            return Err(Error::file(file, format!("is of {DORA}: give a plain LoRA")));
         }
         let patterns = match field("alpha_pattern") {
             None => None,
@@ -131,10 +132,11 @@ mod tests {
             (r#"{"lora_alpha":1e300}"#, "c.json: field 'lora_alpha' is not a number"),
             (r#"{"alpha_pattern":[]}"#, "c.json: field 'alpha_pattern' is not an object"),
             (r#"{"use_rslora":3}"#, "c.json: field 'use_rslora' is not true or false"),
-            (r#"{"use_dora":true}"#, "c.json: is a DoRA file, which is not supported yet: give a plain LoRA"),
             (r#"{"peft_type":"LOHA"}"#, "c.json: holds a \"LOHA\" adapter, only LoRA is supported"),
         ] {
             assert_eq!(parse(json, "").unwrap_err().to_string(), expected);
         }
+        let dora = parse(r#"{"use_dora":true}"#, "").unwrap_err().to_string();
+        assert!(dora.starts_with("c.json: is of DoRA, which rescales"), "{dora}");
     }
 }

@@ -4,11 +4,13 @@ use super::{ModuleKey, kohya};
 use crate::io::{ModelModules, Part};
 
 /// Which tensor of a module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     Down,
     Up,
     Alpha,
+    /// One of LyCORIS's, by its own name.
+    Lycoris(&'static str),
 }
 
 /// A key, understood or not.
@@ -19,26 +21,37 @@ pub enum Key {
         role: Role,
         layout: char,
     },
-    /// A kind of adapter that this program does not apply.
+    /// A kind of adapter that this program does not apply, and why.
     Refused(&'static str),
     /// A layer no SD 1.x or 2.x model has, or no LoRA at all.
     Foreign,
 }
 
-/// Adapters other than plain LoRA, by what their keys contain.
-const REFUSED: [(&str, &str); 11] = [
-    ("dora_scale", "DoRA"),
-    ("lora_magnitude_vector", "DoRA"),
-    ("hada_", "LoHa"),
-    ("lokr_", "LoKr"),
-    ("lora_mid", "LoCon with a third factor (lora_mid)"),
-    (".diff", "weight-difference (.diff)"),
-    ("oft_", "OFT"),
-    ("lora_embedding_", "embedding LoRA"),
-    ("lora_B.bias", "LoRA with bias"),
-    ("lora_up.bias", "LoRA with bias"),
-    ("modules_to_save", "LoRA with whole layers (modules_to_save)"),
+/// What DoRA is, and why it is refused.
+pub const DORA: &str = "DoRA, which rescales the whole weight beside changing it and so cannot be added to it";
+
+/// Adapters that are not applied, by what their keys contain.
+const REFUSED: [(&str, &str); 14] = [
+    ("dora_scale", DORA),
+    ("lora_magnitude_vector", DORA),
+    ("oft_", "an OFT, which is not supported"),
+    (".on_input", "an (IA)3, which is not supported"),
+    (".w_norm", "a LyCORIS file with norm layers (w_norm), which is not supported"),
+    (".b_norm", "a LyCORIS file with norm layers (b_norm), which is not supported"),
+    (".scalar", "a LyCORIS file with a scalar of its own, which is not supported"),
+    (".a1.weight", "a GLoRA, which is not supported"),
+    (".bias_values", "a LoRA with sparse biases, which is not supported"),
+    ("set_weight", "a file of whole weights (set_weight), which is not supported"),
+    ("lora_embedding_", "an embedding LoRA, which is not supported"),
+    ("lora_B.bias", "a LoRA with bias, which is not supported"),
+    ("lora_up.bias", "a LoRA with bias, which is not supported"),
+    ("modules_to_save", "a LoRA with whole layers (modules_to_save), which is not supported"),
 ];
+
+/// Whether `key` looks like an adapter's, of a kind that is read or not.
+pub fn is_adapter_key(key: &str) -> bool {
+    ["lora", "lycoris_", "hada_w", "lokr_w", "dora_scale"].iter().any(|mark| key.contains(mark))
+}
 
 /// Reads `key`. `lone` is the part that keys without a part's name belong to; `model` gives the layer names with which
 /// kohya's are told apart.
@@ -47,15 +60,31 @@ pub fn parse(key: &str, lone: Option<Part>, model: Option<&ModelModules>) -> Key
         return Key::Refused(kind);
     }
     let Some((stem, role, style)) = split_role(key) else { return Key::Foreign };
-    let (module, layout) = if let Some(name) = stem.strip_prefix("lora_unet_") {
-        (kohya::unmangle(name, Part::Unet, model), 'E')
-    } else if let Some(name) = stem.strip_prefix("lora_te_").or_else(|| stem.strip_prefix("lora_te1_")) {
-        (kohya::unmangle(name, Part::TextEncoder, model), 'E')
+    let lycoris = matches!(role, Role::Lycoris(_));
+    let (module, layout) = if let Some((part, name)) = without_dots(stem) {
+        (kohya::unmangle(name, part, model), 'E')
     } else {
         let (peft, stem) = stem.strip_prefix("base_model.model.").map_or((false, stem), |rest| (true, rest));
         (dotted(stem, lone), if peft { 'D' } else { style })
     };
-    module.map_or(Key::Foreign, |module| Key::Known { module, role, layout })
+    module.map_or(Key::Foreign, |module| Key::Known { module, role, layout: if lycoris { 'F' } else { layout } })
+}
+
+/// Part and layer name of a stem that is written without dots. LyCORIS alone, outside kohya's scripts, names no part.
+fn without_dots(stem: &str) -> Option<(Part, &str)> {
+    const PREFIXES: [(&str, Part); 6] = [
+        ("lora_unet_", Part::Unet),
+        ("lora_te_", Part::TextEncoder),
+        ("lora_te1_", Part::TextEncoder),
+        ("lycoris_unet_", Part::Unet),
+        ("lycoris_te_", Part::TextEncoder),
+        ("lycoris_te1_", Part::TextEncoder),
+    ];
+    let named = PREFIXES.iter().find_map(|&(prefix, part)| Some((part, stem.strip_prefix(prefix)?)));
+    named.or_else(|| {
+        let name = stem.strip_prefix("lycoris_")?;
+        Some((if name.starts_with("text_model_") { Part::TextEncoder } else { Part::Unet }, name))
+    })
 }
 
 /// The key without its ending, what the ending says, and the layout it is from.
@@ -71,6 +100,26 @@ fn split_role(key: &str) -> Option<(&str, Role, char)> {
         (".lora_up.weight", Role::Up, 'E'),
         (".alpha", Role::Alpha, 'E'),
     ];
+    const LYCORIS: [&str; 14] = [
+        "lora_mid.weight",
+        "hada_w1_a",
+        "hada_w1_b",
+        "hada_w2_a",
+        "hada_w2_b",
+        "hada_t1",
+        "hada_t2",
+        "lokr_w1",
+        "lokr_w1_a",
+        "lokr_w1_b",
+        "lokr_w2",
+        "lokr_w2_a",
+        "lokr_w2_b",
+        "lokr_t2",
+    ];
+    let named = |name: &&'static str| Some((key.strip_suffix(*name)?.strip_suffix('.')?, Role::Lycoris(name), 'F'));
+    if let Some(found) = LYCORIS.iter().chain(&["diff", "diff_b"]).find_map(named) {
+        return Some(found);
+    }
     let plain = ENDINGS.iter().find_map(|&(ending, role, layout)| Some((key.strip_suffix(ending)?, role, layout)));
     if let Some((stem, Role::Alpha, layout)) = plain {
         let stem =
@@ -169,18 +218,30 @@ mod tests {
         }
         let flat = "base_model.model.encoder.layers.3.self_attn.q_proj.lora_A.weight";
         assert_eq!(known(flat, Some(Part::TextEncoder)), (q, Role::Down, 'D'));
+        for name in ["hada_w1_a", "lokr_w2", "diff", "diff_b", "lora_mid.weight"] {
+            for prefix in ["lora_unet_", "lycoris_", "lycoris_unet_"] {
+                let key = format!("{prefix}mid_block_resnets_0_conv1.{name}");
+                let expected = ("unet.mid_block.resnets.0.conv1".to_owned(), Role::Lycoris(name), 'F');
+                assert_eq!(known(&key, None), expected, "{key}");
+            }
+        }
+        for prefix in ["lora_te_", "lora_te1_", "lycoris_", "lycoris_te_"] {
+            let key = format!("{prefix}text_model_encoder_layers_3_self_attn_out_proj.hada_t1");
+            assert_eq!(known(&key, None), (out.clone(), Role::Lycoris("hada_t1"), 'F'), "{key}");
+        }
     }
 
     #[test]
     fn others_are_refused_or_foreign() {
         for (key, kind) in [
-            ("lora_unet_x.dora_scale", "DoRA"),
-            ("lora_unet_x.hada_w1_a", "LoHa"),
-            ("lora_unet_x.lokr_w1", "LoKr"),
-            ("lora_unet_x.diff_b", "weight-difference (.diff)"),
-            ("lora_unet_x.lora_mid.weight", "LoCon with a third factor (lora_mid)"),
+            ("lora_unet_x.dora_scale", "DoRA, which rescales the whole weight"),
+            ("lora_unet_x.w_norm", "a LyCORIS file with norm layers (w_norm)"),
+            ("lora_unet_x.oft_blocks", "an OFT"),
+            ("lora_unet_x.on_input", "an (IA)3"),
+            ("lora_unet_x.scalar", "a LyCORIS file with a scalar"),
         ] {
-            assert_eq!(parse(key, None, None), Key::Refused(kind));
+            assert!(matches!(parse(key, None, None), Key::Refused(why) if why.starts_with(kind)), "{key}");
+            assert!(is_adapter_key(key));
         }
         for key in [
             "lora_te2_text_model_encoder_layers_0_self_attn_q_proj.lora_up.weight",

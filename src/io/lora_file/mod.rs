@@ -7,22 +7,29 @@
 //! | C | diffusers with PEFT | `unet.….attn1.to_q.lora_A.weight` |
 //! | D | PEFT's `save_pretrained`, a folder a part | `base_model.model.….attn1.to_q.lora_A.weight` |
 //! | E | kohya's sd-scripts, read by most programs | `lora_unet_…_attn1_to_q.lora_down.weight` |
+//! | F | LyCORIS: more kinds under E's layer names | `….lora_mid.weight`, `….hada_w1_a`, `….lokr_w2`, `….diff` |
 //!
-//! What a module adds to its layer's weight is `alpha / rank * up @ down`; without an alpha the factor is 1.
+//! What a module adds to its layer's weight is `alpha / rank * up @ down`; without an alpha the factor is 1. A layer may
+//! have a [`Change`] beside it or instead: what is no product of two factors.
 
 mod adapter_config;
+mod assemble;
+mod change;
 mod keys;
 mod kohya;
 mod read;
 mod report;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+pub use change::Change;
+pub use keys::is_adapter_key;
 pub use report::{MatchReport, ShapeMismatch};
 
 use super::Part;
+use crate::error::{Error, Result};
 
 /// The layouts that can be written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -91,6 +98,11 @@ impl LoraModule {
         self.up.shape.iter().take(1).chain(self.down.shape.iter().skip(1)).copied().collect()
     }
 
+    /// What people call it.
+    fn kind(&self) -> &'static str {
+        if self.down.shape.iter().skip(2).any(|&extent| extent > 1) { "LoCon" } else { "LoRA" }
+    }
+
     /// What it adds to the weight, row-major in [`weight_shape`](Self::weight_shape).
     pub fn delta(&self) -> Vec<f32> {
         let (rank, scale) = (self.rank(), self.scale());
@@ -110,10 +122,12 @@ impl LoraModule {
 pub struct LoraFile {
     /// File or folder it was read from, for messages.
     pub name: String,
-    /// The layout it was read from: `A` to `E` of this module's table.
+    /// The layout it was read from: `A` to `F` of this module's table.
     pub layout: Option<char>,
     /// Its modules by layer.
     pub modules: BTreeMap<ModuleKey, LoraModule>,
+    /// LyCORIS's other kinds by layer; only reading knows them.
+    pub changes: BTreeMap<ModuleKey, Change>,
     /// Keys of layers that no Stable Diffusion 1.x or 2.x model has.
     pub foreign: Vec<String>,
     /// The file's string metadata (`ss_…`), less what the layout itself needs.
@@ -123,12 +137,44 @@ pub struct LoraFile {
 impl LoraFile {
     /// Number of parameters of all modules.
     pub fn parameters(&self) -> usize {
-        self.modules.values().map(|m| m.down.data.len() + m.up.data.len()).sum()
+        let modules = self.modules.values().map(|m| m.down.data.len() + m.up.data.len());
+        modules.chain(self.changes.values().map(Change::parameters)).sum()
     }
 
-    /// The most common rank, 0 without modules.
+    /// The most common rank, 0 where nothing has one.
     pub fn rank(&self) -> usize {
-        most_common(self.modules.values().map(LoraModule::rank)).unwrap_or(0)
+        let changes = self.changes.values().filter_map(Change::rank);
+        most_common(self.modules.values().map(LoraModule::rank).chain(changes)).unwrap_or(0)
+    }
+
+    /// Layers by kind: LoRA, LoCon (a LoRA of a convolution), LoHa, LoKr, weight or bias difference.
+    pub fn kinds(&self) -> BTreeMap<&'static str, usize> {
+        let mut kinds = BTreeMap::new();
+        let all = self.layers().into_iter().flat_map(|layer| self.kinds_of(layer));
+        all.for_each(|kind| *kinds.entry(kind).or_default() += 1);
+        kinds
+    }
+
+    fn kinds_of(&self, layer: &ModuleKey) -> impl Iterator<Item = &'static str> {
+        let module = self.modules.get(layer).map(LoraModule::kind);
+        module.into_iter().chain(self.changes.get(layer).map(Change::kind))
+    }
+
+    /// Refuses a file with layers of other kinds than LoRA and LoCon; `what` says what only these can do.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming a layer, its kind, and how many layers of which kinds there are.
+    pub fn only_low_rank(&self, what: &str) -> Result<()> {
+        let Some((layer, change)) = self.changes.iter().next() else { return Ok(()) };
+        let kinds: Vec<_> = self.kinds().into_iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        let message =
+            format!("layer '{layer}' is a {}, {what} (the file's layers: {})", change.kind(), kinds.join(", "));
+        Err(Error::file(&self.name, message))
+    }
+
+    /// Layers that it changes.
+    pub fn layers(&self) -> BTreeSet<&ModuleKey> {
+        self.modules.keys().chain(self.changes.keys()).collect()
     }
 }
 

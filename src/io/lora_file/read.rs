@@ -6,11 +6,12 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::adapter_config::AdapterConfig;
-use super::keys::{Key, Role, parse};
-use super::{Factor, LoraFile, LoraModule, ModuleKey};
+use super::assemble::Tensors;
+use super::keys::{Key, Role, is_adapter_key, parse};
+use super::{LoraFile, ModuleKey};
 use crate::error::{Error, Result};
 use crate::io::checkpoints::object;
-use crate::io::{ModelModules, Part, SafeTensors, Source, Tensor};
+use crate::io::{ModelModules, Part, SafeTensors, Source};
 
 /// The header field in which diffusers keeps PEFT's configuration.
 pub const ADAPTER_METADATA: &str = "lora_adapter_metadata";
@@ -19,21 +20,14 @@ pub const PEFT_WEIGHTS: &str = "adapter_model.safetensors";
 /// See [`PEFT_WEIGHTS`].
 pub const PEFT_CONFIG: &str = "adapter_config.json";
 
-#[derive(Default)]
-struct Parts<'a> {
-    down: Option<Tensor<'a>>,
-    up: Option<Tensor<'a>>,
-    alpha: Option<f32>,
-}
-
 impl LoraFile {
-    /// Opens a LoRA: a `.safetensors` file in layout A, B, C or E, a PEFT folder (D; `unet/` and `text_encoder/` in it,
+    /// Opens a LoRA: a `.safetensors` file in layout A, B, C, E or F, a PEFT folder (D; `unet/` and `text_encoder/` in it,
     /// or a lone one, which is the UNet's), or a folder with diffusers' `pytorch_lora_weights.safetensors`.
     ///
     /// `model`, where known, tells kohya's names apart exactly; without it the usual layer names do.
     ///
     /// # Errors
-    /// [`Error::File`] naming file and key: malformed, not a LoRA, an unsupported kind (DoRA, LoHa, LoKr, …), a factor
+    /// [`Error::File`] naming file and key: malformed, not a LoRA, an unsupported kind (DoRA, OFT, …), a factor
     /// missing or of a shape that does not fit its partner, values that are not finite.
     pub fn open(path: impl AsRef<Path>, model: Option<&ModelModules>) -> Result<LoraFile> {
         let path = path.as_ref();
@@ -59,7 +53,7 @@ impl LoraFile {
         lora.checked()
     }
 
-    /// The same from bytes that are already there: one file in layout A, B, C or E.
+    /// The same from bytes that are already there: one file in layout A, B, C, E or F.
     ///
     /// # Errors
     /// As [`LoraFile::open`].
@@ -70,7 +64,7 @@ impl LoraFile {
     }
 
     fn checked(self) -> Result<LoraFile> {
-        if self.modules.is_empty() && self.foreign.is_empty() {
+        if self.layers().is_empty() && self.foreign.is_empty() {
             let message = "holds no LoRA: expected a .safetensors file with lora_… tensors, or a folder with unet/adapter_config.json";
             return Err(Error::file(&self.name, message));
         }
@@ -84,32 +78,36 @@ impl LoraFile {
         lone: Option<Part>,
         model: Option<&ModelModules>,
     ) -> Result<()> {
-        let mut parts: BTreeMap<ModuleKey, Parts<'_>> = BTreeMap::new();
+        let mut parts: BTreeMap<ModuleKey, Tensors<'_>> = BTreeMap::new();
         let mut any_lora = false;
         for tensor in file.iter() {
-            any_lora |= tensor.name.contains("lora");
+            any_lora |= is_adapter_key(&tensor.name);
             match parse(&tensor.name, lone, model) {
                 Key::Known { module, role, layout } => {
-                    if role != Role::Alpha {
-                        self.layout = self.layout.or(Some(layout));
+                    any_lora = true;
+                    // An alpha is written alike in most layouts; a kind that only LyCORIS has decides.
+                    if role != Role::Alpha && (layout == 'F' || self.layout.is_none()) {
+                        self.layout = Some(layout);
                     }
                     parts.entry(module).or_default().set(role, tensor)?;
                 }
                 Key::Refused(kind) => {
-                    return Err(
-                        tensor.error(format!("is of a {kind} file, which is not supported yet: give a plain LoRA"))
-                    );
+                    return Err(tensor.error(format!("is of {kind}: give a LoRA, LoCon, LoHa or LoKr")));
                 }
                 Key::Foreign => self.foreign.push(tensor.name.into_owned()),
             }
         }
         if !any_lora {
-            return Err(Error::file(file.name(), "holds no LoRA: none of its tensors is named lora_…"));
+            return Err(Error::file(
+                file.name(),
+                "holds no LoRA: none of its tensors is named lora_…, hada_… or lokr_…",
+            ));
         }
         let configs = AdapterConfigs::open(file, config)?;
         for (key, part) in parts {
-            let module = part.assemble(file.name(), &key, &configs)?;
-            self.modules.insert(key, module);
+            let (module, change) = part.assemble(file.name(), &key, |rank| configs.alpha(&key, rank))?;
+            self.modules.extend(module.map(|module| (key.clone(), module)));
+            self.changes.extend(change.map(|change| (key, change)));
         }
         let needed_by_layout = |name: &str| name == "format" || name == ADAPTER_METADATA;
         self.metadata.extend(file.metadata().clone().into_iter().filter(|(name, _)| !needed_by_layout(name)));
@@ -156,55 +154,5 @@ impl AdapterConfigs {
     fn alpha(&self, key: &ModuleKey, rank: usize) -> Option<f32> {
         let config = if key.part == Part::Unet { &self.unet } else { &self.text_encoder };
         config.as_ref()?.alpha(key, rank)
-    }
-}
-
-impl<'a> Parts<'a> {
-    fn set(&mut self, role: Role, tensor: Tensor<'a>) -> Result<()> {
-        let slot = match role {
-            Role::Down => &mut self.down,
-            Role::Up => &mut self.up,
-            Role::Alpha => {
-                let &[alpha] = tensor.to_finite_f32()?.as_slice() else {
-                    return Err(
-                        tensor.error(format!("is an alpha and must be one number, has shape {:?}", tensor.shape))
-                    );
-                };
-                self.alpha = Some(alpha);
-                return Ok(());
-            }
-        };
-        match slot {
-            Some(_) => Err(tensor.error("names the same layer as another tensor of the file")),
-            None => {
-                *slot = Some(tensor);
-                Ok(())
-            }
-        }
-    }
-
-    fn assemble(self, file: &str, key: &ModuleKey, configs: &AdapterConfigs) -> Result<LoraModule> {
-        let (Some(down), Some(up)) = (self.down, self.up) else {
-            return Err(Error::file(
-                file,
-                format!("layer '{key}' has only one of its two factors: the file is damaged"),
-            ));
-        };
-        let shapes = match (&*down.shape, &*up.shape) {
-            // A 1x1 convolution's factor may come with or without its two extents of 1.
-            (&[r, i], &[o, s] | &[o, s, 1, 1]) if r == s => Some((vec![r, i], vec![o, r])),
-            (&[r, i, h, w], &[o, s] | &[o, s, 1, 1]) if r == s => Some((vec![r, i, h, w], vec![o, r, 1, 1])),
-            _ => None,
-        };
-        let Some((down_shape, up_shape)) = shapes.filter(|(down, up)| !down.contains(&0) && !up.contains(&0)) else {
-            let message = format!("shape {:?} does not fit '{}' with shape {:?}", down.shape, up.name, up.shape);
-            return Err(down.error(message));
-        };
-        let rank = down_shape[0];
-        Ok(LoraModule {
-            down: Factor { shape: down_shape, data: down.to_finite_f32()? },
-            up: Factor { shape: up_shape, data: up.to_finite_f32()? },
-            alpha: self.alpha.or_else(|| configs.alpha(key, rank)),
-        })
     }
 }

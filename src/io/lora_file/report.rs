@@ -1,18 +1,60 @@
 //! Which layers of a model a LoRA changes, and what it seems to be made for when it changes none.
 
-use super::{LoraFile, ModuleKey};
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::change::flat;
+use super::{LoraFile, LoraModule, ModuleKey};
 use crate::error::{Error, Result};
-use crate::io::{ModelModules, Part};
+use crate::io::ModelModules;
+
+const TAKES: &str = "Portray takes LoRAs of Stable Diffusion 1.x and 2.x";
+
+/// Families whose layers are named as no Stable Diffusion 1.x or 2.x model's, by a mark in those names.
+const FAMILIES: [(&str, &str); 20] = [
+    ("lora_te3_", "Stable Diffusion 3"),
+    ("joint_blocks", "Stable Diffusion 3"),
+    ("double_blocks", "Flux"),
+    ("single_blocks", "Flux"),
+    ("single_transformer_blocks", "Flux"),
+    ("lora_te2_", "Stable Diffusion XL"),
+    ("text_encoder_2.", "Stable Diffusion XL"),
+    ("lora_prior_", "Stable Cascade or Würstchen"),
+    ("time_stack", "Stable Video Diffusion"),
+    ("temporal_transformer_blocks", "Stable Video Diffusion"),
+    ("motion_modules", "AnimateDiff"),
+    ("adaln_single", "PixArt"),
+    ("caption_projection", "PixArt"),
+    ("img_mod", "Qwen-Image"),
+    ("self_attn.norm_q", "Wan"),
+    ("diffusion_model.blocks", "a video or diffusion transformer (Wan or another)"),
+    ("input_blocks", "Stable Diffusion XL"),
+    ("output_blocks", "Stable Diffusion XL"),
+    ("add_embedding", "Stable Diffusion XL"),
+    ("label_emb", "Stable Diffusion XL"),
+];
 
 /// A layer that the model has in another size.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ShapeMismatch {
     /// The layer.
     pub module: ModuleKey,
-    /// Weight shape that the LoRA is for.
+    /// What the LoRA has of it: LoRA, LoCon, LoHa, ...
+    pub kind: &'static str,
+    /// Shape of the weight that the LoRA is for, or of the bias where only that differs.
     pub lora: Vec<usize>,
-    /// Weight shape of the model.
+    /// The model's; empty where it has no bias.
     pub model: Vec<usize>,
+}
+
+impl fmt::Display for ShapeMismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ShapeMismatch { module, kind, lora, model } = self;
+        if model.is_empty() {
+            return write!(f, "'{module}' ({kind}) is for a bias of {lora:?}, the model has none there");
+        }
+        write!(f, "'{module}' ({kind}) is for {lora:?}, the model has {model:?}")
+    }
 }
 
 /// A LoRA held against a model.
@@ -20,58 +62,93 @@ pub struct ShapeMismatch {
 pub struct MatchReport {
     /// Layers that it changes.
     pub matched: Vec<ModuleKey>,
+    /// How many of them it changes in which way, as [`LoraFile::kinds`].
+    pub kinds: BTreeMap<&'static str, usize>,
     /// Layers, or keys that name no layer, that the model does not have.
     pub unmatched: Vec<String>,
     /// Layers of another size.
     pub mismatched: Vec<ShapeMismatch>,
     file: String,
     made_for: Option<String>,
+    /// Whether the names alone say that it is for another family.
+    other_family: bool,
 }
 
 impl LoraFile {
     /// Holds it against `model`.
     pub fn match_report(&self, model: &ModelModules) -> MatchReport {
-        let (mut matched, mut unmatched, mut mismatched) = (Vec::new(), Vec::new(), Vec::new());
-        for (module, lora) in &self.modules {
-            let paths = if module.part == Part::Unet { &model.unet } else { &model.text_encoder };
-            match paths.get(&module.path) {
-                None => unmatched.push(module.to_string()),
-                Some(shape) if squeezed(shape) == squeezed(&lora.weight_shape()) => matched.push(module.clone()),
-                Some(shape) => {
-                    mismatched.push(ShapeMismatch {
-                        module: module.clone(),
-                        lora: lora.weight_shape(),
-                        model: shape.clone(),
-                    });
+        let mut report = MatchReport {
+            matched: Vec::new(),
+            kinds: BTreeMap::new(),
+            unmatched: Vec::new(),
+            mismatched: Vec::new(),
+            file: self.name.clone(),
+            made_for: self.made_for(),
+            other_family: self.foreign_family().is_some(),
+        };
+        for module in self.layers() {
+            let Some(shape) = model.weight(module) else {
+                report.unmatched.push(module.to_string());
+                continue;
+            };
+            match self.misfit(module, shape, model.biases.get(module).copied()) {
+                Some(misfit) => report.mismatched.push(misfit),
+                None => {
+                    report.matched.push(module.clone());
+                    self.kinds_of(module).for_each(|kind| *report.kinds.entry(kind).or_default() += 1);
                 }
             }
         }
-        unmatched.extend(self.foreign.iter().cloned());
-        MatchReport { matched, unmatched, mismatched, file: self.name.clone(), made_for: self.made_for() }
+        report.unmatched.extend(self.foreign.iter().cloned());
+        report
+    }
+
+    /// Where the shape that the file is for differs from the model's: of the weight, else of the bias.
+    fn misfit(&self, module: &ModuleKey, shape: &[usize], bias: Option<usize>) -> Option<ShapeMismatch> {
+        let misfit = |kind, lora, model| Some(ShapeMismatch { module: module.clone(), kind, lora, model });
+        let low_rank = self.modules.get(module).map(|m| (m.kind(), m.weight_shape()));
+        if let Some((kind, lora)) = low_rank.filter(|(_, lora)| squeezed(shape) != squeezed(lora)) {
+            return misfit(kind, lora, shape.to_vec());
+        }
+        let change = self.changes.get(module)?;
+        let fits = |lora: &[usize]| squeezed(lora) == squeezed(shape) || lora == flat(shape);
+        if let Some(lora) = change.weight_shape().filter(|lora| !fits(lora)) {
+            return misfit(change.kind(), lora, shape.to_vec());
+        }
+        let length = change.bias_length().filter(|&length| bias != Some(length))?;
+        misfit("bias difference", vec![length], bias.into_iter().collect())
+    }
+
+    /// The family of models that its names speak of, where that is another one.
+    fn foreign_family(&self) -> Option<(&str, &'static str)> {
+        FAMILIES.iter().find_map(|(mark, family)| {
+            let key = self.foreign.iter().find(|key| key.contains(mark))?;
+            Some((key.as_str(), *family))
+        })
+    }
+
+    /// Refuses a LoRA whose names say that it is for another family of models, even where it has layers that fit:
+    /// one for Stable Diffusion XL has a text encoder of Stable Diffusion 1.x.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming one key, the family, and what is taken instead.
+    pub fn check_family(&self) -> Result<()> {
+        let Some((key, family)) = self.foreign_family() else { return Ok(()) };
+        Err(Error::file(&self.name, format!("is a LoRA for {family} (it has '{key}'); {TAKES}")))
     }
 
     /// The model family that the names and sizes speak of, where they do.
-    fn made_for(&self) -> Option<String> {
-        const SIGNS: [(&str, &str); 11] = [
-            ("lora_te3_", "Stable Diffusion 3"),
-            ("joint_blocks", "Stable Diffusion 3"),
-            ("double_blocks", "Flux"),
-            ("single_blocks", "Flux"),
-            ("single_transformer_blocks", "Flux"),
-            ("lora_te2_", "Stable Diffusion XL"),
-            ("text_encoder_2.", "Stable Diffusion XL"),
-            ("input_blocks", "Stable Diffusion XL"),
-            ("output_blocks", "Stable Diffusion XL"),
-            ("add_embedding", "Stable Diffusion XL"),
-            ("transformer_blocks", "a diffusion transformer (Stable Diffusion 3, Flux or another)"),
-        ];
-        let foreign = |mark: &str| self.foreign.iter().any(|key| key.contains(mark));
-        if let Some((_, family)) = SIGNS.iter().find(|(mark, _)| foreign(mark)) {
-            return Some((*family).to_owned());
+    pub fn made_for(&self) -> Option<String> {
+        if let Some((_, family)) = self.foreign_family() {
+            return Some(family.to_owned());
         }
-        let width =
-            self.modules.iter().find(|(key, _)| key.path.ends_with(".attn2.to_k"))?.1.weight_shape().get(1).copied()?;
-        Some(match width {
+        if self.layers().is_empty() && self.foreign.iter().any(|key| key.contains("transformer_blocks")) {
+            return Some("a diffusion transformer (PixArt, Stable Diffusion 3, Flux or another)".into());
+        }
+        let width = self.layers().into_iter().find(|key| key.path.ends_with(".attn2.to_k"))?;
+        let change = || self.changes.get(width)?.weight_shape();
+        let shape = self.modules.get(width).map(LoraModule::weight_shape).or_else(change)?;
+        Some(match shape.get(1)? {
             768 => "Stable Diffusion 1.x (cross-attention width 768)".into(),
             1024 => "Stable Diffusion 2.x (cross-attention width 1024)".into(),
             2048 => "Stable Diffusion XL (cross-attention width 2048)".into(),
@@ -81,30 +158,32 @@ impl LoraFile {
 }
 
 impl MatchReport {
-    /// Refuses a LoRA of another model: one of which nothing matches, or of which layers have another size. Layers that
-    /// the model does not have beside others that it has are for the caller to list.
+    /// Refuses a LoRA of another model: one for another family, of which nothing matches, or of which layers have another
+    /// size. Layers that the model does not have beside others that it has are for the caller to list.
     ///
     /// # Errors
     /// [`Error::File`] naming the LoRA, one key, and what it seems to be made for.
     pub fn check(&self) -> Result<()> {
-        let made_for =
-            self.made_for.as_ref().map_or(String::new(), |family| format!("; it seems to be made for {family}"));
+        let taken = |family: &str| ["1.x", "2.x"].iter().any(|v| family.starts_with(&format!("Stable Diffusion {v}")));
+        let made_for = match &self.made_for {
+            None => String::new(),
+            Some(family) if taken(family) => format!("; it seems to be made for {family}"),
+            Some(family) => format!("; it seems to be made for {family}: {TAKES}"),
+        };
+        let refuse = |what: String| Err(Error::file(&self.file, format!("LoRA of another model: {what}{made_for}")));
         if let Some(first) = self.mismatched.first() {
-            let ShapeMismatch { module, lora, model } = first;
-            let more = match self.mismatched.len() - 1 {
-                0 => String::new(),
-                n => format!(" and {n} more layers differ"),
-            };
-            let message =
-                format!("LoRA of another model: '{module}' is for {lora:?}, the model has {model:?}{more}{made_for}");
-            return Err(Error::file(&self.file, message));
+            return refuse(match self.mismatched.len() - 1 {
+                0 => first.to_string(),
+                n => format!("{first} and {n} more layers differ"),
+            });
         }
+        let count = self.unmatched.len();
         match self.unmatched.first() {
             Some(first) if self.matched.is_empty() => {
-                let count = self.unmatched.len();
-                let message =
-                    format!("LoRA of another model: none of its {count} keys matches, for example '{first}'{made_for}");
-                Err(Error::file(&self.file, message))
+                refuse(format!("none of its {count} keys matches, for example '{first}'"))
+            }
+            Some(first) if self.other_family => {
+                refuse(format!("{count} of its keys match nothing, for example '{first}'"))
             }
             _ => Ok(()),
         }

@@ -23,9 +23,19 @@ impl LoraFile {
     /// `up` of a layer that had another one is multiplied to make up for it.
     ///
     /// # Errors
-    /// [`Error::File`] when it holds no module or cannot be written; then the old file is as it was.
+    /// [`Error::File`] when it holds no module, was made for another family of models, has a layer that is no product of
+    /// two factors (a [`Change`](super::Change)), which no layout written here can hold, or cannot be written; then the old
+    /// file is as it was.
     pub fn write(&self, path: impl AsRef<Path>, format: LoraFormat) -> Result<()> {
         let path = path.as_ref();
+        self.check_family()?;
+        let layout = match format {
+            LoraFormat::Diffusers => "diffusers",
+            LoraFormat::Peft => "peft",
+            LoraFormat::PeftFolder => "peft-folder",
+            LoraFormat::Kohya => "kohya",
+        };
+        self.only_low_rank(&format!("which layout {layout} cannot hold: use the file as it is"))?;
         if self.modules.is_empty() {
             return Err(Error::file(path, "the LoRA holds no layer of this model: nothing to write"));
         }

@@ -1,0 +1,410 @@
+//! LyCORIS files: each kind adds what LyCORIS itself adds, and what is damaged, refused or of another family is named.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use portray::io::lora_file::MatchReport;
+use portray::io::{
+    LoraFile, LoraFormat, ModelModules, ModuleKey, Part, SafeTensors, Source, Tensor, write_safetensors,
+};
+
+use crate::support::{Stream, distance, golden, message};
+
+const BLOCK: &str = "down_blocks.0.attentions.0.transformer_blocks.0";
+const FORMATS: [(LoraFormat, &str); 4] = [
+    (LoraFormat::Diffusers, "diffusers"),
+    (LoraFormat::Peft, "peft"),
+    (LoraFormat::PeftFolder, "peft-folder"),
+    (LoraFormat::Kohya, "kohya"),
+];
+
+fn fixture(name: &str) -> PathBuf {
+    golden("../lycoris").join(name)
+}
+
+/// A file of tensors under given names; those of `fill` hold halves.
+fn open(tensors: &[Tensor<'_>]) -> portray::Result<LoraFile> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.safetensors");
+    write_safetensors(&path, tensors, &BTreeMap::new()).unwrap();
+    LoraFile::open(&path, None)
+}
+
+fn halves<'a>(shapes: &[(&str, &[usize])]) -> Vec<Tensor<'a>> {
+    const HALVES: [f32; 4096] = [0.5; 4096];
+    shapes.iter().map(|(name, shape)| Tensor::f32(*name, shape, &HALVES[..shape.iter().product()])).collect()
+}
+
+/// The fixture's tensors, changed by `change`.
+fn changed(change: impl Fn(Tensor<'static>) -> Option<Tensor<'static>>) -> portray::Result<LoraFile> {
+    let file = SafeTensors::open(fixture("lycoris.safetensors")).unwrap();
+    let owned = |t: Tensor<'_>| Tensor::raw(t.name.to_string(), t.dtype, &t.shape, t.bytes.to_vec().leak());
+    open(&file.iter().filter_map(|t| change(owned(t))).collect::<Vec<_>>())
+}
+
+/// What is added to a layer's weight of `[rows, ..]` and to its bias, a few rows at a time.
+fn added(file: &LoraFile, key: &ModuleKey, weight: &[usize], bias: usize, scale: f64) -> [Vec<f32>; 2] {
+    let columns: usize = weight[1..].iter().product();
+    let mut sums = [vec![0.0; weight[0] * columns], vec![0.0; bias]];
+    if let Some(module) = file.modules.get(key) {
+        sums[0].iter_mut().zip(module.delta()).for_each(|(sum, x)| *sum += scale as f32 * x);
+    }
+    if let Some(change) = file.changes.get(key) {
+        for (i, some) in sums[0].chunks_mut(3 * columns).enumerate() {
+            assert!(change.add_to_weight(some, 3 * i..3 * i + some.len() / columns, scale));
+        }
+        for (i, some) in sums[1].chunks_mut(3).enumerate() {
+            assert!(change.add_to_bias(some, 3 * i..3 * i + some.len(), scale));
+        }
+    }
+    sums
+}
+
+/// The layers of the fixture's model.
+fn layers() -> ModelModules {
+    let mut model = ModelModules::default();
+    for tensor in SafeTensors::open(fixture("deltas.safetensors")).unwrap().iter() {
+        let (path, which) = tensor.name.rsplit_once('.').unwrap();
+        if which == "weight" {
+            model.unet.insert(path.to_owned(), tensor.shape.to_vec());
+        } else {
+            model.biases.insert(unet(path), tensor.elements());
+        }
+    }
+    model
+}
+
+fn unet(path: &str) -> ModuleKey {
+    ModuleKey { part: Part::Unet, path: path.to_owned() }
+}
+
+/// Distance of everything that `file` adds from `factor` times what LyCORIS does, at the worst layer.
+fn apart(file: &LoraFile, scale: f64, factor: impl Fn(&ModuleKey) -> f32) -> f32 {
+    let deltas = SafeTensors::open(fixture("deltas.safetensors")).unwrap();
+    let model = layers();
+    let mut worst = 0.0f32;
+    for (path, shape) in &model.unet {
+        let key = unet(path);
+        let bias = model.biases.get(&key).copied().unwrap_or(0);
+        let [weight, bias] = added(file, &key, shape, bias, scale);
+        let expected = |name: String, factor: f32| -> Vec<f32> {
+            deltas.find(&name).map_or(Vec::new(), |t| t.to_f32().unwrap().iter().map(|x| x * factor).collect())
+        };
+        worst = worst.max(distance(&weight, &expected(format!("{path}.weight"), scale as f32 * factor(&key))));
+        worst = worst.max(distance(&bias, &expected(format!("{path}.bias"), scale as f32)));
+    }
+    worst
+}
+
+#[test]
+fn every_kind_adds_what_lycoris_adds() {
+    let file = LoraFile::open(fixture("lycoris.safetensors"), Some(&layers())).unwrap();
+    assert_eq!((file.layout, file.layers().len(), file.foreign.len()), (Some('F'), 13, 0));
+    let kinds = [("LoCon", 2), ("LoHa", 3), ("LoKr", 6), ("weight difference", 2)];
+    assert_eq!(file.kinds().into_iter().collect::<Vec<_>>(), kinds);
+    let stored = SafeTensors::open(fixture("lycoris.safetensors")).unwrap();
+    let counted: usize = stored.iter().filter(|t| !t.name.ends_with(".alpha")).map(|t| t.elements()).sum();
+    // LoCon's third factor, 3 x 3 x 3 x 3, is in the first, which grows from 3 x 6 to 3 x 6 x 3 x 3.
+    assert_eq!(file.parameters(), counted - 81 - 18 + 162);
+    for scale in [1.0, -0.75] {
+        let far = apart(&file, scale, |_| 1.0);
+        assert!(far < 1e-6, "{far:e}");
+    }
+    assert!(apart(&file, 1.0, |_| 1.01) > 1e-3, "the comparator sees one percent");
+    // It is added to what is there; a model of another size is left alone.
+    let change = &file.changes[&unet(&format!("{BLOCK}.attn1.to_q"))];
+    let (mut sum, mut alone) = (vec![2.0; 96], vec![0.0; 96]);
+    assert!(change.add_to_weight(&mut sum, 0..8, 0.5) && change.add_to_weight(&mut alone, 0..8, 0.5));
+    assert!(distance(&sum, &alone.iter().map(|x| x + 2.0).collect::<Vec<_>>()) < 1e-6);
+    for (length, rows) in [(95, 0..8), (96, 1..9), (84, 0..8)] {
+        let mut weight = vec![1.0; length];
+        assert!(!change.add_to_weight(&mut weight, rows, 1.0) && weight.iter().all(|x| *x == 1.0), "{length}");
+    }
+}
+
+#[test]
+fn names_and_alphas() {
+    // LyCORIS's own prefix, and what a model's text encoder is called.
+    for prefix in ["lycoris_", "lycoris_unet_"] {
+        let other = changed(|t| Some(t.clone().renamed(t.name.replace("lora_unet_", prefix)))).unwrap();
+        assert_eq!(apart(&other, 1.0, |_| 1.0), apart(&changed(Some).unwrap(), 1.0, |_| 1.0));
+        assert_eq!(other.layout, Some('F'));
+    }
+    let name = "lora_te_text_model_encoder_layers_0_mlp_fc1";
+    let shapes: [&[usize]; 2] = [&[6, 2], &[2, 4]];
+    let pairs = ["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"].map(|end| format!("{name}.{end}"));
+    let text = open(&halves(&[0, 1, 2, 3].map(|i| (pairs[i].as_str(), shapes[i % 2])))).unwrap();
+    let key = text.changes.keys().next().unwrap();
+    assert_eq!((key.part, key.path.as_str()), (Part::TextEncoder, "text_model.encoder.layers.0.mlp.fc1"));
+    assert_eq!(added(&text, key, &[6, 4], 0, 1.0)[0], [0.25; 24]);
+    // Without an alpha the factor is 1.
+    let bare = changed(|t| (!t.name.ends_with(".alpha")).then_some(t)).unwrap();
+    let file = LoraFile::open(fixture("lycoris.safetensors"), None).unwrap();
+    let scale = |key: &ModuleKey| {
+        file.modules.get(key).map_or_else(|| file.changes[key].scale() as f32, |module| module.scale())
+    };
+    assert!((scale(&unet(&format!("{BLOCK}.attn1.to_q"))) - 2.0 / 3.0).abs() < 1e-6);
+    assert_eq!(scale(&unet(&format!("{BLOCK}.attn2.to_q"))), 1.0, "both of LoKr's factors whole");
+    assert!(apart(&bare, 1.0, |key| 1.0 / scale(key)) < 1e-6);
+    // Half precision is what most files are in.
+    let half = changed(|t| {
+        let values = t.to_f32().unwrap();
+        Some(Tensor::f16(t.name.to_string(), &t.shape, &values).unwrap())
+    });
+    let far = apart(&half.unwrap(), 1.0, |_| 1.0);
+    assert!(far > 1e-6 && far < 3e-3, "{far}");
+}
+
+fn report(model: &ModelModules) -> MatchReport {
+    LoraFile::open(fixture("lycoris.safetensors"), None).unwrap().match_report(model)
+}
+
+#[test]
+fn layers_are_held_against_a_model() {
+    let model = layers();
+    let good = report(&model);
+    good.check().unwrap();
+    assert_eq!((good.matched.len(), good.kinds["LoKr"], good.kinds["LoHa"]), (13, 6, 3));
+    let refused = |spoil: &dyn Fn(&mut ModelModules), says: &[&str]| {
+        let mut model = model.clone();
+        spoil(&mut model);
+        let report = report(&model);
+        let e = message(report.check());
+        for part in says.iter().chain(&["lycoris.safetensors: LoRA of another model"]) {
+            assert!(e.contains(part), "'{part}' is not in: {e}");
+        }
+        assert_eq!(report.matched.len() + report.mismatched.len() + report.unmatched.len(), 13, "{e}");
+    };
+    let shaped = |path: &str, shape: &'static [usize]| {
+        let path = path.to_owned();
+        move |model: &mut ModelModules| drop(model.unet.insert(path.clone(), shape.to_vec()))
+    };
+    let q = format!("{BLOCK}.attn1.to_q");
+    let out = format!("{BLOCK}.attn1.to_out.0");
+    let says = format!("'unet.{q}' (LoHa) is for [8, 12], the model has [8, 13]");
+    refused(&shaped(&q, &[8, 13]), &[&says]);
+    refused(&shaped(&format!("{BLOCK}.attn1.to_k"), &[4, 12]), &["(LoKr) is for [8, 12], the model has [4, 12]"]);
+    // As many values in another window.
+    let conv = "up_blocks.0.resnets.0.conv1";
+    refused(&shaped(conv, &[8, 54, 1, 1]), &["(weight difference) is for [8, 6, 3, 3], the model has [8, 54, 1, 1]"]);
+    refused(&shaped("down_blocks.0.resnets.0.conv1", &[8, 6, 1, 1]), &["(LoCon) is for [8, 6, 3, 3]"]);
+    refused(&shaped("mid_block.resnets.1.conv1", &[16, 10, 9, 1]), &["(LoKr) is for [16, 10, 3, 3]"]);
+    let gone = |m: &mut ModelModules| m.biases.retain(|key, _| *key != unet(&out));
+    refused(&gone, &["(bias difference) is for a bias of [8], the model has none"]);
+    refused(&|m| m.biases.extend([(unet(&out), 9)]), &["(bias difference) is for [8], the model has [9]"]);
+    refused(&|m| m.unet.values_mut().for_each(|shape| shape[0] += 1), &["and 12 more layers differ"]);
+    refused(&|m| m.unet.clear(), &["none of its 13 keys matches"]);
+    // A model's own layers say how long their biases are.
+    let sd2 = portray::io::Checkpoint::open(golden("sd2")).unwrap().modules();
+    assert!(sd2.biases[&unet("conv_in")] == sd2.unet["conv_in"][0] && sd2.biases.len() < sd2.unet.len() * 2);
+    assert!(!sd2.biases.contains_key(&unet(&q)) && sd2.biases.contains_key(&unet(&out)));
+}
+
+#[test]
+fn no_layout_is_written_that_cannot_hold_a_kind() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = LoraFile::open(fixture("lycoris.safetensors"), None).unwrap();
+    for (format, name) in FORMATS {
+        let path = dir.path().join(name);
+        let e = message(file.write(&path, format));
+        assert!(e.contains(&format!("attn1.to_k' is a LoKr, which layout {name} cannot hold")), "{e}");
+        assert!(e.contains("2 LoCon, 3 LoHa, 6 LoKr, 2 weight difference") && !path.exists(), "{e}");
+    }
+    // LoCon alone is written, its third factor within the first.
+    let locon = changed(|t| t.name.contains("down_blocks_0_resnets_0").then_some(t)).unwrap();
+    assert_eq!(locon.kinds().into_iter().collect::<Vec<_>>(), [("LoCon", 2)]);
+    for (format, name) in FORMATS {
+        let path = dir.path().join(name);
+        locon.write(&path, format).unwrap();
+        let read = LoraFile::open(&path, None).unwrap();
+        assert_eq!(read.modules.keys().collect::<Vec<_>>(), locon.modules.keys().collect::<Vec<_>>());
+        for (a, b) in read.modules.values().zip(locon.modules.values()) {
+            assert!(a.weight_shape() == [8, 6, 3, 3] && distance(&a.delta(), &b.delta()) < 1e-6, "{name}");
+        }
+    }
+}
+
+#[test]
+fn damage_is_named() {
+    const L: &str = "lora_unet_mid_block_resnets_0_conv1";
+    let refused = |shapes: &[(&str, &[usize])], says: &[&str]| {
+        let named: Vec<_> = shapes.iter().map(|(end, shape)| (format!("{L}.{end}"), *shape)).collect();
+        let e = message(open(&halves(&named.iter().map(|(n, s)| (n.as_str(), *s)).collect::<Vec<_>>())));
+        for part in says.iter().chain(&["x.safetensors: ", "the file is damaged, get it again"]) {
+            assert!(e.contains(part), "'{part}' is not in: {e}");
+        }
+    };
+    let one = "'unet.mid_block.resnets.0.conv1' has only one of its two factors";
+    refused(&[("lora_down.weight", &[2, 4])], &[one]);
+    refused(&[("lora_mid.weight", &[2, 2, 3, 3])], &[one]);
+    refused(&[("hada_w1_a", &[4, 2]), ("hada_w1_b", &[2, 4])], &[one]);
+    refused(&[("lokr_w2", &[4, 4])], &[one]);
+    refused(&[("lokr_w1", &[4, 4]), ("lokr_w2_a", &[4, 4])], &["conv1.lokr_w2_a': lacks its other factor"]);
+    refused(&[("lokr_w1", &[4, 4]), ("lokr_t2", &[4, 4, 3, 3])], &["conv1.lokr_t2': lacks its other factor"]);
+    refused(&[("lokr_w1", &[4, 4]), ("lokr_w2", &[2, 2]), ("lokr_w1_a", &[4, 1])], &["lokr_w1_a': does not go with"]);
+    refused(&[("alpha", &[])], &["has an alpha but no factors"]);
+    refused(&[("diff", &[8, 4]), ("lokr_w1", &[4, 4]), ("lokr_w2", &[2, 1])], &["is changed in two ways at once"]);
+    for shape in [&[][..], &[8], &[8, 0], &[0, 1 << 40]] {
+        refused(&[("diff", shape)], &["conv1.diff': has shape", "expected"]);
+    }
+    refused(&[("diff_b", &[8, 1])], &["diff_b': has shape [8, 1], expected 1 extents"]);
+    let loha = |shapes: [&'static [usize]; 4], says: &[&str]| {
+        let ends = ["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"];
+        refused(&[0, 1, 2, 3].map(|i| (ends[i], shapes[i])), says);
+    };
+    loha(
+        [&[8, 2], &[3, 4], &[8, 2], &[2, 4]],
+        &["conv1.hada_w1_a': shape [8, 2] does not fit", "hada_w1_b' with shape [3, 4]"],
+    );
+    loha([&[8, 2], &[2, 4], &[8, 2], &[2, 5]], &["multiply to [8, 4] and [8, 5], which must be alike"]);
+    loha([&[8, 2], &[2, 6, 3, 1], &[8, 2], &[2, 6, 1, 3]], &["multiply to [8, 6, 3, 1] and [8, 6, 1, 3]"]);
+    loha([&[8, 2, 1], &[2, 4], &[8, 2], &[2, 4]], &["hada_w1_a': has shape [8, 2, 1], expected 2 extents above 0"]);
+    refused(&[("lokr_w1", &[2, 2, 3, 3]), ("lokr_w2", &[2, 2])], &["first LoKr factor of [2, 2, 3, 3]"]);
+    let tucker = |core: &'static [usize], says: &str| {
+        refused(&[("lokr_w1", &[2, 2]), ("lokr_t2", core), ("lokr_w2_a", &[3, 4]), ("lokr_w2_b", &[2, 5])], &[says]);
+    };
+    tucker(&[2, 3, 3, 3], "lokr_t2': shape [2, 3, 3, 3] does not fit its factors of [3, 4] and [2, 5]");
+    tucker(&[3, 2, 3], "lokr_t2': has shape [3, 2, 3], expected 4 extents");
+    let locon = |middle: &'static [usize], says: &str| {
+        refused(
+            &[("lora_down.weight", &[2, 4, 1, 1]), ("lora_up.weight", &[8, 2, 1, 1]), ("lora_mid.weight", middle)],
+            &[says, "lora_mid.weight'"],
+        );
+    };
+    locon(&[2, 3, 3, 3], "shape [2, 3, 3, 3] does not fit a first factor of [2, 4, 1, 1]");
+    locon(&[2, 2, 3, 30], "a window is 3x3 at most");
+
+    // Every tensor in turn with a NaN, and the file cut short.
+    let file = SafeTensors::open(fixture("lycoris.safetensors")).unwrap();
+    for (i, name) in file.names().enumerate() {
+        let e = message(changed(|t| {
+            let mut bytes = t.bytes.to_vec();
+            bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+            let spoiled = Tensor::raw(t.name.to_string(), t.dtype, &t.shape, bytes.leak());
+            Some(if t.name == name { spoiled } else { t })
+        }));
+        assert!(e.contains(&format!("'{name}': holds NaN (element 0)")), "{i}: {e}");
+    }
+    let bytes = std::fs::read(fixture("lycoris.safetensors")).unwrap();
+    for length in [0, 7, 8, 100, bytes.len() / 2, bytes.len() - 1] {
+        let cut = LoraFile::from_source(Source::from_bytes("cut.safetensors", &bytes[..length]), None);
+        assert!(message(cut).starts_with("cut.safetensors: "), "{length}");
+    }
+}
+
+#[test]
+fn other_adapters_and_families_are_named() {
+    let down = "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight";
+    for (end, says) in [
+        ("dora_scale", "is of DoRA, which rescales the whole weight beside changing it and so cannot be added to it"),
+        ("w_norm", "norm layers (w_norm)"),
+        ("oft_blocks", "an OFT"),
+        ("a1.weight", "a GLoRA"),
+    ] {
+        let name = format!("lora_unet_mid_block_attentions_0_proj_in.{end}");
+        let e = message(open(&halves(&[(down, &[2, 4]), (&name, &[1, 4])])));
+        assert!(e.contains(says) && e.contains(&name) && e.contains(": give a LoRA, LoCon, LoHa or LoKr"), "{e}");
+    }
+    let sd15 = portray::io::Checkpoint::open(golden("sd15")).unwrap().modules();
+    let text = sd15.text_encoder.iter().find(|(path, _)| path.ends_with("self_attn.q_proj")).unwrap();
+    let stem = format!("lora_te1_{}", text.0.replace('.', "_"));
+    let own = [format!("{stem}.lora_down.weight"), format!("{stem}.lora_up.weight")];
+    for (name, family) in [
+        ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lokr_w1", "Stable Diffusion XL"),
+        ("lora_te2_text_model_encoder_layers_0_mlp_fc1.hada_w1_a", "Stable Diffusion XL"),
+        ("lora_unet_joint_blocks_0_x_block_attn_qkv.lokr_w1", "Stable Diffusion 3"),
+        ("lycoris_single_transformer_blocks_0_attn_to_q.lokr_w1", "Flux"),
+        ("diffusion_model.double_blocks.0.img_attn.qkv.lokr_w1", "Flux"),
+        ("lycoris_transformer_blocks_0_attn_to_q.lokr_w1", "a diffusion transformer"),
+    ] {
+        // Alone, and beside layers of a text encoder that Stable Diffusion 1.x has too.
+        for beside in [false, true] {
+            let mut shapes: Vec<(&str, &[usize])> = vec![(name, &[2, 2])];
+            let (rows, columns) = ([text.1[0], 2], [2, text.1[1]]);
+            if beside {
+                shapes.extend([(own[0].as_str(), &columns[..]), (own[1].as_str(), &rows[..])]);
+            }
+            let file = open(&halves(&shapes)).unwrap();
+            if beside && family.starts_with("a ") {
+                continue;
+            }
+            let e = message(file.match_report(&sd15).check());
+            assert!(e.contains("LoRA of another model") && e.contains(&format!("made for {family}")), "{e}");
+            assert!(e.contains("Portray takes LoRAs of Stable Diffusion 1.x and 2.x"), "{e}");
+            let dir = tempfile::tempdir().unwrap();
+            let e = message(file.write(dir.path().join("o"), LoraFormat::Kohya));
+            assert!(e.contains(if family.starts_with("a ") { "nothing to write" } else { family }), "{e}");
+        }
+    }
+}
+
+/// Whatever is in a file, it is read or refused in one line, and what is read can be used.
+#[test]
+fn nothing_in_a_file_panics() {
+    let model = layers();
+    let try_out = |file: portray::Result<LoraFile>| -> bool {
+        let Ok(file) = file else {
+            message(file);
+            return false;
+        };
+        let report = file.match_report(&model);
+        drop(report.check());
+        let _ = (file.kinds(), file.rank(), file.parameters(), file.made_for());
+        for key in &report.matched {
+            let (shape, bias) = (&model.unet[&key.path], model.biases.get(key).copied().unwrap_or(0));
+            added(&file, key, shape, bias, 1.0);
+        }
+        drop(file.write(tempfile::tempdir().unwrap().path().join("o"), LoraFormat::Kohya));
+        true
+    };
+    let mut stream = Stream(7);
+    let bytes = std::fs::read(fixture("lycoris.safetensors")).unwrap();
+    for _ in 0..300 {
+        try_out(LoraFile::from_source(Source::from_bytes("m", stream.mutate(&bytes)), None));
+    }
+    const ENDS: [&str; 19] = [
+        "lora_down.weight",
+        "lora_up.weight",
+        "lora_mid.weight",
+        "hada_w1_a",
+        "hada_w1_b",
+        "hada_w2_a",
+        "hada_w2_b",
+        "hada_t1",
+        "hada_t2",
+        "lokr_w1",
+        "lokr_w1_a",
+        "lokr_w1_b",
+        "lokr_w2",
+        "lokr_w2_a",
+        "lokr_w2_b",
+        "lokr_t2",
+        "diff",
+        "diff_b",
+        "alpha",
+    ];
+    const GROUPS: [&[usize]; 7] =
+        [&[0, 1], &[0, 1, 2], &[3, 4, 5, 6], &[3, 4, 5, 6, 7, 8], &[9, 13, 14], &[9, 13, 14, 15], &[16, 17]];
+    let mut read = 0;
+    for _ in 0..600 {
+        let mut ends = GROUPS[stream.below(GROUPS.len())].to_vec();
+        if stream.below(4) == 0 {
+            ends.push(stream.below(ENDS.len()));
+        }
+        ends.sort_unstable();
+        ends.dedup();
+        let named: Vec<(String, Vec<usize>)> = ends
+            .iter()
+            .map(|&end| {
+                let usual = if [2, 7, 8, 15].contains(&end) { 4 } else { 2 };
+                let extents = [usual, usual, usual, usual, usual, usual, 4, 1, 3][stream.below(9)];
+                let shape = (0..extents).map(|_| [2, 2, 2, 2, 2, 2, 2, 2, 1, 3, 0][stream.below(11)]).collect();
+                let shape = if ENDS[end] == "alpha" { Vec::new() } else { shape };
+                (format!("lora_unet_mid_block_resnets_0_conv1.{}", ENDS[end]), shape)
+            })
+            .collect();
+        let shapes: Vec<_> = named.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
+        read += usize::from(try_out(open(&halves(&shapes))));
+    }
+    assert!(read > 20, "{read} of 600 could be read");
+}
