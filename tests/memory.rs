@@ -1,10 +1,13 @@
 //! What a job takes on the adapter, by wgpu's own report, is what its plan said.
 
+mod common;
+
 use std::path::Path;
 
 use portray::engine::{Engine, EngineOptions, PlanReport, plan_generate, plan_train};
 use portray::event::{Event, Flow};
-use portray::job::{GenerateJob, LoraArg, SamplingOptions, TrainJob};
+use portray::io::{Tensor, write_safetensors};
+use portray::job::{GenerateJob, LoraArg, Method, ModelOptions, SamplingOptions, TrainJob, WeightType};
 
 /// The highest report over a job's events.
 struct Peak<'a> {
@@ -57,7 +60,7 @@ fn peaks_are_as_planned() {
         out: lora.clone(),
         ..Default::default()
     };
-    let full = TrainJob { method: portray::job::Method::Full, out: folder.path().join("full"), ..train.clone() };
+    let full = TrainJob { method: Method::Full, out: folder.path().join("full"), ..train.clone() };
     let sampled = TrainJob { sample_prompts: vec!["a cat".into()], force: true, resolution: Some(96), ..train.clone() };
     let lean = TrainJob {
         optimizer: portray::train::Optimizer::AdamW8bit,
@@ -85,6 +88,120 @@ fn peaks_are_as_planned() {
     // Nothing of a job stays behind.
     let left = engine.gpu().allocated_bytes().expect("a report");
     assert!(left < 1 << 20, "{left} bytes are still allocated");
+}
+
+/// The model of full size that `PORTRAY_MODEL` names: `cargo xtask make-model sd2-base DIR` makes one.
+fn full_size() -> ModelOptions {
+    let model = std::env::var_os("PORTRAY_MODEL").expect("PORTRAY_MODEL: a Stable Diffusion 2 model of 512 pixels");
+    ModelOptions { model: Some(model.into()), ..Default::default() }
+}
+
+/// A picture at 512 pixels, one step.
+fn full_size_picture(dtype: WeightType, most: u64) {
+    let engine = pollster::block_on(Engine::request(&EngineOptions::default())).expect("an adapter");
+    let sampling = SamplingOptions { steps: Some(1), sampler: "euler".parse().ok(), ..Default::default() };
+    let model = ModelOptions { dtype, ..full_size() };
+    let job =
+        GenerateJob { prompts: vec!["a cat".into()], count: 1, model, sampling, strength: 1.0, ..Default::default() };
+    let plan = plan_generate(&job, engine.gpu().caps()).expect("a plan");
+    let mut peak = Peak { engine: &engine, bytes: 0 };
+    let made = pollster::block_on(engine.generate(&job, &mut |e| peak.hear(e))).expect("a picture");
+    let rgb = &made.pictures[0].rgb;
+    assert!(rgb.iter().max() > rgb.iter().min(), "a picture of one colour");
+    check(&format!("generate {dtype:?}"), peak.bytes, &plan).expect("as planned");
+    assert!(peak.bytes <= most, "{} bytes, at most {most}", peak.bytes);
+}
+
+/// One update at 512 pixels on a picture and a class picture, of random latents and hidden states.
+fn full_size_training(name: &str, change: impl Fn(&mut TrainJob), most: u64) {
+    let engine = pollster::block_on(Engine::request(&EngineOptions::default())).expect("an adapter");
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut random = common::Random::new(1);
+    let mut normal = |n: usize| (0..n).map(|_| random.normal() as f32).collect::<Vec<f32>>();
+    let (latent, context) = ([1, 4, 64, 64], [1, 77, 1024]);
+    let values: Vec<(String, Vec<f32>)> = ["instance", "prior"]
+        .iter()
+        .flat_map(|part| [(format!("0.{part}.latents"), normal(1 << 14)), (format!("0.{part}.noise"), normal(1 << 14))])
+        .collect();
+    let prompts = ["instance", "prior"].map(|part| (format!("context.{part}"), normal(77 * 1024)));
+    let mut tensors: Vec<Tensor> = values.iter().map(|(name, v)| Tensor::f32(name.clone(), &latent, v)).collect();
+    tensors.extend(prompts.iter().map(|(name, v)| Tensor::f32(name.clone(), &context, v)));
+    tensors.extend(["instance", "prior"].map(|part| Tensor::i64(format!("0.{part}.timesteps"), &[1], &[500])));
+    let replay = folder.path().join("replay.safetensors");
+    write_safetensors(&replay, &tensors, &Default::default()).expect("a replay file");
+    let mut job = TrainJob {
+        model: full_size(),
+        replay: Some(replay),
+        prior_weight: 1.0,
+        rank: 4,
+        batch: 1,
+        accumulate: 1,
+        max_grad_norm: 1.0,
+        steps: Some(1),
+        sample_every: 10,
+        out: folder.path().join("out"),
+        ..Default::default()
+    };
+    change(&mut job);
+    let planned = plan_train(
+        &TrainJob { replay: None, class_prompt: Some("a cat".into()), class_images: Some("x".into()), ..job.clone() },
+        engine.gpu().caps(),
+    );
+    let plan = planned.expect("a plan");
+    let mut peak = Peak { engine: &engine, bytes: 0 };
+    let trained = pollster::block_on(engine.train(&job, &mut |e| {
+        // Writing a whole model takes long and tells nothing.
+        let stop = matches!(e, Event::Step(_)) && job.method == Method::Full;
+        peak.hear(e);
+        if stop { Flow::Stop } else { Flow::Continue }
+    }));
+    println!(
+        "{name}: {:.2} GB were allocated, {:.2} GB planned",
+        peak.bytes as f64 / 1e9,
+        plan.peak_bytes as f64 / 1e9
+    );
+    trained.expect("a training");
+    check(name, peak.bytes, &plan).expect("as planned");
+    assert!(peak.bytes <= most, "{} bytes, at most {most}", peak.bytes);
+}
+
+#[test]
+#[ignore = "takes six minutes on two cores: PORTRAY_MODEL=DIR cargo test --release --test memory -- --ignored"]
+fn full_size_pictures_in_half_precision() {
+    full_size_picture(WeightType::F16, 2_300_000_000);
+}
+
+#[test]
+#[ignore = "takes six minutes on two cores"]
+fn full_size_pictures_in_eight_bits() {
+    full_size_picture(WeightType::Q8, 1_500_000_000);
+}
+
+#[test]
+#[ignore = "takes seven minutes on two cores"]
+fn full_size_lora_on_half_precision() {
+    full_size_training("LoRA, f16", |job| job.model.dtype = WeightType::F16, 3_000_000_000);
+}
+
+#[test]
+#[ignore = "takes seven minutes on two cores"]
+fn full_size_lora_on_eight_bits() {
+    full_size_training("LoRA, q8", |job| job.model.dtype = WeightType::Q8, 2_100_000_000);
+}
+
+#[test]
+#[ignore = "takes ten minutes on two cores, and 15 GB"]
+fn full_size_fine_tuning() {
+    full_size_training("full", |job| job.method = Method::Full, 15_000_000_000);
+}
+
+#[test]
+#[ignore = "takes fifteen minutes on two cores, and 9 GB"]
+fn full_size_lean_fine_tuning() {
+    let lean = |job: &mut TrainJob| {
+        (job.method, job.optimizer, job.fused_update) = (Method::Full, portray::train::Optimizer::AdamW8bit, true);
+    };
+    full_size_training("full, lean", lean, 9_000_000_000);
 }
 
 #[test]

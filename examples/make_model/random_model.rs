@@ -25,9 +25,7 @@ impl RandomModel {
     /// `sd15`, `sd2-base`, `sd21` (768 pixels, velocities), `turbo`, or one of their small siblings.
     pub fn named(name: &str, seed: u64) -> Option<RandomModel> {
         let (flavour, template) = match name {
-            "sd15" | "tiny-sd1" => {
-                (TextFlavour::Clip, include_str!("../../src/io/checkpoints/original/sd1.json"))
-            }
+            "sd15" | "tiny-sd1" => (TextFlavour::Clip, include_str!("../../src/io/checkpoints/original/sd1.json")),
             "sd2-base" | "sd21" | "turbo" | "tiny-sd2" => {
                 (TextFlavour::OpenClip, include_str!("../../src/io/checkpoints/original/sd2.json"))
             }

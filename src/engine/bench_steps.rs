@@ -50,11 +50,7 @@ fn row(name: String, seconds: f64, flops: u64, share: Option<f64>) -> BenchRow {
 
 impl Engine {
     /// A guided UNet step and a LoRA training step (one picture and one class picture) of a model.
-    pub async fn bench_steps(
-        &self,
-        options: &ModelOptions,
-        add: &mut dyn FnMut(BenchRow) -> Flow,
-    ) -> Result<()> {
+    pub async fn bench_steps(&self, options: &ModelOptions, add: &mut dyn FnMut(BenchRow) -> Flow) -> Result<()> {
         let mut silent = |_| Flow::Continue;
         let model = Model::open(options, &[], &mut silent)?;
         let planning = self.planning();

@@ -165,12 +165,7 @@ pub(crate) struct TrainPlans {
 }
 
 impl TrainPlans {
-    pub(crate) fn new(
-        job: &TrainJob,
-        model: &Model,
-        set: &TrainingSet,
-        planning: Planning<'_>,
-    ) -> Result<TrainPlans> {
+    pub(crate) fn new(job: &TrainJob, model: &Model, set: &TrainingSet, planning: Planning<'_>) -> Result<TrainPlans> {
         let side = job.side(model)?;
         let prompts = set.prompts.len() + 1 + usize::from(job.class_prompt.is_some()) + job.sample_prompts.len();
         let mut sizes = set.sizes.iter().map(|size| size.map(|n| n / model.factor())).map(|[w, h]| [h, w]);

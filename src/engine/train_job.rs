@@ -95,7 +95,8 @@ impl TrainJob {
         }
         match self.method {
             Method::Full => {
-                let unused = [("--optimizer adamw8bit", !self.optimizer.packed()), ("--fused-update", !self.fused_update)];
+                let unused =
+                    [("--optimizer adamw8bit", !self.optimizer.packed()), ("--fused-update", !self.fused_update)];
                 ways.extend(unused.iter().filter(|(_, unused)| *unused).map(|(option, _)| *option));
                 ways.push("--method lora");
             }

@@ -66,8 +66,8 @@ impl TrainJob {
     /// Opens the job's pictures and their captions.
     ///
     /// # Errors
-    /// [`Error::File`] for a picture or caption that cannot be read, and for a picture that neither a caption nor
-    /// `--prompt` describes.
+    /// [`Error::File`] for a picture or caption that cannot be read, [`Error::Usage`] for a picture that neither a caption
+    /// nor `--prompt` describes.
     pub(crate) fn training_set(&self, model: &Model) -> Result<TrainingSet> {
         let side = self.side(model)?;
         let prompt = self.prompt.clone().filter(|p| !p.trim().is_empty());
@@ -76,7 +76,12 @@ impl TrainJob {
         };
         let paths = io::list_pictures(folder)?;
         let pictures = paths.iter().map(io::Picture::open).collect::<Result<Vec<_>>>()?;
-        let mut set = TrainingSet { pictures, sizes: Vec::new(), prompts: Vec::new(), ..TrainingSet::square(side, String::new()) };
+        let mut set = TrainingSet {
+            pictures,
+            sizes: Vec::new(),
+            prompts: Vec::new(),
+            ..TrainingSet::square(side, String::new())
+        };
         for (picture, path) in set.pictures.iter().zip(&paths) {
             let size = match self.buckets {
                 true => bucket([picture.width, picture.height], side, model.factor()),
@@ -96,7 +101,8 @@ impl TrainJob {
 fn undescribed(path: &Path) -> Error {
     let caption = path.with_extension("txt");
     let name = caption.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    Error::file(path, format!("nothing says what it shows: give --prompt \"a sks dog\", or a caption in {name}"))
+    let path = path.display();
+    Error::Usage(format!("nothing says what {path} shows: give --prompt \"a sks dog\", or a caption in {name}"))
 }
 
 /// Where `item` is in `list`, which gets it if it lacks it.
@@ -107,16 +113,15 @@ fn place<T: PartialEq>(list: &mut Vec<T>, item: T) -> usize {
     })
 }
 
-/// Width and height for a picture of `size`: of at most `side` x `side` pixels, nearest to its aspect, and of those the
-/// largest. Sides are steps of an eighth of `side` (64 pixels at 512), from half of it to twice.
+/// Width and height for a picture of `size`: of those that fill `side` x `side` pixels as well as they can, the one
+/// nearest to its aspect. Sides are steps of an eighth of `side` (64 pixels at 512), from half of it to twice.
 fn bucket(size: [usize; 2], side: usize, factor: usize) -> [usize; 2] {
     let step = (side / 8 / factor).max(1) * factor;
+    let widths = (1..=side * 2 / step).map(|n| n * step).filter(|w| 2 * w >= side);
+    let all = widths.map(|w| [w, side * side / w / step * step]).filter(|[_, h]| *h > 0);
     let aspect = |[w, h]: [usize; 2]| (w as f64 / h as f64).ln();
-    let sides: Vec<usize> = (1..=side * 2 / step).map(|n| n * step).filter(|n| 2 * n >= side).collect();
-    let all = sides.iter().flat_map(|&w| sides.iter().map(move |&h| [w, h])).filter(|[w, h]| w * h <= side * side);
-    let off = |candidate: [usize; 2]| (aspect(candidate) - aspect(size)).abs();
-    let better = |a: &[usize; 2], b: &[usize; 2]| off(*a).total_cmp(&off(*b)).then((b[0] * b[1]).cmp(&(a[0] * a[1])));
-    all.min_by(better).unwrap_or([side, side])
+    let off = |candidate: &[usize; 2]| (aspect(*candidate) - aspect(size)).abs();
+    all.min_by(|a, b| off(a).total_cmp(&off(b))).unwrap_or([side, side])
 }
 
 #[cfg(test)]
@@ -124,13 +129,13 @@ mod tests {
     use super::bucket;
 
     #[test]
-    fn a_bucket_has_the_picture_s_aspect_and_no_more_pixels() {
+    fn a_bucket_has_about_the_aspect_and_no_more_pixels() {
         assert_eq!(bucket([1000, 1000], 512, 8), [512, 512]);
-        assert_eq!(bucket([3000, 2000], 512, 8), [576, 384]);
-        assert_eq!(bucket([2000, 3000], 512, 8), [384, 576]);
-        assert_eq!(bucket([1920, 1080], 768, 8), [1056, 576]);
+        assert_eq!(bucket([3000, 2000], 512, 8), [640, 384]);
+        assert_eq!(bucket([2000, 3000], 512, 8), [384, 640]);
+        assert_eq!(bucket([1920, 1080], 768, 8), [960, 576]);
         assert_eq!(bucket([10, 20_000], 512, 8), [256, 1024]);
-        assert_eq!(bucket([64, 48], 64, 4), [64, 48]);
+        assert_eq!(bucket([64, 48], 64, 4), [72, 56]);
         for side in [64, 256, 512, 768] {
             for w in (1..40).map(|i| i * 37) {
                 let [a, b] = bucket([w, 700], side, 8);

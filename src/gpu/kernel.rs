@@ -201,7 +201,9 @@ fn accessors(h: &mut String, b: &BindingSpec, var: &str, vec4: bool) {
         ),
         // Seventeen words a block: its scale and sixteen of four bytes.
         (DType::Q8, _) => (
-            format!("bitcast<f32>({var}[(i >> 6u) * 17u]) * unpack4x8snorm({var}[(i >> 6u) * 17u + 1u + ((i >> 2u) & 15u)])[i & 3u]"),
+            format!(
+                "bitcast<f32>({var}[(i >> 6u) * 17u]) * unpack4x8snorm({var}[(i >> 6u) * 17u + 1u + ((i >> 2u) & 15u)])[i & 3u]"
+            ),
             format!("bitcast<f32>({var}[(i >> 4u) * 17u]) * unpack4x8snorm({var}[(i >> 4u) * 17u + 1u + (i & 15u)])"),
         ),
         (DType::F16, true) => (

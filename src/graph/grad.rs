@@ -35,7 +35,8 @@ pub fn grad(
     let mut whole: HashMap<NodeId, Vec<usize>> = HashMap::new();
     for (i, t) in wrt.iter().enumerate() {
         let first = g.nodes[..forward].iter().position(|node| node.inputs.contains(t));
-        let first = first.ok_or_else(|| Error::op("grad", format!("the loss does not depend on {}", g.info(*t).name)))?;
+        let first =
+            first.ok_or_else(|| Error::op("grad", format!("the loss does not depend on {}", g.info(*t).name)))?;
         whole.entry(first).or_default().push(i);
     }
     let mut grads: HashMap<Tensor, Tensor> = HashMap::new();

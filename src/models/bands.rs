@@ -84,7 +84,13 @@ impl<'m> Bands<'m> {
             return Err(Error::op("bands", format!("x is {}: expected [n, h, w, c]", g.shape(x))));
         };
         let shape = [n, h, w, c];
-        Ok(Bands { shape, band, row: row_bytes(shape), kept: bytes(shape), make: Rc::new(move |g, rows| rows_of(g, x, rows)) })
+        Ok(Bands {
+            shape,
+            band,
+            row: row_bytes(shape),
+            kept: bytes(shape),
+            make: Rc::new(move |g, rows| rows_of(g, x, rows)),
+        })
     }
 
     fn ranges(&self) -> impl Iterator<Item = Range<usize>> + use<> {

@@ -41,7 +41,12 @@ impl Given {
     /// Extents.
     pub fn shape(&self) -> &Shape {
         match self {
-            Given::Normal(s, _) | Given::Half(s, _) | Given::Block8(s, _) | Given::Moments(s) | Given::Uniform(s, ..) | Given::Ids(s, _) => s,
+            Given::Normal(s, _)
+            | Given::Half(s, _)
+            | Given::Block8(s, _)
+            | Given::Moments(s)
+            | Given::Uniform(s, ..)
+            | Given::Ids(s, _) => s,
         }
     }
 

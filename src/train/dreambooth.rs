@@ -82,7 +82,7 @@ pub struct TrainPlan {
     /// The same, adding to the gradients, where an update has several; fused, the pass that updates.
     pub next: Option<Plan>,
     /// Both for each other size of pictures.
-    pub(super) more: Vec<(Plan, Option<Plan>)>,
+    pub(super) more: Vec<(Plan, Option<Plan>, Inputs)>,
     pub(super) inputs: Inputs,
     pub(super) groups: Vec<Group>,
     /// Every parameter of the models, frozen ones too.
@@ -126,26 +126,25 @@ impl TrainPlan {
             (false, true) => (Pass::Store, Some(Pass::Accumulate)),
             (false, false) => (Pass::Store, None),
         };
-        let (first, mut inputs, groups, params) = micro_step(setup, passes.0, setup.latent)?;
-        let next = passes.1.map(|pass| micro_step(setup, pass, setup.latent)).transpose()?;
-        if let (Some((_, norm)), Some((_, again, ..))) = (&inputs.fused, &next) {
-            // Both passes record the same inputs; the norm is the first one's.
-            inputs.fused = again.fused.clone().map(|(update, _)| (update, *norm));
-        }
         let plan = |g: &Graph| Plan::new(g, caps, variants, &PlanOptions::default());
-        let next = next.as_ref().map(|(g, ..)| plan(g)).transpose()?;
+        // Both passes record the same up to the gradients, so the handles of one are those of the other.
+        let both = |latent: [usize; 3]| -> Result<_> {
+            let (first, inputs, groups, params) = micro_step(setup, passes.0, latent)?;
+            let next = passes.1.map(|pass| plan(&micro_step(setup, pass, latent)?.0)).transpose()?;
+            Ok((plan(&first)?, next, inputs, groups, params))
+        };
+        let (first, next, inputs, groups, params) = both(setup.latent)?;
         let mut more = Vec::with_capacity(setup.more_sizes.len());
         for &[h, w] in &setup.more_sizes {
-            // Recorded in the same order, so that every handle is the same as in the first.
-            let planned = |pass| plan(&micro_step(setup, pass, [h, w, setup.latent[2]])?.0);
-            more.push((planned(passes.0)?, passes.1.map(planned).transpose()?));
+            let (first, next, inputs, ..) = both([h, w, setup.latent[2]])?;
+            more.push((first, next, inputs));
         }
-        Ok(TrainPlan { setup: setup.clone(), first: plan(&first)?, next, more, inputs, groups, params })
+        Ok(TrainPlan { setup: setup.clone(), first, next, more, inputs, groups, params })
     }
 
     /// The plans of both passes or kinds of micro-batch, for every size of pictures.
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
-        let more = self.more.iter().flat_map(|(first, next)| std::iter::once(first).chain(next));
+        let more = self.more.iter().flat_map(|(first, next, _)| std::iter::once(first).chain(next));
         std::iter::once(&self.first).chain(&self.next).chain(more)
     }
 

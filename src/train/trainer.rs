@@ -21,7 +21,6 @@ pub struct Trainer {
     captions: Option<Conditioning>,
     /// Clips and applies stored gradients; `None` where the passes themselves update.
     update: Option<Update>,
-    at: Inputs,
     groups: Vec<Group>,
     vectors: Vec<Vector>,
 }
@@ -29,6 +28,7 @@ pub struct Trainer {
 struct Passes {
     first: Session,
     next: Option<Session>,
+    at: Inputs,
 }
 
 struct Update {
@@ -102,19 +102,18 @@ impl Trainer {
             pool.reserve(gpu, arena)?;
         }
         let mut passes = Vec::with_capacity(1 + plan.more.len());
-        for (first, next) in std::iter::once((plan.first, plan.next)).chain(plan.more) {
+        for (first, next, at) in std::iter::once((plan.first, plan.next, plan.inputs)).chain(plan.more) {
             let next = match next {
                 Some(next) => Some(Session::new(gpu, next, pool, store).await?),
                 None => None,
             };
-            passes.push(Passes { first: Session::new(gpu, first, pool, store).await?, next });
+            passes.push(Passes { first: Session::new(gpu, first, pool, store).await?, next, at });
         }
         let update = match update {
             Some((plan, at, norm)) => Some(Update { session: Session::new(gpu, plan, pool, store).await?, at, norm }),
             None => None,
         };
-        let (at, groups, setup) = (plan.inputs, plan.groups, plan.setup);
-        Ok(Trainer { passes, captions: None, update, at, groups, vectors, setup })
+        Ok(Trainer { passes, captions: None, update, groups: plan.groups, vectors, setup: plan.setup })
     }
 
     /// Sets the prompts: the instances' and the class's, or with captions all that micro-batches number.
@@ -123,11 +122,12 @@ impl Trainer {
             self.captions = Some(prompts);
             return Ok(());
         }
-        let sessions = self.passes.iter().flat_map(|p| std::iter::once(&p.first).chain(&p.next));
-        for session in sessions {
-            match &prompts {
-                Conditioning::Context(hidden, _) => session.write(self.at.prompt, hidden)?,
-                Conditioning::Ids(ids, _) => session.write_ids(self.at.prompt, ids)?,
+        for Passes { first, next, at } in &self.passes {
+            for session in std::iter::once(first).chain(next) {
+                match &prompts {
+                    Conditioning::Context(hidden, _) => session.write(at.prompt, hidden)?,
+                    Conditioning::Ids(ids, _) => session.write_ids(at.prompt, ids)?,
+                }
             }
         }
         Ok(())
@@ -139,16 +139,16 @@ impl Trainer {
 
     /// One optimizer update on `batches`, the `step`-th from 0; `rates` are the learning rates of UNet and text encoder.
     pub async fn step(&self, batches: &[MicroBatch], step: usize, rates: [f64; 2]) -> Result<UpdateReport> {
-        if let Some((update, norm)) = &self.at.fused {
-            return self.fused_step(batches, step, rates, update, *norm).await;
+        if self.setup.fused {
+            return self.fused_step(batches, step, rates).await;
         }
         let mut errors = Vec::with_capacity(batches.len());
         for (i, batch) in batches.iter().enumerate() {
-            let Passes { first, next } = self.passes(batch)?;
+            let Passes { first, next, at } = self.passes(batch)?;
             let session = if i == 0 { first } else { next.as_ref().unwrap_or(first) };
-            self.write(session, batch, batches.len())?;
+            self.write(session, at, batch, batches.len())?;
             session.run()?;
-            errors.push(session.read(self.at.errors).await?);
+            errors.push(session.read(at.errors).await?);
         }
         let Some(Update { session, at, norm }) = &self.update else {
             return Err(Error::op("train", "has no update"));
@@ -160,24 +160,18 @@ impl Trainer {
     }
 
     /// Backward twice: for the norm, then layer by layer.
-    async fn fused_step(
-        &self,
-        batches: &[MicroBatch],
-        step: usize,
-        rates: [f64; 2],
-        update: &UpdateInputs,
-        norm: Tensor,
-    ) -> Result<UpdateReport> {
+    async fn fused_step(&self, batches: &[MicroBatch], step: usize, rates: [f64; 2]) -> Result<UpdateReport> {
         let one = || Error::op("train", "a fused update takes one batch");
         let [batch] = batches else { return Err(one()) };
-        let Passes { first, next: Some(second) } = self.passes(batch)? else { return Err(one()) };
+        let Passes { first, next: Some(second), at } = self.passes(batch)? else { return Err(one()) };
+        let Some((update, norm)) = &at.fused else { return Err(one()) };
         for session in [first, second] {
-            self.write(session, batch, 1)?;
+            self.write(session, at, batch, 1)?;
             self.write_update(session, update, step, rates)?;
         }
         first.run()?;
-        let grad_norm = first.read(norm).await?.first().copied().unwrap_or(f32::NAN);
-        let errors = vec![first.read(self.at.errors).await?];
+        let grad_norm = first.read(*norm).await?.first().copied().unwrap_or(f32::NAN);
+        let errors = vec![first.read(at.errors).await?];
         // A step that failed must not reach the weights: the caller stops at what is not finite.
         if grad_norm.is_finite() {
             second.run()?;
@@ -185,25 +179,26 @@ impl Trainer {
         Ok(UpdateReport { errors, grad_norm })
     }
 
-    fn write(&self, session: &Session, batch: &MicroBatch, batches: usize) -> Result<()> {
+    fn write(&self, session: &Session, at: &Inputs, batch: &MicroBatch, batches: usize) -> Result<()> {
         let weights: Vec<f32> = batch.weights.iter().map(|w| w / batches as f32).collect();
         let rows = |width: usize| batch.prompts.iter().map(move |&i| i * width..(i + 1) * width);
         let unknown = || Error::op("train", "a sample of a prompt that was not set");
         match &self.captions {
             None => {}
             Some(Conditioning::Context(hidden, tokens)) => {
-                let rows = rows(tokens * self.setup.unet.cross_attention_dim.get(0)).map(|row| hidden.get(row).ok_or_else(unknown));
-                session.write(self.at.prompt, &rows.collect::<Result<Vec<_>>>()?.concat())?;
+                let rows = rows(tokens * self.setup.unet.cross_attention_dim.get(0))
+                    .map(|row| hidden.get(row).ok_or_else(unknown));
+                session.write(at.prompt, &rows.collect::<Result<Vec<_>>>()?.concat())?;
             }
             Some(Conditioning::Ids(ids, tokens)) => {
                 let rows = rows(*tokens).map(|row| ids.get(row).ok_or_else(unknown));
-                session.write_ids(self.at.prompt, &rows.collect::<Result<Vec<_>>>()?.concat())?;
+                session.write_ids(at.prompt, &rows.collect::<Result<Vec<_>>>()?.concat())?;
             }
         }
-        session.write(self.at.noisy, &batch.noisy)?;
-        session.write(self.at.target, &batch.target)?;
-        session.write(self.at.timesteps, &batch.timesteps)?;
-        session.write(self.at.weights, &weights)
+        session.write(at.noisy, &batch.noisy)?;
+        session.write(at.target, &batch.target)?;
+        session.write(at.timesteps, &batch.timesteps)?;
+        session.write(at.weights, &weights)
     }
 
     fn write_update(&self, session: &Session, at: &UpdateInputs, step: usize, rates: [f64; 2]) -> Result<()> {

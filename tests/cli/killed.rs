@@ -55,7 +55,8 @@ fn a_killed_fused_training_resumes_to_the_same_bytes() {
     assert!(!child.wait().unwrap().success());
     refused(dir.path(), &format!("{train} --out parts --resume").replace("8bit", ""), 1, &["--optimizer"]);
     works(dir.path(), &format!("{train} --out parts --resume"));
-    let read = |name: &str| std::fs::read(dir.path().join(name).join("unet/diffusion_pytorch_model.safetensors")).unwrap();
+    let read =
+        |name: &str| std::fs::read(dir.path().join(name).join("unet/diffusion_pytorch_model.safetensors")).unwrap();
     assert_eq!(read("whole"), read("parts"));
     refused(dir.path(), &format!("{train} --out other --accumulate 2"), 2, &["--fused-update", "--accumulate 2"]);
 }

@@ -1,6 +1,7 @@
 //! The built `portray` as a user runs it: exit codes, one-line errors, nothing half-written.
 
 mod bad_input;
+mod captions;
 #[path = "../common/mod.rs"]
 mod common;
 mod golden;

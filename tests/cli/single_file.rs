@@ -20,9 +20,11 @@ fn single_file_and_folder_give_the_same_latents() {
         assert_eq!(read(format!("{name}-a.safetensors")), read(format!("{name}-b.safetensors")), "{name}");
     }
     // What the file does not say is seen from one prediction, and said.
-    let output = works(at, "generate cat --model tiny-sd2.safetensors --steps 1 --width 32 --height 32 --out probed.png");
+    let output =
+        works(at, "generate cat --model tiny-sd2.safetensors --steps 1 --width 32 --height 32 --out probed.png");
     assert!(stderr(&output).contains("tiny-sd2.safetensors seems to predict"), "{}", stderr(&output));
-    let output = works(at, "generate cat --model tiny-sd1.safetensors --steps 1 --width 32 --height 32 --out known.png");
+    let output =
+        works(at, "generate cat --model tiny-sd1.safetensors --steps 1 --width 32 --height 32 --out known.png");
     assert!(!stderr(&output).contains("seems to predict"), "{}", stderr(&output));
 
     let said = stdout(&works(at, "inspect tiny-sd2.safetensors"));

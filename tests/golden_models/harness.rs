@@ -96,7 +96,9 @@ impl Golden {
             let module = key.trim_end_matches(".weight");
             let factor = |name| loras.merged.get(&format!("lora.{module}.{name}"));
             match (factor("down"), factor("up")) {
-                (Some(down), Some(up)) => lora::merge(values, shape, 0..shape[0], &down.values, &up.values, loras.scale),
+                (Some(down), Some(up)) => {
+                    lora::merge(values, shape, 0..shape[0], &down.values, &up.values, loras.scale)
+                }
                 _ => Ok(()),
             }
         };
@@ -113,13 +115,7 @@ impl Golden {
     }
 
     /// Puts weights and adapters into `store`.
-    pub fn load(
-        &self,
-        store: &mut Store,
-        params: &[Param],
-        loras: &Loras,
-        patch: Patch<'_>,
-    ) -> portray::Result<()> {
+    pub fn load(&self, store: &mut Store, params: &[Param], loras: &Loras, patch: Patch<'_>) -> portray::Result<()> {
         let rows = |key: &str, shape: &[usize], rows: std::ops::Range<usize>| {
             let mut tensor = self.source(key, shape)?;
             patch(key, shape, tensor.values.to_mut())?;

@@ -47,7 +47,9 @@ fn every_name_of_both_layouts_is_known_both_ways() {
         assert_eq!(found.len(), if third.is_some() { 3 } else { 1 }, "{original}");
         assert_eq!(table.original(&canonical), Some((original, third)), "{part} {canonical}");
     }
-    for stray in ["alphas_cumprod", "model_ema.decay", "cond_stage_model.model.logit_scale", "model.diffusion_model.x.y"] {
+    for stray in
+        ["alphas_cumprod", "model_ema.decay", "cond_stage_model.model.logit_scale", "model.diffusion_model.x.y"]
+    {
         assert!(tables.values().all(|table| table.canonical(stray).is_empty()), "{stray}");
     }
     assert!(tables["openclip"].canonical("cond_stage_model.model.transformer.resblocks.23.ln_1.weight").is_empty());
@@ -60,9 +62,12 @@ fn our_models_ask_for_exactly_these_names() {
     let sd1 = template(include_str!("../../src/io/checkpoints/original/sd1.json"));
     let sd2 = template(include_str!("../../src/io/checkpoints/original/sd2.json"));
     let mut asked: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
-    for (part, folder, configs) in
-        [("unet", "unet", &sd2), ("vae", "vae", &sd1), ("clip", "text_encoder", &sd1), ("openclip", "text_encoder", &sd2)]
-    {
+    for (part, folder, configs) in [
+        ("unet", "unet", &sd2),
+        ("vae", "vae", &sd1),
+        ("clip", "text_encoder", &sd1),
+        ("openclip", "text_encoder", &sd2),
+    ] {
         let scope = Scope::new(folder, Settings { mode: Mode::Training, ..Settings::default() });
         let text = configs[folder].to_string();
         match part {
@@ -70,7 +75,8 @@ fn our_models_ask_for_exactly_these_names() {
             "vae" => drop(Vae::new(&scope, VaeConfig::parse(part, &text).unwrap()).unwrap()),
             _ => drop(TextEncoder::new(&scope, TextEncoderConfig::parse(part, &text).unwrap()).unwrap()),
         }
-        let keys = scope.params().into_iter().flat_map(|p| p.sources).map(|s| s.key.split_once('.').unwrap().1.to_owned());
+        let keys =
+            scope.params().into_iter().flat_map(|p| p.sources).map(|s| s.key.split_once('.').unwrap().1.to_owned());
         asked.insert(part, keys.collect());
     }
     let mut known: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
@@ -117,11 +123,7 @@ fn a_single_file_is_the_folder() {
 }
 
 /// The tensors of a tiny second-generation file, changed by `change`, with `metadata`.
-fn changed(
-    path: &Path,
-    metadata: &[(&str, &str)],
-    change: impl Fn(&mut Vec<Tensor<'static>>),
-) -> std::path::PathBuf {
+fn changed(path: &Path, metadata: &[(&str, &str)], change: impl Fn(&mut Vec<Tensor<'static>>)) -> std::path::PathBuf {
     let source = path.join("source.safetensors");
     if !source.exists() {
         RandomModel::named("tiny-sd2", 1).unwrap().write_file(&source).unwrap();
@@ -193,7 +195,8 @@ fn other_files_are_refused_as_what_they_are() {
     let lost = |name: &str| message(Checkpoint::open(changed(dir.path(), &[], |t| t.retain(|t| t.name != name))));
     let conv = "model.diffusion_model.input_blocks.1.0.in_layers.2.weight";
     assert!(lost(conv).contains(&format!("has no tensor '{conv}'")), "{}", lost(conv));
-    let part = Checkpoint::open(changed(dir.path(), &[], |t| t.retain(|t| t.name != "first_stage_model.quant_conv.bias")));
+    let part =
+        Checkpoint::open(changed(dir.path(), &[], |t| t.retain(|t| t.name != "first_stage_model.quant_conv.bias")));
     let e = message(part.unwrap().part(Part::Vae).get("quant_conv.bias"));
     assert!(e.contains("lacks tensor 'first_stage_model.quant_conv.bias': get the complete checkpoint"), "{e}");
     let reshaped = |name: &str, shape: &[usize]| {

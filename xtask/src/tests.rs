@@ -8,7 +8,9 @@ use crate::install::{self, Installed};
 use crate::{Failure, cargo, root};
 
 /// Integration tests that need no second driver: those without an adapter, and what only wgpu's allocator decides.
-const ONE_DRIVER: &[&str] = &["layers", "shaders", "plan", "io", "diffusion", "memory"];
+const ONE_DRIVER: &[&str] = &["layers", "shaders", "plan", "io", "diffusion", "memory", "published_models"];
+/// Tests within the others that a second driver can tell nothing new.
+const ONCE: &[&str] = &["captions::", "single_file::", "lycoris::"];
 
 const SWIFTSHADER: &str = "/usr/lib/chromium/vk_swiftshader_icd.json";
 const WASM: &str = "wasm32-unknown-unknown";
@@ -72,6 +74,8 @@ pub fn run() -> Result<(), Failure> {
     let names = gpu_tests();
     let mut again = vec!["test", "--release", "--quiet", "--no-fail-fast"];
     again.extend(names.iter().flat_map(|name| ["--test", name]));
+    again.push("--");
+    again.extend(ONCE.iter().flat_map(|name| ["--skip", name]));
     summary.step("GPU tests, SwiftShader", || if names.is_empty() { Outcome::Passed } else { on(swiftshader, &again) });
     summary.print()
 }

@@ -36,7 +36,8 @@ impl Weights {
     /// The tensors of `files` under diffusers' names.
     pub(super) fn new(part: Part, location: String, config: Source, files: Vec<SafeTensors>) -> Result<Weights> {
         let json = object(&config)?;
-        let index = index(part, &files, |stored| canonical(part, stored).map(|name| (name, None)).into_iter().collect())?;
+        let index =
+            index(part, &files, |stored| canonical(part, stored).map(|name| (name, None)).into_iter().collect())?;
         Ok(Weights { part, location, config: json, config_source: config, files, index, names: None })
     }
 
@@ -112,16 +113,14 @@ impl Weights {
     /// # Errors
     /// [`Error::File`] naming the part's folder and the tensor.
     pub fn get(&self, name: &str) -> Result<Tensor<'_>> {
-        self.find(name).ok_or_else(|| {
-            match self.names.as_ref().and_then(|names| names.original(name)) {
-                Some((original, _)) => {
-                    Error::file(&self.location, format!("lacks tensor '{original}': get the complete checkpoint"))
-                }
-                None => Error::file(
-                    &self.location,
-                    format!("the weights have no tensor '{name}': config.json and weights differ"),
-                ),
+        self.find(name).ok_or_else(|| match self.names.as_ref().and_then(|names| names.original(name)) {
+            Some((original, _)) => {
+                Error::file(&self.location, format!("lacks tensor '{original}': get the complete checkpoint"))
             }
+            None => Error::file(
+                &self.location,
+                format!("the weights have no tensor '{name}': config.json and weights differ"),
+            ),
         })
     }
 

@@ -24,9 +24,8 @@ pub fn structure(file: &SafeTensors, text: TextFlavour) -> Result<Structure> {
         let message = format!("has {inputs} input blocks with {} downsamplers: no Stable Diffusion UNet", downs.len());
         return Err(Error::file(file.name(), message));
     }
-    let has_attention = |block: usize| {
-        file.contains(&format!("{unet}output_blocks.{}.1.proj_in.weight", block * (unet_layers + 1)))
-    };
+    let has_attention =
+        |block: usize| file.contains(&format!("{unet}output_blocks.{}.1.proj_in.weight", block * (unet_layers + 1)));
     let unet_plain = (0..unet_blocks).take_while(|&block| !has_attention(block)).count();
     let vae = prefix(Part::Vae, text);
     let text_layers = match text {
@@ -72,8 +71,8 @@ impl Configs {
             TextFlavour::Clip => include_str!("sd1.json"),
             TextFlavour::OpenClip => include_str!("sd2.json"),
         };
-        let mut template: Value =
-            serde_json::from_str(template).map_err(|e| Error::file(file.name(), format!("configuration template: {e}")))?;
+        let mut template: Value = serde_json::from_str(template)
+            .map_err(|e| Error::file(file.name(), format!("configuration template: {e}")))?;
         let mut take = |name: &str| template.get_mut(name).map(Value::take).unwrap_or_default();
         let (unet, vae, text) = (take("unet"), take("vae"), take("text_encoder"));
         let (model_index, scheduler) = (take("model_index"), take("scheduler"));
@@ -119,7 +118,8 @@ fn stated_prediction(file: &SafeTensors) -> Option<bool> {
     if file.contains("v_pred") {
         return Some(true);
     }
-    let stated = ["modelspec.prediction_type", "ss_v_parameterization"].iter().find_map(|key| file.metadata().get(*key))?;
+    let stated =
+        ["modelspec.prediction_type", "ss_v_parameterization"].iter().find_map(|key| file.metadata().get(*key))?;
     match stated.to_lowercase().as_str() {
         "v" | "v_prediction" | "velocity" | "true" => Some(true),
         "epsilon" | "eps" | "noise" | "false" => Some(false),
@@ -167,7 +167,8 @@ fn unet_fields(shapes: &Shapes<'_>, structure: &Structure) -> Result<Value> {
         return Err(Error::file(shapes.file.name(), "its UNet has no attention: no Stable Diffusion model"));
     };
     let attention = format!("down_blocks.{first}.attentions.0");
-    let depth = (0..).take_while(|i| shapes.find(&format!("{attention}.transformer_blocks.{i}.norm1.weight")).is_some());
+    let depth =
+        (0..).take_while(|i| shapes.find(&format!("{attention}.transformer_blocks.{i}.norm1.weight")).is_some());
     let depth = depth.count().max(1);
     let heads = match structure.text {
         TextFlavour::Clip => json!(8),

@@ -6,7 +6,8 @@ use super::names::{TextFlavour, prefix};
 use crate::error::{Error, Result};
 use crate::io::{Part, SafeTensors, Source};
 
-const TAKES: &str = "Portray takes Stable Diffusion 1.x and 2.x (also Turbo), as a diffusers folder or as one .safetensors file";
+const TAKES: &str =
+    "Portray takes Stable Diffusion 1.x and 2.x (also Turbo), as a diffusers folder or as one .safetensors file";
 
 /// A mark in tensor names, and what holds it.
 const FOREIGN: [(&str, &str); 22] = [
@@ -77,7 +78,8 @@ pub fn flavour(file: &SafeTensors) -> Result<TextFlavour> {
             (prefix(Part::Vae, TextFlavour::Clip), "an autoencoder alone"),
             ("diffusion_model.", "a UNet alone"),
         ];
-        let what = parts.iter().find(|(mark, _)| starts(mark)).map_or("no Stable Diffusion checkpoint", |(_, what)| what);
+        let what =
+            parts.iter().find(|(mark, _)| starts(mark)).map_or("no Stable Diffusion checkpoint", |(_, what)| what);
         return refuse(format!("is {what}; {TAKES}"));
     }
     let input = format!("{unet}input_blocks.0.0.weight");

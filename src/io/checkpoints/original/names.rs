@@ -49,7 +49,8 @@ pub struct Names {
 impl Names {
     /// The names of `part` of a model of that structure.
     pub fn new(part: Part, structure: &Structure) -> Names {
-        let mut names = Names { prefix: prefix(part, structure.text), originals: HashMap::new(), canonicals: HashMap::new() };
+        let mut names =
+            Names { prefix: prefix(part, structure.text), originals: HashMap::new(), canonicals: HashMap::new() };
         match part {
             Part::Unet => unet(&mut names, structure),
             Part::Vae => vae(&mut names, structure),
@@ -133,7 +134,10 @@ fn unet(names: &mut Names, structure: &Structure) {
         // The first input block is conv_in, and each downsampler counts as one.
         for layer in 0..layers {
             let at = block * (layers + 1) + layer + 1;
-            names.pairs([&format!("down_blocks.{block}.resnets.{layer}"), &format!("input_blocks.{at}.0")], &UNET_RESNET);
+            names.pairs(
+                [&format!("down_blocks.{block}.resnets.{layer}"), &format!("input_blocks.{at}.0")],
+                &UNET_RESNET,
+            );
             names.pair(format!("down_blocks.{block}.attentions.{layer}"), format!("input_blocks.{at}.1"));
         }
         if block + 1 < blocks {
@@ -142,7 +146,8 @@ fn unet(names: &mut Names, structure: &Structure) {
         }
         for layer in 0..=layers {
             let at = block * (layers + 1) + layer;
-            names.pairs([&format!("up_blocks.{block}.resnets.{layer}"), &format!("output_blocks.{at}.0")], &UNET_RESNET);
+            names
+                .pairs([&format!("up_blocks.{block}.resnets.{layer}"), &format!("output_blocks.{at}.0")], &UNET_RESNET);
             names.pair(format!("up_blocks.{block}.attentions.{layer}"), format!("output_blocks.{at}.1"));
         }
         // The upsampler stands behind the attention, or in its place where the block has none.
