@@ -18,10 +18,8 @@ impl TrainJob {
 
     pub(super) fn check(&self) -> Result<()> {
         let wrong = |text: String| Err(Error::Usage(text));
-        if self.replay.is_none() {
-            if self.images.is_none() {
-                return wrong("train needs pictures: give --images DIR".into());
-            }
+        if self.replay.is_none() && self.images.is_none() {
+            return wrong("train needs pictures: give --images DIR".into());
         }
         if self.method == Method::Full && (self.text_encoder || self.init_lora.is_some()) {
             return wrong(

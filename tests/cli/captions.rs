@@ -8,16 +8,16 @@ fn captions_and_buckets_train() {
     let at = dir.path();
     let pictures = at.join("pictures");
     std::fs::create_dir(&pictures).unwrap();
-    for (name, width, height) in [("a", 90, 60), ("b", 60, 60), ("c", 91, 60), ("d", 40, 90)] {
+    for (name, width, height) in [("a", 90, 60), ("b", 60, 60), ("c", 91, 60), ("d", 60, 62)] {
         picture(&pictures.join(format!("{name}.png")), width, height);
     }
     std::fs::write(pictures.join("b.txt"), "a mscds cat\n asleep").unwrap();
     let train = "train --model {F}/sd2 --images pictures --resolution 64 --buckets --rank 2 --class-prompt cat --class-images {A}/subjects/dog";
     // Every picture needs words.
     refused(at, &format!("{train} --out x.safetensors"), 2, &["a.png", "--prompt", "a.txt"]);
-    let output = works(at, &format!("{train} --prompt cat! --out a.safetensors --batch 2 --steps 3"));
+    let output = works(at, &format!("{train} --prompt cat! --out a.safetensors --batch 2 --steps 2"));
     let said = stderr(&output);
-    assert!(said.contains("4 pictures at 80x48 (2), 64x64 (1), 40x96 (1), 2 prompts"), "{said}");
+    assert!(said.contains("4 pictures at 80x48 (2), 64x64 (2), 2 prompts"), "{said}");
     // Square pictures with captions, the text encoder too.
     let square = train.replace("--buckets ", "");
     let said = stderr(&works(at, &format!("{square} --prompt cat! --out square.safetensors --text-encoder --steps 2")));
