@@ -48,7 +48,8 @@ fn look(path: &Path, model: Option<&Path>) -> Result<Finding> {
     if path.is_dir() {
         return lora(path, model.as_ref());
     }
-    let file = SafeTensors::open(path)?;
+    // A pickle or another format is refused as what it is.
+    let file = SafeTensors::open(path).map_err(|e| Checkpoint::open(path).err().unwrap_or(e))?;
     if file.names().any(is_adapter_key) {
         return lora(path, model.as_ref());
     }

@@ -31,5 +31,6 @@ fn single_file_and_folder_give_the_same_latents() {
     assert!(said.contains("a single-file checkpoint") && said.contains("not said"), "{said}");
     std::fs::write(at.join("old.ckpt"), b"PK\x03\x04").unwrap();
     refused(at, "generate cat --model old.ckpt --out x.png", 1, &["old.ckpt", "Python pickle", ".safetensors"]);
+    refused(at, "inspect old.ckpt", 1, &["old.ckpt", "Python pickle"]);
     refused(at, "generate cat --model tiny-sd2/unet --out x.png", 1, &["tiny-sd2/unet", "is one part of a model"]);
 }
