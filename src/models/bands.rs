@@ -131,12 +131,10 @@ impl<'m> Bands<'m> {
         let (kept, band) = (self.kept, self.band);
         let row = row_bytes(shape).max(self.row * stride / scale);
         let make = move |g: &mut Graph, range: Range<usize>| {
-            let conv_rows = ConvRows::new(layer.conv, h, &range);
-            let input = self.rows(g, conv_rows.input)?;
-            let [top, bottom] = conv_rows.pad;
-            let conv = Conv { pad: [top, pad[1], bottom, pad[3]], ..layer.conv };
-            let out = Conv2d { conv, ..layer.clone() }.forward(g, input)?;
-            rows_of(g, out, conv_rows.surplus..conv_rows.surplus + range.len())
+            let needs = ConvRows::new(layer.conv, h, &range);
+            let input = self.rows(g, needs.input.clone())?;
+            let out = needs.run(g, layer, input, Epilogue::default())?;
+            rows_of(g, out, needs.surplus..needs.surplus + range.len())
         };
         Bands { shape, band, row, kept, make: Rc::new(make) }
     }
@@ -175,18 +173,15 @@ impl<'m> Bands<'m> {
         let ranges: Vec<Range<usize>> = ranges(h, row, self.band).collect();
         let mut parts = Vec::with_capacity(ranges.len());
         for range in &ranges {
-            let conv_rows = ConvRows::new(block.conv2.conv, h, range);
-            let input = hidden.rows(g, conv_rows.input)?;
+            let needs = ConvRows::new(block.conv2.conv, h, range);
+            let input = hidden.rows(g, needs.input.clone())?;
             let x = self.rows(g, range.clone())?;
             let shortcut = match &block.conv_shortcut {
                 Some(conv) => conv.forward(g, x)?,
                 None => x,
             };
-            let [top, bottom] = conv_rows.pad;
-            let pad = block.conv2.conv.pad;
-            let conv = Conv { pad: [top, pad[1], bottom, pad[3]], ..block.conv2.conv };
             let residual = Epilogue { add: Some(Addend::Full(shortcut)), ..Epilogue::default() };
-            parts.push(Conv2d { conv, ..block.conv2.clone() }.forward_with(g, input, None, residual)?);
+            parts.push(needs.run(g, &block.conv2, input, residual)?);
         }
         Ok(Bands { shape, row: row_bytes(shape), kept: bytes(shape), make: kept_rows(ranges, parts), ..*self })
     }
@@ -228,5 +223,12 @@ impl ConvRows {
         // An enlarged row comes with its twin: where only the second is wanted, a row too many is made.
         let surplus = if above == 0 { (first - input.start * scale) / conv.stride } else { 0 };
         ConvRows { input, pad: [above, below], surplus }
+    }
+
+    /// `layer` over `input`, the rows that it needs.
+    fn run(&self, g: &mut Graph, layer: &Conv2d, input: Tensor, epilogue: Epilogue) -> Result<Tensor> {
+        let ([_, left, _, right], [top, bottom]) = (layer.conv.pad, self.pad);
+        let conv = Conv { pad: [top, left, bottom, right], ..layer.conv };
+        Conv2d { conv, ..layer.clone() }.forward_with(g, input, None, epilogue)
     }
 }
