@@ -10,7 +10,7 @@ use crate::{Failure, cargo, root};
 /// Integration tests that need no second driver: those without an adapter, and what only wgpu's allocator decides.
 const ONE_DRIVER: &[&str] = &["layers", "shaders", "plan", "io", "diffusion", "memory", "published_models", "interop"];
 /// Tests within the others that a second driver can tell nothing new.
-const ONCE: &[&str] = &["captions::", "single_file::", "lycoris::", "killed::a_killed_fused"];
+const ONCE: &[&str] = &["captions::", "single_file::", "lycoris::", "killed::a_killed_fused", "eight_bit_moments"];
 
 const SWIFTSHADER: &str = "/usr/lib/chromium/vk_swiftshader_icd.json";
 const WASM: &str = "wasm32-unknown-unknown";
