@@ -149,12 +149,7 @@ fn full_size_training(name: &str, change: impl Fn(&mut TrainJob), most: u64) {
     );
     let plan = planned.expect("a plan");
     let mut peak = Peak { engine: &engine, bytes: 0 };
-    let trained = pollster::block_on(engine.train(&job, &mut |e| {
-        // Writing a whole model takes long and tells nothing.
-        let stop = matches!(e, Event::Step(_)) && job.method == Method::Full;
-        peak.hear(e);
-        if stop { Flow::Stop } else { Flow::Continue }
-    }));
+    let trained = pollster::block_on(engine.train(&job, &mut |e| peak.hear(e)));
     println!(
         "{name}: {:.2} GB were allocated, {:.2} GB planned",
         peak.bytes as f64 / 1e9,
@@ -166,37 +161,37 @@ fn full_size_training(name: &str, change: impl Fn(&mut TrainJob), most: u64) {
 }
 
 #[test]
-#[ignore = "takes six minutes on two cores: PORTRAY_MODEL=DIR cargo test --release --test memory -- --ignored"]
+#[ignore = "a model of full size: PORTRAY_MODEL=DIR cargo test --release --test memory -- --ignored"]
 fn full_size_pictures_in_half_precision() {
     full_size_picture(WeightType::F16, 2_300_000_000);
 }
 
 #[test]
-#[ignore = "takes six minutes on two cores"]
+#[ignore = "a model of full size"]
 fn full_size_pictures_in_eight_bits() {
     full_size_picture(WeightType::Q8, 1_500_000_000);
 }
 
 #[test]
-#[ignore = "takes seven minutes on two cores"]
+#[ignore = "a model of full size"]
 fn full_size_lora_on_half_precision() {
     full_size_training("LoRA, f16", |job| job.model.dtype = WeightType::F16, 3_000_000_000);
 }
 
 #[test]
-#[ignore = "takes seven minutes on two cores"]
+#[ignore = "a model of full size"]
 fn full_size_lora_on_eight_bits() {
     full_size_training("LoRA, q8", |job| job.model.dtype = WeightType::Q8, 2_100_000_000);
 }
 
 #[test]
-#[ignore = "takes ten minutes on two cores, and 15 GB"]
+#[ignore = "a model of full size"]
 fn full_size_fine_tuning() {
     full_size_training("full", |job| job.method = Method::Full, 15_000_000_000);
 }
 
 #[test]
-#[ignore = "takes fifteen minutes on two cores, and 9 GB"]
+#[ignore = "a model of full size"]
 fn full_size_lean_fine_tuning() {
     let lean = |job: &mut TrainJob| {
         (job.method, job.optimizer, job.fused_update) = (Method::Full, portray::train::Optimizer::AdamW8bit, true);

@@ -56,15 +56,8 @@ impl Engine {
         let planning = self.planning();
         let scope = Scope::new("unet", Settings { dtype: model.dtype(self.gpu.caps()), ..Settings::default() });
         let unet = UNet::new(&scope, model.unet.clone())?;
-        let side = model.native_side() / model.factor();
-        let extent = Extent {
-            size: [side, side],
-            channels: model.unet.in_channels,
-            tokens: model.tokenizer.length(),
-            width: model.context_width(),
-            guided: true,
-            slots: 1,
-        };
+        let extent = Extent::new(&model, [model.native_side(); 2], true, 1);
+        let ([h, w], tokens) = (extent.size, extent.tokens);
         let plan = SamplingPlan::new(planning, &unet, Mode::Inference, extent)?.step;
         if self.against_parts("UNet step", plan, add).await? == Flow::Stop {
             return Ok(());
@@ -77,7 +70,7 @@ impl Engine {
             checkpointing: Checkpointing::Auto,
             ..TrainJob::default()
         };
-        let setup = job.setup(&model, self.gpu.caps(), [1, 1], [side, side, model.unet.in_channels], extent.tokens);
+        let setup = job.setup(&model, self.gpu.caps(), [1, 1], [h, w, model.unet.in_channels], tokens);
         let plan = plan_training(&job, setup, planning)?;
         self.against_parts("training step", plan.first, add).await.map(drop)
     }

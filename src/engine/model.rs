@@ -8,6 +8,7 @@ use crate::diffusion::{Prediction, ScheduleConfig};
 use crate::error::{Error, Result};
 use crate::event::{Event, Listener};
 use crate::gpu::{AdapterClass, Caps, Store};
+use crate::io::safetensors::first_non_finite;
 use crate::io::{Checkpoint, ClipTokenizer, LoraFile, ModuleKey, Part};
 use crate::job::{LoraArg, ModelOptions, PredictionArg, WeightType};
 use crate::models::{TextEncoderConfig, UnetConfig, VaeConfig};
@@ -61,6 +62,16 @@ impl Model {
             };
         }
         let tokenizer = checkpoint.tokenizer()?;
+        let (given, taken) = (tokenizer.length(), text.max_position_embeddings);
+        if given > taken {
+            let message = format!("the tokenizer gives {given} tokens a prompt, the text encoder takes {taken}");
+            return Err(Error::file(checkpoint.name(), format!("{message}: parts of different models")));
+        }
+        let (given, taken) = (text.hidden_size, unet.cross_attention_dim.get(0));
+        if given != taken {
+            let message = format!("the text encoder gives {given} columns, the UNet reads {taken}");
+            return Err(Error::file(checkpoint.name(), format!("{message}: parts of different models")));
+        }
         let modules = checkpoint.modules();
         let mut opened = Vec::with_capacity(loras.len());
         for lora in loras {
@@ -86,6 +97,14 @@ impl Model {
         let name = self.checkpoint.scheduler_name();
         self.schedule = ScheduleConfig::from_json(&self.checkpoint.scheduler().to_string(), name)?;
         Ok(())
+    }
+
+    /// What its network predicts.
+    pub(crate) fn prediction(&self) -> PredictionArg {
+        match self.schedule.prediction_type {
+            Prediction::Epsilon => PredictionArg::Epsilon,
+            Prediction::V => PredictionArg::V,
+        }
     }
 
     /// Storage of the large weights on an adapter with `caps`.
@@ -154,7 +173,12 @@ impl Model {
             let tensor = weights.get_shaped(name, shape)?;
             let some = tensor.rows(rows.start, rows.len());
             let some = some.ok_or_else(|| tensor.error(format!("has shape {:?}, no rows {rows:?}", tensor.shape)))?;
-            let mut values = some.to_finite_f32()?;
+            let mut values = some.to_f32()?;
+            if let Some(i) = first_non_finite(&values) {
+                let element = rows.start * (values.len() / rows.len().max(1)) + i;
+                let message = format!("holds {} (element {element}): the file is damaged, get it again", values[i]);
+                return Err(tensor.renamed(weights.stored_name(name)).error(message));
+            }
             weights.release(&some);
             self.merge(key, shape, rows, &mut values)?;
             Ok(values)

@@ -98,14 +98,7 @@ impl GeneratePlans {
         let encode = job.init.as_ref().map(|_| model.plan_vae_encode(planning, 1, [width, height])).transpose()?;
         let scope = Scope::new("unet", Settings { dtype: model.dtype(planning.caps), ..Settings::default() });
         let unet = UNet::new(&scope, model.unet.clone())?;
-        let extent = Extent {
-            size: [height / model.factor(), width / model.factor()],
-            channels: model.unet.in_channels,
-            tokens: model.tokenizer.length(),
-            width: model.context_width(),
-            guided: recipe.guided(),
-            slots: recipe.trajectory.slots,
-        };
+        let extent = Extent::new(model, [width, height], recipe.guided(), recipe.trajectory.slots);
         let sampling = SamplingPlan::new(planning, &unet, Mode::Inference, extent)?;
         let decode = model.plan_vae_decode(planning, 1, [width, height])?;
         Ok(GeneratePlans { text, encode, unet, params: scope.params(), sampling, decode })
@@ -158,7 +151,7 @@ pub fn plan_generate(job: &GenerateJob, caps: &Caps) -> Result<PlanReport> {
 pub(crate) struct TrainPlans {
     pub text: Part,
     /// By size of pictures.
-    encode: Vec<Part>,
+    pub encode: Vec<Part>,
     pub training: TrainPlan,
     /// Sampling and decoding of sample pictures.
     preview: Option<(SamplingPlan, Part)>,

@@ -27,20 +27,13 @@ impl Model {
         &self,
         job: &TrainJob,
         planning: Planning<'_>,
-        [width, height]: [usize; 2],
+        size: [usize; 2],
     ) -> Result<(Recipe, UNet, SamplingPlan)> {
         let recipe = Recipe::new(self, &Default::default(), job.model.prediction, None)?;
         let dtype = if job.method == Method::Full { DType::F32 } else { self.dtype(planning.caps) };
         let scope = Scope::new("unet", Settings { dtype, mode: Mode::Training, lora: job.lora() });
         let unet = UNet::new(&scope, self.unet.clone())?;
-        let extent = Extent {
-            size: [height / self.factor(), width / self.factor()],
-            channels: self.unet.in_channels,
-            tokens: self.tokenizer.length(),
-            width: self.context_width(),
-            guided: recipe.guided(),
-            slots: recipe.trajectory.slots,
-        };
+        let extent = Extent::new(self, size, recipe.guided(), recipe.trajectory.slots);
         let plan = SamplingPlan::new(planning, &unet, Mode::Training, extent)?;
         Ok((recipe, unet, plan))
     }

@@ -10,6 +10,7 @@ use crate::models::{Context, UNet};
 use crate::nn::Mode;
 use crate::ops::{sampler_step, scale_input};
 
+use super::Model;
 use super::encode::Planning;
 
 /// Size of what is sampled.
@@ -30,6 +31,18 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
+    /// Of pictures of `width` x `height` pixels by `model`.
+    pub(crate) fn new(model: &Model, [width, height]: [usize; 2], guided: bool, slots: usize) -> Extent {
+        Extent {
+            size: [height / model.factor(), width / model.factor()],
+            channels: model.unet.in_channels,
+            tokens: model.tokenizer.length(),
+            width: model.context_width(),
+            guided,
+            slots,
+        }
+    }
+
     fn passes(&self) -> usize {
         if self.guided { 2 } else { 1 }
     }

@@ -78,8 +78,10 @@ impl Engine {
             None => {
                 let set = job.training_set(&model)?;
                 let plans = TrainPlans::new(job, &model, &set, planning)?;
-                let prepared = self.prepare(job, &model, &set, planning, &plans.pool(), &mut pool, listener).await?;
-                (prepared, Some(plans.training))
+                let chunks = plans.pool();
+                let TrainPlans { encode, training, .. } = plans;
+                let prepared = self.prepare(job, &model, &set, planning, encode, &chunks, &mut pool, listener).await?;
+                (prepared, Some(training))
             }
         };
         let total = job.steps.unwrap_or(match &run.batches {

@@ -8,11 +8,11 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Listener};
 use crate::gpu::Pool;
 use crate::io;
-use crate::job::{Crop, TrainJob};
+use crate::job::{Crop, ModelOptions, TrainJob};
 use crate::train::dataset::{Drawing, micro_batch};
 use crate::train::{Cached, Conditioning, Dataset, MicroBatch, Replay};
 
-use super::encode::{Planning, VaeSession, posterior};
+use super::encode::{Part, Planning, VaeSession, posterior};
 use super::generate::interrupted;
 use super::training_set::TrainingSet;
 use super::{Engine, Model};
@@ -98,7 +98,8 @@ impl Engine {
         })
     }
 
-    /// Pictures to cached posteriors, prompts to hidden states, in a pool of `chunks`.
+    /// Pictures to cached posteriors, by the plans `encode` of their sizes, and prompts to hidden states, in a pool of
+    /// `chunks`.
     #[allow(clippy::too_many_arguments, reason = "a private call with one caller")]
     pub(super) async fn prepare(
         &self,
@@ -106,6 +107,7 @@ impl Engine {
         model: &Model,
         set: &TrainingSet,
         planning: Planning<'_>,
+        encode: Vec<Part>,
         chunks: &[u64],
         pool: &mut Pool,
         listener: Listener<'_>,
@@ -118,7 +120,9 @@ impl Engine {
             }
             (Some(class), None) => {
                 let fingerprint = model.checkpoint.fingerprint();
-                self.class_pictures(&job.model, &fingerprint, class, job.class_count, [side, side], job.seed, listener)
+                // What was seen of the model's prediction need not be seen again.
+                let options = ModelOptions { prediction: Some(model.prediction()), ..job.model.clone() };
+                self.class_pictures(&options, &fingerprint, class, job.class_count, [side, side], job.seed, listener)
                     .await?
             }
             _ => Vec::new(),
@@ -146,8 +150,7 @@ impl Engine {
         let mut photos = [set.photos(), set.class_photos(&classes)];
         let total = set.pictures.len() + classes.len();
         let mut done = 0;
-        for (size, &[width, height]) in set.sizes.iter().enumerate() {
-            let part = model.plan_vae_encode(planning, 1, [width, height])?;
+        for (size, (&[width, height], part)) in set.sizes.iter().zip(encode).enumerate() {
             let vae = VaeSession::new(&self.gpu, model, pool, part).await?;
             for (kind, (pictures, photos)) in [&set.pictures, &classes].into_iter().zip(&mut photos).enumerate() {
                 let mine = pictures.iter().zip(photos).enumerate().filter(|(_, (_, photo))| photo.size == size);

@@ -8,6 +8,7 @@ pub mod atomic;
 #[cfg(feature = "bundled")]
 pub mod bundled;
 pub mod checkpoints;
+mod families;
 pub mod image;
 pub mod lora_file;
 pub mod safetensors;

@@ -2,6 +2,7 @@
 
 use super::random_model::RandomModel;
 use super::support::{refused, stderr, stdout, works};
+use portray::io::{SafeTensors, Tensor, write_safetensors};
 
 #[test]
 fn single_file_and_folder_give_the_same_latents() {
@@ -26,6 +27,25 @@ fn single_file_and_folder_give_the_same_latents() {
     let output =
         works(at, "generate cat --model tiny-sd2.safetensors --steps 1 --width 32 --height 32 --out probed.png");
     assert!(stderr(&output).contains("tiny-sd2.safetensors seems to predict"), "{}", stderr(&output));
+
+    // Damaged and mismatched files: the file's own names, in one line.
+    let changed = |name: &str, shape: &[usize], value: f32, row: usize| {
+        let file = SafeTensors::open(at.join("tiny-sd2.safetensors")).unwrap();
+        let mut values = vec![0.0; shape.iter().product()];
+        values[row * shape[1..].iter().product::<usize>()] = value;
+        let mut tensors: Vec<Tensor> = file.iter().filter(|t| t.name != name).collect();
+        tensors.push(Tensor::f32(name, shape, &values));
+        write_safetensors(at.join("changed.safetensors"), &tensors, &Default::default()).unwrap();
+    };
+    let generate =
+        "generate cat --model changed.safetensors --prediction epsilon --steps 1 --width 32 --height 32 --out x.png";
+    let conv = "model.diffusion_model.out.2.weight";
+    changed(conv, &[4, 64, 3, 3], f32::NAN, 2);
+    refused(at, generate, 1, &["changed.safetensors", conv, "holds NaN (element 1152)", "get it again"]);
+    changed(conv, &[4, 60, 3, 3], 0.0, 0);
+    refused(at, generate, 1, &[conv, "[4, 60, 3, 3]", "the file's other tensors", "[4, 64, 3, 3]"]);
+    changed("cond_stage_model.model.positional_embedding", &[13, 128], 0.0, 0);
+    refused(at, generate, 1, &["changed.safetensors", "77 tokens", "takes 13"]);
 
     let said = stdout(&works(at, "inspect tiny-sd2.safetensors"));
     assert!(said.contains("a single-file checkpoint") && said.contains("not said"), "{said}");

@@ -177,8 +177,8 @@ fn other_files_are_refused_as_what_they_are() {
     let more = "Portray takes Stable Diffusion 1.x and 2.x";
     refused(&[unet, "conditioner.embedders.1.model.ln_final.weight"], "is a Stable Diffusion XL checkpoint");
     refused(&[unet, "conditioner.embedders.0.model.transformer.resblocks.0.ln_1.bias"], "refiner");
-    refused(&["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"], "is a Stable Diffusion 3 checkpoint");
-    refused(&["double_blocks.0.img_attn.qkv.weight"], "is a Flux checkpoint");
+    refused(&["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"], "is a checkpoint of Stable Diffusion 3");
+    refused(&["double_blocks.0.img_attn.qkv.weight"], "is a checkpoint of Flux");
     refused(&["double_blocks.0.img_attn.qkv.weight"], more);
     refused(&["control_model.input_hint_block.0.weight"], "is a ControlNet");
     refused(&["emb_params"], "is a textual inversion");

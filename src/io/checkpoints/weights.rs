@@ -113,14 +113,13 @@ impl Weights {
     /// # Errors
     /// [`Error::File`] naming the part's folder and the tensor.
     pub fn get(&self, name: &str) -> Result<Tensor<'_>> {
-        self.find(name).ok_or_else(|| match self.names.as_ref().and_then(|names| names.original(name)) {
-            Some((original, _)) => {
-                Error::file(&self.location, format!("lacks tensor '{original}': get the complete checkpoint"))
-            }
-            None => Error::file(
-                &self.location,
-                format!("the weights have no tensor '{name}': config.json and weights differ"),
-            ),
+        self.find(name).ok_or_else(|| {
+            let stored = self.stored_name(name);
+            let message = match self.names.is_some() {
+                true => format!("lacks tensor '{stored}': get the complete checkpoint"),
+                false => format!("the weights have no tensor '{name}': config.json and weights differ"),
+            };
+            Error::file(&self.location, message)
         })
     }
 
@@ -133,7 +132,14 @@ impl Weights {
         if *tensor.shape == *shape {
             return Ok(tensor);
         }
-        Err(tensor.error(format!("has shape {:?}, by config.json it must be {shape:?}", tensor.shape)))
+        let by = if self.names.is_some() { "the file's other tensors" } else { "config.json" };
+        let message = format!("has shape {:?}, by {by} it must be {shape:?}", tensor.shape);
+        Err(tensor.renamed(self.stored_name(name)).error(message))
+    }
+
+    /// What the file calls the tensor `name`, for messages.
+    pub fn stored_name(&self, name: &str) -> String {
+        self.names.as_ref().and_then(|names| names.original(name)).map_or(name.to_owned(), |(original, _)| original)
     }
 
     /// Gives the pages of `tensor`, one of these, back to the system; see [`Source::release`].

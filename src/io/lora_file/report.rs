@@ -7,31 +7,19 @@ use super::change::flat;
 use super::{LoraFile, LoraModule, ModuleKey};
 use crate::error::{Error, Result};
 use crate::io::ModelModules;
+use crate::io::families::FAMILIES;
 
 const TAKES: &str = "Portray takes LoRAs of Stable Diffusion 1.x and 2.x";
 
-/// Families whose layers are named as no Stable Diffusion 1.x or 2.x model's, by a mark in those names.
-const FAMILIES: [(&str, &str); 20] = [
+/// Families told by marks that only a LoRA's names have: a checkpoint of Stable Diffusion 1.x has `input_blocks`, too.
+const BY_LORA: [(&str, &str); 7] = [
     ("lora_te3_", "Stable Diffusion 3"),
-    ("joint_blocks", "Stable Diffusion 3"),
-    ("double_blocks", "Flux"),
-    ("single_blocks", "Flux"),
-    ("single_transformer_blocks", "Flux"),
     ("lora_te2_", "Stable Diffusion XL"),
     ("text_encoder_2.", "Stable Diffusion XL"),
     ("lora_prior_", "Stable Cascade or Würstchen"),
-    ("time_stack", "Stable Video Diffusion"),
-    ("temporal_transformer_blocks", "Stable Video Diffusion"),
-    ("motion_modules", "AnimateDiff"),
-    ("adaln_single", "PixArt"),
-    ("caption_projection", "PixArt"),
-    ("img_mod", "Qwen-Image"),
-    ("self_attn.norm_q", "Wan"),
     ("diffusion_model.blocks", "a video or diffusion transformer (Wan or another)"),
     ("input_blocks", "Stable Diffusion XL"),
     ("output_blocks", "Stable Diffusion XL"),
-    ("add_embedding", "Stable Diffusion XL"),
-    ("label_emb", "Stable Diffusion XL"),
 ];
 
 /// A layer that the model has in another size.
@@ -121,7 +109,7 @@ impl LoraFile {
 
     /// The family of models that its names speak of, where that is another one.
     fn foreign_family(&self) -> Option<(&str, &'static str)> {
-        FAMILIES.iter().find_map(|(mark, family)| {
+        BY_LORA.iter().chain(&FAMILIES).find_map(|(mark, family)| {
             let key = self.foreign.iter().find(|key| key.contains(mark))?;
             Some((key.as_str(), *family))
         })

@@ -4,39 +4,26 @@ use std::path::Path;
 
 use super::names::{TextFlavour, prefix};
 use crate::error::{Error, Result};
+use crate::io::families::FAMILIES;
+use crate::io::lora_file::is_adapter_key;
 use crate::io::{Part, SafeTensors, Source};
 
 const TAKES: &str =
     "Portray takes Stable Diffusion 1.x and 2.x (also Turbo), as a diffusers folder or as one .safetensors file";
 
-/// A mark in tensor names, and what holds it.
-const FOREIGN: [(&str, &str); 22] = [
+/// What is no model of any family, and what is one by marks that LoRA files have not: a mark in tensor names, and what
+/// holds it.
+const OTHERS: [(&str, &str); 9] = [
     ("control_model.", "a ControlNet"),
     ("controlnet_cond_embedding.", "a ControlNet"),
     ("input_hint_block.", "a ControlNet"),
-    ("motion_modules.", "an AnimateDiff motion module"),
     ("conditioner.embedders.1.", "a Stable Diffusion XL checkpoint"),
     ("conditioner.embedders.0.model.transformer.", "a Stable Diffusion XL refiner"),
-    ("add_embedding.", "a Stable Diffusion XL UNet"),
-    ("model.diffusion_model.label_emb.", "a Stable Diffusion XL or upscaler checkpoint"),
-    ("joint_blocks.", "a Stable Diffusion 3 checkpoint"),
-    ("double_blocks.", "a Flux checkpoint"),
-    ("single_transformer_blocks.", "a Flux checkpoint"),
-    ("double_stream_blocks.", "a HiDream checkpoint"),
-    ("img_mod.", "a Qwen-Image checkpoint"),
-    ("adaln_single.", "a PixArt checkpoint"),
-    ("cap_embedder.", "a Lumina checkpoint"),
-    ("effnet_mapper.", "a Stable Cascade checkpoint"),
     ("down_blocks.0.0.channelwise.", "a Stable Cascade checkpoint"),
-    ("temporal_transformer_blocks.", "a video model's checkpoint"),
-    ("time_stack.", "a Stable Video Diffusion checkpoint"),
-    ("blocks.0.cross_attn.norm_k", "a Wan video checkpoint"),
+    ("blocks.0.cross_attn.norm_k", "a Wan checkpoint"),
     ("emb_params", "a textual inversion"),
     ("string_to_param", "a textual inversion"),
 ];
-
-/// Marks of adapters; they are given beside a model.
-const ADAPTERS: [&str; 6] = ["lora_unet_", "lora_te", ".lora_", ".lora.", "hada_w1", "lokr_w"];
 
 /// What an input convolution of other than four channels is for.
 const INPUT_CHANNELS: [(usize, &str); 4] =
@@ -61,11 +48,14 @@ pub fn refuse_other_formats(path: &Path, source: &Source) -> Result<()> {
 pub fn flavour(file: &SafeTensors) -> Result<TextFlavour> {
     let has = |mark: &str| file.names().any(|name| name.contains(mark));
     let refuse = |message: String| Err(Error::file(file.name(), message));
-    if ADAPTERS.iter().any(|mark| has(mark)) {
+    if file.names().any(is_adapter_key) {
         return refuse("is a LoRA, which changes a model: give it with --lora, and the model with --model".into());
     }
-    if let Some((_, what)) = FOREIGN.iter().find(|(mark, _)| has(mark)) {
+    if let Some((_, what)) = OTHERS.iter().find(|(mark, _)| has(mark)) {
         return refuse(format!("is {what}; {TAKES}"));
+    }
+    if let Some((_, family)) = FAMILIES.iter().find(|(mark, _)| has(mark)) {
+        return refuse(format!("is a checkpoint of {family}; {TAKES}"));
     }
     let starts = |prefix: &str| file.names().any(|name| name.starts_with(prefix));
     let unet = prefix(Part::Unet, TextFlavour::Clip);
