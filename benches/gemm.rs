@@ -53,14 +53,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let gpu = pollster::block_on(Gpu::request(&DeviceOptions::default()))?;
     let (ours, our_result) = build(&gpu, &|g, x, w| ops::linear(g, x, w, Default::default()))?;
     let (classic, classic_result) = build(&gpu, &|g, x, w| Ok(g.push(ClassicGemm, &[x, w])?[0]))?;
-    let time = |session: &Session| -> portray::Result<f64> {
+    let time = async |session: &Session| -> portray::Result<f64> {
         let start = Instant::now();
-        session.run()?;
-        gpu.wait()?;
+        session.run().await?;
+        gpu.wait().await?;
         Ok(start.elapsed().as_secs_f64())
     };
-    time(&ours)?;
-    time(&classic)?;
+    pollster::block_on(time(&ours))?;
+    pollster::block_on(time(&classic))?;
     let (a, b) = (pollster::block_on(ours.read(our_result))?, pollster::block_on(classic.read(classic_result))?);
     let off = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
     if off.is_nan() || off > 1e-2 || a.len() != b.len() {
@@ -68,7 +68,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let mut pairs = Vec::new();
     for _ in 0..PAIRS {
-        pairs.push((time(&ours)?, time(&classic)?));
+        pairs.push((pollster::block_on(time(&ours))?, pollster::block_on(time(&classic))?));
     }
     let median = |of: &dyn Fn(&(f64, f64)) -> f64| {
         let mut values: Vec<f64> = pairs.iter().map(of).collect();

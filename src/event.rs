@@ -18,6 +18,21 @@ pub enum Event {
         /// Units in all.
         total: usize,
     },
+    /// What a picture will be, from its latent after a step: rough, of as many pixels as the latent.
+    Preview {
+        /// Index of the picture among the job's.
+        index: usize,
+        /// Steps done, from 1.
+        step: usize,
+        /// Steps in all.
+        steps: usize,
+        /// Pixels across.
+        width: usize,
+        /// Pixels down.
+        height: usize,
+        /// RGB, 8 bits each, row by row.
+        rgb: Vec<u8>,
+    },
     /// A finished picture.
     Picture(Picture),
     /// A training step.
@@ -80,6 +95,8 @@ pub enum Flow {
     Continue,
     /// Save what has to be saved and return [`crate::Error::Interrupted`].
     Stop,
+    /// Training: end with this update, and save what there is as the result. Elsewhere as [`Flow::Stop`].
+    Finish,
 }
 
 /// The caller's ear: called between steps, often.

@@ -47,6 +47,7 @@ pub enum PredictionArg {
 /// Which model.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
+#[serde(default, deny_unknown_fields)]
 pub struct ModelOptions {
     /// Folder in diffusers layout or a single .safetensors file; without it the bundled miniature SD 2 model
     #[cfg_attr(feature = "cli", arg(long, value_name = "DIR|FILE"))]
@@ -63,8 +64,9 @@ pub struct ModelOptions {
 }
 
 /// How pictures are sampled.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
+#[serde(default, deny_unknown_fields)]
 pub struct SamplingOptions {
     /// What the pictures should not show
     #[cfg_attr(feature = "cli", arg(long, value_name = "TEXT", default_value = ""))]
@@ -99,7 +101,8 @@ pub struct SamplingOptions {
 }
 
 /// A LoRA file or folder with its scale.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LoraArg {
     /// File or PEFT folder.
     pub path: PathBuf,
@@ -122,8 +125,9 @@ impl std::str::FromStr for LoraArg {
 }
 
 /// `portray generate`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, PartialEq, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
+#[serde(default, deny_unknown_fields)]
 pub struct GenerateJob {
     /// What the pictures should show
     #[cfg_attr(feature = "cli", arg(value_name = "PROMPT", required = true))]
@@ -149,6 +153,26 @@ pub struct GenerateJob {
     /// Also give latents after every step (the command line writes them to --latents-out).
     #[cfg_attr(feature = "cli", arg(skip))]
     pub keep_latents: bool,
+    /// Also show what the picture will be after every step, as [`Event::Preview`](crate::event::Event::Preview).
+    #[cfg_attr(feature = "cli", arg(skip))]
+    pub previews: bool,
+}
+
+/// As the command line has it.
+impl Default for GenerateJob {
+    fn default() -> GenerateJob {
+        GenerateJob {
+            prompts: Vec::new(),
+            model: ModelOptions::default(),
+            sampling: SamplingOptions::default(),
+            loras: Vec::new(),
+            count: 1,
+            init: None,
+            strength: 0.7,
+            keep_latents: false,
+            previews: false,
+        }
+    }
 }
 
 /// What is trained.
@@ -228,8 +252,9 @@ pub enum Checkpointing {
 }
 
 /// `portray train`.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
+#[serde(default, deny_unknown_fields)]
 pub struct TrainJob {
     /// Folder with the subject's pictures
     #[cfg_attr(feature = "cli", arg(long, value_name = "DIR"))]
@@ -351,6 +376,54 @@ pub struct TrainJob {
     /// Take the batches from this file instead of pictures
     #[cfg_attr(feature = "cli", arg(long, value_name = "FILE", conflicts_with_all = ["images", "prompt", "class_prompt"]))]
     pub replay: Option<PathBuf>,
+}
+
+/// As the command line has it.
+impl Default for TrainJob {
+    fn default() -> TrainJob {
+        TrainJob {
+            images: None,
+            prompt: None,
+            class_prompt: None,
+            class_images: None,
+            class_count: 100,
+            prior_weight: 1.0,
+            model: ModelOptions::default(),
+            method: Method::Lora,
+            rank: 4,
+            alpha: None,
+            targets: Targets::Attention,
+            text_encoder: false,
+            text_lr: None,
+            steps: None,
+            lr: None,
+            schedule: LrSchedule::Constant,
+            warmup: 0,
+            batch: 1,
+            accumulate: 1,
+            optimizer: Optimizer::AdamW,
+            fused_update: false,
+            weight_decay: 1e-2,
+            max_grad_norm: 1.0,
+            min_snr: None,
+            offset_noise: 0.0,
+            checkpointing: Checkpointing::Auto,
+            resolution: None,
+            crop: Crop::Center,
+            buckets: false,
+            flip: false,
+            seed: 0,
+            init_lora: None,
+            save_every: None,
+            resume: false,
+            sample_prompts: Vec::new(),
+            sample_every: 100,
+            format: LoraFormat::default(),
+            out: "portray-lora.safetensors".into(),
+            force: false,
+            replay: None,
+        }
+    }
 }
 
 /// A whole number of at least one.

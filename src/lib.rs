@@ -12,6 +12,8 @@ pub mod models;
 pub mod nn;
 pub mod ops;
 pub mod train;
+#[cfg(all(feature = "web", target_arch = "wasm32"))]
+mod web;
 
 pub use error::{Error, Result};
 pub use wgpu;

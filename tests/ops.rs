@@ -36,7 +36,7 @@ fn run(gpu: &Gpu, caps: &Caps, variants: &Variants, case: &Case, seed: u64) -> R
     pollster::block_on(async {
         let session = Session::new(gpu, plan, &mut pool, &store).await?;
         session.plant_sentinels()?;
-        session.run()?;
+        session.run().await?;
         let expected = case.op.reference(&operands.iter().collect::<Vec<_>>());
         for (i, (t, expected)) in outputs.iter().zip(&expected).take(case.compared).enumerate() {
             let got = session.read(*t).await?;

@@ -59,7 +59,8 @@ impl RandomModel {
         text("scheduler/scheduler_config.json", &self.configs["scheduler"])?;
         let pad = if self.flavour == TextFlavour::Clip { "<|endoftext|>" } else { "!" };
         for (name, source) in portray::io::bundled::tokenizer("CLIP", pad).iter() {
-            write_atomic(folder.join("tokenizer").join(name), |out| out.write_all(source.bytes()))?;
+            let bytes = source.bytes()?;
+            write_atomic(folder.join("tokenizer").join(name), |out| out.write_all(&bytes))?;
         }
         for part in Part::ALL {
             text(&format!("{part}/config.json"), &self.configs[part.name()])?;

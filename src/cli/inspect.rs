@@ -42,7 +42,7 @@ fn look(path: &Path, model: Option<&Path>) -> Result<Finding> {
         return Err(Error::file(path, "no such file or folder"));
     }
     if path.join("model_index.json").exists() {
-        return Ok(whole_model(&Checkpoint::open(path)?));
+        return whole_model(&Checkpoint::open(path)?);
     }
     let model = model.map(Checkpoint::open).transpose()?;
     if path.is_dir() {
@@ -54,7 +54,7 @@ fn look(path: &Path, model: Option<&Path>) -> Result<Finding> {
         return lora(path, model.as_ref());
     }
     if file.names().any(|name| name.starts_with("model.diffusion_model.")) {
-        return Ok(whole_model(&Checkpoint::open(path)?));
+        return whole_model(&Checkpoint::open(path)?);
     }
     match model {
         Some(_) => Err(Error::file(path, "--model goes with a LoRA, but this file has no LoRA keys")),
@@ -96,12 +96,12 @@ fn part_types(weights: &Weights) -> (BTreeMap<&'static str, usize>, usize) {
     let mut bytes = 0;
     for tensor in weights.iter() {
         *types.entry(tensor.dtype.name()).or_default() += tensor.elements();
-        bytes += tensor.bytes.len();
+        bytes += tensor.byte_len();
     }
     (types, bytes)
 }
 
-fn whole_model(model: &Checkpoint) -> Finding {
+fn whole_model(model: &Checkpoint) -> Result<Finding> {
     let mut rows = Vec::new();
     let mut parts = serde_json::Map::new();
     for part in Part::ALL {
@@ -139,13 +139,13 @@ fn whole_model(model: &Checkpoint) -> Finding {
     rows.push(("UNet channels".into(), field(unet, "block_out_channels").to_string()));
     rows.push(("context width".into(), width.to_string()));
     rows.push(("LoRA layers".into(), model.modules().unet.len().to_string()));
-    Finding {
+    Ok(Finding {
         heading: format!("{}: a {layout}, {family}", model.name()),
         rows,
         lists: Vec::new(),
         json: json!({"event": "model", "model": model.name(), "layout": layout, "family": family, "parts": parts, "scheduler": class,
-            "prediction": model.prediction_known().then_some(prediction), "pixels": side, "context_width": width, "fingerprint": model.fingerprint()}),
-    }
+            "prediction": model.prediction_known().then_some(prediction), "pixels": side, "context_width": width, "fingerprint": model.fingerprint()?}),
+    })
 }
 
 fn lora(path: &Path, model: Option<&Checkpoint>) -> Result<Finding> {

@@ -127,7 +127,7 @@ impl Reporter {
             Event::Progress { unit, done, total } => self.advance(unit, *done, *total, ""),
             Event::Step(step) => self.step(step),
             Event::Saved(path) => self.note(&format!("saved {}", path.display())),
-            Event::Picture(_) | Event::Sample { .. } => {}
+            Event::Preview { .. } | Event::Picture(_) | Event::Sample { .. } => {}
         }
     }
 
@@ -208,6 +208,9 @@ fn json_line(event: &Event) -> Value {
         Event::Warning(text) => json!({"event": "warning", "text": text}),
         Event::Progress { unit, done, total } => {
             json!({"event": "progress", "unit": unit, "done": done, "total": total})
+        }
+        Event::Preview { index, step, steps, .. } => {
+            json!({"event": "preview", "index": index, "step": step, "steps": steps})
         }
         Event::Picture(p) => {
             let (width, height) = (p.width, p.height);

@@ -14,7 +14,8 @@ use super::{sigma_steps, time_steps};
 use crate::error::{Error, Result};
 
 /// A sampler by its command-line name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "String")]
 pub enum SamplerKind {
     /// DDIM with eta 0 (Song et al. 2021).
     Ddim,
@@ -59,6 +60,14 @@ impl SamplerKind {
 
     fn names() -> String {
         Self::ALL.map(|(_, name, _)| name).join(", ")
+    }
+}
+
+impl TryFrom<String> for SamplerKind {
+    type Error = Error;
+
+    fn try_from(name: String) -> Result<Self> {
+        name.parse()
     }
 }
 

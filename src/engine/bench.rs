@@ -32,12 +32,16 @@ pub struct BenchRow {
 const RUNS: usize = 5;
 
 /// Seconds of one run: the median of [`RUNS`] after a warm-up.
-fn time(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
-    run()?;
+async fn time(session: &Session) -> Result<f64> {
+    let run = async || {
+        session.run().await?;
+        session.gpu().wait().await
+    };
+    run().await?;
     let mut seconds = Vec::with_capacity(RUNS);
     for _ in 0..RUNS {
         let start = Instant::now();
-        run()?;
+        run().await?;
         seconds.push(start.elapsed().as_secs_f64());
     }
     Ok(median(&mut seconds))
@@ -65,7 +69,7 @@ impl Engine {
         g.output(out);
         let bytes = g.stored_tensors().map(|(_, t)| g.info(t).bytes()).sum::<u64>() + g.info(out).bytes();
         let (session, flops) = self.session(&g).await?;
-        let seconds = time(|| session.run().and_then(|()| self.gpu.wait()))?;
+        let seconds = time(&session).await?;
         Ok(BenchRow { name: name.into(), seconds, flops, bytes, share: None })
     }
 

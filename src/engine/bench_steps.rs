@@ -86,12 +86,14 @@ impl Engine {
         let session = Session::new(&self.gpu, plan, &mut Pool::default(), &store).await?;
         let (mut wholes, mut ratios, mut to_largest) = (Vec::new(), Vec::new(), Vec::new());
         let (mut by_op, mut by_rows): (BTreeMap<&str, Part>, BTreeMap<usize, Part>) = Default::default();
-        session.run().and_then(|()| self.gpu.wait())?;
+        session.run().await?;
+        self.gpu.wait().await?;
         for _ in 0..pairs {
             let start = Instant::now();
-            session.run().and_then(|()| self.gpu.wait())?;
+            session.run().await?;
+            self.gpu.wait().await?;
             let whole = start.elapsed().as_secs_f64();
-            let nodes = session.profile()?;
+            let nodes = session.profile().await?;
             let (mut products, mut largest) = (Part::default(), Part::default());
             for node in &nodes {
                 by_op.entry(node.op).or_default().add(node);

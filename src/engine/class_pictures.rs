@@ -19,11 +19,7 @@ const GUIDANCE: f64 = 7.5;
 
 /// The user's cache folder for this program.
 pub fn cache_folder() -> Result<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let base = set("XDG_CACHE_HOME").or_else(|| set("LOCALAPPDATA")).or_else(|| {
-        set("HOME").map(|home| home.join(if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" }))
-    });
-    let base = base.ok_or_else(|| Error::Usage("no cache folder: set XDG_CACHE_HOME or HOME".into()))?;
+    let base = io::files::cache().ok_or_else(|| Error::Usage("no cache folder: set XDG_CACHE_HOME or HOME".into()))?;
     Ok(base.join("portray"))
 }
 

@@ -86,13 +86,13 @@ impl Model {
         for chunk in prompts.chunks(PROMPTS) {
             if sessions.last().is_none_or(|(n, ..)| *n != chunk.len()) {
                 let part = self.plan_text(planning, chunk.len(), tokens)?;
-                self.load(&mut store, "text encoder", &part.params)?;
+                self.load(&mut store, "text encoder", &part.params).await?;
                 let session = Session::new(gpu, part.plan, pool, &store).await?;
                 sessions.push((chunk.len(), session, Ends { input: part.input, output: part.output }));
             }
             let Some((_, session, at)) = sessions.last() else { continue };
             session.write_ids(at.input, &chunk.concat())?;
-            session.run()?;
+            session.run().await?;
             let all = session.read(at.output).await?;
             hidden.extend(all.chunks(all.len() / chunk.len()).map(<[f32]>::to_vec));
         }
@@ -117,7 +117,7 @@ impl VaeSession {
     /// Loads the half that `part` recorded.
     pub(crate) async fn new(gpu: &Gpu, model: &Model, pool: &mut Pool, part: Part) -> Result<VaeSession> {
         let mut store = Store::new(gpu);
-        model.load(&mut store, "vae", &part.params)?;
+        model.load(&mut store, "vae", &part.params).await?;
         let session = Session::new(gpu, part.plan, pool, &store).await?;
         Ok(VaeSession { session, input: part.input, output: part.output, _store: store })
     }
@@ -125,7 +125,7 @@ impl VaeSession {
     /// Runs it on `values`.
     pub(crate) async fn run(&self, values: &[f32]) -> Result<Vec<f32>> {
         self.session.write(self.input, values)?;
-        self.session.run()?;
+        self.session.run().await?;
         self.session.read(self.output).await
     }
 }

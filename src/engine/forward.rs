@@ -134,13 +134,13 @@ impl Engine {
         let out = unet.forward(&mut g, x, t, Context::KeyValues(&pairs))?;
         g.output(out);
         let mut store = Store::new(&self.gpu);
-        model.load(&mut store, "unet", &scope.params())?;
+        model.load(&mut store, "unet", &scope.params()).await?;
         let session = Session::new(&self.gpu, self.planning().plan(&g)?, &mut Pool::default(), &store).await?;
         let writes: [(Tensor, &[f32]); 3] = [(x, &sample), (t, &timestep), (seen, &context.to_numbers()?)];
         for (input, values) in writes {
             session.write(input, values)?;
         }
-        session.run()?;
+        session.run().await?;
         let c = model.unet.out_channels;
         let values = layout::to_channels_first(&session.read(out).await?, [n, c, h, w]);
         Ok(vec![("out".into(), vec![n, c, h, w], values)])

@@ -75,7 +75,7 @@ pub(crate) fn noise_rng(kind: RngKind, seed: u64) -> NoiseRng {
 }
 
 pub(crate) fn interrupted(flow: Flow, what: &str) -> Result<()> {
-    if flow == Flow::Stop { Err(Error::Interrupted(what.to_string())) } else { Ok(()) }
+    if flow != Flow::Continue { Err(Error::Interrupted(what.to_string())) } else { Ok(()) }
 }
 
 impl Engine {
@@ -116,7 +116,7 @@ impl Engine {
 
         interrupted(listener(Event::Phase("loading the model".into())), "")?;
         let mut store = Store::new(&self.gpu);
-        model.load(&mut store, "unet", &params)?;
+        model.load(&mut store, "unet", &params).await?;
         let sampling = Sampling::new(&self.gpu, sampling, &unet, &mut pool, &mut store).await?;
         let latents = self.sample_all(&model, job, &recipe, &sampling, &store, &hidden, start, listener).await?;
         drop((sampling, store));
@@ -160,7 +160,7 @@ impl Engine {
             if index % job.count == 0 {
                 let prompt = &hidden[1 + index / job.count];
                 let both = [hidden[0].as_slice(), prompt].concat();
-                sampling.set_prompt(if recipe.guided() { &both } else { prompt })?;
+                sampling.set_prompt(if recipe.guided() { &both } else { prompt }).await?;
             }
             let mut rng = noise_rng(job.sampling.rng, job.sampling.seed.wrapping_add((index % job.count) as u64));
             // diffusers draws the posterior's sample before the start noise, from the same generator.
@@ -171,8 +171,18 @@ impl Engine {
             });
             let mut steps = Vec::new();
             let done = index * recipe.trajectory.steps.len();
+            let trajectory = &recipe.trajectory.steps;
             let mut on_step = |i: usize, latent: Option<Vec<f32>>| {
-                steps.extend(latent);
+                if let Some(latent) = latent.as_ref().filter(|_| job.previews) {
+                    // The next step's scale brings what it starts from to about unit variance.
+                    let scale = trajectory.get(i + 1).map_or(1.0, |next| next.input_scale);
+                    let rgb = model.vae.preview(&latent.iter().map(|x| x * scale).collect::<Vec<f32>>());
+                    let [height, width] = sampling.latent_size();
+                    let steps = trajectory.len();
+                    let preview = Event::Preview { index, step: i + 1, steps, width, height, rgb };
+                    interrupted(listener(preview), "")?;
+                }
+                steps.extend(latent.filter(|_| job.keep_latents));
                 interrupted(listener(Event::Progress { unit: "step", done: done + i + 1, total }), "")
             };
             let last = sampling
@@ -182,7 +192,7 @@ impl Engine {
                     recipe.guidance,
                     latent.as_deref(),
                     &mut rng,
-                    job.keep_latents,
+                    job.keep_latents || job.previews,
                     &mut on_step,
                 )
                 .await?;

@@ -14,6 +14,8 @@ use crate::job::{LoraArg, ModelOptions, PredictionArg, WeightType};
 use crate::models::{TextEncoderConfig, UnetConfig, VaeConfig};
 use crate::nn::{Param, lora, weights};
 
+use super::generate::Recipe;
+
 /// An opened model.
 pub struct Model {
     pub(crate) checkpoint: Checkpoint,
@@ -126,6 +128,12 @@ impl Model {
         }
     }
 
+    /// How it samples where nothing is asked for.
+    #[cfg_attr(not(feature = "web"), allow(dead_code, reason = "the page asks for it"))]
+    pub(crate) fn usual_recipe(&self, options: &ModelOptions) -> Result<Recipe> {
+        Recipe::new(self, &Default::default(), options.prediction, None)
+    }
+
     /// Pixels of a latent's side.
     pub fn factor(&self) -> usize {
         self.vae.factor()
@@ -164,7 +172,7 @@ impl Model {
     }
 
     /// Loads every one of `params` into `store`, merging the LoRA files.
-    pub fn load(&self, store: &mut Store, label: &str, params: &[Param]) -> Result<()> {
+    pub async fn load(&self, store: &mut Store, label: &str, params: &[Param]) -> Result<()> {
         let rows = |key: &str, shape: &[usize], rows: Range<usize>| -> Result<Vec<f32>> {
             let (part, name) = key.split_once('.').unwrap_or(("", key));
             let part = Part::ALL.into_iter().find(|p| p.name() == part);
@@ -183,7 +191,7 @@ impl Model {
             self.merge(key, shape, rows, &mut values)?;
             Ok(values)
         };
-        weights::load(store, label, params, &rows)
+        weights::load(store, label, params, &rows).await
     }
 
     /// Adds what the LoRA files say of the rows `rows` of the tensor `key` of `shape`.

@@ -81,7 +81,7 @@ impl Engine {
         for (index, prompt) in job.sample_prompts.iter().enumerate() {
             let (without, with) = (&preview.hidden[0], &preview.hidden[index + 1]);
             let both = [without.as_slice(), with].concat();
-            preview.sampling.set_prompt(if preview.recipe.guided() { &both } else { with })?;
+            preview.sampling.set_prompt(if preview.recipe.guided() { &both } else { with }).await?;
             let mut rng = noise_rng(Default::default(), job.seed);
             let recipe = &preview.recipe;
             let last = preview
@@ -94,9 +94,10 @@ impl Engine {
             let parameters = format!("{prompt}\nStep: {step}, Seed: {}", job.seed);
             let picture =
                 Picture { width, height, rgb: pixels.rgb, prompt: prompt.clone(), seed: job.seed, index, parameters };
-            if listener(Event::Sample { step, picture }) == Flow::Stop {
-                flow = Flow::Stop;
-            }
+            flow = match listener(Event::Sample { step, picture }) {
+                Flow::Continue => flow,
+                other => other,
+            };
         }
         Ok(flow)
     }

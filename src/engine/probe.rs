@@ -55,12 +55,12 @@ impl Engine {
         let out = unet.forward(&mut g, sample, timestep, Context::Hidden(hidden))?;
         g.output(out);
         let mut store = Store::new(&self.gpu);
-        model.load(&mut store, "unet", &scope.params())?;
+        model.load(&mut store, "unet", &scope.params()).await?;
         let session = Session::new(&self.gpu, planning.plan(&g)?, &mut Pool::default(), &store).await?;
         session.write(sample, &vec![FILL; SIDE * SIDE * model.unet.in_channels])?;
         session.write(timestep, &[TIMESTEP])?;
         session.write(hidden, &vec![FILL; tokens * model.context_width()])?;
-        session.run()?;
+        session.run().await?;
         let seen = session.read(out).await?;
         let mean = seen.iter().map(|x| x - FILL).sum::<f32>() / seen.len().max(1) as f32;
         Ok(mean < VELOCITY)

@@ -159,14 +159,19 @@ impl Sampling {
     }
 
     /// Sets the prompt: hidden states `[passes, tokens, width]`, the unconditional ones first.
-    pub(crate) fn set_prompt(&self, hidden: &[f32]) -> Result<()> {
+    pub(crate) async fn set_prompt(&self, hidden: &[f32]) -> Result<()> {
         match &self.context {
             Some(session) => {
                 session.write(self.inputs.hidden, hidden)?;
-                session.run()
+                session.run().await
             }
             None => self.step.write(self.inputs.hidden, hidden),
         }
+    }
+
+    /// Height and width of the latent.
+    pub(crate) fn latent_size(&self) -> [usize; 2] {
+        self.extent.size
     }
 
     /// A draw of the latent's shape, in PyTorch's order of elements, as NHWC.
@@ -207,7 +212,7 @@ impl Sampling {
             } else if i == 0 {
                 self.step.write(at.noise, &vec![0.0; first.len()])?;
             }
-            self.step.run()?;
+            self.step.run().await?;
             let seen = if watch { Some(self.step.read(at.state).await?) } else { None };
             on_step(i, seen)?;
         }

@@ -6,6 +6,7 @@ use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Result};
 use crate::event::{Event, Flow, Listener, StepReport};
 use crate::gpu::{Pool, Store};
+use crate::io::files;
 use crate::job::{Checkpointing, LrSchedule, TrainJob};
 use crate::nn::Param;
 use crate::train::checkpoint::state_folder;
@@ -106,8 +107,8 @@ impl Engine {
         };
         let mut store = Store::new(&self.gpu);
         Trainer::allocate(&plan, &mut store)?;
-        model.load(&mut store, "weights", &plan.params)?;
-        self.start_adapters(job, &model, &plan.params, &store)?;
+        model.load(&mut store, "weights", &plan.params).await?;
+        self.start_adapters(job, &model, &plan.params, &store).await?;
         listener(Event::Note(format!(
             "{} trained numbers, {} dispatches a step, {:.0} MB of working memory",
             plan.trainable(),
@@ -129,7 +130,7 @@ impl Engine {
                 return Err(Error::file(&folder, message));
             }
             for (key, values) in &state.tensors {
-                store.write(key, values.bytes())?;
+                store.write_long(key, values.bytes()).await?;
             }
             listener(Event::Note(format!("resuming at step {first}")));
         }
@@ -140,6 +141,7 @@ impl Engine {
             _ => None,
         };
         interrupted(listener(Event::Phase("training".into())), "")?;
+        let mut last = first;
         let rates = [job.rate(), job.text_lr.unwrap_or(job.rate())];
         for step in first..total {
             let factor = lr_factor(step, total, job.warmup, job.schedule == LrSchedule::Cosine);
@@ -157,6 +159,7 @@ impl Engine {
                 flow = self.show(job, &model, preview, &store, done, listener).await?;
             }
             let due = job.save_every.is_some_and(|n| n > 0 && done % n == 0) && done < total;
+            last = done;
             if due || (flow == Flow::Stop && done < total) {
                 self.save_state(&trainer, &store, &folder, done, &options, &variants).await?;
                 listener(Event::Saved(folder.clone()));
@@ -167,14 +170,17 @@ impl Engine {
                     folder.display()
                 )));
             }
+            if flow == Flow::Finish {
+                break;
+            }
         }
-        self.save(job, &model, &params, &store, total).await?;
+        self.save(job, &model, &params, &store, last).await?;
         // What a finished run leaves is its result; its state would only resume to the same.
-        if folder.exists() {
-            std::fs::remove_dir_all(&folder).map_err(|e| Error::file(&folder, e))?;
+        if files::exists(&folder) {
+            files::remove_folder(&folder).map_err(|e| Error::file(&folder, e))?;
         }
         listener(Event::Saved(job.out.clone()));
-        Ok(Trained { out: job.out.clone(), steps: total })
+        Ok(Trained { out: job.out.clone(), steps: last })
     }
 
     /// The run's saved state; `None` for one that was stopped before its first.
@@ -186,7 +192,7 @@ impl Engine {
         listener: Listener<'_>,
     ) -> Result<Option<State>> {
         let Some(state) = State::load(folder)? else {
-            if job.out.exists() {
+            if files::exists(&job.out) {
                 let message = "is there already, and no checkpoint beside it: that run came to its end";
                 return Err(Error::file(&job.out, message));
             }

@@ -119,7 +119,7 @@ impl Engine {
                 io::list_pictures(folder)?.iter().map(io::Picture::open).collect::<Result<Vec<_>>>()?
             }
             (Some(class), None) => {
-                let fingerprint = model.checkpoint.fingerprint();
+                let fingerprint = model.checkpoint.fingerprint()?;
                 // What was seen of the model's prediction need not be seen again.
                 let options = ModelOptions { prediction: Some(model.prediction()), ..job.model.clone() };
                 self.class_pictures(&options, &fingerprint, class, job.class_count, [side, side], job.seed, listener)

@@ -16,7 +16,7 @@ use super::{Engine, Model};
 
 impl Engine {
     /// Starting values of the adapters: those of `--init-lora`, else random.
-    pub(super) fn start_adapters(&self, job: &TrainJob, model: &Model, params: &[Param], store: &Store) -> Result<()> {
+    pub(super) async fn start_adapters(&self, job: &TrainJob, model: &Model, params: &[Param], store: &Store) -> Result<()> {
         let given = match &job.init_lora {
             Some(path) => {
                 let modules = model.checkpoint.modules();
@@ -49,6 +49,7 @@ impl Engine {
                 }
             };
             store.write(&param.key, bytemuck::cast_slice(&values))?;
+            store.settle().await?;
         }
         Ok(())
     }

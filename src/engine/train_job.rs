@@ -1,6 +1,7 @@
 //! A training job's options: what is refused, what decides the result, what they mean for the plan.
 
 use crate::error::{Error, Result};
+use crate::io::files;
 use crate::job::{Checkpointing, Method, Targets, TrainJob, WeightType};
 use crate::nn::LoraSpec;
 use crate::train::Setup;
@@ -54,7 +55,7 @@ impl TrainJob {
         if self.resolution == Some(0) {
             return wrong("--resolution 0: must be 1 or more".into());
         }
-        if self.out.exists() && !self.force && !self.resume {
+        if files::exists(&self.out) && !self.force && !self.resume {
             return wrong(format!("{} exists: give --force to overwrite it, or another --out", self.out.display()));
         }
         Ok(())

@@ -46,7 +46,7 @@ fn file(gpu: &Gpu, folder: &Path) -> PathBuf {
 
 /// What `path` holds, if it names a variant that there is for every choice, and nothing else.
 fn read(path: &Path, gpu: &Gpu) -> Option<Variants> {
-    let found: Variants = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    let found: Variants = serde_json::from_slice(&io::Source::open(path).ok()?.bytes().ok()?).ok()?;
     let choices = choices(gpu.caps());
     let known = |choice: &Choice| found.get(choice.key).is_some_and(|v| choice.variants.contains(&v));
     (found.chosen.len() == choices.len() && choices.iter().all(known)).then_some(found)
@@ -69,8 +69,8 @@ async fn measure(gpu: &Gpu) -> Result<Variants> {
         for run in 0..=RUNS {
             for (_, session, fastest) in &mut sessions {
                 let start = Instant::now();
-                session.run()?;
-                gpu.wait()?;
+                session.run().await?;
+                gpu.wait().await?;
                 // The first run warms up.
                 *fastest = if run == 0 { f64::INFINITY } else { fastest.min(start.elapsed().as_secs_f64()) };
             }

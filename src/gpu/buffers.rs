@@ -1,15 +1,41 @@
 //! Buffers: the arena's chunks, and tensors that outlive a run.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::Gpu;
+use super::waiting::Signal;
 use crate::error::{Error, Result};
+
+/// A buffer whose memory goes with its last owner. JavaScript would keep it until it collects its garbage, which knows
+/// nothing of the adapter's memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Buffer(Arc<Owned>);
+
+#[derive(Debug)]
+struct Owned(wgpu::Buffer);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if cfg!(target_arch = "wasm32") {
+            self.0.destroy();
+        }
+    }
+}
+
+impl std::ops::Deref for Buffer {
+    type Target = wgpu::Buffer;
+
+    fn deref(&self) -> &wgpu::Buffer {
+        &self.0.0
+    }
+}
 
 /// The arena that plans share, run in turn: one set of chunks, as large as the largest plan needs.
 #[derive(Default)]
 pub struct Pool {
-    chunks: Vec<wgpu::Buffer>,
+    chunks: Vec<Buffer>,
 }
 
 impl Pool {
@@ -29,26 +55,24 @@ impl Pool {
         gpu.check()
     }
 
-    pub(crate) fn chunk(&self, i: usize) -> Option<&wgpu::Buffer> {
+    pub(crate) fn chunk(&self, i: usize) -> Option<&Buffer> {
         self.chunks.get(i)
     }
 
     /// Bytes of all chunks.
     pub fn bytes(&self) -> u64 {
-        self.chunks.iter().map(wgpu::Buffer::size).sum()
+        self.chunks.iter().map(|b| b.size()).sum()
     }
 }
 
-pub(crate) fn storage_buffer(gpu: &Gpu, label: &str, size: u64) -> wgpu::Buffer {
-    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-    let size = size.max(16).next_multiple_of(4);
-    gpu.device.create_buffer(&wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false })
+pub(crate) fn storage_buffer(gpu: &Gpu, label: &str, size: u64) -> Buffer {
+    gpu.buffer(label, size, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC)
 }
 
 /// A range of a buffer that holds a stored tensor.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredBuffer {
-    pub(crate) buffer: wgpu::Buffer,
+    pub(crate) buffer: Buffer,
     pub(crate) offset: u64,
     pub(crate) bytes: u64,
 }
@@ -109,7 +133,7 @@ impl Store {
         label: &str,
         tensors: &[(String, u64)],
         limit: u64,
-    ) -> Result<Vec<(wgpu::Buffer, u64)>> {
+    ) -> Result<Vec<(Buffer, u64)>> {
         let align = self.gpu.caps().storage_alignment.max(256);
         // Bytes used so far, and members as (key, offset, bytes).
         type Group<'a> = (u64, Vec<(&'a str, u64, u64)>);
@@ -159,6 +183,15 @@ impl Store {
         self.write_at(key, 0, bytes)
     }
 
+    /// The same for many bytes: hands over a few at a time.
+    pub async fn write_long(&self, key: &str, bytes: &[u8]) -> Result<()> {
+        for (i, piece) in bytes.chunks(STAGING_BYTES as usize).enumerate() {
+            self.write_at(key, i as u64 * STAGING_BYTES, piece)?;
+            self.settle().await?;
+        }
+        Ok(())
+    }
+
     /// Writes `bytes` from byte `first` of `key` on, a multiple of 4; what is behind them up to the next multiple of 4
     /// becomes zero.
     pub fn write_at(&self, key: &str, first: u64, bytes: &[u8]) -> Result<()> {
@@ -167,22 +200,23 @@ impl Store {
         if end > entry.bytes {
             return Err(Error::Device(format!("{key} holds {} bytes, not {end}", entry.bytes)));
         }
-        let mut offset = entry.offset + first;
-        for piece in bytes.chunks(STAGING_BYTES as usize) {
-            if self.staged.fetch_add(piece.len() as u64, Relaxed) + piece.len() as u64 > STAGING_BYTES {
-                self.gpu.queue.submit([]);
-                self.gpu.wait()?;
-                self.staged.store(piece.len() as u64, Relaxed);
-            }
-            let padded;
-            let piece = if piece.len() % 4 == 0 {
-                piece
-            } else {
-                padded = [piece, &[0u8; 3][..4 - piece.len() % 4]].concat();
-                &padded
-            };
-            self.gpu.queue.write_buffer(&entry.buffer, offset, piece);
-            offset += piece.len() as u64;
+        let (whole, rest) = bytes.split_at(bytes.len() / 4 * 4);
+        let offset = entry.offset + first;
+        self.gpu.queue.write_buffer(&entry.buffer, offset, whole);
+        if !rest.is_empty() {
+            let padded = [rest, &[0u8; 3][..4 - rest.len()]].concat();
+            self.gpu.queue.write_buffer(&entry.buffer, offset + whole.len() as u64, &padded);
+        }
+        self.staged.fetch_add(bytes.len() as u64, Relaxed);
+        Ok(())
+    }
+
+    /// Waits until what was written has arrived, where that is [`STAGING_BYTES`] or more: wgpu holds it until then.
+    pub async fn settle(&self) -> Result<()> {
+        if self.staged.load(Relaxed) >= STAGING_BYTES {
+            self.staged.store(0, Relaxed);
+            self.gpu.queue.submit([]);
+            self.gpu.wait().await?;
         }
         Ok(())
     }
@@ -195,69 +229,27 @@ impl Store {
 }
 
 impl Gpu {
-    /// Waits until everything submitted is done.
-    pub fn wait(&self) -> Result<()> {
-        let poll = self.device.poll(wgpu::PollType::wait_indefinitely());
-        poll.map_err(|e| Error::Device(format!("{}: {e}", self.info().name)))?;
-        self.check()
+    /// A buffer of at least `size` bytes that can be copied to and used as `usage` says.
+    pub(crate) fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> Buffer {
+        let size = size.max(16).next_multiple_of(4);
+        let usage = usage | wgpu::BufferUsages::COPY_DST;
+        let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
+        Buffer(Arc::new(Owned(self.device.create_buffer(&descriptor))))
     }
 
     /// Copies a range of `buffer` to the host.
     pub(crate) async fn read(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u8>> {
-        let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("readback"),
-            size: bytes.next_multiple_of(4),
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
+        let staging = self.buffer("readback", bytes, wgpu::BufferUsages::MAP_READ);
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, bytes.next_multiple_of(4));
         self.queue.submit([encoder.finish()]);
-        let mapped = Mapped::start(&staging);
-        #[cfg(not(target_arch = "wasm32"))]
-        self.wait()?;
-        mapped.await.map_err(|e| Error::Device(format!("{}: readback: {e}", self.info().name)))?;
+        let (mapped, give) = Signal::new();
+        staging.slice(..).map_async(wgpu::MapMode::Read, give);
+        let mapped = self.landed(None, mapped).await?;
+        self.check()?;
+        mapped.map_err(|e| Error::Device(format!("{}: readback: {e}", self.info().name)))?;
         let view = staging.slice(..).get_mapped_range();
         let view = view.map_err(|e| Error::Device(format!("{}: readback: {e}", self.info().name)))?;
         Ok(view[..bytes as usize].to_vec())
-    }
-}
-
-/// A future of `map_async`.
-struct Mapped(std::sync::Arc<std::sync::Mutex<MapState>>);
-
-#[derive(Default)]
-struct MapState {
-    done: Option<Result<(), wgpu::BufferAsyncError>>,
-    waker: Option<std::task::Waker>,
-}
-
-impl Mapped {
-    fn start(buffer: &wgpu::Buffer) -> Mapped {
-        let state = std::sync::Arc::new(std::sync::Mutex::new(MapState::default()));
-        let done = state.clone();
-        buffer.slice(..).map_async(wgpu::MapMode::Read, move |result| {
-            let mut state = done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            state.done = Some(result);
-            if let Some(waker) = state.waker.take() {
-                waker.wake();
-            }
-        });
-        Mapped(state)
-    }
-}
-
-impl Future for Mapped {
-    type Output = Result<(), wgpu::BufferAsyncError>;
-
-    fn poll(self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
-        let mut state = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match state.done.take() {
-            Some(result) => std::task::Poll::Ready(result),
-            None => {
-                state.waker = Some(cx.waker().clone());
-                std::task::Poll::Pending
-            }
-        }
     }
 }

@@ -49,6 +49,8 @@ pub struct Gpu {
     info: wgpu::AdapterInfo,
     caps: Caps,
     bounds_checks: bool,
+    /// Waiting blocks the thread, which is ours; else the device is polled by whoever drives the job.
+    pub(super) blocks: bool,
     shared: Arc<Shared>,
 }
 
@@ -80,7 +82,11 @@ fn caps_of(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Feat
         max_workgroups_per_dimension: limits.max_compute_workgroups_per_dimension,
         storage_alignment: u64::from(limits.min_storage_buffer_offset_alignment),
         uniform_alignment: u64::from(limits.min_uniform_buffer_offset_alignment),
-        register_tile: if info.name.contains("SwiftShader") { 64 } else { 256 },
+        // A browser's software adapter is SwiftShader; Chromium does not always say so.
+        register_tile: match info.name.contains("SwiftShader") || info.backend == wgpu::Backend::BrowserWebGpu {
+            true => 64,
+            false => 256,
+        },
         subgroup: if shares { info.subgroup_max_size } else { 0 },
         cores: std::thread::available_parallelism().map_or(4, |n| n.get()),
     }
@@ -141,6 +147,7 @@ impl Gpu {
             (adapter.request_device(&descriptor).await).map_err(|e| Error::Device(format!("{}: {e}", info.name)))?;
         let mut gpu = Gpu::from_device(info, device, queue);
         gpu.bounds_checks = options.bounds_checks;
+        gpu.blocks = cfg!(not(target_arch = "wasm32"));
         let shared = gpu.shared.clone();
         // wgpu's default handler panics; an error here becomes an error of the run.
         gpu.device.on_uncaptured_error(Arc::new(move |e| shared.fail(e.to_string())));
@@ -157,7 +164,7 @@ impl Gpu {
                 lost.fail(format!("the device was lost: {message}"));
             }
         });
-        Gpu { device, queue, info, caps, bounds_checks: false, shared }
+        Gpu { device, queue, info, caps, bounds_checks: false, blocks: true, shared }
     }
 
     /// Limits and kernel family.
@@ -181,6 +188,24 @@ impl Gpu {
         self.device.generate_allocator_report().map(|r| r.total_allocated_bytes)
     }
 
+    /// Whether `bytes` can be allocated now, in buffers as large as they may be: WebGPU tells of no memory's size.
+    #[cfg(target_arch = "wasm32")]
+    pub(crate) async fn can_allocate(&self, bytes: u64) -> bool {
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let most = self.caps.max_buffer_bytes;
+        let sizes = (0..bytes.div_ceil(most)).map(|i| most.min(bytes - i * most));
+        let buffers: Vec<_> = sizes.map(|size| self.buffer("trial", size, wgpu::BufferUsages::STORAGE)).collect();
+        let fits = scope.pop().await.is_none();
+        drop(buffers);
+        fits
+    }
+
+    /// The browser's own object.
+    #[cfg(all(target_arch = "wasm32", feature = "web"))]
+    pub(crate) fn web_device(&self) -> wasm_bindgen::JsValue {
+        self.device.as_webgpu().map_or(wasm_bindgen::JsValue::NULL, |device| wasm_bindgen::JsValue::from(device.clone()))
+    }
+
     /// The first error that wgpu reported since the last call.
     pub fn check(&self) -> Result<()> {
         match self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -193,7 +218,6 @@ impl Gpu {
         *self.shared.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn set_pace(&self, pace: f64) {
         *self.shared.pace.lock().unwrap_or_else(PoisonError::into_inner) = Some(pace);
     }

@@ -4,8 +4,10 @@ mod buffers;
 mod caps;
 mod device;
 mod kernel;
+mod waiting;
 
-pub(crate) use buffers::storage_buffer;
+pub(crate) use buffers::{Buffer, storage_buffer};
+pub(crate) use waiting::Flight;
 pub use buffers::{Pool, STAGING_BYTES, Store};
 pub use caps::{AdapterClass, Caps, Variants};
 pub use device::{AdapterEntry, DeviceOptions, Gpu, adapters};

@@ -1,6 +1,6 @@
 //! Replays a plan: pre-built bind groups, one packed uniform buffer, submits of bounded time.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use web_time::Instant;
 
@@ -8,16 +8,10 @@ use super::plan::{GUARD_BYTES, Home};
 use super::{Binding, Plan, Slot, Source, Tensor};
 use crate::base::{Array, DType, block8};
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Pool, Store};
+use crate::gpu::{Buffer, Flight, Gpu, Pool, Store};
 
-/// A submit is cut where it would take longer than this: Windows kills jobs after about two seconds, pages must paint.
-const SUBMIT_SECONDS: f64 = 0.1;
-/// Cost units of the first submit on a device whose pace is unknown.
-const FIRST_COST: f64 = 2e8;
 /// A quiet NaN that no kernel computes.
 const SENTINEL: u32 = 0x7fc0_dead;
-/// Submits in flight.
-const IN_FLIGHT: usize = 2;
 
 struct Step {
     pipeline: wgpu::ComputePipeline,
@@ -31,8 +25,9 @@ pub struct Session {
     gpu: Gpu,
     plan: Plan,
     steps: Vec<Step>,
-    inputs: wgpu::Buffer,
-    homes: HashMap<Slot, (wgpu::Buffer, u64)>,
+    inputs: Buffer,
+    uniforms: Option<Buffer>,
+    homes: HashMap<Slot, (Buffer, u64)>,
 }
 
 /// A node whose result differs from its reference, found by [`Session::check`].
@@ -63,7 +58,7 @@ impl Session {
         pool.reserve(gpu, &plan.arena)?;
         let inputs = crate::gpu::storage_buffer(gpu, "inputs", plan.input_bytes);
         let homes = homes(&plan, pool, store, &inputs)?;
-        let mut session = Session { gpu: gpu.clone(), plan, steps: Vec::new(), inputs, homes };
+        let mut session = Session { gpu: gpu.clone(), plan, steps: Vec::new(), inputs, uniforms: None, homes };
         session.bind()?;
         gpu.check()?;
         Ok(session)
@@ -84,12 +79,7 @@ impl Session {
             packed.extend(bytes);
             packed.resize((packed.len() as u64).next_multiple_of(stride) as usize, 0);
         }
-        let uniforms = self.gpu.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("uniforms"),
-            size: (packed.len() as u64).max(16),
-            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
+        let uniforms = self.gpu.buffer("uniforms", packed.len() as u64, wgpu::BufferUsages::UNIFORM);
         self.gpu.queue.write_buffer(&uniforms, 0, &packed);
         let costs = costs(&self.plan);
         for (((d, pipeline), (offset, bytes)), cost) in
@@ -109,6 +99,7 @@ impl Session {
             let bind_group = self.gpu.device.create_bind_group(&descriptor);
             self.steps.push(Step { pipeline: pipeline.pipeline.clone(), bind_group, grid: d.grid, cost });
         }
+        self.uniforms = Some(uniforms);
         Ok(())
     }
 
@@ -118,7 +109,7 @@ impl Session {
         Ok(wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset: offset + b.offset, size }))
     }
 
-    fn home(&self, slot: Slot) -> Result<(&wgpu::Buffer, u64)> {
+    fn home(&self, slot: Slot) -> Result<(&Buffer, u64)> {
         let home = self.homes.get(&slot);
         home.map(|(b, o)| (b, *o)).ok_or_else(|| Error::Device(format!("{} has no memory", self.plan.slot_name(slot))))
     }
@@ -157,34 +148,25 @@ impl Session {
         Ok(())
     }
 
-    /// Runs the plan. Returns when all of it is submitted; what it costs is bounded by `SUBMIT_SECONDS` a submit.
-    pub fn run(&self) -> Result<()> {
-        let mut flight: VecDeque<(wgpu::SubmissionIndex, Instant, f64)> = VecDeque::new();
-        let mut last_done = Instant::now();
+    /// Runs the plan, in submits of bounded time. Returns when all of it is submitted and the last is on its way.
+    pub async fn run(&self) -> Result<()> {
+        let mut flight = Flight::new(&self.gpu);
         let mut next = 0;
         while next < self.steps.len() {
-            let budget = self.gpu.pace().map_or(FIRST_COST, |pace| SUBMIT_SECONDS / pace);
-            let (end, cost) = self.take(next, budget);
-            let index = self.submit(next..end);
-            flight.push_back((index, Instant::now(), cost));
+            let (end, cost) = self.take(next, flight.budget());
+            flight.submit(self.encode(next..end), cost).await?;
             next = end;
-            if flight.len() > IN_FLIGHT {
-                self.land(&mut flight, &mut last_done)?;
-            }
         }
-        while flight.len() > 1 {
-            self.land(&mut flight, &mut last_done)?;
-        }
-        self.gpu.check()
+        flight.settle().await
     }
 
     /// Runs every dispatch alone and waits for it.
-    pub fn profile(&self) -> Result<Vec<NodeTime>> {
+    pub async fn profile(&self) -> Result<Vec<NodeTime>> {
         let mut nodes: Vec<(usize, &'static str, f64)> = Vec::new();
         for (i, d) in self.plan.dispatches.iter().enumerate() {
             let start = Instant::now();
-            self.submit(i..i + 1);
-            self.gpu.wait()?;
+            self.gpu.queue.submit([self.encode(i..i + 1)]);
+            self.gpu.wait().await?;
             let seconds = start.elapsed().as_secs_f64();
             match nodes.last_mut().filter(|(node, ..)| *node == d.node) {
                 Some((_, _, total)) => *total += seconds,
@@ -209,7 +191,7 @@ impl Session {
         (end, cost)
     }
 
-    fn submit(&self, range: std::ops::Range<usize>) -> wgpu::SubmissionIndex {
+    fn encode(&self, range: std::ops::Range<usize>) -> wgpu::CommandBuffer {
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -219,35 +201,7 @@ impl Session {
                 pass.dispatch_workgroups(step.grid[0], step.grid[1], step.grid[2]);
             }
         }
-        self.gpu.queue.submit([encoder.finish()])
-    }
-
-    /// Waits for the oldest submit and learns the device's pace from it.
-    #[cfg(not(target_arch = "wasm32"))]
-    fn land(
-        &self,
-        flight: &mut VecDeque<(wgpu::SubmissionIndex, Instant, f64)>,
-        last_done: &mut Instant,
-    ) -> Result<()> {
-        let Some((index, submitted, cost)) = flight.pop_front() else {
-            return Ok(());
-        };
-        let poll = wgpu::PollType::Wait { submission_index: Some(index), timeout: None };
-        self.gpu.device.poll(poll).map_err(|e| Error::Device(format!("{}: {e}", self.gpu.info().name)))?;
-        let seconds = submitted.max(*last_done).elapsed().as_secs_f64();
-        *last_done = Instant::now();
-        if cost > 0.0 && seconds > 1e-4 {
-            let seen = seconds / cost;
-            self.gpu.set_pace(self.gpu.pace().map_or(seen, |old| (0.7 * old + 0.3 * seen).max(seen * 0.5)));
-        }
-        Ok(())
-    }
-
-    /// In a page the browser holds the queue back itself; nothing may block.
-    #[cfg(target_arch = "wasm32")]
-    fn land(&self, flight: &mut VecDeque<(wgpu::SubmissionIndex, Instant, f64)>, _: &mut Instant) -> Result<()> {
-        flight.pop_front();
-        Ok(())
+        encoder.finish()
     }
 
     /// Reads a tensor that is an output, an input or stored.
@@ -336,7 +290,7 @@ fn decode(bytes: &[u8], dtype: DType, elements: usize) -> Vec<f32> {
     }
 }
 
-fn homes(plan: &Plan, pool: &Pool, store: &Store, inputs: &wgpu::Buffer) -> Result<HashMap<Slot, (wgpu::Buffer, u64)>> {
+fn homes(plan: &Plan, pool: &Pool, store: &Store, inputs: &Buffer) -> Result<HashMap<Slot, (Buffer, u64)>> {
     let mut homes = HashMap::with_capacity(plan.homes.len());
     for (&slot, home) in &plan.homes {
         let found = match home {

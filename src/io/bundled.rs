@@ -3,8 +3,6 @@
 //! The architecture of SD 2 at a hundredth of its size: 64x64 pictures from 4x16x16 latents, v-prediction, CLIP's own
 //! byte-pair tokenizer, f16 weights. What it was made from, and under which licences, is in [`NOTICE`].
 
-use serde_json::json;
-
 use super::{Bundle, Source, TokenizerFiles};
 
 /// A file under `assets/model`.
@@ -33,11 +31,8 @@ pub static MODEL: Bundle = Bundle {
 /// CLIP's tokenizer, which every Stable Diffusion 1.x and 2.x model shares, with the padding token `pad`; `name` is what
 /// messages call it.
 pub fn tokenizer(name: &str, pad: &str) -> TokenizerFiles {
-    let special = json!({"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": pad});
-    let special = ("special_tokens_map.json", Source::from_bytes(name, special.to_string().into_bytes()));
-    let shared = MODEL.tokenizer.iter().filter(|(file, _)| ["vocab.json", "merges.txt"].contains(file));
-    let shared = shared.map(|(file, bytes)| (*file, Source::from_static(format!("{name}: {file}"), bytes)));
-    TokenizerFiles::new(name, shared.chain([special]))
+    let shared = MODEL.tokenizer.iter().map(|(file, bytes)| (*file, Source::from_static(format!("{name}: {file}"), bytes)));
+    TokenizerFiles::clip(name, pad, shared)
 }
 
 /// Licences and authors of the works that the model was made from.

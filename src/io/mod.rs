@@ -9,6 +9,7 @@ pub mod atomic;
 pub mod bundled;
 pub mod checkpoints;
 mod families;
+pub mod files;
 pub mod image;
 pub mod lora_file;
 pub mod safetensors;
@@ -20,5 +21,5 @@ pub use checkpoints::{Bundle, Checkpoint, ModelModules, Part, Weights, write_dif
 pub use image::{Crop, Parameters, Picture, caption, list_pictures, write_png};
 pub use lora_file::{LoraFile, LoraFormat, LoraModule, ModuleKey};
 pub use safetensors::{ElementType, SafeTensors, Tensor, write_safetensors};
-pub use source::Source;
+pub use source::{Slices, Source};
 pub use tokenizer::{ClipTokenizer, Encoded, TokenizerFiles};

@@ -1,11 +1,36 @@
-//! Where bytes come from: a mapped file or bytes in memory.
+//! Where bytes come from: a mapped file, bytes in memory, or whatever else gives slices.
 
 use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::files;
 use crate::error::{Error, Result};
+
+/// Bytes that are got slice by slice, so that no more of them than is looked at is ever in memory: a file that a web
+/// page was given, say. A page's Worker reads such files without waiting; that is why nothing here is async.
+pub trait Slices {
+    /// Length in bytes.
+    fn len(&self) -> u64;
+
+    /// Whether there is nothing to read.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes of `range`, which lies within the length.
+    ///
+    /// # Errors
+    /// A message for the user when they cannot be had.
+    fn read(&self, range: Range<u64>) -> Result<Vec<u8>, String>;
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+type SharedSlices = Arc<dyn Slices + Send + Sync>;
+/// What JavaScript holds belongs to one thread, and a page's engine has one.
+#[cfg(target_arch = "wasm32")]
+type SharedSlices = std::rc::Rc<dyn Slices>;
 
 /// Named read-only bytes. Cloning shares them.
 #[derive(Clone)]
@@ -15,21 +40,22 @@ pub struct Source {
 }
 
 #[derive(Clone)]
-enum Data {
+pub(super) enum Data {
     #[cfg(not(target_arch = "wasm32"))]
     Mapped(Arc<memmap2::Mmap>),
     Shared(Arc<[u8]>),
     Static(&'static [u8]),
+    Slices(SharedSlices),
 }
 
 impl Source {
-    /// Maps the file at `path`; nothing is read until it is looked at.
+    /// Opens the file at `path`; nothing is read until it is looked at.
     ///
     /// # Errors
     /// [`Error::File`] when the file is missing, unreadable or a folder.
     pub fn open(path: impl AsRef<Path>) -> Result<Source> {
         let path = path.as_ref();
-        let data = open_data(path).map_err(|e| Error::file(path, describe(&e)))?;
+        let data = files::open(path).map_err(|e| Error::file(path, describe(&e)))?;
         Ok(Source { name: path.display().to_string(), data })
     }
 
@@ -43,44 +69,76 @@ impl Source {
         Source { name: name.into(), data: Data::Static(bytes) }
     }
 
+    /// What `slices` gives; `name` is what errors call it.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn from_slices(name: impl Into<String>, slices: impl Slices + Send + Sync + 'static) -> Source {
+        Source { name: name.into(), data: Data::Slices(Arc::new(slices)) }
+    }
+
     /// The file's path or the given name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// All bytes. A file that another program shortens while it is mapped is that program's fault.
-    pub fn bytes(&self) -> &[u8] {
+    /// All bytes, where they are in memory or mapped. A file that another program shortens while it is mapped is that
+    /// program's fault.
+    fn present(&self) -> Option<&[u8]> {
         match &self.data {
             #[cfg(not(target_arch = "wasm32"))]
-            Data::Mapped(map) => map,
-            Data::Shared(bytes) => bytes,
-            Data::Static(bytes) => bytes,
+            Data::Mapped(map) => Some(map),
+            Data::Shared(bytes) => Some(bytes),
+            Data::Static(bytes) => Some(bytes),
+            Data::Slices(_) => None,
         }
     }
 
     /// Length in bytes.
     pub fn len(&self) -> u64 {
-        self.bytes().len() as u64
+        match &self.data {
+            Data::Slices(slices) => slices.len(),
+            _ => self.present().map_or(0, |bytes| bytes.len() as u64),
+        }
     }
 
     /// Whether there is nothing to read.
     pub fn is_empty(&self) -> bool {
-        self.bytes().is_empty()
+        self.len() == 0
     }
 
-    /// The bytes of `range`. Async because a remote source has to fetch them; mapped and in-memory bytes are ready.
+    /// All bytes; for what is small enough to be held whole.
     ///
     /// # Errors
-    /// [`Error::File`] when the range goes beyond the end.
-    pub async fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        let slice = usize::try_from(range.start)
-            .ok()
-            .zip(usize::try_from(range.end).ok())
-            .and_then(|(start, end)| self.bytes().get(start..end));
-        slice.map(Cow::Borrowed).ok_or_else(|| {
-            let (start, end, len) = (range.start, range.end, self.len());
-            Error::file(&self.name, format!("bytes {start}..{end} asked for, but it has {len}: the file is truncated"))
-        })
+    /// [`Error::File`] when they cannot be read.
+    pub fn bytes(&self) -> Result<Cow<'_, [u8]>> {
+        self.read(0..self.len())
+    }
+
+    /// The bytes of `range`, without a copy where they are present.
+    pub(super) fn slice(&self, range: &Range<u64>) -> Option<&[u8]> {
+        let [start, end] = [range.start, range.end].map(|at| usize::try_from(at).ok());
+        self.present()?.get(start?..end?)
+    }
+
+    /// The bytes of `range`.
+    ///
+    /// # Errors
+    /// [`Error::File`] when the range goes beyond the end, or cannot be read.
+    pub fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
+        let Range { start, end } = range;
+        let len = self.len();
+        if start > end || end > len {
+            let message = format!("bytes {start}..{end} asked for, but it has {len}: the file is truncated");
+            return Err(Error::file(&self.name, message));
+        }
+        if let Some(bytes) = self.slice(&range) {
+            return Ok(Cow::Borrowed(bytes));
+        }
+        let Data::Slices(slices) = &self.data else { return Ok(Cow::Borrowed(&[])) };
+        let bytes = slices.read(range).map_err(|message| Error::file(&self.name, message))?;
+        match bytes.len() as u64 == end - start {
+            true => Ok(Cow::Owned(bytes)),
+            false => Err(Error::file(&self.name, format!("gave {} bytes for {start}..{end}", bytes.len()))),
+        }
     }
 
     /// Gives the pages of `bytes`, a part of this source, back to the system where they are mapped: they are read again
@@ -103,9 +161,12 @@ impl Source {
     ///
     /// # Errors
     /// [`Error::File`] with the offset of the first byte that is not UTF-8.
-    pub fn text(&self) -> Result<&str> {
-        std::str::from_utf8(self.bytes())
-            .map_err(|e| Error::file(&self.name, format!("not UTF-8 text (byte {})", e.valid_up_to())))
+    pub fn text(&self) -> Result<Cow<'_, str>> {
+        let wrong = |e: std::str::Utf8Error| Error::file(&self.name, format!("not UTF-8 text (byte {})", e.valid_up_to()));
+        match self.bytes()? {
+            Cow::Borrowed(bytes) => std::str::from_utf8(bytes).map(Cow::Borrowed).map_err(wrong),
+            Cow::Owned(bytes) => String::from_utf8(bytes).map(Cow::Owned).map_err(|e| wrong(e.utf8_error())),
+        }
     }
 
     /// The bytes as JSON.
@@ -113,7 +174,7 @@ impl Source {
     /// # Errors
     /// [`Error::File`] with line and column of what is not JSON.
     pub fn json(&self) -> Result<serde_json::Value> {
-        serde_json::from_str(self.text()?).map_err(|e| Error::file(&self.name, format!("not valid JSON: {e}")))
+        serde_json::from_str(&self.text()?).map_err(|e| Error::file(&self.name, format!("not valid JSON: {e}")))
     }
 }
 
@@ -121,26 +182,6 @@ impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Source({}, {} bytes)", self.name, self.len())
     }
-}
-
-#[cfg(not(target_arch = "wasm32"))]
-fn open_data(path: &Path) -> std::io::Result<Data> {
-    let file = std::fs::File::open(path)?;
-    let meta = file.metadata()?;
-    if meta.is_dir() {
-        return Err(std::io::Error::other("is a folder, expected a file"));
-    }
-    if meta.len() == 0 {
-        return Ok(Data::Static(&[]));
-    }
-    // SAFETY: the map is read-only and we never write a file in place (`write_atomic` renames), so the bytes change
-    // only if another program rewrites the file while we read it, which no mapping reader can prevent.
-    Ok(Data::Mapped(Arc::new(unsafe { memmap2::Mmap::map(&file)? })))
-}
-
-#[cfg(target_arch = "wasm32")]
-fn open_data(path: &Path) -> std::io::Result<Data> {
-    Ok(Data::Shared(std::fs::read(path)?.into()))
 }
 
 /// What an I/O error means to a user, without the `(os error N)` tail.

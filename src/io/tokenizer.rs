@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::Source;
+use super::{Source, files};
 use crate::error::{Error, Result};
 
 /// A prompt longer than any real model takes: configurations write 1e30 for "not set".
@@ -33,16 +33,39 @@ impl TokenizerFiles {
         TokenizerFiles { location: location.into(), files: known.map(|(n, s)| (n.to_owned(), s)).collect() }
     }
 
+    /// CLIP's vocabulary and merges out of `files`, with the padding token `pad`; `name` is what messages call it.
+    pub(super) fn clip<'a>(name: &str, pad: &str, files: impl IntoIterator<Item = (&'a str, Source)>) -> TokenizerFiles {
+        let special = json!({"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": pad});
+        let special = ("special_tokens_map.json", Source::from_bytes(name, special.to_string().into_bytes()));
+        let shared = files.into_iter().filter(|(file, _)| ["vocab.json", "merges.txt"].contains(file));
+        TokenizerFiles::new(name, shared.chain([special]))
+    }
+
+    /// The same out of the bundled model that a page has beside it.
+    ///
+    /// # Errors
+    /// [`Error::File`] where there is none.
+    #[cfg(not(feature = "bundled"))]
+    pub(super) fn of_bundled_model(name: &str, pad: &str) -> Result<TokenizerFiles> {
+        match TokenizerFiles::open(Path::new(files::BUNDLED_MODEL).join("tokenizer")) {
+            Ok(shared) => Ok(TokenizerFiles::clip(name, pad, shared.files.iter().map(|(n, s)| (n.as_str(), s.clone())))),
+            Err(_) => {
+                let message = "a single file holds no tokenizer, and this build brings none: give a diffusers folder";
+                Err(Error::file(name, message))
+            }
+        }
+    }
+
     /// The folder's files.
     ///
     /// # Errors
     /// [`Error::File`] when the folder is missing or a file cannot be read.
     pub fn open(folder: impl AsRef<Path>) -> Result<TokenizerFiles> {
         let folder = folder.as_ref();
-        if !folder.is_dir() {
+        if !files::is_folder(folder) {
             return Err(Error::file(folder, "the model lacks this folder: get the model again"));
         }
-        let present = FILES.into_iter().filter(|name| folder.join(name).exists());
+        let present = FILES.into_iter().filter(|name| files::is_file(folder.join(name)));
         let files = present.map(|name| Ok((name, Source::open(folder.join(name))?))).collect::<Result<Vec<_>>>()?;
         Ok(TokenizerFiles::new(folder.display().to_string(), files))
     }
@@ -103,7 +126,7 @@ impl ClipTokenizer {
 
         let (source, mut tokenizer) =
             match (files.get("tokenizer.json"), files.get("vocab.json"), files.get("merges.txt")) {
-                (Some(source), _, _) => (source, parse(source.name(), source.bytes())?),
+                (Some(source), _, _) => (source, parse(source.name(), &source.bytes()?)?),
                 (None, Some(vocab), Some(merges)) => (vocab, parse(vocab.name(), &from_vocab(vocab, merges)?)?),
                 _ => {
                     let message = "holds neither tokenizer.json nor vocab.json with merges.txt: get the model again";
@@ -185,8 +208,9 @@ fn parse(name: &str, bytes: &[u8]) -> Result<Tokenizer> {
 fn from_vocab(vocab: &Source, merges: &Source) -> Result<Vec<u8>> {
     let vocab = super::checkpoints::object(vocab)?;
     // The first line names the format's version; no merge rule starts with '#version'.
+    let merges = merges.text()?;
     let rules: Vec<&str> =
-        merges.text()?.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty()).collect();
+        merges.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty()).collect();
     let words = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
     let tokenizer = json!({
         "version": "1.0",

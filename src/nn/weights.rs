@@ -45,7 +45,7 @@ pub fn allocate(store: &mut Store, label: &str, params: &[Param]) -> Result<()> 
 
 /// Loads every one of `params` but the adapters' factors into `store`, a few rows at a time, so that the host never
 /// holds a whole tensor.
-pub fn load(store: &mut Store, label: &str, params: &[Param], fetch: FetchRows<'_>) -> Result<()> {
+pub async fn load(store: &mut Store, label: &str, params: &[Param], fetch: FetchRows<'_>) -> Result<()> {
     let params: Vec<Param> = params.iter().filter(|p| p.role != Role::Adapter).cloned().collect();
     allocate(store, label, &params)?;
     for param in &params {
@@ -67,6 +67,7 @@ pub fn load(store: &mut Store, label: &str, params: &[Param], fetch: FetchRows<'
                 store.write_at(&param.key, offset, &bytes[..whole])?;
                 offset += whole as u64;
                 bytes.drain(..whole);
+                store.settle().await?;
             }
         }
         store.write_at(&param.key, offset, &bytes)?;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::gpu::Variants;
-use crate::io::SafeTensors;
+use crate::io::{SafeTensors, files};
 use crate::io::safetensors::{ElementType, Tensor, first_non_finite, write_safetensors};
 
 /// Where a run stands: weights, moments, position, and what it was started with.
@@ -108,7 +108,7 @@ impl State {
     /// [`Error::File`] when it is truncated or damaged.
     pub fn load(folder: &Path) -> Result<Option<State>> {
         let path = folder.join(FILE);
-        if !path.exists() {
+        if !files::exists(&path) {
             return Ok(None);
         }
         let file = SafeTensors::open(&path)?;
@@ -125,7 +125,7 @@ impl State {
                 return Err(tensor.error(format!("is {:?}, its record names {length} values: {DAMAGED}", tensor.shape)));
             }
             let values = match tensor.dtype {
-                ElementType::U32 => Values::new(&tensor.bytes, true),
+                ElementType::U32 => Values::new(&*tensor.bytes()?, true),
                 _ => Values::F32(tensor.to_finite_f32()?),
             };
             tensors.push((name, values));

@@ -147,14 +147,14 @@ impl Trainer {
             let Passes { first, next, at } = self.passes(batch)?;
             let session = if i == 0 { first } else { next.as_ref().unwrap_or(first) };
             self.write(session, at, batch, batches.len())?;
-            session.run()?;
+            session.run().await?;
             errors.push(session.read(at.errors).await?);
         }
         let Some(Update { session, at, norm }) = &self.update else {
             return Err(Error::op("train", "has no update"));
         };
         self.write_update(session, at, step, rates)?;
-        session.run()?;
+        session.run().await?;
         let grad_norm = session.read(*norm).await?.first().copied().unwrap_or(f32::NAN);
         Ok(UpdateReport { errors, grad_norm })
     }
@@ -169,12 +169,12 @@ impl Trainer {
             self.write(session, at, batch, 1)?;
             self.write_update(session, update, step, rates)?;
         }
-        first.run()?;
+        first.run().await?;
         let grad_norm = first.read(*norm).await?.first().copied().unwrap_or(f32::NAN);
         let errors = vec![first.read(at.errors).await?];
         // A step that failed must not reach the weights: the caller stops at what is not finite.
         if grad_norm.is_finite() {
-            second.run()?;
+            second.run().await?;
         }
         Ok(UpdateReport { errors, grad_norm })
     }

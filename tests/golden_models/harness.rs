@@ -122,7 +122,7 @@ impl Golden {
             let columns: usize = shape.iter().skip(1).product();
             Ok(tensor.values[rows.start * columns..rows.end * columns].to_vec())
         };
-        weights::load(store, self.kind, params, &rows)?;
+        pollster::block_on(weights::load(store, self.kind, params, &rows))?;
         let adapters: Vec<Param> = params.iter().filter(|p| p.role == Role::Adapter).cloned().collect();
         weights::allocate(store, "lora", &adapters)?;
         for p in &adapters {
@@ -264,7 +264,7 @@ pub async fn run_plan(gpu: &Gpu, g: &Graph, store: &Store, inputs: &[(Tensor, Ve
             _ => session.write(*t, values)?,
         }
     }
-    session.run()?;
+    session.run().await?;
     Ok(session)
 }
 

@@ -38,7 +38,7 @@ fn halves<'a>(shapes: &[(&str, &[usize])]) -> Vec<Tensor<'a>> {
 /// The fixture's tensors, changed by `change`.
 fn changed(change: impl Fn(Tensor<'static>) -> Option<Tensor<'static>>) -> portray::Result<LoraFile> {
     let file = SafeTensors::open(fixture("lycoris.safetensors")).unwrap();
-    let owned = |t: Tensor<'_>| Tensor::raw(t.name.to_string(), t.dtype, &t.shape, t.bytes.to_vec().leak());
+    let owned = |t: Tensor<'_>| Tensor::raw(t.name.to_string(), t.dtype, &t.shape, t.bytes().unwrap().to_vec().leak());
     open(&file.iter().filter_map(|t| change(owned(t))).collect::<Vec<_>>())
 }
 
@@ -278,7 +278,7 @@ fn damage_is_named() {
     let file = SafeTensors::open(fixture("lycoris.safetensors")).unwrap();
     for (i, name) in file.names().enumerate() {
         let e = message(changed(|t| {
-            let mut bytes = t.bytes.to_vec();
+            let mut bytes = t.bytes().unwrap().to_vec();
             bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
             let spoiled = Tensor::raw(t.name.to_string(), t.dtype, &t.shape, bytes.leak());
             Some(if t.name == name { spoiled } else { t })

@@ -58,7 +58,7 @@ impl<'a> Studio<'a> {
     /// # Errors
     /// [`portray::Error::File`] when one cannot be read.
     pub fn class_pictures(&self, prompt: &str) -> Result<Vec<Picture>> {
-        let fingerprint = open_checkpoint(None)?.fingerprint();
+        let fingerprint = open_checkpoint(None)?.fingerprint()?;
         let folder = class_folder(&fingerprint, prompt, [SIDE, SIDE], self.args.seed)?;
         let seeds = self.args.seed..;
         let paths = list_pictures(&folder)?;

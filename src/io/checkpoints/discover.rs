@@ -7,20 +7,20 @@ use serde_json::Value;
 
 use super::{Part, Weights, object};
 use crate::error::{Error, Result};
-use crate::io::{SafeTensors, Source};
+use crate::io::{SafeTensors, Source, files};
 
 const GIVE_A_FOLDER: &str = "give a diffusers folder (model_index.json, unet/, vae/, text_encoder/, tokenizer/, \
      scheduler/) or a single .safetensors file in the original layout";
 
 /// `model_index.json` of a Stable Diffusion 1.x or 2.x folder.
 pub fn model_index(folder: &Path) -> Result<Source> {
-    if !folder.exists() {
+    if !files::exists(folder) {
         return Err(Error::file(folder, "no such model folder or file"));
     }
     let path = folder.join("model_index.json");
-    if !path.exists() {
-        let inside = folder.join("config.json").exists() || folder.join("scheduler_config.json").exists();
-        let parent = folder.parent().filter(|p| inside && p.join("model_index.json").exists());
+    if !files::exists(&path) {
+        let inside = files::exists(folder.join("config.json")) || files::exists(folder.join("scheduler_config.json"));
+        let parent = folder.parent().filter(|p| inside && files::exists(p.join("model_index.json")));
         return Err(Error::file(
             folder,
             match parent {
@@ -45,7 +45,7 @@ pub fn model_index(folder: &Path) -> Result<Source> {
 /// Configuration and weights of one part.
 pub fn weights(folder: &Path, part: Part) -> Result<Weights> {
     let folder = folder.join(part.name());
-    if !folder.is_dir() {
+    if !files::is_folder(&folder) {
         return Err(Error::file(&folder, "the model lacks this folder: get the model again"));
     }
     let config = Source::open(folder.join("config.json"))?;
@@ -57,7 +57,7 @@ pub fn weights(folder: &Path, part: Part) -> Result<Weights> {
 fn files(folder: &Path, stem: &str) -> Result<Vec<SafeTensors>> {
     for variant in ["", ".fp16"] {
         let whole = folder.join(format!("{stem}{variant}.safetensors"));
-        if whole.exists() {
+        if files::exists(&whole) {
             return Ok(vec![SafeTensors::open(whole)?]);
         }
         // diffusers has put the variant on either side of the ending.
@@ -65,14 +65,14 @@ fn files(folder: &Path, stem: &str) -> Result<Vec<SafeTensors>> {
             [format!("{stem}{variant}.safetensors.index.json"), format!("{stem}.safetensors.index{variant}.json")]
         {
             let index = folder.join(name);
-            if index.exists() {
+            if files::exists(&index) {
                 return shards(folder, &Source::open(index)?);
             }
         }
     }
     let pickled =
         ["diffusion_pytorch_model.bin", "pytorch_model.bin", "model.ckpt", "diffusion_pytorch_model.fp16.bin"];
-    let message = match pickled.iter().find(|name| folder.join(name).exists()) {
+    let message = match pickled.iter().find(|name| files::exists(folder.join(name))) {
         Some(name) => format!(
             "has pickled weights only ({name}): save the model again with diffusers' save_pretrained(…, safe_serialization=True)"
         ),

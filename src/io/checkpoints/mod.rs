@@ -16,7 +16,7 @@ pub use save::write_diffusers_folder;
 pub use weights::Weights;
 
 use super::tokenizer::{ClipTokenizer, TokenizerFiles};
-use super::{ModuleKey, SafeTensors, Source};
+use super::{ModuleKey, SafeTensors, Source, files};
 use crate::error::{Error, Result};
 
 /// The parts of a model that hold weights.
@@ -114,7 +114,7 @@ impl Checkpoint {
     /// missing, JSON or safetensors malformed.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let folder = path.as_ref();
-        if folder.is_file() {
+        if files::is_file(folder) {
             let original::SingleFile { model_index, parts, scheduler_source, scheduler, tokenizer, prediction_known } =
                 original::open(folder)?;
             let name = folder.display().to_string();
@@ -246,17 +246,20 @@ impl Checkpoint {
 
     /// A short name for exactly these weights, to key caches with: the SHA-256 of all configurations and of the first
     /// 256 bytes of every tensor, 16 hexadecimal digits. Reads a few hundred pages instead of gigabytes.
-    pub fn fingerprint(&self) -> String {
+    ///
+    /// # Errors
+    /// [`Error::File`] when a file cannot be read.
+    pub fn fingerprint(&self) -> Result<String> {
         let mut hash = Sha256::new();
-        hash.update(self.scheduler_source.bytes());
+        hash.update(&*self.scheduler_source.bytes()?);
         for weights in &self.parts {
-            hash.update(weights.config_source().bytes());
+            hash.update(&*weights.config_source().bytes()?);
             for tensor in weights.iter() {
                 hash.update(tensor.name.as_bytes());
-                hash.update(tensor.bytes.get(..256).unwrap_or(&tensor.bytes));
+                hash.update(&*tensor.first_bytes(256)?);
             }
         }
-        hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        Ok(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
     }
 }
 

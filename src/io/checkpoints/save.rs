@@ -1,13 +1,12 @@
 //! Writing a trained model as a diffusers folder: a new UNet, the rest as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::Path;
 
 use super::{Checkpoint, Part, Weights};
 use crate::error::{Error, Result};
 use crate::io::source::describe;
-use crate::io::{Source, Tensor, write_atomic, write_folder, write_safetensors};
+use crate::io::{Source, files, Tensor, write_atomic, write_folder, write_safetensors};
 
 /// Writes `destination` as a diffusers folder like `source`, its UNet's tensors replaced by `unet`. It is assembled
 /// beside its destination and renamed at the end; an existing folder is replaced, so ask before. Only files that the
@@ -67,19 +66,21 @@ fn check(destination: &Path, old: &Weights, new: &[Tensor<'_>]) -> Result<()> {
 }
 
 fn copy(from: &Source, to: &Path) -> Result<()> {
-    write_atomic(to, |out| out.write_all(from.bytes()))
+    let bytes = from.bytes()?;
+    write_atomic(to, |out| out.write_all(&bytes))
 }
 
 /// What `model_index.json` may name besides: a feature extractor, a safety checker.
 fn copy_other_components(from: &Path, to: &Path) -> Result<()> {
     for component in ["feature_extractor", "safety_checker", "image_encoder"] {
         let folder = from.join(component);
-        let Ok(entries) = fs::read_dir(&folder) else { continue };
-        let failed = |e: std::io::Error| Error::file(&folder, describe(&e));
-        let paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>().map_err(failed)?;
+        if !files::is_folder(&folder) {
+            continue;
+        }
+        let paths = files::entries(&folder).map_err(|e| Error::file(&folder, describe(&e)))?;
         let ends = |path: &Path, ending: &str| path.extension().is_some_and(|e| e == ending);
         let has_safetensors = paths.iter().any(|path| ends(path, "safetensors"));
-        for path in paths.iter().filter(|path| path.is_file()) {
+        for path in paths.iter().filter(|path| files::is_file(path)) {
             let superseded = has_safetensors && ["bin", "ckpt", "msgpack", "h5"].iter().any(|e| ends(path, e));
             if let (false, Some(name)) = (superseded, path.file_name()) {
                 copy(&Source::open(path)?, &to.join(component).join(name))?;

@@ -144,7 +144,7 @@ impl Weights {
 
     /// Gives the pages of `tensor`, one of these, back to the system; see [`Source::release`].
     pub fn release(&self, tensor: &Tensor<'_>) {
-        self.files.iter().for_each(|file| file.source().release(&tensor.bytes));
+        self.files.iter().for_each(|file| tensor.release(file.source()));
     }
 
     /// All tensors in the order of their canonical names.

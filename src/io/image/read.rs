@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use crate::error::{Error, Result};
-use crate::io::Source;
+use crate::io::{Source, files};
 use crate::io::source::describe;
 
 /// Largest picture that is decoded, in pixels: beyond, memory goes to what is scaled away at once.
@@ -55,7 +55,7 @@ impl Picture {
     /// # Errors
     /// As [`Picture::open`].
     pub fn from_source(source: &Source) -> Result<Picture> {
-        decode(source.bytes()).map_err(|message| Error::file(source.name(), message))
+        decode(&source.bytes()?).map_err(|message| Error::file(source.name(), message))
     }
 }
 
@@ -130,15 +130,14 @@ fn over_white(picture: DynamicImage) -> image::RgbImage {
 /// [`Error::File`] when the folder is missing or holds no picture.
 pub fn list_pictures(folder: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
     let folder = folder.as_ref();
-    if folder.is_file() {
+    if files::is_file(folder) {
         return Err(Error::file(folder, "is a file: give the folder that holds the pictures"));
     }
     let failed = |e: std::io::Error| Error::file(folder, describe(&e));
     let mut pictures = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
+    for path in files::entries(folder).map_err(failed)? {
         let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-        if !hidden && path.is_file() && (has_ending(&path) || is_picture(&path)) {
+        if !hidden && files::is_file(&path) && (has_ending(&path) || is_picture(&path)) {
             pictures.push(path);
         }
     }
@@ -159,7 +158,7 @@ const LONGEST_CAPTION: u64 = 16 << 10;
 /// [`Error::File`] when it is no UTF-8 text, or far longer than a caption.
 pub fn caption(path: impl AsRef<Path>) -> Result<Option<String>> {
     let beside = path.as_ref().with_extension("txt");
-    if !beside.is_file() {
+    if !files::is_file(&beside) {
         return Ok(None);
     }
     let source = Source::open(&beside)?;
@@ -167,7 +166,8 @@ pub fn caption(path: impl AsRef<Path>) -> Result<Option<String>> {
         let message = format!("{} bytes are no caption: give a line of text", source.len());
         return Err(Error::file(&beside, message));
     }
-    let words: Vec<&str> = source.text()?.split_whitespace().collect();
+    let text = source.text()?;
+    let words: Vec<&str> = text.split_whitespace().collect();
     Ok((!words.is_empty()).then(|| words.join(" ")))
 }
 
@@ -177,7 +177,6 @@ fn has_ending(path: &Path) -> bool {
 }
 
 fn is_picture(path: &Path) -> bool {
-    use std::io::Read;
-    let mut start = [0; 32];
-    std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && recognize(&start).is_some()
+    let start = Source::open(path).and_then(|source| Ok(source.read(0..32)?.into_owned()));
+    start.is_ok_and(|start| recognize(&start).is_some())
 }

@@ -11,7 +11,7 @@ use super::keys::{Key, Role, is_adapter_key, parse};
 use super::{LoraFile, ModuleKey};
 use crate::error::{Error, Result};
 use crate::io::checkpoints::object;
-use crate::io::{ModelModules, Part, SafeTensors, Source};
+use crate::io::{ModelModules, Part, SafeTensors, Source, files};
 
 /// The header field in which diffusers keeps PEFT's configuration.
 pub const ADAPTER_METADATA: &str = "lora_adapter_metadata";
@@ -32,19 +32,19 @@ impl LoraFile {
     pub fn open(path: impl AsRef<Path>, model: Option<&ModelModules>) -> Result<LoraFile> {
         let path = path.as_ref();
         let mut lora = LoraFile { name: path.display().to_string(), ..LoraFile::default() };
-        if !path.is_dir() {
+        if !files::is_folder(path) {
             // A weight file out of a PEFT folder needs the configuration it lies beside.
             let config = path.with_file_name(PEFT_CONFIG);
-            let beside = path.file_name().is_some_and(|name| name == PEFT_WEIGHTS) && config.exists();
+            let beside = path.file_name().is_some_and(|name| name == PEFT_WEIGHTS) && files::exists(&config);
             lora.add(&open_weights(path)?, beside.then_some(config.as_path()), None, model)?;
-        } else if path.join(PEFT_CONFIG).exists() {
+        } else if files::exists(path.join(PEFT_CONFIG)) {
             lora.add(&open_weights(&path.join(PEFT_WEIGHTS))?, Some(&path.join(PEFT_CONFIG)), Some(Part::Unet), model)?;
-        } else if path.join("pytorch_lora_weights.safetensors").exists() {
+        } else if files::exists(path.join("pytorch_lora_weights.safetensors")) {
             lora.add(&open_weights(&path.join("pytorch_lora_weights.safetensors"))?, None, None, model)?;
         } else {
             for part in [Part::Unet, Part::TextEncoder] {
                 let folder = path.join(part.name());
-                if folder.join(PEFT_CONFIG).exists() {
+                if files::exists(folder.join(PEFT_CONFIG)) {
                     let weights = open_weights(&folder.join(PEFT_WEIGHTS))?;
                     lora.add(&weights, Some(&folder.join(PEFT_CONFIG)), Some(part), model)?;
                 }
@@ -117,7 +117,7 @@ impl LoraFile {
 
 fn open_weights(path: &Path) -> Result<SafeTensors> {
     let pickled = path.extension().is_some_and(|e| e == "bin" || e == "pt" || e == "ckpt");
-    if pickled || (!path.exists() && path.with_extension("bin").exists()) {
+    if pickled || (!files::exists(path) && files::exists(path.with_extension("bin"))) {
         return Err(Error::file(path, "pickled weights are not read: save the LoRA as .safetensors"));
     }
     SafeTensors::open(path)

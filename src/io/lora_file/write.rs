@@ -157,8 +157,7 @@ fn kohya_tensors<'a>(modules: &Modules<'a>, alpha: f32) -> Vec<Tensor<'a>> {
         .flat_map(|(key, module)| {
             let prefix = if key.part == Part::TextEncoder { "lora_te_" } else { "lora_unet_" };
             let stem = format!("{prefix}{}", kohya::mangle(&key.path));
-            let mut stored = Tensor::f32(format!("{stem}.alpha"), &[], &[]);
-            stored.bytes = alpha.to_le_bytes().to_vec().into();
+            let stored = Tensor::owned_f32(format!("{stem}.alpha"), &[], &[alpha]);
             let down = Tensor::f32(format!("{stem}.lora_down.weight"), &module.down.shape, &module.down.data);
             [stored, down, scaled_up(format!("{stem}.lora_up.weight"), module, own_alpha(module) / alpha)]
         })
@@ -172,12 +171,11 @@ fn own_alpha(module: &LoraModule) -> f32 {
 
 /// `up` under `name`, multiplied by `scale`; bit for bit the same where that is 1.
 fn scaled_up<'a>(name: String, module: &'a LoraModule, scale: f32) -> Tensor<'a> {
-    let mut up = Tensor::f32(name, &module.up.shape, &module.up.data);
-    if scale != 1.0 {
-        let scaled: Vec<f32> = module.up.data.iter().map(|x| x * scale).collect();
-        up.bytes = bytemuck::cast_slice(&scaled).to_vec().into();
+    if scale == 1.0 {
+        return Tensor::f32(name, &module.up.shape, &module.up.data);
     }
-    up
+    let scaled: Vec<f32> = module.up.data.iter().map(|x| x * scale).collect();
+    Tensor::owned_f32(name, &module.up.shape, &scaled)
 }
 
 /// One part's folder of layout D.

@@ -8,6 +8,8 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::ElementType;
+use crate::error::Error;
+use crate::io::Source;
 
 /// The reference implementation's limit: no real header comes near it, and it bounds what a bad length can allocate.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -18,11 +20,11 @@ pub struct Entry {
     pub dtype: ElementType,
     pub shape: Vec<usize>,
     /// Bytes within the data part.
-    pub range: Range<usize>,
+    pub range: Range<u64>,
 }
 
 pub struct Header {
-    pub data_start: usize,
+    pub data_start: u64,
     pub entries: BTreeMap<String, Entry>,
     pub metadata: BTreeMap<String, String>,
 }
@@ -50,32 +52,35 @@ impl<'de> Deserialize<'de> for Pairs {
     }
 }
 
-/// Parses and checks the header of `file`. The error is the message without the file's name.
-pub fn parse(file: &[u8]) -> Result<Header, String> {
-    let total = file.len() as u64;
-    let Some((length, rest)) = file.split_first_chunk::<8>() else {
-        return Err(format!("not a safetensors file: {total} bytes, the header length alone takes 8"));
-    };
-    let length = u64::from_le_bytes(*length);
-    if length > MAX_HEADER_BYTES {
-        return Err(format!(
-            "not a safetensors file: it announces a header of {length} bytes, the limit is {MAX_HEADER_BYTES}"
-        ));
+/// Reads and checks the header of `source`.
+pub fn read(source: &Source) -> crate::error::Result<Header> {
+    let fault = |message: String| Error::file(source.name(), message);
+    let total = source.len();
+    if total < 8 {
+        return Err(fault(format!("not a safetensors file: {total} bytes, the header length alone takes 8")));
     }
-    let length = length as usize;
-    let Some(text) = rest.get(..length) else {
-        return Err(format!(
-            "truncated: the header takes {length} bytes, only {} are left: get the file again",
-            rest.len()
-        ));
+    let length = source.read(0..8)?.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    if length > MAX_HEADER_BYTES {
+        return Err(fault(format!(
+            "not a safetensors file: it announces a header of {length} bytes, the limit is {MAX_HEADER_BYTES}"
+        )));
+    }
+    let Some(data_bytes) = (total - 8).checked_sub(length) else {
+        let left = total - 8;
+        let message = format!("truncated: the header takes {length} bytes, only {left} are left: get the file again");
+        return Err(fault(message));
     };
+    parse(&*source.read(8..8 + length)?, 8 + length, data_bytes).map_err(fault)
+}
+
+/// The error is the message without the file's name.
+fn parse(text: &[u8], data_start: u64, data_bytes: u64) -> Result<Header, String> {
     let text = std::str::from_utf8(text).map_err(|e| {
         format!("the header is not UTF-8 (byte {}): not a safetensors file or damaged", e.valid_up_to())
     })?;
     let Pairs(pairs) = serde_json::from_str(text).map_err(|e| format!("the header is not valid JSON: {e}"))?;
 
-    let data_bytes = rest.len() - length;
-    let mut header = Header { data_start: 8 + length, entries: BTreeMap::new(), metadata: BTreeMap::new() };
+    let mut header = Header { data_start, entries: BTreeMap::new(), metadata: BTreeMap::new() };
     let mut seen_metadata = false;
     for (name, value) in pairs {
         if name == "__metadata__" {
@@ -106,13 +111,13 @@ fn metadata(value: Value) -> Result<BTreeMap<String, String>, String> {
         .collect()
 }
 
-fn entry(value: &Value, data_bytes: usize) -> Result<Entry, String> {
+fn entry(value: &Value, data_bytes: u64) -> Result<Entry, String> {
     let dtype = value.get("dtype").and_then(Value::as_str).ok_or("has no 'dtype'")?;
     let dtype = ElementType::from_name(dtype).ok_or_else(|| format!("unknown dtype '{dtype}'"))?;
-    let numbers = |field: &str| -> Result<Vec<usize>, String> {
+    let numbers = |field: &str| -> Result<Vec<u64>, String> {
         let list = value.get(field).and_then(Value::as_array).ok_or_else(|| format!("has no list '{field}'"))?;
-        let parse = |v: &Value| v.as_u64().and_then(|n| usize::try_from(n).ok());
-        list.iter().map(parse).collect::<Option<_>>().ok_or_else(|| format!("'{field}' holds what is no whole number"))
+        let all = list.iter().map(Value::as_u64).collect::<Option<_>>();
+        all.ok_or_else(|| format!("'{field}' holds what is no whole number"))
     };
     let shape = numbers("shape")?;
     let &[begin, end] = numbers("data_offsets")?.as_slice() else {
@@ -127,19 +132,23 @@ fn entry(value: &Value, data_bytes: usize) -> Result<Entry, String> {
     let needed = if shape.contains(&0) {
         Some(0)
     } else {
-        shape.iter().try_fold(dtype.bytes(), |bytes, &extent| bytes.checked_mul(extent))
+        shape.iter().try_fold(dtype.bytes() as u64, |bytes, &extent| bytes.checked_mul(extent))
     };
     match needed {
         None => Err(format!("shape {shape:?} overflows")),
         Some(needed) if needed != end - begin => {
             Err(format!("shape {shape:?} of {} takes {needed} bytes, its offsets give {}", dtype.name(), end - begin))
         }
-        Some(_) => Ok(Entry { dtype, shape, range: begin..end }),
+        Some(_) => {
+            let shape = shape.iter().map(|&n| usize::try_from(n)).collect::<Result<_, _>>();
+            let shape = shape.map_err(|_| "is too large for this machine")?;
+            Ok(Entry { dtype, shape, range: begin..end })
+        }
     }
 }
 
 /// The format leaves no gap and no rest, so that a file has one reading only.
-fn check_coverage(entries: &BTreeMap<String, Entry>, data_bytes: usize) -> Result<(), String> {
+fn check_coverage(entries: &BTreeMap<String, Entry>, data_bytes: u64) -> Result<(), String> {
     let mut ranges: Vec<_> = entries.iter().map(|(name, e)| (e.range.start, e.range.end, name)).collect();
     ranges.sort_unstable();
     let mut reached = 0;

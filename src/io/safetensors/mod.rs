@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct SafeTensors {
     source: Source,
-    data_start: usize,
+    data_start: u64,
     entries: BTreeMap<String, header::Entry>,
     metadata: BTreeMap<String, String>,
 }
@@ -38,7 +38,7 @@ impl SafeTensors {
     /// # Errors
     /// As [`SafeTensors::open`].
     pub fn from_source(source: Source) -> Result<SafeTensors> {
-        let header = header::parse(source.bytes()).map_err(|message| Error::file(source.name(), message))?;
+        let header = header::read(&source)?;
         let header::Header { data_start, entries, metadata } = header;
         Ok(SafeTensors { source, data_start, entries, metadata })
     }
@@ -72,8 +72,8 @@ impl SafeTensors {
     pub fn find(&self, name: &str) -> Option<Tensor<'_>> {
         let (name, entry) = self.entries.get_key_value(name)?;
         // The range was checked against the file when its header was parsed.
-        let bytes = self.source.bytes().get(self.data_start..)?.get(entry.range.clone())?;
-        Some(Tensor::view(self.source.name(), name, entry.dtype, &entry.shape, bytes))
+        let range = self.data_start + entry.range.start..self.data_start + entry.range.end;
+        Some(Tensor::view(&self.source, name, entry.dtype, &entry.shape, range))
     }
 
     /// The tensor `name`.

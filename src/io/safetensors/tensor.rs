@@ -1,11 +1,13 @@
 //! One named tensor: borrowed from a file that was read, or about to be written.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
+use crate::io::Source;
 
 macro_rules! element_types {
     ($($variant:ident $name:literal $bytes:literal $doc:literal),+ $(,)?) => {
@@ -59,22 +61,44 @@ pub struct Tensor<'a> {
     pub dtype: ElementType,
     /// Extents, outermost first; empty for a scalar.
     pub shape: Cow<'a, [usize]>,
-    /// `elements * dtype.bytes()` bytes.
-    pub bytes: Cow<'a, [u8]>,
+    data: Data<'a>,
+}
+
+#[derive(Clone, Debug)]
+enum Data<'a> {
+    /// In memory or mapped.
+    Here(Cow<'a, [u8]>),
+    /// To be read when it is looked at.
+    There(&'a Source, Range<u64>),
 }
 
 impl<'a> Tensor<'a> {
-    pub(super) fn view(file: &'a str, name: &'a str, dtype: ElementType, shape: &'a [usize], bytes: &'a [u8]) -> Self {
-        Tensor { file: file.into(), name: name.into(), dtype, shape: shape.into(), bytes: bytes.into() }
+    pub(super) fn view(
+        source: &'a Source,
+        name: &'a str,
+        dtype: ElementType,
+        shape: &'a [usize],
+        range: Range<u64>,
+    ) -> Self {
+        let data = match source.slice(&range) {
+            Some(bytes) => Data::Here(bytes.into()),
+            None => Data::There(source, range),
+        };
+        Tensor { file: source.name().into(), name: name.into(), dtype, shape: shape.into(), data }
     }
 
     fn made(name: impl Into<String>, dtype: ElementType, shape: &[usize], bytes: Cow<'a, [u8]>) -> Self {
-        Tensor { file: "".into(), name: Cow::Owned(name.into()), dtype, shape: Cow::Owned(shape.to_vec()), bytes }
+        Tensor { file: "".into(), name: Cow::Owned(name.into()), dtype, shape: Cow::Owned(shape.to_vec()), data: Data::Here(bytes) }
     }
 
     /// An f32 tensor over `data`, to be written.
     pub fn f32(name: impl Into<String>, shape: &[usize], data: &'a [f32]) -> Tensor<'a> {
         Tensor::made(name, ElementType::F32, shape, bytemuck::cast_slice(data).into())
+    }
+
+    /// The same with values of its own.
+    pub fn owned_f32(name: impl Into<String>, shape: &[usize], data: &[f32]) -> Tensor<'static> {
+        Tensor::made(name, ElementType::F32, shape, bytemuck::cast_slice(data).to_vec().into())
     }
 
     /// `data` rounded to half precision, to be written.
@@ -124,18 +148,55 @@ impl<'a> Tensor<'a> {
         let (&rows, inner) = self.shape.split_first()?;
         let row = inner.iter().product::<usize>() * self.dtype.bytes();
         let range = first.checked_mul(row)?..first.checked_add(count).filter(|&end| end <= rows)?.checked_mul(row)?;
-        let bytes = match &self.bytes {
-            Cow::Borrowed(bytes) => Cow::Borrowed(bytes.get(range)?),
-            Cow::Owned(bytes) => Cow::Owned(bytes.get(range)?.to_vec()),
+        let data = match &self.data {
+            Data::Here(Cow::Borrowed(bytes)) => Data::Here(Cow::Borrowed(bytes.get(range)?)),
+            Data::Here(Cow::Owned(bytes)) => Data::Here(Cow::Owned(bytes.get(range)?.to_vec())),
+            Data::There(source, all) => {
+                Data::There(source, all.start + range.start as u64..all.start + range.end as u64)
+            }
         };
         let shape = std::iter::once(count).chain(inner.iter().copied()).collect::<Vec<_>>().into();
-        Some(Tensor { file: self.file.clone(), name: self.name.clone(), dtype: self.dtype, shape, bytes })
+        Some(Tensor { file: self.file.clone(), name: self.name.clone(), dtype: self.dtype, shape, data })
     }
 
     /// Number of elements.
     pub fn elements(&self) -> usize {
         // A zero extent beside huge ones must not overflow on the way to zero.
         if self.shape.contains(&0) { 0 } else { self.shape.iter().product() }
+    }
+
+    /// `elements * dtype.bytes()` bytes.
+    ///
+    /// # Errors
+    /// [`Error::File`] when they cannot be read.
+    pub fn bytes(&self) -> Result<Cow<'_, [u8]>> {
+        self.first_bytes(usize::MAX)
+    }
+
+    /// The first `most` of them, or as many as there are.
+    ///
+    /// # Errors
+    /// As [`Tensor::bytes`].
+    pub fn first_bytes(&self, most: usize) -> Result<Cow<'_, [u8]>> {
+        match &self.data {
+            Data::Here(bytes) => Ok(Cow::Borrowed(bytes.get(..most).unwrap_or(bytes))),
+            Data::There(source, range) => source.read(range.start..range.end.min(range.start.saturating_add(most as u64))),
+        }
+    }
+
+    /// How many bytes it has.
+    pub fn byte_len(&self) -> usize {
+        match &self.data {
+            Data::Here(bytes) => bytes.len(),
+            Data::There(_, range) => (range.end - range.start) as usize,
+        }
+    }
+
+    /// Gives its pages back, where it is a part of the mapped `source`.
+    pub(in crate::io) fn release(&self, source: &Source) {
+        if let Data::Here(Cow::Borrowed(bytes)) = &self.data {
+            source.release(bytes);
+        }
     }
 
     /// An error about this tensor that names its file.
@@ -148,13 +209,12 @@ impl<'a> Tensor<'a> {
     /// # Errors
     /// [`Error::File`] for any other type.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
+        let bytes = &*self.bytes()?;
         Ok(match self.dtype {
-            ElementType::F32 => bytemuck::pod_collect_to_vec(&self.bytes),
-            ElementType::F64 => {
-                bytemuck::pod_collect_to_vec::<u8, f64>(&self.bytes).iter().map(|&x| x as f32).collect()
-            }
-            ElementType::F16 => bytemuck::pod_collect_to_vec::<u8, f16>(&self.bytes).to_f32_vec(),
-            ElementType::BF16 => bytemuck::pod_collect_to_vec::<u8, bf16>(&self.bytes).to_f32_vec(),
+            ElementType::F32 => bytemuck::pod_collect_to_vec(bytes),
+            ElementType::F64 => bytemuck::pod_collect_to_vec::<u8, f64>(bytes).iter().map(|&x| x as f32).collect(),
+            ElementType::F16 => bytemuck::pod_collect_to_vec::<u8, f16>(bytes).to_f32_vec(),
+            ElementType::BF16 => bytemuck::pod_collect_to_vec::<u8, bf16>(bytes).to_f32_vec(),
             other => {
                 return Err(self.error(format!("is {}, expected F32, F16, BF16 or F64", other.name())));
             }
@@ -192,15 +252,16 @@ impl<'a> Tensor<'a> {
         fn widen<T: bytemuck::AnyBitPattern + bytemuck::NoUninit + Into<i64>>(bytes: &[u8]) -> Vec<i64> {
             bytemuck::pod_collect_to_vec::<u8, T>(bytes).into_iter().map(Into::into).collect()
         }
+        let bytes = &*self.bytes()?;
         Ok(match self.dtype {
-            ElementType::I64 => bytemuck::pod_collect_to_vec(&self.bytes),
-            ElementType::I32 => widen::<i32>(&self.bytes),
-            ElementType::I16 => widen::<i16>(&self.bytes),
-            ElementType::I8 => widen::<i8>(&self.bytes),
-            ElementType::U32 => widen::<u32>(&self.bytes),
-            ElementType::U16 => widen::<u16>(&self.bytes),
-            ElementType::U8 | ElementType::Bool => widen::<u8>(&self.bytes),
-            ElementType::U64 => bytemuck::pod_collect_to_vec::<u8, u64>(&self.bytes)
+            ElementType::I64 => bytemuck::pod_collect_to_vec(bytes),
+            ElementType::I32 => widen::<i32>(bytes),
+            ElementType::I16 => widen::<i16>(bytes),
+            ElementType::I8 => widen::<i8>(bytes),
+            ElementType::U32 => widen::<u32>(bytes),
+            ElementType::U16 => widen::<u16>(bytes),
+            ElementType::U8 | ElementType::Bool => widen::<u8>(bytes),
+            ElementType::U64 => bytemuck::pod_collect_to_vec::<u8, u64>(bytes)
                 .into_iter()
                 .map(|x| i64::try_from(x).map_err(|_| self.error(format!("{x} is too large"))))
                 .collect::<Result<_>>()?,

@@ -30,7 +30,7 @@ pub fn write_safetensors(
     }
     let mut offset = 0;
     for tensor in &order {
-        let bytes = tensor.bytes.len();
+        let bytes = tensor.byte_len();
         if bytes != tensor.elements() * tensor.dtype.bytes() {
             return Err(Error::file(
                 path,
@@ -48,9 +48,21 @@ pub fn write_safetensors(
     let mut text = Value::Object(header).to_string().into_bytes();
     text.resize(text.len().next_multiple_of(8), b' ');
 
-    write_atomic(path, |out| {
+    let mut unread = None;
+    let written = write_atomic(path, |out| {
         out.write_all(&(text.len() as u64).to_le_bytes())?;
         out.write_all(&text)?;
-        order.iter().try_for_each(|tensor| out.write_all(&tensor.bytes))
-    })
+        for tensor in &order {
+            let bytes = tensor.bytes().map_err(|e| {
+                unread = Some(e);
+                std::io::ErrorKind::InvalidData
+            })?;
+            out.write_all(&bytes)?;
+        }
+        Ok(())
+    });
+    match unread {
+        Some(fault) => Err(fault),
+        None => written,
+    }
 }

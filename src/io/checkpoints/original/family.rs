@@ -31,7 +31,7 @@ const INPUT_CHANNELS: [(usize, &str); 4] =
 
 /// Refuses what is no safetensors file before it is parsed as one.
 pub fn refuse_other_formats(path: &Path, source: &Source) -> Result<()> {
-    let head = source.bytes().get(..8).unwrap_or(source.bytes());
+    let head = source.read(0..source.len().min(8))?;
     let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
     let pickled = ["ckpt", "pt", "pth", "bin"].contains(&ending.as_str());
     let message = if head.starts_with(b"GGUF") || ending == "gguf" {

@@ -57,12 +57,15 @@ pub(super) fn open(path: &Path) -> Result<SingleFile> {
 /// CLIP's vocabulary, which is the same in every model of the family; the padding differs.
 #[cfg(feature = "bundled")]
 fn tokenizer(name: &str, flavour: TextFlavour) -> Result<TokenizerFiles> {
-    let pad = if flavour == TextFlavour::Clip { "<|endoftext|>" } else { "!" };
-    Ok(crate::io::bundled::tokenizer(name, pad))
+    Ok(crate::io::bundled::tokenizer(name, padding(flavour)))
 }
 
 #[cfg(not(feature = "bundled"))]
-fn tokenizer(name: &str, _: TextFlavour) -> Result<TokenizerFiles> {
-    let message = "a single file holds no tokenizer, and this build brings none: give a diffusers folder";
-    Err(crate::error::Error::file(name, message))
+fn tokenizer(name: &str, flavour: TextFlavour) -> Result<TokenizerFiles> {
+    TokenizerFiles::of_bundled_model(name, padding(flavour))
+}
+
+/// What shorter prompts are filled with.
+fn padding(flavour: TextFlavour) -> &'static str {
+    if flavour == TextFlavour::Clip { "<|endoftext|>" } else { "!" }
 }

@@ -1,0 +1,142 @@
+//! In a browser: what the page has put under a path, and what the engine wrote. The page keeps what is to last.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Error, ErrorKind, Result, Write};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::io::source::{Data, Slices};
+
+/// What a file consists of.
+#[derive(Clone)]
+pub enum Content {
+    /// Bytes in the engine's memory.
+    Bytes(Arc<[u8]>),
+    /// Bytes that the browser holds.
+    Slices(Rc<dyn Slices>),
+}
+
+#[derive(Default)]
+struct Files {
+    files: BTreeMap<PathBuf, Content>,
+    written: BTreeSet<PathBuf>,
+}
+
+// A Worker, or a page that runs the engine itself, is one thread with a memory of its own.
+thread_local! {
+    static FILES: RefCell<Files> = RefCell::default();
+}
+
+fn with<T>(work: impl FnOnce(&mut Files) -> T) -> T {
+    FILES.with(|files| work(&mut files.borrow_mut()))
+}
+
+/// Puts a file at `path`, in place of what was there.
+pub fn put(path: impl Into<PathBuf>, content: Content) {
+    with(|f| f.files.insert(path.into(), content));
+}
+
+/// Takes away the file `path`, or everything below it.
+pub fn remove(path: impl AsRef<Path>) {
+    with(|f| {
+        f.files.retain(|file, _| !file.starts_with(path.as_ref()));
+        f.written.retain(|file| !file.starts_with(path.as_ref()));
+    });
+}
+
+/// The bytes of the file at `path`, if the engine holds them.
+pub fn file(path: impl AsRef<Path>) -> Option<Arc<[u8]>> {
+    with(|f| match f.files.get(path.as_ref()) {
+        Some(Content::Bytes(bytes)) => Some(bytes.clone()),
+        _ => None,
+    })
+}
+
+/// All files below `folder`.
+pub fn below(folder: impl AsRef<Path>) -> Vec<PathBuf> {
+    with(|f| f.files.keys().filter(|file| file.starts_with(folder.as_ref())).cloned().collect())
+}
+
+/// What the engine wrote since this was asked last.
+pub fn written() -> Vec<PathBuf> {
+    with(|f| std::mem::take(&mut f.written).into_iter().collect())
+}
+
+/// The folder for what can be made again.
+pub fn cache() -> Option<PathBuf> {
+    Some("/cache".into())
+}
+
+pub fn is_file(path: &Path) -> bool {
+    with(|f| f.files.contains_key(path))
+}
+
+pub fn is_folder(path: &Path) -> bool {
+    with(|f| f.files.keys().any(|file| file != path && file.starts_with(path)))
+}
+
+pub fn entries(path: &Path) -> Result<Vec<PathBuf>> {
+    let inside = |file: &PathBuf| Some(path.join(file.strip_prefix(path).ok()?.components().next()?));
+    let found: BTreeSet<PathBuf> = with(|f| f.files.keys().filter_map(inside).collect());
+    if found.is_empty() { Err(ErrorKind::NotFound.into()) } else { Ok(found.into_iter().collect()) }
+}
+
+pub fn remove_folder(path: &Path) -> Result<()> {
+    remove(path);
+    Ok(())
+}
+
+pub fn open(path: &Path) -> Result<Data> {
+    let found = with(|f| f.files.get(path).cloned());
+    match found.ok_or(ErrorKind::NotFound)? {
+        Content::Bytes(bytes) => Ok(Data::Shared(bytes)),
+        Content::Slices(slices) => Ok(Data::Slices(slices)),
+    }
+}
+
+pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let mut bytes = Vec::new();
+    fill(&mut bytes)?;
+    with(|f| {
+        f.files.insert(path.into(), Content::Bytes(bytes.into()));
+        f.written.insert(path.into());
+    });
+    Ok(())
+}
+
+/// A folder beside its place that removes itself unless it is renamed into place.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn beside(path: &Path) -> Result<Folder> {
+        Ok(Folder(path.with_extension("part")))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn replace(self, path: &Path) -> Result<()> {
+        if is_file(path) {
+            return Err(Error::other("is a file, and a folder is to be written: choose another name"));
+        }
+        with(|f| {
+            let moved: Vec<PathBuf> = f.files.keys().filter(|file| file.starts_with(&self.0)).cloned().collect();
+            for file in moved {
+                let (Ok(inner), Some(content)) = (file.strip_prefix(&self.0), f.files.remove(&file)) else { continue };
+                f.written.remove(&file);
+                f.written.insert(path.join(inner));
+                f.files.insert(path.join(inner), content);
+            }
+        });
+        Ok(())
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        remove(&self.0);
+    }
+}

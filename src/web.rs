@@ -1,0 +1,269 @@
+//! The library's face in a browser: jobs as JSON in, events as JSON and pixels out. `web/engine.js` is its one caller.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use js_sys::{Function, Uint8Array};
+use serde_json::{Value, json};
+use wasm_bindgen::prelude::*;
+
+use crate::engine::{Engine, EngineOptions, Model, plan_generate, plan_train};
+use crate::error::{Error, Result};
+use crate::event::{Event, Flow, Picture};
+use crate::io::files::{self, Content};
+use crate::io::image::encode_png;
+use crate::io::{self, LoraFile, LoraFormat, Part, Slices};
+use crate::job::{GenerateJob, ModelOptions, TrainJob};
+
+/// A file that JavaScript reads: `read(start, end)` gives a `Uint8Array` at once, or throws.
+struct JsSlices {
+    len: u64,
+    read: Function,
+}
+
+impl Slices for JsSlices {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read(&self, range: Range<u64>) -> Result<Vec<u8>, String> {
+        let [start, end] = [range.start, range.end].map(|at| JsValue::from_f64(at as f64));
+        let bytes = self.read.call2(&JsValue::NULL, &start, &end).map_err(|e| text_of(&e))?;
+        Ok(Uint8Array::new(&bytes).to_vec())
+    }
+}
+
+fn text_of(error: &JsValue) -> String {
+    let message = js_sys::Reflect::get(error, &"message".into()).ok().and_then(|m| m.as_string());
+    message.or_else(|| error.as_string()).unwrap_or_else(|| format!("{error:?}"))
+}
+
+/// An error as JavaScript gets it: an `Error` with a `kind`.
+fn thrown(error: Error) -> JsValue {
+    let kind = match error {
+        Error::Usage(_) => "usage",
+        Error::File { .. } => "file",
+        Error::Op { .. } | Error::Limit(_) => "limit",
+        Error::Device(_) => "device",
+        Error::Interrupted(_) => "interrupted",
+    };
+    let thrown = js_sys::Error::new(&error.to_string());
+    // Setting a property of a fresh object cannot fail.
+    let _ = js_sys::Reflect::set(&thrown, &"kind".into(), &kind.into());
+    thrown.into()
+}
+
+fn parse<T: serde::de::DeserializeOwned>(json: &str) -> Result<T> {
+    serde_json::from_str(json).map_err(|e| Error::Usage(format!("options: {e}")))
+}
+
+/// Hands events to `listener(json, pixels, png)`; its answer is "stop", "finish", or anything else to go on.
+fn told(listener: &Function, event: Event) -> Flow {
+    let picture = |p: &Picture| {
+        let text = [("parameters", p.parameters.as_str())];
+        let made = io::Picture { width: p.width, height: p.height, rgb: p.rgb.clone() };
+        let png = encode_png(&made, &text).ok().map(|png| Uint8Array::from(png.as_slice()));
+        (Some(opaque(&p.rgb)), png)
+    };
+    let (said, (pixels, png)) = match &event {
+        Event::Phase(text) => (json!({"type": "phase", "text": text}), (None, None)),
+        Event::Note(text) => (json!({"type": "note", "text": text}), (None, None)),
+        Event::Warning(text) => (json!({"type": "warning", "text": text}), (None, None)),
+        Event::Progress { unit, done, total } => {
+            (json!({"type": "progress", "unit": unit, "done": done, "total": total}), (None, None))
+        }
+        Event::Preview { index, step, steps, width, height, rgb } => {
+            let said = json!({"type": "preview", "index": index, "step": step, "steps": steps,
+                "width": width, "height": height});
+            (said, (Some(opaque(rgb)), None))
+        }
+        Event::Picture(p) => {
+            let said = json!({"type": "picture", "index": p.index, "seed": p.seed, "prompt": p.prompt,
+                "parameters": p.parameters, "width": p.width, "height": p.height});
+            (said, picture(p))
+        }
+        Event::Sample { step, picture: p } => {
+            let said = json!({"type": "sample", "step": step, "index": p.index, "prompt": p.prompt,
+                "width": p.width, "height": p.height});
+            (said, picture(p))
+        }
+        Event::Step(report) => {
+            let mut said = json!(report);
+            said["type"] = json!("step");
+            said["steps"] = json!(report.steps);
+            (said, (None, None))
+        }
+        Event::Saved(path) => (json!({"type": "saved", "path": path}), (None, None)),
+    };
+    let [pixels, png] = [pixels, png].map(|bytes| bytes.map_or(JsValue::NULL, JsValue::from));
+    match listener.call3(&JsValue::NULL, &said.to_string().into(), &pixels, &png) {
+        Ok(answer) => match answer.as_string().as_deref() {
+            Some("stop") => Flow::Stop,
+            Some("finish") => Flow::Finish,
+            _ => Flow::Continue,
+        },
+        // A listener that throws hears no more.
+        Err(_) => Flow::Stop,
+    }
+}
+
+/// RGB as the RGBA that `ImageData` takes.
+fn opaque(rgb: &[u8]) -> Uint8Array {
+    let rgba: Vec<u8> = rgb.chunks_exact(3).flat_map(|p| [p[0], p[1], p[2], 255]).collect();
+    Uint8Array::from(rgba.as_slice())
+}
+
+/// The engine on a device of its own.
+#[wasm_bindgen(js_name = Engine)]
+pub struct WebEngine(Engine);
+
+#[wasm_bindgen(js_class = Engine)]
+impl WebEngine {
+    /// Opens the browser's adapter.
+    pub async fn request() -> Result<WebEngine, JsValue> {
+        Engine::request(&EngineOptions::default()).await.map(WebEngine).map_err(thrown)
+    }
+
+    /// Adapter and limits, as JSON.
+    pub fn info(&self) -> String {
+        let (info, caps) = (self.0.gpu().info(), self.0.gpu().caps());
+        let software = caps.class == crate::gpu::AdapterClass::Cpu;
+        json!({"adapter": info.name, "software": software, "maxBindingBytes": caps.max_binding_bytes,
+            "maxBufferBytes": caps.max_buffer_bytes})
+        .to_string()
+    }
+
+    /// The `GPUDevice`.
+    pub fn device(&self) -> JsValue {
+        self.0.gpu().web_device()
+    }
+
+    /// Whether `bytes` can be had of the adapter now.
+    #[wasm_bindgen(js_name = canAllocate)]
+    pub async fn can_allocate(&self, bytes: f64) -> bool {
+        self.0.gpu().can_allocate(bytes as u64).await
+    }
+
+    /// What the model of `options` is, as JSON.
+    pub fn model(&self, options: &str) -> Result<String, JsValue> {
+        self.describe(options).map(|v| v.to_string()).map_err(thrown)
+    }
+
+    fn describe(&self, options: &str) -> Result<Value> {
+        let options: ModelOptions = parse(options)?;
+        let model = Model::open(&options, &[], &mut |_| Flow::Continue)?;
+        let parts = Part::ALL.map(|part| model.checkpoint.part(part));
+        let bytes: usize = parts.iter().flat_map(|part| part.iter().map(|t| t.byte_len()).collect::<Vec<_>>()).sum();
+        let family = match model.context_width() {
+            768 => "Stable Diffusion 1",
+            1024 => "Stable Diffusion 2",
+            _ => "small Stable Diffusion",
+        };
+        let recipe = model.usual_recipe(&options)?;
+        Ok(json!({"name": model.checkpoint.name(), "family": family, "side": model.native_side(),
+            "factor": model.factor(), "parameters": parts.iter().map(|p| p.parameters()).sum::<usize>(),
+            "bytes": bytes, "prediction": model.prediction(), "predictionKnown": model.checkpoint.prediction_known(),
+            "steps": recipe.steps, "guidance": recipe.guidance, "sampler": recipe.trajectory.kind.name()}))
+    }
+
+    /// What the LoRA at `path` is to the model of `options`, as JSON.
+    pub fn lora(&self, options: &str, path: &str) -> Result<String, JsValue> {
+        self.describe_lora(options, path).map(|v| v.to_string()).map_err(thrown)
+    }
+
+    fn describe_lora(&self, options: &str, path: &str) -> Result<Value> {
+        let options: ModelOptions = parse(options)?;
+        let model = Model::open(&options, &[], &mut |_| Flow::Continue)?;
+        let modules = model.checkpoint.modules();
+        let file = LoraFile::open(path, Some(&modules))?;
+        let report = file.match_report(&modules);
+        report.check()?;
+        let kinds: Vec<&str> = report.kinds.keys().copied().collect();
+        Ok(json!({"layout": kinds.join(", "), "rank": file.rank(), "layers": report.matched.len(),
+            "unmatched": report.unmatched}))
+    }
+
+    /// What the job `kind` ("generate" or "train") takes, as JSON.
+    pub fn plan(&self, kind: &str, job: &str) -> Result<String, JsValue> {
+        let caps = self.0.gpu().caps();
+        let report = match kind {
+            "train" => parse(job).and_then(|job: TrainJob| plan_train(&job, caps)),
+            _ => parse(job).and_then(|job: GenerateJob| plan_generate(&job, caps)),
+        };
+        let said = report.map(|r| {
+            let rows: Vec<Value> = r.rows.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect();
+            json!({"peakBytes": r.peak_bytes, "dispatches": r.dispatches, "flops": r.flops, "rows": rows,
+                "text": r.notes.join("\n")})
+        });
+        said.map(|v| v.to_string()).map_err(thrown)
+    }
+
+    /// Makes pictures.
+    pub async fn generate(&self, job: &str, listener: Function) -> Result<(), JsValue> {
+        let job: GenerateJob = parse(job).map_err(thrown)?;
+        self.0.generate(&job, &mut |event| told(&listener, event)).await.map(drop).map_err(thrown)
+    }
+
+    /// Trains; gives the updates done. The result lies at the job's `out`.
+    pub async fn train(&self, job: &str, listener: Function) -> Result<usize, JsValue> {
+        let job: TrainJob = parse(job).map_err(thrown)?;
+        let trained = self.0.train(&job, &mut |event| told(&listener, event)).await.map_err(thrown)?;
+        Ok(trained.steps)
+    }
+}
+
+/// Puts bytes at `path`.
+#[wasm_bindgen]
+pub fn put(path: &str, bytes: Vec<u8>) {
+    files::put(path, Content::Bytes(bytes.into()));
+}
+
+/// Puts a file of `len` bytes at `path` that `read(start, end)` reads.
+#[wasm_bindgen(js_name = putSlices)]
+pub fn put_slices(path: &str, len: f64, read: Function) {
+    files::put(path, Content::Slices(Rc::new(JsSlices { len: len as u64, read })));
+}
+
+/// Takes away the file at `path`, or what is below it.
+#[wasm_bindgen]
+pub fn remove(path: &str) {
+    files::remove(path);
+}
+
+/// The bytes of the file at `path`, where the engine holds them.
+#[wasm_bindgen]
+pub fn file(path: &str) -> Option<Uint8Array> {
+    files::file(path).map(|bytes| Uint8Array::from(&*bytes))
+}
+
+fn names(paths: Vec<PathBuf>) -> Vec<String> {
+    paths.into_iter().map(|path| path.display().to_string()).collect()
+}
+
+/// All files below `folder`.
+#[wasm_bindgen]
+pub fn below(folder: &str) -> Vec<String> {
+    names(files::below(folder))
+}
+
+/// What was written since this was asked last.
+#[wasm_bindgen]
+pub fn written() -> Vec<String> {
+    names(files::written())
+}
+
+/// Writes the LoRA at `from` in the layout `format` to `to`.
+#[wasm_bindgen]
+pub fn convert(from: &str, format: &str, to: &str) -> Result<(), JsValue> {
+    let format = serde_json::from_value::<LoraFormat>(json!(format)).map_err(|e| Error::Usage(e.to_string()));
+    let lora = LoraFile::open(from, None);
+    format.and_then(|format| lora?.write(Path::new(to), format)).map_err(thrown)
+}
+
+/// The picture at `path` as a training at `side` pixels sees it: RGBA.
+#[wasm_bindgen]
+pub fn prepare(path: &str, side: usize) -> Result<Uint8Array, JsValue> {
+    let cut = || io::Picture::open(path)?.cover(side, side, io::Crop::CENTER);
+    cut().map(|picture| opaque(&picture.rgb)).map_err(thrown)
+}
