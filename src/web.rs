@@ -8,7 +8,7 @@ use js_sys::{Function, Uint8Array};
 use serde_json::{Value, json};
 use wasm_bindgen::prelude::*;
 
-use crate::engine::{Engine, EngineOptions, Model, plan_generate, plan_train};
+use crate::engine::{Engine, EngineOptions, Model, Stopwatch, plan_generate, plan_train};
 use crate::error::{Error, Result};
 use crate::event::{Event, Flow, Picture};
 use crate::io::files::{self, Content};
@@ -199,6 +199,19 @@ impl WebEngine {
         said.map(|v| v.to_string()).map_err(thrown)
     }
 
+    /// Runs test case `index` of the op `op`: null where there is none, "" where it is right, else what is wrong.
+    #[wasm_bindgen(js_name = checkKernel)]
+    pub async fn check_kernel(&self, op: &str, index: usize, hardware: bool) -> Result<Option<String>, JsValue> {
+        let found = self.0.check_kernel(op, index, hardware).await.map_err(thrown)?;
+        Ok(found.map(|right| right.err().unwrap_or_default()))
+    }
+
+    /// A "unet" or "train" step of the model of `options`, to be timed.
+    pub async fn stopwatch(&self, step: &str, options: &str) -> Result<WebStopwatch, JsValue> {
+        let options: ModelOptions = parse(options).map_err(thrown)?;
+        self.0.stopwatch(step, &options).await.map(WebStopwatch).map_err(thrown)
+    }
+
     /// Makes pictures.
     pub async fn generate(&self, job: &str, listener: Function) -> Result<(), JsValue> {
         let job: GenerateJob = parse(job).map_err(thrown)?;
@@ -211,6 +224,24 @@ impl WebEngine {
         let trained = self.0.train(&job, &mut |event| told(&listener, event)).await.map_err(thrown)?;
         Ok(trained.steps)
     }
+}
+
+/// A step that can be timed.
+#[wasm_bindgen(js_name = Stopwatch)]
+pub struct WebStopwatch(Stopwatch);
+
+#[wasm_bindgen(js_class = Stopwatch)]
+impl WebStopwatch {
+    /// Seconds of one run.
+    pub async fn run(&self) -> Result<f64, JsValue> {
+        self.0.run().await.map_err(thrown)
+    }
+}
+
+/// Every op that has test cases.
+#[wasm_bindgen]
+pub fn ops() -> Vec<String> {
+    crate::ops::cases().into_iter().map(|(op, _)| op.to_owned()).collect()
 }
 
 /// Puts bytes at `path`.

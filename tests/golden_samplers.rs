@@ -54,7 +54,7 @@ fn compare(got: &Latents, expected: &[f64], tolerance: f64) -> Result<(), String
         return Err(format!("{} steps do not make up {} values", got.steps.len(), expected.len()));
     }
     for (i, (step, expected)) in got.steps.iter().zip(expected.chunks(each)).enumerate() {
-        common::close(step, expected, tolerance).map_err(|e| format!("step {i}: {e}"))?;
+        portray::ops::oracle::close(step, expected, tolerance).map_err(|e| format!("step {i}: {e}"))?;
     }
     Ok(())
 }
@@ -115,7 +115,8 @@ fn image_to_image_is_that_of_diffusers() {
             let got = latents(&engine, &job);
             let (shape, expected) = tensor(&file, &format!("{kind}.{name}"));
             assert_eq!(got.shape, shape);
-            common::close(&got.last, &expected, 1e-3).unwrap_or_else(|e| panic!("{kind}, strength {name}: {e}"));
+            portray::ops::oracle::close(&got.last, &expected, 1e-3)
+                .unwrap_or_else(|e| panic!("{kind}, strength {name}: {e}"));
         }
     }
 }

@@ -4,9 +4,9 @@ mod common;
 
 use std::collections::HashMap;
 
-use common::Random;
 use portray::base::Array;
 use portray::graph::{Graph, Tensor, eval, grad};
+use portray::ops::oracle::Random;
 use portray::ops::{Case, add, cases, dot, fill};
 
 /// The sum of all results times fixed random factors: a scalar that depends on every element.

@@ -116,7 +116,7 @@ fn full_size_picture(dtype: WeightType, most: u64) {
 fn full_size_training(name: &str, change: impl Fn(&mut TrainJob), most: u64) {
     let engine = pollster::block_on(Engine::request(&EngineOptions::default())).expect("an adapter");
     let folder = tempfile::tempdir().expect("a folder");
-    let mut random = common::Random::new(1);
+    let mut random = portray::ops::oracle::Random::new(1);
     let mut normal = |n: usize| (0..n).map(|_| random.normal() as f32).collect::<Vec<f32>>();
     let (latent, context) = ([1, 4, 64, 64], [1, 77, 1024]);
     let values: Vec<(String, Vec<f32>)> = ["instance", "prior"]

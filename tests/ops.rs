@@ -2,52 +2,12 @@
 
 mod common;
 
-use common::{Random, close, gpu, stored_bytes};
-use portray::gpu::{AdapterClass, Caps, Gpu, Pool, Store, Variants};
-use portray::graph::{Graph, Plan, PlanOptions, Session};
+use common::gpu;
+use portray::gpu::{AdapterClass, Caps, Gpu, Variants};
 use portray::ops::{Case, Embedding, Given, cases, large_tiles};
 
-/// Runs one case on the GPU and compares every result.
 fn run(gpu: &Gpu, caps: &Caps, variants: &Variants, case: &Case, seed: u64) -> Result<(), String> {
-    let mut random = Random::new(seed);
-    let operands: Vec<_> = case.inputs.iter().map(|given| random.operand(given)).collect();
-    let mut g = Graph::new();
-    let mut store = Store::new(gpu);
-    let mut inputs = Vec::new();
-    for (i, given) in case.inputs.iter().enumerate() {
-        let t = g.stored(&format!("operand{i}"), given.shape().clone(), given.dtype()).map_err(|e| e.to_string())?;
-        inputs.push(t);
-    }
-    for (i, (given, operand)) in case.inputs.iter().zip(&operands).enumerate() {
-        let mut bytes = stored_bytes(operand, given.dtype());
-        // NaN in the padding to whole vectors: a kernel that lets it through fails.
-        while bytes.len() < given.dtype().bytes(given.shape().elements()) as usize {
-            bytes.push(0xff);
-        }
-        let name = format!("operand{i}");
-        store.allocate(&name, &[(name.clone(), bytes.len() as u64)]).map_err(|e| e.to_string())?;
-        store.write(&name, &bytes).map_err(|e| e.to_string())?;
-    }
-    let outputs = g.push_dyn(case.op.clone(), &inputs).map_err(|e| e.to_string())?;
-    outputs.iter().for_each(|&t| g.output(t));
-    let plan = Plan::new(&g, caps, variants, &PlanOptions { sentinels: true, ..Default::default() })
-        .map_err(|e| e.to_string())?;
-    let mut pool = Pool::default();
-    pollster::block_on(async {
-        let session = Session::new(gpu, plan, &mut pool, &store).await?;
-        session.plant_sentinels()?;
-        session.run().await?;
-        let expected = case.op.reference(&operands.iter().collect::<Vec<_>>());
-        for (i, (t, expected)) in outputs.iter().zip(&expected).take(case.compared).enumerate() {
-            let got = session.read(*t).await?;
-            if let Err(e) = close(&got, &expected.data, case.tolerance) {
-                return Ok(Err(format!("result {i} {}: {e}", expected.shape)));
-            }
-        }
-        session.check_sentinels().await?;
-        Ok(Ok(()))
-    })
-    .map_err(|e: portray::Error| e.to_string())?
+    pollster::block_on(case.run(gpu, caps, variants, seed)).unwrap_or_else(|e| Err(e.to_string()))
 }
 
 /// Runs the cases with kernels as `caps` has them.

@@ -5,7 +5,7 @@ use web_time::Instant;
 use crate::base::DType;
 use crate::error::Result;
 use crate::event::Flow;
-use crate::gpu::{Pool, Store};
+use crate::gpu::Pool;
 use crate::graph::{Graph, Session, Tensor};
 use crate::job::ModelOptions;
 use crate::ops::{self, AttentionSpec, Conv, Heads};
@@ -56,9 +56,7 @@ impl Engine {
     /// A graph's session with zeroed stored tensors.
     async fn session(&self, g: &Graph) -> Result<(Session, u64)> {
         let plan = self.planning().plan(g)?;
-        let mut store = Store::new(&self.gpu);
-        let tensors: Vec<(String, u64)> = plan.stored.iter().map(|(k, b)| (k.clone(), *b)).collect();
-        store.allocate("bench", &tensors)?;
+        let store = self.zeroed(&plan)?;
         let flops = plan.total_flops();
         Ok((Session::new(&self.gpu, plan, &mut Pool::default(), &store).await?, flops))
     }

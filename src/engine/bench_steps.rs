@@ -6,9 +6,9 @@ use web_time::Instant;
 
 use crate::error::Result;
 use crate::event::Flow;
-use crate::gpu::{Pool, Store};
+use crate::gpu::Pool;
 use crate::graph::{NodeTime, Plan, Session};
-use crate::job::{Checkpointing, ModelOptions, TrainJob};
+use crate::job::{ModelOptions, TrainJob};
 use crate::models::UNet;
 use crate::nn::{Mode, Scope, Settings};
 
@@ -54,33 +54,29 @@ impl Engine {
         let mut silent = |_| Flow::Continue;
         let model = Model::open(options, &[], &mut silent)?;
         let planning = self.planning();
-        let scope = Scope::new("unet", Settings { dtype: model.dtype(self.gpu.caps()), ..Settings::default() });
-        let unet = UNet::new(&scope, model.unet.clone())?;
-        let extent = Extent::new(&model, [model.native_side(); 2], true, 1);
-        let ([h, w], tokens) = (extent.size, extent.tokens);
-        let plan = SamplingPlan::new(planning, &unet, Mode::Inference, extent)?.step;
+        let (side, tokens) = (model.native_side() / model.factor(), model.tokenizer.length());
+        let plan = self.unet_step(&model)?;
         if self.against_parts("UNet step", plan, add).await? == Flow::Stop {
             return Ok(());
         }
-        let job = TrainJob {
-            rank: 8,
-            accumulate: 1,
-            batch: 1,
-            max_grad_norm: 1.0,
-            checkpointing: Checkpointing::Auto,
-            ..TrainJob::default()
-        };
-        let setup = job.setup(&model, self.gpu.caps(), [1, 1], [h, w, model.unet.in_channels], tokens);
+        let job = TrainJob { rank: 8, ..TrainJob::default() };
+        let setup = job.setup(&model, self.gpu.caps(), [1, 1], [side, side, model.unet.in_channels], tokens);
         let plan = plan_training(&job, setup, planning)?;
         self.against_parts("training step", plan.first, add).await.map(drop)
+    }
+
+    /// The plan of a guided UNet step at the model's own size.
+    pub(super) fn unet_step(&self, model: &Model) -> Result<Plan> {
+        let scope = Scope::new("unet", Settings { dtype: model.dtype(self.gpu.caps()), ..Settings::default() });
+        let unet = UNet::new(&scope, model.unet.clone())?;
+        let extent = Extent::new(model, [model.native_side(); 2], true, 1);
+        Ok(SamplingPlan::new(self.planning(), &unet, Mode::Inference, extent)?.step)
     }
 
     /// The plan as a whole and its nodes alone, in turns: medians of both, how near the whole comes to the rate of its
     /// contractions alone and to that of the largest of them, and the rate at each resolution.
     async fn against_parts(&self, name: &str, plan: Plan, add: &mut dyn FnMut(BenchRow) -> Flow) -> Result<Flow> {
-        let mut store = Store::new(&self.gpu);
-        let tensors: Vec<(String, u64)> = plan.stored.iter().map(|(k, b)| (k.clone(), *b)).collect();
-        store.allocate("bench", &tensors)?;
+        let store = self.zeroed(&plan)?;
         let (flops, dispatches) = (plan.total_flops(), plan.dispatch_count());
         let pairs = if flops > LONG { 1 } else { PAIRS };
         let session = Session::new(&self.gpu, plan, &mut Pool::default(), &store).await?;

@@ -11,6 +11,7 @@ mod plan;
 mod preview;
 mod probe;
 mod sample;
+mod self_test;
 mod train;
 mod train_data;
 mod train_files;
@@ -23,6 +24,7 @@ pub use class_pictures::{cache_folder, class_folder};
 pub use forward::ForwardPart;
 pub use model::{Model, open_checkpoint};
 pub use plan::{PlanReport, plan_generate, plan_train};
+pub use self_test::Stopwatch;
 pub use train::Trained;
 
 use crate::error::Result;

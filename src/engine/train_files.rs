@@ -16,7 +16,13 @@ use super::{Engine, Model};
 
 impl Engine {
     /// Starting values of the adapters: those of `--init-lora`, else random.
-    pub(super) async fn start_adapters(&self, job: &TrainJob, model: &Model, params: &[Param], store: &Store) -> Result<()> {
+    pub(super) async fn start_adapters(
+        &self,
+        job: &TrainJob,
+        model: &Model,
+        params: &[Param],
+        store: &Store,
+    ) -> Result<()> {
         let given = match &job.init_lora {
             Some(path) => {
                 let modules = model.checkpoint.modules();

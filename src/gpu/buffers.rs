@@ -128,12 +128,7 @@ impl Store {
         Ok(keys)
     }
 
-    fn allocate_limited(
-        &mut self,
-        label: &str,
-        tensors: &[(String, u64)],
-        limit: u64,
-    ) -> Result<Vec<(Buffer, u64)>> {
+    fn allocate_limited(&mut self, label: &str, tensors: &[(String, u64)], limit: u64) -> Result<Vec<(Buffer, u64)>> {
         let align = self.gpu.caps().storage_alignment.max(256);
         // Bytes used so far, and members as (key, offset, bytes).
         type Group<'a> = (u64, Vec<(&'a str, u64, u64)>);

@@ -203,7 +203,9 @@ impl Gpu {
     /// The browser's own object.
     #[cfg(all(target_arch = "wasm32", feature = "web"))]
     pub(crate) fn web_device(&self) -> wasm_bindgen::JsValue {
-        self.device.as_webgpu().map_or(wasm_bindgen::JsValue::NULL, |device| wasm_bindgen::JsValue::from(device.clone()))
+        self.device
+            .as_webgpu()
+            .map_or(wasm_bindgen::JsValue::NULL, |device| wasm_bindgen::JsValue::from(device.clone()))
     }
 
     /// The first error that wgpu reported since the last call.

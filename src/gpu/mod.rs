@@ -7,8 +7,8 @@ mod kernel;
 mod waiting;
 
 pub(crate) use buffers::{Buffer, storage_buffer};
-pub(crate) use waiting::Flight;
 pub use buffers::{Pool, STAGING_BYTES, Store};
 pub use caps::{AdapterClass, Caps, Variants};
 pub use device::{AdapterEntry, DeviceOptions, Gpu, adapters};
 pub use kernel::{Access, BindingSpec, Field, Kernel, Template};
+pub(crate) use waiting::Flight;

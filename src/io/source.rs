@@ -162,7 +162,8 @@ impl Source {
     /// # Errors
     /// [`Error::File`] with the offset of the first byte that is not UTF-8.
     pub fn text(&self) -> Result<Cow<'_, str>> {
-        let wrong = |e: std::str::Utf8Error| Error::file(&self.name, format!("not UTF-8 text (byte {})", e.valid_up_to()));
+        let wrong =
+            |e: std::str::Utf8Error| Error::file(&self.name, format!("not UTF-8 text (byte {})", e.valid_up_to()));
         match self.bytes()? {
             Cow::Borrowed(bytes) => std::str::from_utf8(bytes).map(Cow::Borrowed).map_err(wrong),
             Cow::Owned(bytes) => String::from_utf8(bytes).map(Cow::Owned).map_err(|e| wrong(e.utf8_error())),

@@ -34,7 +34,11 @@ impl TokenizerFiles {
     }
 
     /// CLIP's vocabulary and merges out of `files`, with the padding token `pad`; `name` is what messages call it.
-    pub(super) fn clip<'a>(name: &str, pad: &str, files: impl IntoIterator<Item = (&'a str, Source)>) -> TokenizerFiles {
+    pub(super) fn clip<'a>(
+        name: &str,
+        pad: &str,
+        files: impl IntoIterator<Item = (&'a str, Source)>,
+    ) -> TokenizerFiles {
         let special = json!({"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": pad});
         let special = ("special_tokens_map.json", Source::from_bytes(name, special.to_string().into_bytes()));
         let shared = files.into_iter().filter(|(file, _)| ["vocab.json", "merges.txt"].contains(file));
@@ -48,7 +52,9 @@ impl TokenizerFiles {
     #[cfg(not(feature = "bundled"))]
     pub(super) fn of_bundled_model(name: &str, pad: &str) -> Result<TokenizerFiles> {
         match TokenizerFiles::open(Path::new(files::BUNDLED_MODEL).join("tokenizer")) {
-            Ok(shared) => Ok(TokenizerFiles::clip(name, pad, shared.files.iter().map(|(n, s)| (n.as_str(), s.clone())))),
+            Ok(shared) => {
+                Ok(TokenizerFiles::clip(name, pad, shared.files.iter().map(|(n, s)| (n.as_str(), s.clone()))))
+            }
             Err(_) => {
                 let message = "a single file holds no tokenizer, and this build brings none: give a diffusers folder";
                 Err(Error::file(name, message))

@@ -230,7 +230,9 @@ impl VaeConfig {
     pub fn preview(&self, latents: &[f32]) -> Vec<u8> {
         let none = self.latent_rgb_factors.get(self.latent_channels).copied().unwrap_or_default();
         let pixel = |latent: &[f32]| {
-            (0..3).map(|c| none[c] + latent.iter().zip(&self.latent_rgb_factors).map(|(x, f)| x * f[c]).sum::<f32>()).collect::<Vec<f32>>()
+            (0..3)
+                .map(|c| none[c] + latent.iter().zip(&self.latent_rgb_factors).map(|(x, f)| x * f[c]).sum::<f32>())
+                .collect::<Vec<f32>>()
         };
         latents.chunks(self.latent_channels).flat_map(pixel).map(|x| ((x + 1.0) * 127.5).round() as u8).collect()
     }

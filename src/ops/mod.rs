@@ -3,6 +3,7 @@
 //! find it there.
 
 mod case;
+pub mod oracle;
 
 pub use case::{Case, Given};
 

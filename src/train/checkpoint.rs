@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::gpu::Variants;
-use crate::io::{SafeTensors, files};
 use crate::io::safetensors::{ElementType, Tensor, first_non_finite, write_safetensors};
+use crate::io::{SafeTensors, files};
 
 /// Where a run stands: weights, moments, position, and what it was started with.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,8 +5,9 @@ use std::path::Path;
 use portray::io::SafeTensors;
 use portray::io::safetensors::write_safetensors;
 
-use super::common::{close, golden};
+use super::common::golden;
 use super::support::*;
+use portray::ops::oracle::close;
 
 const KINDS: [&str; 2] = ["sd2", "sd15"];
 

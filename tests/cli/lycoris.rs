@@ -5,8 +5,9 @@ use std::path::Path;
 
 use portray::io::{Checkpoint, LoraFile, Part, SafeTensors, Tensor, write_diffusers_folder, write_safetensors};
 
-use super::common::{close, golden};
+use super::common::golden;
 use super::support::*;
+use portray::ops::oracle::close;
 
 const Q: &str = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q";
 const OUT: &str = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0";

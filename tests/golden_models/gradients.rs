@@ -9,8 +9,8 @@ use portray::models::Context;
 use portray::nn::{Mode, Param, Role, Targets};
 use portray::ops::{dot, grad};
 
-use crate::common::Random;
 use crate::harness::{Golden, Loras, settings};
+use portray::ops::oracle::Random;
 
 struct Recorded {
     g: Graph,

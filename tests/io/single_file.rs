@@ -104,7 +104,11 @@ fn a_single_file_is_the_folder() {
             let (a, b) = (folder.part(part), file.part(part));
             assert_eq!(a.names().collect::<Vec<_>>(), b.names().collect::<Vec<_>>(), "{name} {part}");
             for (x, y) in a.iter().zip(b.iter()) {
-                assert_eq!((&x.name, &x.shape, x.bytes().unwrap()), (&y.name, &y.shape, y.bytes().unwrap()), "{name} {part}");
+                assert_eq!(
+                    (&x.name, &x.shape, x.bytes().unwrap()),
+                    (&y.name, &y.shape, y.bytes().unwrap()),
+                    "{name} {part}"
+                );
             }
             let fields = |config: &serde_json::Value| config.as_object().unwrap().clone();
             assert_eq!(fields(a.config()), fields(b.config()), "{name} {part}");

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::{Checkpoint, Part, Weights};
 use crate::error::{Error, Result};
 use crate::io::source::describe;
-use crate::io::{Source, files, Tensor, write_atomic, write_folder, write_safetensors};
+use crate::io::{Source, Tensor, files, write_atomic, write_folder, write_safetensors};
 
 /// Writes `destination` as a diffusers folder like `source`, its UNet's tensors replaced by `unet`. It is assembled
 /// beside its destination and renamed at the end; an existing folder is replaced, so ask before. Only files that the

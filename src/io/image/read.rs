@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use crate::error::{Error, Result};
-use crate::io::{Source, files};
 use crate::io::source::describe;
+use crate::io::{Source, files};
 
 /// Largest picture that is decoded, in pixels: beyond, memory goes to what is scaled away at once.
 pub const MAX_PIXELS: u64 = 64_000_000;

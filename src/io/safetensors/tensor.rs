@@ -88,7 +88,13 @@ impl<'a> Tensor<'a> {
     }
 
     fn made(name: impl Into<String>, dtype: ElementType, shape: &[usize], bytes: Cow<'a, [u8]>) -> Self {
-        Tensor { file: "".into(), name: Cow::Owned(name.into()), dtype, shape: Cow::Owned(shape.to_vec()), data: Data::Here(bytes) }
+        Tensor {
+            file: "".into(),
+            name: Cow::Owned(name.into()),
+            dtype,
+            shape: Cow::Owned(shape.to_vec()),
+            data: Data::Here(bytes),
+        }
     }
 
     /// An f32 tensor over `data`, to be written.
@@ -180,7 +186,9 @@ impl<'a> Tensor<'a> {
     pub fn first_bytes(&self, most: usize) -> Result<Cow<'_, [u8]>> {
         match &self.data {
             Data::Here(bytes) => Ok(Cow::Borrowed(bytes.get(..most).unwrap_or(bytes))),
-            Data::There(source, range) => source.read(range.start..range.end.min(range.start.saturating_add(most as u64))),
+            Data::There(source, range) => {
+                source.read(range.start..range.end.min(range.start.saturating_add(most as u64)))
+            }
         }
     }
 

@@ -1,0 +1,164 @@
+//! What the tests of ops share, natively and in a browser: random operands, a comparator, and one case on a GPU.
+
+use crate::base::{Array, DType, block8};
+use crate::error::Result;
+use crate::gpu::{Caps, Gpu, Pool, Store, Variants};
+use crate::graph::{Graph, Plan, PlanOptions, Session};
+
+use super::{Case, Given};
+
+/// Small deterministic generator for operands.
+#[derive(Clone, Debug)]
+pub struct Random(u64);
+
+impl Random {
+    /// The same seed gives the same values.
+    pub fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x1234_5678)
+    }
+
+    /// 64 random bits (splitmix64).
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in [0, 1).
+    pub fn uniform(&mut self) -> f64 {
+        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// Standard normal.
+    pub fn normal(&mut self) -> f64 {
+        let (u, v) = (self.uniform().max(1e-300), self.uniform());
+        (-2.0 * u.ln()).sqrt() * (2.0 * std::f64::consts::PI * v).cos()
+    }
+
+    /// Values for an operand, rounded to its storage type so that reference and kernel see the same.
+    pub fn operand(&mut self, given: &Given) -> Array {
+        let n = given.shape().elements();
+        if let Given::Block8(shape, s) = given {
+            let values: Vec<f32> = (0..n).map(|_| (self.normal() * s) as f32).collect();
+            let mut bytes = Vec::new();
+            block8::quantize(&values, &mut bytes);
+            return Array::from_f32(shape.clone(), &block8::dequantize(&bytes));
+        }
+        if let Given::Moments(shape) = given {
+            let scale = |random: &mut Random| f64::from((0.5 + 1.5 * random.uniform()) as f32);
+            let word = |i: usize| match i % 17 {
+                0 => f64::from((scale(self) as f32).to_bits()),
+                _ => f64::from(self.bits() as u32),
+            };
+            return Array::new(shape.clone(), (0..n).map(word).collect());
+        }
+        let data = (0..n)
+            .map(|_| match given {
+                Given::Moments(_) => 0.0,
+                Given::Normal(_, s) | Given::Block8(_, s) => f64::from((self.normal() * s) as f32),
+                Given::Half(_, s) => half::f16::from_f64(self.normal() * s).to_f64(),
+                Given::Uniform(_, low, high) => f64::from((low + self.uniform() * (high - low)) as f32),
+                Given::Ids(_, bound) => (self.bits() % u64::from((*bound).max(1))) as f64,
+            })
+            .collect();
+        Array::new(given.shape().clone(), data)
+    }
+}
+
+/// Bytes of `array` as `dtype` is stored, padding left to the caller.
+pub fn stored_bytes(array: &Array, dtype: DType) -> Vec<u8> {
+    match dtype {
+        DType::F32 => array.data.iter().flat_map(|&x| (x as f32).to_le_bytes()).collect(),
+        DType::F16 => array.data.iter().flat_map(|&x| half::f16::from_f64(x).to_le_bytes()).collect(),
+        DType::Q8 => {
+            let mut bytes = Vec::new();
+            block8::quantize(&array.to_f32(), &mut bytes);
+            bytes
+        }
+        DType::U32 => array.data.iter().flat_map(|&x| (x as u32).to_le_bytes()).collect(),
+    }
+}
+
+/// `Err` with the place and size of the worst difference where `got` is off by more than `tolerance` x max|expected|,
+/// or where it is not finite.
+pub fn close(got: &[f32], expected: &[f64], tolerance: f64) -> Result<(), String> {
+    if got.len() != expected.len() {
+        return Err(format!("{} values, expected {}", got.len(), expected.len()));
+    }
+    let largest = expected.iter().fold(0.0f64, |m, x| m.max(x.abs())).max(1e-6);
+    let mut worst = (0.0, 0);
+    for (i, (&g, &e)) in got.iter().zip(expected).enumerate() {
+        if !g.is_finite() {
+            return Err(format!("element {i} is {g}, expected {e}"));
+        }
+        let d = (f64::from(g) - e).abs();
+        if d > worst.0 {
+            worst = (d, i);
+        }
+    }
+    if worst.0 > tolerance * largest {
+        let (d, i) = worst;
+        return Err(format!(
+            "element {i}: {} instead of {} (off by {:.2e} of the largest, {tolerance:.0e} allowed)",
+            got[i],
+            expected[i],
+            d / largest
+        ));
+    }
+    Ok(())
+}
+
+impl Case {
+    /// Runs the case on `gpu`, with kernels as `caps` and `variants` have them, between sentinel words and with NaN in the
+    /// padding of what it reads; `Err` says which result differs from the reference and by how much.
+    ///
+    /// # Errors
+    /// The outer one when it cannot be planned or run.
+    pub async fn run(&self, gpu: &Gpu, caps: &Caps, variants: &Variants, seed: u64) -> Result<Result<(), String>> {
+        let mut random = Random::new(seed);
+        let operands: Vec<_> = self.inputs.iter().map(|given| random.operand(given)).collect();
+        let mut g = Graph::new();
+        let mut store = Store::new(gpu);
+        let mut inputs = Vec::new();
+        for (i, (given, operand)) in self.inputs.iter().zip(&operands).enumerate() {
+            let name = format!("operand{i}");
+            inputs.push(g.stored(&name, given.shape().clone(), given.dtype())?);
+            let mut bytes = stored_bytes(operand, given.dtype());
+            // NaN in the padding to whole vectors: a kernel that lets it through fails.
+            bytes.resize(bytes.len().max(given.dtype().bytes(given.shape().elements()) as usize), 0xff);
+            store.allocate(&name, &[(name.clone(), bytes.len() as u64)])?;
+            store.write(&name, &bytes)?;
+        }
+        let outputs = g.push_dyn(self.op.clone(), &inputs)?;
+        outputs.iter().for_each(|&t| g.output(t));
+        let plan = Plan::new(&g, caps, variants, &PlanOptions { sentinels: true, ..Default::default() })?;
+        let session = Session::new(gpu, plan, &mut Pool::default(), &store).await?;
+        session.plant_sentinels()?;
+        session.run().await?;
+        let expected = self.op.reference(&operands.iter().collect::<Vec<_>>());
+        for (i, (t, expected)) in outputs.iter().zip(&expected).take(self.compared).enumerate() {
+            let got = session.read(*t).await?;
+            if let Err(e) = close(&got, &expected.data, self.tolerance) {
+                return Ok(Err(format!("result {i} {}: {e}", expected.shape)));
+            }
+        }
+        session.check_sentinels().await?;
+        Ok(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::close;
+
+    #[test]
+    fn the_comparator_rejects_what_is_wrong() {
+        let expected = [1.0, -2.0, 0.5];
+        assert!(close(&[1.0, -2.0, 0.5], &expected, 1e-5).is_ok());
+        assert!(close(&[1.0, -2.0, 0.501], &expected, 1e-5).is_err());
+        assert!(close(&[1.0, f32::NAN, 0.5], &expected, 1e-5).is_err());
+        assert!(close(&[1.0, -2.0], &expected, 1e-5).is_err());
+    }
+}
