@@ -87,7 +87,7 @@ export function startGenerate(app) {
     const download = el("a", { href: "#", onclick: (event) => { event.preventDefault(); save(said.png, name); } }, label ? `Download ${label}` : "Download");
     if (twin) {
       twin.querySelector(".frames").append(frame);
-      twin.querySelector(".row").prepend(download);
+      twin.querySelector(".row a").after(download);
       return;
     }
     const again = el("button.link", { type: "button", onclick: () => use(said, options) }, "Use this seed");

@@ -65,8 +65,12 @@ export class Plot {
       context.fillText(String(Math.round((last * i) / 4)), x((last * i) / 4), height - 10);
     }
     context.fillStyle = colour("--accent");
-    context.globalAlpha = 0.35;
-    for (const [step, loss] of losses) context.fillRect(x(step) - 1.5, y(loss) - 1.5, 3, 3);
+    context.globalAlpha = 0.45;
+    for (const [step, loss] of losses) {
+      context.beginPath();
+      context.arc(x(step), y(loss), 2.2, 0, 7);
+      context.fill();
+    }
     context.globalAlpha = 1;
     context.strokeStyle = colour("--accent");
     context.lineWidth = 2;
