@@ -41,7 +41,7 @@ export function startTrain(app) {
         photo.thumb = el("div.thumb", { role: "listitem", "data-testid": "thumb" }, canvasOf(seen.image, file.name, 192), el("button", { type: "button", "aria-label": `Remove ${file.name}`, onclick: remove }, "×"));
         photos.push(photo);
       } catch (error) {
-        complain($("train-error"), `${file.name}: ${error.message.replace(/^\/prepare: /, "")}`);
+        complain($("train-error"), `${file.name}: ${error.message}`);
       }
       changed();
     }
