@@ -1,15 +1,20 @@
 //! `cargo xtask demo` and `cargo xtask test`: everything that they need is installed, or named where that cannot be.
-//! `cargo xtask make-model` writes models of full size with random weights.
+//! `cargo xtask web` builds the page, `cargo xtask make-model` writes models of full size with random weights.
 
 mod install;
+mod serve;
 mod tests;
+mod wasm;
+mod web;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use install::Installed;
+use wasm::Toolchain;
 
 const USAGE: &str = "usage: cargo xtask demo [options of `portray demo`] | cargo xtask test
+       | cargo xtask web [--serve [PORT]]
        | cargo xtask make-model sd15|sd2-base|sd21|turbo DIR|FILE.safetensors [SEED]";
 
 fn main() -> ExitCode {
@@ -21,11 +26,12 @@ fn main() -> ExitCode {
             command.args(["run", "--quiet", "--release", "--example", "make_model"]).args(manifest()).arg("--");
             succeed(command.args(args))
         }
+        Some("web") => match page(&args.collect::<Vec<_>>()) {
+            Some(result) => result,
+            None => return usage(),
+        },
         Some("test") if args.next().is_none() => tests::run(),
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
+        _ => return usage(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -36,6 +42,11 @@ fn main() -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(2)
 }
 
 /// Why a task ended early. An empty message: whoever failed has said it already.
@@ -63,6 +74,19 @@ fn demo(args: &[String]) -> Result<(), Failure> {
         }
     }
     succeed(portray().arg("demo").args(args))
+}
+
+/// Builds the page and serves it where that is asked for. `None`: not understood.
+fn page(args: &[String]) -> Option<Result<(), Failure>> {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let port = match args.as_slice() {
+        [] => None,
+        ["--serve"] => Some(serve::PORT),
+        ["--serve", port] => Some(port.parse().ok()?),
+        _ => return None,
+    };
+    let built = Toolchain::find().map_err(Failure::from).and_then(|toolchain| web::build(&toolchain));
+    Some(built.and_then(|()| port.map_or(Ok(()), |port| serve::serve(&web::dist(), port))))
 }
 
 fn adapter_answers() -> bool {
@@ -93,6 +117,19 @@ fn cargo() -> Command {
         command.env("XDG_RUNTIME_DIR", std::env::temp_dir());
     }
     command
+}
+
+/// Where cargo writes what it builds.
+fn target_folder() -> PathBuf {
+    // A relative one is meant from where cargo was called, as cargo means it.
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| root().join("target"), |folder| std::path::absolute(&folder).unwrap_or_else(|_| folder.into()))
+}
+
+/// What `program` prints; nothing where it cannot run.
+fn output(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output();
+    output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default()
 }
 
 /// Runs `command`; its own exit code becomes ours.

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::install::{self, Installed};
+use crate::wasm::Toolchain;
 use crate::{Failure, cargo, root};
 
 /// Integration tests that need no second driver: those without an adapter, and what only wgpu's allocator decides.
@@ -13,7 +14,6 @@ const ONE_DRIVER: &[&str] = &["layers", "shaders", "plan", "io", "diffusion", "m
 const ONCE: &[&str] = &["captions::", "single_file::", "lycoris::", "killed::a_killed_fused", "eight_bit_moments"];
 
 const SWIFTSHADER: &str = "/usr/lib/chromium/vk_swiftshader_icd.json";
-const WASM: &str = "wasm32-unknown-unknown";
 
 enum Outcome {
     Passed,
@@ -148,46 +148,13 @@ fn lavapipe_manifest() -> Option<PathBuf> {
     files.flatten().map(|entry| entry.path()).find(is_lavapipe)
 }
 
-/// The library for WebAssembly: lints with rustup's target, else a check with Debian's compiler that has its standard
-/// library.
+/// The library for WebAssembly, as pages use it: lints, or a check where the compiler comes without them.
 fn wasm() -> Outcome {
-    let options = ["--release", "--quiet", "--lib", "--no-default-features", "--target", WASM];
-    if output("rustup", &["target", "list", "--installed"]).contains(WASM)
-        || Command::new("rustup").args(["target", "add", WASM]).status().is_ok_and(|s| s.success())
-    {
-        return ran(at_root().arg("clippy").args(options).args(["--", "-D", "warnings"]));
-    }
-    match install::package("rustc-web cargo-web rust-web-src") {
-        Ok(Installed::Yes) => {}
-        Ok(Installed::No(remedy)) => return Outcome::Skipped(format!("no {WASM} target; {remedy}")),
-        Err(e) => return Outcome::Skipped(format!("no {WASM} target; {e}")),
-    }
-    let version = output("/usr/bin/rustc", &["--version"]);
-    if !new_enough(&version) {
-        return Outcome::Skipped(format!("no {WASM} target; Debian's is {} and too old", version.trim()));
-    }
-    let sysroot = output("rustc", &["--print", "sysroot"]);
-    let linker = Path::new(sysroot.trim()).join("lib/rustlib/x86_64-unknown-linux-gnu/bin/rust-lld");
-    let mut command = Command::new("/usr/bin/cargo");
-    command.current_dir(root()).arg("check").args(options).arg("-Zbuild-std=std,panic_abort");
-    command.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1");
-    command.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
-    // Another compiler's results would only displace those of the first.
-    command.env("CARGO_TARGET_DIR", root().join("target/web"));
-    // cargo told us about the toolchain that runs this; the other one must not hear of it.
-    for name in ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTUP_HOME", "LD_LIBRARY_PATH"] {
-        command.env_remove(name);
-    }
-    ran(&mut command)
-}
-
-/// Whether `rustc 1.96.0 (…)` can build what asks for 1.88.
-fn new_enough(version: &str) -> bool {
-    let minor = version.split_whitespace().nth(1).and_then(|v| v.split('.').nth(1)).and_then(|m| m.parse::<u32>().ok());
-    minor.is_some_and(|m| m >= 88)
-}
-
-fn output(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output();
-    output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default()
+    let toolchain = match Toolchain::find() {
+        Ok(toolchain) => toolchain,
+        Err(reason) => return Outcome::Skipped(reason),
+    };
+    let mut command = toolchain.cargo(if toolchain.lints() { "clippy" } else { "check" });
+    command.args(["--release", "--quiet", "--lib", "--no-default-features", "--features", "web"]);
+    ran(if toolchain.lints() { command.args(["--", "-D", "warnings"]) } else { &mut command })
 }
