@@ -12,16 +12,33 @@ export function el(name, properties = {}, ...children) {
     else if (key in element) element[key] = value;
     else element.setAttribute(key, value);
   }
-  element.append(...children.filter((child) => child !== null && child !== undefined));
+  element.append(...children.filter((child) => child !== null && child !== undefined && child !== false));
   return element;
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+
+export function svg(tag, attributes = {}, ...children) {
+  const element = document.createElementNS(SVG, tag);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  element.append(...children);
+  return element;
+}
+
+/** One of the symbols at the top of index.html. */
+export const icon = (name) => svg("svg", { "aria-hidden": "true" }, svg("use", { href: `#i-${name}` }));
+
+/** A button that is an icon; its label is its tooltip too. */
+export function iconButton(name, label, onclick, properties = {}) {
+  return el("button.icon", { type: "button", "aria-label": label, title: label, onclick, ...properties }, icon(name));
 }
 
 /** Shows what went wrong in `box`; a way out may come with it as `[label, action]`. */
 export function complain(box, error, way) {
   const text = typeof error === "string" ? error : error?.message ?? String(error);
-  const close = el("button", { type: "button", "aria-label": "Dismiss", onclick: () => hush(box) }, "×");
-  const button = way && el("button", { type: "button", onclick: () => { hush(box); way[1](); } }, way[0]);
-  box.replaceChildren(el("span", {}, text), ...(button ? [button] : []), close);
+  const said = text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?)]$/.test(text) ? "" : ".");
+  const button = way && el("button", { type: "button", "data-testid": "error-way", onclick: () => { hush(box); way[1](); } }, way[0]);
+  box.replaceChildren(el("span", {}, said), ...(button ? [button] : []), iconButton("close", "Dismiss", () => hush(box)));
   box.hidden = false;
 }
 
@@ -30,10 +47,15 @@ export function hush(box) {
   box.replaceChildren();
 }
 
+/** For those who listen instead of looking. */
+export function announce(text) {
+  $("announce").textContent = text;
+}
+
 export function setBar(bar, share) {
-  const percent = Math.round(100 * Math.min(1, Math.max(0, share)));
-  bar.setAttribute("aria-valuenow", String(percent));
-  bar.style.setProperty("--done", `${percent}%`);
+  const done = Math.min(1, Math.max(0, share));
+  bar.setAttribute("aria-valuenow", String(Math.round(100 * done)));
+  bar.style.setProperty("--done", String(done));
 }
 
 /** A canvas of an ImageBitmap, smoothly enlarged to about `least` pixels so that small pictures do not look like bricks. */
@@ -45,33 +67,40 @@ export function canvasOf(image, label, least = 512) {
 
 export function draw(canvas, image, least = 512) {
   const factor = Math.max(1, Math.round(least / Math.max(image.width, image.height)));
-  canvas.width = image.width * factor;
-  canvas.height = image.height * factor;
+  const [width, height] = [image.width * factor, image.height * factor];
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
-  context.drawImage(image, 0, 0, canvas.width, canvas.height);
+  context.drawImage(image, 0, 0, width, height);
 }
 
-/** Files dropped on `target` or chosen with the input in it go to `take`. */
-export function dropZone(target, take) {
-  const input = target.querySelector("input[type=file]");
+/** Files dropped on `target` or chosen with `input` go to `take`. */
+export function dropZone(target, input, take) {
   input.addEventListener("change", () => {
     const files = [...input.files];
     input.value = "";
-    take(files);
+    if (files.length) take(files);
   });
-  for (const type of ["dragenter", "dragover"]) {
-    target.addEventListener(type, (event) => {
-      event.preventDefault();
-      target.classList.add("over");
-    });
-  }
-  target.addEventListener("dragleave", () => target.classList.remove("over"));
+  overZone(target);
+  target.addEventListener("dragover", (event) => event.preventDefault());
   target.addEventListener("drop", (event) => {
     event.preventDefault();
-    target.classList.remove("over");
     take([...event.dataTransfer.files]);
   });
+}
+
+/** Marks `target` while files hang over it. */
+export function overZone(target) {
+  let depth = 0;
+  const show = () => target.classList.toggle("over", depth > 0);
+  target.addEventListener("dragenter", () => { depth += 1; show(); });
+  target.addEventListener("dragleave", () => { depth = Math.max(0, depth - 1); show(); });
+  target.addEventListener("drop", () => { depth = 0; show(); });
+}
+
+/** `text` with the words of `words` marked: they stand for somebody's subject. */
+export function marked(text, words) {
+  return text.split(/(\s+)/).map((part) => (words.has(part.replace(/[.,;:!?]+$/, "")) ? el("mark", {}, part) : part));
 }
 
 export function save(blob, name) {
@@ -81,10 +110,13 @@ export function save(blob, name) {
 }
 
 export function duration(seconds) {
-  if (!Number.isFinite(seconds)) return "";
   if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
   if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
   return `${(seconds / 3600).toFixed(1)} h`;
+}
+
+export function size(bytes) {
+  return bytes < 1e9 ? `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB` : `${(bytes / 1e9).toFixed(2)} GB`;
 }
 
 /** The number in an input, or undefined where it is empty. */

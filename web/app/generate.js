@@ -1,107 +1,121 @@
-// Pictures: the form, the preview, the gallery.
-import { $, canvasOf, complain, draw, el, hush, number, save, setBar } from "./dom.js";
+// Pictures: the form, and the picture as it forms.
+import { $, announce, complain, draw, el, hush, number, setBar } from "./dom.js";
+import { startGallery } from "./gallery.js";
 import { startLoras } from "./loras.js";
+
+const TRIES = ["a dog wearing a crown", "a panda at night", "a line drawing of a fox", "a cat in the snow"];
+const random = () => crypto.getRandomValues(new Uint32Array(1))[0];
 
 export function startGenerate(app) {
   const loras = startLoras(app);
+  const gallery = startGallery(app, use);
   let job = null;
-  let shots = 0;
+  let stopped = false;
 
   app.changed.push(() => {
     $("generate").disabled = !app.model || job !== null;
     if (!app.model) return;
-    const { side, factor, steps, guidance } = app.model;
-    for (const id of ["width", "height"]) {
-      Object.assign($(id), { step: factor, min: factor, placeholder: String(side) });
-    }
+    const { side, factor, steps, guidance, sampler } = app.model;
+    for (const id of ["width", "height"]) Object.assign($(id), { step: factor, min: factor, placeholder: String(side) });
     $("steps").placeholder = String(steps);
     $("guidance").placeholder = String(guidance);
+    $("sampler").options[0].textContent = `model default (${sampler})`;
   });
 
-  $("dice").addEventListener("click", () => { $("seed").value = String(crypto.getRandomValues(new Uint32Array(1))[0]); });
-  $("stop").addEventListener("click", () => job?.stop());
+  $("tries").append(...TRIES.map((text) => el("button", { type: "button", onclick: () => {
+    $("prompt").value = text;
+    $("generate-form").requestSubmit();
+  } }, text)));
+  $("dice").addEventListener("click", () => {
+    $("seed").value = String(random());
+    announce(`Seed ${$("seed").value}`);
+  });
+  $("prompt").addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    $("generate-form").requestSubmit();
+  });
+  $("stop").addEventListener("click", () => {
+    stopped = true;
+    $("stop").disabled = true;
+    $("status").textContent = "Stopping…";
+    job?.stop();
+  });
 
   function asked() {
     return { prompt: $("prompt").value.trim(), negative: $("negative").value.trim() || undefined, steps: number("steps"),
-      guidance: number("guidance"), sampler: $("sampler").value || undefined, seed: number("seed") ?? 0,
+      guidance: number("guidance"), sampler: $("sampler").value || undefined, seed: number("seed") ?? random(),
       count: number("count") ?? 1, width: number("width"), height: number("height"), loras: loras() };
   }
 
   $("generate-form").addEventListener("submit", async (event) => {
     event.preventDefault();
-    if (!app.engine || job) return;
+    if (!app.model || job) return;
     hush($("generate-error"));
     const options = asked();
     const compare = $("compare").checked && options.loras.length > 0;
-    busy(true);
-    const made = new Map();
+    const parts = compare ? [options, { ...options, loras: [] }] : [options];
+    const session = gallery.session(options, compare);
+    stopped = false;
+    busy(true, options);
     try {
-      for (const part of compare ? [options, { ...options, loras: [] }] : [options]) {
-        const label = compare ? (part.loras.length ? "with" : "without") : null;
-        job = app.engine.generate(part);
-        let stopped = true;
+      for (const [part, job_] of parts.entries()) {
+        job = app.engine.generate(job_);
         for await (const said of job) {
-          if (said.type === "picture") place(made, said, label, options);
-          if (said.type === "done") stopped = false;
-          tell(said, options.count);
+          if (said.type === "picture") session.add(said, part);
+          if (said.type === "warning") session.warn(said.text);
+          tell(said, options.count, part, parts.length);
         }
         if (stopped) break;
       }
+      announce(stopped ? "Stopped" : options.count > 1 || compare ? "The pictures are done" : "The picture is done");
     } catch (error) {
-      complain($("generate-error"), error);
+      // Of a lost device the whole page speaks.
+      if (app.engine) complain($("generate-error"), error);
     } finally {
       job = null;
+      session.end();
       busy(false);
     }
   });
 
-  function busy(is) {
+  function busy(is, options) {
     $("generate").disabled = is || !app.model;
+    $("generate").hidden = is;
     $("stop").hidden = !is;
+    $("stop").disabled = false;
     $("live").hidden = !is;
-    $("gallery-empty").hidden = is || shots > 0;
-    if (is) {
-      $("status").textContent = "Waiting for the engine";
-      setBar($("live").querySelector(".bar"), 0);
-      $("preview").hidden = true;
-    }
+    $("gallery-empty").hidden = is || gallery.size() > 0;
+    if (!is) return;
+    const { side } = app.model;
+    Object.assign($("preview"), { width: options.width ?? side, height: options.height ?? side });
+    $("status").textContent = app.training ? "Waits until the training is done or paused" : "Starting…";
+    setBar($("live").querySelector(".bar"), 0);
+    announce("Generating");
+    if ($("live").getBoundingClientRect().top > innerHeight - 120) $("live").scrollIntoView({ block: "nearest" });
+    $("stop").focus({ preventScroll: true });
   }
 
-  function tell(said, pictures) {
-    if (said.type === "phase") $("status").textContent = said.text;
-    if (said.type === "warning") $("status").textContent = said.text;
-    if (said.type === "preview") {
-      $("preview").hidden = false;
-      draw($("preview"), said.image);
-      said.image.close();
-      $("status").textContent = `Step ${said.step} of ${said.steps}${pictures > 1 ? `, picture ${said.index + 1} of ${pictures}` : ""}`;
-      setBar($("live").querySelector(".bar"), (said.index * said.steps + said.step) / (said.steps * pictures));
-    }
+  function tell(said, pictures, part, parts) {
+    if (stopped) return void said.image?.close();
+    if (said.type === "phase") $("status").textContent = said.text.charAt(0).toUpperCase() + said.text.slice(1);
+    if (said.type !== "preview") return;
+    draw($("preview"), said.image);
+    said.image.close();
+    const all = pictures * parts;
+    const at = part * pictures + said.index;
+    $("status").textContent = `Step ${said.step} of ${said.steps}${all > 1 ? `, picture ${at + 1} of ${all}` : ""}`;
+    setBar($("live").querySelector(".bar"), (at + said.step / said.steps) / all);
   }
 
-  /** Puts a picture into the gallery: alone, or beside its twin of the same seed. */
-  function place(made, said, label, options) {
-    const frame = el("figure.frame", { "data-testid": "picture" }, canvasOf(said.image, `${said.prompt}, seed ${said.seed}${label ? `, ${label} the LoRA` : ""}`), label && el("span", {}, label));
-    const twin = made.get(said.seed);
-    const name = `portray-${said.seed}${label === "without" ? "-without" : ""}.png`;
-    const download = el("a", { href: "#", onclick: (event) => { event.preventDefault(); save(said.png, name); } }, label ? `Download ${label}` : "Download");
-    if (twin) {
-      twin.querySelector(".frames").append(frame);
-      twin.querySelector(".row a").after(download);
-      return;
-    }
-    const again = el("button.link", { type: "button", onclick: () => use(said, options) }, "Use this seed");
-    const facts = said.parameters.split("\n").pop().replace(/, Version: .*/, "").replace(/, Model: [^,]*/, "");
-    const shot = el(`article.shot${label ? ".pair" : ""}`, { role: "listitem" }, el("div.frames", {}, frame), el("p", {}, said.prompt), el("small", { title: said.parameters }, facts), el("div.row", {}, download, again));
-    made.set(said.seed, shot);
-    $("gallery").prepend(shot);
-    shots += 1;
-  }
-
-  function use(said, options) {
-    $("seed").value = String(said.seed);
+  /** Takes over what a picture of the gallery was made with. */
+  function use(seed, options) {
+    $("seed").value = String(seed);
     $("prompt").value = options.prompt;
+    $("negative").value = options.negative ?? "";
     $("count").value = "1";
+    $("generate-form").scrollIntoView({ block: "nearest" });
     $("prompt").focus();
+    announce(`Seed ${seed} is set`);
   }
 }

@@ -1,5 +1,5 @@
 // LoRAs of the next pictures, each with its scale.
-import { $, complain, dropZone, el, hush } from "./dom.js";
+import { $, announce, complain, dropZone, el, hush, iconButton } from "./dom.js";
 
 export function startLoras(app) {
   /** name -> scale */
@@ -8,10 +8,14 @@ export function startLoras(app) {
   async function add(files) {
     hush($("lora-error"));
     for (const file of files) {
+      const name = file.name.replace(/\.safetensors$/i, "");
       try {
-        await app.engine?.addLora(file, file.name.replace(/\.safetensors$/, ""));
+        if (!app.model) throw new Error("There is no model to add a LoRA to yet");
+        await app.engine.addLora(file, name);
+        app.files.set(name, file);
+        announce(`${name} is added`);
       } catch (error) {
-        complain($("lora-error"), error);
+        complain($("lora-error"), `${file.name}: ${error.message}`);
       }
     }
     show();
@@ -19,7 +23,7 @@ export function startLoras(app) {
 
   function show() {
     const loras = app.engine?.loras() ?? [];
-    for (const name of [...scales.keys()]) if (!loras.some((lora) => lora.name === name)) scales.delete(name);
+    if (app.model) for (const name of [...scales.keys()]) if (!loras.some((lora) => lora.name === name)) scales.delete(name);
     $("loras").replaceChildren(...loras.map(row));
     $("compare-row").hidden = loras.length === 0;
   }
@@ -27,24 +31,43 @@ export function startLoras(app) {
   function row(lora) {
     if (!scales.has(lora.name)) scales.set(lora.name, 1);
     const output = el("output", {}, scales.get(lora.name).toFixed(2));
-    const slider = el("input", { type: "range", min: 0, max: 2, step: 0.05, value: scales.get(lora.name), "aria-label": `Scale of ${lora.name}` });
+    const slider = el("input", { type: "range", min: 0, max: 2, step: 0.05, value: scales.get(lora.name), "aria-label": `Scale of ${lora.name}`, "data-testid": "lora-scale" });
     slider.addEventListener("input", () => {
       scales.set(lora.name, Number(slider.value));
       output.textContent = Number(slider.value).toFixed(2);
     });
     const remove = async () => {
-      await app.engine?.removeLora(lora.name);
+      try {
+        await app.engine?.removeLora(lora.name);
+        app.files.delete(lora.name);
+      } catch (error) {
+        complain($("lora-error"), error);
+      }
       show();
       $("lora-file").focus();
     };
     const unmatched = lora.unmatched.length ? `, ${lora.unmatched.length} keys match nothing` : "";
-    return el("div.lora", {}, el("b", {}, lora.name),
-      el("button.icon", { type: "button", "aria-label": `Remove ${lora.name}`, onclick: remove }, "×"),
-      el("label.scale", {}, el("span.sr", {}, "Scale"), slider, output),
-      el("small", {}, `rank ${lora.rank}, ${lora.layers} layers${unmatched}`));
+    return el("div.lora", { role: "listitem", "data-testid": "lora" },
+      el("div", {}, el("b", { title: lora.name }, lora.name), el("small", {}, `rank ${lora.rank}${unmatched}`)),
+      el("div.scale", {}, slider, output),
+      iconButton("close", `Remove ${lora.name}`, remove, { "data-testid": "lora-remove" }));
   }
 
-  dropZone($("lora-drop"), add);
+  /** Gives a new engine what the last one had. */
+  app.restoreLoras = async () => {
+    const have = new Set(app.engine.loras().map((lora) => lora.name));
+    for (const [name, file] of app.files) {
+      if (have.has(name)) continue;
+      try {
+        await app.engine.addLora(file, name);
+      } catch {
+        app.files.delete(name);
+      }
+    }
+    show();
+  };
+
+  dropZone($("lora-drop"), $("lora-file"), add);
   app.changed.push(show);
   app.showLoras = show;
   return () => [...scales].map(([name, scale]) => ({ name, scale }));

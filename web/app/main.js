@@ -1,6 +1,6 @@
 // The page: opens the engine, switches panels and themes, and says what is wrong with the whole.
 import { Portray } from "../portray.js";
-import { $, complain, el, hush } from "./dom.js";
+import { $, announce, complain, el, hush } from "./dom.js";
 import { startGenerate } from "./generate.js";
 import { startModel } from "./model.js";
 import { startTrain } from "./train.js";
@@ -9,33 +9,53 @@ import { startTrain } from "./train.js";
 const app = {
   engine: null,
   model: null,
+  /** A training holds the device. */
+  training: false,
+  /** Words that stand for somebody's subject, to be marked in prompts. */
+  words: new Set(JSON.parse(remembered("words") ?? "[]")),
+  /** LoRA files by name, for an engine that takes the place of a lost one. */
+  files: new Map(),
   /** Called when the engine and its model are there, or gone. */
   changed: [],
   ready(model) {
     app.model = model;
     app.changed.forEach((hear) => hear());
   },
+  learn(word) {
+    app.words.add(word);
+    remember("words", JSON.stringify([...app.words]));
+  },
   show: showPanel,
 };
 
-function theme(name) {
-  document.documentElement.dataset.theme = name;
+/** Storage may be closed to a page; what it would keep is then forgotten. */
+function remembered(key) {
+  try {
+    return localStorage.getItem(`portray-${key}`);
+  } catch {
+    return null;
+  }
+}
+
+function remember(key, value) {
+  try {
+    localStorage.setItem(`portray-${key}`, value);
+  } catch { /* as above */ }
 }
 
 function startTheme() {
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  const kept = () => localStorage.getItem("theme");
-  theme(kept() ?? (dark.matches ? "dark" : "light"));
-  dark.addEventListener("change", () => kept() ?? theme(dark.matches ? "dark" : "light"));
+  const root = document.documentElement;
+  const kept = remembered("theme");
+  if (kept) root.dataset.theme = kept;
   $("theme").addEventListener("click", () => {
-    const next = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-    localStorage.setItem("theme", next);
-    theme(next);
-    app.changed.forEach((hear) => hear());
+    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = dark ? "light" : "dark";
+    remember("theme", root.dataset.theme);
+    announce(`${dark ? "Light" : "Dark"} colours`);
   });
 }
 
-const PANELS = ["generate", "train"];
+const PANELS = ["generate", "train", "models"];
 
 function showPanel(name, focus = false) {
   for (const panel of PANELS) {
@@ -51,41 +71,55 @@ function showPanel(name, focus = false) {
 function startTabs() {
   for (const [i, panel] of PANELS.entries()) {
     $(`tab-${panel}`).addEventListener("click", () => showPanel(panel));
-    $(`tab-${panel}`).addEventListener("keydown", ({ key }) => {
-      const to = { ArrowRight: i + 1, ArrowLeft: i - 1, Home: 0, End: PANELS.length - 1 }[key];
-      if (to !== undefined) showPanel(PANELS[(to + PANELS.length) % PANELS.length], true);
+    $(`tab-${panel}`).addEventListener("keydown", (event) => {
+      const to = { ArrowRight: i + 1, ArrowLeft: i - 1, Home: 0, End: PANELS.length - 1 }[event.key];
+      if (to === undefined) return;
+      event.preventDefault();
+      showPanel(PANELS[(to + PANELS.length) % PANELS.length], true);
     });
   }
   $("to-train").addEventListener("click", (event) => {
     event.preventDefault();
     showPanel("train", true);
   });
+  // A file that misses its place must not replace the page.
+  for (const type of ["dragover", "drop"]) {
+    addEventListener(type, (event) => {
+      if (!event.target.closest?.("input")) event.preventDefault();
+    });
+  }
 }
 
-/** Opens the engine; after a lost device, once more. */
+function gone(name) {
+  app.engine = null;
+  $("model-name").textContent = name;
+  $("model-dot").className = "dot gone";
+  app.ready(null);
+}
+
+/** Opens the engine; after a lost device another one, with the model and the LoRAs that were there. */
 async function open() {
   hush($("page-error"));
   $("model-name").textContent = "Starting…";
+  $("model-dot").className = "dot";
   try {
     app.engine = await Portray.create();
   } catch (error) {
-    $("model-name").textContent = "No engine";
-    $("model-dot").className = "dot gone";
-    complain($("page-error"), error, error.kind === "unsupported" ? undefined : ["Try again", open]);
+    gone("No engine");
+    complain($("page-error"), error, ["Try again", open]);
     return;
   }
-  app.engine.onlost = (message) => {
-    app.engine = null;
-    app.ready(null);
-    $("model-name").textContent = "Device lost";
-    $("model-dot").className = "dot gone";
-    complain($("page-error"), `${message}. What was saved of a training is still there.`, ["Start again", open]);
+  const engine = app.engine;
+  engine.onlost = (message) => {
+    if (app.engine !== engine) return;
+    gone("Device lost");
+    complain($("page-error"), `${message.replace(/\.$/, "")}. Start again to go on: the model and your LoRAs come back, and a training goes on from where it was last saved.`,
+      ["Start again", () => { engine.destroy(); open(); }]);
   };
-  if (app.engine.info.software) {
-    $("notice").replaceChildren(el("span", {}, "No graphics card answers here: a software renderer does the work, and everything takes its time."));
-    $("notice").hidden = false;
-  }
-  await app.reload();
+  const software = engine.info.software;
+  $("notice").hidden = !software;
+  $("notice").replaceChildren(...(software ? [el("span", {}, "No graphics hardware answers in this browser, so a software renderer does the work. Everything works, slowly.")] : []));
+  if (await app.reload()) await app.restoreLoras();
 }
 
 startTheme();
@@ -93,4 +127,5 @@ startTabs();
 startModel(app);
 startGenerate(app);
 startTrain(app);
+app.ready(null);
 await open();

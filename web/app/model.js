@@ -1,94 +1,114 @@
 // The model: what is loaded, and how to load another.
-import { $, complain, el, hush, setBar } from "./dom.js";
+import { $, announce, complain, el, hush, overZone, setBar, size } from "./dom.js";
 
-const gigabytes = (bytes) => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(0)} MB` : `${(bytes / 1e9).toFixed(2)} GB`);
-const count = (n) => (n < 1e9 ? `${(n / 1e6).toFixed(1)} million` : `${(n / 1e9).toFixed(2)} billion`);
+const count = (n) => (n < 1e9 ? `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} million` : `${(n / 1e9).toFixed(2)} billion`);
+const bundled = (model) => model.name === "bundled";
 
 export function startModel(app) {
-  const panel = $("model-panel");
-  const toggle = (open = panel.hidden) => {
-    panel.hidden = !open;
-    $("model-open").setAttribute("aria-expanded", String(open));
-  };
-  $("model-open").addEventListener("click", () => toggle());
-  panel.addEventListener("keydown", ({ key }) => {
-    if (key !== "Escape") return;
-    toggle(false);
-    $("model-open").focus();
-  });
-
-  /** What was asked for last, for when the device is lost. */
+  /** What is loaded, to load it again when the device was lost; undefined is the bundled model. */
   let source;
+  let dtype = "auto";
+  /** What the engine has. */
+  let held = null;
   let abort = null;
 
-  async function load(asked) {
-    if (!app.engine) return;
+  /** Whether a model is there afterwards. */
+  async function load(asked, as = $("dtype").value) {
+    if (!app.engine) return false;
     hush($("model-error"));
     abort?.abort();
-    abort = new AbortController();
-    const { signal } = abort;
+    const mine = new AbortController();
+    abort = mine;
     const progress = $("model-progress");
-    const bar = progress.querySelector(".bar");
     const onprogress = ({ done, total, text }) => {
-      progress.hidden = false;
-      const sizes = total > 1e5 ? ` ${gigabytes(done)} of ${gigabytes(total)}` : "";
-      progress.querySelector(".text").textContent = text + sizes;
-      setBar(bar, total ? done / total : 0);
+      if (abort !== mine) return;
+      const share = total ? done / total : 0;
+      const sizes = total > 1e5 ? `, ${size(done)} of ${size(total)}` : "";
+      progress.querySelector(".text").textContent = text.charAt(0).toUpperCase() + text.slice(1) + sizes;
+      setBar(progress.querySelector(".bar"), share);
+      $("model-name").textContent = `Loading, ${Math.round(100 * share)} %`;
     };
+    progress.hidden = false;
+    onprogress({ done: 0, total: 0, text: "Loading" });
     $("model-name").textContent = "Loading…";
+    $("model-dot").className = "dot";
     app.ready(null);
     try {
-      const dtype = $("dtype").value;
-      const model = await app.engine.load(asked, { dtype: dtype === "auto" ? undefined : dtype, onprogress, signal });
-      source = asked;
-      shown(model);
-      app.ready(model);
+      const model = await app.engine.load(asked, { dtype: as === "auto" ? undefined : as, onprogress, signal: mine.signal });
+      if (abort !== mine) return false;
+      [source, dtype, held] = [asked, as, model];
+      announce(`${title(model)} is loaded`);
     } catch (error) {
-      if (error.kind !== "interrupted") {
-        toggle(true);
+      if (abort !== mine) return false;
+      if (error.kind !== "interrupted" && app.engine) {
         complain($("model-error"), error);
+        if (asked !== undefined) app.show("models");
       }
-      // What was loaded before is loaded still.
-      if (app.last) {
-        shown(app.last);
-        app.ready(app.last);
-      } else if (asked !== undefined && app.engine) {
-        await load(undefined);
-      } else {
-        $("model-name").textContent = "No model";
-      }
-    } finally {
-      progress.hidden = true;
     }
+    progress.hidden = true;
+    $("dtype").value = dtype;
+    if (!app.engine) return false;
+    // What was loaded before is loaded still.
+    if (!held && asked !== undefined) return load(undefined, "auto");
+    shown();
+    app.ready(held);
+    return held !== null;
   }
 
-  function shown(model) {
-    app.last = model;
-    const bundled = model.name === "bundled";
-    $("model-name").textContent = bundled ? "Miniature model" : model.name;
+  const title = (model) => (bundled(model) ? "Miniature model" : model.name);
+
+  function shown() {
+    $("model-bundled").hidden = !held || bundled(held);
+    if (!held) {
+      $("model-name").textContent = "No model";
+      return;
+    }
+    $("model-name").textContent = title(held);
     $("model-dot").className = "dot ready";
-    const fact = (name, value) => el("div", {}, el("span", {}, name), value);
+    $("model-title").textContent = bundled(held) ? "The miniature" : held.name;
+    $("model-note").textContent = bundled(held)
+      ? "It comes with the page so that something happens at once: 64 × 64 pixels, in the style of emoji. Good for trying everything out, not for posters. Load a real model for those."
+      : "";
+    const fact = (name, value) => el("div", {}, el("dt", {}, name), el("dd", {}, value));
     $("model-facts").replaceChildren(
-      fact("Model", bundled ? "bundled miniature, drawn like emoji" : model.name),
-      fact("Family", model.family),
-      fact("Made for", `${model.side} × ${model.side} pixels`),
-      fact("Parameters", count(model.parameters)),
-      fact("Size", gigabytes(model.bytes)),
-      fact("Predicts", model.prediction === "v" ? "velocity" : "noise"),
+      fact("Family", held.family),
+      fact("Native size", `${held.side} × ${held.side} pixels`),
+      fact("Parameters", count(held.parameters)),
+      fact("Size on disk", size(held.bytes)),
+      fact("Predicts", held.prediction === "v" || held.prediction === "v_prediction" ? "velocity" : "noise"),
+      fact("Its own settings", `${held.sampler}, ${held.steps} steps, guidance ${held.guidance}`),
+      ...(dtype === "auto" ? [] : [fact("Weights held as", dtype)]),
     );
   }
 
+  /** For a new engine: the same model again. */
   app.reload = () => {
-    app.last = null;
-    return load(source);
+    held = null;
+    return load(source, dtype);
   };
+
+  $("model-open").addEventListener("click", () => app.show("models", true));
   $("model-cancel").addEventListener("click", () => abort?.abort());
   $("model-bundled").addEventListener("click", () => load(undefined));
   $("dtype").addEventListener("change", () => load(source));
-  $("model-file").addEventListener("change", ({ target }) => target.files[0] && load(target.files[0]));
-  $("model-folder").addEventListener("change", ({ target }) => target.files.length && load([...target.files]));
+  for (const id of ["model-file", "model-folder"]) {
+    $(id).addEventListener("change", ({ target }) => {
+      const files = [...target.files];
+      target.value = "";
+      if (files.length) load(id === "model-file" ? files[0] : files);
+    });
+  }
+  overZone($("model-drop"));
+  // A folder goes into the input as it is, so that its files know their paths; a single file is taken from it.
+  $("model-drop").addEventListener("drop", (event) => {
+    const [item] = event.dataTransfer.items;
+    if (item?.webkitGetAsEntry?.()?.isDirectory) return;
+    event.preventDefault();
+    const [file] = event.dataTransfer.files;
+    if (file) load(file);
+  });
   $("model-url-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    if ($("model-url").value.trim()) load($("model-url").value.trim());
+    load($("model-url").value.trim());
   });
 }

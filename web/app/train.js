@@ -1,173 +1,86 @@
-// Training: photos, words, and the run as it goes.
-import { $, canvasOf, complain, dropZone, duration, el, hush, number, save, setBar } from "./dom.js";
-import { Plot } from "./plot.js";
+// What a training needs: pictures, words, and how long.
+import { $, el, hush, marked, number, size } from "./dom.js";
+import { startPhotos } from "./photos.js";
+import { startTraining } from "./training.js";
 
-const FORMATS = [["diffusers", "diffusers, ComfyUI"], ["kohya", "A1111 (kohya)"], ["peft", "PEFT"]];
+/** What is usual: the miniature learns faster than a model of full size. */
+const USUAL = { bundled: { lr: "0.001", "class-count": "16" }, other: { lr: "0.0001", "class-count": "100" } };
 
 export function startTrain(app) {
-  /** @type {{file: File, thumb: HTMLElement}[]} */
-  let photos = [];
-  let job = null;
-  const plot = new Plot($("plot"));
+  const photos = startPhotos(app, changed);
+  const training = startTraining(app, changed);
+  let planning = 0;
 
-  const prompts = () => {
+  const words = () => {
     const [word, kind] = [$("identifier").value.trim(), $("class").value.trim()];
-    return { prompt: `a ${word} ${kind}`, classPrompt: `a ${kind}` };
+    return { word, kind, prompt: `a ${word} ${kind}`, classPrompt: `a ${kind}` };
   };
 
   function changed() {
-    const { prompt, classPrompt } = prompts();
-    const known = $("class").value.trim() !== "";
-    $("prompts").replaceChildren(...(known ? ["Your photos show ", el("b", {}, `“${prompt}”`), ...($("prior").checked ? [", others ", el("b", {}, `“${classPrompt}”`)] : []), "."] : ["Say what it is in one word: dog, vase, teddy bear."]));
+    const { word, kind, prompt, classPrompt } = words();
+    const [known, prior, pictures] = [word !== "" && kind !== "", $("prior").checked, photos.files().length];
+    const line = (name, ...said) => el("div", {}, el("dt", {}, name), el("dd", {}, ...said));
+    $("prompts").replaceChildren(
+      line("Your pictures show", ...(known ? ["“", ...marked(prompt, new Set([word])), "”"] : ["…"])),
+      ...(prior ? [line("All others stay", known ? `“${classPrompt}”` : "…")] : []));
     $("sample-prompt").placeholder = known ? `${prompt} in the snow` : "";
-    $("class-count-field").hidden = !$("prior").checked;
-    $("train").disabled = !app.model || job !== null || photos.length === 0 || !known;
-    if (app.model) Object.assign($("resolution"), { placeholder: String(app.model.side), step: app.model.factor });
-    $("thumbs").replaceChildren(...photos.map(({ thumb }) => thumb));
-    plot.redraw();
+    $("class-count-field").hidden = !prior;
+    const lacks = [pictures === 0 && "pictures", !kind && "a word for what it is", !word && "its own word"].filter(Boolean);
+    $("train").disabled = !app.model || training.busy() || lacks.length > 0;
+    if (!app.model) hint("There is no model yet.");
+    else if (lacks.length) hint(`Still needed: ${lacks.join(" and ")}.`);
+    else plan();
   }
 
-  async function add(files) {
-    hush($("train-error"));
-    for (const file of files) {
-      try {
-        const seen = await app.engine.preparePicture(file, number("resolution"));
-        const photo = { file };
-        const remove = () => {
-          photos = photos.filter((other) => other !== photo);
-          changed();
-          $("photos").focus();
-        };
-        photo.thumb = el("div.thumb", { role: "listitem", "data-testid": "thumb" }, canvasOf(seen.image, file.name, 192), el("button", { type: "button", "aria-label": `Remove ${file.name}`, onclick: remove }, "×"));
-        photos.push(photo);
-      } catch (error) {
-        complain($("train-error"), `${file.name}: ${error.message}`);
-      }
-      changed();
-    }
+  function hint(text) {
+    planning += 1;
+    $("train-hint").textContent = text;
+  }
+
+  /** Says what memory this training takes, once nobody types any more. */
+  async function plan() {
+    hint("");
+    const mine = planning;
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    if (mine !== planning || !app.model || training.busy()) return;
+    try {
+      const { images, ...job } = asked();
+      const { peakBytes } = await app.engine.plan("train", job);
+      if (mine === planning) $("train-hint").textContent = `Takes about ${size(peakBytes)} of graphics memory.`;
+    } catch { /* the training itself says what is wrong */ }
+  }
+
+  function asked() {
+    const { kind, prompt, classPrompt } = words();
+    const prior = $("prior").checked;
+    return { images: photos.files().map((file) => ({ name: file.name, blob: file })), prompt, name: kind,
+      classPrompt: prior ? classPrompt : undefined, classCount: prior ? number("class-count") : undefined,
+      steps: number("train-steps"), rank: number("rank"), lr: number("lr"), seed: number("train-seed"), resolution: number("resolution"),
+      targets: $("targets").value, checkpointing: $("checkpointing").value, textEncoder: $("text-encoder").checked,
+      samplePrompts: [$("sample-prompt").value.trim() || `${prompt} in the snow`], sampleEvery: number("sample-every"), saveEvery: number("save-every") };
   }
 
   $("train-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    if (!app.engine || job) return;
-    const prior = $("prior").checked;
-    const words = prompts();
-    run(app.engine.train({
-      images: photos.map(({ file }) => ({ name: file.name, blob: file })), prompt: words.prompt, name: $("class").value.trim(),
-      classPrompt: prior ? words.classPrompt : undefined, classCount: prior ? number("class-count") : undefined,
-      steps: number("train-steps"), rank: number("rank"), lr: number("lr"), seed: number("train-seed"), resolution: number("resolution"),
-      targets: $("targets").value, checkpointing: $("checkpointing").value, textEncoder: $("text-encoder").checked,
-      samplePrompts: [$("sample-prompt").value.trim() || `${words.prompt} in the snow`], sampleEvery: number("sample-every"), saveEvery: number("save-every"),
-    }), words.prompt);
+    if (!app.model || training.busy()) return;
+    hush($("train-error"));
+    app.learn(words().word);
+    const job = asked();
+    training.run(app.engine.train(job), { prompt: job.prompt, steps: job.steps });
   });
 
-  async function run(started, prompt) {
-    job = started;
-    hush($("train-error"));
-    $("train-empty").hidden = true;
-    $("training").hidden = false;
-    $("training-done").hidden = true;
-    $("samples").replaceChildren();
-    $("training-title").textContent = `Learning ${prompt}`;
-    plot.clear(number("train-steps"));
-    for (const id of ["pause", "finish"]) Object.assign($(id), { hidden: false, disabled: false });
+  let kind = null;
+  app.changed.push(() => {
+    if (app.model) {
+      Object.assign($("resolution"), { placeholder: String(app.model.side), step: app.model.factor, min: app.model.factor });
+      const now = app.model.name === "bundled" ? "bundled" : "other";
+      // Values of one's own are left alone.
+      for (const [id, value] of Object.entries(USUAL[now])) if (kind !== now && $(id).value === USUAL[kind ?? "bundled"][id]) $(id).value = value;
+      kind = now;
+    }
     changed();
-    const clock = { began: performance.now(), first: null };
-    try {
-      for await (const said of job) tell(said, clock, prompt);
-    } catch (error) {
-      complain($("train-error"), error);
-      $("training-status").textContent = "Stopped by an error; what was saved is kept.";
-    } finally {
-      job = null;
-      for (const id of ["pause", "finish"]) $(id).hidden = true;
-      changed();
-      offer();
-    }
-  }
-
-  function tell(said, clock, prompt) {
-    const status = $("training-status");
-    const bar = $("training-bar");
-    if (said.type === "phase") {
-      status.textContent = said.text;
-      if (said.text !== "training") setBar(bar, 0);
-    }
-    if (said.type === "warning") status.textContent = said.text;
-    if (said.type === "progress" && said.total) {
-      setBar(bar, said.done / said.total);
-      status.textContent = `${status.textContent.split(":")[0]}: ${said.unit} ${said.done} of ${said.total}`;
-    }
-    if (said.type === "step") {
-      clock.first ??= { step: said.step, at: performance.now() };
-      const each = (performance.now() - clock.first.at) / 1000 / (said.step - clock.first.step || 1);
-      const left = said.step > clock.first.step ? `, ${duration(each * (said.steps - said.step - 1))} left` : "";
-      status.textContent = `Step ${said.step + 1} of ${said.steps}, loss ${said.loss.toFixed(3)}${left}`;
-      setBar(bar, (said.step + 1) / said.steps);
-      plot.steps = said.steps;
-      plot.add(said.step, said.loss);
-    }
-    if (said.type === "sample") {
-      const canvas = canvasOf(said.image, `${said.prompt} after step ${said.step}`, 256);
-      $("samples").append(el("figure", { role: "listitem", "data-testid": "sample" }, canvas, el("figcaption", {}, `step ${said.step}`)));
-    }
-    if (said.type === "paused") status.textContent = `Paused after step ${said.step}. It is saved: resume it when you like, here or after a reload.`;
-    if (said.type === "storage") complain($("train-error"), `${said.message} Training ended here, and the LoRA is below: download it now.`);
-    if (said.type === "done") finished(said, prompt, clock);
-  }
-
-  function finished({ lora, step }, prompt, clock) {
-    const took = duration((performance.now() - clock.began) / 1000);
-    $("training-status").textContent = `Done: ${step} steps in ${took}.`;
-    const download = async (format) => {
-      try {
-        save(await app.engine.convert(lora.name, format), `${lora.name}-${format}.safetensors`);
-      } catch (error) {
-        complain($("train-error"), error);
-      }
-    };
-    const tryIt = () => {
-      $("prompt").value = `${prompt} wearing a crown`;
-      $("compare").checked = true;
-      app.showLoras();
-      app.show("generate", true);
-    };
-    const buttons = FORMATS.map(([format, label]) => el("button.quiet", { type: "button", "data-testid": `download-${format}`, onclick: () => download(format) }, label));
-    $("training-done").replaceChildren(el("h2", {}, "Your LoRA is ready"), el("div.row", {}, el("button.primary", { type: "button", "data-testid": "try", onclick: tryIt }, "Try it")),
-      el("p.hint", {}, "Or take it with you, for"), el("div.row", {}, ...buttons));
-    $("training-done").hidden = false;
-    app.showLoras();
-  }
-
-  /** Trainings that a reload, a crash or a pause has left. */
-  async function offer() {
-    if (!app.engine || !app.model) return;
-    const runs = (await app.engine.runs().catch(() => [])).filter((run) => run.state !== "running");
-    $("runs").hidden = runs.length === 0;
-    $("runs").replaceChildren(...runs.map((run) => {
-      const elsewhere = run.state === "running elsewhere";
-      const forget = async () => {
-        await app.engine.forget(run.id).catch((error) => complain($("train-error"), error));
-        offer();
-      };
-      const buttons = elsewhere ? [] : [
-        el("button.primary", { type: "button", "data-testid": "resume", disabled: job !== null, onclick: () => run_(run) }, "Resume"),
-        el("button.quiet", { type: "button", "aria-label": `Delete ${run.prompt}`, "data-testid": "forget", onclick: forget }, "Delete"),
-      ];
-      const state = elsewhere ? "running in another tab" : `step ${run.step} of ${run.steps}, ${new Date(run.updated).toLocaleString()}`;
-      return el("div.run", { "data-testid": "run" }, el("div", {}, el("b", {}, run.prompt), el("small", {}, state)), ...buttons);
-    }));
-  }
-
-  function run_({ id, prompt }) {
-    $("runs").hidden = true;
-    run(app.engine.resume(id), prompt);
-  }
-
-  $("pause").addEventListener("click", () => { $("pause").disabled = true; job?.pause(); });
-  $("finish").addEventListener("click", () => { $("finish").disabled = true; job?.finish(); });
-  for (const id of ["identifier", "class", "prior"]) $(id).addEventListener("input", changed);
-  dropZone($("photo-drop"), add);
-  document.addEventListener("panel", ({ detail }) => detail === "train" && (plot.redraw(), offer()));
-  app.changed.push(changed, offer);
+  });
+  $("train-form").addEventListener("input", changed);
+  // What is folded away cannot be complained about.
+  $("train-more").addEventListener("invalid", () => { $("train-more").open = true; }, true);
 }

@@ -1,0 +1,241 @@
+// Stands in for web/portray.js: the same interface with no engine behind it, for work on the page.
+// What goes wrong is asked for in the address: ?mock=nogpu,software,lost,memory,slow,runs,file,full
+const asked = new Set((new URLSearchParams(location.search).get("mock") ?? "").split(","));
+const speed = Number(new URLSearchParams(location.search).get("speed") ?? 1);
+const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms / speed));
+const asset = async (path) => createImageBitmap(await (await fetch(new URL(`assets/${path}`, import.meta.url))).blob());
+
+export class PortrayError extends Error {
+  constructor(kind, message) {
+    super(message);
+    this.name = "PortrayError";
+    this.kind = kind;
+  }
+}
+
+const SIDE = 64;
+// Pictures of assets/sheet.png: x, y, side.
+const row = (y, side, xs) => xs.map((x) => [x, y, side]);
+const SHEET = {
+  subject: [...row(688, 166, [242, 423, 604, 784]), ...row(1150, 166, [242, 423, 604, 784])],
+  class: [...row(381, 105, [242, 362, 483, 604, 724, 844]), ...row(520, 105, [242, 362, 483, 604, 724, 844])],
+};
+let sheet = null;
+
+function canvasOf(width, height) {
+  const canvas = new OffscreenCanvas(width, height);
+  return [canvas, canvas.getContext("2d")];
+}
+
+/** A picture that fits the prompt somehow. */
+async function painting(prompt, seed, width, height) {
+  sheet ??= await asset("sheet.png");
+  const places = SHEET[/\bsks\b/.test(prompt) && !prompt.startsWith("!") ? "subject" : "class"];
+  const at = Math.max(0, ["beach", "snow", "night", "forest", "crown"].findIndex((word) => prompt.includes(word)));
+  const [x, y, side] = places[(at + (seed % 7) * (places === SHEET.class ? 1 : 0)) % places.length];
+  const [canvas, context] = canvasOf(width, height);
+  context.imageSmoothingQuality = "high";
+  context.drawImage(sheet, x, y, side, side, 0, 0, width, height);
+  return canvas;
+}
+
+/** `canvas` with noise over it, all of it at `clear` = 0. */
+function noisy(canvas, clear) {
+  const { width, height } = canvas;
+  const [out, context] = canvasOf(width, height);
+  context.filter = `blur(${((1 - clear) * 5).toFixed(2)}px)`;
+  context.drawImage(canvas, 0, 0);
+  const data = context.getImageData(0, 0, width, height);
+  const amount = (1 - clear) ** 1.4;
+  for (let i = 0; i < data.data.length; i += 4) {
+    for (let c = 0; c < 3; c++) data.data[i + c] = data.data[i + c] * (1 - amount) + (128 + (Math.random() - 0.5) * 200) * amount;
+  }
+  context.filter = "none";
+  context.putImageData(data, 0, 0);
+  return createImageBitmap(out);
+}
+
+class Job {
+  constructor(engine, run) {
+    this.asked = null;
+    this.run = () => run(this);
+    this.engine = engine;
+  }
+  stop() { this.asked ??= "stop"; }
+  async *[Symbol.asyncIterator]() {
+    const before = this.engine.last;
+    let free;
+    this.engine.last = new Promise((resolve) => (free = resolve));
+    await before;
+    try {
+      for await (const event of this.run()) {
+        if (this.engine.gone) throw new PortrayError("device", this.engine.gone);
+        yield event;
+      }
+    } finally {
+      this.asked ??= "stop";
+      free();
+    }
+  }
+}
+
+class TrainingJob extends Job {
+  constructor(engine, id, run) {
+    super(engine, run);
+    this.id = id;
+  }
+  pause() { this.asked ??= "pause"; }
+  finish() { this.asked ??= "finish"; }
+}
+
+const kept = {
+  all: () => JSON.parse(sessionStorage.getItem("mock-runs") ?? "[]"),
+  put(run) { sessionStorage.setItem("mock-runs", JSON.stringify([run, ...kept.all().filter((other) => other.id !== run.id)])); },
+  drop(id) { sessionStorage.setItem("mock-runs", JSON.stringify(kept.all().filter((run) => run.id !== id))); },
+};
+
+export class Portray {
+  #loras = [];
+  last = Promise.resolve();
+
+  static async create() {
+    await wait(150);
+    if (asked.has("nogpu")) throw new PortrayError("unsupported", "This browser has no WebGPU. Chrome, Edge, Safari 26 and Firefox 141 or later have it.");
+    if (asked.has("insecure")) throw new PortrayError("unsupported", "WebGPU needs a secure page: open this one through https or from localhost.");
+    if (asked.has("noadapter")) throw new PortrayError("unsupported", "No graphics adapter answers. Turn on hardware acceleration in the browser's settings, or try another browser.");
+    const engine = new Portray();
+    engine.onlost = null;
+    engine.info = { adapter: "mock", software: asked.has("software"), maxBindingBytes: 2 ** 27, maxBufferBytes: 2 ** 28 };
+    return engine;
+  }
+
+  lose() {
+    this.gone = "The graphics device was lost";
+    asked.delete("lost");
+    this.onlost?.(this.gone);
+  }
+
+  async load(model, { onprogress, signal } = {}) {
+    const files = Array.isArray(model) ? model : [model];
+    const name = model === undefined ? "bundled" : typeof model === "string" ? model.split("/").pop() : (files[0].webkitRelativePath || files[0].name).split("/")[0];
+    const total = model === undefined ? 12 : 1.74e9;
+    for (let i = 0; i <= 12; i++) {
+      if (signal?.aborted) throw new PortrayError("interrupted", "stopped");
+      onprogress?.({ done: (total * i) / 12, total, text: model === undefined ? "loading the bundled model" : "reading unet/diffusion_pytorch_model.safetensors" });
+      await wait(model === undefined ? 15 : 250);
+    }
+    if (/\.(ckpt|png)$/.test(name)) throw new PortrayError("file", `${name} is not a .safetensors file`);
+    if (asked.has("memory")) throw new PortrayError("limit", "Making a picture with this model takes 2.27 GB of graphics memory, which this adapter cannot give now. Choose dtype q8 or f16, a smaller size, or close other programs.");
+    this.model = model === undefined
+      ? { name, family: "small Stable Diffusion", side: SIDE, factor: 8, parameters: 4.9e6, bytes: 9.8e6, prediction: "epsilon", steps: 25, guidance: 7.5, sampler: "ddim" }
+      : { name, family: "Stable Diffusion 2", side: 512, factor: 64, parameters: 1.29e9, bytes: 1.74e9, prediction: "v", steps: 25, guidance: 7.5, sampler: "pndm" };
+    return this.model;
+  }
+
+  async addLora(file, name) {
+    await wait(100);
+    if (file.name && !file.name.endsWith(".safetensors")) throw new PortrayError("file", "this is not a LoRA: a .safetensors file with the layers of one is expected");
+    const info = { name, layout: "diffusers", rank: 8, layers: 56, unmatched: [] };
+    this.#loras = [...this.#loras.filter((lora) => lora.name !== name), info];
+    return info;
+  }
+  async removeLora(name) { this.#loras = this.#loras.filter((lora) => lora.name !== name); }
+  loras() { return [...this.#loras]; }
+  async plan() { return { peakBytes: 61.3e6, dispatches: 4200, flops: 3e12, text: "" }; }
+
+  async preparePicture(file, resolution = this.model.side) {
+    await wait(60);
+    const whole = await createImageBitmap(file).catch(() => null);
+    if (!whole) throw new PortrayError("file", "is not a picture that can be read: JPEG, PNG, WebP or GIF");
+    const [canvas, context] = canvasOf(resolution, resolution);
+    const side = Math.min(whole.width, whole.height);
+    context.imageSmoothingQuality = "high";
+    context.drawImage(whole, (whole.width - side) / 2, (whole.height - side) / 2, side, side, 0, 0, resolution, resolution);
+    return { width: resolution, height: resolution, image: await createImageBitmap(canvas) };
+  }
+
+  generate(job) {
+    const { prompt, steps = this.model.steps, guidance = 7.5, sampler = "ddim", seed = 0, count = 1, loras = [] } = job;
+    const [width, height] = [job.width ?? SIDE, job.height ?? SIDE];
+    const engine = this;
+    return new Job(this, async function* (self) {
+      yield { type: "phase", text: "reading the prompt" };
+      await wait(200);
+      if (asked.has("oom")) throw new PortrayError("limit", "This takes 3.10 GB of graphics memory, which this adapter cannot give now. Choose dtype q8 or f16, a smaller size, or close other programs.");
+      for (let index = 0; index < count; index++) {
+        const canvas = await painting(loras.length ? prompt : prompt.replace(/\bsks /, ""), seed + index, width, height);
+        for (let step = 1; step <= steps; step++) {
+          await wait(90);
+          if (self.asked) return;
+          if (asked.has("lost") && step === 4) engine.lose();
+          yield { type: "preview", index, step, steps, image: await noisy(canvas, step / steps) };
+        }
+        const extra = loras.length ? `, Lora: "${loras.map((lora) => `${lora.name}: ${lora.scale}`).join(", ")}"` : "";
+        const parameters = `${prompt}\nSteps: ${steps}, Sampler: ${sampler}, CFG scale: ${guidance}, Seed: ${seed + index}, Size: ${width}x${height}, Model: bundled${extra}, Version: portray 1.0`;
+        yield { type: "picture", index, seed: seed + index, prompt, parameters, width, height, image: await createImageBitmap(canvas), png: await canvas.convertToBlob() };
+      }
+      yield { type: "done" };
+    });
+  }
+
+  train(job) {
+    const { prompt, steps = 300, name } = job;
+    return this.#training({ id: crypto.randomUUID(), name, prompt, steps, step: 0, sampleEvery: job.sampleEvery ?? 50, samplePrompt: job.samplePrompts?.[0] ?? prompt, classCount: job.classCount ?? 0, updated: Date.now() });
+  }
+  resume(id) { return this.#training(kept.all().find((run) => run.id === id)); }
+
+  #training(run) {
+    const engine = this;
+    return new TrainingJob(this, run.id, async function* (self) {
+      if (run.step === 0 && run.classCount) {
+        yield { type: "phase", text: "class pictures" };
+        for (let i = 1; i <= run.classCount; i++) {
+          await wait(40);
+          yield { type: "progress", unit: "picture", done: i, total: run.classCount };
+        }
+      }
+      yield { type: "phase", text: "training" };
+      engine.running = run.id;
+      try {
+        while (run.step < run.steps) {
+          await wait(30);
+          const step = run.step++;
+          const loss = (0.09 + 0.2 * Math.exp(-step / 90)) * (0.45 + 1.1 * Math.random()) * (Math.random() < 0.03 ? 1.9 : 1);
+          yield { type: "step", step, steps: run.steps, loss, instance: loss, grad_norm: 1, lr: 0.001 };
+          if (run.step % 25 === 0) kept.put({ ...run, updated: Date.now() });
+          if (run.step % run.sampleEvery === 0 || run.step === run.steps) {
+            const canvas = await painting(run.step < 60 ? run.samplePrompt.replace(/\bsks /, "") : run.samplePrompt, 3, SIDE, SIDE);
+            yield { type: "sample", step: run.step, index: 0, prompt: run.samplePrompt, image: await createImageBitmap(canvas), png: await canvas.convertToBlob() };
+          }
+          if (self.asked === "finish") break;
+          if (self.asked) {
+            kept.put({ ...run, updated: Date.now() });
+            return void (yield { type: "paused", step: run.step });
+          }
+          if (asked.has("full") && run.step === 60) {
+            yield { type: "storage", message: "This browser's storage is full" };
+            break;
+          }
+        }
+      } finally {
+        engine.running = null;
+      }
+      kept.drop(run.id);
+      const file = new Blob(["LoRA"]);
+      const lora = await engine.addLora(file, run.name ?? "subject");
+      yield { type: "done", step: run.step, lora, file };
+    });
+  }
+
+  async runs() {
+    const shown = asked.has("runs") ? [
+      { id: "one", name: "cat", prompt: "a sks cat", step: 175, steps: 300, sampleEvery: 50, samplePrompt: "a sks cat in the snow", updated: Date.now() - 4 * 60_000 },
+      { id: "two", name: "vase", prompt: "a zwx vase", step: 50, steps: 400, state: "running elsewhere", updated: Date.now() - 1000 },
+    ] : [];
+    if (!sessionStorage.getItem("mock-runs")) sessionStorage.setItem("mock-runs", JSON.stringify(shown));
+    return kept.all().map((run) => ({ state: run.id === this.running ? "running" : "paused", ...run }));
+  }
+  async forget(id) { kept.drop(id); }
+  async convert(_, format) { return new Blob([format]); }
+  destroy() { this.gone = "The engine was closed"; }
+}
