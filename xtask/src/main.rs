@@ -1,6 +1,7 @@
 //! `cargo xtask demo` and `cargo xtask test`: everything that they need is installed, or named where that cannot be.
 //! `cargo xtask web` builds the page, `cargo xtask make-model` writes models of full size with random weights.
 
+mod browser;
 mod install;
 mod serve;
 mod tests;
