@@ -14,6 +14,7 @@ export function startGenerate(app) {
 
   app.changed.push(() => {
     $("generate").disabled = !app.model || job !== null;
+    for (const button of $("tries").children) button.disabled = !app.model;
     if (!app.model) return;
     const { side, factor, steps, guidance, sampler } = app.model;
     for (const id of ["width", "height"]) Object.assign($(id), { step: factor, min: factor, placeholder: String(side) });

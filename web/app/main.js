@@ -1,6 +1,6 @@
 // The page: opens the engine, switches panels and themes, and says what is wrong with the whole.
 import { Portray } from "../portray.js";
-import { $, announce, complain, el, hush } from "./dom.js";
+import { $, announce, complain, hush } from "./dom.js";
 import { startGenerate } from "./generate.js";
 import { startModel } from "./model.js";
 import { startTrain } from "./train.js";
@@ -118,7 +118,7 @@ async function open() {
   };
   const software = engine.info.software;
   $("notice").hidden = !software;
-  $("notice").replaceChildren(...(software ? [el("span", {}, "No graphics hardware answers in this browser, so a software renderer does the work. Everything works, slowly.")] : []));
+  $("notice").textContent = software ? "No graphics hardware answers in this browser, so a software renderer does the work. Everything works, slowly." : "";
   if (await app.reload()) await app.restoreLoras();
 }
 
