@@ -36,7 +36,7 @@ export function iconButton(name, label, onclick, properties = {}) {
 /** Shows what went wrong in `box`; a way out may come with it as `[label, action]`. */
 export function complain(box, error, way) {
   const text = typeof error === "string" ? error : error?.message ?? String(error);
-  const said = text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?)]$/.test(text) ? "" : ".");
+  const said = (/^\S*\./.test(text) ? text : text.charAt(0).toUpperCase() + text.slice(1)) + (/[.!?)]$/.test(text) ? "" : ".");
   const button = way && el("button", { type: "button", "data-testid": "error-way", onclick: () => { hush(box); way[1](); } }, way[0]);
   box.replaceChildren(el("span", {}, said), ...(button ? [button] : []), iconButton("close", "Dismiss", () => hush(box)));
   box.hidden = false;

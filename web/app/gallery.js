@@ -45,7 +45,7 @@ export function startGallery(app, use) {
         const card = cards.get(said.seed);
         if (card) return card.querySelector(".waiting").replaceWith(box);
         const waiting = compare && el("div.waiting", { "aria-label": "the one without comes next", role: "img" });
-        const made = el(`article.card${compare ? ".pair" : ""}`, { role: "listitem", "data-testid": "card" },
+        const made = el(`div.card${compare ? ".pair" : ""}`, { role: "listitem", "data-testid": "card" },
           el("div.mount", {}, box, waiting),
           el("div.label", {},
             el("p.title", {}, ...marked(said.prompt, app.words)),

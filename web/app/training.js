@@ -84,7 +84,7 @@ export function startTraining(app, changed) {
       $("samples-empty").hidden = true;
       const canvas = canvasOf(said.image, `${said.prompt}, after step ${said.step}`, 384);
       said.image.close();
-      $("samples").prepend(el("figure", { role: "listitem", "data-testid": "sample", "data-step": said.step }, el("div.mount", {}, canvas), el("figcaption", {}, `step ${said.step}`)));
+      $("samples").prepend(el("div.sample", { role: "listitem", "data-testid": "sample", "data-step": said.step }, el("div.mount", {}, canvas), el("p", {}, `step ${said.step}`)));
       announce(`A sample after step ${said.step}`);
       clock.last = null;
     }
