@@ -1,5 +1,5 @@
 // The pictures on the wall, and one of them large.
-import { $, canvasOf, el, iconButton, marked, save } from "./dom.js";
+import { $, canvasOf, el, fresh, iconButton, marked, save } from "./dom.js";
 
 /** What is worth reading beside a picture, of the parameters that are in its file. */
 function facts(parameters, options, said) {
@@ -50,7 +50,9 @@ export function startGallery(app, use) {
           el("div.label", {},
             el("p.title", {}, ...marked(said.prompt, app.words)),
             el("p.facts-line", { title: said.parameters, "data-testid": "parameters" }, facts(said.parameters, options, said), warning && ` · ${warning}`),
-            el("div.tools", {}, !compare && download, iconButton("seed", "Use this seed", () => use(said.seed, options), { "data-testid": "use-seed" }))));
+            !compare && el("div.tools", {}, download),
+            el("button.link", { type: "button", "aria-label": `Use this seed, ${said.seed}`, "data-testid": "use-seed", onclick: () => use(said.seed, options) }, "Use this seed")));
+        fresh(made);
         cards.set(said.seed, made);
         $("gallery").prepend(made);
         shown += 1;
