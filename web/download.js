@@ -5,6 +5,8 @@ import { DownloadError, Passing, ask, patience, persistently } from "./request.j
 
 /** Bytes a request asks for. */
 const PART = 8 << 20;
+/** Browsers that do not tell how much room there is say this much (Chromium since 2025): it is no limit. */
+const CEILING = 10 * 2 ** 30;
 
 /** @typedef {import("./request.js").Version} Version */
 
@@ -178,7 +180,7 @@ class Download {
     this.about = { ...version, url: this.url, kept: 0 };
     if (version.total !== null) {
       const { usage, quota } = await this.place.storage.estimate();
-      if (quota > 0 && version.total > quota - usage) {
+      if (quota > 0 && quota - usage < CEILING && version.total > quota - usage) {
         const gb = (bytes) => `${(Math.max(bytes, 0) / 1e9).toFixed(2)} GB`;
         throw new StorageFull(`${this.url} has ${gb(version.total)}, and the browser has room for ${gb(quota - usage)} of this page. Delete trainings or downloaded models, or free disk space.`);
       }

@@ -27,6 +27,9 @@ function snake(object) {
   return Object.fromEntries(Object.entries(object).map(([key, value]) => [key.replace(/[A-Z]/g, (c) => `_${c.toLowerCase()}`), value]));
 }
 
+/** A message without the folders that only the engine knows. */
+export const plainly = (message) => message.replaceAll(/\/(models|loras|converted|runs\/[\w-]+)\//g, "").replace(/^\/(prepare|init): /, "").replace(/^options: (.*) at line \d+ column \d+$/, "$1");
+
 const defined = (object) => Object.fromEntries(Object.entries(object).filter(([, value]) => value !== undefined && value !== null));
 const safe = (name) => name.replace(/[^\w.\- ]+/g, "_");
 

@@ -48,14 +48,14 @@ class Remote {
 /** The same in the page's own realm. */
 class Local {
   static async create(lost) {
-    const { Realm, memoryBytes } = await import("./engine.js");
+    const { Realm, memoryBytes, plainly } = await import("./engine.js");
     const local = new Local();
     try {
       local.realm = await Realm.create(lost);
     } catch (error) {
       throw new PortrayError(error.kind ?? "unsupported", error.message);
     }
-    local.memory = memoryBytes;
+    Object.assign(local, { memory: memoryBytes, plainly });
     return local;
   }
 
@@ -66,7 +66,7 @@ class Local {
     const extra = { load: [progress ?? (() => {}), abort.signal], generate: [tell, control], train: [tell, control], resume: [tell, control] };
     const run = async () => (method === "memory" ? this.memory() : this.realm[method](...args, ...(extra[method] ?? [])));
     const promise = run().catch((error) => {
-      throw new PortrayError(error.kind ?? "usage", error.message);
+      throw new PortrayError(error.kind ?? "usage", this.plainly(error.message));
     });
     return { promise, ask: (ask) => { control.asked = ask; abort.abort(); } };
   }

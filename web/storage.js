@@ -110,9 +110,11 @@ export class Storage {
         const out = await appender(handle);
         try {
           await out.write(bytes);
-        } finally {
-          await out.close();
+        } catch (error) {
+          await out.close().catch(() => {});
+          throw error;
         }
+        await out.close();
         await moved(handle, to, name);
         if (!handle.move) await removed(this.#temporary, temporary);
       } catch (error) {

@@ -1,11 +1,11 @@
 // The engine's Worker: calls come in as { call, method, args }, events and results go out.
-import { Realm, memoryBytes } from "./engine.js";
+import { Realm, memoryBytes, plainly } from "./engine.js";
 
 let realm = null;
 /** Jobs that run, by call: `asked` is what the listener answers next. */
 const controls = new Map();
 
-const plain = (error) => ({ message: error?.message ?? String(error), kind: error?.kind ?? (error?.name === "AbortError" ? "interrupted" : error instanceof WebAssembly.RuntimeError ? "device" : "usage") });
+const plain = (error) => ({ message: plainly(error?.message ?? String(error)), kind: error?.kind ?? (error?.name === "AbortError" ? "interrupted" : error instanceof WebAssembly.RuntimeError ? "device" : "usage") });
 
 const methods = {
   async create() {

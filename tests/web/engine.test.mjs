@@ -1,0 +1,200 @@
+// The engine in a tab: every kernel, the native build's pictures and losses, its speed, and that nothing piles up.
+
+import assert from "node:assert/strict";
+import { readFile, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { test } from "node:test";
+
+import { gpuPage, realm } from "./harness.mjs";
+import { ROOT, median, portray, stopwatch } from "./native.mjs";
+
+/** A bare page with an engine of the bundled model as `engine`. */
+async function tab(t, options = {}) {
+  const { page } = await realm(t, "page", options);
+  page.setDefaultTimeout(0);
+  await page.evaluate(async (worker) => {
+    const { Portray } = await import("/portray.js");
+    globalThis.engine = await Portray.create({ worker });
+    await engine.load();
+    globalThis.all = async (job) => {
+      const events = [];
+      for await (const event of job) {
+        if (event.png) event.png = [...new Uint8Array(await event.png.arrayBuffer())];
+        if (event.file) event.file = [...new Uint8Array(await event.file.arrayBuffer())];
+        delete event.image;
+        events.push(event);
+      }
+      return events;
+    };
+  }, options.worker ?? true);
+  return page;
+}
+
+const photos = (count) => Promise.all([...Array(count).keys()].map((i) => readFile(path.join(ROOT, `assets/subjects/dog/${i}.png`), "base64")));
+
+async function folder(t) {
+  const made = await mkdtemp(path.join(tmpdir(), "portray-web-"));
+  t.after(() => rm(made, { recursive: true, force: true }));
+  return made;
+}
+
+/** Runs every case of the ops; `hardware` with the kernels for GPUs. */
+function cases(page, hardware, only) {
+  return page.evaluate(async ([hardware, only]) => {
+    const wasm = await import("/pkg/portray.js");
+    await wasm.default({ module_or_path: "/pkg/portray_bg.wasm" });
+    const engine = await wasm.Engine.request();
+    const wrong = [];
+    let count = 0;
+    for (const op of wasm.ops().filter((op) => only.length === 0 || only.includes(op))) {
+      for (let i = 0; ; i++) {
+        const fault = await engine.checkKernel(op, i, hardware).catch((error) => `throws ${error.message}`);
+        if (fault === undefined || fault === null) break;
+        count += 1;
+        if (fault) wrong.push(`${op} case ${i}: ${fault}`);
+      }
+    }
+    return { count, wrong };
+  }, [hardware, only]);
+}
+
+for (const [kind, hardware, only, least] of [["this adapter", false, [], 400], ["hardware", true, ["attention", "gemm", "weight_grad"], 100]]) {
+  test(`kernels for ${kind} compile and match their references`, async (t) => {
+    const { page } = await realm(t, "page");
+    page.setDefaultTimeout(0);
+    const { count, wrong } = await cases(page, hardware, only);
+    assert.deepEqual(wrong, []);
+    assert.ok(count >= least, `${count} cases`);
+  });
+}
+
+test("a tab trains as the native build does, and its LoRA gives the same picture there", async (t) => {
+  const page = await tab(t);
+  const out = await folder(t);
+  const job = { prompt: "a sks dog", steps: 6, rank: 4, lr: 2e-3, seed: 5 };
+  const events = await page.evaluate(async ([job, photos]) => {
+    const blobs = photos.map((photo) => new Blob([Uint8Array.from(atob(photo), (c) => c.charCodeAt(0))]));
+    return all(engine.train({ ...job, images: blobs.map((blob, i) => ({ name: `${i}.png`, blob })) }));
+  }, [job, await photos(4)]);
+  const losses = events.filter((event) => event.type === "step").map((event) => event.loss);
+  const native = await portray("train", "--images", path.join(ROOT, "assets/subjects/dog"), "--prompt", job.prompt, "--steps", "6", "--rank", "4", "--lr", "2e-3", "--seed", "5", "--json", "--out", path.join(out, "native.safetensors"));
+  const expected = native.split("\n").filter((line) => line.includes('"step"')).map((line) => JSON.parse(line)).filter((line) => line.event === "step").map((line) => line.loss);
+  assert.equal(losses.length, 6);
+  for (const [i, loss] of losses.entries()) assert.ok(Math.abs(loss - expected[i]) <= 1e-3 * expected[i], `step ${i}: ${loss}, natively ${expected[i]}`);
+
+  const done = events.at(-1);
+  assert.equal(done.type, "done");
+  const made = await page.evaluate(async (name) => {
+    const picture = (await all(engine.generate({ prompt: "a sks dog in the snow", steps: 4, seed: 3, loras: [{ name, scale: 1.5 }] }))).find((event) => event.type === "picture");
+    const layouts = {};
+    for (const format of ["diffusers", "peft", "kohya"]) layouts[format] = [...new Uint8Array(await (await engine.convert(name, format)).arrayBuffer())];
+    return { png: picture.png, parameters: picture.parameters, layouts };
+  }, done.lora.name);
+  assert.match(made.parameters, /a sks dog in the snow\n.*Seed: 3/);
+  await writeFile(path.join(out, "tab.png"), Buffer.from(made.png));
+  for (const [format, bytes] of Object.entries(made.layouts)) {
+    const lora = path.join(out, `${format}.safetensors`);
+    await writeFile(lora, Buffer.from(bytes));
+    const report = JSON.parse(await portray("inspect", lora, "--json"));
+    assert.equal(report.event, "lora", format);
+    if (format !== "kohya") continue;
+    await portray("generate", "a sks dog in the snow", "--steps", "4", "--seed", "3", "--lora", `${lora}=1.5`, "--out", path.join(out, "native.png"), "--quiet");
+    const [a, b] = await Promise.all(["tab.png", "native.png"].map((name) => readFile(path.join(out, name), "base64")));
+    const db = await page.evaluate(psnr, [a, b]);
+    t.diagnostic(`PSNR ${db.toFixed(1)} dB`);
+    assert.ok(db >= 40, `${db} dB`);
+    const other = await page.evaluate(psnr, [a, (await photos(1))[0]]);
+    assert.ok(other < 40, "the comparison takes any picture");
+  }
+});
+
+/** Peak signal-to-noise ratio of two pictures of one size, in dB. */
+async function psnr(pictures) {
+  const pixels = await Promise.all(pictures.map(async (base64) => {
+    const blob = new Blob([Uint8Array.from(atob(base64), (c) => c.charCodeAt(0))]);
+    const image = await createImageBitmap(blob);
+    const canvas = new OffscreenCanvas(64, 64);
+    canvas.getContext("2d").drawImage(image, 0, 0, 64, 64);
+    return canvas.getContext("2d").getImageData(0, 0, 64, 64).data;
+  }));
+  let sum = 0;
+  for (let i = 0; i < pixels[0].length; i++) sum += i % 4 === 3 ? 0 : (pixels[0][i] - pixels[1][i]) ** 2;
+  return 10 * Math.log10(255 ** 2 / Math.max(1e-9, sum / (pixels[0].length * 0.75)));
+}
+
+test("a step in the tab takes at most 1.3 times what it takes natively", async (t) => {
+  const page = await tab(t, { worker: false });
+  const native = stopwatch(t);
+  await page.evaluate(async () => {
+    const wasm = await import("/pkg/portray.js");
+    const native = await wasm.Engine.request();
+    globalThis.watches = { unet: await native.stopwatch("unet", '{"model":"/bundled"}'), train: await native.stopwatch("train", '{"model":"/bundled"}') };
+  });
+  for (const step of ["unet", "train"]) {
+    const inTab = () => page.evaluate((step) => watches[step].run(), step);
+    await inTab();
+    await native(step);
+    const ratios = [];
+    for (let i = 0; i < 10; i++) ratios.push((await inTab()) / (await native(step)));
+    t.diagnostic(`${step}: ${median(ratios).toFixed(2)} (${ratios.map((ratio) => ratio.toFixed(2)).join(" ")})`);
+    assert.ok(median(ratios) <= 1.3, `${step}: ${median(ratios)} of ${ratios}`);
+  }
+});
+
+test("fifty generations leave no buffers and no memory behind", async (t) => {
+  const { page } = await realm(t, "page");
+  page.setDefaultTimeout(0);
+  const counts = await page.evaluate(async () => {
+    let live = 0;
+    const create = GPUDevice.prototype.createBuffer;
+    GPUDevice.prototype.createBuffer = function (...args) {
+      live += 1;
+      const buffer = create.apply(this, args);
+      const destroy = buffer.destroy.bind(buffer);
+      let gone = false;
+      buffer.destroy = () => {
+        if (!gone) live -= 1;
+        gone = true;
+        destroy();
+      };
+      return buffer;
+    };
+    const { Portray } = await import("/portray.js");
+    const engine = await Portray.create({ worker: false });
+    await engine.load();
+    const counts = [];
+    for (let i = 0; i < 50; i++) {
+      const job = engine.generate({ prompt: "a cat", steps: 2, seed: i, width: 16, height: 16 });
+      for await (const event of job) {
+        event.image?.close();
+        if (i % 5 === 4 && event.type === "preview") break;
+      }
+      await job.ended;
+      counts.push([live, await engine.memory()]);
+    }
+    return counts;
+  });
+  t.diagnostic(`${counts[9]} after ten, ${counts.at(-1)} after fifty`);
+  assert.ok(counts[9][0] < 20, `${counts[9][0]} buffers`);
+  assert.equal(counts.at(-1)[0], counts[9][0], "buffers");
+  assert.equal(counts.at(-1)[1], counts[9][1], "bytes of the WASM's memory");
+});
+
+test("a device of the page's own", async (t) => {
+  const page = await tab(t, { worker: false });
+  const seen = await page.evaluate(async () => {
+    const { Portray } = await import("/portray.js");
+    const refused = await Portray.create({ device: engine.device }).catch((error) => [error.kind, error.message]);
+    return { device: engine.device instanceof GPUDevice, refused };
+  });
+  assert.equal(seen.device, true);
+  assert.equal(seen.refused[0], "unsupported");
+});
+
+test("the example page draws", async (t) => {
+  const page = await gpuPage(t, "/embed.html");
+  await page.fill("#prompt", "a cat");
+  await page.click("button:not([disabled])");
+  await page.waitForFunction(() => /^seed/.test(document.getElementById("status").textContent), null, { timeout: 120_000 });
+});

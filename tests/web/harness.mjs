@@ -1,0 +1,145 @@
+// What every browser test starts with: a browser with an empty profile, the built page served, and a watch over what
+// no page of ours does: errors and warnings in the console, and requests to another origin.
+
+import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { chromium } from "playwright-core";
+
+import { serve } from "./server.mjs";
+
+const CHROMIUM = process.env.PORTRAY_CHROMIUM ?? "/usr/bin/chromium";
+// WebGPU in software, and no way to another machine whatever a page asks for.
+const FLAGS = [
+  "--no-sandbox",
+  "--enable-unsafe-webgpu",
+  "--use-webgpu-adapter=swiftshader",
+  "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+];
+
+/**
+ * The built page (see server.mjs), until the test ends.
+ * @param {import("node:test").TestContext} t
+ */
+export async function site(t, options) {
+  const server = await serve(options);
+  t.after(() => server.close());
+  return server;
+}
+
+/**
+ * A browser of its own, with nothing kept, until the test ends.
+ * @param {import("node:test").TestContext} t
+ * @returns {Promise<import("playwright-core").BrowserContext>}
+ */
+async function browser(t, { viewport, scheme } = {}) {
+  if (!existsSync(CHROMIUM)) throw new Error(`${CHROMIUM}: no such browser; apt-get install chromium, or set PORTRAY_CHROMIUM`);
+  const profile = await mkdtemp(path.join(tmpdir(), "portray-browser-"));
+  const context = await chromium.launchPersistentContext(profile, {
+    executablePath: CHROMIUM,
+    args: FLAGS,
+    colorScheme: scheme,
+    viewport: viewport ?? { width: 1280, height: 800 },
+  });
+  t.after(async () => {
+    await context.close();
+    await rm(profile, { recursive: true, force: true });
+  });
+  return context;
+}
+
+/**
+ * Collects what a page, or a worker of it, does and must not do.
+ * @param {import("playwright-core").Page} page
+ * @param {{origins: string[], allow?: RegExp[], log?: boolean}} options
+ * @returns {string[]} grows
+ */
+export function watched(page, { origins, allow = [], log = false }) {
+  const complaints = [];
+  const complain = (text) => {
+    if (!allow.some((pattern) => pattern.test(text))) complaints.push(text);
+  };
+  page.on("console", (message) => {
+    const text = `console ${message.type()}: ${message.text()} (${message.location().url})`;
+    if (log) console.log(text);
+    if (["error", "warning", "assert"].includes(message.type())) complain(text);
+  });
+  page.on("pageerror", (error) => complain(`uncaught: ${error.stack ?? error.message}`));
+  page.on("crash", () => complain("the page crashed"));
+  page.on("request", (request) => {
+    const { protocol, origin } = new URL(request.url());
+    if (protocol.startsWith("http") && !origins.includes(origin)) complain(`request to ${request.url()}`);
+  });
+  // The console tells of a page's requests, not of a worker's.
+  page.on("response", (response) => {
+    if (response.status() >= 400) complain(`status ${response.status()}: ${response.url()}`);
+  });
+  page.on("requestfailed", (request) => {
+    // A page may change its mind.
+    const reason = request.failure()?.errorText ?? "";
+    if (reason !== "net::ERR_ABORTED") complain(`failed ${reason}: ${request.url()}`);
+  });
+  return complaints;
+}
+
+/**
+ * Opens a path of the page. When the test ends, it fails for whatever `watched` has collected.
+ *
+ * @param {import("node:test").TestContext} t
+ * @param {string} at path below the server's base
+ * @param {object} [options]
+ * @param {Awaited<ReturnType<typeof serve>>} [options.server] where from; one of its own otherwise: `page.server`
+ * @param {import("playwright-core").Page} [options.beside] a page of the same browser, with which it shares what is kept
+ * @param {string[]} [options.origins] others that it may ask
+ * @param {RegExp[]} [options.allow] what it may say in the console
+ * @param {boolean} [options.log] prints the console
+ * @param {{width: number, height: number}} [options.viewport] @param {"light" | "dark"} [options.scheme]
+ * @returns {Promise<import("playwright-core").Page & {server: Awaited<ReturnType<typeof serve>>}>}
+ */
+export async function open(t, at, options = {}) {
+  const server = options.server ?? options.beside?.server ?? (await site(t));
+  const context = options.beside?.context() ?? (await browser(t, options));
+  const blank = context.pages().find((page) => page.url() === "about:blank");
+  const page = (!options.beside && blank) || (await context.newPage());
+  const complaints = watched(page, { ...options, origins: [server.origin, ...(options.origins ?? [])] });
+  t.after(() => assert.deepEqual(complaints, [], `${at} complained`));
+  page.server = server;
+  const answer = await page.goto(server.url(at));
+  assert.ok(answer.ok(), `${at}: the server says ${answer.status()}; was the page built (cargo xtask web)?`);
+  return page;
+}
+
+/** `open`, on a page that has an adapter. */
+export async function gpuPage(t, at, options) {
+  const page = await open(t, at, options);
+  const adapter = await page.evaluate(async () => (await navigator.gpu?.requestAdapter())?.info.vendor ?? null);
+  assert.ok(adapter, "this chromium gives pages no WebGPU adapter");
+  return page;
+}
+
+/**
+ * Where `evaluate` runs a function: a bare page of our origin, or a worker of it.
+ * @param {import("node:test").TestContext} t
+ * @param {"page" | "worker"} kind
+ */
+export async function realm(t, kind, options = {}) {
+  const server = options.server ?? options.beside?.server ?? (await site(t));
+  const blank = { bytes: Buffer.from("<!doctype html><title>test</title><link rel='icon' href='data:,'>"), type: "text/html" };
+  server.files.set("/blank.html", blank);
+  server.files.set("/blank.js", { bytes: Buffer.from("onmessage = () => {};"), type: "text/javascript" });
+  const page = await open(t, "/blank.html", { ...options, server });
+  if (kind === "page") return Object.assign(page, { page });
+  const [worker] = await Promise.all([
+    page.waitForEvent("worker"),
+    page.evaluate(() => { globalThis.worker = new Worker("/blank.js", { type: "module" }); }),
+  ]);
+  return Object.assign(worker, { page, server });
+}
+
+/** Gives a page's origin so much room, in bytes. */
+export async function setQuota(page, quotaSize) {
+  const session = await page.context().newCDPSession(page);
+  await session.send("Storage.overrideQuotaForOrigin", { origin: new URL(page.url()).origin, quotaSize });
+}

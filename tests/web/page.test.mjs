@@ -1,0 +1,204 @@
+// The page as somebody uses it, and what it must survive. Screenshots go to the folder that PORTRAY_SHOTS names.
+
+import assert from "node:assert/strict";
+import { mkdir } from "node:fs/promises";
+import path from "node:path";
+import { test } from "node:test";
+
+import { gpuPage, open } from "./harness.mjs";
+import { ROOT } from "./native.mjs";
+
+const PHOTOS = [0, 1, 2, 3].map((i) => path.join(ROOT, `assets/subjects/dog/${i}.png`));
+const SIZES = { wide: { width: 1440, height: 900 }, narrow: { width: 390, height: 844 } };
+const LONG = { timeout: 240_000 };
+const id = (name) => `[data-testid=${name}]`;
+
+async function shoot(page, name) {
+  const folder = process.env.PORTRAY_SHOTS;
+  if (folder) await mkdir(folder, { recursive: true });
+  for (const [size, viewport] of Object.entries(SIZES)) {
+    await page.setViewportSize(viewport);
+    const spill = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+    assert.ok(spill <= 0, `${name} is ${spill} pixels wider than ${viewport.width}`);
+    for (const theme of folder ? ["light", "dark"] : []) {
+      if ((await page.evaluate(() => document.documentElement.dataset.theme)) !== theme) await page.click("#theme");
+      await page.waitForTimeout(300);
+      await page.screenshot({ path: path.join(folder, `${name}-${size}-${theme}.png`) });
+    }
+  }
+  await page.setViewportSize(SIZES.wide);
+}
+
+async function ready(page) {
+  await page.waitForSelector(`${id("generate")}:not([disabled])`, LONG);
+}
+
+async function pictures(page, count) {
+  await page.waitForFunction((count) => document.querySelectorAll("[data-testid=picture]").length >= count, count, LONG);
+}
+
+async function trainForm(page, { steps = 9, every = 3 } = {}) {
+  await page.click(id("tab-train"));
+  await page.setInputFiles(id("photos"), PHOTOS);
+  await page.waitForFunction(() => document.querySelectorAll("[data-testid=thumb]").length === 4, null, LONG);
+  await page.fill(id("class"), "dog");
+  await page.uncheck(id("prior"));
+  await page.fill(id("train-steps"), String(steps));
+  await page.click("#panel-train summary");
+  await page.fill(id("sample-every"), "1000");
+  await page.fill(id("save-every"), String(every));
+}
+
+test("pictures, a training, and pictures with what it made", async (t) => {
+  const page = await gpuPage(t, "/index.html", { viewport: SIZES.wide });
+  await ready(page);
+  await shoot(page, "start");
+  await page.fill(id("prompt"), "a cat wearing a crown");
+  await page.fill(id("steps"), "4");
+  await page.fill(id("count"), "2");
+  await page.click(id("generate"));
+  await page.waitForSelector(`${id("preview")}:not([hidden])`, LONG);
+  await shoot(page, "forming");
+  await pictures(page, 2);
+  await shoot(page, "gallery");
+
+  // A cancelled generation, and another at once.
+  await page.fill(id("steps"), "50");
+  await page.fill(id("count"), "1");
+  await page.click(id("generate"));
+  await page.waitForSelector(`${id("preview")}:not([hidden])`, LONG);
+  await page.click(id("stop"));
+  await page.fill(id("steps"), "2");
+  await page.click(`${id("generate")}:not([disabled])`, LONG);
+  await pictures(page, 3);
+  assert.equal(await page.locator(id("picture")).count(), 3);
+
+  await trainForm(page);
+  await shoot(page, "train");
+  await page.click(id("train"));
+  await page.waitForFunction(() => /^Step [4-9]/.test(document.querySelector("[data-testid=training-status]").textContent), null, LONG);
+  await shoot(page, "training");
+  await page.waitForSelector(`${id("training-done")}:not([hidden])`, LONG);
+  await shoot(page, "trained");
+  for (const format of ["diffusers", "kohya", "peft"]) {
+    const [download] = await Promise.all([page.waitForEvent("download"), page.click(id(`download-${format}`))]);
+    assert.equal(download.suggestedFilename(), `dog-${format}.safetensors`);
+  }
+  await page.click(id("try"));
+  await page.fill(id("steps"), "2");
+  await page.click(id("generate"));
+  await pictures(page, 5);
+  await shoot(page, "compare");
+});
+
+test("a training goes on after a reload, and another tab leaves it alone", async (t) => {
+  const page = await gpuPage(t, "/index.html");
+  await ready(page);
+  await trainForm(page, { steps: 400 });
+  await page.click(id("train"));
+  await page.waitForFunction(() => /^Step [4-9]/.test(document.querySelector("[data-testid=training-status]").textContent), null, LONG);
+  const other = await open(t, "/index.html", { beside: page });
+  await ready(other);
+  await other.click(id("tab-train"));
+  await other.waitForSelector(id("run"), LONG);
+  assert.match(await other.textContent(id("run")), /running in another tab/);
+  assert.equal(await other.locator(id("resume")).count(), 0);
+  await other.close();
+  await page.reload();
+  await ready(page);
+  await page.click(id("tab-train"));
+  await page.waitForSelector(id("resume"), LONG);
+  assert.match(await page.textContent(id("run")), /step [3-9]/);
+  await page.click(id("resume"));
+  await page.waitForFunction(() => /^Step \d/.test(document.querySelector("[data-testid=training-status]").textContent), null, LONG);
+  await page.click(id("finish"));
+  await page.waitForSelector(`${id("training-done")}:not([hidden])`, LONG);
+  assert.equal(await page.locator(id("run")).count(), 0);
+});
+
+test("files that are not what they should be are named, and the page stays usable", async (t) => {
+  const page = await gpuPage(t, "/index.html");
+  await ready(page);
+  const declared = Buffer.alloc(9);
+  declared.writeBigUInt64LE(1_000_000_000n);
+  const wrong = [["empty.safetensors", Buffer.alloc(0), /empty\.safetensors.*0 bytes/], ["big.safetensors", declared, /big\.safetensors.*1000000000 bytes/], ["model.ckpt", Buffer.from("PK\x03\x04xxxx"), /pickle/]];
+  await page.click(id("model-open"));
+  for (const [name, buffer, message] of wrong) {
+    await page.setInputFiles(id("model-file"), { name, mimeType: "application/octet-stream", buffer });
+    await page.waitForFunction((source) => new RegExp(source, "i").test(document.querySelector("[data-testid=model-error]").textContent), message.source, LONG);
+    await ready(page);
+  }
+  await page.setInputFiles(id("lora-file"), { name: "x.safetensors", mimeType: "application/octet-stream", buffer: declared });
+  await page.waitForSelector(`${id("lora-error")}:not([hidden])`, LONG);
+  await page.click(id("tab-train"));
+  await page.setInputFiles(id("photos"), { name: "note.png", mimeType: "image/png", buffer: Buffer.from("no picture") });
+  await page.waitForSelector(`${id("train-error")}:not([hidden])`, LONG);
+  assert.match(await page.textContent(id("train-error")), /note\.png.*expected PNG/s);
+  await page.click(id("tab-generate"));
+  await page.fill(id("steps"), "1");
+  await page.click(id("generate"));
+  await pictures(page, 1);
+});
+
+test("a lost device is told, and work begins again", async (t) => {
+  const page = await gpuPage(t, "/index.html");
+  // The page's engine lives in a Worker: its device is taken away from there.
+  await page.addInitScript(() => {
+    const Real = Worker;
+    globalThis.Worker = class extends Real {
+      constructor(...args) {
+        super(...args);
+        globalThis.lastWorker = this;
+      }
+    };
+  });
+  await page.reload();
+  await ready(page);
+  await page.fill(id("steps"), "50");
+  await page.click(id("generate"));
+  await page.waitForSelector(`${id("preview")}:not([hidden])`, LONG);
+  await page.evaluate(() => lastWorker.postMessage({ call: -1, method: "loseDevice", args: [] }));
+  await page.waitForSelector(`${id("page-error")}:not([hidden])`, LONG);
+  assert.match(await page.textContent(id("page-error")), /device was lost/);
+  await shoot(page, "lost");
+  await page.click(`${id("page-error")} button:text("Start again")`);
+  await ready(page);
+  await page.fill(id("steps"), "1");
+  await page.click(id("generate"));
+  await pictures(page, 1);
+});
+
+test("without WebGPU the page says so", async (t) => {
+  const page = await open(t, "/index.html");
+  await page.addInitScript(() => Object.defineProperty(Navigator.prototype, "gpu", { value: undefined }));
+  await page.route("**/worker.js", async (route) => {
+    const answer = await route.fetch();
+    await route.fulfill({ response: answer, body: `Object.defineProperty(WorkerNavigator.prototype, "gpu", { value: undefined });\n${await answer.text()}` });
+  });
+  await page.reload();
+  await page.waitForSelector(`${id("page-error")}:not([hidden])`, LONG);
+  assert.match(await page.textContent(id("page-error")), /no WebGPU.*Chrome/s);
+  assert.ok(await page.isDisabled(id("generate")));
+});
+
+test("the page works below any path, by keyboard, and without blocking", async (t) => {
+  const page = await gpuPage(t, "/index.html");
+  await ready(page);
+  await page.focus(id("tab-generate"));
+  await page.keyboard.press("ArrowRight");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "tab-train");
+  await page.keyboard.press("Home");
+  const unnamed = await page.evaluate(() => [...document.querySelectorAll("button, input, select, textarea")].filter((control) => {
+    const label = control.labels?.[0]?.textContent.trim() || control.getAttribute("aria-label") || control.textContent.trim();
+    return !label && control.type !== "hidden";
+  }).map((control) => control.outerHTML));
+  assert.deepEqual(unnamed, []);
+  await page.evaluate(() => {
+    globalThis.tasks = [];
+    new PerformanceObserver((list) => tasks.push(...list.getEntries().map((entry) => entry.duration))).observe({ type: "longtask" });
+  });
+  await page.fill(id("steps"), "3");
+  await page.click(id("generate"));
+  await pictures(page, 1);
+  t.diagnostic(`long tasks: ${JSON.stringify(await page.evaluate(() => tasks))}`);
+});

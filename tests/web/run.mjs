@@ -1,0 +1,30 @@
+// `node tests/web/run.mjs [NAME…]`: all tests beside this file, or those whose names contain one of the words. One file
+// at a time: browsers that draw in software would only take the processors from each other.
+
+import { existsSync, readdirSync } from "node:fs";
+import path from "node:path";
+import { run } from "node:test";
+import { spec } from "node:test/reporters";
+import { fileURLToPath } from "node:url";
+
+const here = path.dirname(fileURLToPath(import.meta.url));
+const { DIST } = await import("./server.mjs");
+
+function refuse(text) {
+  console.error(`error: ${text}`);
+  process.exit(2);
+}
+
+if (!existsSync(path.join(here, "node_modules/playwright-core"))) refuse(`playwright-core is missing: cd ${here} && npm ci`);
+if (!existsSync(path.join(DIST, "storage.js"))) refuse(`${DIST} has no page: cargo xtask web builds it`);
+const words = process.argv.slice(2);
+const files = readdirSync(here)
+  .filter((name) => name.endsWith(".test.mjs") && (words.length === 0 || words.some((word) => name.includes(word))))
+  .map((name) => path.join(here, name));
+if (files.length === 0) refuse(`no test is called ${words.join(" or ")}`);
+
+// A worker that waits for a GPU in software is slow, not stuck.
+run({ files, concurrency: 1, timeout: 20 * 60_000 })
+  .on("test:fail", () => { process.exitCode = 1; })
+  .compose(new spec())
+  .pipe(process.stdout);
