@@ -45,10 +45,12 @@ function remember(key, value) {
 
 function startTheme() {
   const root = document.documentElement;
-  const kept = remembered("theme");
-  if (kept) root.dataset.theme = kept;
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const follow = () => { root.dataset.theme = remembered("theme") ?? (system.matches ? "dark" : "light"); };
+  follow();
+  system.addEventListener("change", follow);
   $("theme").addEventListener("click", () => {
-    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    const dark = root.dataset.theme === "dark";
     root.dataset.theme = dark ? "light" : "dark";
     remember("theme", root.dataset.theme);
     announce(`${dark ? "Light" : "Dark"} colours`);

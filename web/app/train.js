@@ -58,9 +58,9 @@ export function startTrain(app) {
   }
 
   function asked() {
-    const { word, kind, prompt, classPrompt } = words();
+    const { kind, prompt, classPrompt } = words();
     const prior = $("prior").checked;
-    return { images: photos.files().map((file) => ({ name: file.name, blob: file })), prompt, name: named(`${word}-${kind}`),
+    return { images: photos.files().map((file) => ({ name: file.name, blob: file })), prompt, name: named(kind),
       classPrompt: prior ? classPrompt : undefined, classCount: prior ? number("class-count") : undefined,
       steps: number("train-steps"), rank: number("rank"), lr: number("lr"), seed: number("train-seed"), resolution: number("resolution"),
       targets: $("targets").value, checkpointing: $("checkpointing").value, textEncoder: $("text-encoder").checked,
