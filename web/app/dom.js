@@ -43,7 +43,9 @@ export function fresh(element) {
 /** Shows what went wrong in `box`; a way out may come with it as `[label, action]`. */
 export function complain(box, error, way) {
   const text = typeof error === "string" ? error : error?.message ?? String(error);
-  const said = (/^\S*\./.test(text) ? text : text.charAt(0).toUpperCase() + text.slice(1)) + (/[.!?)]$/.test(text) ? "" : ".");
+  // A message that begins with a file's name keeps it as it is.
+  const named = /^\S+\.\w+:/.test(text);
+  const said = (named ? text : text.charAt(0).toUpperCase() + text.slice(1)) + (/[.!?)]$/.test(text) ? "" : ".");
   const button = way && el("button", { type: "button", "data-testid": "error-way", onclick: () => { hush(box); way[1](); } }, way[0]);
   box.replaceChildren(el("span", {}, said), ...(button ? [button] : []), iconButton("close", "Dismiss", () => hush(box)));
   box.hidden = false;
