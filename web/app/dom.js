@@ -33,6 +33,13 @@ export function iconButton(name, label, onclick, properties = {}) {
   return el("button.icon", { type: "button", "aria-label": label, title: label, onclick, ...properties }, icon(name));
 }
 
+/** Lets `element` come in gently, once: not again whenever its panel is shown. */
+export function fresh(element) {
+  element.classList.add("fresh");
+  element.addEventListener("animationend", ({ target }) => target === element && element.classList.remove("fresh"));
+  return element;
+}
+
 /** Shows what went wrong in `box`; a way out may come with it as `[label, action]`. */
 export function complain(box, error, way) {
   const text = typeof error === "string" ? error : error?.message ?? String(error);
