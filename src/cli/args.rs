@@ -266,6 +266,17 @@ mod tests {
         }
     }
 
+    /// A page leaves out what it does not ask for: that has to mean the same there.
+    #[test]
+    fn the_library_has_the_command_lines_defaults() {
+        let job = |line: &[&str]| Cli::try_parse_from(line).unwrap().command;
+        let Command::Train(train) = job(&["portray", "train"]) else { panic!("no training") };
+        assert_eq!(train.job, portray::job::TrainJob::default());
+        let Command::Generate(generate) = job(&["portray", "generate", "x"]) else { panic!("no pictures") };
+        let expected = portray::job::GenerateJob { prompts: vec!["x".into()], ..Default::default() };
+        assert_eq!(generate.job, expected);
+    }
+
     #[test]
     fn design_command_lines_parse() {
         for line in [

@@ -229,6 +229,7 @@ impl Gpu {
         let size = size.max(16).next_multiple_of(4);
         let usage = usage | wgpu::BufferUsages::COPY_DST;
         let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
+        #[cfg_attr(target_arch = "wasm32", allow(clippy::arc_with_non_send_sync, reason = "a page has one thread"))]
         Buffer(Arc::new(Owned(self.device.create_buffer(&descriptor))))
     }
 

@@ -125,7 +125,7 @@ impl State {
                 return Err(tensor.error(format!("is {:?}, its record names {length} values: {DAMAGED}", tensor.shape)));
             }
             let values = match tensor.dtype {
-                ElementType::U32 => Values::new(&*tensor.bytes()?, true),
+                ElementType::U32 => Values::new(&tensor.bytes()?, true),
                 _ => Values::F32(tensor.to_finite_f32()?),
             };
             tensors.push((name, values));

@@ -203,3 +203,40 @@ fn sources_read_ranges() {
     );
     assert!(message(Source::from_static("c.json", b"{\"a\": }").json()).contains("c.json: not valid JSON"));
 }
+
+/// Bytes that come slice by slice, and a count of those that were asked for.
+struct Counted(Vec<u8>, std::sync::Arc<std::sync::atomic::AtomicUsize>);
+
+impl portray::io::Slices for Counted {
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    fn read(&self, range: std::ops::Range<u64>) -> Result<Vec<u8>, String> {
+        self.1.fetch_add((range.end - range.start) as usize, std::sync::atomic::Ordering::Relaxed);
+        match range.start >= 1_000_000 {
+            true => Err("the disk was pulled out".into()),
+            false => Ok(self.0[range.start as usize..range.end as usize].to_vec()),
+        }
+    }
+}
+
+#[test]
+fn slices_are_read_when_they_are_looked_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.safetensors");
+    let values: Vec<f32> = (0..300_000).map(|i| i as f32).collect();
+    write_safetensors(&path, &[Tensor::f32("x", &[3000, 100], &values)], &Default::default()).unwrap();
+    let read = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let source = Source::from_slices("s", Counted(std::fs::read(&path).unwrap(), read.clone()));
+    let (file, mapped) = (SafeTensors::from_source(source).unwrap(), SafeTensors::open(&path).unwrap());
+    let (lazy, here) = (file.get("x").unwrap(), mapped.get("x").unwrap());
+    assert_eq!((lazy.byte_len(), &lazy.shape), (here.byte_len(), &here.shape));
+    assert_eq!(lazy.rows(1000, 7).unwrap().to_f32().unwrap(), here.rows(1000, 7).unwrap().to_f32().unwrap());
+    assert_eq!(
+        lazy.rows(1000, 7).unwrap().first_bytes(5).unwrap(),
+        here.rows(1000, 7).unwrap().first_bytes(5).unwrap()
+    );
+    assert!(read.load(std::sync::atomic::Ordering::Relaxed) < 4000, "more was read than looked at");
+    assert!(message(lazy.rows(2900, 100).unwrap().to_f32()).contains("s: the disk was pulled out"));
+}

@@ -37,4 +37,4 @@ export function stopwatch(t) {
   };
 }
 
-export const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1];
+export const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];

@@ -13,6 +13,9 @@ const SIZES = { wide: { width: 1440, height: 900 }, narrow: { width: 390, height
 const LONG = { timeout: 240_000 };
 const id = (name) => `[data-testid=${name}]`;
 
+/** Whether the page is light or dark now, whatever it calls that. */
+const shade = (page) => page.evaluate(() => document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
+
 async function shoot(page, name) {
   const folder = process.env.PORTRAY_SHOTS;
   if (folder) await mkdir(folder, { recursive: true });
@@ -21,7 +24,7 @@ async function shoot(page, name) {
     const spill = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
     assert.ok(spill <= 0, `${name} is ${spill} pixels wider than ${viewport.width}`);
     for (const theme of folder ? ["light", "dark"] : []) {
-      if ((await page.evaluate(() => document.documentElement.dataset.theme)) !== theme) await page.click("#theme");
+      for (let i = 0; i < 3 && (await shade(page)) !== theme; i++) await page.click("#theme");
       await page.waitForTimeout(300);
       await page.screenshot({ path: path.join(folder, `${name}-${size}-${theme}.png`) });
     }
@@ -30,7 +33,7 @@ async function shoot(page, name) {
 }
 
 async function ready(page) {
-  await page.waitForSelector(`${id("generate")}:not([disabled])`, LONG);
+  await page.waitForSelector(`${id("generate")}:not([disabled])`, { ...LONG, state: "attached" });
 }
 
 async function pictures(page, count) {
@@ -128,6 +131,7 @@ test("files that are not what they should be are named, and the page stays usabl
     await page.waitForFunction((source) => new RegExp(source, "i").test(document.querySelector("[data-testid=model-error]").textContent), message.source, LONG);
     await ready(page);
   }
+  await page.click(id("tab-generate"));
   await page.setInputFiles(id("lora-file"), { name: "x.safetensors", mimeType: "application/octet-stream", buffer: declared });
   await page.waitForSelector(`${id("lora-error")}:not([hidden])`, LONG);
   await page.click(id("tab-train"));

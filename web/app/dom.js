@@ -33,10 +33,19 @@ export function iconButton(name, label, onclick, properties = {}) {
   return el("button.icon", { type: "button", "aria-label": label, title: label, onclick, ...properties }, icon(name));
 }
 
+/** Lets `element` come in gently, once: not again whenever its panel is shown. */
+export function fresh(element) {
+  element.classList.add("fresh");
+  element.addEventListener("animationend", ({ target }) => target === element && element.classList.remove("fresh"));
+  return element;
+}
+
 /** Shows what went wrong in `box`; a way out may come with it as `[label, action]`. */
 export function complain(box, error, way) {
   const text = typeof error === "string" ? error : error?.message ?? String(error);
-  const said = text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?)]$/.test(text) ? "" : ".");
+  // A message that begins with a file's name keeps it as it is.
+  const named = /^\S+\.\w+:/.test(text);
+  const said = (named ? text : text.charAt(0).toUpperCase() + text.slice(1)) + (/[.!?)]$/.test(text) ? "" : ".");
   const button = way && el("button", { type: "button", "data-testid": "error-way", onclick: () => { hush(box); way[1](); } }, way[0]);
   box.replaceChildren(el("span", {}, said), ...(button ? [button] : []), iconButton("close", "Dismiss", () => hush(box)));
   box.hidden = false;

@@ -1,5 +1,5 @@
 // The pictures on the wall, and one of them large.
-import { $, canvasOf, el, iconButton, marked, save } from "./dom.js";
+import { $, canvasOf, el, fresh, iconButton, marked, save } from "./dom.js";
 
 /** What is worth reading beside a picture, of the parameters that are in its file. */
 function facts(parameters, options, said) {
@@ -35,25 +35,24 @@ export function startGallery(app, use) {
       const name = `portray-${said.seed}${part === 1 ? "-without" : ""}.png`;
       const download = iconButton("save", `Download PNG${compare ? (part === 0 ? ", with LoRA" : ", without LoRA") : ""}`, () => save(said.png, name), { "data-testid": "download" });
       const open = el("button", { type: "button", "aria-label": `Enlarge: ${label}`, onclick: () => enlarge(canvas, said) }, canvas);
-      return { box: el("div.frame", { "data-testid": "picture", "data-seed": said.seed, "data-part": compare ? ["with", "without"][part] : "" }, open, compare && el("span", {}, part === 0 ? "with" : "without")), download };
+      const box = el("div.frame", { "data-testid": "picture", "data-seed": said.seed, "data-part": compare ? ["with", "without"][part] : "" }, open, compare && el("span", {}, part === 0 ? "with" : "without", download));
+      return { box, download };
     }
 
     return {
       add(said, part) {
         const { box, download } = frame(said, part);
         const card = cards.get(said.seed);
-        if (card) {
-          card.querySelector(".waiting").replaceWith(box);
-          card.querySelector(".tools button").after(download);
-          return;
-        }
+        if (card) return card.querySelector(".waiting").replaceWith(box);
         const waiting = compare && el("div.waiting", { "aria-label": "the one without comes next", role: "img" });
-        const made = el(`article.card${compare ? ".pair" : ""}`, { role: "listitem", "data-testid": "card" },
+        const made = el(`div.card${compare ? ".pair" : ""}`, { role: "listitem", "data-testid": "card" },
           el("div.mount", {}, box, waiting),
           el("div.label", {},
             el("p.title", {}, ...marked(said.prompt, app.words)),
             el("p.facts-line", { title: said.parameters, "data-testid": "parameters" }, facts(said.parameters, options, said), warning && ` · ${warning}`),
-            el("div.tools", {}, download, iconButton("seed", "Use this seed", () => use(said.seed, options), { "data-testid": "use-seed" }))));
+            !compare && el("div.tools", {}, download),
+            el("button.link", { type: "button", "aria-label": `Use this seed, ${said.seed}`, "data-testid": "use-seed", onclick: () => use(said.seed, options) }, "Use this seed")));
+        fresh(made);
         cards.set(said.seed, made);
         $("gallery").prepend(made);
         shown += 1;

@@ -14,6 +14,7 @@ export function startGenerate(app) {
 
   app.changed.push(() => {
     $("generate").disabled = !app.model || job !== null;
+    for (const button of $("tries").children) button.disabled = !app.model;
     if (!app.model) return;
     const { side, factor, steps, guidance, sampler } = app.model;
     for (const id of ["width", "height"]) Object.assign($(id), { step: factor, min: factor, placeholder: String(side) });
@@ -88,7 +89,7 @@ export function startGenerate(app) {
     $("gallery-empty").hidden = is || gallery.size() > 0;
     if (!is) return;
     const { side } = app.model;
-    Object.assign($("preview"), { width: options.width ?? side, height: options.height ?? side });
+    Object.assign($("preview"), { width: options.width ?? side, height: options.height ?? side, hidden: true });
     $("status").textContent = app.training ? "Waits until the training is done or paused" : "Starting…";
     setBar($("live").querySelector(".bar"), 0);
     announce("Generating");
@@ -101,6 +102,7 @@ export function startGenerate(app) {
     if (said.type === "phase") $("status").textContent = said.text.charAt(0).toUpperCase() + said.text.slice(1);
     if (said.type !== "preview") return;
     draw($("preview"), said.image);
+    $("preview").hidden = false;
     said.image.close();
     const all = pictures * parts;
     const at = part * pictures + said.index;

@@ -23,7 +23,8 @@ export function startLoras(app) {
 
   function show() {
     const loras = app.engine?.loras() ?? [];
-    if (app.model) for (const name of [...scales.keys()]) if (!loras.some((lora) => lora.name === name)) scales.delete(name);
+    // What a new engine gets again keeps its scale.
+    for (const name of [...scales.keys()]) if (!app.files.has(name)) scales.delete(name);
     $("loras").replaceChildren(...loras.map(row));
     $("compare-row").hidden = loras.length === 0;
   }
@@ -70,5 +71,5 @@ export function startLoras(app) {
   dropZone($("lora-drop"), $("lora-file"), add);
   app.changed.push(show);
   app.showLoras = show;
-  return () => [...scales].map(([name, scale]) => ({ name, scale }));
+  return () => (app.engine?.loras() ?? []).map(({ name }) => ({ name, scale: scales.get(name) ?? 1 }));
 }

@@ -1,6 +1,6 @@
 // The page: opens the engine, switches panels and themes, and says what is wrong with the whole.
 import { Portray } from "../portray.js";
-import { $, announce, complain, el, hush } from "./dom.js";
+import { $, announce, complain, hush } from "./dom.js";
 import { startGenerate } from "./generate.js";
 import { startModel } from "./model.js";
 import { startTrain } from "./train.js";
@@ -45,10 +45,12 @@ function remember(key, value) {
 
 function startTheme() {
   const root = document.documentElement;
-  const kept = remembered("theme");
-  if (kept) root.dataset.theme = kept;
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const follow = () => { root.dataset.theme = remembered("theme") ?? (system.matches ? "dark" : "light"); };
+  follow();
+  system.addEventListener("change", follow);
   $("theme").addEventListener("click", () => {
-    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    const dark = root.dataset.theme === "dark";
     root.dataset.theme = dark ? "light" : "dark";
     remember("theme", root.dataset.theme);
     announce(`${dark ? "Light" : "Dark"} colours`);
@@ -118,7 +120,7 @@ async function open() {
   };
   const software = engine.info.software;
   $("notice").hidden = !software;
-  $("notice").replaceChildren(...(software ? [el("span", {}, "No graphics hardware answers in this browser, so a software renderer does the work. Everything works, slowly.")] : []));
+  $("notice").textContent = software ? "No graphics hardware answers in this browser, so a software renderer does the work. Everything works, slowly." : "";
   if (await app.reload()) await app.restoreLoras();
 }
 

@@ -1,5 +1,5 @@
 // The pictures of the subject, shown as the model will see them.
-import { $, canvasOf, complain, dropZone, el, hush, iconButton, number } from "./dom.js";
+import { $, canvasOf, complain, dropZone, el, fresh, hush, iconButton, number } from "./dom.js";
 
 export function startPhotos(app, changed) {
   /** @type {{file: File, thumb: HTMLElement}[]} */
@@ -10,7 +10,7 @@ export function startPhotos(app, changed) {
     if (!app.model) return complain($("train-error"), "There is no model yet, and it decides how pictures are cropped: one moment, or load one under Models");
     const wrong = [];
     for (const file of files) {
-      const photo = { file, thumb: el("div.thumb", { role: "listitem", "data-testid": "thumb" }) };
+      const photo = { file, thumb: fresh(el("div.thumb", { role: "listitem", "data-testid": "thumb" })) };
       const remove = () => {
         photos = photos.filter((other) => other !== photo);
         show();

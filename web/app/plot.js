@@ -1,7 +1,7 @@
 // The loss by step: a dot each, and their running mean as a line.
 import { svg } from "./dom.js";
 
-const PAD = { left: 46, right: 10, top: 8, bottom: 40 };
+const PAD = { left: 56, right: 10, top: 8, bottom: 40 };
 
 export class Plot {
   /** @param {HTMLElement} box */
@@ -41,15 +41,16 @@ export class Plot {
     const losses = thinned(this.losses, width);
     // The tallest may leave the frame: one spike must not flatten the rest.
     const sorted = losses.map(([, loss]) => loss).sort((a, b) => a - b);
-    const most = nice((sorted[Math.floor((sorted.length - 1) * 0.98)] ?? 0.4) * 1.08);
+    const high = (sorted[Math.floor((sorted.length - 1) * 0.98)] ?? 0.4) * 1.08;
+    const tick = nice(high / 4);
+    const most = tick * Math.ceil(high / tick);
     const last = Math.max(this.steps, this.losses.at(-1)?.[0] ?? 1, 1);
     const x = (step) => PAD.left + ((width - PAD.left - PAD.right) * step) / last;
     const y = (loss) => height - PAD.bottom - (height - PAD.top - PAD.bottom) * Math.min(1, loss / most);
     const parts = [];
-    for (let i = 0; i <= 4; i++) {
-      const value = (most * i) / 4;
+    for (let value = 0; value <= most * 1.001; value += tick) {
       parts.push(svg("path", { class: "grid", d: `M${PAD.left} ${y(value)}H${width - PAD.right}` }),
-        svg("text", { x: PAD.left - 8, y: y(value) + 4, "text-anchor": "end" }, String(Number(value.toPrecision(2)))));
+        svg("text", { x: PAD.left - 8, y: y(value) + 4, "text-anchor": "end" }, String(Number(value.toPrecision(3)))));
     }
     const every = nice(last / (width < 420 ? 3 : 5));
     for (let step = 0; step <= last; step += every) {

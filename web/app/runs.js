@@ -1,5 +1,5 @@
 // Trainings that a reload, a crash or a pause has left in this browser's storage.
-import { $, complain, el, marked, setBar } from "./dom.js";
+import { $, complain, el, hush, marked, setBar } from "./dom.js";
 
 export function startRuns(app, { busy, hidden, resume }) {
   let asked = 0;
@@ -12,6 +12,16 @@ export function startRuns(app, { busy, hidden, resume }) {
     const left = runs.filter((run) => run.state !== "running" && run.id !== hidden());
     $("runs").hidden = left.length === 0;
     $("runs").replaceChildren(...left.map(row));
+    remind(left.find((run) => run.state === "paused"));
+  }
+
+  /** Who comes back to the other panels hears of it too. */
+  function remind(run) {
+    const line = $("unfinished");
+    line.hidden = !run || !$("panel-train").hidden;
+    if (!run) return hush(line);
+    const go = el("button.link", { type: "button", onclick: () => app.show("train", true) }, "Go on with it");
+    line.replaceChildren("The training of “", ...marked(run.prompt, app.words), `” stopped at step ${run.step} of ${run.steps}. `, go);
   }
 
   function row(run) {
@@ -37,9 +47,9 @@ export function startRuns(app, { busy, hidden, resume }) {
       el("div", {}, ...marked(run.prompt, app.words), el("small", {}, state)), !elsewhere && bar, ...buttons);
   }
 
-  document.addEventListener("panel", ({ detail }) => detail === "train" && show());
+  document.addEventListener("panel", () => show());
   // Another tab may have ended its training meanwhile.
-  document.addEventListener("visibilitychange", () => !document.hidden && !$("panel-train").hidden && show());
+  document.addEventListener("visibilitychange", () => !document.hidden && show());
   app.changed.push(show);
   return { show };
 }

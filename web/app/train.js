@@ -50,10 +50,17 @@ export function startTrain(app) {
     } catch { /* the training itself says what is wrong */ }
   }
 
+  /** A LoRA that is there already is not replaced. */
+  function named(name) {
+    let free = name;
+    for (let i = 2; app.files.has(free); i++) free = `${name}-${i}`;
+    return free;
+  }
+
   function asked() {
     const { kind, prompt, classPrompt } = words();
     const prior = $("prior").checked;
-    return { images: photos.files().map((file) => ({ name: file.name, blob: file })), prompt, name: kind,
+    return { images: photos.files().map((file) => ({ name: file.name, blob: file })), prompt, name: named(kind),
       classPrompt: prior ? classPrompt : undefined, classCount: prior ? number("class-count") : undefined,
       steps: number("train-steps"), rank: number("rank"), lr: number("lr"), seed: number("train-seed"), resolution: number("resolution"),
       targets: $("targets").value, checkpointing: $("checkpointing").value, textEncoder: $("text-encoder").checked,

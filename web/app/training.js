@@ -1,5 +1,5 @@
 // A training as it goes: loss, samples, time left; and the LoRA in the end.
-import { $, announce, canvasOf, complain, duration, el, hush, marked, save, setBar } from "./dom.js";
+import { $, announce, canvasOf, complain, duration, el, fresh, hush, marked, save, setBar } from "./dom.js";
 import { Plot } from "./plot.js";
 import { startRuns } from "./runs.js";
 
@@ -56,7 +56,7 @@ export function startTraining(app, changed) {
     $("training").hidden = !open;
     $("train-form").hidden = open;
     $("training-done").hidden = true;
-    Object.assign($("pause"), { textContent: "Pause", disabled: false, hidden: !running });
+    Object.assign($("pause"), { textContent: "Pause", className: "quiet", disabled: false, hidden: !running });
     $("pause").dataset.testid = "pause";
     Object.assign($("finish"), { disabled: false, hidden: !running });
     $("again").hidden = running;
@@ -84,7 +84,7 @@ export function startTraining(app, changed) {
       $("samples-empty").hidden = true;
       const canvas = canvasOf(said.image, `${said.prompt}, after step ${said.step}`, 384);
       said.image.close();
-      $("samples").prepend(el("figure", { role: "listitem", "data-testid": "sample", "data-step": said.step }, el("div.mount", {}, canvas), el("figcaption", {}, `step ${said.step}`)));
+      $("samples").prepend(fresh(el("div.sample", { role: "listitem", "data-testid": "sample", "data-step": said.step }, el("div.mount", {}, canvas), el("p", {}, `step ${said.step}`))));
       announce(`A sample after step ${said.step}`);
       clock.last = null;
     }
@@ -122,7 +122,7 @@ export function startTraining(app, changed) {
       announce("The LoRA is ready");
     } else if (end?.type === "paused") {
       status.textContent = `Paused after ${end.step} steps. It is saved: resume it here, or any time after a reload.`;
-      Object.assign($("pause"), { textContent: "Resume", hidden: false });
+      Object.assign($("pause"), { textContent: "Resume", className: "primary", hidden: false });
       $("pause").dataset.testid = "resume";
       $("pause").focus();
       announce("Paused");

@@ -22,7 +22,7 @@ const OFFLINE: &[&str] = &[
 ];
 
 /// Builds the page and what its results are compared with, and runs every test of tests/web.
-pub fn run() -> Outcome {
+pub fn tests() -> Outcome {
     for (program, package) in NEEDED {
         if works(Command::new(program).arg("--version")) {
             continue;

@@ -8,10 +8,12 @@ use crate::install::{self, Installed};
 use crate::wasm::Toolchain;
 use crate::{Failure, browser, cargo, root, web};
 
-/// Integration tests that need no second driver: those without an adapter, and what only wgpu's allocator decides.
-const ONE_DRIVER: &[&str] = &["layers", "shaders", "plan", "io", "diffusion", "memory", "published_models", "interop"];
+/// Integration tests that need no second driver: those without an adapter, what only wgpu's allocator decides, and the
+/// command line, whose kernels the others compare on both.
+const ONE_DRIVER: &[&str] =
+    &["layers", "shaders", "plan", "io", "diffusion", "memory", "published_models", "interop", "cli"];
 /// Tests within the others that a second driver can tell nothing new.
-const ONCE: &[&str] = &["captions::", "single_file::", "lycoris::", "killed::a_killed_fused", "eight_bit_moments"];
+const ONCE: &[&str] = &["eight_bit_moments"];
 
 const SWIFTSHADER: &str = "/usr/lib/chromium/vk_swiftshader_icd.json";
 
@@ -96,7 +98,7 @@ pub fn run() -> Result<(), Failure> {
     again.push("--");
     again.extend(ONCE.iter().flat_map(|name| ["--skip", name]));
     summary.step("GPU tests, SwiftShader", || if names.is_empty() { Outcome::Passed } else { on(swiftshader, &again) });
-    summary.step("browser", browser::run);
+    summary.step("the page in Chromium", browser::tests);
     summary.print()
 }
 

@@ -70,7 +70,7 @@ pub fn read(source: &Source) -> crate::error::Result<Header> {
         let message = format!("truncated: the header takes {length} bytes, only {left} are left: get the file again");
         return Err(fault(message));
     };
-    parse(&*source.read(8..8 + length)?, 8 + length, data_bytes).map_err(fault)
+    parse(&source.read(8..8 + length)?, 8 + length, data_bytes).map_err(fault)
 }
 
 /// The error is the message without the file's name.
