@@ -45,7 +45,7 @@ struct SourceFile {
 fn sources() -> Vec<SourceFile> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
-    for folder in ["src", "tests", "xtask/src", "shaders", "benches", "examples"] {
+    for folder in ["src", "tests", "xtask/src", "xtask/bindgen/src", "shaders", "benches", "examples", "web"] {
         collect(&root.join(folder), &mut files);
     }
     files.sort();
@@ -59,12 +59,19 @@ fn sources() -> Vec<SourceFile> {
         .collect()
 }
 
+/// What is written by hand.
+const KINDS: &[&str] = &["rs", "wgsl", "js", "mjs", "css", "html"];
+/// What lies beside it and is not.
+const OTHERS: &[&str] = &["fixtures", "node_modules", "dist"];
+
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).into_iter().flatten() {
         let path = entry.unwrap().path();
-        if path.is_dir() && path.file_name().is_some_and(|name| name != "fixtures") {
-            collect(&path, files);
-        } else if path.extension().is_some_and(|e| e == "rs" || e == "wgsl") {
+        if path.is_dir() {
+            if !path.file_name().is_some_and(|name| OTHERS.iter().any(|other| name == *other)) {
+                collect(&path, files);
+            }
+        } else if path.extension().is_some_and(|e| KINDS.iter().any(|kind| e == *kind)) {
             files.push(path);
         }
     }

@@ -122,8 +122,8 @@ for (const kind of ["page", "worker"]) {
     at.server.files.set("/w", { bytes, etag: '"1"', cuts: [1 << 20, 3 << 20, 0], failures: [503] });
     whole(await get(at, "/w"), bytes);
     const from = starts(at.server);
-    assert.equal(from[0], 0);
-    assert.ok(from[2] > 0 && from[3] > from[2], `${from}`);
+    assert.deepEqual(from, [...from].sort((a, b) => a - b), "never back");
+    assert.ok(from.filter((start) => start % PART > 0).length >= 2, `went on from ${from}`);
     await at.evaluate(() => store.remove("models/m"));
     at.server.files.set("/w", { bytes: bytes.subarray(9), etag: '"2"', stalls: [0, 1000, 2 << 20] });
     whole(await get(at, "/w"), bytes.subarray(9));

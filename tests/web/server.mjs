@@ -137,6 +137,11 @@ async function send(served, request, response) {
     if (!fits) await drained(response);
   }
   if (stall < end - start) return;
-  if (cut >= end - start) response.end();
-  else response.destroy();
+  if (cut >= end - start) {
+    response.end();
+    return;
+  }
+  // A connection that is reset takes with it what the browser has not read yet.
+  if (cut > 0) await pause(200);
+  response.destroy();
 }

@@ -1,23 +1,37 @@
-//! The page in a real browser: builds it, gets what the tests need, and runs tests/web.
+//! The page and its engine in Debian's Chromium, without a GPU: tests/web.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::install::{self, Installed};
-use crate::tests::Outcome;
+use crate::install::{self, Installed, works};
+use crate::tests::{Outcome, at_root, ran};
 use crate::wasm::Toolchain;
-use crate::{cargo, manifest, output, root, succeed, target_folder, web};
+use crate::{root, target_folder, web};
 
-/// What the tests run on: a browser with its software renderer, and node with its packages.
-const PACKAGES: &[(&str, &str)] = &[("/usr/bin/chromium", "chromium"), ("node", "nodejs"), ("npm", "npm")];
+/// Programs that the tests need, with the packages that bring them.
+const NEEDED: &[(&str, &str)] = &[("node", "nodejs"), ("npm", "npm"), ("/usr/bin/chromium", "chromium")];
+/// What npm says when it has reached no registry.
+const OFFLINE: &[&str] = &[
+    "ENOTFOUND",
+    "EAI_AGAIN",
+    "ETIMEDOUT",
+    "ECONNREFUSED",
+    "ECONNRESET",
+    "ENETUNREACH",
+    "ERR_SOCKET_TIMEOUT",
+    "network",
+];
 
-/// Builds the page and the native programs that it is held against, and runs every test of tests/web.
+/// Builds the page and what its results are compared with, and runs every test of tests/web.
 pub fn tests() -> Outcome {
-    for (program, package) in PACKAGES {
-        if !output(program, &["--version"]).is_empty() {
+    for (program, package) in NEEDED {
+        if works(Command::new(program).arg("--version")) {
             continue;
         }
         match install::package(package) {
-            Ok(Installed::Yes) => {}
+            Ok(Installed::Yes) if works(Command::new(program).arg("--version")) => {}
+            Ok(Installed::Yes) => {
+                return Outcome::Skipped(format!("{package} is installed, but {program} does not run"));
+            }
             Ok(Installed::No(remedy)) | Err(remedy) => return Outcome::Skipped(format!("no {program}; {remedy}")),
         }
     }
@@ -25,21 +39,63 @@ pub fn tests() -> Outcome {
         Ok(toolchain) => toolchain,
         Err(reason) => return Outcome::Skipped(reason),
     };
-    let mut natives = cargo();
-    natives.args(["build", "--quiet", "--release", "--bin", "portray", "--example", "step_time"]).args(manifest());
-    if let Err(failure) = web::build(&toolchain).and_then(|()| succeed(&mut natives)) {
-        eprintln!("{}", failure.message);
-        return Outcome::Failed;
+    packages().and(|| page(&toolchain)).and(native).and(|| {
+        let mut node = Command::new("node");
+        node.arg("tests/web/run.mjs").current_dir(root()).env("CARGO_TARGET_DIR", target_folder());
+        ran(&mut node)
+    })
+}
+
+/// What tests/web/package-lock.json names, as it names it.
+fn packages() -> Outcome {
+    let mut npm = Command::new("npm");
+    npm.args(["ci", "--no-audit", "--no-fund"]).current_dir(root().join("tests/web")).stdin(Stdio::null());
+    let output = match npm.output() {
+        Ok(output) if output.status.success() => return Outcome::Passed,
+        Ok(output) => output,
+        Err(e) => return Outcome::Skipped(format!("cannot run npm: {e}")),
+    };
+    let text = String::from_utf8_lossy(&output.stderr);
+    match offline(&text) {
+        Some(line) => Outcome::Skipped(format!("npm ci reaches no registry: {line}")),
+        None => {
+            eprintln!("{text}");
+            Outcome::Failed
+        }
     }
-    let folder = root().join("tests/web");
-    let fetched = Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(&folder).status();
-    if !fetched.is_ok_and(|status| status.success()) {
-        return Outcome::Skipped("npm cannot get playwright-core: see what it says above".into());
+}
+
+/// The line that says that there is no network, if one does.
+fn offline(text: &str) -> Option<&str> {
+    text.lines().find(|line| OFFLINE.iter().any(|word| line.contains(word)))
+}
+
+fn page(toolchain: &Toolchain) -> Outcome {
+    match web::build(toolchain) {
+        Ok(()) => Outcome::Passed,
+        Err(failure) => {
+            eprintln!("{}", failure.message);
+            Outcome::Failed
+        }
     }
-    let mut run = Command::new("node");
-    run.arg(folder.join("run.mjs")).env("CARGO_TARGET_DIR", target_folder());
-    match run.status() {
-        Ok(status) if status.success() => Outcome::Passed,
-        _ => Outcome::Failed,
+}
+
+/// What a tab's results are held against.
+fn native() -> Outcome {
+    ran(at_root().args(["build", "--release", "--quiet", "--bin", "portray", "--example", "step_time"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_network_is_told_from_a_wrong_lock_file() {
+        let unreachable = "npm error code ENOTFOUND\nnpm error errno ENOTFOUND\n";
+        assert_eq!(offline(unreachable), Some("npm error code ENOTFOUND"));
+        assert_eq!(
+            offline("npm error code EUSAGE\nnpm error `npm ci` can only install with a lock file in sync"),
+            None
+        );
     }
 }

@@ -53,6 +53,7 @@ fn privilege() -> Option<&'static [&'static str]> {
     }
 }
 
-fn works(command: &mut Command) -> bool {
+/// Whether `command` can be run and ends well.
+pub fn works(command: &mut Command) -> bool {
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
 }

@@ -15,7 +15,7 @@ use install::Installed;
 use wasm::Toolchain;
 
 const USAGE: &str = "usage: cargo xtask demo [options of `portray demo`] | cargo xtask test
-       | cargo xtask web [--serve [PORT]]
+       | cargo xtask web [--serve [PORT] [--base /PATH/]]
        | cargo xtask make-model sd15|sd2-base|sd21|turbo DIR|FILE.safetensors [SEED]";
 
 fn main() -> ExitCode {
@@ -80,14 +80,21 @@ fn demo(args: &[String]) -> Result<(), Failure> {
 /// Builds the page and serves it where that is asked for. `None`: not understood.
 fn page(args: &[String]) -> Option<Result<(), Failure>> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let port = match args.as_slice() {
-        [] => None,
+    let (args, base) = match args.as_slice() {
+        [args @ .., "--base", base] => (args, *base),
+        args => (args, "/"),
+    };
+    let port = match args {
+        [] if base == "/" => None,
         ["--serve"] => Some(serve::PORT),
         ["--serve", port] => Some(port.parse().ok()?),
         _ => return None,
     };
+    if !(base.starts_with('/') && base.ends_with('/')) {
+        return Some(Err(format!("--base {base}: begins and ends with a slash").into()));
+    }
     let built = Toolchain::find().map_err(Failure::from).and_then(|toolchain| web::build(&toolchain));
-    Some(built.and_then(|()| port.map_or(Ok(()), |port| serve::serve(&web::dist(), port))))
+    Some(built.and_then(|()| port.map_or(Ok(()), |port| serve::serve(&web::dist(), base, port))))
 }
 
 fn adapter_answers() -> bool {

@@ -12,25 +12,25 @@ use crate::Failure;
 /// Where pages are served unless somebody says otherwise.
 pub const PORT: u16 = 8000;
 
-/// Serves `folder` until the process ends.
+/// Serves `folder` below the path `base` until the process ends.
 ///
 /// # Errors
 /// When the port is taken.
-pub fn serve(folder: &Path, port: u16) -> Result<(), Failure> {
+pub fn serve(folder: &Path, base: &str, port: u16) -> Result<(), Failure> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
         .map_err(|e| format!("cannot listen on port {port}: {e}; give another one: cargo xtask web --serve PORT"))?;
     let port = listener.local_addr().map_or(port, |address| address.port());
-    println!("http://127.0.0.1:{port}/ (Ctrl+C ends it)");
+    println!("http://127.0.0.1:{port}{base} (Ctrl+C ends it)");
     for stream in listener.incoming().flatten() {
-        let folder = folder.to_path_buf();
+        let (folder, base) = (folder.to_path_buf(), base.to_owned());
         // A visitor who leaves in the middle is no error of ours.
-        std::thread::spawn(move || answer(&folder, stream).ok());
+        std::thread::spawn(move || answer(&folder, &base, stream).ok());
     }
     Ok(())
 }
 
 /// One request, one answer.
-fn answer(folder: &Path, mut stream: TcpStream) -> std::io::Result<()> {
+fn answer(folder: &Path, base: &str, mut stream: TcpStream) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut lines = BufReader::new((&stream).take(16 << 10)).lines();
     let first = lines.next().unwrap_or_else(|| Ok(String::new()))?;
@@ -49,7 +49,7 @@ fn answer(folder: &Path, mut stream: TcpStream) -> std::io::Result<()> {
     if method != "GET" && method != "HEAD" {
         return head(&mut stream, "405 Method Not Allowed", &["Allow: GET, HEAD", "Content-Length: 0"]);
     }
-    let opened = local(folder, &target).and_then(|path| Some((File::open(&path).ok()?, path)));
+    let opened = local(folder, base, &target).and_then(|path| Some((File::open(&path).ok()?, path)));
     let Some((mut file, path)) = opened.filter(|(_, path)| path.is_file()) else {
         return head(&mut stream, "404 Not Found", &["Content-Length: 0"]);
     };
@@ -87,8 +87,8 @@ fn head(stream: &mut TcpStream, status: &str, fields: &[&str]) -> std::io::Resul
 }
 
 /// The file that a request's target names; `None` for whatever is not plainly a path below the folder.
-fn local(folder: &Path, target: &str) -> Option<PathBuf> {
-    let path = decoded(target.split(['?', '#']).next()?.strip_prefix('/')?)?;
+fn local(folder: &Path, base: &str, target: &str) -> Option<PathBuf> {
+    let path = decoded(target.split(['?', '#']).next()?.strip_prefix(base)?)?;
     let mut found = folder.to_path_buf();
     for part in path.split('/').filter(|part| !part.is_empty()) {
         if part.starts_with('.') || part.contains(['\\', ':', '\0']) {
@@ -178,14 +178,24 @@ mod tests {
             ("/a%20b.js?x=1", "/site/a b.js"),
             ("//etc/passwd", "/site/etc/passwd"),
         ] {
-            assert_eq!(local(folder, target).as_deref(), Some(Path::new(expected)), "{target}");
+            assert_eq!(local(folder, "/", target).as_deref(), Some(Path::new(expected)), "{target}");
         }
         for target in ["/../x", "/a/../../x", "/%2e%2e/x", "/..%2fx", "/c:x", "/a\\b", "x", "/%zz", "/%"] {
-            assert_eq!(local(folder, target), None, "{target}");
+            assert_eq!(local(folder, "/", target), None, "{target}");
         }
     }
 
-    /// Asks the server for `target`; the whole answer.
+    #[test]
+    fn pages_lie_below_their_base() {
+        let folder = Path::new("/site");
+        assert_eq!(local(folder, "/some/", "/some/app/a.js").as_deref(), Some(Path::new("/site/app/a.js")));
+        assert_eq!(local(folder, "/some/", "/some/").as_deref(), Some(Path::new("/site/index.html")));
+        for target in ["/", "/some", "/app/a.js", "/something/a.js"] {
+            assert_eq!(local(folder, "/some/", target), None, "{target}");
+        }
+    }
+
+    /// What the server answers.
     fn ask(port: u16, request: &str) -> String {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
         write!(stream, "{request}\r\n\r\n").unwrap();
@@ -202,7 +212,7 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let site = folder.clone();
-        std::thread::spawn(move || listener.incoming().flatten().for_each(|s| answer(&site, s).unwrap()));
+        std::thread::spawn(move || listener.incoming().flatten().for_each(|s| answer(&site, "/", s).unwrap()));
 
         let whole = ask(port, "GET /a.js HTTP/1.1");
         assert!(whole.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/javascript"), "{whole}");

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: formatting, lints, the browser's target, and every test on two software drivers.
+//! `cargo xtask test`: formatting, lints, every test on two software drivers, and the page in a browser.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::install::{self, Installed};
 use crate::wasm::Toolchain;
-use crate::{Failure, browser, cargo, root};
+use crate::{Failure, browser, cargo, root, web};
 
 /// Integration tests that need no second driver: those without an adapter, what only wgpu's allocator decides, and the
 /// command line, whose kernels the others compare on both.
@@ -17,10 +17,21 @@ const ONCE: &[&str] = &["eight_bit_moments"];
 
 const SWIFTSHADER: &str = "/usr/lib/chromium/vk_swiftshader_icd.json";
 
+/// What came of a step.
 pub enum Outcome {
+    /// It ran, and all was well.
     Passed,
+    /// It ran; whoever failed has said why.
     Failed,
+    /// It could not run here: why, and what to do about it.
     Skipped(String),
+}
+
+impl Outcome {
+    /// What comes next, if this passed.
+    pub fn and(self, next: impl FnOnce() -> Outcome) -> Outcome {
+        if matches!(self, Outcome::Passed) { next() } else { self }
+    }
 }
 
 struct Summary(Vec<(String, Outcome, f64)>);
@@ -57,13 +68,21 @@ impl Summary {
 /// Runs everything and sums it up.
 pub fn run() -> Result<(), Failure> {
     let mut summary = Summary(Vec::new());
-    summary.step("formatting", || ran(at_root().args(["fmt", "--all", "--check"])));
+    summary.step("formatting", || {
+        ran(at_root().args(["fmt", "--all", "--check"])).and(|| ran(of_bindgen("fmt").arg("--check")))
+    });
     let strict = ["--lib", "--bins", "--examples", "--", "-D", "warnings"];
     summary.step("lints", || lint(&strict));
     // A test that unwraps is a test that fails.
     let in_tests = ["-A", "clippy::unwrap_used", "-A", "clippy::expect_used", "-A", "clippy::panic"];
     let tests: Vec<&str> = ["--tests", "--benches", "--", "-D", "warnings"].into_iter().chain(in_tests).collect();
     summary.step("lints of tests", || lint(&tests));
+    summary.step("lints of portray-bindgen", || {
+        ran(of_bindgen("clippy")
+            .args(["--release", "--quiet", "--locked", "--target-dir"])
+            .arg(web::bindgen_target())
+            .args(["--", "-D", "warnings"]))
+    });
     summary.step("library for the browser", wasm);
     let document = ["doc", "--release", "--no-deps", "--quiet"];
     summary.step("documentation", || ran(at_root().args(document).env("RUSTDOCFLAGS", "-D warnings")));
@@ -83,13 +102,22 @@ pub fn run() -> Result<(), Failure> {
     summary.print()
 }
 
-fn at_root() -> Command {
+/// cargo, in the repository.
+pub fn at_root() -> Command {
     let mut command = cargo();
     command.current_dir(root());
     command
 }
 
-fn ran(command: &mut Command) -> Outcome {
+/// `cargo SUBCOMMAND` for the package that is no member of the workspace.
+fn of_bindgen(subcommand: &str) -> Command {
+    let mut command = at_root();
+    command.args([subcommand, "--manifest-path", "xtask/bindgen/Cargo.toml"]);
+    command
+}
+
+/// Runs `command`, which says itself what is wrong.
+pub fn ran(command: &mut Command) -> Outcome {
     match command.status() {
         Ok(status) if status.success() => Outcome::Passed,
         Ok(_) => Outcome::Failed,

@@ -55,7 +55,7 @@ impl Toolchain {
         match self {
             Toolchain::Rustup => target_folder(),
             // Another compiler's results would only displace those of the first.
-            Toolchain::Debian { .. } => target_folder().join("web"),
+            Toolchain::Debian { .. } => target_folder().join("debian"),
         }
     }
 

@@ -50,8 +50,9 @@ pub fn build(toolchain: &Toolchain) -> Result<(), Failure> {
 fn remaps(toolchain: &Toolchain) -> Vec<(PathBuf, &'static str)> {
     let home = std::env::home_dir().unwrap_or_default();
     let cargo_home = std::env::var_os("CARGO_HOME").map_or_else(|| home.join(".cargo"), PathBuf::from);
-    // The last that fits wins: the cargo home may be inside of another.
-    vec![(root(), "portray"), (cargo_home, "cargo"), (toolchain.standard_library(), "std")]
+    // The last that fits wins: these may be inside of each other.
+    let target = toolchain.target_folder();
+    vec![(root(), "portray"), (target, "target"), (cargo_home, "cargo"), (toolchain.standard_library(), "std")]
 }
 
 fn remap(from: &Path, to: &str) -> OsString {
@@ -62,11 +63,16 @@ fn remap(from: &Path, to: &str) -> OsString {
     flag
 }
 
+/// Where `portray-bindgen` is built.
+pub fn bindgen_target() -> PathBuf {
+    target_folder().join("bindgen")
+}
+
 /// Runs `portray-bindgen`, which is a package of its own: its dependencies take a minute that nobody else should wait.
 fn bind(module: &Path, folder: &Path) -> Result<(), Failure> {
     let mut command = cargo();
     command.args(["run", "--quiet", "--release", "--locked", "--manifest-path"]);
-    command.arg(root().join("xtask/bindgen/Cargo.toml")).arg("--target-dir").arg(target_folder().join("bindgen"));
+    command.arg(root().join("xtask/bindgen/Cargo.toml")).arg("--target-dir").arg(bindgen_target());
     succeed(command.arg("--").args([module, folder]))
 }
 
