@@ -46,14 +46,26 @@ export function complain(box, error, way) {
   // A message that begins with a file's name keeps it as it is.
   const named = /^\S+\.\w+:/.test(text);
   const said = (named ? text : text.charAt(0).toUpperCase() + text.slice(1)) + (/[.!?)]$/.test(text) ? "" : ".");
-  const button = way && el("button", { type: "button", "data-testid": "error-way", onclick: () => { hush(box); way[1](); } }, way[0]);
-  box.replaceChildren(el("span", {}, said), ...(button ? [button] : []), iconButton("close", "Dismiss", () => hush(box)));
+  const before = document.activeElement;
+  // The button goes with the message: the focus goes back to where it was, or to the content.
+  const leave = () => {
+    hush(box);
+    before.focus({ preventScroll: true });
+    if (document.activeElement === document.body) $("main").focus({ preventScroll: true });
+  };
+  const button = way && el("button", { type: "button", "data-testid": "error-way", onclick: () => { leave(); way[1](); } }, way[0]);
+  box.replaceChildren(el("span", {}, said), ...(button ? [button] : []), iconButton("close", "Dismiss", leave));
   box.hidden = false;
 }
 
 export function hush(box) {
   box.hidden = true;
   box.replaceChildren();
+}
+
+/** Gives the focus to `to` where one of `gone` has it, which is about to be hidden: who works with keys keeps their place. */
+export function passFocus(to, ...gone) {
+  if (gone.includes(document.activeElement)) to.focus({ preventScroll: true });
 }
 
 /** For those who listen instead of looking. */
@@ -83,14 +95,14 @@ export function draw(canvas, image, least = 512) {
   context.drawImage(image, 0, 0, width, height);
 }
 
-/** Files dropped on `target` or chosen with `input` go to `take`. */
-export function dropZone(target, input, take) {
+/** Files dropped anywhere on `target` or chosen with `input` go to `take`; `mark` shows that they are welcome. */
+export function dropZone(target, input, take, mark = target) {
   input.addEventListener("change", () => {
     const files = [...input.files];
     input.value = "";
     if (files.length) take(files);
   });
-  overZone(target);
+  overZone(target, mark);
   target.addEventListener("dragover", (event) => event.preventDefault());
   target.addEventListener("drop", (event) => {
     event.preventDefault();
@@ -98,10 +110,10 @@ export function dropZone(target, input, take) {
   });
 }
 
-/** Marks `target` while files hang over it. */
-export function overZone(target) {
+/** Marks `mark` while files hang over `target`. */
+export function overZone(target, mark = target) {
   let depth = 0;
-  const show = () => target.classList.toggle("over", depth > 0);
+  const show = () => mark.classList.toggle("over", depth > 0);
   target.addEventListener("dragenter", () => { depth += 1; show(); });
   target.addEventListener("dragleave", () => { depth = Math.max(0, depth - 1); show(); });
   target.addEventListener("drop", () => { depth = 0; show(); });

@@ -1,5 +1,5 @@
 // Pictures: the form, and the picture as it forms.
-import { $, announce, complain, draw, el, hush, number, setBar } from "./dom.js";
+import { $, announce, complain, draw, el, hush, number, passFocus, setBar } from "./dom.js";
 import { startGallery } from "./gallery.js";
 import { startLoras } from "./loras.js";
 
@@ -11,6 +11,8 @@ export function startGenerate(app) {
   const gallery = startGallery(app, use);
   let job = null;
   let stopped = false;
+  /** Ends the waiting for a job that has not begun. */
+  let giveUp = () => {};
 
   app.changed.push(() => {
     $("generate").disabled = !app.model || job !== null;
@@ -37,10 +39,12 @@ export function startGenerate(app) {
     $("generate-form").requestSubmit();
   });
   $("stop").addEventListener("click", () => {
+    if (stopped) return;
     stopped = true;
-    $("stop").disabled = true;
+    $("stop").setAttribute("aria-disabled", "true");
     $("status").textContent = "Stopping…";
     job?.stop();
+    giveUp();
   });
 
   function asked() {
@@ -62,7 +66,7 @@ export function startGenerate(app) {
     try {
       for (const [part, job_] of parts.entries()) {
         job = app.engine.generate(job_);
-        for await (const said of job) {
+        for await (const said of begun(job)) {
           if (said.type === "picture") session.add(said, part);
           if (said.type === "warning") session.warn(said.text);
           tell(said, options.count, part, parts.length);
@@ -80,11 +84,28 @@ export function startGenerate(app) {
     }
   });
 
+  /** The events of `job`. A stop before the first one is not waited for: a training may hold the device for an hour. */
+  async function* begun(job) {
+    const events = job[Symbol.asyncIterator]();
+    const left = new Promise((resolve) => { giveUp = () => resolve({ done: true }); });
+    try {
+      for (let next = await Promise.race([events.next(), left]); !next.done; next = await events.next()) {
+        giveUp = () => {};
+        yield next.value;
+      }
+    } finally {
+      giveUp = () => {};
+      // Where nobody waits any more, it ends by itself when its turn comes.
+      events.return().catch(() => {});
+    }
+  }
+
   function busy(is, options) {
     $("generate").disabled = is || !app.model;
     $("generate").hidden = is;
+    passFocus($("generate"), $("stop"));
     $("stop").hidden = !is;
-    $("stop").disabled = false;
+    $("stop").removeAttribute("aria-disabled");
     $("live").hidden = !is;
     $("gallery-empty").hidden = is || gallery.size() > 0;
     if (!is) return;

@@ -68,7 +68,7 @@ export function startLoras(app) {
     show();
   };
 
-  dropZone($("lora-drop"), $("lora-file"), add);
+  dropZone($("panel-generate"), $("lora-file"), add, $("lora-drop"));
   app.changed.push(show);
   app.showLoras = show;
   return () => (app.engine?.loras() ?? []).map(({ name }) => ({ name, scale: scales.get(name) ?? 1 }));

@@ -1,5 +1,5 @@
 // The model: what is loaded, and how to load another.
-import { $, announce, complain, el, hush, overZone, setBar, size } from "./dom.js";
+import { $, announce, complain, el, hush, overZone, passFocus, setBar, size } from "./dom.js";
 
 const count = (n) => (n < 1e9 ? `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} million` : `${(n / 1e9).toFixed(2)} billion`);
 const bundled = (model) => model.name === "bundled";
@@ -45,6 +45,7 @@ export function startModel(app) {
         if (asked !== undefined) app.show("models");
       }
     }
+    passFocus($("model-folder"), $("model-cancel"));
     progress.hidden = true;
     $("dtype").value = dtype;
     if (!app.engine) return false;

@@ -49,7 +49,7 @@ export function startPhotos(app, changed) {
     changed();
   }
 
-  dropZone($("photo-drop"), $("photos"), add);
+  dropZone($("train-form"), $("photos"), add, $("photo-drop"));
   $("resolution").addEventListener("change", again);
   let side = null;
   app.changed.push(() => {

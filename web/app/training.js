@@ -1,5 +1,5 @@
 // A training as it goes: loss, samples, time left; and the LoRA in the end.
-import { $, announce, canvasOf, complain, duration, el, fresh, hush, marked, save, setBar } from "./dom.js";
+import { $, announce, canvasOf, complain, duration, el, fresh, hush, marked, passFocus, save, setBar } from "./dom.js";
 import { Plot } from "./plot.js";
 import { startRuns } from "./runs.js";
 
@@ -56,9 +56,10 @@ export function startTraining(app, changed) {
     $("training").hidden = !open;
     $("train-form").hidden = open;
     $("training-done").hidden = true;
-    Object.assign($("pause"), { textContent: "Pause", className: "quiet", disabled: false, hidden: !running });
+    if (!running) passFocus($(open ? "training-title" : "tab-train"), $("pause"), $("finish"), $("training-title"));
+    Object.assign($("pause"), { textContent: "Pause", className: "quiet", ariaDisabled: null, hidden: !running });
     $("pause").dataset.testid = "pause";
-    Object.assign($("finish"), { disabled: false, hidden: !running });
+    Object.assign($("finish"), { ariaDisabled: null, hidden: !running });
     $("again").hidden = running;
     changed();
     runs.show();
@@ -159,15 +160,19 @@ export function startTraining(app, changed) {
     $("training-done").hidden = false;
   }
 
+  // What was asked is asked once; a button that were disabled would lose the focus.
+  const asked = () => $("pause").ariaDisabled || $("finish").ariaDisabled;
   $("pause").addEventListener("click", () => {
+    if (asked()) return;
     if (job) {
-      $("pause").disabled = true;
+      $("pause").ariaDisabled = "true";
       $("pause").textContent = "Pausing…";
       job.pause();
     } else if (current && app.model) run_(app.engine.resume(current.id), current);
   });
   $("finish").addEventListener("click", () => {
-    $("finish").disabled = true;
+    if (asked()) return;
+    $("finish").ariaDisabled = "true";
     $("training-status").textContent = "Finishing…";
     job?.finish();
   });
