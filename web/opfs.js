@@ -181,6 +181,15 @@ class SyncAppender {
   }
 }
 
+/**
+ * Where nothing more fits, Chromium's streams end now and then with an AbortError instead of the reason. Nobody here
+ * aborts a stream that is written to.
+ */
+function unaborted(error) {
+  if (error?.name === "AbortError") throw new DOMException("the browser gave up writing", "QuotaExceededError");
+  throw error;
+}
+
 /** In pages, where a file is written beside and takes the other's place on closing. */
 class StreamAppender {
   constructor(handle, size) {
@@ -196,7 +205,7 @@ class StreamAppender {
       this.stream = await this.handle.createWritable({ keepExistingData: true });
       await this.stream.seek(this.size);
     }
-    await this.stream.write(bytes);
+    await this.stream.write(bytes).catch(unaborted);
     this.size += bytes.length;
   }
 
@@ -207,7 +216,7 @@ class StreamAppender {
 
   /** @param {number} size */
   async truncate(size) {
-    await this.stream?.abort();
+    await this.stream?.abort().catch(() => {});
     this.stream = await this.handle.createWritable({ keepExistingData: true });
     await this.stream.truncate(size);
     this.size = size;
@@ -217,7 +226,7 @@ class StreamAppender {
   async close() {
     const stream = this.stream;
     this.stream = null;
-    await stream?.close();
+    await stream?.close().catch(unaborted);
     this.kept = this.size;
   }
 }
