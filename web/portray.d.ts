@@ -26,6 +26,8 @@ export interface GenerateJob {
   init?: Blob; strength?: number;
   /** Events of what the picture will be after every step; default true. */
   previews?: boolean;
+  /** With `worker: false`: pictures also come as textures of `engine.device` (rgba8unorm); destroy them after use. */
+  texture?: boolean;
 }
 
 /** Names, defaults and meanings are those of `portray train`. */
@@ -46,7 +48,7 @@ type Common =
 
 export type GenerateEvent = Common
   | { type: "preview"; index: number; step: number; steps: number; image: ImageBitmap }
-  | { type: "picture"; index: number; seed: number; prompt: string; parameters: string; width: number; height: number; image: ImageBitmap; png: Blob }
+  | { type: "picture"; index: number; seed: number; prompt: string; parameters: string; width: number; height: number; image: ImageBitmap; png: Blob; texture?: GPUTexture }
   | { type: "done" };
 
 export type TrainEvent = Common

@@ -62,13 +62,24 @@ class Local {
   call(method, args, { event, progress } = {}) {
     const control = { asked: null };
     const abort = new AbortController();
-    const tell = (said) => event?.(said);
+    const textured = method === "generate" && args[0].texture;
+    const tell = (said) => event?.(textured && said.type === "picture" ? { ...said, texture: this.#texture(said.image) } : said);
     const extra = { load: [progress ?? (() => {}), abort.signal], generate: [tell, control], train: [tell, control], resume: [tell, control] };
     const run = async () => (method === "memory" ? this.memory() : this.realm[method](...args, ...(extra[method] ?? [])));
     const promise = run().catch((error) => {
       throw new PortrayError(error.kind ?? "usage", this.plainly(error.message));
     });
     return { promise, ask: (ask) => { control.asked = ask; abort.abort(); } };
+  }
+
+  /** The picture as a texture of the engine's device. */
+  #texture(image) {
+    const { device } = this.realm;
+    const usage = GPUTextureUsage.TEXTURE_BINDING | GPUTextureUsage.COPY_SRC | GPUTextureUsage.COPY_DST | GPUTextureUsage.RENDER_ATTACHMENT;
+    const size = [image.width, image.height];
+    const texture = device.createTexture({ label: "portray picture", size, format: "rgba8unorm", usage });
+    device.queue.copyExternalImageToTexture({ source: image }, { texture }, size);
+    return texture;
   }
 
   end() {

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
 
-import { gpuPage, realm } from "./harness.mjs";
+import { gpuPage, realm, setQuota } from "./harness.mjs";
 import { ROOT, median, portray, stopwatch } from "./native.mjs";
 
 /** A bare page with an engine of the bundled model as `engine`. */
@@ -184,14 +184,49 @@ test("fifty generations leave no buffers and no memory behind", async (t) => {
   assert.equal(counts.at(-1)[1], counts[9][1], "bytes of the WASM's memory");
 });
 
+test("a full storage ends a training with its LoRA at hand", async (t) => {
+  const page = await tab(t, { allow: [/quota/i] });
+  const running = page.evaluate(async (photos) => {
+    const blobs = photos.map((photo) => new Blob([Uint8Array.from(atob(photo), (c) => c.charCodeAt(0))]));
+    const images = blobs.map((blob, i) => ({ name: `${i}.png`, blob }));
+    const said = [];
+    for await (const event of engine.train({ images, prompt: "a sks dog", steps: 200, rank: 4, saveEvery: 3 })) {
+      globalThis.trained = event.type === "step" ? event.step : globalThis.trained;
+      if (["checkpoint", "storage", "done"].includes(event.type)) said.push({ type: event.type, message: event.message, bytes: event.file?.size });
+    }
+    return said;
+  }, await photos(1));
+  await page.waitForFunction(() => globalThis.trained >= 4);
+  await setQuota(page, 1);
+  const said = await running;
+  assert.equal(said[0].type, "checkpoint");
+  assert.deepEqual(said.slice(-2).map((event) => event.type), ["storage", "done"]);
+  assert.ok(said.at(-1).bytes > 100_000, `${said.at(-1).bytes} bytes`);
+});
+
 test("a device of the page's own", async (t) => {
   const page = await tab(t, { worker: false });
   const seen = await page.evaluate(async () => {
     const { Portray } = await import("/portray.js");
     const refused = await Portray.create({ device: engine.device }).catch((error) => [error.kind, error.message]);
-    return { device: engine.device instanceof GPUDevice, refused };
+    // A texture's pixels come back as the picture's own.
+    let same = null;
+    for await (const said of engine.generate({ prompt: "a cat", steps: 1, texture: true })) {
+      if (said.type !== "picture") continue;
+      const buffer = engine.device.createBuffer({ size: 64 * 64 * 4, usage: GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ });
+      const encoder = engine.device.createCommandEncoder();
+      encoder.copyTextureToBuffer({ texture: said.texture }, { buffer, bytesPerRow: 256 }, [64, 64]);
+      engine.device.queue.submit([encoder.finish()]);
+      await buffer.mapAsync(GPUMapMode.READ);
+      const canvas = new OffscreenCanvas(64, 64);
+      canvas.getContext("2d").drawImage(said.image, 0, 0);
+      const expected = canvas.getContext("2d").getImageData(0, 0, 64, 64).data;
+      same = new Uint8Array(buffer.getMappedRange()).every((value, i) => value === expected[i]);
+    }
+    return { device: engine.device instanceof GPUDevice, refused, same };
   });
   assert.equal(seen.device, true);
+  assert.equal(seen.same, true);
   assert.equal(seen.refused[0], "unsupported");
 });
 
