@@ -2,10 +2,11 @@
 
 use crate::base::DType;
 use crate::error::Result;
-use crate::gpu::{Gpu, Pool, Store, Variants};
+use crate::gpu::{Gpu, Pool, Store, StoredBuffer, Variants};
 use crate::graph::{Graph, Plan, PlanOptions, Session, Tensor};
 use crate::models::{TextEncoder, Vae};
 use crate::nn::{Param, Scope, Settings};
+use crate::ops::scale;
 
 use super::Model;
 
@@ -60,28 +61,40 @@ impl Model {
         Ok(Part { plan: planning.plan(&g)?, input, output, params: scope.params() })
     }
 
-    pub(crate) fn plan_vae_decode(&self, planning: Planning<'_>, n: usize, [w, h]: [usize; 2]) -> Result<Part> {
+    /// From latents as samplers leave them, where they are `scaled`, else as the decoder takes them.
+    pub(crate) fn plan_vae_decode(
+        &self,
+        planning: Planning<'_>,
+        n: usize,
+        [w, h]: [usize; 2],
+        scaled: bool,
+    ) -> Result<Part> {
         let scope = Scope::new("vae", Settings { dtype: self.vae_dtype(planning.caps), ..Settings::default() });
         let vae = Vae::decoder(&scope, self.vae.clone())?;
         let mut g = Graph::new();
         let factor = self.factor();
         let input = g.input("latent", [n, h / factor, w / factor, self.vae.latent_channels], DType::F32);
-        let output = vae.decode(&mut g, input)?;
+        let latent = if scaled { scale(&mut g, input, 1.0 / self.vae.scaling_factor)? } else { input };
+        let output = vae.decode(&mut g, latent)?;
         g.output(output);
         Ok(Part { plan: planning.plan(&g)?, input, output, params: scope.params() })
     }
 
-    /// Hidden states `[tokens, width]` of each of `prompts`; the encoder's weights are released again.
+    /// Hidden states of each of `prompts`; the encoder's weights are released again.
     pub(crate) async fn encode_prompts(
         &self,
         gpu: &Gpu,
         planning: Planning<'_>,
         pool: &mut Pool,
         prompts: &[Vec<u32>],
-    ) -> Result<Vec<Vec<f32>>> {
+    ) -> Result<Hidden> {
         let mut store = Store::new(gpu);
         let tokens = prompts.first().map_or(0, Vec::len);
-        let mut hidden = Vec::with_capacity(prompts.len());
+        let mut hidden = Hidden { store: Store::new(gpu), count: prompts.len() };
+        let bytes = DType::F32.bytes(tokens * self.text.hidden_size);
+        let keys: Vec<(String, u64)> = (0..prompts.len()).map(|i| (i.to_string(), bytes)).collect();
+        hidden.store.allocate("hidden states", &keys)?;
+        let mut done = 0;
         let mut sessions: Vec<(usize, Session, Ends)> = Vec::new();
         for chunk in prompts.chunks(PROMPTS) {
             if sessions.last().is_none_or(|(n, ..)| *n != chunk.len()) {
@@ -93,10 +106,41 @@ impl Model {
             let Some((_, session, at)) = sessions.last() else { continue };
             session.write_ids(at.input, &chunk.concat())?;
             session.run().await?;
-            let all = session.read(at.output).await?;
-            hidden.extend(all.chunks(all.len() / chunk.len()).map(<[f32]>::to_vec));
+            let mut row = session.place(at.output)?;
+            for _ in chunk {
+                gpu.copy(&row, hidden.store.entry(&done.to_string())?, bytes);
+                (row.offset, done) = (row.offset + bytes, done + 1);
+            }
         }
         Ok(hidden)
+    }
+}
+
+/// Hidden states `[tokens, width]` of some prompts, on the device.
+pub(crate) struct Hidden {
+    store: Store,
+    count: usize,
+}
+
+impl Hidden {
+    /// Writes those of prompts `which`, in this order, to `input` of `session`.
+    pub(crate) fn give(&self, gpu: &Gpu, which: &[usize], session: &Session, input: Tensor) -> Result<()> {
+        let mut to = session.place(input)?;
+        for i in which {
+            let from = self.store.entry(&i.to_string())?;
+            gpu.copy(from, &to, from.bytes);
+            to.offset += from.bytes;
+        }
+        Ok(())
+    }
+
+    /// All of them, on the host.
+    pub(crate) async fn read(&self) -> Result<Vec<Vec<f32>>> {
+        let mut all = Vec::with_capacity(self.count);
+        for i in 0..self.count {
+            all.push(bytemuck::pod_collect_to_vec(&self.store.read(&i.to_string()).await?));
+        }
+        Ok(all)
     }
 }
 
@@ -126,6 +170,22 @@ impl VaeSession {
     pub(crate) async fn run(&self, values: &[f32]) -> Result<Vec<f32>> {
         self.session.write(self.input, values)?;
         self.session.run().await?;
+        self.session.read(self.output).await
+    }
+
+    /// Runs it on what `from` holds.
+    pub(crate) async fn run_on(&self, from: &StoredBuffer) -> Result<()> {
+        self.session.gpu().copy(from, &self.session.place(self.input)?, from.bytes);
+        self.session.run().await
+    }
+
+    /// The memory of what it made.
+    pub(crate) fn made(&self) -> Result<StoredBuffer> {
+        self.session.place(self.output)
+    }
+
+    /// What it made, on the host.
+    pub(crate) async fn read(&self) -> Result<Vec<f32>> {
         self.session.read(self.output).await
     }
 }

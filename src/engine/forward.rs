@@ -99,7 +99,7 @@ impl Engine {
         let Some(tokens) = rows.first().map(Vec::len) else {
             return Err(Error::Usage("text needs --prompt or a file with input_ids".into()));
         };
-        let hidden = model.encode_prompts(&self.gpu, self.planning(), &mut Pool::default(), &rows).await?;
+        let hidden = model.encode_prompts(&self.gpu, self.planning(), &mut Pool::default(), &rows).await?.read().await?;
         let shape = vec![rows.len(), tokens, model.text.hidden_size];
         Ok(vec![("hidden".into(), shape, hidden.concat())])
     }
@@ -163,7 +163,7 @@ impl Engine {
     async fn forward_decode(&self, model: &Model, inputs: &SafeTensors) -> Result<Vec<Named>> {
         let ([n, _, h, w], latent) = picture(inputs, "latent", model.vae.latent_channels)?;
         let factor = model.factor();
-        let part = model.plan_vae_decode(self.planning(), n, [w * factor, h * factor])?;
+        let part = model.plan_vae_decode(self.planning(), n, [w * factor, h * factor], false)?;
         let vae = VaeSession::new(&self.gpu, model, &mut Pool::default(), part).await?;
         let (c, h, w) = (model.vae.out_channels, h * factor, w * factor);
         let values = layout::to_channels_first(&vae.run(&latent).await?, [n, c, h, w]);

@@ -9,7 +9,7 @@ use crate::gpu::{Pool, Store};
 use crate::io;
 use crate::job::{GenerateJob, PredictionArg, RngKind, SamplingOptions};
 
-use super::encode::{Planning, VaeSession, posterior};
+use super::encode::{Hidden, Planning, VaeSession, posterior};
 use super::plan::GeneratePlans;
 use super::sample::Sampling;
 use super::{Engine, Generated, Latents, Model};
@@ -80,15 +80,27 @@ pub(crate) fn interrupted(flow: Flow, what: &str) -> Result<()> {
 
 impl Engine {
     /// Makes the job's pictures; each goes to `listener` as it is done.
+    ///
+    /// # Errors
+    /// For options that make no sense, files that are not what they should be, what does not fit the adapter, and when the
+    /// listener stops the job.
     pub async fn generate(&self, job: &GenerateJob, listener: Listener<'_>) -> Result<Generated> {
+        let model = self.open(&job.model, &job.loras, listener).await?;
+        self.generate_with(&model, job, listener).await
+    }
+
+    /// The same with a model that is open already, whatever model and LoRAs the job names.
+    ///
+    /// # Errors
+    /// As [`Engine::generate`].
+    pub async fn generate_with(&self, model: &Model, job: &GenerateJob, listener: Listener<'_>) -> Result<Generated> {
         if job.prompts.is_empty() || job.count == 0 {
             return Err(Error::Usage("nothing to make: give a prompt and a --count of 1 or more".into()));
         }
-        let model = Model::open(&job.model, &job.loras, listener)?;
-        let model = self.settled(model, &job.model, listener).await?;
+        self.gpu.breathe().await;
         let init = job.init.as_ref().map(io::Picture::open).transpose()?;
         let strength = init.as_ref().map(|_| job.strength);
-        let recipe = Recipe::new(&model, &job.sampling, job.model.prediction, strength)?;
+        let recipe = Recipe::new(model, &job.sampling, job.model.prediction, strength)?;
         let [width, height] = model.size(job.sampling.width, job.sampling.height)?;
         let (kind, steps, guidance) = (recipe.trajectory.kind.name(), recipe.steps, recipe.guidance);
         listener(Event::Note(format!("{kind}, {steps} steps, guidance {guidance}, {width}x{height}")));
@@ -99,7 +111,7 @@ impl Engine {
         }
         interrupted(listener(Event::Phase("reading the prompts".into())), "")?;
         let planning = Planning { caps: self.gpu.caps(), variants: &self.variants };
-        let plans = GeneratePlans::new(job, &model, &recipe, planning, [width, height])?;
+        let plans = GeneratePlans::new(job, model, &recipe, planning, [width, height])?;
         let mut pool = Pool::default();
         pool.reserve(&self.gpu, &plans.pool())?;
         let GeneratePlans { encode, unet, params, sampling, decode, .. } = plans;
@@ -107,7 +119,7 @@ impl Engine {
 
         let start = match init.as_ref().zip(encode) {
             Some((picture, part)) => {
-                let vae = VaeSession::new(&self.gpu, &model, &mut pool, part).await?;
+                let vae = VaeSession::new(&self.gpu, model, &mut pool, part).await?;
                 let pixels = picture.prepare(width, height, io::Crop::CENTER, false)?;
                 Some(posterior(&vae.run(&pixels).await?, model.vae.latent_channels))
             }
@@ -118,28 +130,33 @@ impl Engine {
         let mut store = Store::new(&self.gpu);
         model.load(&mut store, "unet", &params).await?;
         let sampling = Sampling::new(&self.gpu, sampling, &unet, &mut pool, &mut store).await?;
-        let latents = self.sample_all(&model, job, &recipe, &sampling, &store, &hidden, start, listener).await?;
-        drop((sampling, store));
+        let (ends, steps) =
+            self.sample_all(model, job, &recipe, &sampling, &store, &hidden, start, listener).await?;
+        drop((sampling, store, hidden));
         interrupted(listener(Event::Phase("decoding".into())), "")?;
-        let vae = VaeSession::new(&self.gpu, &model, &mut pool, decode).await?;
-        let mut pictures = Vec::with_capacity(latents.len());
-        for (index, (last, _)) in latents.iter().enumerate() {
-            let scaled: Vec<f32> = last.iter().map(|x| x / model.vae.scaling_factor as f32).collect();
-            let pixels = io::Picture::from_unit(width, height, &vae.run(&scaled).await?)?;
+        let vae = VaeSession::new(&self.gpu, model, &mut pool, decode).await?;
+        let mut pictures = Vec::with_capacity(steps.len());
+        for index in 0..steps.len() {
+            vae.run_on(ends.entry(&index.to_string())?).await?;
+            let rgb = match &self.screen {
+                Some(screen) => {
+                    screen.show(&vae.made()?, [width, height]);
+                    Vec::new()
+                }
+                None => io::Picture::from_unit(width, height, &vae.read().await?)?.rgb,
+            };
             let prompt = &job.prompts[index / job.count];
             let seed = job.sampling.seed.wrapping_add((index % job.count) as u64);
-            let parameters = parameters(job, &model, &recipe, prompt, seed, [width, height]);
-            let picture = Picture { width, height, rgb: pixels.rgb, prompt: prompt.clone(), seed, index, parameters };
+            let parameters = parameters(job, model, &recipe, prompt, seed, [width, height]);
+            let picture = Picture { width, height, rgb, prompt: prompt.clone(), seed, index, parameters };
             interrupted(listener(Event::Picture(picture.clone())), "")?;
             pictures.push(picture);
         }
-        Ok(Generated {
-            pictures,
-            latents: job.keep_latents.then(|| gather(&model, &recipe, [width, height], &latents)),
-        })
+        let latents = if job.keep_latents { Some(gather(model, &recipe, [width, height], &steps)) } else { None };
+        Ok(Generated { pictures, latents })
     }
 
-    /// Latents of every picture (NHWC), each with those after every step where the job keeps them.
+    /// The last latent of every picture (NHWC) by its number, and those after every step where the job keeps them.
     #[allow(clippy::too_many_arguments, reason = "the middle of one job, apart for its length")]
     async fn sample_all(
         &self,
@@ -148,19 +165,22 @@ impl Engine {
         recipe: &Recipe,
         sampling: &Sampling,
         store: &Store,
-        hidden: &[Vec<f32>],
+        hidden: &Hidden,
         start: Option<(Vec<f32>, Vec<f32>)>,
         listener: Listener<'_>,
-    ) -> Result<Vec<(Vec<f32>, Vec<Vec<f32>>)>> {
+    ) -> Result<(Store, Vec<Vec<Vec<f32>>>)> {
         interrupted(listener(Event::Phase("sampling".into())), "")?;
         let pictures = job.prompts.len() * job.count;
         let total = pictures * recipe.trajectory.steps.len();
         let mut results = Vec::with_capacity(pictures);
+        let mut ends = Store::new(&self.gpu);
+        let state = sampling.latent()?;
+        let keys: Vec<(String, u64)> = (0..pictures).map(|i| (i.to_string(), state.bytes)).collect();
+        ends.allocate("latents", &keys)?;
+        let read = job.keep_latents || (job.previews && self.screen.is_none());
         for index in 0..pictures {
             if index % job.count == 0 {
-                let prompt = &hidden[1 + index / job.count];
-                let both = [hidden[0].as_slice(), prompt].concat();
-                sampling.set_prompt(if recipe.guided() { &both } else { prompt }).await?;
+                sampling.set_prompt(hidden, [0, 1 + index / job.count]).await?;
             }
             let mut rng = noise_rng(job.sampling.rng, job.sampling.seed.wrapping_add((index % job.count) as u64));
             // diffusers draws the posterior's sample before the start noise, from the same generator.
@@ -173,11 +193,20 @@ impl Engine {
             let done = index * recipe.trajectory.steps.len();
             let trajectory = &recipe.trajectory.steps;
             let mut on_step = |i: usize, latent: Option<Vec<f32>>| {
-                if let Some(latent) = latent.as_ref().filter(|_| job.previews) {
+                if job.previews {
                     // The next step's scale brings what it starts from to about unit variance.
                     let scale = trajectory.get(i + 1).map_or(1.0, |next| next.input_scale);
-                    let rgb = model.vae.preview(&latent.iter().map(|x| x * scale).collect::<Vec<f32>>());
                     let [height, width] = sampling.latent_size();
+                    let rgb = match (&self.screen, &latent) {
+                        (Some(screen), _) => {
+                            screen.preview(&state, &model.vae.colours(scale), [width, height]);
+                            Vec::new()
+                        }
+                        (None, Some(latent)) => {
+                            model.vae.preview(&latent.iter().map(|x| x * scale).collect::<Vec<f32>>())
+                        }
+                        (None, None) => Vec::new(),
+                    };
                     let steps = trajectory.len();
                     let preview = Event::Preview { index, step: i + 1, steps, width, height, rgb };
                     interrupted(listener(preview), "")?;
@@ -185,20 +214,14 @@ impl Engine {
                 steps.extend(latent.filter(|_| job.keep_latents));
                 interrupted(listener(Event::Progress { unit: "step", done: done + i + 1, total }), "")
             };
-            let last = sampling
-                .run(
-                    store,
-                    &recipe.trajectory,
-                    recipe.guidance,
-                    latent.as_deref(),
-                    &mut rng,
-                    job.keep_latents || job.previews,
-                    &mut on_step,
-                )
+            let latent = latent.as_deref();
+            sampling
+                .run(store, &recipe.trajectory, recipe.guidance, latent, &mut rng, read, &mut on_step)
                 .await?;
-            results.push((last, steps));
+            self.gpu.copy(&state, ends.entry(&index.to_string())?, state.bytes);
+            results.push(steps);
         }
-        Ok(results)
+        Ok((ends, results))
     }
 }
 
@@ -227,14 +250,15 @@ fn parameters(
     .to_string()
 }
 
-fn gather(model: &Model, recipe: &Recipe, [w, h]: [usize; 2], latents: &[(Vec<f32>, Vec<Vec<f32>>)]) -> Latents {
+/// What a job keeps: the latents of every picture after each of its steps.
+fn gather(model: &Model, recipe: &Recipe, [w, h]: [usize; 2], latents: &[Vec<Vec<f32>>]) -> Latents {
     let (c, h, w) = (model.unet.in_channels, h / model.factor(), w / model.factor());
     let first = |values: &[f32]| layout::to_channels_first(values, [1, c, h, w]);
     let steps = recipe.trajectory.steps.len();
     Latents {
         shape: vec![latents.len(), c, h, w],
-        last: latents.iter().flat_map(|(last, _)| first(last)).collect(),
-        steps: (0..steps).map(|s| latents.iter().flat_map(|(_, steps)| first(&steps[s])).collect()).collect(),
+        last: latents.iter().flat_map(|steps| steps.last().map(|last| first(last)).unwrap_or_default()).collect(),
+        steps: (0..steps).map(|s| latents.iter().flat_map(|steps| first(&steps[s])).collect()).collect(),
         timesteps: recipe.trajectory.timesteps.clone(),
     }
 }

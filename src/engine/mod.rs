@@ -11,6 +11,7 @@ mod plan;
 mod preview;
 mod probe;
 mod sample;
+mod screen;
 mod self_test;
 mod train;
 mod train_data;
@@ -18,6 +19,7 @@ mod train_files;
 mod train_job;
 mod training_set;
 mod variants;
+mod work;
 
 pub use bench::BenchRow;
 pub use class_pictures::{cache_folder, class_folder};
@@ -26,10 +28,30 @@ pub use model::{Model, open_checkpoint};
 pub use plan::{PlanReport, plan_generate, plan_train};
 pub use self_test::Stopwatch;
 pub use train::Trained;
+pub use work::Work;
 
 use crate::error::Result;
 use crate::event::Picture;
 use crate::gpu::{DeviceOptions, Gpu, Variants};
+use std::sync::Arc;
+
+use screen::Screen;
+
+/// The features of `adapter` that a device for the engine profits from; none is needed.
+pub fn required_features(adapter: &wgpu::Adapter) -> wgpu::Features {
+    adapter.features() & crate::gpu::USED_FEATURES
+}
+
+/// The limits that a device for the engine profits from: WebGPU's defaults, with bindings and buffers as large as
+/// `adapter` has them. A host that needs more asks for `mine.or_better_values_from(&required_limits(&adapter))`.
+pub fn required_limits(adapter: &wgpu::Adapter) -> wgpu::Limits {
+    let most = adapter.limits();
+    wgpu::Limits {
+        max_storage_buffer_binding_size: most.max_storage_buffer_binding_size,
+        max_buffer_size: most.max_buffer_size,
+        ..wgpu::Limits::default()
+    }
+}
 
 /// How to open an engine.
 #[derive(Clone, Debug, Default)]
@@ -43,16 +65,20 @@ pub struct EngineOptions {
     pub variants: Option<std::path::PathBuf>,
 }
 
-/// Generates and trains on one device. Holds nothing of a job between calls.
+/// Generates and trains on one device. Holds nothing of a job between calls but the kernels that it compiled. Cheap to
+/// clone: clones share the device and the kernels.
+#[derive(Clone)]
 pub struct Engine {
     pub(crate) gpu: Gpu,
     pub(crate) variants: Variants,
+    /// Where the pictures of a job stay on the device.
+    screen: Option<Arc<Screen>>,
 }
 
 /// What [`Engine::generate`] made.
 #[derive(Clone, Debug)]
 pub struct Generated {
-    /// The pictures, prompt by prompt.
+    /// The pictures, prompt by prompt; without pixels where they stay on the device as textures.
     pub pictures: Vec<Picture>,
     /// Latents, where the job keeps them.
     pub latents: Option<Latents>,
@@ -80,12 +106,33 @@ impl Engine {
             Some(folder) => variants::remembered(&gpu, folder).await?,
             None => Variants::default(),
         };
-        Ok(Engine { gpu, variants })
+        Ok(Engine { gpu, variants, screen: None })
     }
 
-    /// Uses the device of a host application; results stay on it until they are read.
-    pub fn from_device(info: wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue) -> Engine {
-        Engine { gpu: Gpu::from_device(info, device, queue), variants: Variants::default() }
+    /// Uses the device of a host application, made with [`required_features`] and [`required_limits`] or with less: it
+    /// works with WebGPU's default limits and no features too.
+    ///
+    /// [`Engine::start_generate`] and [`Engine::start_train`] give jobs that the host advances within its own frames;
+    /// they neither block nor poll. [`Engine::generate`] and [`Engine::train`] are for a thread that may block: they poll
+    /// the device while they wait. The host's callbacks for errors and for the device's loss are left alone; of the loss,
+    /// tell the engine with [`Engine::device_lost`].
+    ///
+    /// Of `options`, the adapter is the host's, and variants are not measured but taken where they are remembered.
+    pub fn from_device(
+        info: wgpu::AdapterInfo,
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        options: &EngineOptions,
+    ) -> Engine {
+        let gpu = Gpu::from_device(info, device, queue, options.bounds_checks);
+        let variants = options.variants.as_ref().and_then(|folder| variants::known(&gpu, folder)).unwrap_or_default();
+        Engine { gpu, variants, screen: None }
+    }
+
+    /// Ends every job of this engine and its clones with an error at its next step: the device is gone. For a host's own
+    /// [`set_device_lost_callback`](wgpu::Device::set_device_lost_callback), of which a device has one.
+    pub fn device_lost(&self, why: &str) {
+        self.gpu.lose(why);
     }
 
     /// The variants of kernels that run.

@@ -100,7 +100,7 @@ impl GeneratePlans {
         let unet = UNet::new(&scope, model.unet.clone())?;
         let extent = Extent::new(model, [width, height], recipe.guided(), recipe.trajectory.slots);
         let sampling = SamplingPlan::new(planning, &unet, Mode::Inference, extent)?;
-        let decode = model.plan_vae_decode(planning, 1, [width, height])?;
+        let decode = model.plan_vae_decode(planning, 1, [width, height], true)?;
         Ok(GeneratePlans { text, encode, unet, params: scope.params(), sampling, decode })
     }
 

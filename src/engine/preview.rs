@@ -9,7 +9,7 @@ use crate::job::{Method, TrainJob};
 use crate::models::UNet;
 use crate::nn::{Mode, Scope, Settings};
 
-use super::encode::{Part, Planning, VaeSession};
+use super::encode::{Hidden, Part, Planning, VaeSession};
 use super::generate::{Recipe, noise_rng};
 use super::sample::{Extent, Sampling, SamplingPlan};
 use super::{Engine, Model};
@@ -18,7 +18,8 @@ use super::{Engine, Model};
 pub(super) struct Preview {
     sampling: Sampling,
     recipe: Recipe,
-    hidden: Vec<Vec<f32>>,
+    /// Hidden states, of which the empty prompt's and the sample prompts' begin at a number.
+    hidden: (Hidden, usize),
     size: [usize; 2],
 }
 
@@ -45,7 +46,7 @@ impl Model {
         planning: Planning<'_>,
         size: [usize; 2],
     ) -> Result<(SamplingPlan, Part)> {
-        Ok((self.preview_sampling(job, planning, size)?.2, self.plan_vae_decode(planning, 1, size)?))
+        Ok((self.preview_sampling(job, planning, size)?.2, self.plan_vae_decode(planning, 1, size, true)?))
     }
 }
 
@@ -57,7 +58,7 @@ impl Engine {
         planning: Planning<'_>,
         pool: &mut Pool,
         store: &mut Store,
-        hidden: Vec<Vec<f32>>,
+        hidden: (Hidden, usize),
     ) -> Result<Preview> {
         let side = job.side(model)?;
         let (recipe, unet, plan) = model.preview_sampling(job, planning, [side, side])?;
@@ -75,22 +76,19 @@ impl Engine {
         listener: Listener<'_>,
     ) -> Result<Flow> {
         let planning = Planning { caps: self.gpu.caps(), variants: &self.variants };
-        let part = model.plan_vae_decode(planning, 1, preview.size)?;
+        let part = model.plan_vae_decode(planning, 1, preview.size, true)?;
         let vae = VaeSession::new(&self.gpu, model, &mut Pool::default(), part).await?;
         let mut flow = Flow::Continue;
         for (index, prompt) in job.sample_prompts.iter().enumerate() {
-            let (without, with) = (&preview.hidden[0], &preview.hidden[index + 1]);
-            let both = [without.as_slice(), with].concat();
-            preview.sampling.set_prompt(if preview.recipe.guided() { &both } else { with }).await?;
+            let (hidden, first) = &preview.hidden;
+            preview.sampling.set_prompt(hidden, [*first, first + 1 + index]).await?;
             let mut rng = noise_rng(Default::default(), job.seed);
             let recipe = &preview.recipe;
-            let last = preview
-                .sampling
-                .run(store, &recipe.trajectory, recipe.guidance, None, &mut rng, false, &mut |_, _| Ok(()))
-                .await?;
-            let scaled: Vec<f32> = last.iter().map(|x| x / model.vae.scaling_factor as f32).collect();
+            let sampling = &preview.sampling;
+            sampling.run(store, &recipe.trajectory, recipe.guidance, None, &mut rng, false, &mut |_, _| Ok(())).await?;
+            vae.run_on(&sampling.latent()?).await?;
             let [width, height] = preview.size;
-            let pixels = io::Picture::from_unit(width, height, &vae.run(&scaled).await?)?;
+            let pixels = io::Picture::from_unit(width, height, &vae.read().await?)?;
             let parameters = format!("{prompt}\nStep: {step}, Seed: {}", job.seed);
             let picture =
                 Picture { width, height, rgb: pixels.rgb, prompt: prompt.clone(), seed: job.seed, index, parameters };

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::event::{Event, Listener};
 use crate::gpu::{Pool, Store};
 use crate::graph::{Graph, Session};
-use crate::job::ModelOptions;
+use crate::job::{LoraArg, ModelOptions};
 use crate::models::{Context, UNet};
 use crate::nn::{Scope, Settings};
 
@@ -22,13 +22,13 @@ const TIMESTEP: f32 = 999.0;
 const VELOCITY: f32 = -1.0;
 
 impl Engine {
-    /// `model`, its prediction type settled: by `options`, by the file, or by a probe.
-    pub(super) async fn settled(
-        &self,
-        mut model: Model,
-        options: &ModelOptions,
-        listener: Listener<'_>,
-    ) -> Result<Model> {
+    /// Opens what `options` name and every LoRA, and settles what the network predicts: by `options`, by the file, or by
+    /// a probe. The weights stay where they are until a job loads them.
+    ///
+    /// # Errors
+    /// For files that are not what they should be, and LoRAs of which no layer matches.
+    pub async fn open(&self, options: &ModelOptions, loras: &[LoraArg], listener: Listener<'_>) -> Result<Model> {
+        let mut model = Model::open(options, loras, listener)?;
         if model.checkpoint.prediction_known() || options.prediction.is_some() {
             return Ok(model);
         }

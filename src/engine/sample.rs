@@ -4,14 +4,14 @@ use crate::base::rng::NoiseRng;
 use crate::base::{DType, layout};
 use crate::diffusion::Trajectory;
 use crate::error::Result;
-use crate::gpu::{Gpu, Pool, Store};
+use crate::gpu::{Gpu, Pool, Store, StoredBuffer};
 use crate::graph::{Graph, Plan, Session, Tensor};
 use crate::models::{Context, UNet};
 use crate::nn::Mode;
 use crate::ops::{sampler_step, scale_input};
 
 use super::Model;
-use super::encode::Planning;
+use super::encode::{Hidden, Planning};
 
 /// Size of what is sampled.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -158,15 +158,25 @@ impl Sampling {
         Ok(Sampling { extent, step, context, inputs: plan.inputs })
     }
 
-    /// Sets the prompt: hidden states `[passes, tokens, width]`, the unconditional ones first.
-    pub(crate) async fn set_prompt(&self, hidden: &[f32]) -> Result<()> {
+    /// Sets the prompt: numbers of those in `hidden`, the unconditional one first where there are passes for both.
+    pub(crate) async fn set_prompt(&self, hidden: &Hidden, [without, with]: [usize; 2]) -> Result<()> {
+        let which = if self.extent.guided { &[without, with][..] } else { &[with] };
+        let session = self.context.as_ref().unwrap_or(&self.step);
+        hidden.give(session.gpu(), which, session, self.inputs.hidden)?;
         match &self.context {
-            Some(session) => {
-                session.write(self.inputs.hidden, hidden)?;
-                session.run().await
-            }
-            None => self.step.write(self.inputs.hidden, hidden),
+            Some(session) => session.run().await,
+            None => Ok(()),
         }
+    }
+
+    /// The memory of the latent, NHWC.
+    pub(crate) fn latent(&self) -> Result<StoredBuffer> {
+        self.step.place(self.inputs.state)
+    }
+
+    /// The latent, on the host.
+    pub(crate) async fn read(&self) -> Result<Vec<f32>> {
+        self.step.read(self.inputs.state).await
     }
 
     /// Height and width of the latent.
@@ -180,8 +190,8 @@ impl Sampling {
         layout::to_channels_last(&rng.randn(self.extent.elements()), [1, self.extent.channels, h, w])
     }
 
-    /// Runs `trajectory` from `latent` (NHWC; for image to image) and fresh noise; returns the last latent, NHWC.
-    /// `watch` asks for the latent after every step.
+    /// Runs `trajectory` from `latent` (NHWC; for image to image) and fresh noise. `watch` asks for the latent after every
+    /// step.
     #[allow(clippy::too_many_arguments, reason = "a private call with one caller a kind of job")]
     pub(crate) async fn run(
         &self,
@@ -192,7 +202,7 @@ impl Sampling {
         rng: &mut NoiseRng,
         watch: bool,
         on_step: OnStep<'_>,
-    ) -> Result<Vec<f32>> {
+    ) -> Result<()> {
         let mut first: Vec<f32> = self.draw(rng).iter().map(|x| x * trajectory.init_scale).collect();
         if let Some(latent) = latent {
             first.iter_mut().zip(latent).for_each(|(x, l)| *x += trajectory.image_scale * l);
@@ -213,9 +223,9 @@ impl Sampling {
                 self.step.write(at.noise, &vec![0.0; first.len()])?;
             }
             self.step.run().await?;
-            let seen = if watch { Some(self.step.read(at.state).await?) } else { None };
+            let seen = if watch { Some(self.read().await?) } else { None };
             on_step(i, seen)?;
         }
-        self.step.read(at.state).await
+        Ok(())
     }
 }

@@ -17,7 +17,7 @@ use super::encode::Planning;
 use super::generate::interrupted;
 use super::plan::TrainPlans;
 use super::train_data::Batches;
-use super::{Engine, Model};
+use super::Engine;
 
 /// What [`Engine::train`] left behind.
 #[derive(Clone, Debug)]
@@ -62,10 +62,14 @@ pub(crate) fn plan_training(job: &TrainJob, mut setup: Setup, planning: Planning
 
 impl Engine {
     /// Trains; writes `job.out`. Stopped by the listener, it saves a checkpoint and says so.
+    ///
+    /// # Errors
+    /// For options that make no sense, files that are not what they should be or cannot be written, what does not fit the
+    /// adapter, and when the listener stops the job.
     pub async fn train(&self, job: &TrainJob, listener: Listener<'_>) -> Result<Trained> {
         job.check()?;
-        let model = Model::open(&job.model, &[], listener)?;
-        let model = self.settled(model, &job.model, listener).await?;
+        let model = self.open(&job.model, &[], listener).await?;
+        self.gpu.breathe().await;
         let schedule = NoiseSchedule::new(&model.schedule);
         let folder = state_folder(&job.out);
         let options = job.deciding()?;
@@ -135,10 +139,8 @@ impl Engine {
             listener(Event::Note(format!("resuming at step {first}")));
         }
         let mut preview = match run.samples_hidden.take() {
-            Some(hidden) if !hidden.is_empty() => {
-                Some(self.preview(job, &model, planning, &mut pool, &mut store, hidden).await?)
-            }
-            _ => None,
+            Some(hidden) => Some(self.preview(job, &model, planning, &mut pool, &mut store, hidden).await?),
+            None => None,
         };
         interrupted(listener(Event::Phase("training".into())), "")?;
         let mut last = first;

@@ -12,7 +12,7 @@ use crate::job::{Crop, ModelOptions, TrainJob};
 use crate::train::dataset::{Drawing, micro_batch};
 use crate::train::{Cached, Conditioning, Dataset, MicroBatch, Replay};
 
-use super::encode::{Part, Planning, VaeSession, posterior};
+use super::encode::{Hidden, Part, Planning, VaeSession, posterior};
 use super::generate::interrupted;
 use super::training_set::TrainingSet;
 use super::{Engine, Model};
@@ -26,8 +26,8 @@ pub(super) struct Run {
     pub latent: [usize; 3],
     pub tokens: usize,
     pub conditioning: Conditioning,
-    /// Hidden states of the empty prompt and of each sample prompt.
-    pub samples_hidden: Option<Vec<Vec<f32>>>,
+    /// Hidden states of all prompts, of which those of the empty prompt and of each sample prompt begin at this number.
+    pub samples_hidden: Option<(Hidden, usize)>,
 }
 
 /// Where the batches come from.
@@ -143,7 +143,7 @@ impl Engine {
         let hidden = model.encode_prompts(&self.gpu, planning, pool, &texts).await?;
         let conditioning = match job.text_encoder {
             true => Conditioning::Ids(texts[..conditioned].concat(), tokens),
-            false => Conditioning::Context(hidden[..conditioned].concat(), tokens),
+            false => Conditioning::Context(hidden.read().await?[..conditioned].concat(), tokens),
         };
 
         interrupted(listener(Event::Phase("encoding the pictures".into())), "")?;
@@ -177,8 +177,7 @@ impl Engine {
         let data = Dataset::new(instances, classes, drawing)?;
         let [width, height] = set.sizes[0];
         let latent = [height / factor, width / factor, model.vae.latent_channels];
-        let samples_hidden =
-            Some(if job.sample_prompts.is_empty() { Vec::new() } else { hidden[conditioned..].to_vec() });
+        let samples_hidden = (!job.sample_prompts.is_empty()).then_some((hidden, conditioned));
         Ok(Run {
             samples: data.samples(),
             latent,

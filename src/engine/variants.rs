@@ -23,17 +23,21 @@ const GAIN: f64 = 0.05;
 /// # Errors
 /// When the adapter fails.
 pub(super) async fn remembered(gpu: &Gpu, folder: &Path) -> Result<Variants> {
-    let path = file(gpu, folder);
-    if let Some(found) = read(&path, gpu) {
+    if let Some(found) = known(gpu, folder) {
         return Ok(found);
     }
     let measured = measure(gpu).await?;
     if let Ok(json) = serde_json::to_vec_pretty(&measured)
-        && let Err(e) = io::write_atomic(&path, |out| out.write_all(&json))
+        && let Err(e) = io::write_atomic(file(gpu, folder), |out| out.write_all(&json))
     {
         log::info!("the choice of kernels is not kept: {e}");
     }
     Ok(measured)
+}
+
+/// The variants for `gpu` that `folder` remembers, if it does.
+pub(super) fn known(gpu: &Gpu, folder: &Path) -> Option<Variants> {
+    read(&file(gpu, folder), gpu)
 }
 
 /// One file for each adapter, driver and version of this program.

@@ -69,7 +69,7 @@ pub(crate) fn storage_buffer(gpu: &Gpu, label: &str, size: u64) -> Buffer {
     gpu.buffer(label, size, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC)
 }
 
-/// A range of a buffer that holds a stored tensor.
+/// A range of a buffer that holds a tensor.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredBuffer {
     pub(crate) buffer: Buffer,
@@ -208,6 +208,7 @@ impl Store {
 
     /// Waits until what was written has arrived, where that is [`STAGING_BYTES`] or more: wgpu holds it until then.
     pub async fn settle(&self) -> Result<()> {
+        self.gpu.breathe().await;
         if self.staged.load(Relaxed) >= STAGING_BYTES {
             self.staged.store(0, Relaxed);
             self.gpu.queue.submit([]);
@@ -224,6 +225,13 @@ impl Store {
 }
 
 impl Gpu {
+    /// Copies `bytes` from one tensor to another, on the device. Both lie in different buffers.
+    pub(crate) fn copy(&self, from: &StoredBuffer, to: &StoredBuffer, bytes: u64) {
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&from.buffer, from.offset, &to.buffer, to.offset, bytes);
+        self.queue.submit([encoder.finish()]);
+    }
+
     /// A buffer of at least `size` bytes that can be copied to and used as `usage` says.
     pub(crate) fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> Buffer {
         let size = size.max(16).next_multiple_of(4);
@@ -235,6 +243,7 @@ impl Gpu {
 
     /// Copies a range of `buffer` to the host.
     pub(crate) async fn read(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u8>> {
+        self.count_readback();
         let staging = self.buffer("readback", bytes, wgpu::BufferUsages::MAP_READ);
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, bytes.next_multiple_of(4));

@@ -1,9 +1,11 @@
 //! Adapters, the device, and the cache of compiled kernels.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Access, AdapterClass, Caps};
+use super::turn::Turn;
+use super::{Access, AdapterClass, Caps, Kernel};
 use crate::error::{Error, Result};
 
 /// Which adapter to use, and how.
@@ -49,8 +51,9 @@ pub struct Gpu {
     info: wgpu::AdapterInfo,
     caps: Caps,
     bounds_checks: bool,
-    /// Waiting blocks the thread, which is ours; else the device is polled by whoever drives the job.
-    pub(super) blocks: bool,
+    /// Where a host application drives the job: what it allows. It polls the device too; else waiting blocks the thread,
+    /// which is ours.
+    pub(super) turn: Option<Turn>,
     shared: Arc<Shared>,
 }
 
@@ -58,9 +61,16 @@ pub struct Gpu {
 struct Shared {
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
     fault: Mutex<Option<String>>,
+    /// Why the device is gone.
+    lost: Mutex<Option<String>>,
+    /// Copies to the host so far.
+    readbacks: AtomicU64,
     /// Seconds that a unit of dispatch cost took lately, for sizing submits.
     pace: Mutex<Option<f64>>,
 }
+
+/// What kernels use where a device has it.
+pub(crate) const USED_FEATURES: wgpu::Features = wgpu::Features::SUBGROUP;
 
 fn instance() -> wgpu::Instance {
     wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env())
@@ -138,33 +148,64 @@ impl Gpu {
         let info = adapter.get_info();
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("portray"),
-            required_features: adapter.features() & wgpu::Features::SUBGROUP,
+            required_features: adapter.features() & USED_FEATURES,
             required_limits: adapter.limits(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         };
         let (device, queue) =
             (adapter.request_device(&descriptor).await).map_err(|e| Error::Device(format!("{}: {e}", info.name)))?;
-        let mut gpu = Gpu::from_device(info, device, queue);
-        gpu.bounds_checks = options.bounds_checks;
-        gpu.blocks = cfg!(not(target_arch = "wasm32"));
-        let shared = gpu.shared.clone();
+        let gpu = Gpu::from_device(info, device, queue, options.bounds_checks);
+        let (shared, lost) = (gpu.shared.clone(), gpu.shared.clone());
         // wgpu's default handler panics; an error here becomes an error of the run.
         gpu.device.on_uncaptured_error(Arc::new(move |e| shared.fail(e.to_string())));
+        gpu.device.set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                lost.lose(message);
+            }
+        });
         Ok(gpu)
     }
 
-    /// Uses a host application's device.
-    pub fn from_device(info: wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue) -> Gpu {
+    /// Uses a host application's device, and leaves its callbacks alone.
+    pub fn from_device(
+        info: wgpu::AdapterInfo,
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        bounds_checks: bool,
+    ) -> Gpu {
         let caps = caps_of(&info, &device.limits(), device.features());
-        let shared = Arc::new(Shared::default());
-        let lost = shared.clone();
-        device.set_device_lost_callback(move |reason, message| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                lost.fail(format!("the device was lost: {message}"));
-            }
-        });
-        Gpu { device, queue, info, caps, bounds_checks: false, blocks: true, shared }
+        Gpu { device, queue, info, caps, bounds_checks, turn: None, shared: Arc::default() }
+    }
+
+    /// The same device for a job that a host drives: it takes what `turn` allows, and never polls or blocks.
+    pub(crate) fn driven(&self, turn: Turn) -> Gpu {
+        Gpu { turn: Some(turn), ..self.clone() }
+    }
+
+    /// Makes every job on the device end with an error: it is lost.
+    pub(crate) fn lose(&self, why: &str) {
+        self.shared.lose(why.to_owned());
+    }
+
+    /// Scopes that keep errors of the next calls from the host's own handler.
+    pub(crate) fn watch_errors(&self) -> [wgpu::ErrorScopeGuard; 3] {
+        use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
+        [Validation, OutOfMemory, Internal].map(|filter| self.device.push_error_scope(filter))
+    }
+
+    /// An error that wgpu reported.
+    pub(crate) fn error(&self, message: &str) -> Error {
+        Error::Device(format!("{}: {}", self.info.name, first_lines(message)))
+    }
+
+    /// How often something was copied from the adapter to the host.
+    pub fn readbacks(&self) -> u64 {
+        self.shared.readbacks.load(Relaxed)
+    }
+
+    pub(super) fn count_readback(&self) {
+        self.shared.readbacks.fetch_add(1, Relaxed);
     }
 
     /// Limits and kernel family.
@@ -208,10 +249,13 @@ impl Gpu {
             .map_or(wasm_bindgen::JsValue::NULL, |device| wasm_bindgen::JsValue::from(device.clone()))
     }
 
-    /// The first error that wgpu reported since the last call.
+    /// The first error that wgpu reported since the last call; a lost device's is reported for ever.
     pub fn check(&self) -> Result<()> {
+        if let Some(why) = self.shared.lost.lock().unwrap_or_else(PoisonError::into_inner).as_deref() {
+            return Err(Error::Device(format!("{}: the device was lost: {why}", self.info.name)));
+        }
         match self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(message) => Err(Error::Device(format!("{}: {}", self.info.name, first_lines(&message)))),
+            Some(message) => Err(self.error(&message)),
             None => Ok(()),
         }
     }
@@ -224,26 +268,34 @@ impl Gpu {
         *self.shared.pace.lock().unwrap_or_else(PoisonError::into_inner) = Some(pace);
     }
 
-    /// Compiles kernels that are not compiled yet: `(WGSL text, label, binding access)` each.
-    pub(crate) fn compile(&self, kernels: &[(String, &'static str, Vec<Access>)]) -> Result<Vec<Arc<Pipeline>>> {
+    /// Compiles those of `kernels`, with their rendered texts, that are not compiled yet.
+    pub(crate) async fn compile(&self, kernels: &[(String, &Kernel)]) -> Result<Vec<Arc<Pipeline>>> {
         let known =
             |text: &str| self.shared.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(text).cloned();
-        let mut missing: Vec<&(String, &'static str, Vec<Access>)> = Vec::new();
+        let mut missing: Vec<&(String, &Kernel)> = Vec::new();
         for k in kernels {
             if known(&k.0).is_none() && !missing.iter().any(|m| m.0 == k.0) {
                 missing.push(k);
             }
         }
-        self.build(&missing);
+        match self.turn.is_some() {
+            true => {
+                for k in missing {
+                    self.build_one(k);
+                    self.breathe().await;
+                }
+            }
+            false => self.build(&missing),
+        }
         self.check()?;
-        kernels
-            .iter()
-            .map(|k| known(&k.0).ok_or_else(|| Error::Device(format!("kernel {} did not compile", k.1))))
-            .collect()
+        let compiled = |(text, kernel): &(String, &Kernel)| {
+            known(text).ok_or_else(|| Error::Device(format!("kernel {} did not compile", kernel.template.name)))
+        };
+        kernels.iter().map(compiled).collect()
     }
 
     #[cfg(not(target_arch = "wasm32"))]
-    fn build(&self, kernels: &[&(String, &'static str, Vec<Access>)]) {
+    fn build(&self, kernels: &[&(String, &Kernel)]) {
         // Drivers compile on the calling thread; two at a time halves the wait on small machines.
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(4);
         let next = std::sync::atomic::AtomicUsize::new(0);
@@ -259,22 +311,23 @@ impl Gpu {
     }
 
     #[cfg(target_arch = "wasm32")]
-    fn build(&self, kernels: &[&(String, &'static str, Vec<Access>)]) {
+    fn build(&self, kernels: &[&(String, &Kernel)]) {
         for k in kernels {
             self.build_one(k);
         }
     }
 
-    fn build_one(&self, (text, label, access): &(String, &'static str, Vec<Access>)) {
+    fn build_one(&self, (text, kernel): &(String, &Kernel)) {
+        let label = kernel.template.name;
         let descriptor =
             wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(text.as_str().into()) };
-        let checks = if self.bounds_checks {
+        let checks = if self.bounds_checks || !kernel.template.trusted {
             wgpu::ShaderRuntimeChecks::checked()
         } else {
             wgpu::ShaderRuntimeChecks::unchecked()
         };
-        // SAFETY: every kernel keeps its indices within its bindings and its loops finite; the op tests run each one
-        // between sentinel words, and once with the checks on.
+        // SAFETY: every kernel of this crate keeps its indices within its bindings and its loops finite; the op tests run
+        // each one between sentinel words, and once with the checks on. Others are not trusted.
         let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
         let buffer = |binding: u32, ty: wgpu::BufferBindingType| wgpu::BindGroupLayoutEntry {
             binding,
@@ -284,9 +337,7 @@ impl Gpu {
         };
         let mut entries = vec![buffer(0, wgpu::BufferBindingType::Uniform)];
         entries.extend(
-            access
-                .iter()
-                .enumerate()
+            (kernel.slots().iter().enumerate())
                 .map(|(i, a)| buffer(i as u32 + 1, wgpu::BufferBindingType::Storage { read_only: *a == Access::Read })),
         );
         let layout = (self.device)
@@ -315,6 +366,10 @@ impl Gpu {
 impl Shared {
     fn fail(&self, message: String) {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
+    }
+
+    fn lose(&self, why: String) {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
     }
 }
 

@@ -4,6 +4,9 @@
 //! struct `p`, the storage bindings, and for a binding `x` the functions `x_at(i)`, `x_at4(i)`, and if it is written
 //! `x_put(i, v)`, `x_put4(i, v)`. They hide the storage type: a body works on f32 and on packed half alike.
 //! `x_at4`'s index counts `vec4`s. Line statements start with `//%`.
+//!
+//! A body finds its workgroup with `linear_workgroup(workgroup_id, num_workgroups)`, which counts from the first one of a
+//! dispatch that is run in slices.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -21,16 +24,28 @@ pub struct Template {
     pub name: &'static str,
     /// The file's text.
     pub text: &'static str,
+    /// Runs without bounds checks: this crate's tests have seen all that it touches.
+    pub(crate) trusted: bool,
+}
+
+impl Template {
+    /// A template of another crate: its kernels keep wgpu's bounds checks.
+    pub const fn new(name: &'static str, text: &'static str) -> Template {
+        Template { name, text, trusted: false }
+    }
 }
 
 /// `shader!("softmax")`: the template `shaders/softmax.wgsl`.
-#[macro_export]
-#[doc(hidden)]
 macro_rules! shader {
     ($name:literal) => {
-        $crate::gpu::Template { name: $name, text: include_str!(concat!("../../shaders/", $name, ".wgsl")) }
+        $crate::gpu::Template {
+            name: $name,
+            text: include_str!(concat!("../../shaders/", $name, ".wgsl")),
+            trusted: true,
+        }
     };
 }
+pub(crate) use shader;
 
 /// Files that templates may `include`.
 const LIBRARY: &[(&str, &str)] = &[
@@ -115,16 +130,23 @@ impl Kernel {
         Ok(self.header() + &body)
     }
 
-    /// The uniform block's bytes, a multiple of 16.
+    /// Whether a part of its workgroups can run alone: its text asks for none but by `linear_workgroup`.
+    pub fn can_be_cut(&self) -> bool {
+        let text = self.template.text;
+        text.contains("linear_workgroup(") || text.contains("lib/team.wgsl")
+    }
+
+    /// The uniform block's bytes, a multiple of 16. The first four are the first workgroup that runs.
     pub fn uniform_bytes(&self) -> Vec<u8> {
-        let mut bytes: Vec<u8> = Vec::with_capacity(self.fields.len() * 4);
+        let mut bytes: Vec<u8> = Vec::with_capacity(4 + self.fields.len() * 4);
+        bytes.extend(0u32.to_le_bytes());
         for (_, field) in &self.fields {
             match field {
                 Field::U32(v) => bytes.extend(v.to_le_bytes()),
                 Field::F32(v) => bytes.extend(v.to_le_bytes()),
             }
         }
-        bytes.resize(bytes.len().max(1).next_multiple_of(16), 0);
+        bytes.resize(bytes.len().next_multiple_of(16), 0);
         bytes
     }
 
@@ -144,13 +166,13 @@ impl Kernel {
     }
 
     fn header(&self) -> String {
-        let mut h = String::from("struct Params {\n");
+        let mut h = String::from("struct Params {\n    first_workgroup_: u32,\n");
         for (name, field) in &self.fields {
             let ty = if matches!(field, Field::U32(_)) { "u32" } else { "f32" };
             let _ = writeln!(h, "    {name}: {ty},");
         }
-        let used = self.fields.len().max(1);
-        let pad = used.next_multiple_of(4) - self.fields.len();
+        let used = 1 + self.fields.len();
+        let pad = used.next_multiple_of(4) - used;
         for i in 0..pad {
             let _ = writeln!(h, "    pad{i}_: u32,");
         }
@@ -159,7 +181,7 @@ impl Kernel {
             self.declare(&mut h, slot, access);
         }
         h.push_str(
-            "fn linear_workgroup(w: vec3<u32>, n: vec3<u32>) -> u32 { return w.x + n.x * (w.y + n.y * w.z); }\n",
+            "fn linear_workgroup(w: vec3<u32>, n: vec3<u32>) -> u32 {\n    return p.first_workgroup_ + w.x + n.x * (w.y + n.y * w.z);\n}\n",
         );
         h
     }

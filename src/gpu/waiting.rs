@@ -8,10 +8,13 @@ use std::task::{Context, Poll, Waker};
 use web_time::Instant;
 
 use super::Gpu;
+use super::turn::Allowance;
 use crate::error::Result;
 
-/// A submit is cut where it would take longer than this: Windows kills jobs after about two seconds, pages must paint.
+/// A submit ends where it would take longer than this: Windows kills jobs after about two seconds, pages must paint.
 const SUBMIT_SECONDS: f64 = 0.1;
+/// A dispatch that would take longer than this is run in slices.
+const DISPATCH_SECONDS: f64 = 0.5;
 /// Cost units of the first submit on a device whose pace is unknown.
 const FIRST_COST: f64 = 2e8;
 /// Submits in flight.
@@ -59,7 +62,7 @@ impl<T> Future for Signal<T> {
 /// A submit on its way: how to wait for it, when it began, and what it costs.
 struct Flown {
     index: wgpu::SubmissionIndex,
-    done: Signal<()>,
+    done: Signal<Instant>,
     began: Instant,
     cost: f64,
 }
@@ -76,16 +79,31 @@ impl<'g> Flight<'g> {
         Flight { gpu, submits: VecDeque::new(), last_done: Instant::now() }
     }
 
-    /// Cost units that the next submit may have.
-    pub fn budget(&self) -> f64 {
-        self.gpu.pace().map_or(FIRST_COST, |pace| SUBMIT_SECONDS / pace)
+    /// What the next submit may have, which begins with a dispatch of `cost` that perhaps `can_be_cut`.
+    pub async fn allowed(&self, cost: f64, can_be_cut: bool) -> Allowance {
+        let pace = self.gpu.pace();
+        if let Some(turn) = &self.gpu.turn {
+            return turn.allowed(pace, self.gpu.caps().class, cost, can_be_cut).await;
+        }
+        Allowance {
+            cost: pace.map_or(FIRST_COST, |pace| SUBMIT_SECONDS / pace),
+            most: pace.map_or(f64::INFINITY, |pace| DISPATCH_SECONDS / pace),
+            dispatches: usize::MAX,
+        }
     }
 
-    /// Submits `commands`, and waits where too many are on their way.
-    pub async fn submit(&mut self, commands: wgpu::CommandBuffer, cost: f64) -> Result<()> {
+    /// Submits `commands`, of so many dispatches and cost units, and waits where too many are on their way.
+    pub async fn submit(&mut self, commands: wgpu::CommandBuffer, dispatches: usize, cost: f64) -> Result<()> {
         let (done, give) = Signal::new();
+        let turn = self.gpu.turn.as_ref();
+        let ended = turn.map(|turn| turn.submitted(self.gpu.expected_seconds(cost), dispatches));
         let index = self.gpu.queue.submit([commands]);
-        self.gpu.queue.on_submitted_work_done(move || give(()));
+        self.gpu.queue.on_submitted_work_done(move || {
+            if let Some(ended) = ended {
+                ended();
+            }
+            give(Instant::now());
+        });
         self.submits.push_back(Flown { index, done, began: Instant::now(), cost });
         while self.submits.len() > IN_FLIGHT {
             self.land().await?;
@@ -104,18 +122,33 @@ impl<'g> Flight<'g> {
     /// Waits for the oldest submit and learns the device's pace from it.
     async fn land(&mut self) -> Result<()> {
         let Some(Flown { index, done, began, cost }) = self.submits.pop_front() else { return Ok(()) };
-        self.gpu.landed(Some(index), done).await?;
-        let seconds = began.max(self.last_done).elapsed().as_secs_f64();
-        self.last_done = Instant::now();
+        let done = self.gpu.landed(Some(index), done).await?;
+        let seconds = done.duration_since(began.max(self.last_done)).as_secs_f64();
+        self.last_done = done;
         if cost > 0.0 && seconds > 1e-4 {
-            let seen = seconds / cost;
-            self.gpu.set_pace(self.gpu.pace().map_or(seen, |old| (0.7 * old + 0.3 * seen).max(seen * 0.5)));
+            let (seen, old) = (seconds / cost, self.gpu.pace());
+            self.gpu.set_pace(match &self.gpu.turn {
+                Some(turn) => turn.pace(old, self.gpu.caps().class, cost, seconds),
+                None => old.map_or(seen, |old| (0.7 * old + 0.3 * seen).max(seen * 0.5)),
+            });
         }
         Ok(())
     }
 }
 
 impl Gpu {
+    /// Seconds that work of `cost` units should take.
+    fn expected_seconds(&self, cost: f64) -> f64 {
+        cost * self.pace().unwrap_or_else(|| super::turn::guess(self.caps().class))
+    }
+
+    /// Gives the thread back to the host where its step has had its time.
+    pub(crate) async fn breathe(&self) {
+        if let Some(turn) = &self.turn {
+            turn.breathe().await;
+        }
+    }
+
     /// Waits until everything submitted is done.
     pub async fn wait(&self) -> Result<()> {
         let (done, give) = Signal::new();
@@ -128,7 +161,7 @@ impl Gpu {
     /// the browser, or the host that polls the device, calls back.
     pub(super) async fn landed<T>(&self, index: Option<wgpu::SubmissionIndex>, done: Signal<T>) -> Result<T> {
         #[cfg(not(target_arch = "wasm32"))]
-        if self.blocks {
+        if self.turn.is_none() {
             let poll = wgpu::PollType::Wait { submission_index: index, timeout: None };
             self.device.poll(poll).map_err(|e| crate::Error::Device(format!("{}: {e}", self.info().name)))?;
         }

@@ -1,6 +1,8 @@
 //! Replays a plan: pre-built bind groups, one packed uniform buffer, submits of bounded time.
 
 use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use web_time::Instant;
 
@@ -8,7 +10,7 @@ use super::plan::{GUARD_BYTES, Home};
 use super::{Binding, Plan, Slot, Source, Tensor};
 use crate::base::{Array, DType, block8};
 use crate::error::{Error, Result};
-use crate::gpu::{Buffer, Flight, Gpu, Pool, Store};
+use crate::gpu::{Allowance, Buffer, Flight, Gpu, Pool, Store, StoredBuffer};
 
 /// A quiet NaN that no kernel computes.
 const SENTINEL: u32 = 0x7fc0_dead;
@@ -18,6 +20,24 @@ struct Step {
     bind_group: wgpu::BindGroup,
     grid: [u32; 3],
     cost: f64,
+    /// Where its uniform block begins, with the first workgroup that runs.
+    uniform: u64,
+    /// A part of its workgroups may run alone.
+    can_be_cut: bool,
+}
+
+impl Step {
+    fn workgroups(&self) -> u32 {
+        self.grid.iter().product()
+    }
+}
+
+/// What a submit runs.
+enum Piece {
+    /// Whole dispatches.
+    Steps(Range<usize>),
+    /// Some workgroups of one.
+    Slice { step: usize, workgroups: Range<u32> },
 }
 
 /// A plan on a device: compiled, bound, ready to run many times.
@@ -28,6 +48,8 @@ pub struct Session {
     inputs: Buffer,
     uniforms: Option<Buffer>,
     homes: HashMap<Slot, (Buffer, u64)>,
+    /// The step whose uniform block tells of a slice, counted from 1.
+    sliced: AtomicUsize,
 }
 
 /// A node whose result differs from its reference, found by [`Session::check`].
@@ -58,18 +80,20 @@ impl Session {
         pool.reserve(gpu, &plan.arena)?;
         let inputs = crate::gpu::storage_buffer(gpu, "inputs", plan.input_bytes);
         let homes = homes(&plan, pool, store, &inputs)?;
-        let mut session = Session { gpu: gpu.clone(), plan, steps: Vec::new(), inputs, uniforms: None, homes };
-        session.bind()?;
+        let (steps, sliced) = (Vec::new(), AtomicUsize::new(0));
+        let mut session = Session { gpu: gpu.clone(), plan, steps, inputs, uniforms: None, homes, sliced };
+        session.bind().await?;
         gpu.check()?;
         Ok(session)
     }
 
-    fn bind(&mut self) -> Result<()> {
+    async fn bind(&mut self) -> Result<()> {
         let mut kernels = Vec::with_capacity(self.plan.dispatches.len());
         for d in &self.plan.dispatches {
-            kernels.push((d.kernel.render()?, d.kernel.template.name, d.kernel.slots()));
+            kernels.push((d.kernel.render()?, &d.kernel));
+            self.gpu.breathe().await;
         }
-        let pipelines = self.gpu.compile(&kernels)?;
+        let pipelines = self.gpu.compile(&kernels).await?;
         let stride = self.plan.caps.uniform_alignment;
         let mut packed = Vec::with_capacity(self.plan.uniform_bytes as usize);
         let mut ranges = Vec::with_capacity(pipelines.len());
@@ -97,7 +121,15 @@ impl Session {
                 entries: &entries,
             };
             let bind_group = self.gpu.device.create_bind_group(&descriptor);
-            self.steps.push(Step { pipeline: pipeline.pipeline.clone(), bind_group, grid: d.grid, cost });
+            self.steps.push(Step {
+                pipeline: pipeline.pipeline.clone(),
+                bind_group,
+                grid: d.grid,
+                cost,
+                uniform: offset,
+                can_be_cut: d.kernel.can_be_cut(),
+            });
+            self.gpu.breathe().await;
         }
         self.uniforms = Some(uniforms);
         Ok(())
@@ -148,16 +180,43 @@ impl Session {
         Ok(())
     }
 
-    /// Runs the plan, in submits of bounded time. Returns when all of it is submitted and the last is on its way.
+    /// Runs the plan, in submits of bounded time; a dispatch that takes too long is run in slices of its workgroups.
+    /// Returns when all of it is submitted and the last is on its way.
     pub async fn run(&self) -> Result<()> {
+        // A run that was given up may have left a slice behind.
+        self.tell_slice(None);
         let mut flight = Flight::new(&self.gpu);
-        let mut next = 0;
-        while next < self.steps.len() {
-            let (end, cost) = self.take(next, flight.budget());
-            flight.submit(self.encode(next..end), cost).await?;
-            next = end;
+        let (mut next, mut first) = (0, 0);
+        while let Some(step) = self.steps.get(next) {
+            let rest = step.cost * f64::from(step.workgroups() - first) / f64::from(step.workgroups());
+            let (piece, cost) = self.take(next, first, flight.allowed(rest, step.can_be_cut).await);
+            match piece {
+                Piece::Steps(steps) => {
+                    flight.submit(self.encode(steps.clone()), steps.len(), cost).await?;
+                    next = steps.end;
+                }
+                Piece::Slice { step, workgroups } => {
+                    self.tell_slice(Some((step, workgroups.start)));
+                    flight.submit(self.encode_slice(step, workgroups.len() as u32), 1, cost).await?;
+                    first = workgroups.end;
+                    if first == self.steps[step].workgroups() {
+                        self.tell_slice(None);
+                        (next, first) = (step + 1, 0);
+                    }
+                }
+            }
         }
         flight.settle().await
+    }
+
+    /// Makes the next submits run `slice`, a step from a workgroup on, or every step whole.
+    fn tell_slice(&self, slice: Option<(usize, u32)>) {
+        let Some(uniforms) = &self.uniforms else { return };
+        let told = self.sliced.swap(slice.map_or(0, |(step, _)| step + 1), Ordering::Relaxed);
+        let restored = told.checked_sub(1).filter(|&told| slice.is_none_or(|(step, _)| step != told));
+        for (step, first) in restored.map(|step| (step, 0)).into_iter().chain(slice) {
+            self.gpu.queue.write_buffer(uniforms, self.steps[step].uniform, &first.to_le_bytes());
+        }
     }
 
     /// Runs every dispatch alone and waits for it.
@@ -181,17 +240,42 @@ impl Session {
         Ok(nodes.into_iter().map(time).collect())
     }
 
-    /// How many steps from `start` fit `budget`, at least one, and their cost.
-    fn take(&self, start: usize, budget: f64) -> (usize, f64) {
+    /// What is `allowed` of the steps from `start` on, of which `first` workgroups have run, and its cost: some of one
+    /// step's workgroups where that takes too long, else at least one step.
+    fn take(&self, start: usize, first: u32, allowed: Allowance) -> (Piece, f64) {
+        let step = &self.steps[start];
+        let all = step.workgroups();
+        if first > 0 || (step.can_be_cut && step.cost > allowed.most) {
+            let one = step.cost / f64::from(all);
+            // A slice has one dimension: its index must not run beyond it.
+            let limit = self.plan.caps.max_workgroups_per_dimension;
+            let count = ((allowed.most.min(allowed.cost) / one) as u32).clamp(1, limit).min(all - first);
+            return (Piece::Slice { step: start, workgroups: first..first + count }, one * f64::from(count));
+        }
         let (mut end, mut cost) = (start, 0.0);
-        while end < self.steps.len() && (end == start || cost + self.steps[end].cost <= budget) {
-            cost += self.steps[end].cost;
+        while let Some(step) = self.steps.get(end).filter(|_| end - start < allowed.dispatches) {
+            let long = step.can_be_cut && step.cost > allowed.most;
+            if end > start && (long || cost + step.cost > allowed.cost) {
+                break;
+            }
+            cost += step.cost;
             end += 1;
         }
-        (end, cost)
+        (Piece::Steps(start..end), cost)
     }
 
-    fn encode(&self, range: std::ops::Range<usize>) -> wgpu::CommandBuffer {
+    fn encode_slice(&self, step: usize, workgroups: u32) -> wgpu::CommandBuffer {
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            pass.set_pipeline(&self.steps[step].pipeline);
+            pass.set_bind_group(0, &self.steps[step].bind_group, &[]);
+            pass.dispatch_workgroups(workgroups, 1, 1);
+        }
+        encoder.finish()
+    }
+
+    fn encode(&self, range: Range<usize>) -> wgpu::CommandBuffer {
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -204,12 +288,18 @@ impl Session {
         encoder.finish()
     }
 
+    /// The memory of a tensor that is an output, an input or stored.
+    pub(crate) fn place(&self, t: Tensor) -> Result<StoredBuffer> {
+        let root = self.plan.roots[t.0 as usize];
+        let (buffer, offset) = self.home(Slot::Tensor(root))?;
+        Ok(StoredBuffer { buffer: buffer.clone(), offset, bytes: self.plan.tensors[t.0 as usize].bytes() })
+    }
+
     /// Reads a tensor that is an output, an input or stored.
     pub async fn read(&self, t: Tensor) -> Result<Vec<f32>> {
-        let root = self.plan.roots[t.0 as usize];
         let info = &self.plan.tensors[t.0 as usize];
-        let (buffer, offset) = self.home(Slot::Tensor(root))?;
-        let bytes = self.gpu.read(buffer, offset, info.bytes()).await?;
+        let at = self.place(t)?;
+        let bytes = self.gpu.read(&at.buffer, at.offset, at.bytes).await?;
         Ok(decode(&bytes, info.dtype, info.shape.elements()))
     }
 

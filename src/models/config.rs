@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
+use crate::gpu::Colours;
 use crate::ops::Activation;
 
 /// One value for all blocks, or one for each.
@@ -235,6 +236,16 @@ impl VaeConfig {
                 .collect::<Vec<f32>>()
         };
         latents.chunks(self.latent_channels).flat_map(pixel).map(|x| ((x + 1.0) * 127.5).round() as u8).collect()
+    }
+
+    /// The same for a texture: latents times `scale`.
+    pub(crate) fn colours(&self, scale: f32) -> Colours {
+        let row = |c: usize| self.latent_rgb_factors.get(c).copied().unwrap_or_default();
+        Colours {
+            rows: std::array::from_fn(|c| if c < self.latent_channels { row(c).map(|x| x * scale) } else { [0.0; 3] }),
+            bias: row(self.latent_channels),
+            channels: self.latent_channels as u32,
+        }
     }
 
     /// Reads the text of `path`.

@@ -4,7 +4,7 @@ use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
 use crate::graph::{Launch, Op, TensorInfo};
-use crate::shader;
+use crate::gpu::shader;
 
 /// Operands `param`, `m`, `v` (updated in place), `grad`, `clip` `[1]` and `hyper` `[8]`; results the updated three.
 #[derive(Clone, Debug)]

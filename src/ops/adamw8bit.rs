@@ -7,7 +7,7 @@ use super::{AdamW, Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
 use crate::graph::{Launch, Op, TensorInfo};
-use crate::shader;
+use crate::gpu::shader;
 
 /// Values of a block.
 const BLOCK: usize = 64;

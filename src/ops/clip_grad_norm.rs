@@ -4,7 +4,7 @@ use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
 use crate::graph::{Launch, Op, TensorInfo};
-use crate::shader;
+use crate::gpu::shader;
 
 /// Numbers that one thread sums up.
 const CHUNK: usize = 512;

@@ -4,7 +4,7 @@ use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
 use crate::graph::{Launch, Op, TensorInfo, Vjp};
-use crate::shader;
+use crate::gpu::shader;
 
 /// `table[ids] (+ positions[index in the row])`.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 use super::{Case, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::graph::{Launch, Op, TensorInfo, Vjp};
-use crate::shader;
+use crate::gpu::shader;
 
 /// Every element the same value.
 #[derive(Debug)]

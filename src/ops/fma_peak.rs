@@ -3,7 +3,7 @@
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::graph::{Launch, Op, TensorInfo};
-use crate::shader;
+use crate::gpu::shader;
 
 /// Chains that run beside each other in a thread.
 const CHAINS: usize = 16;

@@ -5,7 +5,7 @@ use super::tile::{Extent, STEP, Tile};
 use super::{Activation, AddKind, Gemm, Result, Rows};
 use crate::gpu::AdapterClass;
 use crate::graph::{KernelLaunch, Launch, Slot};
-use crate::shader;
+use crate::gpu::shader;
 
 pub(super) fn launch(gemm: &Gemm, l: &mut Launch, at: &Operands, d: &Dims) -> Result<()> {
     let extent = Extent {

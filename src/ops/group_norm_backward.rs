@@ -6,7 +6,7 @@ use super::team::Team;
 use super::{Activation, Case, Given, GroupNorm, Result};
 use crate::base::{Array, DType, Shape};
 use crate::graph::{KernelLaunch, Launch, Op, Slot, TensorInfo};
-use crate::shader;
+use crate::gpu::shader;
 
 /// Operands: the forward's (x, `[x2]`, gamma, beta), its statistics, dout. Results: dx, `[dx2]` if `dx`; dgamma, dbeta if
 /// `params`.

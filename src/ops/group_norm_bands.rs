@@ -7,7 +7,7 @@ use super::{Activation, Case, Given, Graph, GroupNorm, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
 use crate::graph::{Launch, Op, TensorInfo, Vjp};
-use crate::shader;
+use crate::gpu::shader;
 
 /// Numbers kept of a group: its first value, the mean less that, the sum of squared distances to the mean, the count.
 const MOMENTS: usize = 4;

@@ -8,7 +8,7 @@ use crate::base::{Array, DType, Shape};
 use crate::error::Error;
 use crate::gpu::{AdapterClass, Caps};
 use crate::graph::{KernelLaunch, Launch, Op, TensorInfo, Vjp};
-use crate::shader;
+use crate::gpu::shader;
 
 /// Operands `x` [.., C], `gamma`, `beta` `[C]`; results y [.., C] and the statistics [rows, 4]: first value, mean less
 /// that, 1 / standard deviation, zero.

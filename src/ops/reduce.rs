@@ -4,7 +4,7 @@ use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
 use crate::graph::{Launch, Op, Slot, TensorInfo, Vjp};
-use crate::shader;
+use crate::gpu::shader;
 
 /// Workgroups of the first stage of a dot product.
 const DOT_WORKGROUPS: usize = 512;

@@ -4,7 +4,7 @@ use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
 use crate::graph::{Launch, Op, TensorInfo, Vjp};
-use crate::shader;
+use crate::gpu::shader;
 
 /// `[n, ..] -> [n * times, ..]`, each row `times` times in a row; or with `backward` `[n * times, ..] -> [n, ..]`, the
 /// sum of each run of `times` rows.

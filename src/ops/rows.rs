@@ -4,7 +4,7 @@ use super::{Case, Given, Graph, Result, Tensor, fill};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
 use crate::graph::{Launch, Op, Slot, TensorInfo, Vjp};
-use crate::shader;
+use crate::gpu::shader;
 
 /// Rows `first .. first + count` of every sample of `x` [n, rows, C].
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@ use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
 use crate::graph::{Launch, Op, TensorInfo};
-use crate::shader;
+use crate::gpu::shader;
 
 /// `new_slots = matrix . [slots.., output, noise]`, elementwise, in place. Operands: the slots, the network's output
 /// ([2n, ..] when guided, without the prompt first), `noise` [n, ..], `matrix` [slots, slots + 2], `guidance` `[1]`.

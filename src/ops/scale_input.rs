@@ -3,7 +3,7 @@
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::graph::{Launch, Op, TensorInfo};
-use crate::shader;
+use crate::gpu::shader;
 
 /// Operands `x` `[n, ..]` and `factor` `[1]`; result `factor * x`, `copies` times along the batch.
 #[derive(Clone, Debug)]

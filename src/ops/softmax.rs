@@ -4,7 +4,7 @@ use super::team::Team;
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::graph::{Launch, Op, TensorInfo, Vjp};
-use crate::shader;
+use crate::gpu::shader;
 
 /// Operand `x` [.., C]; result of the same shape, rows that sum to one.
 #[derive(Clone, Debug)]

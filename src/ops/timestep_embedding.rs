@@ -4,7 +4,7 @@ use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
 use crate::graph::{Launch, Op, TensorInfo, Vjp};
-use crate::shader;
+use crate::gpu::shader;
 
 /// Sines and cosines of `t` times `dim / 2` frequencies that fall geometrically from 1 to (about) 1/10000.
 #[derive(Clone, Debug)]

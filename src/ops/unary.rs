@@ -3,7 +3,7 @@
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::graph::{Launch, Op, TensorInfo, Vjp};
-use crate::shader;
+use crate::gpu::shader;
 
 /// An activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -7,7 +7,7 @@ use crate::base::{Array, DType, Shape};
 use crate::error::Error;
 use crate::gpu::AdapterClass;
 use crate::graph::{Launch, Op, TensorInfo};
-use crate::shader;
+use crate::gpu::shader;
 
 /// Operands `dout` [.., N], `x` [.., c1], [`x2` [.., c2]]; result [N, c1] or [N, kh, kw, c1 + c2].
 #[derive(Clone, Debug, PartialEq)]

@@ -1,0 +1,116 @@
+//! Pictures as textures of the device: from a tensor's memory, without a trip through the host.
+
+use super::buffers::StoredBuffer;
+use super::{Buffer, Gpu};
+
+/// How the values of a pixel become a colour: `bias + sum of value[c] * rows[c]`, from -1 to 1.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Colours {
+    /// What each channel adds, at most four.
+    pub rows: [[f32; 3]; 4],
+    /// What no channel adds.
+    pub bias: [f32; 3],
+    /// Values of a pixel.
+    pub channels: u32,
+}
+
+impl Colours {
+    /// Three values that are the colour.
+    pub const RGB: Colours = Colours {
+        rows: [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0; 3]],
+        bias: [0.0; 3],
+        channels: 3,
+    };
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    matrix: [[f32; 4]; 4],
+    bias: [f32; 4],
+    size: [u32; 2],
+    channels: u32,
+    pad: u32,
+}
+
+/// The pipeline that paints.
+pub(crate) struct Painter {
+    gpu: Gpu,
+    pipeline: wgpu::ComputePipeline,
+}
+
+/// A picture's type: eight bits a channel, of which a host may also make an sRGB view.
+const FORMAT: wgpu::TextureFormat = wgpu::TextureFormat::Rgba8Unorm;
+
+impl Painter {
+    pub fn new(gpu: &Gpu) -> Painter {
+        let module = gpu.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: Some("paint"),
+            source: wgpu::ShaderSource::Wgsl(include_str!("../../shaders/paint.wgsl").into()),
+        });
+        let pipeline = gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some("paint"),
+            layout: None,
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: Default::default(),
+            cache: None,
+        });
+        Painter { gpu: gpu.clone(), pipeline }
+    }
+
+    /// A texture to paint on, of `[width, height]` pixels.
+    pub fn texture(&self, [width, height]: [usize; 2]) -> wgpu::Texture {
+        self.gpu.device.create_texture(&wgpu::TextureDescriptor {
+            label: Some("picture"),
+            size: wgpu::Extent3d { width: width as u32, height: height as u32, depth_or_array_layers: 1 },
+            mip_level_count: 1,
+            sample_count: 1,
+            dimension: wgpu::TextureDimension::D2,
+            format: FORMAT,
+            usage: wgpu::TextureUsages::STORAGE_BINDING
+                | wgpu::TextureUsages::TEXTURE_BINDING
+                | wgpu::TextureUsages::COPY_SRC,
+            view_formats: &[wgpu::TextureFormat::Rgba8UnormSrgb],
+        })
+    }
+
+    /// Paints what `from` holds, a picture of the texture's size.
+    pub fn paint(&self, from: &StoredBuffer, colours: &Colours, texture: &wgpu::Texture) {
+        let row = |r: [f32; 3]| [r[0], r[1], r[2], 0.0];
+        let params = Params {
+            matrix: colours.rows.map(row),
+            bias: row(colours.bias),
+            size: [texture.width(), texture.height()],
+            channels: colours.channels,
+            pad: 0,
+        };
+        let uniform: Buffer =
+            self.gpu.buffer("paint", size_of::<Params>() as u64, wgpu::BufferUsages::UNIFORM);
+        self.gpu.queue.write_buffer(&uniform, 0, bytemuck::bytes_of(&params));
+        let values = wgpu::BufferBinding {
+            buffer: &from.buffer,
+            offset: from.offset,
+            size: std::num::NonZeroU64::new(from.bytes),
+        };
+        let view = texture.create_view(&Default::default());
+        let entry = |binding, resource| wgpu::BindGroupEntry { binding, resource };
+        let bind_group = self.gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some("paint"),
+            layout: &self.pipeline.get_bind_group_layout(0),
+            entries: &[
+                entry(0, uniform.as_entire_binding()),
+                entry(1, wgpu::BindingResource::Buffer(values)),
+                entry(2, wgpu::BindingResource::TextureView(&view)),
+            ],
+        });
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            pass.set_pipeline(&self.pipeline);
+            pass.set_bind_group(0, &bind_group, &[]);
+            pass.dispatch_workgroups(texture.width().div_ceil(8), texture.height().div_ceil(8), 1);
+        }
+        self.gpu.queue.submit([encoder.finish()]);
+    }
+}
