@@ -130,8 +130,7 @@ impl Engine {
         let mut store = Store::new(&self.gpu);
         model.load(&mut store, "unet", &params).await?;
         let sampling = Sampling::new(&self.gpu, sampling, &unet, &mut pool, &mut store).await?;
-        let (ends, steps) =
-            self.sample_all(model, job, &recipe, &sampling, &store, &hidden, start, listener).await?;
+        let (ends, steps) = self.sample_all(model, job, &recipe, &sampling, &store, &hidden, start, listener).await?;
         drop((sampling, store, hidden));
         interrupted(listener(Event::Phase("decoding".into())), "")?;
         let vae = VaeSession::new(&self.gpu, model, &mut pool, decode).await?;
@@ -215,9 +214,7 @@ impl Engine {
                 interrupted(listener(Event::Progress { unit: "step", done: done + i + 1, total }), "")
             };
             let latent = latent.as_deref();
-            sampling
-                .run(store, &recipe.trajectory, recipe.guidance, latent, &mut rng, read, &mut on_step)
-                .await?;
+            sampling.run(store, &recipe.trajectory, recipe.guidance, latent, &mut rng, read, &mut on_step).await?;
             self.gpu.copy(&state, ends.entry(&index.to_string())?, state.bytes);
             results.push(steps);
         }

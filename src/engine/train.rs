@@ -13,11 +13,11 @@ use crate::train::checkpoint::state_folder;
 use crate::train::schedule::lr_factor;
 use crate::train::{MicroBatch, Setup, State, TrainPlan, Trainer, Values};
 
+use super::Engine;
 use super::encode::Planning;
 use super::generate::interrupted;
 use super::plan::TrainPlans;
 use super::train_data::Batches;
-use super::Engine;
 
 /// What [`Engine::train`] left behind.
 #[derive(Clone, Debug)]

@@ -23,7 +23,6 @@ type Running<T> = Pin<Box<dyn Future<Output = Result<T>>>>;
 pub struct Work<T> {
     running: Option<Running<T>>,
     gpu: Gpu,
-    turn: Turn,
     screen: Option<Arc<Screen>>,
     heard: Rc<Heard>,
     faults: Vec<Fault>,
@@ -42,9 +41,7 @@ impl Engine {
     /// Begins to make the job's pictures, which stay on the device: [`Work::preview`] shows the one that forms where
     /// `job.previews` asks for it, [`Work::pictures`] those that are done. Events come without pixels.
     pub fn start_generate(&self, job: GenerateJob) -> Work<Generated> {
-        self.begin(true, |engine, mut listener| {
-            Box::pin(async move { engine.generate(&job, &mut listener).await })
-        })
+        self.begin(true, |engine, mut listener| Box::pin(async move { engine.generate(&job, &mut listener).await }))
     }
 
     /// The same with a model that is open already: opening one takes a third of a second on the calling thread, so open it
@@ -60,13 +57,8 @@ impl Engine {
         self.begin(false, |engine, mut listener| Box::pin(async move { engine.train(&job, &mut listener).await }))
     }
 
-    fn begin<T>(
-        &self,
-        paints: bool,
-        run: impl FnOnce(Engine, Box<dyn FnMut(Event) -> Flow>) -> Running<T>,
-    ) -> Work<T> {
-        let turn = Turn::new();
-        let gpu = self.gpu.driven(turn.clone());
+    fn begin<T>(&self, paints: bool, run: impl FnOnce(Engine, Box<dyn FnMut(Event) -> Flow>) -> Running<T>) -> Work<T> {
+        let gpu = self.gpu.driven(Turn::new());
         let screen = paints.then(|| Arc::new(Screen::new(&gpu)));
         let heard = Rc::new(Heard { events: RefCell::default(), flow: Cell::new(Flow::Continue) });
         let ear = heard.clone();
@@ -75,7 +67,7 @@ impl Engine {
             ear.flow.get()
         });
         let engine = Engine { gpu: gpu.clone(), variants: self.variants.clone(), screen: screen.clone() };
-        Work { running: Some(run(engine, listener)), gpu, turn, screen, heard, faults: Vec::new() }
+        Work { running: Some(run(engine, listener)), gpu, screen, heard, faults: Vec::new() }
     }
 }
 
@@ -92,9 +84,10 @@ impl<T> Work<T> {
         let Some(running) = &mut self.running else {
             return Err(Error::Usage("this job is over".into()));
         };
-        self.turn.grant(budget);
+        self.gpu.grant(budget);
         let scopes = self.gpu.watch_errors();
         let polled = running.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        self.gpu.end_step();
         // The last opened is the first to close.
         self.faults.extend(scopes.into_iter().rev().map(|scope| Box::pin(scope.pop()) as Fault));
         let outcome = self.check().and_then(|()| match polled {
@@ -117,10 +110,9 @@ impl<T> Work<T> {
             }
             Poll::Pending => true,
         });
-        match found {
-            Some(error) => Err(self.gpu.error(&error.to_string())),
-            None => self.gpu.check(),
-        }
+        // Calls on a lost device are errors of their own, which say less.
+        self.gpu.check()?;
+        found.map_or(Ok(()), |error| Err(self.gpu.error(&error.to_string())))
     }
 
     /// What the job has said since this was asked last.

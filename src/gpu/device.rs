@@ -168,12 +168,7 @@ impl Gpu {
     }
 
     /// Uses a host application's device, and leaves its callbacks alone.
-    pub fn from_device(
-        info: wgpu::AdapterInfo,
-        device: wgpu::Device,
-        queue: wgpu::Queue,
-        bounds_checks: bool,
-    ) -> Gpu {
+    pub fn from_device(info: wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue, bounds_checks: bool) -> Gpu {
         let caps = caps_of(&info, &device.limits(), device.features());
         Gpu { device, queue, info, caps, bounds_checks, turn: None, shared: Arc::default() }
     }
@@ -336,10 +331,10 @@ impl Gpu {
             count: None,
         };
         let mut entries = vec![buffer(0, wgpu::BufferBindingType::Uniform)];
-        entries.extend(
-            (kernel.slots().iter().enumerate())
-                .map(|(i, a)| buffer(i as u32 + 1, wgpu::BufferBindingType::Storage { read_only: *a == Access::Read })),
-        );
+        entries
+            .extend((kernel.slots().iter().enumerate()).map(|(i, a)| {
+                buffer(i as u32 + 1, wgpu::BufferBindingType::Storage { read_only: *a == Access::Read })
+            }));
         let layout = (self.device)
             .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(label), entries: &entries });
         let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {

@@ -16,11 +16,8 @@ pub(crate) struct Colours {
 
 impl Colours {
     /// Three values that are the colour.
-    pub const RGB: Colours = Colours {
-        rows: [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0; 3]],
-        bias: [0.0; 3],
-        channels: 3,
-    };
+    pub const RGB: Colours =
+        Colours { rows: [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0; 3]], bias: [0.0; 3], channels: 3 };
 }
 
 #[repr(C)]
@@ -85,8 +82,7 @@ impl Painter {
             channels: colours.channels,
             pad: 0,
         };
-        let uniform: Buffer =
-            self.gpu.buffer("paint", size_of::<Params>() as u64, wgpu::BufferUsages::UNIFORM);
+        let uniform: Buffer = self.gpu.buffer("paint", size_of::<Params>() as u64, wgpu::BufferUsages::UNIFORM);
         self.gpu.queue.write_buffer(&uniform, 0, bytemuck::bytes_of(&params));
         let values = wgpu::BufferBinding {
             buffer: &from.buffer,

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use web_time::Instant;
 
 use super::Gpu;
-use super::turn::Allowance;
+use super::turn::{Allowance, Budget, Turn, guess};
 use crate::error::Result;
 
 /// A submit ends where it would take longer than this: Windows kills jobs after about two seconds, pages must paint.
@@ -96,7 +96,7 @@ impl<'g> Flight<'g> {
     pub async fn submit(&mut self, commands: wgpu::CommandBuffer, dispatches: usize, cost: f64) -> Result<()> {
         let (done, give) = Signal::new();
         let turn = self.gpu.turn.as_ref();
-        let ended = turn.map(|turn| turn.submitted(self.gpu.expected_seconds(cost), dispatches));
+        let ended = turn.map(|turn| turn.submitted(cost, self.gpu.expected_seconds(cost), dispatches));
         let index = self.gpu.queue.submit([commands]);
         self.gpu.queue.on_submitted_work_done(move || {
             if let Some(ended) = ended {
@@ -125,12 +125,10 @@ impl<'g> Flight<'g> {
         let done = self.gpu.landed(Some(index), done).await?;
         let seconds = done.duration_since(began.max(self.last_done)).as_secs_f64();
         self.last_done = done;
-        if cost > 0.0 && seconds > 1e-4 {
-            let (seen, old) = (seconds / cost, self.gpu.pace());
-            self.gpu.set_pace(match &self.gpu.turn {
-                Some(turn) => turn.pace(old, self.gpu.caps().class, cost, seconds),
-                None => old.map_or(seen, |old| (0.7 * old + 0.3 * seen).max(seen * 0.5)),
-            });
+        // Where a host polls, several submits land at once: its steps tell more.
+        if cost > 0.0 && seconds > 1e-4 && self.gpu.turn.is_none() {
+            let seen = seconds / cost;
+            self.gpu.set_pace(self.gpu.pace().map_or(seen, |old| (0.7 * old + 0.3 * seen).max(seen * 0.5)));
         }
         Ok(())
     }
@@ -139,7 +137,19 @@ impl<'g> Flight<'g> {
 impl Gpu {
     /// Seconds that work of `cost` units should take.
     fn expected_seconds(&self, cost: f64) -> f64 {
-        cost * self.pace().unwrap_or_else(|| super::turn::guess(self.caps().class))
+        cost * self.pace().unwrap_or_else(|| guess(self.caps().class))
+    }
+
+    /// Begins a step of the job's host: fills its account, and learns the device's pace from what was done since the last.
+    pub(crate) fn grant(&self, budget: Budget) {
+        if let Some(done) = self.turn.as_ref().and_then(|turn| turn.grant(budget)) {
+            self.set_pace(done.pace(self.pace().unwrap_or_else(|| guess(self.caps().class))));
+        }
+    }
+
+    /// Ends that step.
+    pub(crate) fn end_step(&self) {
+        self.turn.iter().for_each(Turn::end);
     }
 
     /// Gives the thread back to the host where its step has had its time.

@@ -2,9 +2,9 @@
 
 use super::attention::Dims;
 use super::{Attention, Result};
+use crate::gpu::shader;
 use crate::gpu::{AdapterClass, Caps, Variants};
 use crate::graph::{KernelLaunch, Launch};
-use crate::gpu::shader;
 
 pub(super) fn forward(of: &Attention, l: &mut Launch, d: &Dims) -> Result<()> {
     let (spec, vec) = (&of.spec, of.vectors(d));

@@ -4,8 +4,8 @@ use super::gemm::{Dims, Operands};
 use super::tile::{Extent, STEP, Tile};
 use super::{Activation, AddKind, Gemm, Result, Rows};
 use crate::gpu::AdapterClass;
-use crate::graph::{KernelLaunch, Launch, Slot};
 use crate::gpu::shader;
+use crate::graph::{KernelLaunch, Launch, Slot};
 
 pub(super) fn launch(gemm: &Gemm, l: &mut Launch, at: &Operands, d: &Dims) -> Result<()> {
     let extent = Extent {

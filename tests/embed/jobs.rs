@@ -1,0 +1,157 @@
+//! Jobs by steps: the same results as at once, several at a time, and what goes wrong is an error of the job.
+
+use std::time::Duration;
+
+use portray::Error;
+use portray::engine::Work;
+use portray::event::Event;
+use portray::gpu::Budget;
+use portray::job::{GenerateJob, ModelOptions, TrainJob};
+
+use super::host::{Host, bundled_job, fixture, tiny, tiny_job, tiny_options};
+
+fn picture(host: &Host, job: GenerateJob, budget: Budget) -> Vec<u8> {
+    let mut work = host.engine.start_generate(job);
+    host.finish(&mut work, budget).unwrap();
+    host.read(&work.pictures()[0])
+}
+
+#[test]
+fn any_budget_gives_the_same_picture() {
+    let host = Host::generous();
+    let expected = picture(&host, bundled_job(2), Budget::dispatches(usize::MAX));
+    for budget in [
+        Budget::dispatches(1),
+        Budget::dispatches(37),
+        Budget::time(Duration::from_millis(50)),
+        // So short that nearly every dispatch is run in slices.
+        Budget::time(Duration::from_micros(300)),
+        Budget::time(Duration::from_millis(5)).at_most(3),
+    ] {
+        assert!(picture(&host, bundled_job(2), budget) == expected, "{budget:?}");
+    }
+    let other = GenerateJob { prompts: vec!["a dog".into()], ..bundled_job(2) };
+    assert!(picture(&host, other, Budget::time(Duration::from_millis(50))) != expected);
+}
+
+fn training(out: std::path::PathBuf) -> TrainJob {
+    TrainJob {
+        model: tiny_options(),
+        replay: Some(fixture("sd2-train/replay.safetensors")),
+        init_lora: Some(fixture("sd2-train/init.lora-peft.safetensors")),
+        lr: Some(1e-3),
+        steps: Some(3),
+        out,
+        ..Default::default()
+    }
+}
+
+#[test]
+fn any_budget_gives_the_same_lora() {
+    let host = Host::generous();
+    let folder = tempfile::tempdir().unwrap();
+    let trained = |name: &str, budget: Option<Budget>| {
+        let job = training(folder.path().join(name));
+        match budget {
+            None => pollster::block_on(host.engine.train(&job, &mut |_| portray::event::Flow::Continue)).unwrap(),
+            Some(budget) => host.finish(&mut host.engine.start_train(job), budget).unwrap(),
+        };
+        std::fs::read(folder.path().join(name)).unwrap()
+    };
+    let expected = trained("at-once.safetensors", None);
+    assert!(trained("dispatches.safetensors", Some(Budget::dispatches(11))) == expected);
+    assert!(trained("slices.safetensors", Some(Budget::time(Duration::from_micros(300)))) == expected);
+    let start = std::fs::read(fixture("sd2-train/init.lora-peft.safetensors")).unwrap();
+    assert!(start != expected);
+}
+
+#[test]
+fn several_jobs_share_an_engine() {
+    let host = Host::generous();
+    let model = tiny(&host.engine);
+    let job = |prompt: &str| GenerateJob { prompts: vec![prompt.into()], ..tiny_job() };
+    let prompts = ["a dog", "a cat", "a tree"];
+    let alone: Vec<Vec<u8>> =
+        prompts.iter().map(|p| picture(&host, job(p), Budget::time(Duration::from_millis(50)))).collect();
+    let mut works: Vec<Work<_>> =
+        prompts.iter().map(|p| host.engine.start_generate_with(model.clone(), job(p))).collect();
+    while works.iter().any(|work| !work.is_over()) {
+        for work in works.iter_mut().filter(|work| !work.is_over()) {
+            work.step(Budget::dispatches(50)).unwrap();
+        }
+        host.present();
+    }
+    for (work, alone) in works.iter().zip(&alone) {
+        assert!(host.read(&work.pictures()[0]) == *alone);
+    }
+    assert!(alone[0] != alone[1] && alone[1] != alone[2]);
+}
+
+#[test]
+fn a_stopped_training_saves_its_state_and_goes_on() {
+    let host = Host::generous();
+    let folder = tempfile::tempdir().unwrap();
+    let whole = training(folder.path().join("whole.safetensors"));
+    host.finish(&mut host.engine.start_train(whole.clone()), Budget::dispatches(500)).unwrap();
+    let job = training(folder.path().join("stopped.safetensors"));
+    let mut work = host.engine.start_train(job.clone());
+    let error = loop {
+        match work.step(Budget::dispatches(100)) {
+            Ok(None) => host.present(),
+            Ok(Some(_)) => panic!("it was stopped"),
+            Err(e) => break e,
+        }
+        if work.events().any(|event| matches!(event, Event::Step(_))) {
+            work.stop();
+        }
+    };
+    assert!(matches!(error, Error::Interrupted(_)), "{error}");
+    assert!(matches!(work.step(Budget::dispatches(1)), Err(Error::Usage(_))));
+    let resumed = TrainJob { resume: true, ..job.clone() };
+    host.finish(&mut host.engine.start_train(resumed), Budget::dispatches(500)).unwrap();
+    assert!(std::fs::read(&job.out).unwrap() == std::fs::read(&whole.out).unwrap());
+}
+
+#[test]
+fn a_lost_device_is_an_error_of_every_job_and_the_host_begins_anew() {
+    let host = Host::modest();
+    let lost = host.engine.clone();
+    host.device.set_device_lost_callback(move |_, message| lost.device_lost(&message));
+    let model = tiny(&host.engine);
+    let mut works = [(); 2].map(|()| host.engine.start_generate_with(model.clone(), tiny_job()));
+    for work in &mut works {
+        work.step(Budget::dispatches(30)).unwrap();
+    }
+    host.device.destroy();
+    for work in &mut works {
+        let error = loop {
+            let _ = host.device.poll(wgpu::PollType::Poll);
+            match work.step(Budget::dispatches(30)) {
+                Ok(done) => assert!(done.is_none()),
+                Err(e) => break e,
+            }
+        };
+        assert!(matches!(&error, Error::Device(why) if why.contains("lost")), "{error}");
+    }
+    let host = Host::modest();
+    picture(&host, tiny_job(), Budget::time(Duration::from_millis(50)));
+}
+
+#[test]
+fn errors_are_the_jobs_and_not_the_hosts() {
+    let host = Host::modest();
+    host.device.on_uncaptured_error(std::sync::Arc::new(|e| panic!("the host heard {e}")));
+    let job = GenerateJob { prompts: Vec::new(), ..tiny_job() };
+    let error = host.finish(&mut host.engine.start_generate(job), Budget::dispatches(10)).unwrap_err();
+    assert!(matches!(error, Error::Usage(_)), "{error}");
+    let job =
+        GenerateJob { model: ModelOptions { model: Some("/none/such".into()), ..Default::default() }, ..tiny_job() };
+    let error = host.finish(&mut host.engine.start_generate(job), Budget::dispatches(10)).unwrap_err();
+    assert!(error.to_string().contains("/none/such"), "{error}");
+    // What wgpu reports within a step ends the job: its device cannot make a texture of this size.
+    let mut job = tiny_job();
+    (job.sampling.width, job.sampling.height) = (Some(2 * 8200), Some(8));
+    job.sampling.steps = Some(1);
+    let error = host.finish(&mut host.engine.start_generate(job), Budget::dispatches(100)).unwrap_err();
+    assert!(matches!(error, Error::Device(_) | Error::Limit(_)), "{error}");
+}

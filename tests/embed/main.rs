@@ -1,0 +1,7 @@
+//! The engine inside somebody else's application: on the host's device, within its frames, to its textures.
+
+mod host;
+mod jobs;
+mod leaks;
+mod pace;
+mod textures;
