@@ -2,6 +2,5 @@
 
 mod host;
 mod jobs;
-mod leaks;
 mod pace;
 mod textures;

@@ -1,11 +1,15 @@
-//! What jobs leave behind: nothing.
+//! What jobs leave behind in a host: nothing. A process of its own, for its memory is measured.
+
+#[path = "embed/host.rs"]
+#[allow(dead_code, reason = "the other tests' host")]
+mod host;
 
 use std::time::Duration;
 
 use portray::gpu::Budget;
 use portray::ops::oracle::Random;
 
-use super::host::{Host, tiny, tiny_job};
+use host::{Host, tiny, tiny_job};
 
 /// Bytes of the process's own memory.
 fn resident() -> u64 {
