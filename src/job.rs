@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::diffusion::{SamplerKind, Spacing};
-use crate::io::lora_file::LoraFormat;
+pub use crate::diffusion::{SamplerKind, Spacing};
+pub use crate::io::lora_file::LoraFormat;
 
 /// Type of the large weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
