@@ -41,6 +41,8 @@ pub enum Command {
     /// Teach a model one subject from a few pictures
     #[command(allow_negative_numbers = true)]
     Train(Box<TrainArgs>),
+    /// Make pictures, or train, in a window that shows how they form
+    Watch(WatchArgs),
     /// Train the bundled model on bundled pictures and leave a sheet of results
     Demo(DemoArgs),
     /// Say what a job would take - memory, FLOPs, dispatches - without a GPU
@@ -57,7 +59,7 @@ pub enum Command {
     Bench(BenchArgs),
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct GenerateArgs {
     #[command(flatten)]
     pub job: GenerateJob,
@@ -66,7 +68,7 @@ pub struct GenerateArgs {
 }
 
 /// Where pictures go.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct GenerateOutput {
     /// A .png for one picture, else a folder [default: portray-SEED.png]
     #[arg(long, value_name = "PATH")]
@@ -79,10 +81,30 @@ pub struct GenerateOutput {
     pub latents_out: Option<PathBuf>,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct TrainArgs {
     #[command(flatten)]
     pub job: TrainJob,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct WatchArgs {
+    /// Close the window when the job is done
+    #[arg(long, global = true)]
+    pub close: bool,
+    #[command(subcommand)]
+    pub job: WatchJob,
+}
+
+/// What is watched, with all its options.
+#[derive(Clone, Debug, Subcommand)]
+pub enum WatchJob {
+    /// `portray generate` with these options, in a window
+    #[command(allow_negative_numbers = true)]
+    Generate(Box<GenerateArgs>),
+    /// `portray train` with these options, in a window
+    #[command(allow_negative_numbers = true)]
+    Train(Box<TrainArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -256,7 +278,7 @@ mod tests {
             &["portray", "generate", "x", "--sampler", "bogus"],
             &["portray", "generate", "x", "--steps", "-3"],
             &["portray", "train", "--lr", "fast"],
-            &["portray", "watch"],
+            &["portray", "watch", "generate"],
             &["portray", "generate", "x", "--sede", "1"],
         ] {
             let error = Cli::try_parse_from(args).unwrap_err();
@@ -297,6 +319,8 @@ mod tests {
             "info",
             "bench --dump d",
             "demo --subject dog --check",
+            "watch generate x --steps 3 --seed 4",
+            "watch train --images d --prompt p --sample-prompt x --adapter 0",
         ] {
             let args = std::iter::once("portray").chain(line.split_whitespace());
             if let Err(e) = Cli::try_parse_from(args) {

@@ -9,12 +9,14 @@ mod forward;
 mod generate;
 mod info;
 mod inspect;
+mod lettering;
 mod plan;
 mod report;
 mod stop;
 mod table;
 mod terminal;
 mod train;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -43,6 +45,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Generate(args) => generate::run(&global, *args),
         Command::Train(args) => train::run(&global, *args),
+        Command::Watch(args) => watch::run(&global, args),
         Command::Demo(args) => demo::run(&global, &args),
         Command::Plan(args) => plan::run(&global, &args),
         Command::Inspect(args) => inspect::run(&global, &args),

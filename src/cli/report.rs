@@ -108,11 +108,6 @@ impl Reporter {
         }
     }
 
-    /// Whether results go to stdout as JSON.
-    pub fn json(&self) -> bool {
-        self.style == Style::Json
-    }
-
     fn tell(&mut self, event: &Event) {
         match event {
             Event::Phase(name) => self.begin(name),

@@ -1,8 +1,11 @@
 //! `portray train`.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use portray::event::{Event, Picture};
+use portray::engine::Trained;
+use portray::event::{Event, Flow, Picture};
+use portray::job::TrainJob;
 use portray::{Error, Result};
 use serde_json::json;
 
@@ -13,25 +16,45 @@ use super::{files, stop, table, terminal};
 /// Trains, saves what comes of it, and says how to go on when it is stopped.
 pub fn run(global: &Global, args: TrainArgs) -> Result<()> {
     let job = args.job;
+    let samples = samples(&job)?;
+    stop::listen();
+    let engine = super::open(global)?;
+    let mut reporter = Reporter::new(global);
+    let began = Instant::now();
+    let result = pollster::block_on(engine.train(&job, &mut |event| hear(&mut reporter, &samples, &event)));
+    tell(global, &job, began, reporter.finish(result))
+}
+
+/// The folder for sample pictures.
+///
+/// # Errors
+/// For places that cannot be written, or hold something already.
+pub fn samples(job: &TrainJob) -> Result<PathBuf> {
     files::check(&job.out, job.force || job.resume)?;
     let samples = files::beside(&job.out, "-samples");
     if !job.sample_prompts.is_empty() && !job.resume {
         files::check(&samples, job.force)?;
     }
-    stop::listen();
-    let engine = super::open(global)?;
-    let mut reporter = Reporter::new(global);
-    let began = std::time::Instant::now();
-    let result = pollster::block_on(engine.train(&job, &mut |event| {
-        if let Event::Sample { step, picture } = &event {
-            match save_sample(&samples, *step, picture) {
-                Ok(path) => reporter.note(&format!("sample {}", path.display())),
-                Err(e) => reporter.hold(Err(e)),
-            }
+    Ok(samples)
+}
+
+/// Writes sample pictures as they come, and passes events on.
+pub fn hear(reporter: &mut Reporter, samples: &Path, event: &Event) -> Flow {
+    if let Event::Sample { step, picture } = event {
+        match save_sample(samples, *step, picture) {
+            Ok(path) => reporter.note(&format!("sample {}", path.display())),
+            Err(e) => reporter.hold(Err(e)),
         }
-        reporter.hear(&event)
-    }));
-    let trained = reporter.finish(result).inspect_err(|e| {
+    }
+    reporter.hear(event)
+}
+
+/// Says what came of a training that `began` then: how long it took, or how to go on.
+///
+/// # Errors
+/// The training's.
+pub fn tell(global: &Global, job: &TrainJob, began: Instant, result: Result<Trained>) -> Result<()> {
+    let trained = result.inspect_err(|e| {
         if matches!(e, Error::Interrupted(_)) && !terminal::reader_left() && job.replay.is_none() {
             terminal::note(&format!("go on with: {}", resume_command(std::env::args())));
         }

@@ -198,7 +198,7 @@ impl Engine {
                     let [height, width] = sampling.latent_size();
                     let rgb = match (&self.screen, &latent) {
                         (Some(screen), _) => {
-                            screen.preview(&state, &model.vae.colours(scale), [width, height]);
+                            screen.preview(index, &state, &model.vae.colours(scale), [width, height]);
                             Vec::new()
                         }
                         (None, Some(latent)) => {

@@ -101,12 +101,11 @@ impl Engine {
     /// Opens an adapter.
     pub async fn request(options: &EngineOptions) -> Result<Engine> {
         let device = DeviceOptions { adapter: options.adapter.clone(), bounds_checks: options.bounds_checks };
-        let gpu = Gpu::request(&device).await?;
-        let variants = match &options.variants {
-            Some(folder) => variants::remembered(&gpu, folder).await?,
-            None => Variants::default(),
-        };
-        Ok(Engine { gpu, variants, screen: None })
+        let engine = Engine { gpu: Gpu::request(&device).await?, variants: Variants::default(), screen: None };
+        match &options.variants {
+            Some(folder) => engine.measured(folder).await,
+            None => Ok(engine),
+        }
     }
 
     /// Uses the device of a host application, made with [`required_features`] and [`required_limits`] or with less: it
@@ -127,6 +126,16 @@ impl Engine {
         let gpu = Gpu::from_device(info, device, queue, options.bounds_checks);
         let variants = options.variants.as_ref().and_then(|folder| variants::known(&gpu, folder)).unwrap_or_default();
         Engine { gpu, variants, screen: None }
+    }
+
+    /// The same engine with the variants of kernels that suit its device: those that `folder` remembers, else measured, which
+    /// takes about a second and polls the device.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub async fn measured(self, folder: &std::path::Path) -> Result<Engine> {
+        let variants = variants::remembered(&self.gpu, folder).await?;
+        Ok(Engine { variants, ..self })
     }
 
     /// Ends every job of this engine and its clones with an error at its next step: the device is gone. For a host's own

@@ -12,7 +12,7 @@ pub(super) struct Screen {
 
 #[derive(Default)]
 struct Shown {
-    preview: Option<wgpu::Texture>,
+    previews: Vec<wgpu::Texture>,
     pictures: Vec<wgpu::Texture>,
 }
 
@@ -25,13 +25,13 @@ impl Screen {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Paints a latent of `[width, height]` as the preview, in place of the one before.
-    pub fn preview(&self, latent: &StoredBuffer, colours: &Colours, size: [usize; 2]) {
+    /// Paints a latent of `[width, height]` as the preview of picture number `index`, over the one before.
+    pub fn preview(&self, index: usize, latent: &StoredBuffer, colours: &Colours, size: [usize; 2]) {
         let mut shown = self.shown();
-        let fits = |t: &wgpu::Texture| [t.width() as usize, t.height() as usize] == size;
-        let texture = shown.preview.take().filter(fits).unwrap_or_else(|| self.painter.texture(size));
-        self.painter.paint(latent, colours, &texture);
-        shown.preview = Some(texture);
+        while shown.previews.len() <= index {
+            shown.previews.push(self.painter.texture(size));
+        }
+        self.painter.paint(latent, colours, &shown.previews[index]);
     }
 
     /// Adds a finished picture of `[width, height]`.
@@ -41,9 +41,9 @@ impl Screen {
         self.shown().pictures.push(texture);
     }
 
-    /// What the picture that is being made looks like.
-    pub fn latest(&self) -> Option<wgpu::Texture> {
-        self.shown().preview.clone()
+    /// What the pictures that were begun look like, in order.
+    pub fn previews(&self) -> Vec<wgpu::Texture> {
+        self.shown().previews.clone()
     }
 
     /// The finished ones, in order.

@@ -139,7 +139,12 @@ impl<T> Work<T> {
     /// What the picture that forms looks like after its last step: as many pixels as the latent has, painted over with
     /// each step. The same kind of texture as [`Work::pictures`].
     pub fn preview(&self) -> Option<wgpu::Texture> {
-        self.screen.as_ref()?.latest()
+        self.previews().pop()
+    }
+
+    /// The same of every picture that was begun.
+    pub fn previews(&self) -> Vec<wgpu::Texture> {
+        self.screen.as_ref().map(|screen| screen.previews()).unwrap_or_default()
     }
 
     /// The finished pictures so far, prompt by prompt: `Rgba8Unorm` textures of the host's device holding sRGB colours,

@@ -113,8 +113,13 @@ fn entry(a: &wgpu::Adapter) -> AdapterEntry {
     AdapterEntry { class: class_of(&info), info, limits: a.limits(), features: a.features() }
 }
 
-async fn choose(wanted: Option<&str>) -> Result<wgpu::Adapter> {
-    let mut found = instance().enumerate_adapters(wgpu::Backends::all()).await;
+/// The adapter of `instance` that `wanted` names, by index or part of a name; else the first hardware adapter, else the
+/// first.
+///
+/// # Errors
+/// When there is none, or none of that name.
+pub async fn choose_adapter(instance: &wgpu::Instance, wanted: Option<&str>) -> Result<wgpu::Adapter> {
+    let mut found = instance.enumerate_adapters(wgpu::Backends::all()).await;
     let names = found.iter().map(|a| a.get_info().name).collect::<Vec<_>>().join(", ");
     if found.is_empty() {
         return Err(Error::Device(
@@ -144,7 +149,7 @@ async fn choose(wanted: Option<&str>) -> Result<wgpu::Adapter> {
 impl Gpu {
     /// Opens the adapter that `options` name with all of its limits.
     pub async fn request(options: &DeviceOptions) -> Result<Gpu> {
-        let adapter = choose(options.adapter.as_deref()).await?;
+        let adapter = choose_adapter(&instance(), options.adapter.as_deref()).await?;
         let info = adapter.get_info();
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("portray"),

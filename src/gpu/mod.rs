@@ -12,7 +12,7 @@ pub(crate) use buffers::{Buffer, StoredBuffer, storage_buffer};
 pub use buffers::{Pool, STAGING_BYTES, Store};
 pub use caps::{AdapterClass, Caps, Variants};
 pub(crate) use device::USED_FEATURES;
-pub use device::{AdapterEntry, DeviceOptions, Gpu, adapters};
+pub use device::{AdapterEntry, DeviceOptions, Gpu, adapters, choose_adapter};
 pub(crate) use kernel::shader;
 pub use kernel::{Access, BindingSpec, Field, Kernel, Template};
 pub(crate) use paint::{Colours, Painter};

@@ -1,7 +1,6 @@
 //! `portray demo`: from four pictures of a subject to a sheet of that subject anywhere, with the bundled model.
 
 mod check;
-mod lettering;
 mod report;
 mod scenes;
 mod sheet;

@@ -5,7 +5,7 @@ use image::{Rgb, RgbImage};
 use portray::event::Picture;
 use portray::{Error, Result};
 
-use super::lettering::{Lettering, Type, blend};
+use crate::cli::lettering::{Lettering, Type, blend};
 
 const INK: [u8; 3] = [24, 24, 27];
 const GREY: [u8; 3] = [96, 96, 104];

@@ -1,0 +1,283 @@
+//! The window's surface: a page, and pictures on it.
+
+use std::sync::Arc;
+
+use image::RgbImage;
+use portray::engine::{Engine, EngineOptions, cache_folder, required_features, required_limits};
+use portray::event::Picture;
+use portray::{Error, Result, wgpu};
+use winit::window::Window;
+
+use super::page::Place;
+use crate::cli::args::Global;
+
+const SHADER: &str = "
+struct Corner { @builtin(position) at: vec4<f32>, @location(0) uv: vec2<f32> }
+// Left, top, width and height of the quad, where the window is 2 wide and 2 high.
+@group(0) @binding(0) var<uniform> place: vec4<f32>;
+@group(0) @binding(1) var picture: texture_2d<f32>;
+@group(0) @binding(2) var linear: sampler;
+
+@vertex fn corner(@builtin(vertex_index) index: u32) -> Corner {
+    let uv = vec2(f32(index & 1u), f32(index >> 1u));
+    return Corner(vec4(place.x + uv.x * place.z, place.y - uv.y * place.w, 0.0, 1.0), uv);
+}
+
+@fragment fn colour(c: Corner) -> @location(0) vec4<f32> {
+    return vec4(textureSample(picture, linear, c.uv).rgb, 1.0);
+}
+";
+
+/// A window's surface on a device that the engine works on too.
+pub struct Screen {
+    window: Arc<Window>,
+    surface: wgpu::Surface<'static>,
+    format: wgpu::TextureFormat,
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    pipeline: wgpu::RenderPipeline,
+    sampler: wgpu::Sampler,
+}
+
+impl Screen {
+    /// Opens the adapter that the options name for `window`, and the engine on it.
+    ///
+    /// # Errors
+    /// Where the adapter cannot draw on the window's display.
+    pub fn new(
+        global: &Global,
+        window: Arc<Window>,
+        display: winit::event_loop::OwnedDisplayHandle,
+    ) -> Result<(Screen, Engine)> {
+        let device_error = |e: &dyn std::fmt::Display| Error::Device(e.to_string());
+        let descriptor = wgpu::InstanceDescriptor::new_with_display_handle_from_env(Box::new(display));
+        let instance = wgpu::Instance::new(descriptor);
+        let surface = instance.create_surface(window.clone()).map_err(|e| device_error(&e))?;
+        let adapter = pollster::block_on(portray::gpu::choose_adapter(&instance, global.adapter.as_deref()))?;
+        let formats = surface.get_capabilities(&adapter).formats;
+        let name = adapter.get_info().name;
+        let Some(format) = formats.first().copied() else {
+            return Err(Error::Device(format!("{name} cannot draw on this display")));
+        };
+        let descriptor = wgpu::DeviceDescriptor {
+            required_features: required_features(&adapter),
+            required_limits: required_limits(&adapter),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|e| device_error(&e))?;
+        let options = EngineOptions::default();
+        let mut engine = Engine::from_device(adapter.get_info(), device.clone(), queue.clone(), &options);
+        if let Ok(cache) = cache_folder() {
+            engine = pollster::block_on(engine.measured(&cache.join("variants")))?;
+        }
+        let lost = engine.clone();
+        device.set_device_lost_callback(move |_, why| lost.device_lost(&why));
+        let pipeline = pipeline(&device, format.remove_srgb_suffix());
+        let sampler = device.create_sampler(&wgpu::SamplerDescriptor {
+            mag_filter: wgpu::FilterMode::Linear,
+            min_filter: wgpu::FilterMode::Linear,
+            ..Default::default()
+        });
+        let screen = Screen { window, surface, format, device, queue, pipeline, sampler };
+        screen.configure();
+        Ok((screen, engine))
+    }
+
+    /// Pixels of the window.
+    pub fn size(&self) -> [u32; 2] {
+        let size = self.window.inner_size();
+        [size.width.max(1), size.height.max(1)]
+    }
+
+    /// After the window's size has changed.
+    pub fn configure(&self) {
+        let [width, height] = self.size();
+        self.surface.configure(
+            &self.device,
+            &wgpu::SurfaceConfiguration {
+                usage: wgpu::TextureUsages::RENDER_ATTACHMENT,
+                format: self.format,
+                color_space: Default::default(),
+                width,
+                height,
+                present_mode: wgpu::PresentMode::AutoVsync,
+                desired_maximum_frame_latency: 1,
+                alpha_mode: wgpu::CompositeAlphaMode::Auto,
+                view_formats: vec![self.format.remove_srgb_suffix()],
+            },
+        );
+    }
+
+    /// A picture as a texture.
+    pub fn upload(&self, picture: &Picture) -> wgpu::Texture {
+        let rgba: Vec<u8> = picture.rgb.chunks_exact(3).flat_map(|p| [p[0], p[1], p[2], 255]).collect();
+        self.texture(&rgba, [picture.width as u32, picture.height as u32])
+    }
+
+    /// A page as a texture.
+    pub fn upload_page(&self, page: &RgbImage) -> wgpu::Texture {
+        let rgba: Vec<u8> = page.pixels().flat_map(|p| [p.0[0], p.0[1], p.0[2], 255]).collect();
+        self.texture(&rgba, [page.width(), page.height()])
+    }
+
+    fn texture(&self, rgba: &[u8], [width, height]: [u32; 2]) -> wgpu::Texture {
+        let size = wgpu::Extent3d { width, height, depth_or_array_layers: 1 };
+        let texture = self.device.create_texture(&wgpu::TextureDescriptor {
+            label: Some("picture"),
+            size,
+            mip_level_count: 1,
+            sample_count: 1,
+            dimension: wgpu::TextureDimension::D2,
+            format: wgpu::TextureFormat::Rgba8Unorm,
+            usage: wgpu::TextureUsages::TEXTURE_BINDING | wgpu::TextureUsages::COPY_DST,
+            view_formats: &[],
+        });
+        let layout = wgpu::TexelCopyBufferLayout { offset: 0, bytes_per_row: Some(width * 4), rows_per_image: None };
+        self.queue.write_texture(texture.as_image_copy(), rgba, layout, size);
+        texture
+    }
+
+    /// The colours of a texture that the engine painted: RGB, row by row. Waits for the device.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn read(&self, texture: &wgpu::Texture) -> Result<Vec<u8>> {
+        let failed = |e: &dyn std::fmt::Display| Error::Device(format!("reading a picture: {e}"));
+        let (width, height) = (texture.width(), texture.height());
+        let row = (width * 4).next_multiple_of(256);
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("picture"),
+            size: u64::from(row) * u64::from(height),
+            usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
+            mapped_at_creation: false,
+        });
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        let layout = wgpu::TexelCopyBufferLayout { offset: 0, bytes_per_row: Some(row), rows_per_image: None };
+        let to = wgpu::TexelCopyBufferInfo { buffer: &buffer, layout };
+        encoder.copy_texture_to_buffer(texture.as_image_copy(), to, texture.size());
+        self.queue.submit([encoder.finish()]);
+        buffer.slice(..).map_async(wgpu::MapMode::Read, |_| {});
+        self.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| failed(&e))?;
+        let bytes = buffer.slice(..).get_mapped_range().map_err(|e| failed(&e))?;
+        let line = |line: &[u8]| line[..width as usize * 4].to_vec();
+        let rgba: Vec<u8> = bytes.chunks(row as usize).flat_map(line).collect();
+        Ok(rgba.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect())
+    }
+
+    /// Shows the page with `pictures` on it, and lets the device say what it has done. False where the window has to be
+    /// drawn again.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn show(&self, page: &wgpu::Texture, pictures: &[(wgpu::Texture, Place)]) -> Result<bool> {
+        let frame = match self.surface.get_current_texture() {
+            wgpu::CurrentSurfaceTexture::Success(frame) | wgpu::CurrentSurfaceTexture::Suboptimal(frame) => frame,
+            wgpu::CurrentSurfaceTexture::Timeout | wgpu::CurrentSurfaceTexture::Occluded => {
+                self.poll()?;
+                return Ok(false);
+            }
+            _ => {
+                self.configure();
+                return Ok(false);
+            }
+        };
+        let view = frame.texture.create_view(&wgpu::TextureViewDescriptor {
+            format: Some(self.format.remove_srgb_suffix()),
+            ..Default::default()
+        });
+        let [width, height] = self.size().map(|n| n as f32);
+        let whole = Place { x: 0.0, y: 0.0, width, height };
+        let quads: Vec<wgpu::BindGroup> = std::iter::once((page, whole))
+            .chain(pictures.iter().map(|(texture, place)| (texture, *place)))
+            .map(|(texture, place)| self.quad(texture, place, [width, height]))
+            .collect();
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_render_pass(&wgpu::RenderPassDescriptor {
+                label: Some("window"),
+                color_attachments: &[Some(wgpu::RenderPassColorAttachment {
+                    view: &view,
+                    depth_slice: None,
+                    resolve_target: None,
+                    ops: wgpu::Operations {
+                        load: wgpu::LoadOp::Clear(wgpu::Color::BLACK),
+                        store: wgpu::StoreOp::Store,
+                    },
+                })],
+                ..Default::default()
+            });
+            pass.set_pipeline(&self.pipeline);
+            for quad in &quads {
+                pass.set_bind_group(0, quad, &[]);
+                pass.draw(0..4, 0..1);
+            }
+        }
+        self.queue.submit([encoder.finish()]);
+        self.window.pre_present_notify();
+        self.queue.present(frame);
+        self.poll()?;
+        Ok(true)
+    }
+
+    fn poll(&self) -> Result<()> {
+        self.device.poll(wgpu::PollType::Poll).map(drop).map_err(|e| Error::Device(e.to_string()))
+    }
+
+    /// `texture` at `place` of a window of `width` x `height`.
+    fn quad(&self, texture: &wgpu::Texture, place: Place, [width, height]: [f32; 2]) -> wgpu::BindGroup {
+        let rectangle = [
+            place.x / width * 2.0 - 1.0,
+            1.0 - place.y / height * 2.0,
+            place.width / width * 2.0,
+            place.height / height * 2.0,
+        ];
+        let uniform = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("place"),
+            size: 16,
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        self.queue.write_buffer(&uniform, 0, &rectangle.map(f32::to_le_bytes).concat());
+        let view = texture.create_view(&wgpu::TextureViewDescriptor {
+            usage: Some(wgpu::TextureUsages::TEXTURE_BINDING),
+            ..Default::default()
+        });
+        let entry = |binding, resource| wgpu::BindGroupEntry { binding, resource };
+        self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some("quad"),
+            layout: &self.pipeline.get_bind_group_layout(0),
+            entries: &[
+                entry(0, uniform.as_entire_binding()),
+                entry(1, wgpu::BindingResource::TextureView(&view)),
+                entry(2, wgpu::BindingResource::Sampler(&self.sampler)),
+            ],
+        })
+    }
+}
+
+fn pipeline(device: &wgpu::Device, format: wgpu::TextureFormat) -> wgpu::RenderPipeline {
+    let source = wgpu::ShaderSource::Wgsl(SHADER.into());
+    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some("quad"), source });
+    device.create_render_pipeline(&wgpu::RenderPipelineDescriptor {
+        label: Some("quad"),
+        layout: None,
+        vertex: wgpu::VertexState {
+            module: &module,
+            entry_point: Some("corner"),
+            compilation_options: Default::default(),
+            buffers: &[],
+        },
+        primitive: wgpu::PrimitiveState { topology: wgpu::PrimitiveTopology::TriangleStrip, ..Default::default() },
+        depth_stencil: None,
+        multisample: Default::default(),
+        fragment: Some(wgpu::FragmentState {
+            module: &module,
+            entry_point: Some("colour"),
+            compilation_options: Default::default(),
+            targets: &[Some(format.into())],
+        }),
+        multiview_mask: None,
+        cache: None,
+    })
+}

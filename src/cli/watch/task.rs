@@ -1,0 +1,332 @@
+//! The job that a window shows: advanced frame by frame, its results written as the plain command writes them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use portray::engine::{Engine, Generated, Model, Trained, Work};
+use portray::event::{Event, Flow, Picture, StepReport};
+use portray::gpu::Budget;
+use portray::job::{GenerateJob, TrainJob};
+use portray::{Error, Result};
+
+use super::page::{Tile, View};
+use super::stage::Screen;
+use crate::cli::args::{Global, WatchJob};
+use crate::cli::generate::Results;
+use crate::cli::report::Reporter;
+use crate::cli::{stop, table, train};
+
+/// What the job may take of the device at a time: a window of 30 frames a second stays smooth beside it.
+const BUDGET: Duration = Duration::from_millis(30);
+/// Share of a new loss in the mean that is shown: single steps jump with their timesteps.
+const SMOOTHING: f64 = 0.05;
+
+/// A job with what is shown of it.
+pub struct Task {
+    global: Global,
+    engine: Engine,
+    job: Job,
+    reporter: Reporter,
+    began: Instant,
+    /// When the units of the present phase began, and how many were done.
+    since: Option<(Instant, usize)>,
+    paused: bool,
+    /// How the job that the command asked for ended.
+    ended: Option<Result<()>>,
+    /// What the window shows.
+    pub view: View,
+}
+
+enum Job {
+    Generate(Box<Pictures>),
+    Train { work: Work<Trained>, job: Box<TrainJob>, samples: PathBuf },
+}
+
+struct Pictures {
+    work: Work<Generated>,
+    model: Arc<Model>,
+    job: GenerateJob,
+    results: Results,
+    /// Finished after another seed was asked for, and not written.
+    unsaved: Vec<Picture>,
+}
+
+impl Task {
+    /// Begins `job`.
+    ///
+    /// # Errors
+    /// For places that cannot be written, and models that cannot be read.
+    pub fn new(global: &Global, job: WatchJob, engine: Engine) -> Result<Task> {
+        let mut reporter = Reporter::new(global);
+        let (job, title) = match job {
+            WatchJob::Generate(args) => {
+                let (mut job, results) = Results::new(global, *args)?;
+                job.previews = true;
+                let title = job.prompts.join("  \u{b7}  ");
+                let mut hear = |event: Event| reporter.hear(&event);
+                let model = Arc::new(pollster::block_on(engine.open(&job.model, &job.loras, &mut hear))?);
+                let work = engine.start_generate_with(model.clone(), job.clone());
+                (Job::Generate(Box::new(Pictures { work, model, job, results, unsaved: Vec::new() })), title)
+            }
+            WatchJob::Train(args) => {
+                let job = Box::new(args.job);
+                let samples = train::samples(&job)?;
+                let title = job.prompt.clone().unwrap_or_else(|| "Training".into());
+                (Job::Train { work: engine.start_train((*job).clone()), job, samples }, title)
+            }
+        };
+        stop::listen();
+        let keys = match &job {
+            Job::Generate(_) => &[("Space", "pause"), ("R", "another seed"), ("S", "save"), ("Q", "quit")][..],
+            Job::Train { .. } => &[("Space", "pause"), ("S", "finish and save"), ("Q", "save the state and quit")],
+        };
+        let chart = matches!(job, Job::Train { .. });
+        let mut view = View { title, keys, chart, ..View::default() };
+        if let Job::Generate(pictures) = &job {
+            let count = pictures.job.prompts.len() * pictures.job.count;
+            view.tiles = (0..count).map(|i| Tile { label: seed(&pictures.job, i), face: None }).collect();
+        }
+        let began = Instant::now();
+        Ok(Task { global: global.clone(), engine, job, reporter, began, since: None, paused: false, ended: None, view })
+    }
+
+    /// Goes on for a frame's share.
+    pub fn advance(&mut self, screen: &Screen) {
+        if stop::asked() {
+            self.leave();
+        }
+        if self.paused || !self.is_running() {
+            return;
+        }
+        let (events, done) = match &mut self.job {
+            Job::Generate(pictures) => {
+                let stepped = pictures.work.step(Budget::time(BUDGET));
+                let events: Vec<Event> = pictures.work.events().collect();
+                (events, stepped.map(|made| made.map(Made::Pictures)))
+            }
+            Job::Train { work, .. } => {
+                let stepped = work.step(Budget::time(BUDGET));
+                (work.events().collect(), stepped.map(|trained| trained.map(Made::Trained)))
+            }
+        };
+        for event in events {
+            self.hear(&event, screen);
+        }
+        match done {
+            Ok(None) => {}
+            Ok(Some(made)) => self.end(Ok(made)),
+            Err(e) => self.end(Err(e)),
+        }
+    }
+
+    fn is_running(&self) -> bool {
+        match &self.job {
+            Job::Generate(pictures) => !pictures.work.is_over(),
+            Job::Train { work, .. } => !work.is_over(),
+        }
+    }
+
+    /// Whether the next frame has anything to do.
+    pub fn is_busy(&self) -> bool {
+        self.is_running() && !self.paused
+    }
+
+    /// Whether the job that the command asked for is done, and no other goes on.
+    pub fn is_done(&self) -> bool {
+        self.ended.is_some() && !self.is_running()
+    }
+
+    /// What the command returns.
+    pub fn result(self) -> Result<()> {
+        self.ended.unwrap_or_else(|| Err(Error::Interrupted(String::new())))
+    }
+
+    fn hear(&mut self, event: &Event, screen: &Screen) {
+        self.show(event);
+        let flow = match &mut self.job {
+            Job::Generate(pictures) => {
+                match event {
+                    Event::Preview { index, .. } => {
+                        let (label, face) =
+                            (seed(&pictures.job, *index), pictures.work.previews().into_iter().nth(*index));
+                        self.view.put(*index, Tile { label, face });
+                    }
+                    Event::Picture(picture) => {
+                        let face = pictures.work.pictures().into_iter().nth(picture.index);
+                        let rgb = face.as_ref().map_or(Ok(Vec::new()), |texture| screen.read(texture));
+                        let label = seed(&pictures.job, picture.index);
+                        self.view.put(picture.index, Tile { label, face });
+                        match rgb.map(|rgb| Picture { rgb, ..picture.clone() }) {
+                            Ok(picture) if self.ended.is_some() => pictures.unsaved.push(picture),
+                            Ok(picture) => self.reporter.hold(pictures.results.picture(&picture)),
+                            Err(e) => self.reporter.hold(Err(e)),
+                        }
+                    }
+                    _ => {}
+                }
+                self.reporter.hear(event)
+            }
+            Job::Train { samples, .. } => {
+                if let Event::Sample { step, picture } = event {
+                    let label = format!("step {step}: {}", picture.prompt);
+                    self.view.put(picture.index, Tile { label, face: Some(screen.upload(picture)) });
+                }
+                train::hear(&mut self.reporter, samples, event)
+            }
+        };
+        if flow != Flow::Continue {
+            self.stop();
+        }
+    }
+
+    /// What an event changes of the page.
+    fn show(&mut self, event: &Event) {
+        match event {
+            Event::Phase(phase) => {
+                (self.view.phase, self.view.detail, self.view.share) = (phase.clone(), String::new(), None);
+                self.since = None;
+            }
+            Event::Progress { unit, done, total } if *total > 0 => self.count(unit, *done, *total),
+            Event::Step(step) => self.count_update(step),
+            Event::Warning(text) => self.view.notice = text.clone(),
+            Event::Saved(path) => self.view.notice = format!("saved {}", path.display()),
+            _ => {}
+        }
+    }
+
+    fn count(&mut self, unit: &str, done: usize, total: usize) {
+        let (began, first) = *self.since.get_or_insert_with(|| (Instant::now(), done));
+        self.view.share = Some(done as f32 / total as f32);
+        self.view.detail = format!("{unit} {done} of {total}");
+        if done > first && done < total {
+            let left = began.elapsed().as_secs_f64() * (total - done) as f64 / (done - first) as f64;
+            self.view.detail += &format!("  \u{b7}  {} left", table::seconds(left));
+        }
+    }
+
+    fn count_update(&mut self, step: &StepReport) {
+        self.count("step", step.step + 1, step.steps);
+        let mean = self.view.losses.last().map_or(step.loss, |mean| mean + SMOOTHING * (step.loss - mean));
+        self.view.losses.push(mean);
+        self.view.first = self.view.first.or(Some(step.step));
+        self.view.steps = step.steps;
+        self.view.numbers = vec![("loss", format!("{mean:.4}")), ("instance", format!("{:.4}", step.instance))];
+        self.view.numbers.extend(step.prior.map(|prior| ("prior", format!("{prior:.4}"))));
+        self.view.numbers.push(("gradient norm", format!("{:.3}", step.grad_norm)));
+        self.view.numbers.push(("learning rate", format!("{:.1e}", step.lr)));
+    }
+
+    /// The job came to its end.
+    fn end(&mut self, result: Result<Made>) {
+        let reporter = std::mem::replace(&mut self.reporter, Reporter::new(&self.global));
+        let result = reporter.finish(result);
+        (self.view.phase, self.view.detail, self.view.share) = match &result {
+            Ok(_) => ("done".into(), String::new(), Some(1.0)),
+            Err(Error::Interrupted(_)) => ("stopped".into(), String::new(), None),
+            Err(e) => ("failed".into(), e.to_string(), None),
+        };
+        let first = self.ended.is_none();
+        let told = match (&self.job, result) {
+            (Job::Generate(pictures), Ok(Made::Pictures(made))) if first => pictures.results.latents(&made),
+            (Job::Generate(pictures), Ok(_)) => {
+                self.view.notice = format!("{} not saved: press S", pictures.unsaved.len());
+                Ok(())
+            }
+            (Job::Generate(_), Err(e)) => Err(e),
+            (Job::Train { job, .. }, result) => {
+                let trained = result.and_then(|made| match made {
+                    Made::Trained(trained) => Ok(trained),
+                    Made::Pictures(_) => Err(Error::Usage("pictures from a training".into())),
+                });
+                train::tell(&self.global, job, self.began, trained)
+            }
+        };
+        // What comes of another seed is not what the command was asked for.
+        if first {
+            self.ended = Some(told);
+        }
+    }
+
+    /// Asks the job to end in good order.
+    fn stop(&mut self) {
+        self.paused = false;
+        match &self.job {
+            Job::Generate(pictures) => pictures.work.stop(),
+            Job::Train { work, .. } => work.stop(),
+        }
+    }
+
+    /// The user closes the window, presses Q or Ctrl-C: true where it may close at once.
+    pub fn leave(&mut self) -> bool {
+        self.stop();
+        !self.is_running()
+    }
+
+    /// Space.
+    pub fn pause(&mut self) {
+        if self.is_running() {
+            self.paused = !self.paused;
+            self.view.paused = self.paused;
+            // Time left is counted anew.
+            self.since = None;
+        }
+    }
+
+    /// R: the same prompts with the next seeds.
+    pub fn reseed(&mut self) {
+        let Job::Generate(pictures) = &mut self.job else { return };
+        if !pictures.work.is_over() && self.ended.is_none() {
+            self.view.notice = "the first pictures are not done yet".into();
+            return;
+        }
+        pictures.job.sampling.seed = pictures.job.sampling.seed.wrapping_add(pictures.job.count as u64);
+        pictures.unsaved.clear();
+        pictures.work = self.engine.start_generate_with(pictures.model.clone(), pictures.job.clone());
+        self.reporter = Reporter::new(&self.global);
+        (self.view.notice, self.paused, self.view.paused) = (String::new(), false, false);
+    }
+
+    /// S: what is there, as a result.
+    pub fn save(&mut self) {
+        match &mut self.job {
+            Job::Train { work, .. } if !work.is_over() => {
+                work.finish();
+                self.view.notice = "finishing with this step".into();
+            }
+            Job::Train { job, .. } => self.view.notice = format!("saved {}", job.out.display()),
+            Job::Generate(pictures) => {
+                let unsaved = std::mem::take(&mut pictures.unsaved);
+                let written: Result<Vec<PathBuf>> =
+                    unsaved.iter().map(|picture| pictures.results.add(picture)).collect();
+                self.view.notice = match written {
+                    Ok(paths) => match paths.as_slice() {
+                        [] => "nothing new to save".into(),
+                        [path] => format!("saved {}", path.display()),
+                        [first, ..] => format!("saved {} and {} more", first.display(), paths.len() - 1),
+                    },
+                    Err(e) => {
+                        pictures.unsaved = unsaved;
+                        e.to_string()
+                    }
+                };
+            }
+        }
+    }
+}
+
+/// What a job made.
+enum Made {
+    Pictures(Generated),
+    Trained(Trained),
+}
+
+/// `seed 7`, of picture number `index`; with the prompt, where there are several.
+fn seed(job: &GenerateJob, index: usize) -> String {
+    let count = job.count.max(1);
+    let seed = job.sampling.seed.wrapping_add((index % count) as u64);
+    match job.prompts.len() {
+        1 => format!("seed {seed}"),
+        _ => format!("seed {seed}: {}", job.prompts.get(index / count).map_or("", String::as_str)),
+    }
+}

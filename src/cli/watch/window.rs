@@ -1,0 +1,173 @@
+//! The window: opened, drawn, and listened to.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use portray::{Result, wgpu};
+use winit::application::ApplicationHandler;
+use winit::dpi::LogicalSize;
+use winit::event::{ElementState, KeyEvent, WindowEvent};
+use winit::event_loop::{ActiveEventLoop, ControlFlow, EventLoop};
+use winit::keyboard::{Key, NamedKey};
+use winit::window::{Window, WindowId};
+
+use super::Shown;
+use super::page::Place;
+use super::stage::Screen;
+use super::task::Task;
+use crate::cli::args::{Global, WatchArgs};
+use crate::cli::lettering::Lettering;
+use crate::cli::stop;
+
+/// How often a window where nothing moves looks at what else there may be.
+const GLANCE: Duration = Duration::from_millis(200);
+
+/// Shows the job of `args`.
+pub fn run(global: &Global, args: &WatchArgs) -> Shown {
+    let event_loop = match EventLoop::new() {
+        Ok(event_loop) => event_loop,
+        Err(e) => return Shown::NoWindow(e.to_string()),
+    };
+    let letters = match Lettering::new() {
+        Ok(letters) => letters,
+        Err(e) => return Shown::Done(Err(e)),
+    };
+    let mut app = App { global, args, letters, scene: None, shown: None };
+    let ran = event_loop.run_app(&mut app);
+    match (app.shown, app.scene, ran) {
+        (Some(shown), ..) => shown,
+        (None, Some(scene), _) => Shown::Done(scene.task.result()),
+        (None, None, Err(e)) => Shown::NoWindow(e.to_string()),
+        (None, None, Ok(())) => Shown::NoWindow("the display gave no window".into()),
+    }
+}
+
+struct App<'a> {
+    global: &'a Global,
+    args: &'a WatchArgs,
+    letters: Lettering,
+    scene: Option<Scene>,
+    /// What came of it, where that is known before the window closes.
+    shown: Option<Shown>,
+}
+
+struct Scene {
+    window: Arc<Window>,
+    screen: Screen,
+    task: Task,
+    /// The page that is shown, with the places of its pictures.
+    page: Option<(wgpu::Texture, Vec<Place>)>,
+    /// The user wants to leave.
+    leaving: bool,
+}
+
+impl App<'_> {
+    /// Opens the window and begins the job. What fails before there is a window leaves the job to the plain command.
+    fn open(&self, event_loop: &ActiveEventLoop) -> Result<Scene, Shown> {
+        let attributes = Window::default_attributes()
+            .with_title("Portray")
+            .with_inner_size(LogicalSize::new(960.0, 680.0))
+            .with_min_inner_size(LogicalSize::new(360.0, 320.0));
+        let window = event_loop.create_window(attributes).map_err(|e| Shown::NoWindow(e.to_string()))?;
+        let window = Arc::new(window);
+        let opened = Screen::new(self.global, window.clone(), event_loop.owned_display_handle());
+        let (screen, engine) = opened.map_err(|e| Shown::NoWindow(e.to_string()))?;
+        let task = Task::new(self.global, self.args.job.clone(), engine).map_err(|e| Shown::Done(Err(e)))?;
+        Ok(Scene { window, screen, task, page: None, leaving: false })
+    }
+}
+
+impl Scene {
+    /// One frame: the job's share, then the page. False where nothing moves until somebody does something.
+    fn frame(&mut self, letters: &Lettering) -> Result<bool> {
+        let before = self.task.view.stamp();
+        self.task.advance(&self.screen);
+        if self.page.is_none() || self.task.view.stamp() != before {
+            let scale = self.window.scale_factor() as f32;
+            let (page, places) = self.task.view.paint(letters, self.screen.size(), scale);
+            self.page = Some((self.screen.upload_page(&page), places));
+            self.window.set_title(&self.task.view.window_title());
+        }
+        let Some((page, places)) = &self.page else { return Ok(false) };
+        let faces =
+            self.task.view.tiles.iter().zip(places).filter_map(|(tile, place)| Some((tile.face.clone()?, *place)));
+        let drawn = self.screen.show(page, &faces.collect::<Vec<_>>())?;
+        Ok(!drawn || self.task.is_busy())
+    }
+
+    fn key(&mut self, key: &Key) {
+        match key.as_ref() {
+            Key::Named(NamedKey::Space) => self.task.pause(),
+            Key::Named(NamedKey::Escape) => self.leaving = true,
+            Key::Character(text) => match text.to_lowercase().as_str() {
+                "r" => self.task.reseed(),
+                "s" => self.task.save(),
+                "q" => self.leaving = true,
+                _ => return,
+            },
+            _ => return,
+        }
+        self.page = None;
+        self.window.request_redraw();
+    }
+}
+
+impl ApplicationHandler for App<'_> {
+    fn resumed(&mut self, event_loop: &ActiveEventLoop) {
+        if self.scene.is_none() && self.shown.is_none() {
+            match self.open(event_loop) {
+                Ok(scene) => {
+                    scene.window.request_redraw();
+                    self.scene = Some(scene);
+                }
+                Err(shown) => {
+                    self.shown = Some(shown);
+                    event_loop.exit();
+                }
+            }
+        }
+    }
+
+    fn window_event(&mut self, event_loop: &ActiveEventLoop, _: WindowId, event: WindowEvent) {
+        let Some(scene) = &mut self.scene else { return };
+        match event {
+            WindowEvent::CloseRequested => {
+                scene.leaving = true;
+                scene.window.request_redraw();
+            }
+            WindowEvent::Resized(_) | WindowEvent::ScaleFactorChanged { .. } => {
+                scene.screen.configure();
+                scene.page = None;
+                scene.window.request_redraw();
+            }
+            WindowEvent::KeyboardInput {
+                event: KeyEvent { logical_key, state: ElementState::Pressed, repeat: false, .. },
+                ..
+            } => scene.key(&logical_key),
+            WindowEvent::RedrawRequested => {
+                // What is to be saved is saved before the window closes.
+                let left = scene.leaving && scene.task.leave();
+                match scene.frame(&self.letters) {
+                    Ok(_) if left || (self.args.close && scene.task.is_done()) => event_loop.exit(),
+                    Ok(true) => scene.window.request_redraw(),
+                    Ok(false) if scene.leaving => scene.window.request_redraw(),
+                    Ok(false) => {}
+                    Err(e) => {
+                        self.shown = Some(Shown::Done(Err(e)));
+                        event_loop.exit();
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn about_to_wait(&mut self, event_loop: &ActiveEventLoop) {
+        // Ctrl-C in the terminal is no event of the window's.
+        event_loop.set_control_flow(ControlFlow::WaitUntil(Instant::now() + GLANCE));
+        if let Some(scene) = self.scene.as_mut().filter(|scene| stop::asked() && !scene.leaving) {
+            scene.leaving = true;
+            scene.window.request_redraw();
+        }
+    }
+}
