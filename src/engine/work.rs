@@ -57,6 +57,7 @@ impl Engine {
         self.begin(false, |engine, mut listener| Box::pin(async move { engine.train(&job, &mut listener).await }))
     }
 
+    #[allow(clippy::arc_with_non_send_sync, reason = "in a page, where wgpu's objects are of one thread, so are jobs")]
     fn begin<T>(&self, paints: bool, run: impl FnOnce(Engine, Box<dyn FnMut(Event) -> Flow>) -> Running<T>) -> Work<T> {
         let gpu = self.gpu.driven(Turn::new());
         let screen = paints.then(|| Arc::new(Screen::new(&gpu)));

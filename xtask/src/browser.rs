@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use crate::install::{self, Installed, works};
-use crate::tests::{Outcome, at_root, ran};
+use crate::tests::{FEATURES, Outcome, at_root, ran};
 use crate::wasm::Toolchain;
 use crate::{root, target_folder, web};
 
@@ -82,7 +82,7 @@ fn page(toolchain: &Toolchain) -> Outcome {
 
 /// What a tab's results are held against.
 fn native() -> Outcome {
-    ran(at_root().args(["build", "--release", "--quiet", "--bin", "portray", "--example", "step_time"]))
+    ran(at_root().args(["build", "--release", "--quiet", "--bin", "portray", "--example", "step_time"]).args(FEATURES))
 }
 
 #[cfg(test)]

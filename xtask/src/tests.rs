@@ -11,11 +11,20 @@ use crate::{Failure, browser, cargo, root, web};
 /// Integration tests that need no second driver: those without an adapter, what only wgpu's allocator decides, and the
 /// command line, whose kernels the others compare on both.
 const ONE_DRIVER: &[&str] =
-    &["layers", "shaders", "plan", "io", "diffusion", "memory", "published_models", "interop", "cli"];
+    &["layers", "shaders", "plan", "io", "diffusion", "memory", "published_models", "interop", "cli", "window"];
 /// Tests within the others that a second driver can tell nothing new.
 const ONCE: &[&str] = &["eight_bit_moments"];
 
+/// One set of features for every build of the tests, so that nothing is built twice.
+pub const FEATURES: [&str; 2] = ["--features", "portray/window"];
+
 const SWIFTSHADER: &str = "/usr/lib/chromium/vk_swiftshader_icd.json";
+
+/// A display without a screen, and what winit loads to speak to it.
+const DISPLAY: &str = "xvfb libxcursor1 libxi6 libxkbcommon-x11-0 libxrandr2";
+
+/// The release whose interface this one is compared with.
+const BASELINE: &str = "v0.1.0";
 
 /// What came of a step.
 pub enum Outcome {
@@ -71,12 +80,12 @@ pub fn run() -> Result<(), Failure> {
     summary.step("formatting", || {
         ran(at_root().args(["fmt", "--all", "--check"])).and(|| ran(of_bindgen("fmt").arg("--check")))
     });
-    let strict = ["--lib", "--bins", "--examples", "--", "-D", "warnings"];
-    summary.step("lints", || lint(&strict));
+    summary.step("lints", || lint(&["--lib", "--bins", "--examples", "--", "-D", "warnings"]));
     // A test that unwraps is a test that fails.
     let in_tests = ["-A", "clippy::unwrap_used", "-A", "clippy::expect_used", "-A", "clippy::panic"];
-    let tests: Vec<&str> = ["--tests", "--benches", "--", "-D", "warnings"].into_iter().chain(in_tests).collect();
-    summary.step("lints of tests", || lint(&tests));
+    let all = FEATURES.into_iter().chain(["--all-targets", "--", "-D", "warnings"]);
+    let tests: Vec<&str> = all.chain(in_tests).collect();
+    summary.step("lints of tests and the window", || lint(&tests));
     summary.step("lints of portray-bindgen", || {
         ran(of_bindgen("clippy")
             .args(["--release", "--quiet", "--locked", "--target-dir"])
@@ -86,14 +95,21 @@ pub fn run() -> Result<(), Failure> {
     summary.step("library for the browser", wasm);
     let document = ["doc", "--release", "--no-deps", "--quiet"];
     summary.step("documentation", || ran(at_root().args(document).env("RUSTDOCFLAGS", "-D warnings")));
+    summary.step("public interface", public_interface);
 
+    summary.step("a display for the window", || match install::package(DISPLAY) {
+        Ok(Installed::Yes) => Outcome::Passed,
+        Ok(Installed::No(reason)) | Err(reason) => Outcome::Skipped(reason),
+    });
     let lavapipe = driver("mesa-vulkan-drivers", lavapipe_manifest);
-    let everything: &[&str] = &["test", "--workspace", "--release", "--quiet", "--no-fail-fast"];
-    summary.step("all tests, lavapipe", || on(lavapipe, everything));
+    let mut everything = vec!["test", "--workspace", "--release", "--quiet", "--no-fail-fast"];
+    everything.extend(FEATURES);
+    summary.step("all tests, lavapipe", || on(lavapipe, &everything));
 
     let swiftshader = driver("chromium", || Some(PathBuf::from(SWIFTSHADER)).filter(|p| p.exists()));
     let names = gpu_tests();
     let mut again = vec!["test", "--release", "--quiet", "--no-fail-fast"];
+    again.extend(FEATURES);
     again.extend(names.iter().flat_map(|name| ["--test", name]));
     again.push("--");
     again.extend(ONCE.iter().flat_map(|name| ["--skip", name]));
@@ -126,6 +142,20 @@ pub fn ran(command: &mut Command) -> Outcome {
             Outcome::Failed
         }
     }
+}
+
+/// `cargo semver-checks` against the last release, where both are there.
+fn public_interface() -> Outcome {
+    if !install::works(at_root().args(["semver-checks", "--version"])) {
+        return Outcome::Skipped(
+            "cargo install cargo-semver-checks compares the interface with the last release".into(),
+        );
+    }
+    let tag = Command::new("git").current_dir(root()).args(["rev-parse", "--verify", "--quiet", BASELINE]).output();
+    if !tag.is_ok_and(|found| found.status.success()) {
+        return Outcome::Skipped(format!("git has no tag {BASELINE} here: git fetch --tags"));
+    }
+    ran(at_root().args(["semver-checks", "--package", "portray", "--baseline-rev", BASELINE]))
 }
 
 fn lint(args: &[&str]) -> Outcome {

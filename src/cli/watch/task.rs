@@ -40,7 +40,14 @@ pub struct Task {
 
 enum Job {
     Generate(Box<Pictures>),
-    Train { work: Work<Trained>, job: Box<TrainJob>, samples: PathBuf },
+    Train(Box<Training>),
+}
+
+struct Training {
+    work: Work<Trained>,
+    job: TrainJob,
+    /// The folder for sample pictures.
+    samples: PathBuf,
 }
 
 struct Pictures {
@@ -70,18 +77,18 @@ impl Task {
                 (Job::Generate(Box::new(Pictures { work, model, job, results, unsaved: Vec::new() })), title)
             }
             WatchJob::Train(args) => {
-                let job = Box::new(args.job);
+                let job = args.job;
                 let samples = train::samples(&job)?;
                 let title = job.prompt.clone().unwrap_or_else(|| "Training".into());
-                (Job::Train { work: engine.start_train((*job).clone()), job, samples }, title)
+                (Job::Train(Box::new(Training { work: engine.start_train(job.clone()), job, samples })), title)
             }
         };
         stop::listen();
         let keys = match &job {
             Job::Generate(_) => &[("Space", "pause"), ("R", "another seed"), ("S", "save"), ("Q", "quit")][..],
-            Job::Train { .. } => &[("Space", "pause"), ("S", "finish and save"), ("Q", "save the state and quit")],
+            Job::Train(_) => &[("Space", "pause"), ("S", "finish and save"), ("Q", "save the state and quit")],
         };
-        let chart = matches!(job, Job::Train { .. });
+        let chart = matches!(job, Job::Train(_));
         let mut view = View { title, keys, chart, ..View::default() };
         if let Job::Generate(pictures) = &job {
             let count = pictures.job.prompts.len() * pictures.job.count;
@@ -105,9 +112,9 @@ impl Task {
                 let events: Vec<Event> = pictures.work.events().collect();
                 (events, stepped.map(|made| made.map(Made::Pictures)))
             }
-            Job::Train { work, .. } => {
-                let stepped = work.step(Budget::time(BUDGET));
-                (work.events().collect(), stepped.map(|trained| trained.map(Made::Trained)))
+            Job::Train(training) => {
+                let stepped = training.work.step(Budget::time(BUDGET));
+                (training.work.events().collect(), stepped.map(|trained| trained.map(Made::Trained)))
             }
         };
         for event in events {
@@ -123,7 +130,7 @@ impl Task {
     fn is_running(&self) -> bool {
         match &self.job {
             Job::Generate(pictures) => !pictures.work.is_over(),
-            Job::Train { work, .. } => !work.is_over(),
+            Job::Train(training) => !training.work.is_over(),
         }
     }
 
@@ -167,12 +174,12 @@ impl Task {
                 }
                 self.reporter.hear(event)
             }
-            Job::Train { samples, .. } => {
+            Job::Train(training) => {
                 if let Event::Sample { step, picture } = event {
                     let label = format!("step {step}: {}", picture.prompt);
                     self.view.put(picture.index, Tile { label, face: Some(screen.upload(picture)) });
                 }
-                train::hear(&mut self.reporter, samples, event)
+                train::hear(&mut self.reporter, &training.samples, event)
             }
         };
         if flow != Flow::Continue {
@@ -234,12 +241,12 @@ impl Task {
                 Ok(())
             }
             (Job::Generate(_), Err(e)) => Err(e),
-            (Job::Train { job, .. }, result) => {
+            (Job::Train(training), result) => {
                 let trained = result.and_then(|made| match made {
                     Made::Trained(trained) => Ok(trained),
                     Made::Pictures(_) => Err(Error::Usage("pictures from a training".into())),
                 });
-                train::tell(&self.global, job, self.began, trained)
+                train::tell(&self.global, &training.job, self.began, trained)
             }
         };
         // What comes of another seed is not what the command was asked for.
@@ -253,7 +260,7 @@ impl Task {
         self.paused = false;
         match &self.job {
             Job::Generate(pictures) => pictures.work.stop(),
-            Job::Train { work, .. } => work.stop(),
+            Job::Train(training) => training.work.stop(),
         }
     }
 
@@ -290,11 +297,11 @@ impl Task {
     /// S: what is there, as a result.
     pub fn save(&mut self) {
         match &mut self.job {
-            Job::Train { work, .. } if !work.is_over() => {
-                work.finish();
+            Job::Train(training) if !training.work.is_over() => {
+                training.work.finish();
                 self.view.notice = "finishing with this step".into();
             }
-            Job::Train { job, .. } => self.view.notice = format!("saved {}", job.out.display()),
+            Job::Train(training) => self.view.notice = format!("saved {}", training.job.out.display()),
             Job::Generate(pictures) => {
                 let unsaved = std::mem::take(&mut pictures.unsaved);
                 let written: Result<Vec<PathBuf>> =
