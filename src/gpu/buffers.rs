@@ -209,7 +209,7 @@ impl Store {
     /// Waits until what was written has arrived, where that is [`STAGING_BYTES`] or more: wgpu holds it until then.
     pub async fn settle(&self) -> Result<()> {
         self.gpu.breathe().await;
-        if self.staged.load(Relaxed) >= STAGING_BYTES {
+        if self.staged.load(Relaxed) >= self.gpu.staging_bytes() {
             self.staged.store(0, Relaxed);
             self.gpu.queue.submit([]);
             self.gpu.wait().await?;

@@ -7,8 +7,8 @@ use std::task::{Context, Poll, Waker};
 
 use web_time::Instant;
 
-use super::Gpu;
 use super::turn::{Allowance, Budget, Turn, guess};
+use super::{Gpu, STAGING_BYTES};
 use crate::error::Result;
 
 /// A submit ends where it would take longer than this: Windows kills jobs after about two seconds, pages must paint.
@@ -145,6 +145,12 @@ impl Gpu {
         if let Some(done) = self.turn.as_ref().and_then(|turn| turn.grant(budget)) {
             self.set_pace(done.pace(self.pace().unwrap_or_else(|| guess(self.caps().class))));
         }
+    }
+
+    /// Bytes that are handed to the queue before they are waited for. A host that draws sixty times a second is asked no
+    /// more often than that: it gets more at a time.
+    pub(super) fn staging_bytes(&self) -> u64 {
+        STAGING_BYTES * if self.turn.is_some() { 8 } else { 1 }
     }
 
     /// Ends that step.

@@ -415,3 +415,85 @@ fn costs(plan: &Plan) -> Vec<f64> {
     };
     plan.dispatches.iter().map(cost).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::gpu::{Budget, Turn, Variants};
+    use crate::graph::{Graph, PlanOptions};
+
+    const ROWS: usize = 3000;
+
+    /// Two ops, the first of many workgroups, with what they read.
+    fn session(gpu: &Gpu) -> (Session, Tensor, Tensor) {
+        let mut g = Graph::new();
+        let x = g.input("x", [ROWS, 64], DType::F32);
+        let y = crate::ops::unary(&mut g, x, crate::ops::Activation::Gelu).unwrap();
+        let z = crate::ops::add(&mut g, y, x).unwrap();
+        g.output(z);
+        let plan =
+            Plan::new(&g, gpu.caps(), &Variants::default(), &PlanOptions { sentinels: true, ..Default::default() })
+                .unwrap();
+        let store = Store::new(gpu);
+        let session = pollster::block_on(Session::new(gpu, plan, &mut Pool::default(), &store)).unwrap();
+        (session, x, z)
+    }
+
+    /// Steps of `budget` until the run is over, or `most` of them.
+    fn step(session: &Session, budget: Budget, most: usize) -> usize {
+        let mut run = Box::pin(session.run());
+        for steps in 1..=most {
+            session.gpu.grant(budget);
+            let polled = run.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            session.gpu.device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
+            if let Poll::Ready(done) = polled {
+                done.unwrap();
+                return steps;
+            }
+        }
+        most
+    }
+
+    #[test]
+    fn slices_give_what_whole_dispatches_give() {
+        let own = pollster::block_on(async { Gpu::request(&Default::default()).await }).unwrap();
+        let gpu = own.driven(Turn::new());
+        let (mut session, x, z) = session(&gpu);
+        let values: Vec<f32> = (0..ROWS * 64).map(|i| (i as f32 * 0.37).sin() * 3.0).collect();
+        session.write(x, &values).unwrap();
+        let read = |session: &Session| {
+            let at = session.place(z).unwrap();
+            pollster::block_on(own.read(&at.buffer, at.offset, at.bytes)).unwrap()
+        };
+        assert_eq!(step(&session, Budget::dispatches(usize::MAX), 9), 1);
+        let whole = read(&session);
+
+        // A pace at which the first dispatch takes a second.
+        own.set_pace(1.0 / session.steps[0].cost);
+        let budget = Budget::time(Duration::from_millis(20));
+        let allowed = |most| Allowance { cost: session.steps[0].cost, most, dispatches: 9 };
+        let (piece, cost) = session.take(0, 0, allowed(session.steps[0].cost / 10.0));
+        assert!(matches!(piece, Piece::Slice { step: 0, workgroups } if workgroups.start == 0 && workgroups.end > 1));
+        assert!(cost <= session.steps[0].cost / 10.0);
+        session.plant_sentinels().unwrap();
+        assert!(read(&session) != whole);
+        let steps = step(&session, budget, 5000);
+        assert!(steps > 10, "{steps}");
+        assert!(read(&session) == whole);
+
+        // A run that is given up in the middle of a dispatch leaves the next one whole.
+        own.set_pace(1.0 / session.steps[0].cost);
+        assert_eq!(step(&session, budget, 3), 3);
+        assert!(session.sliced.load(Ordering::Relaxed) > 0);
+        step(&session, Budget::dispatches(usize::MAX), 9);
+        assert!(read(&session) == whole);
+
+        // What cannot be cut is not.
+        session.steps[0].can_be_cut = false;
+        let (piece, _) = session.take(0, 0, Allowance { cost: 1.0, most: 1.0, dispatches: 9 });
+        assert!(matches!(piece, Piece::Steps(steps) if steps == (0..1)));
+    }
+}
