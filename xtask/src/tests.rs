@@ -78,7 +78,8 @@ impl Summary {
 pub fn run() -> Result<(), Failure> {
     let mut summary = Summary(Vec::new());
     summary.step("formatting", || {
-        ran(at_root().args(["fmt", "--all", "--check"])).and(|| ran(of_bindgen("fmt").arg("--check")))
+        let apart = |package: &str| ran(of(package, "fmt").arg("--check"));
+        ran(at_root().args(["fmt", "--all", "--check"])).and(|| apart(BINDGEN)).and(|| apart(EGUI))
     });
     summary.step("lints", || lint(&["--lib", "--bins", "--examples", "--", "-D", "warnings"]));
     // A test that unwraps is a test that fails.
@@ -87,7 +88,7 @@ pub fn run() -> Result<(), Failure> {
     let tests: Vec<&str> = all.chain(in_tests).collect();
     summary.step("lints of tests and the window", || lint(&tests));
     summary.step("lints of portray-bindgen", || {
-        ran(of_bindgen("clippy")
+        ran(of(BINDGEN, "clippy")
             .args(["--release", "--quiet", "--locked", "--target-dir"])
             .arg(web::bindgen_target())
             .args(["--", "-D", "warnings"]))
@@ -125,10 +126,14 @@ pub fn at_root() -> Command {
     command
 }
 
-/// `cargo SUBCOMMAND` for the package that is no member of the workspace.
-fn of_bindgen(subcommand: &str) -> Command {
+/// Packages that are no members of the workspace. egui is too large to be built by every run.
+const BINDGEN: &str = "xtask/bindgen/Cargo.toml";
+const EGUI: &str = "examples/egui/Cargo.toml";
+
+/// `cargo SUBCOMMAND` for one of them.
+fn of(package: &str, subcommand: &str) -> Command {
     let mut command = at_root();
-    command.args([subcommand, "--manifest-path", "xtask/bindgen/Cargo.toml"]);
+    command.args([subcommand, "--manifest-path", package]);
     command
 }
 
