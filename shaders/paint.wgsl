@@ -1,16 +1,17 @@
-// A picture of `width` x `height` pixels of `channels` values each, NHWC, as colours of a texture:
-// (colour + 1) / 2, where colour = bias + matrix * values. No template: it writes a texture, not a tensor.
+// A picture of `width` x `height` pixels of `channels` values each, NHWC, as bytes of colours, rows `stride` pixels apart:
+// (colour + 1) / 2, where colour = bias + matrix * values. No template: a texture is made of it, not a tensor.
 struct Params {
     matrix: mat4x4<f32>,
     bias: vec4<f32>,
     width: u32,
     height: u32,
     channels: u32,
+    stride: u32,
 }
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var out: texture_storage_2d<rgba8unorm, write>;
+@group(0) @binding(2) var<storage, read_write> out: array<u32>;
 
 @compute @workgroup_size(8, 8)
 fn main(@builtin(global_invocation_id) at: vec3<u32>) {
@@ -21,5 +22,5 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
         values[c] = x[first + c];
     }
     let colour = p.bias.xyz + (p.matrix * values).xyz;
-    textureStore(out, at.xy, vec4<f32>(clamp(colour * 0.5 + 0.5, vec3<f32>(0.0), vec3<f32>(1.0)), 1.0));
+    out[at.y * p.stride + at.x] = pack4x8unorm(vec4<f32>(colour * 0.5 + 0.5, 1.0));
 }

@@ -6,6 +6,7 @@ use portray::gpu::{AdapterClass, Caps, Variants};
 use portray::graph::{Graph, Plan, PlanOptions};
 use portray::models::{Context, MapSizes, TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
 use portray::nn::{LoraSpec, Mode, Role, Scope, Settings, Targets};
+use portray::train::{Optimizer, Setup, TrainPlan};
 
 const UNET_1: &str = r#"{"cross_attention_dim": 768}"#;
 const UNET_2: &str =
@@ -164,4 +165,45 @@ fn a_step_takes_few_dispatches() {
         let reductions = kernels.get("gemm_reduce").copied().unwrap_or(0);
         assert!(plan.dispatch_count() - reductions <= 400, "{} dispatches", plan.dispatch_count() - reductions);
     }
+}
+
+/// At WebGPU's default limits, 128 MiB a binding.
+#[test]
+fn large_pictures_and_trainings_bind_little() {
+    let (_, unet) = unet(UNET_2, settings(Mode::Inference, None));
+    let caps = Caps::webgpu_defaults(AdapterClass::Cpu);
+    let mut g = Graph::new();
+    let sample = g.input("sample", [2, 128, 128, 4], DType::F32);
+    let timestep = g.input("timestep", [2], DType::F32);
+    let keys = unet.stored_context(&mut g, 2, 77).unwrap();
+    let out = unet.forward(&mut g, sample, timestep, Context::KeyValues(&keys)).unwrap();
+    g.output(out);
+    let plan = Plan::new(&g, &caps, &Variants::default(), &PlanOptions::default()).unwrap();
+    println!("guided 1024: {:.2} GB beside weights", plan.working_bytes() as f64 / 1e9);
+    // What a binding holds is what decides.
+    let tight = Caps { max_binding_bytes: 64 << 20, ..caps.clone() };
+    assert!(Plan::new(&g, &tight, &Variants::default(), &PlanOptions::default()).is_err());
+
+    // One picture of 768 pixels and one of its class.
+    let lora = LoraSpec { rank: 4, alpha: 4.0, targets: Targets::Attention };
+    let setup = Setup {
+        unet: UnetConfig::parse("unet/config.json", UNET_2).unwrap(),
+        text: None,
+        lora: Some(lora),
+        text_lora: None,
+        dtype: DType::F16,
+        samples: [1, 1],
+        latent: [96, 96, 4],
+        more_sizes: Vec::new(),
+        captions: false,
+        tokens: 77,
+        checkpoint: true,
+        accumulate: 1,
+        optimizer: Optimizer::AdamW,
+        fused: false,
+        weight_decay: 1e-2,
+        max_grad_norm: 1.0,
+    };
+    let plan = TrainPlan::new(&setup, &caps, &Variants::default()).unwrap();
+    println!("LoRA at 768, 1 + 1: {:.2} GB beside weights", plan.first.working_bytes() as f64 / 1e9);
 }

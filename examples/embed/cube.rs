@@ -95,10 +95,9 @@ impl Cube {
             texture(device, DEPTH, size, wgpu::TextureUsages::RENDER_ATTACHMENT).create_view(&Default::default());
         // An sRGB target takes linear light: there the sampler decodes the picture.
         let picture = picture.unwrap_or(&self.blank);
-        let decoded = target.format().is_srgb() && picture.usage().contains(wgpu::TextureUsages::STORAGE_BINDING);
+        let decoded = target.format().is_srgb();
         let picture = picture.create_view(&wgpu::TextureViewDescriptor {
             format: decoded.then_some(wgpu::TextureFormat::Rgba8UnormSrgb),
-            usage: Some(wgpu::TextureUsages::TEXTURE_BINDING),
             ..Default::default()
         });
         let bind_group = device.create_bind_group(&wgpu::BindGroupDescriptor {
@@ -152,7 +151,7 @@ fn texture(
         dimension: wgpu::TextureDimension::D2,
         format,
         usage,
-        view_formats: &[],
+        view_formats: if format == DEPTH { &[] } else { &[wgpu::TextureFormat::Rgba8UnormSrgb] },
     })
 }
 

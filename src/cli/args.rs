@@ -88,6 +88,7 @@ pub struct TrainArgs {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(subcommand_required = true, arg_required_else_help = false)]
 pub struct WatchArgs {
     /// Close the window when the job is done
     #[arg(long, global = true)]
@@ -108,6 +109,7 @@ pub enum WatchJob {
 }
 
 #[derive(Debug, Args)]
+#[command(subcommand_required = true, arg_required_else_help = false)]
 pub struct PlanArgs {
     #[command(subcommand)]
     pub job: PlanJob,

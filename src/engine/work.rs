@@ -149,7 +149,7 @@ impl<T> Work<T> {
     }
 
     /// The finished pictures so far, prompt by prompt: `Rgba8Unorm` textures of the host's device holding sRGB colours,
-    /// which a view of `Rgba8UnormSrgb` (with `usage: Some(TEXTURE_BINDING)`) decodes. They may be sampled and copied.
+    /// which a view of `Rgba8UnormSrgb` decodes. They may be sampled and copied.
     pub fn pictures(&self) -> Vec<wgpu::Texture> {
         self.screen.as_ref().map(|screen| screen.pictures()).unwrap_or_default()
     }

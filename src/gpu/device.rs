@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::turn::Turn;
 use super::{Access, AdapterClass, Caps, Kernel};
@@ -59,7 +59,12 @@ pub struct Gpu {
 
 #[derive(Default)]
 struct Shared {
+    /// By text, for kernels that are rendered to the same.
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
+    /// By [`Kernel::key`].
+    kernels: Mutex<HashMap<String, Arc<Pipeline>>>,
+    /// What paints textures.
+    paint: OnceLock<wgpu::ComputePipeline>,
     fault: Mutex<Option<String>>,
     /// Why the device is gone.
     lost: Mutex<Option<String>>,
@@ -199,6 +204,14 @@ impl Gpu {
         Error::Device(format!("{}: {}", self.info.name, first_lines(message)))
     }
 
+    /// The pipeline that paints textures, made with the first job that wants it.
+    pub(super) fn paint_pipeline(
+        &self,
+        make: impl FnOnce(&wgpu::Device) -> wgpu::ComputePipeline,
+    ) -> wgpu::ComputePipeline {
+        self.shared.paint.get_or_init(|| make(&self.device)).clone()
+    }
+
     /// How often something was copied from the adapter to the host.
     pub fn readbacks(&self) -> u64 {
         self.shared.readbacks.load(Relaxed)
@@ -251,47 +264,58 @@ impl Gpu {
 
     /// The first error that wgpu reported since the last call; a lost device's is reported for ever.
     pub fn check(&self) -> Result<()> {
-        if let Some(why) = self.shared.lost.lock().unwrap_or_else(PoisonError::into_inner).as_deref() {
+        if let Some(why) = lock(&self.shared.lost).as_deref() {
             return Err(Error::Device(format!("{}: the device was lost: {why}", self.info.name)));
         }
-        match self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        match lock(&self.shared.fault).take() {
             Some(message) => Err(self.error(&message)),
             None => Ok(()),
         }
     }
 
     pub(crate) fn pace(&self) -> Option<f64> {
-        *self.shared.pace.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.shared.pace)
     }
 
     pub(crate) fn set_pace(&self, pace: f64) {
-        *self.shared.pace.lock().unwrap_or_else(PoisonError::into_inner) = Some(pace);
+        *lock(&self.shared.pace) = Some(pace);
     }
 
-    /// Compiles those of `kernels`, with their rendered texts, that are not compiled yet.
-    pub(crate) async fn compile(&self, kernels: &[(String, &Kernel)]) -> Result<Vec<Arc<Pipeline>>> {
-        let known =
-            |text: &str| self.shared.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(text).cloned();
-        let mut missing: Vec<&(String, &Kernel)> = Vec::new();
-        for k in kernels {
-            if known(&k.0).is_none() && !missing.iter().any(|m| m.0 == k.0) {
-                missing.push(k);
+    /// The pipelines of `kernels`; renders and compiles those that are not there yet.
+    pub(crate) async fn compile(&self, kernels: &[&Kernel]) -> Result<Vec<Arc<Pipeline>>> {
+        let keys: Vec<String> = kernels.iter().map(|kernel| kernel.key()).collect();
+        let mut missing: HashMap<&str, (String, &Kernel)> = HashMap::new();
+        for (key, kernel) in keys.iter().zip(kernels) {
+            if !missing.contains_key(key.as_str()) && !lock(&self.shared.kernels).contains_key(key) {
+                missing.insert(key, (kernel.render()?, kernel));
+                self.breathe().await;
+            }
+        }
+        let mut unbuilt: Vec<&(String, &Kernel)> = Vec::new();
+        for k in missing.values() {
+            if !lock(&self.shared.pipelines).contains_key(&k.0) && !unbuilt.iter().any(|known| known.0 == k.0) {
+                unbuilt.push(k);
             }
         }
         match self.turn.is_some() {
             true => {
-                for k in missing {
+                for k in unbuilt {
                     self.build_one(k);
                     self.breathe().await;
                 }
             }
-            false => self.build(&missing),
+            false => self.build(&unbuilt),
         }
         self.check()?;
-        let compiled = |(text, kernel): &(String, &Kernel)| {
-            known(text).ok_or_else(|| Error::Device(format!("kernel {} did not compile", kernel.template.name)))
-        };
-        kernels.iter().map(compiled).collect()
+        for (key, (text, kernel)) in &missing {
+            let built = lock(&self.shared.pipelines).get(text).cloned();
+            let built =
+                built.ok_or_else(|| Error::Device(format!("kernel {} did not compile", kernel.template.name)))?;
+            lock(&self.shared.kernels).insert((*key).to_owned(), built);
+        }
+        let known = lock(&self.shared.kernels);
+        let compiled = |key: &String| known.get(key).cloned().ok_or_else(|| Error::Device("a kernel is gone".into()));
+        keys.iter().map(compiled).collect()
     }
 
     #[cfg(not(target_arch = "wasm32"))]
@@ -358,19 +382,23 @@ impl Gpu {
             },
             cache: None,
         });
-        let mut pipelines = self.shared.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pipelines = lock(&self.shared.pipelines);
         pipelines.insert(text.clone(), Arc::new(Pipeline { pipeline, layout }));
     }
 }
 
 impl Shared {
     fn fail(&self, message: String) {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
+        lock(&self.fault).get_or_insert(message);
     }
 
     fn lose(&self, why: String) {
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+        lock(&self.lost).get_or_insert(why);
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn first_lines(message: &str) -> String {

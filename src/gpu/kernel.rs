@@ -130,6 +130,14 @@ fn environment() -> Result<&'static Environment<'static>> {
 }
 
 impl Kernel {
+    /// Tells kernels of different texts apart, without rendering them.
+    pub(crate) fn key(&self) -> String {
+        let Template { name, text, trusted } = self.template;
+        let fields: Vec<_> = self.fields.iter().map(|(name, field)| (name, matches!(field, Field::U32(_)))).collect();
+        // Texts are static: where one lies says which it is.
+        format!("{name} {:p} {trusted} {:?} {:?} {fields:?}", text.as_ptr(), self.values, self.bindings)
+    }
+
     /// The WGSL text: header and rendered template.
     pub fn render(&self) -> Result<String> {
         let body = environment()?

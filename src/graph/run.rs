@@ -88,11 +88,7 @@ impl Session {
     }
 
     async fn bind(&mut self) -> Result<()> {
-        let mut kernels = Vec::with_capacity(self.plan.dispatches.len());
-        for d in &self.plan.dispatches {
-            kernels.push((d.kernel.render()?, &d.kernel));
-            self.gpu.breathe().await;
-        }
+        let kernels: Vec<_> = self.plan.dispatches.iter().map(|d| &d.kernel).collect();
         let pipelines = self.gpu.compile(&kernels).await?;
         let stride = self.plan.caps.uniform_alignment;
         let mut packed = Vec::with_capacity(self.plan.uniform_bytes as usize);

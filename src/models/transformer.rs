@@ -5,7 +5,10 @@ use super::unet_blocks::Build;
 use crate::error::Result;
 use crate::graph::{Graph, Tensor};
 use crate::nn::{GroupNorm, LayerNorm, Linear, Mode, Scope};
-use crate::ops::{Addend, Epilogue, geglu, reshape};
+use crate::ops::{Addend, Epilogue, geglu, join_rows, reshape, slice_rows};
+
+/// What a feed-forward layer's hidden values may take: a binding at WebGPU's default limits.
+const HIDDEN_BYTES: usize = 128 << 20;
 
 /// Linear layers, GEGLU between them: `c -> 4c -> c`.
 #[derive(Clone, Debug)]
@@ -25,7 +28,26 @@ impl FeedForward {
         }
     }
 
-    fn forward(&self, g: &mut Graph, x: Tensor, residual: Tensor) -> Result<Tensor> {
+    /// `x` and `residual` are `[n, tokens, c]`. A hidden layer of more than `most` bytes is made for some tokens at a time.
+    fn forward(&self, g: &mut Graph, x: Tensor, residual: Tensor, most: usize) -> Result<Tensor> {
+        let shape = g.shape(x).clone();
+        let (samples, tokens) = (shape[0], shape[1]);
+        let width = self.proj.output() / if self.fused { 2 } else { 1 };
+        let parts = (4 * samples * tokens * width).div_ceil(most).clamp(1, tokens.max(1));
+        if parts == 1 {
+            return self.layers(g, x, residual);
+        }
+        let count = tokens.div_ceil(parts);
+        let mut made = Vec::with_capacity(parts);
+        for first in (0..tokens).step_by(count) {
+            let count = count.min(tokens - first);
+            let (x, residual) = (slice_rows(g, x, first, count)?, slice_rows(g, residual, first, count)?);
+            made.push(self.layers(g, x, residual)?);
+        }
+        join_rows(g, &made)
+    }
+
+    fn layers(&self, g: &mut Graph, x: Tensor, residual: Tensor) -> Result<Tensor> {
         let mut h = self.proj.forward_with(g, x, Epilogue { geglu: self.fused, ..Epilogue::default() })?;
         if !self.fused {
             h = geglu(g, h)?;
@@ -63,7 +85,7 @@ impl BasicTransformerBlock {
         let h = self.norm2.forward(g, x)?;
         let x = self.attn2.forward(g, h, context, x)?;
         let h = self.norm3.forward(g, x)?;
-        self.ff.forward(g, h, x)
+        self.ff.forward(g, h, x, HIDDEN_BYTES)
     }
 }
 
@@ -125,5 +147,57 @@ impl Transformer2D {
             let h = self.proj_out.forward_with(g, h, residual)?;
             reshape(g, h, shape)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::base::{Array, DType};
+    use crate::graph::eval;
+    use crate::nn::Settings;
+    use crate::ops::oracle::Random;
+    use crate::ops::{Given, dot, grad};
+
+    /// The layer's result and the gradient by its first weight, with a hidden layer of at most `most` bytes at a time.
+    fn run(mode: Mode, most: usize) -> (usize, [Array; 2]) {
+        let scope = Scope::new("unet", Settings { mode, ..Settings::default() });
+        let layer = FeedForward::new(&scope, 8);
+        let mut g = Graph::new();
+        let x = g.input("x", [2, 11, 8], DType::F32);
+        let residual = g.input("residual", [2, 11, 8], DType::F32);
+        let out = layer.forward(&mut g, x, residual, most).unwrap();
+        let loss = dot(&mut g, out, out).unwrap();
+        let weight = scope.params()[0].get(&mut g).unwrap();
+        let gradient = match mode {
+            Mode::Training => grad(&mut g, loss, &[weight], false).unwrap()[0],
+            Mode::Inference => loss,
+        };
+        let mut random = Random::new(3);
+        let mut tensors = vec![x, residual];
+        tensors.extend(scope.params().iter().map(|p| p.get(&mut g).unwrap()));
+        let given: HashMap<Tensor, Array> =
+            tensors.into_iter().map(|t| (t, random.operand(&Given::normal(g.shape(t).clone())))).collect();
+        let nodes = g.nodes().len();
+        let values = eval(&g, given).unwrap();
+        (nodes, [values[&out].clone(), values[&gradient].clone()])
+    }
+
+    #[test]
+    fn some_tokens_at_a_time_give_what_all_give() {
+        for mode in [Mode::Inference, Mode::Training] {
+            let (few, whole) = run(mode, usize::MAX);
+            for most in [1, 1500, 2500] {
+                let (nodes, parts) = run(mode, most);
+                assert!(nodes > few, "{most}: nothing was split");
+                for (a, b) in whole.iter().zip(&parts) {
+                    let largest = a.data.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+                    let worst = a.data.iter().zip(&b.data).fold(0.0f64, |m, (a, b)| m.max((a - b).abs()));
+                    assert!(worst < 1e-9 * largest && largest > 0.0, "{most}: {worst} of {largest}");
+                }
+            }
+        }
     }
 }

@@ -161,3 +161,10 @@ fn errors_are_the_jobs_and_not_the_hosts() {
     let error = host.finish(&mut host.engine.start_generate(job), Budget::dispatches(100)).unwrap_err();
     assert!(matches!(error, Error::Device(_) | Error::Limit(_)), "{error}");
 }
+
+#[test]
+fn an_engine_and_a_model_may_cross_threads() {
+    fn crosses<T: Send + Sync>() {}
+    crosses::<portray::engine::Engine>();
+    crosses::<portray::engine::Model>();
+}

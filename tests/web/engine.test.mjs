@@ -230,6 +230,28 @@ test("a device of the page's own", async (t) => {
   assert.equal(seen.refused[0], "unsupported");
 });
 
+test("what the adapter cannot hold is refused with its size, and the tab goes on", async (t) => {
+  const page = await tab(t, { worker: false });
+  const [refused, made] = await page.evaluate(async () => {
+    // No adapter tells what it has; its answer to a trial allocation is what counts.
+    const { popErrorScope } = GPUDevice.prototype;
+    GPUDevice.prototype.popErrorScope = async function () {
+      await popErrorScope.call(this);
+      return new GPUOutOfMemoryError("no more");
+    };
+    const tell = (error) => [error.kind, error.message];
+    const refused = [await engine.load().catch(tell), await all(engine.generate({ prompt: "a cat", steps: 1 })).catch(tell)];
+    GPUDevice.prototype.popErrorScope = popErrorScope;
+    await engine.load();
+    return [refused, await all(engine.generate({ prompt: "a cat", steps: 1 }))];
+  });
+  for (const [kind, message] of refused) {
+    assert.equal(kind, "limit");
+    assert.match(message, /takes 0\.\d\d GB of graphics memory/);
+  }
+  assert.ok(made.some((event) => event.type === "picture"));
+});
+
 test("the example page draws", async (t) => {
   const page = await gpuPage(t, "/embed.html");
   await page.fill("#prompt", "a cat");

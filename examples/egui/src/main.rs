@@ -65,10 +65,7 @@ impl App {
         }
         if let Some(texture) = shown.filter(|texture| self.face.as_ref().is_none_or(|(old, _)| old != texture)) {
             // egui takes textures whose bytes are sRGB colours as they are.
-            let view = texture.create_view(&wgpu::TextureViewDescriptor {
-                usage: Some(wgpu::TextureUsages::TEXTURE_BINDING),
-                ..Default::default()
-            });
+            let view = texture.create_view(&Default::default());
             let mut renderer = self.state.renderer.write();
             if let Some((_, old)) = self.face.take() {
                 renderer.free_texture(&old);

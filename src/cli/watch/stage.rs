@@ -239,10 +239,7 @@ impl Screen {
             mapped_at_creation: false,
         });
         self.queue.write_buffer(&uniform, 0, &rectangle.map(f32::to_le_bytes).concat());
-        let view = texture.create_view(&wgpu::TextureViewDescriptor {
-            usage: Some(wgpu::TextureUsages::TEXTURE_BINDING),
-            ..Default::default()
-        });
+        let view = texture.create_view(&Default::default());
         let entry = |binding, resource| wgpu::BindGroupEntry { binding, resource };
         self.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some("quad"),
