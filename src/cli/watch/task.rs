@@ -32,6 +32,8 @@ pub struct Task {
     /// When the units of the present phase began, and how many were done.
     since: Option<(Instant, usize)>,
     paused: bool,
+    /// Whether a training ends as if this step were its last.
+    finishing: bool,
     /// How the job that the command asked for ended.
     ended: Option<Result<()>>,
     /// What the window shows.
@@ -55,7 +57,9 @@ struct Pictures {
     model: Arc<Model>,
     job: GenerateJob,
     results: Results,
-    /// Finished after another seed was asked for, and not written.
+    /// Whether they are of another seed than the command's.
+    reseeded: bool,
+    /// Finished after those that the command asked for, and not written.
     unsaved: Vec<Picture>,
 }
 
@@ -74,7 +78,17 @@ impl Task {
                 let mut hear = |event: Event| reporter.hear(&event);
                 let model = Arc::new(pollster::block_on(engine.open(&job.model, &job.loras, &mut hear))?);
                 let work = engine.start_generate_with(model.clone(), job.clone());
-                (Job::Generate(Box::new(Pictures { work, model, job, results, unsaved: Vec::new() })), title)
+                (
+                    Job::Generate(Box::new(Pictures {
+                        work,
+                        model,
+                        job,
+                        results,
+                        reseeded: false,
+                        unsaved: Vec::new(),
+                    })),
+                    title,
+                )
             }
             WatchJob::Train(args) => {
                 let job = args.job;
@@ -95,7 +109,18 @@ impl Task {
             view.tiles = (0..count).map(|i| Tile { label: seed(&pictures.job, i), face: None }).collect();
         }
         let began = Instant::now();
-        Ok(Task { global: global.clone(), engine, job, reporter, began, since: None, paused: false, ended: None, view })
+        Ok(Task {
+            global: global.clone(),
+            engine,
+            job,
+            reporter,
+            began,
+            since: None,
+            paused: false,
+            finishing: false,
+            ended: None,
+            view,
+        })
     }
 
     /// Goes on for a frame's share.
@@ -166,13 +191,17 @@ impl Task {
                         self.view.put(picture.index, Tile { label, face });
                         match rgb.map(|rgb| Picture { rgb, ..picture.clone() }) {
                             Ok(picture) if self.ended.is_some() => pictures.unsaved.push(picture),
+                            Ok(picture) if pictures.reseeded => {
+                                self.reporter.hold(pictures.results.add(&picture).map(drop));
+                            }
                             Ok(picture) => self.reporter.hold(pictures.results.picture(&picture)),
                             Err(e) => self.reporter.hold(Err(e)),
                         }
                     }
                     _ => {}
                 }
-                self.reporter.hear(event)
+                // The plain command asks for no previews, and says nothing of any.
+                if matches!(event, Event::Preview { .. }) { Flow::Continue } else { self.reporter.hear(event) }
             }
             Job::Train(training) => {
                 if let Event::Sample { step, picture } = event {
@@ -257,7 +286,7 @@ impl Task {
 
     /// Asks the job to end in good order.
     fn stop(&mut self) {
-        self.paused = false;
+        self.go_on();
         match &self.job {
             Job::Generate(pictures) => pictures.work.stop(),
             Job::Train(training) => training.work.stop(),
@@ -266,8 +295,15 @@ impl Task {
 
     /// The user closes the window, presses Q or Ctrl-C: true where it may close at once.
     pub fn leave(&mut self) -> bool {
-        self.stop();
+        // A training that was asked to finish is left to: it ends with this step either way.
+        if !self.finishing || stop::asked() {
+            self.stop();
+        }
         !self.is_running()
+    }
+
+    fn go_on(&mut self) {
+        (self.paused, self.view.paused) = (false, false);
     }
 
     /// Space.
@@ -280,18 +316,16 @@ impl Task {
         }
     }
 
-    /// R: the same prompts with the next seeds.
+    /// R: the same prompts with the next seeds. What is under way is given up; where it was what the command asked for, the
+    /// new pictures take its place.
     pub fn reseed(&mut self) {
         let Job::Generate(pictures) = &mut self.job else { return };
-        if !pictures.work.is_over() && self.ended.is_none() {
-            self.view.notice = "the first pictures are not done yet".into();
-            return;
-        }
+        pictures.reseeded = true;
         pictures.job.sampling.seed = pictures.job.sampling.seed.wrapping_add(pictures.job.count as u64);
         pictures.unsaved.clear();
         pictures.work = self.engine.start_generate_with(pictures.model.clone(), pictures.job.clone());
-        self.reporter = Reporter::new(&self.global);
-        (self.view.notice, self.paused, self.view.paused) = (String::new(), false, false);
+        self.view.notice.clear();
+        self.go_on();
     }
 
     /// S: what is there, as a result.
@@ -299,7 +333,9 @@ impl Task {
         match &mut self.job {
             Job::Train(training) if !training.work.is_over() => {
                 training.work.finish();
+                self.finishing = true;
                 self.view.notice = "finishing with this step".into();
+                self.go_on();
             }
             Job::Train(training) => self.view.notice = format!("saved {}", training.job.out.display()),
             Job::Generate(pictures) => {
