@@ -331,13 +331,18 @@ impl Task {
     /// S: what is there, as a result.
     pub fn save(&mut self) {
         match &mut self.job {
+            // To finish what has not begun is to give it up.
+            Job::Train(training) if !training.work.is_over() && self.view.losses.is_empty() => {
+                self.view.notice = "nothing to save before the first step".into();
+            }
             Job::Train(training) if !training.work.is_over() => {
                 training.work.finish();
                 self.finishing = true;
                 self.view.notice = "finishing with this step".into();
                 self.go_on();
             }
-            Job::Train(training) => self.view.notice = format!("saved {}", training.job.out.display()),
+            // How it ended is said already.
+            Job::Train(_) => {}
             Job::Generate(pictures) => {
                 let unsaved = std::mem::take(&mut pictures.unsaved);
                 let written: Result<Vec<PathBuf>> =
