@@ -209,6 +209,10 @@ impl View {
             width: (room.width - 56.0 * s - pad).max(1.0),
             height: (foot - 30.0 * s - room.y - 40.0 * s).max(1.0),
         };
+        if self.losses.is_empty() {
+            page.text(area.x, area.y, "appears with the first step", page.kind(false, 14.0, SOFT));
+            return;
+        }
         let (first, steps) = (self.first.unwrap_or(0), self.steps.max(2));
         let most = self.losses.iter().copied().fold(0.0, f64::max).max(1e-9) * 1.1;
         let tick = nice(most / 5.0);

@@ -21,6 +21,8 @@ use crate::cli::{stop, table, train};
 const BUDGET: Duration = Duration::from_millis(30);
 /// Share of a new loss in the mean that is shown: single steps jump with their timesteps.
 const SMOOTHING: f64 = 0.05;
+/// What is said of S before there is anything to save.
+const TOO_EARLY: &str = "nothing to save before the first step";
 
 /// A job with what is shown of it.
 pub struct Task {
@@ -98,16 +100,15 @@ impl Task {
             }
         };
         stop::listen();
-        let keys = match &job {
-            Job::Generate(_) => &[("Space", "pause"), ("R", "another seed"), ("S", "save"), ("Q", "quit")][..],
-            Job::Train(_) => &[("Space", "pause"), ("S", "finish and save"), ("Q", "save the state and quit")],
-        };
         let chart = matches!(job, Job::Train(_));
-        let mut view = View { title, keys, chart, ..View::default() };
-        if let Job::Generate(pictures) = &job {
-            let count = pictures.job.prompts.len() * pictures.job.count;
-            view.tiles = (0..count).map(|i| Tile { label: seed(&pictures.job, i), face: None }).collect();
-        }
+        let mut view = View { title, keys: keys(&job, true), chart, ..View::default() };
+        let labels: Vec<String> = match &job {
+            Job::Generate(pictures) => {
+                (0..pictures.job.prompts.len() * pictures.job.count).map(|i| seed(&pictures.job, i)).collect()
+            }
+            Job::Train(training) => training.job.sample_prompts.clone(),
+        };
+        view.tiles = labels.into_iter().map(|label| Tile { label, face: None }).collect();
         let began = Instant::now();
         Ok(Task {
             global: global.clone(),
@@ -243,6 +244,9 @@ impl Task {
 
     fn count_update(&mut self, step: &StepReport) {
         self.count("step", step.step + 1, step.steps);
+        if self.view.notice == TOO_EARLY {
+            self.view.notice.clear();
+        }
         let mean = self.view.losses.last().map_or(step.loss, |mean| mean + SMOOTHING * (step.loss - mean));
         self.view.losses.push(mean);
         self.view.first = self.view.first.or(Some(step.step));
@@ -262,11 +266,15 @@ impl Task {
             Err(Error::Interrupted(_)) => ("stopped".into(), String::new(), None),
             Err(e) => ("failed".into(), e.to_string(), None),
         };
+        self.view.keys = keys(&self.job, false);
         let first = self.ended.is_none();
         let told = match (&self.job, result) {
             (Job::Generate(pictures), Ok(Made::Pictures(made))) if first => pictures.results.latents(&made),
             (Job::Generate(pictures), Ok(_)) => {
-                self.view.notice = format!("{} not saved: press S", pictures.unsaved.len());
+                self.view.notice = match pictures.unsaved.len() {
+                    1 => "not saved: press S".into(),
+                    several => format!("{several} not saved: press S"),
+                };
                 Ok(())
             }
             (Job::Generate(_), Err(e)) => Err(e),
@@ -325,6 +333,7 @@ impl Task {
         pictures.unsaved.clear();
         pictures.work = self.engine.start_generate_with(pictures.model.clone(), pictures.job.clone());
         self.view.notice.clear();
+        self.view.keys = keys(&self.job, true);
         self.go_on();
     }
 
@@ -333,7 +342,7 @@ impl Task {
         match &mut self.job {
             // To finish what has not begun is to give it up.
             Job::Train(training) if !training.work.is_over() && self.view.losses.is_empty() => {
-                self.view.notice = "nothing to save before the first step".into();
+                self.view.notice = TOO_EARLY.into();
             }
             Job::Train(training) if !training.work.is_over() => {
                 training.work.finish();
@@ -360,6 +369,16 @@ impl Task {
                 };
             }
         }
+    }
+}
+
+/// Keys and what they do while `job` is `running`, and after.
+fn keys(job: &Job, running: bool) -> &'static [(&'static str, &'static str)] {
+    match (job, running) {
+        (Job::Generate(_), true) => &[("Space", "pause"), ("R", "another seed"), ("S", "save"), ("Q", "quit")],
+        (Job::Generate(_), false) => &[("R", "another seed"), ("S", "save"), ("Q", "quit")],
+        (Job::Train(_), true) => &[("Space", "pause"), ("S", "finish and save"), ("Q", "save the state and quit")],
+        (Job::Train(_), false) => &[("Q", "quit")],
     }
 }
 
