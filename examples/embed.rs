@@ -38,6 +38,7 @@ struct App {
 /// A window with a cube in it, and the engine at work.
 struct Scene {
     window: Arc<Window>,
+    instance: wgpu::Instance,
     surface: wgpu::Surface<'static>,
     format: wgpu::TextureFormat,
     device: wgpu::Device,
@@ -93,6 +94,7 @@ impl Scene {
             began: Instant::now(),
             frames: Frames::default(),
             window,
+            instance,
             surface,
             format,
             device,
@@ -144,7 +146,12 @@ impl Scene {
                 self.queue.present(frame);
             }
             wgpu::CurrentSurfaceTexture::Timeout | wgpu::CurrentSurfaceTexture::Occluded => {}
-            _ => self.configure(),
+            other => {
+                if matches!(other, wgpu::CurrentSurfaceTexture::Lost) {
+                    self.surface = self.instance.create_surface(self.window.clone())?;
+                }
+                self.configure();
+            }
         }
         // What was submitted is seen to be done when somebody polls. This host does, once a frame.
         self.device.poll(wgpu::PollType::Poll)?;
@@ -196,7 +203,7 @@ impl ApplicationHandler for App {
     fn resumed(&mut self, event_loop: &ActiveEventLoop) {
         if self.scene.is_none() {
             match Scene::new(event_loop, &self.options) {
-                Ok(scene) => self.scene = Some(scene),
+                Ok(scene) => self.scene.insert(scene).window.request_redraw(),
                 Err(failure) => self.end(event_loop, failure),
             }
         }

@@ -22,5 +22,8 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
         values[c] = x[first + c];
     }
     let colour = p.bias.xyz + (p.matrix * values).xyz;
-    out[at.y * p.stride + at.x] = pack4x8unorm(vec4<f32>(colour * 0.5 + 0.5, 1.0));
+    let share = clamp(colour * 0.5 + 0.5, vec3<f32>(0.0), vec3<f32>(1.0));
+    // Rounded as the host does it: pictures are to be the same bytes either way.
+    let bytes = vec3<u32>(round(share * 255.0));
+    out[at.y * p.stride + at.x] = bytes.x | (bytes.y << 8u) | (bytes.z << 16u) | 0xff000000u;
 }

@@ -21,7 +21,7 @@ pub const FEATURES: [&str; 2] = ["--features", "portray/window"];
 const SWIFTSHADER: &str = "/usr/lib/chromium/vk_swiftshader_icd.json";
 
 /// A display without a screen, and what winit loads to speak to it.
-const DISPLAY: &str = "xvfb libxcursor1 libxi6 libxkbcommon-x11-0 libxrandr2";
+const DISPLAY: &str = "xvfb xdotool libxcursor1 libxi6 libxkbcommon-x11-0 libxrandr2";
 
 /// The release whose interface this one is compared with.
 const BASELINE: &str = "v0.1.0";

@@ -135,10 +135,12 @@ impl View {
         for (key, meaning) in self.keys {
             let (bold, plain) = (page.kind(true, 13.0, INK), page.kind(false, 13.0, SOFT));
             let meaning = if self.paused && *meaning == "pause" { "go on" } else { meaning };
-            page.text(x, foot, key, bold);
-            x += page.letters.width(key, bold) + 6.0 * s;
+            let cap = page.letters.width(key, bold) + 12.0 * s;
+            page.fill(Place { x, y: foot - 4.0 * s, width: cap, height: 22.0 * s }, LINE);
+            page.text(x + 6.0 * s, foot, key, bold);
+            x += cap + 8.0 * s;
             page.text(x, foot, meaning, plain);
-            x += page.letters.width(meaning, plain) + 20.0 * s;
+            x += page.letters.width(meaning, plain) + 24.0 * s;
         }
         let notice = page.kind(false, 13.0, MARK);
         let text = page.letters.fit(&self.notice, whole.x + whole.width - x, notice);
@@ -162,13 +164,18 @@ impl View {
             |columns: usize| size(columns) * (count as f32 / (columns * count.div_ceil(columns)) as f32).powf(0.25);
         let columns = (1..=count).max_by(|&a, &b| worth(a).total_cmp(&worth(b))).unwrap_or(1);
         let side = size(columns).max(1.0);
+        // In the middle of the room; beside a chart at its top, where the chart begins.
+        let rows = count.div_ceil(columns) as f32;
+        let spare = |length: f32, cells: f32, cell: f32| (length - cells * cell - (cells - 1.0) * gap).max(0.0) / 2.0;
+        let left = spare(room.width, columns as f32, side);
+        let top = if self.chart { 0.0 } else { spare(room.height, rows, side + label) };
         let style = page.kind(false, 13.0, SOFT);
         let mut places = Vec::with_capacity(self.tiles.len());
         for (i, tile) in self.tiles.iter().enumerate() {
             let (column, row) = ((i % columns) as f32, (i / columns) as f32);
             let cell = Place {
-                x: room.x + column * (side + gap),
-                y: room.y + row * (side + label + gap),
+                x: room.x + left + column * (side + gap),
+                y: room.y + top + row * (side + label + gap),
                 width: side,
                 height: side,
             };
@@ -202,9 +209,13 @@ impl View {
             width: (room.width - 56.0 * s - pad).max(1.0),
             height: (foot - 30.0 * s - room.y - 40.0 * s).max(1.0),
         };
+        if self.losses.is_empty() {
+            page.text(area.x, area.y, "appears with the first step", page.kind(false, 14.0, SOFT));
+            return;
+        }
         let (first, steps) = (self.first.unwrap_or(0), self.steps.max(2));
         let most = self.losses.iter().copied().fold(0.0, f64::max).max(1e-9) * 1.1;
-        let tick = nice(most / 3.5);
+        let tick = nice(most / 5.0);
         for i in 0..=(most / tick) as usize {
             let value = i as f64 * tick;
             let y = area.y + area.height * (1.0 - (value / most) as f32);
@@ -223,6 +234,10 @@ impl View {
         };
         for i in 1..self.losses.len() {
             page.stroke(point(i - 1), point(i), 2.0 * s, ACCENT);
+        }
+        // A stroke of no length is a dot: where the training is now.
+        if let Some(last) = self.losses.len().checked_sub(1) {
+            page.stroke(point(last), point(last), 8.0 * s, ACCENT);
         }
     }
 }

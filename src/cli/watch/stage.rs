@@ -31,6 +31,7 @@ struct Corner { @builtin(position) at: vec4<f32>, @location(0) uv: vec2<f32> }
 /// A window's surface on a device that the engine works on too.
 pub struct Screen {
     window: Arc<Window>,
+    instance: wgpu::Instance,
     surface: wgpu::Surface<'static>,
     format: wgpu::TextureFormat,
     device: wgpu::Device,
@@ -79,7 +80,7 @@ impl Screen {
             min_filter: wgpu::FilterMode::Linear,
             ..Default::default()
         });
-        let screen = Screen { window, surface, format, device, queue, pipeline, sampler };
+        let screen = Screen { window, instance, surface, format, device, queue, pipeline, sampler };
         screen.configure();
         Ok((screen, engine))
     }
@@ -170,14 +171,18 @@ impl Screen {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn show(&self, page: &wgpu::Texture, pictures: &[(wgpu::Texture, Place)]) -> Result<bool> {
+    pub fn show(&mut self, page: &wgpu::Texture, pictures: &[(wgpu::Texture, Place)]) -> Result<bool> {
         let frame = match self.surface.get_current_texture() {
             wgpu::CurrentSurfaceTexture::Success(frame) | wgpu::CurrentSurfaceTexture::Suboptimal(frame) => frame,
             wgpu::CurrentSurfaceTexture::Timeout | wgpu::CurrentSurfaceTexture::Occluded => {
                 self.poll()?;
                 return Ok(false);
             }
-            _ => {
+            other => {
+                if matches!(other, wgpu::CurrentSurfaceTexture::Lost) {
+                    let surface = self.instance.create_surface(self.window.clone());
+                    self.surface = surface.map_err(|e| Error::Device(format!("the window's surface was lost: {e}")))?;
+                }
                 self.configure();
                 return Ok(false);
             }
@@ -220,7 +225,11 @@ impl Screen {
         Ok(true)
     }
 
-    fn poll(&self) -> Result<()> {
+    /// Lets the device say what it has done.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn poll(&self) -> Result<()> {
         self.device.poll(wgpu::PollType::Poll).map(drop).map_err(|e| Error::Device(e.to_string()))
     }
 

@@ -21,6 +21,8 @@ use crate::cli::{stop, table, train};
 const BUDGET: Duration = Duration::from_millis(30);
 /// Share of a new loss in the mean that is shown: single steps jump with their timesteps.
 const SMOOTHING: f64 = 0.05;
+/// What is said of S before there is anything to save.
+const TOO_EARLY: &str = "nothing to save before the first step";
 
 /// A job with what is shown of it.
 pub struct Task {
@@ -32,6 +34,8 @@ pub struct Task {
     /// When the units of the present phase began, and how many were done.
     since: Option<(Instant, usize)>,
     paused: bool,
+    /// Whether a training ends as if this step were its last.
+    finishing: bool,
     /// How the job that the command asked for ended.
     ended: Option<Result<()>>,
     /// What the window shows.
@@ -55,7 +59,9 @@ struct Pictures {
     model: Arc<Model>,
     job: GenerateJob,
     results: Results,
-    /// Finished after another seed was asked for, and not written.
+    /// Whether they are of another seed than the command's.
+    reseeded: bool,
+    /// Finished after those that the command asked for, and not written.
     unsaved: Vec<Picture>,
 }
 
@@ -74,7 +80,17 @@ impl Task {
                 let mut hear = |event: Event| reporter.hear(&event);
                 let model = Arc::new(pollster::block_on(engine.open(&job.model, &job.loras, &mut hear))?);
                 let work = engine.start_generate_with(model.clone(), job.clone());
-                (Job::Generate(Box::new(Pictures { work, model, job, results, unsaved: Vec::new() })), title)
+                (
+                    Job::Generate(Box::new(Pictures {
+                        work,
+                        model,
+                        job,
+                        results,
+                        reseeded: false,
+                        unsaved: Vec::new(),
+                    })),
+                    title,
+                )
             }
             WatchJob::Train(args) => {
                 let job = args.job;
@@ -84,18 +100,28 @@ impl Task {
             }
         };
         stop::listen();
-        let keys = match &job {
-            Job::Generate(_) => &[("Space", "pause"), ("R", "another seed"), ("S", "save"), ("Q", "quit")][..],
-            Job::Train(_) => &[("Space", "pause"), ("S", "finish and save"), ("Q", "save the state and quit")],
-        };
         let chart = matches!(job, Job::Train(_));
-        let mut view = View { title, keys, chart, ..View::default() };
-        if let Job::Generate(pictures) = &job {
-            let count = pictures.job.prompts.len() * pictures.job.count;
-            view.tiles = (0..count).map(|i| Tile { label: seed(&pictures.job, i), face: None }).collect();
-        }
+        let mut view = View { title, keys: keys(&job, true), chart, ..View::default() };
+        let labels: Vec<String> = match &job {
+            Job::Generate(pictures) => {
+                (0..pictures.job.prompts.len() * pictures.job.count).map(|i| seed(&pictures.job, i)).collect()
+            }
+            Job::Train(training) => training.job.sample_prompts.clone(),
+        };
+        view.tiles = labels.into_iter().map(|label| Tile { label, face: None }).collect();
         let began = Instant::now();
-        Ok(Task { global: global.clone(), engine, job, reporter, began, since: None, paused: false, ended: None, view })
+        Ok(Task {
+            global: global.clone(),
+            engine,
+            job,
+            reporter,
+            began,
+            since: None,
+            paused: false,
+            finishing: false,
+            ended: None,
+            view,
+        })
     }
 
     /// Goes on for a frame's share.
@@ -166,13 +192,17 @@ impl Task {
                         self.view.put(picture.index, Tile { label, face });
                         match rgb.map(|rgb| Picture { rgb, ..picture.clone() }) {
                             Ok(picture) if self.ended.is_some() => pictures.unsaved.push(picture),
+                            Ok(picture) if pictures.reseeded => {
+                                self.reporter.hold(pictures.results.add(&picture).map(drop));
+                            }
                             Ok(picture) => self.reporter.hold(pictures.results.picture(&picture)),
                             Err(e) => self.reporter.hold(Err(e)),
                         }
                     }
                     _ => {}
                 }
-                self.reporter.hear(event)
+                // The plain command asks for no previews, and says nothing of any.
+                if matches!(event, Event::Preview { .. }) { Flow::Continue } else { self.reporter.hear(event) }
             }
             Job::Train(training) => {
                 if let Event::Sample { step, picture } = event {
@@ -214,6 +244,9 @@ impl Task {
 
     fn count_update(&mut self, step: &StepReport) {
         self.count("step", step.step + 1, step.steps);
+        if self.view.notice == TOO_EARLY {
+            self.view.notice.clear();
+        }
         let mean = self.view.losses.last().map_or(step.loss, |mean| mean + SMOOTHING * (step.loss - mean));
         self.view.losses.push(mean);
         self.view.first = self.view.first.or(Some(step.step));
@@ -233,11 +266,15 @@ impl Task {
             Err(Error::Interrupted(_)) => ("stopped".into(), String::new(), None),
             Err(e) => ("failed".into(), e.to_string(), None),
         };
+        self.view.keys = keys(&self.job, false);
         let first = self.ended.is_none();
         let told = match (&self.job, result) {
             (Job::Generate(pictures), Ok(Made::Pictures(made))) if first => pictures.results.latents(&made),
             (Job::Generate(pictures), Ok(_)) => {
-                self.view.notice = format!("{} not saved: press S", pictures.unsaved.len());
+                self.view.notice = match pictures.unsaved.len() {
+                    1 => "not saved: press S".into(),
+                    several => format!("{several} not saved: press S"),
+                };
                 Ok(())
             }
             (Job::Generate(_), Err(e)) => Err(e),
@@ -257,7 +294,7 @@ impl Task {
 
     /// Asks the job to end in good order.
     fn stop(&mut self) {
-        self.paused = false;
+        self.go_on();
         match &self.job {
             Job::Generate(pictures) => pictures.work.stop(),
             Job::Train(training) => training.work.stop(),
@@ -266,8 +303,15 @@ impl Task {
 
     /// The user closes the window, presses Q or Ctrl-C: true where it may close at once.
     pub fn leave(&mut self) -> bool {
-        self.stop();
+        // A training that was asked to finish is left to: it ends with this step either way.
+        if !self.finishing || stop::asked() {
+            self.stop();
+        }
         !self.is_running()
+    }
+
+    fn go_on(&mut self) {
+        (self.paused, self.view.paused) = (false, false);
     }
 
     /// Space.
@@ -280,28 +324,34 @@ impl Task {
         }
     }
 
-    /// R: the same prompts with the next seeds.
+    /// R: the same prompts with the next seeds. What is under way is given up; where it was what the command asked for, the
+    /// new pictures take its place.
     pub fn reseed(&mut self) {
         let Job::Generate(pictures) = &mut self.job else { return };
-        if !pictures.work.is_over() && self.ended.is_none() {
-            self.view.notice = "the first pictures are not done yet".into();
-            return;
-        }
+        pictures.reseeded = true;
         pictures.job.sampling.seed = pictures.job.sampling.seed.wrapping_add(pictures.job.count as u64);
         pictures.unsaved.clear();
         pictures.work = self.engine.start_generate_with(pictures.model.clone(), pictures.job.clone());
-        self.reporter = Reporter::new(&self.global);
-        (self.view.notice, self.paused, self.view.paused) = (String::new(), false, false);
+        self.view.notice.clear();
+        self.view.keys = keys(&self.job, true);
+        self.go_on();
     }
 
     /// S: what is there, as a result.
     pub fn save(&mut self) {
         match &mut self.job {
+            // To finish what has not begun is to give it up.
+            Job::Train(training) if !training.work.is_over() && self.view.losses.is_empty() => {
+                self.view.notice = TOO_EARLY.into();
+            }
             Job::Train(training) if !training.work.is_over() => {
                 training.work.finish();
+                self.finishing = true;
                 self.view.notice = "finishing with this step".into();
+                self.go_on();
             }
-            Job::Train(training) => self.view.notice = format!("saved {}", training.job.out.display()),
+            // How it ended is said already.
+            Job::Train(_) => {}
             Job::Generate(pictures) => {
                 let unsaved = std::mem::take(&mut pictures.unsaved);
                 let written: Result<Vec<PathBuf>> =
@@ -319,6 +369,16 @@ impl Task {
                 };
             }
         }
+    }
+}
+
+/// Keys and what they do while `job` is `running`, and after.
+fn keys(job: &Job, running: bool) -> &'static [(&'static str, &'static str)] {
+    match (job, running) {
+        (Job::Generate(_), true) => &[("Space", "pause"), ("R", "another seed"), ("S", "save"), ("Q", "quit")],
+        (Job::Generate(_), false) => &[("R", "another seed"), ("S", "save"), ("Q", "quit")],
+        (Job::Train(_), true) => &[("Space", "pause"), ("S", "finish and save"), ("Q", "save the state and quit")],
+        (Job::Train(_), false) => &[("Q", "quit")],
     }
 }
 

@@ -22,11 +22,14 @@ use crate::cli::stop;
 /// How often a window where nothing moves looks at what else there may be.
 const GLANCE: Duration = Duration::from_millis(200);
 
+/// How soon a window that nobody sees goes on with its job: the device has had a step's work by then.
+const UNSEEN: Duration = Duration::from_millis(5);
+
 /// Shows the job of `args`.
 pub fn run(global: &Global, args: &WatchArgs) -> Shown {
-    let event_loop = match EventLoop::new() {
+    let event_loop = match event_loop() {
         Ok(event_loop) => event_loop,
-        Err(e) => return Shown::NoWindow(e.to_string()),
+        Err(reason) => return Shown::NoWindow(reason),
     };
     let letters = match Lettering::new() {
         Ok(letters) => letters,
@@ -40,6 +43,32 @@ pub fn run(global: &Global, args: &WatchArgs) -> Shown {
         (None, None, Err(e)) => Shown::NoWindow(e.to_string()),
         (None, None, Ok(())) => Shown::NoWindow("the display gave no window".into()),
     }
+}
+
+/// The display's events, or why there are none.
+fn event_loop() -> Result<EventLoop<()>, String> {
+    // winit panics where a display answers but a library or an extension of it is missing: that is no window, too.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let opened = std::panic::catch_unwind(EventLoop::new);
+    std::panic::set_hook(hook);
+    match opened {
+        Ok(Ok(event_loop)) => Ok(event_loop),
+        Ok(Err(e)) => Err(reason(&e.to_string())),
+        Err(panic) => Err(panicked(panic.as_ref())),
+    }
+}
+
+/// What `panic` said.
+fn panicked(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("the display does not work").trim_end_matches('.').to_owned()
+}
+
+/// winit's message without the line of its source, which comes first: `os error at FILE:LINE: WHAT`.
+fn reason(message: &str) -> String {
+    let after = message.split_once(".rs:").and_then(|(_, rest)| rest.split_once(": "));
+    after.map_or(message, |(_, what)| what).to_owned()
 }
 
 struct App<'a> {
@@ -59,6 +88,10 @@ struct Scene {
     page: Option<(wgpu::Texture, Vec<Place>)>,
     /// The user wants to leave.
     leaving: bool,
+    /// When the job had its last share.
+    worked: Instant,
+    /// Whether it goes on without being drawn.
+    unseen: bool,
 }
 
 impl App<'_> {
@@ -68,21 +101,31 @@ impl App<'_> {
             .with_title("Portray")
             .with_inner_size(LogicalSize::new(960.0, 680.0))
             .with_min_inner_size(LogicalSize::new(360.0, 320.0));
-        let window = event_loop.create_window(attributes).map_err(|e| Shown::NoWindow(e.to_string()))?;
+        let window = event_loop.create_window(attributes).map_err(|e| Shown::NoWindow(reason(&e.to_string())))?;
         let window = Arc::new(window);
         let opened = Screen::new(self.global, window.clone(), event_loop.owned_display_handle());
         let (screen, engine) = opened.map_err(|e| Shown::NoWindow(e.to_string()))?;
         let task = Task::new(self.global, self.args.job.clone(), engine).map_err(|e| Shown::Done(Err(e)))?;
-        Ok(Scene { window, screen, task, page: None, leaving: false })
+        Ok(Scene { window, screen, task, page: None, leaving: false, worked: Instant::now(), unseen: false })
     }
 }
 
 impl Scene {
-    /// One frame: the job's share, then the page. False where nothing moves until somebody does something.
-    fn frame(&mut self, letters: &Lettering) -> Result<bool> {
+    /// The job's share of a frame. True where the window may close: what is to be saved is saved before.
+    fn work(&mut self, close: bool) -> bool {
+        let left = self.leaving && self.task.leave();
         let before = self.task.view.stamp();
         self.task.advance(&self.screen);
-        if self.page.is_none() || self.task.view.stamp() != before {
+        if self.task.view.stamp() != before {
+            self.page = None;
+        }
+        self.worked = Instant::now();
+        left || (close && self.task.is_done())
+    }
+
+    /// Draws. False where nothing moves until somebody does something.
+    fn draw(&mut self, letters: &Lettering) -> Result<bool> {
+        if self.page.is_none() {
             let scale = self.window.scale_factor() as f32;
             let (page, places) = self.task.view.paint(letters, self.screen.size(), scale);
             self.page = Some((self.screen.upload_page(&page), places));
@@ -92,7 +135,7 @@ impl Scene {
         let faces =
             self.task.view.tiles.iter().zip(places).filter_map(|(tile, place)| Some((tile.face.clone()?, *place)));
         let drawn = self.screen.show(page, &faces.collect::<Vec<_>>())?;
-        Ok(!drawn || self.task.is_busy())
+        Ok(!drawn || self.leaving || self.task.is_busy())
     }
 
     fn key(&mut self, key: &Key) {
@@ -145,12 +188,11 @@ impl ApplicationHandler for App<'_> {
                 ..
             } => scene.key(&logical_key),
             WindowEvent::RedrawRequested => {
-                // What is to be saved is saved before the window closes.
-                let left = scene.leaving && scene.task.leave();
-                match scene.frame(&self.letters) {
-                    Ok(_) if left || (self.args.close && scene.task.is_done()) => event_loop.exit(),
+                scene.unseen = false;
+                let over = scene.work(self.args.close);
+                match scene.draw(&self.letters) {
+                    Ok(_) if over => event_loop.exit(),
                     Ok(true) => scene.window.request_redraw(),
-                    Ok(false) if scene.leaving => scene.window.request_redraw(),
                     Ok(false) => {}
                     Err(e) => {
                         self.shown = Some(Shown::Done(Err(e)));
@@ -163,11 +205,40 @@ impl ApplicationHandler for App<'_> {
     }
 
     fn about_to_wait(&mut self, event_loop: &ActiveEventLoop) {
-        // Ctrl-C in the terminal is no event of the window's.
-        event_loop.set_control_flow(ControlFlow::WaitUntil(Instant::now() + GLANCE));
-        if let Some(scene) = self.scene.as_mut().filter(|scene| stop::asked() && !scene.leaving) {
-            scene.leaving = true;
-            scene.window.request_redraw();
+        let mut pause = GLANCE;
+        if let Some(scene) = &mut self.scene {
+            // Ctrl-C in the terminal is no event of the window's.
+            if stop::asked() && !scene.leaving {
+                scene.leaving = true;
+                scene.window.request_redraw();
+            }
+            // Nobody asks a window to draw itself that is minimized or covered: its job goes on all the same.
+            if (scene.leaving || scene.task.is_busy()) && (scene.unseen || scene.worked.elapsed() >= GLANCE) {
+                scene.unseen = true;
+                pause = UNSEEN;
+                if scene.work(self.args.close) {
+                    event_loop.exit();
+                }
+                if let Err(e) = scene.screen.poll() {
+                    self.shown = Some(Shown::Done(Err(e)));
+                    event_loop.exit();
+                }
+            }
         }
+        event_loop.set_control_flow(ControlFlow::WaitUntil(Instant::now() + pause));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_window_has_a_reason_without_paths() {
+        let said = "os error at /a/b/winit-0.30.13/src/platform_impl/linux/mod.rs:788: Failed to open connection";
+        assert_eq!(reason(said), "Failed to open connection");
+        assert_eq!(reason("neither WAYLAND_DISPLAY nor DISPLAY is set"), "neither WAYLAND_DISPLAY nor DISPLAY is set");
+        assert_eq!(panicked(&"Library x.so could not be loaded."), "Library x.so could not be loaded");
+        assert_eq!(panicked(&7), "the display does not work");
     }
 }
