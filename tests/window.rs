@@ -74,7 +74,7 @@ fn shown(display: &Display, command: &mut Command, worth: impl Fn(&Picture) -> u
             assert!(status.success(), "{status}");
             return best;
         }
-        assert!(began.elapsed() < Duration::from_secs(240), "it does not end");
+        assert!(began.elapsed() < Duration::from_secs(600), "it does not end");
         std::thread::sleep(Duration::from_millis(200));
     }
 }
@@ -150,7 +150,7 @@ fn a_training_shows_its_loss_and_samples() {
 fn typed(display: &Display, key: &str, mut enough: impl FnMut() -> bool) -> bool {
     let began = Instant::now();
     while !enough() {
-        assert!(began.elapsed() < Duration::from_secs(240), "nothing comes of {key}");
+        assert!(began.elapsed() < Duration::from_secs(600), "nothing comes of {key}");
         // Without a window manager nobody gives the window the keyboard.
         let words = ["search", "--onlyvisible", "--name", "Portray$", "windowfocus", "--sync", "key", key];
         let mut xdotool = Command::new("xdotool");
@@ -168,7 +168,7 @@ fn typed(display: &Display, key: &str, mut enough: impl FnMut() -> bool) -> bool
 fn appears(path: &Path) {
     let began = Instant::now();
     while !path.exists() {
-        assert!(began.elapsed() < Duration::from_secs(240), "{} does not come", path.display());
+        assert!(began.elapsed() < Duration::from_secs(600), "{} does not come", path.display());
         std::thread::sleep(Duration::from_millis(100));
     }
 }
