@@ -30,10 +30,11 @@ pub use self_test::Stopwatch;
 pub use train::Trained;
 pub use work::Work;
 
+use std::sync::Arc;
+
 use crate::error::Result;
 use crate::event::Picture;
 use crate::gpu::{DeviceOptions, Gpu, Variants};
-use std::sync::Arc;
 
 use screen::Screen;
 
@@ -136,6 +137,15 @@ impl Engine {
     pub async fn measured(self, folder: &std::path::Path) -> Result<Engine> {
         let variants = variants::remembered(&self.gpu, folder).await?;
         Ok(Engine { variants, ..self })
+    }
+
+    /// The colours of a texture that [`Work::pictures`] or [`Work::previews`] gave: RGB, 8 bits each, row by row, as a picture's
+    /// file holds them. For a thread that may block: it polls the device.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub async fn read(&self, texture: &wgpu::Texture) -> Result<Vec<u8>> {
+        self.gpu.read_texture(texture).await
     }
 
     /// Ends every job of this engine and its clones with an error at its next step: the device is gone. For a host's own

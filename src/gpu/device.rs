@@ -59,9 +59,9 @@ pub struct Gpu {
 
 #[derive(Default)]
 struct Shared {
-    /// By text, for kernels that are rendered to the same.
+    /// By text: kernels of several keys are rendered to the same where a template has parts that use some of its values.
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
-    /// By [`Kernel::key`].
+    /// The same by [`Kernel::key`], which needs no rendering.
     kernels: Mutex<HashMap<String, Arc<Pipeline>>>,
     /// What paints textures.
     paint: OnceLock<wgpu::ComputePipeline>,
@@ -284,42 +284,43 @@ impl Gpu {
     /// The pipelines of `kernels`; renders and compiles those that are not there yet.
     pub(crate) async fn compile(&self, kernels: &[&Kernel]) -> Result<Vec<Arc<Pipeline>>> {
         let keys: Vec<String> = kernels.iter().map(|kernel| kernel.key()).collect();
-        let mut missing: HashMap<&str, (String, &Kernel)> = HashMap::new();
+        let (mut unknown, mut unbuilt): (HashMap<&str, String>, Vec<(String, &Kernel)>) = Default::default();
         for (key, kernel) in keys.iter().zip(kernels) {
-            if !missing.contains_key(key.as_str()) && !lock(&self.shared.kernels).contains_key(key) {
-                missing.insert(key, (kernel.render()?, kernel));
-                self.breathe().await;
+            if unknown.contains_key(key.as_str()) || lock(&self.shared.kernels).contains_key(key) {
+                continue;
             }
-        }
-        let mut unbuilt: Vec<&(String, &Kernel)> = Vec::new();
-        for k in missing.values() {
-            if !lock(&self.shared.pipelines).contains_key(&k.0) && !unbuilt.iter().any(|known| known.0 == k.0) {
-                unbuilt.push(k);
+            let text = kernel.render()?;
+            let known = lock(&self.shared.pipelines).contains_key(&text) || unbuilt.iter().any(|(t, _)| *t == text);
+            if !known {
+                unbuilt.push((text.clone(), kernel));
             }
+            unknown.insert(key, text);
+            self.breathe().await;
         }
         match self.turn.is_some() {
             true => {
-                for k in unbuilt {
-                    self.build_one(k);
+                for kernel in &unbuilt {
+                    self.build_one(kernel);
                     self.breathe().await;
                 }
             }
             false => self.build(&unbuilt),
         }
         self.check()?;
-        for (key, (text, kernel)) in &missing {
-            let built = lock(&self.shared.pipelines).get(text).cloned();
-            let built =
-                built.ok_or_else(|| Error::Device(format!("kernel {} did not compile", kernel.template.name)))?;
-            lock(&self.shared.kernels).insert((*key).to_owned(), built);
+        let (pipelines, mut known) = (lock(&self.shared.pipelines), lock(&self.shared.kernels));
+        let mut compiled = Vec::with_capacity(kernels.len());
+        for (key, kernel) in keys.iter().zip(kernels) {
+            if let Some(built) = unknown.get(key.as_str()).and_then(|text| pipelines.get(text)) {
+                known.insert(key.clone(), built.clone());
+            }
+            let message = || format!("kernel {} did not compile", kernel.template.name);
+            compiled.push(known.get(key).cloned().ok_or_else(|| Error::Device(message()))?);
         }
-        let known = lock(&self.shared.kernels);
-        let compiled = |key: &String| known.get(key).cloned().ok_or_else(|| Error::Device("a kernel is gone".into()));
-        keys.iter().map(compiled).collect()
+        Ok(compiled)
     }
 
     #[cfg(not(target_arch = "wasm32"))]
-    fn build(&self, kernels: &[&(String, &Kernel)]) {
+    fn build(&self, kernels: &[(String, &Kernel)]) {
         // Drivers compile on the calling thread; two at a time halves the wait on small machines.
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(4);
         let next = std::sync::atomic::AtomicUsize::new(0);
@@ -335,7 +336,7 @@ impl Gpu {
     }
 
     #[cfg(target_arch = "wasm32")]
-    fn build(&self, kernels: &[&(String, &Kernel)]) {
+    fn build(&self, kernels: &[(String, &Kernel)]) {
         for k in kernels {
             self.build_one(k);
         }
@@ -382,8 +383,7 @@ impl Gpu {
             },
             cache: None,
         });
-        let mut pipelines = lock(&self.shared.pipelines);
-        pipelines.insert(text.clone(), Arc::new(Pipeline { pipeline, layout }));
+        lock(&self.shared.pipelines).insert(text.clone(), Arc::new(Pipeline { pipeline, layout }));
     }
 }
 

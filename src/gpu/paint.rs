@@ -2,6 +2,7 @@
 
 use super::buffers::StoredBuffer;
 use super::{Buffer, Gpu};
+use crate::error::Result;
 
 /// How the values of a pixel become a colour: `bias + sum of value[c] * rows[c]`, from -1 to 1.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +62,7 @@ impl Painter {
 
     /// Paints what `from` holds, a picture of the texture's size.
     pub fn paint(&self, from: &StoredBuffer, colours: &Colours, texture: &wgpu::Texture) {
-        let stride = texture.width().next_multiple_of(wgpu::COPY_BYTES_PER_ROW_ALIGNMENT / 4);
+        let stride = stride(texture.width());
         let row = |r: [f32; 3]| [r[0], r[1], r[2], 0.0];
         let params = Params {
             matrix: colours.rows.map(row),
@@ -100,6 +101,28 @@ impl Painter {
         let from = wgpu::TexelCopyBufferInfo { buffer: &painted, layout };
         encoder.copy_buffer_to_texture(from, texture.as_image_copy(), texture.size());
         self.gpu.queue.submit([encoder.finish()]);
+    }
+}
+
+/// Pixels from the beginning of a row to the next, where a picture of `width` lies in a buffer.
+fn stride(width: u32) -> u32 {
+    width.next_multiple_of(wgpu::COPY_BYTES_PER_ROW_ALIGNMENT / 4)
+}
+
+impl Gpu {
+    /// Colours of a painted texture: RGB, row by row.
+    pub(crate) async fn read_texture(&self, texture: &wgpu::Texture) -> Result<Vec<u8>> {
+        let (width, stride) = (texture.width() as usize, stride(texture.width()));
+        let bytes = u64::from(stride) * u64::from(texture.height()) * 4;
+        let buffer = self.buffer("picture", bytes, wgpu::BufferUsages::COPY_SRC);
+        let layout = wgpu::TexelCopyBufferLayout { offset: 0, bytes_per_row: Some(stride * 4), rows_per_image: None };
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        let to = wgpu::TexelCopyBufferInfo { buffer: &buffer, layout };
+        encoder.copy_texture_to_buffer(texture.as_image_copy(), to, texture.size());
+        self.queue.submit([encoder.finish()]);
+        let rgba = self.read(&buffer, 0, bytes).await?;
+        let rows = rgba.chunks(stride as usize * 4).map(|row| &row[..width * 4]);
+        Ok(rows.flat_map(|row| row.chunks(4)).flat_map(|p| [p[0], p[1], p[2]]).collect())
     }
 }
 

@@ -188,12 +188,13 @@ impl Session {
             let (piece, cost) = self.take(next, first, flight.allowed(rest, step.can_be_cut).await);
             match piece {
                 Piece::Steps(steps) => {
-                    flight.submit(self.encode(steps.clone()), steps.len(), cost).await?;
+                    let whole = steps.clone().map(|step| (step, self.steps[step].grid));
+                    flight.submit(self.encode(whole), steps.len(), cost).await?;
                     next = steps.end;
                 }
                 Piece::Slice { step, workgroups } => {
                     self.tell_slice(Some((step, workgroups.start)));
-                    flight.submit(self.encode_slice(step, workgroups.len() as u32), 1, cost).await?;
+                    flight.submit(self.encode([(step, [workgroups.len() as u32, 1, 1])]), 1, cost).await?;
                     first = workgroups.end;
                     if first == self.steps[step].workgroups() {
                         self.tell_slice(None);
@@ -220,7 +221,7 @@ impl Session {
         let mut nodes: Vec<(usize, &'static str, f64)> = Vec::new();
         for (i, d) in self.plan.dispatches.iter().enumerate() {
             let start = Instant::now();
-            self.gpu.queue.submit([self.encode(i..i + 1)]);
+            self.gpu.queue.submit([self.encode([(i, self.steps[i].grid)])]);
             self.gpu.wait().await?;
             let seconds = start.elapsed().as_secs_f64();
             match nodes.last_mut().filter(|(node, ..)| *node == d.node) {
@@ -260,25 +261,15 @@ impl Session {
         (Piece::Steps(start..end), cost)
     }
 
-    fn encode_slice(&self, step: usize, workgroups: u32) -> wgpu::CommandBuffer {
+    /// Dispatches, each with its workgroups.
+    fn encode(&self, dispatches: impl IntoIterator<Item = (usize, [u32; 3])>) -> wgpu::CommandBuffer {
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            pass.set_pipeline(&self.steps[step].pipeline);
-            pass.set_bind_group(0, &self.steps[step].bind_group, &[]);
-            pass.dispatch_workgroups(workgroups, 1, 1);
-        }
-        encoder.finish()
-    }
-
-    fn encode(&self, range: Range<usize>) -> wgpu::CommandBuffer {
-        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            for step in &self.steps[range] {
-                pass.set_pipeline(&step.pipeline);
-                pass.set_bind_group(0, &step.bind_group, &[]);
-                pass.dispatch_workgroups(step.grid[0], step.grid[1], step.grid[2]);
+            for (step, [x, y, z]) in dispatches {
+                pass.set_pipeline(&self.steps[step].pipeline);
+                pass.set_bind_group(0, &self.steps[step].bind_group, &[]);
+                pass.dispatch_workgroups(x, y, z);
             }
         }
         encoder.finish()

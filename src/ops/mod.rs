@@ -8,7 +8,7 @@ pub mod oracle;
 pub use case::{Case, Given};
 
 use crate::error::Result;
-use crate::gpu::{Caps, Variants};
+use crate::gpu::{Caps, Kernel, Variants};
 use crate::graph::{self, Graph, Tensor};
 
 macro_rules! registry {
@@ -71,6 +71,14 @@ registry! {
 /// and WGSL.
 pub fn rendered_cases(caps: &Caps, variants: &[Variants]) -> Result<Vec<(&'static str, String)>> {
     let mut kernels = std::collections::BTreeMap::new();
+    each_kernel(caps, variants, &mut |kernel| {
+        kernels.insert(kernel.render()?, kernel.template.name);
+        Ok(())
+    })?;
+    Ok(kernels.into_iter().map(|(text, name)| (name, text)).collect())
+}
+
+fn each_kernel(caps: &Caps, variants: &[Variants], each: &mut dyn FnMut(&Kernel) -> Result<()>) -> Result<()> {
     for case in cases().into_iter().flat_map(|(_, cases)| cases) {
         let mut g = Graph::new();
         let mut inputs = Vec::new();
@@ -80,12 +88,10 @@ pub fn rendered_cases(caps: &Caps, variants: &[Variants]) -> Result<Vec<(&'stati
         g.push_dyn(case.op.clone(), &inputs)?.into_iter().for_each(|t| g.output(t));
         for variants in variants {
             let plan = graph::Plan::new(&g, caps, variants, &Default::default())?;
-            for kernel in plan.kernels() {
-                kernels.insert(kernel.render()?, kernel.template.name);
-            }
+            plan.kernels().try_for_each(&mut *each)?;
         }
     }
-    Ok(kernels.into_iter().map(|(text, name)| (name, text)).collect())
+    Ok(())
 }
 
 /// Appends the gradient of the scalar `loss` by each of `wrt`; see [`graph::grad`].
@@ -108,4 +114,31 @@ pub fn grad_each(
 ) -> Result<()> {
     let seed = fill(g, g.shape(loss).clone(), 1.0)?;
     graph::grad(g, loss, seed, wrt, checkpoint, add, each)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use crate::gpu::AdapterClass;
+
+    /// A compiled kernel is found by its key: what is rendered differently must have another.
+    #[test]
+    fn a_key_stands_for_one_text() {
+        let variants: Vec<Variants> = [Variants::default()].into_iter().chain(large_tiles()).collect();
+        let mut texts: BTreeMap<String, String> = BTreeMap::new();
+        for class in [AdapterClass::Cpu, AdapterClass::Gpu] {
+            let mut look = |kernel: &Kernel| {
+                let text = kernel.render()?;
+                let known = texts.entry(kernel.key()).or_insert_with(|| text.clone());
+                assert_eq!(*known, text, "{}", kernel.key());
+                Ok(())
+            };
+            each_kernel(&Caps::webgpu_defaults(class), &variants, &mut look).unwrap();
+        }
+        let distinct: BTreeSet<&String> = texts.values().collect();
+        println!("{} keys, {} texts", texts.len(), distinct.len());
+        assert!(distinct.len() > 100);
+    }
 }

@@ -81,12 +81,12 @@ pub fn run() -> Result<(), Failure> {
         let apart = |package: &str| ran(of(package, "fmt").arg("--check"));
         ran(at_root().args(["fmt", "--all", "--check"])).and(|| apart(BINDGEN)).and(|| apart(EGUI))
     });
-    summary.step("lints", || lint(&["--lib", "--bins", "--examples", "--", "-D", "warnings"]));
+    let strict = ["--lib", "--bins", "--examples", "--", "-D", "warnings"];
+    summary.step("lints", || lint(&strict).and(|| lint(&[&FEATURES[..], &strict].concat())));
     // A test that unwraps is a test that fails.
     let in_tests = ["-A", "clippy::unwrap_used", "-A", "clippy::expect_used", "-A", "clippy::panic"];
-    let all = FEATURES.into_iter().chain(["--all-targets", "--", "-D", "warnings"]);
-    let tests: Vec<&str> = all.chain(in_tests).collect();
-    summary.step("lints of tests and the window", || lint(&tests));
+    let tests = [&FEATURES[..], &["--tests", "--benches", "--", "-D", "warnings"], &in_tests].concat();
+    summary.step("lints of tests", || lint(&tests));
     summary.step("lints of portray-bindgen", || {
         ran(of(BINDGEN, "clippy")
             .args(["--release", "--quiet", "--locked", "--target-dir"])

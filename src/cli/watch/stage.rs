@@ -29,7 +29,7 @@ struct Corner { @builtin(position) at: vec4<f32>, @location(0) uv: vec2<f32> }
 ";
 
 /// A window's surface on a device that the engine works on too.
-pub struct Screen {
+pub struct Stage {
     window: Arc<Window>,
     instance: wgpu::Instance,
     surface: wgpu::Surface<'static>,
@@ -40,7 +40,7 @@ pub struct Screen {
     sampler: wgpu::Sampler,
 }
 
-impl Screen {
+impl Stage {
     /// Opens the adapter that the options name for `window`, and the engine on it.
     ///
     /// # Errors
@@ -49,7 +49,7 @@ impl Screen {
         global: &Global,
         window: Arc<Window>,
         display: winit::event_loop::OwnedDisplayHandle,
-    ) -> Result<(Screen, Engine)> {
+    ) -> Result<(Stage, Engine)> {
         let device_error = |e: &dyn std::fmt::Display| Error::Device(e.to_string());
         let descriptor = wgpu::InstanceDescriptor::new_with_display_handle_from_env(Box::new(display));
         let instance = wgpu::Instance::new(descriptor);
@@ -80,9 +80,9 @@ impl Screen {
             min_filter: wgpu::FilterMode::Linear,
             ..Default::default()
         });
-        let screen = Screen { window, instance, surface, format, device, queue, pipeline, sampler };
-        screen.configure();
-        Ok((screen, engine))
+        let stage = Stage { window, instance, surface, format, device, queue, pipeline, sampler };
+        stage.configure();
+        Ok((stage, engine))
     }
 
     /// Pixels of the window.
@@ -137,33 +137,6 @@ impl Screen {
         let layout = wgpu::TexelCopyBufferLayout { offset: 0, bytes_per_row: Some(width * 4), rows_per_image: None };
         self.queue.write_texture(texture.as_image_copy(), rgba, layout, size);
         texture
-    }
-
-    /// The colours of a texture that the engine painted: RGB, row by row. Waits for the device.
-    ///
-    /// # Errors
-    /// When the device fails.
-    pub fn read(&self, texture: &wgpu::Texture) -> Result<Vec<u8>> {
-        let failed = |e: &dyn std::fmt::Display| Error::Device(format!("reading a picture: {e}"));
-        let (width, height) = (texture.width(), texture.height());
-        let row = (width * 4).next_multiple_of(256);
-        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("picture"),
-            size: u64::from(row) * u64::from(height),
-            usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
-            mapped_at_creation: false,
-        });
-        let mut encoder = self.device.create_command_encoder(&Default::default());
-        let layout = wgpu::TexelCopyBufferLayout { offset: 0, bytes_per_row: Some(row), rows_per_image: None };
-        let to = wgpu::TexelCopyBufferInfo { buffer: &buffer, layout };
-        encoder.copy_texture_to_buffer(texture.as_image_copy(), to, texture.size());
-        self.queue.submit([encoder.finish()]);
-        buffer.slice(..).map_async(wgpu::MapMode::Read, |_| {});
-        self.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| failed(&e))?;
-        let bytes = buffer.slice(..).get_mapped_range().map_err(|e| failed(&e))?;
-        let line = |line: &[u8]| line[..width as usize * 4].to_vec();
-        let rgba: Vec<u8> = bytes.chunks(row as usize).flat_map(line).collect();
-        Ok(rgba.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect())
     }
 
     /// Shows the page with `pictures` on it, and lets the device say what it has done. False where the window has to be

@@ -11,7 +11,7 @@ use portray::job::{GenerateJob, TrainJob};
 use portray::{Error, Result};
 
 use super::page::{Tile, View};
-use super::stage::Screen;
+use super::stage::Stage;
 use crate::cli::args::{Global, WatchJob};
 use crate::cli::generate::Results;
 use crate::cli::report::Reporter;
@@ -125,7 +125,7 @@ impl Task {
     }
 
     /// Goes on for a frame's share.
-    pub fn advance(&mut self, screen: &Screen) {
+    pub fn advance(&mut self, stage: &Stage) {
         if stop::asked() {
             self.leave();
         }
@@ -144,7 +144,7 @@ impl Task {
             }
         };
         for event in events {
-            self.hear(&event, screen);
+            self.hear(&event, stage);
         }
         match done {
             Ok(None) => {}
@@ -175,7 +175,7 @@ impl Task {
         self.ended.unwrap_or_else(|| Err(Error::Interrupted(String::new())))
     }
 
-    fn hear(&mut self, event: &Event, screen: &Screen) {
+    fn hear(&mut self, event: &Event, stage: &Stage) {
         self.show(event);
         let flow = match &mut self.job {
             Job::Generate(pictures) => {
@@ -187,7 +187,8 @@ impl Task {
                     }
                     Event::Picture(picture) => {
                         let face = pictures.work.pictures().into_iter().nth(picture.index);
-                        let rgb = face.as_ref().map_or(Ok(Vec::new()), |texture| screen.read(texture));
+                        let rgb =
+                            face.as_ref().map_or(Ok(Vec::new()), |face| pollster::block_on(self.engine.read(face)));
                         let label = seed(&pictures.job, picture.index);
                         self.view.put(picture.index, Tile { label, face });
                         match rgb.map(|rgb| Picture { rgb, ..picture.clone() }) {
@@ -207,7 +208,7 @@ impl Task {
             Job::Train(training) => {
                 if let Event::Sample { step, picture } = event {
                     let label = format!("step {step}: {}", picture.prompt);
-                    self.view.put(picture.index, Tile { label, face: Some(screen.upload(picture)) });
+                    self.view.put(picture.index, Tile { label, face: Some(stage.upload(picture)) });
                 }
                 train::hear(&mut self.reporter, &training.samples, event)
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portray::{Result, wgpu};
+use portray::{Error, Result, wgpu};
 use winit::application::ApplicationHandler;
 use winit::dpi::LogicalSize;
 use winit::event::{ElementState, KeyEvent, WindowEvent};
@@ -13,7 +13,7 @@ use winit::window::{Window, WindowId};
 
 use super::Shown;
 use super::page::Place;
-use super::stage::Screen;
+use super::stage::Stage;
 use super::task::Task;
 use crate::cli::args::{Global, WatchArgs};
 use crate::cli::lettering::Lettering;
@@ -82,7 +82,7 @@ struct App<'a> {
 
 struct Scene {
     window: Arc<Window>,
-    screen: Screen,
+    stage: Stage,
     task: Task,
     /// The page that is shown, with the places of its pictures.
     page: Option<(wgpu::Texture, Vec<Place>)>,
@@ -103,10 +103,14 @@ impl App<'_> {
             .with_min_inner_size(LogicalSize::new(360.0, 320.0));
         let window = event_loop.create_window(attributes).map_err(|e| Shown::NoWindow(reason(&e.to_string())))?;
         let window = Arc::new(window);
-        let opened = Screen::new(self.global, window.clone(), event_loop.owned_display_handle());
-        let (screen, engine) = opened.map_err(|e| Shown::NoWindow(e.to_string()))?;
+        let opened = Stage::new(self.global, window.clone(), event_loop.owned_display_handle());
+        let (stage, engine) = opened.map_err(|e| match e {
+            // An adapter that is not there is not there without a window either.
+            Error::Usage(_) => Shown::Done(Err(e)),
+            _ => Shown::NoWindow(e.to_string()),
+        })?;
         let task = Task::new(self.global, self.args.job.clone(), engine).map_err(|e| Shown::Done(Err(e)))?;
-        Ok(Scene { window, screen, task, page: None, leaving: false, worked: Instant::now(), unseen: false })
+        Ok(Scene { window, stage, task, page: None, leaving: false, worked: Instant::now(), unseen: false })
     }
 }
 
@@ -115,7 +119,7 @@ impl Scene {
     fn work(&mut self, close: bool) -> bool {
         let left = self.leaving && self.task.leave();
         let before = self.task.view.stamp();
-        self.task.advance(&self.screen);
+        self.task.advance(&self.stage);
         if self.task.view.stamp() != before {
             self.page = None;
         }
@@ -127,14 +131,14 @@ impl Scene {
     fn draw(&mut self, letters: &Lettering) -> Result<bool> {
         if self.page.is_none() {
             let scale = self.window.scale_factor() as f32;
-            let (page, places) = self.task.view.paint(letters, self.screen.size(), scale);
-            self.page = Some((self.screen.upload_page(&page), places));
+            let (page, places) = self.task.view.paint(letters, self.stage.size(), scale);
+            self.page = Some((self.stage.upload_page(&page), places));
             self.window.set_title(&self.task.view.window_title());
         }
         let Some((page, places)) = &self.page else { return Ok(false) };
         let faces =
             self.task.view.tiles.iter().zip(places).filter_map(|(tile, place)| Some((tile.face.clone()?, *place)));
-        let drawn = self.screen.show(page, &faces.collect::<Vec<_>>())?;
+        let drawn = self.stage.show(page, &faces.collect::<Vec<_>>())?;
         Ok(!drawn || self.leaving || self.task.is_busy())
     }
 
@@ -179,7 +183,7 @@ impl ApplicationHandler for App<'_> {
                 scene.window.request_redraw();
             }
             WindowEvent::Resized(_) | WindowEvent::ScaleFactorChanged { .. } => {
-                scene.screen.configure();
+                scene.stage.configure();
                 scene.page = None;
                 scene.window.request_redraw();
             }
@@ -219,7 +223,7 @@ impl ApplicationHandler for App<'_> {
                 if scene.work(self.args.close) {
                     event_loop.exit();
                 }
-                if let Err(e) = scene.screen.poll() {
+                if let Err(e) = scene.stage.poll() {
                     self.shown = Some(Shown::Done(Err(e)));
                     event_loop.exit();
                 }
