@@ -238,7 +238,10 @@ fn main() -> Result<(), Failure> {
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--measure" => options.measure = true,
-            "--budget" => options.budget = Duration::from_millis(args.next().ok_or("--budget MS")?.parse()?),
+            "--budget" => {
+                let budget = args.next().and_then(|text| text.parse().ok());
+                options.budget = Duration::from_millis(budget.ok_or("--budget takes milliseconds, as in --budget 50")?);
+            }
             _ => options.prompt = arg,
         }
     }

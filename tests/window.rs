@@ -231,6 +231,19 @@ fn keys_finish_a_training_that_is_paused() {
 }
 
 #[test]
+fn a_job_that_fails_closes_the_window_and_says_why() {
+    let Some(display) = Display::open() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("torn.png"), b"no picture").unwrap();
+    let mut watch = portray(folder.path());
+    watch.args(["watch", "train", "--prompt", "a cat", "--out", "l.safetensors", "--images", "torn.png"]);
+    let output = watch.env("DISPLAY", &display.name).stderr(Stdio::piped()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && said.contains("torn.png"), "{said}");
+    assert!(!said.contains("no window"), "{said}");
+}
+
+#[test]
 fn without_a_display_the_job_is_done_all_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let words = ["generate", "a cat", "--steps", "1", "--out"];

@@ -170,6 +170,11 @@ impl Task {
         self.ended.is_some() && !self.is_running()
     }
 
+    /// Whether the job that the command asked for came to nothing.
+    pub fn has_failed(&self) -> bool {
+        matches!(&self.ended, Some(Err(_)))
+    }
+
     /// What the command returns.
     pub fn result(self) -> Result<()> {
         self.ended.unwrap_or_else(|| Err(Error::Interrupted(String::new())))

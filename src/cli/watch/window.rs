@@ -124,7 +124,8 @@ impl Scene {
             self.page = None;
         }
         self.worked = Instant::now();
-        left || (close && self.task.is_done())
+        // The terminal tells what went wrong, and the exit status: both wait for the window.
+        left || (self.task.is_done() && (close || self.task.has_failed()))
     }
 
     /// Draws. False where nothing moves until somebody does something.
@@ -187,8 +188,10 @@ impl ApplicationHandler for App<'_> {
                 scene.page = None;
                 scene.window.request_redraw();
             }
+            // A key that is down when the window gets the keyboard is told once more, as synthetic.
             WindowEvent::KeyboardInput {
                 event: KeyEvent { logical_key, state: ElementState::Pressed, repeat: false, .. },
+                is_synthetic: false,
                 ..
             } => scene.key(&logical_key),
             WindowEvent::RedrawRequested => {
