@@ -96,10 +96,12 @@ fn full_size() -> ModelOptions {
     ModelOptions { model: Some(model.into()), ..Default::default() }
 }
 
-/// A picture at 512 pixels, one step.
-fn full_size_picture(dtype: WeightType, most: u64) {
+/// A guided picture of `side` pixels, one step.
+fn full_size_picture(dtype: WeightType, side: usize, most: u64) {
     let engine = pollster::block_on(Engine::request(&EngineOptions::default())).expect("an adapter");
-    let sampling = SamplingOptions { steps: Some(1), sampler: "euler".parse().ok(), ..Default::default() };
+    let sampler = "euler".parse().ok();
+    let [width, height] = [Some(side); 2];
+    let sampling = SamplingOptions { steps: Some(1), sampler, width, height, ..Default::default() };
     let model = ModelOptions { dtype, ..full_size() };
     let job =
         GenerateJob { prompts: vec!["a cat".into()], count: 1, model, sampling, strength: 1.0, ..Default::default() };
@@ -108,20 +110,21 @@ fn full_size_picture(dtype: WeightType, most: u64) {
     let made = pollster::block_on(engine.generate(&job, &mut |e| peak.hear(e))).expect("a picture");
     let rgb = &made.pictures[0].rgb;
     assert!(rgb.iter().max() > rgb.iter().min(), "a picture of one colour");
-    check(&format!("generate {dtype:?}"), peak.bytes, &plan).expect("as planned");
+    check(&format!("generate {dtype:?} at {side}"), peak.bytes, &plan).expect("as planned");
     assert!(peak.bytes <= most, "{} bytes, at most {most}", peak.bytes);
 }
 
-/// One update at 512 pixels on a picture and a class picture, of random latents and hidden states.
-fn full_size_training(name: &str, change: impl Fn(&mut TrainJob), most: u64) {
+/// One update at `side` pixels on a picture and a class picture, of random latents and hidden states.
+fn full_size_training(name: &str, side: usize, change: impl Fn(&mut TrainJob), most: u64) {
     let engine = pollster::block_on(Engine::request(&EngineOptions::default())).expect("an adapter");
     let folder = tempfile::tempdir().expect("a folder");
     let mut random = portray::ops::oracle::Random::new(1);
     let mut normal = |n: usize| (0..n).map(|_| random.normal() as f32).collect::<Vec<f32>>();
-    let (latent, context) = ([1, 4, 64, 64], [1, 77, 1024]);
+    let (latent, context) = ([1, 4, side / 8, side / 8], [1, 77, 1024]);
+    let values_each = side * side / 16;
     let values: Vec<(String, Vec<f32>)> = ["instance", "prior"]
         .iter()
-        .flat_map(|part| [(format!("0.{part}.latents"), normal(1 << 14)), (format!("0.{part}.noise"), normal(1 << 14))])
+        .flat_map(|part| ["latents", "noise"].map(|what| (format!("0.{part}.{what}"), normal(values_each))))
         .collect();
     let prompts = ["instance", "prior"].map(|part| (format!("context.{part}"), normal(77 * 1024)));
     let mut tensors: Vec<Tensor> = values.iter().map(|(name, v)| Tensor::f32(name.clone(), &latent, v)).collect();
@@ -139,6 +142,7 @@ fn full_size_training(name: &str, change: impl Fn(&mut TrainJob), most: u64) {
         max_grad_norm: 1.0,
         steps: Some(1),
         sample_every: 10,
+        resolution: Some(side),
         out: folder.path().join("out"),
         ..Default::default()
     };
@@ -163,31 +167,43 @@ fn full_size_training(name: &str, change: impl Fn(&mut TrainJob), most: u64) {
 #[test]
 #[ignore = "a model of full size: PORTRAY_MODEL=DIR cargo test --release --test memory -- --ignored"]
 fn full_size_pictures_in_half_precision() {
-    full_size_picture(WeightType::F16, 2_300_000_000);
+    full_size_picture(WeightType::F16, 512, 2_300_000_000);
 }
 
 #[test]
 #[ignore = "a model of full size"]
 fn full_size_pictures_in_eight_bits() {
-    full_size_picture(WeightType::Q8, 1_500_000_000);
+    full_size_picture(WeightType::Q8, 512, 1_500_000_000);
+}
+
+#[test]
+#[ignore = "a model of full size"]
+fn full_size_large_pictures() {
+    full_size_picture(WeightType::F16, 1024, 3_000_000_000);
+}
+
+#[test]
+#[ignore = "a model of full size"]
+fn full_size_lora_at_768() {
+    full_size_training("LoRA, f16, 768", 768, |job| job.model.dtype = WeightType::F16, 3_200_000_000);
 }
 
 #[test]
 #[ignore = "a model of full size"]
 fn full_size_lora_on_half_precision() {
-    full_size_training("LoRA, f16", |job| job.model.dtype = WeightType::F16, 3_000_000_000);
+    full_size_training("LoRA, f16", 512, |job| job.model.dtype = WeightType::F16, 3_000_000_000);
 }
 
 #[test]
 #[ignore = "a model of full size"]
 fn full_size_lora_on_eight_bits() {
-    full_size_training("LoRA, q8", |job| job.model.dtype = WeightType::Q8, 2_100_000_000);
+    full_size_training("LoRA, q8", 512, |job| job.model.dtype = WeightType::Q8, 2_100_000_000);
 }
 
 #[test]
 #[ignore = "a model of full size"]
 fn full_size_fine_tuning() {
-    full_size_training("full", |job| job.method = Method::Full, 15_000_000_000);
+    full_size_training("full", 512, |job| job.method = Method::Full, 15_000_000_000);
 }
 
 #[test]
@@ -196,7 +212,7 @@ fn full_size_lean_fine_tuning() {
     let lean = |job: &mut TrainJob| {
         (job.method, job.optimizer, job.fused_update) = (Method::Full, portray::train::Optimizer::AdamW8bit, true);
     };
-    full_size_training("full, lean", lean, 9_000_000_000);
+    full_size_training("full, lean", 512, lean, 9_000_000_000);
 }
 
 #[test]
