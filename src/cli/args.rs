@@ -1,5 +1,6 @@
 //! The arguments. What a job's options mean is said where the library defines them (`portray::job`).
 
+use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -252,14 +253,27 @@ pub struct DemoArgs {
 
 /// clap's message on one line, without the usage text after it.
 pub fn one_line(error: &clap::Error) -> String {
+    let source = std::error::Error::source(error);
     // Messages of the library's own name the option already.
-    if let Some(own) = std::error::Error::source(error).map(ToString::to_string).filter(|text| text.starts_with("--")) {
+    if let Some(own) = source.map(ToString::to_string).filter(|text| text.starts_with("--")) {
         return own;
     }
-    let text = error.render().to_string();
+    let mut text = error.render().to_string();
+    if let Some((said, plain)) = source.and_then(|e| Some((e.to_string(), number(e)?))) {
+        text = text.replace(&said, plain);
+    }
     let end = |line: &&str| !line.starts_with("Usage:") && !line.starts_with("For more information");
     let lines: Vec<&str> = text.lines().map(str::trim).take_while(end).filter(|line| !line.is_empty()).collect();
     lines.join(" ").trim_start_matches("error: ").to_owned()
+}
+
+/// What a number must be where `error` is the standard library's: that speaks of digits and literals.
+fn number(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    match error.downcast_ref::<ParseIntError>().map(ParseIntError::kind) {
+        Some(IntErrorKind::PosOverflow) => Some("is too large"),
+        Some(_) => Some("must be a whole number, 0 or more"),
+        None => error.is::<ParseFloatError>().then_some("must be a number"),
+    }
 }
 
 #[cfg(test)]
@@ -287,6 +301,19 @@ mod tests {
             let line = one_line(&error);
             assert!(!line.contains('\n') && !line.contains("Usage") && !line.starts_with("error"), "{line}");
             assert!(line.len() > 20, "{line}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_none_are_told_what_they_must_be() {
+        for (option, value, must) in [
+            ("--seed", "1.5", "must be a whole number, 0 or more"),
+            ("--seed", "99999999999999999999", "is too large"),
+            ("--width", "wide", "must be a whole number, 0 or more"),
+            ("--guidance", "high", "must be a number"),
+        ] {
+            let line = one_line(&Cli::try_parse_from(["portray", "generate", "x", option, value]).unwrap_err());
+            assert!(line.contains(option) && line.contains(value) && line.ends_with(must), "{line}");
         }
     }
 
