@@ -1,5 +1,5 @@
-//! LoRA files as we write them, loaded by the libraries that people use. Skipped, loudly, where those are not installed:
-//! `pip install torch diffusers transformers peft`.
+//! LoRA files as we write them, loaded by the libraries that people use. `cargo xtask test` runs it where
+//! `pip install torch diffusers transformers peft` was; `PORTRAY_PYTHON` names another interpreter than `python3`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,33 +11,33 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 #[test]
+#[ignore = "needs diffusers and PEFT: cargo test --release --test interop -- --ignored"]
 fn diffusers_and_peft_load_what_is_written() {
     let dir = tempfile::tempdir().expect("a folder");
+    let python = std::env::var("PORTRAY_PYTHON").unwrap_or_else(|_| "python3".into());
     for kind in ["sd2", "sd15"] {
         let modules = Checkpoint::open(fixture(kind)).expect("a model").modules();
-        let lora = LoraFile::open(fixture(&format!("{kind}.lora-peft.safetensors")), Some(&modules)).expect("a LoRA");
-        let mut command = Command::new("python3");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/load_lora.py");
-        command.arg(script).arg(fixture(kind)).arg(fixture(&format!("{kind}.safetensors")));
-        for (format, name) in [
-            (LoraFormat::Diffusers, "diffusers.safetensors"),
-            (LoraFormat::Peft, "peft.safetensors"),
-            (LoraFormat::Kohya, "kohya.safetensors"),
-            (LoraFormat::PeftFolder, "folder"),
-        ] {
-            let path = dir.path().join(format!("{kind}-{name}"));
-            lora.write(&path, format).expect("a written LoRA");
-            command.arg(path);
+        // Attention layers of the UNet, and every layer of it with the text encoder.
+        for (name, given) in [("lora", kind.to_owned()), ("lora-all", format!("{kind}-all"))] {
+            let lora = LoraFile::open(fixture(&format!("{given}.lora-peft.safetensors")), Some(&modules));
+            let lora = lora.expect("a LoRA");
+            let mut command = Command::new(&python);
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/load_lora.py");
+            command.arg(script).arg(fixture(kind)).arg(fixture(&format!("{kind}.safetensors"))).arg(name);
+            for (format, ending) in [
+                (LoraFormat::Diffusers, "diffusers.safetensors"),
+                (LoraFormat::Peft, "peft.safetensors"),
+                (LoraFormat::Kohya, "kohya.safetensors"),
+                (LoraFormat::PeftFolder, "folder"),
+            ] {
+                let path = dir.path().join(format!("{given}-{ending}"));
+                lora.write(&path, format).expect("a written LoRA");
+                command.arg(path);
+            }
+            let output = command.output().expect("python runs");
+            let said = String::from_utf8_lossy(&output.stdout);
+            println!("{said}");
+            assert!(output.status.success(), "{given}: {said}\n{}", String::from_utf8_lossy(&output.stderr));
         }
-        let output = match command.output() {
-            Ok(output) => output,
-            Err(e) => return eprintln!("SKIPPED: python3: {e}"),
-        };
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        if output.status.code() == Some(3) {
-            return eprintln!("SKIPPED: {said}");
-        }
-        println!("{said}");
-        assert!(output.status.success(), "{kind}: {said}\n{}", String::from_utf8_lossy(&output.stderr));
     }
 }

@@ -164,6 +164,49 @@ fn full_size_training(name: &str, side: usize, change: impl Fn(&mut TrainJob), m
     assert!(peak.bytes <= most, "{} bytes, at most {most}", peak.bytes);
 }
 
+/// Anonymous memory of this process, in bytes.
+#[cfg(target_os = "linux")]
+fn anonymous_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("a status");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a line for anonymous memory");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("kilobytes") * 1024
+}
+
+/// A software driver's memory is the process's own, so what it allocated is taken off.
+#[test]
+#[cfg(target_os = "linux")]
+#[ignore = "a model of full size"]
+fn full_size_loading_holds_few_weights_on_the_host() {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    let engine = pollster::block_on(Engine::request(&EngineOptions::default())).expect("an adapter");
+    let sampling = SamplingOptions { steps: Some(1), sampler: "euler".parse().ok(), ..Default::default() };
+    let model = ModelOptions { dtype: WeightType::F16, ..full_size() };
+    let job = GenerateJob { prompts: vec!["a cat".into()], count: 1, model, sampling, ..Default::default() };
+    let over = AtomicBool::new(false);
+    let most = std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut most = 0;
+            while !over.load(Relaxed) {
+                let allocated = engine.gpu().allocated_bytes().expect("this backend reports allocations");
+                most = most.max(anonymous_bytes().saturating_sub(allocated));
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            most
+        });
+        // The text encoder and the UNet are loaded when sampling would begin.
+        let stopped = pollster::block_on(engine.generate(&job, &mut |event| match event {
+            Event::Phase(phase) if phase == "sampling" => Flow::Stop,
+            _ => Flow::Continue,
+        }));
+        over.store(true, Relaxed);
+        assert!(matches!(stopped, Err(portray::Error::Interrupted(_))), "it was not stopped");
+        watch.join().expect("a figure")
+    });
+    println!("loading: {} MB of anonymous memory beside what the driver allocated", most / 1_000_000);
+    assert!(most <= 300_000_000, "{most} bytes");
+}
+
 #[test]
 #[ignore = "a model of full size: PORTRAY_MODEL=DIR cargo test --release --test memory -- --ignored"]
 fn full_size_pictures_in_half_precision() {

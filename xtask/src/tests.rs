@@ -106,6 +106,7 @@ pub fn run() -> Result<(), Failure> {
     let mut everything = vec!["test", "--workspace", "--release", "--quiet", "--no-fail-fast"];
     everything.extend(FEATURES);
     summary.step("all tests, lavapipe", || on(lavapipe, &everything));
+    summary.step("LoRA files in diffusers and PEFT", interop);
 
     let swiftshader = driver("chromium", || Some(PathBuf::from(SWIFTSHADER)).filter(|p| p.exists()));
     let names = gpu_tests();
@@ -161,6 +162,18 @@ fn public_interface() -> Outcome {
         return Outcome::Skipped(format!("git has no tag {BASELINE} here: git fetch --tags"));
     }
     ran(at_root().args(["semver-checks", "--package", "portray", "--baseline-rev", BASELINE]))
+}
+
+/// What is written, as the libraries that people use read it, where they are installed.
+fn interop() -> Outcome {
+    let python = std::env::var("PORTRAY_PYTHON").unwrap_or_else(|_| "python3".into());
+    let import = "import torch, diffusers, transformers, peft";
+    if !install::works(Command::new(&python).args(["-c", import])) {
+        let reason = format!("{python} has no diffusers and PEFT: pip install torch diffusers transformers peft");
+        return Outcome::Skipped(reason);
+    }
+    let test = ["test", "--release", "--quiet", "--test", "interop", "--", "--ignored"];
+    ran(at_root().args(&test[..3]).args(FEATURES).args(&test[3..]))
 }
 
 fn lint(args: &[&str]) -> Outcome {
