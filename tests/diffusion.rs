@@ -256,12 +256,46 @@ fn wrong_use_is_refused_with_a_remedy() {
         (r#"{"_class_name": "PNDMScheduler"}"#, "skip_prk_steps"),
         (r#"{"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}"#, "solver_order"),
         (r#"{"_class_name": "DDIMScheduler", "thresholding": true}"#, "thresholding"),
+        (
+            r#"{"_class_name": "EulerDiscreteScheduler", "final_sigmas_type": "denoise"}"#,
+            "final_sigmas_type \"denoise\"",
+        ),
     ] {
         let config = ScheduleConfig::from_json(text, "scheduler_config.json").unwrap();
         let error = Trajectory::new(&config, &SamplerOptions::default(), 5).unwrap_err().to_string();
         assert!(error.contains(field) && error.contains("--sampler"), "{error}");
         Trajectory::new(&config, &named("euler"), 5).unwrap();
     }
+}
+
+/// What diffusers' pipeline overrules, and what a class does not know, changes nothing.
+#[test]
+fn fields_that_diffusers_does_not_use_change_nothing() {
+    let run = |class: &str, fields: &str| {
+        let text = format!(r#"{{"_class_name": "{class}", "skip_prk_steps": true{fields}}}"#);
+        let config = ScheduleConfig::from_json(&text, "scheduler_config.json").unwrap();
+        Trajectory::new(&config, &SamplerOptions::default(), 7).unwrap()
+    };
+    for (class, fields) in [
+        ("DDIMScheduler", r#", "steps_offset": 0"#),
+        ("DDIMScheduler", r#", "clip_sample": true"#),
+        ("PNDMScheduler", r#", "steps_offset": 0"#),
+        ("PNDMScheduler", r#", "rescale_betas_zero_snr": true"#),
+        ("EulerAncestralDiscreteScheduler", r#", "final_sigmas_type": "sigma_min""#),
+        ("EulerAncestralDiscreteScheduler", r#", "final_sigmas_type": "denoise""#),
+        ("DDIMScheduler", r#", "final_sigmas_type": "sigma_min""#),
+    ] {
+        assert_eq!(run(class, fields), run(class, ""), "{class} {fields}");
+    }
+    // Of fields that it does know, it does not hold.
+    for (class, fields) in [
+        ("DDIMScheduler", r#", "rescale_betas_zero_snr": true"#),
+        ("EulerDiscreteScheduler", r#", "final_sigmas_type": "sigma_min""#),
+    ] {
+        assert_ne!(run(class, fields), run(class, ""), "{class} {fields}");
+    }
+    let leading = r#", "steps_offset": 0, "timestep_spacing": "leading""#;
+    assert_eq!(run("EulerDiscreteScheduler", leading).timesteps.last(), Some(&1.0));
 }
 
 #[test]

@@ -19,11 +19,15 @@ pub enum DType {
 impl DType {
     /// Bytes that `elements` of this type take, padded to whole `vec4` so that kernels may read the last vector whole.
     pub fn bytes(self, elements: usize) -> u64 {
-        let padded = elements.div_ceil(4).max(1) as u64 * 4;
+        // Numbers that no adapter has stay so: limits are checked against them.
+        let padded = (elements.div_ceil(4).max(1) as u64).saturating_mul(4);
         match self {
-            DType::F32 | DType::U32 => padded * 4,
-            DType::F16 => padded * 2,
-            DType::Q8 => (elements.div_ceil(block8::VALUES).max(1) * block8::BYTES).next_multiple_of(16) as u64,
+            DType::F32 | DType::U32 => padded.saturating_mul(4),
+            DType::F16 => padded.saturating_mul(2),
+            DType::Q8 => {
+                let bytes = elements.div_ceil(block8::VALUES).max(1).saturating_mul(block8::BYTES) as u64;
+                bytes.div_ceil(16).saturating_mul(16)
+            }
         }
     }
 }

@@ -8,9 +8,9 @@ use std::ops::Deref;
 pub struct Shape(Vec<usize>);
 
 impl Shape {
-    /// Number of elements.
+    /// Number of elements; the largest number where they are more, so that no check of a size lets it pass.
     pub fn elements(&self) -> usize {
-        self.0.iter().product()
+        product(&self.0)
     }
 
     /// The last extent (1 for a scalar).
@@ -20,7 +20,7 @@ impl Shape {
 
     /// All extents but the last, multiplied: the number of rows.
     pub fn rows(&self) -> usize {
-        self.0.split_last().map_or(1, |(_, outer)| outer.iter().product())
+        self.0.split_last().map_or(1, |(_, outer)| product(outer))
     }
 
     /// The same shape with another last extent.
@@ -32,6 +32,11 @@ impl Shape {
         }
         Shape(dims)
     }
+}
+
+fn product(extents: &[usize]) -> usize {
+    // A zero extent makes the tensor empty however large the others are.
+    if extents.contains(&0) { 0 } else { extents.iter().fold(1, |all, &extent| all.saturating_mul(extent)) }
 }
 
 impl Deref for Shape {
@@ -68,5 +73,18 @@ impl From<&[usize]> for Shape {
 impl<const N: usize> From<[usize; N]> for Shape {
     fn from(v: [usize; N]) -> Self {
         Shape(v.to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_no_machine_has_do_not_wrap() {
+        assert_eq!(Shape::from([1 << 40, 1 << 40]).elements(), usize::MAX);
+        assert_eq!(Shape::from([1 << 40, 1 << 40, 2]).rows(), usize::MAX);
+        assert_eq!(Shape::from([1 << 40, 1 << 40, 0]).elements(), 0);
+        assert_eq!((Shape::from([2, 3]).elements(), Shape::default().elements()), (6, 1));
     }
 }

@@ -23,10 +23,16 @@ pub fn check(path: &Path, force: bool) -> Result<()> {
     if path.as_os_str().is_empty() {
         return Err(Error::Usage("--out: the path is empty".into()));
     }
-    if path.symlink_metadata().is_ok() && !force && !is_device(path) {
-        return Err(Error::file(path, "exists already: name another, or add --force to overwrite it"));
-    }
+    check_free(path, force)?;
     check_folder(path.parent().unwrap_or(Path::new("")))
+}
+
+/// Refuses a path that exists (without `force`).
+fn check_free(path: &Path, force: bool) -> Result<()> {
+    match path.symlink_metadata().is_ok() && !force && !is_device(path) {
+        true => Err(Error::file(path, "exists already: name another, or add --force to overwrite it")),
+        false => Ok(()),
+    }
 }
 
 /// Checks that files can be made in `folder`, which need not exist yet.
@@ -80,6 +86,9 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
+/// Pictures of one run: their latents and names are held until its end.
+const MOST_PICTURES: usize = 10_000;
+
 /// The files of a job's pictures.
 #[derive(Debug, PartialEq)]
 pub enum Destination {
@@ -98,9 +107,12 @@ impl Destination {
     /// By the rules of `--out`: a .png for one picture, else a folder.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a .png with several pictures, or a picture format other than PNG.
+    /// [`Error::Usage`] for more pictures than a run makes, a .png with several pictures, or a picture format other than PNG.
     pub fn new(out: Option<&Path>, prompts: usize, count: usize) -> Result<Destination> {
-        let total = prompts * count;
+        let Some(total) = prompts.checked_mul(count).filter(|&total| total <= MOST_PICTURES) else {
+            let message = format!("--count {count}: {prompts} prompts at a time make {MOST_PICTURES} pictures at most");
+            return Err(Error::Usage(message));
+        };
         let numbered = prompts > 1;
         let Some(out) = out else { return Ok(Destination::Folder { folder: PathBuf::new(), numbered }) };
         if out.as_os_str().is_empty() {
@@ -115,6 +127,28 @@ impl Destination {
             }
             _ => Ok(Destination::Folder { folder: out.into(), numbered }),
         }
+    }
+
+    /// Checks that every picture of seeds from `seed` on can be written, as [`check_file`] does.
+    ///
+    /// # Errors
+    /// As [`check_file`].
+    pub fn check(&self, prompts: usize, count: usize, seed: u64, force: bool) -> Result<()> {
+        let folder = match self {
+            Destination::File(path) => return check_file(path, force),
+            Destination::Folder { folder, .. } => folder,
+        };
+        check_folder(folder)?;
+        for prompt in 0..prompts {
+            for i in 0..count as u64 {
+                let path = self.path(prompt, seed.wrapping_add(i));
+                check_free(&path, force)?;
+                if path.is_dir() {
+                    return Err(Error::file(path, "is a folder: name a file"));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The file of the picture of `seed` of prompt number `prompt` (from 0).
@@ -141,6 +175,24 @@ mod tests {
         assert!(path(Some("x.png"), 1, 2).is_err());
         assert!(path(Some("x.jpg"), 1, 1).is_err());
         assert!(path(Some(""), 1, 1).is_err());
+        assert!(path(None, 2, 5000).is_ok());
+        for (prompts, count) in [(2, 5001), (1, 99_999_999_999), (usize::MAX, usize::MAX)] {
+            let error = path(None, prompts, count).unwrap_err();
+            assert!(error.exit_code() == 2 && error.to_string().contains("10000 pictures at most"), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_picture_of_a_run_is_checked() {
+        let folder = tempfile::tempdir().unwrap();
+        let to = Destination::new(Some(folder.path()), 2, 3).unwrap();
+        assert!(to.check(2, 3, 5, false).is_ok());
+        std::fs::write(folder.path().join("portray-2-7.png"), "x").unwrap();
+        assert!(to.check(2, 3, 5, false).unwrap_err().to_string().contains("portray-2-7.png: exists"));
+        assert!(to.check(2, 3, 5, true).is_ok());
+        assert!(to.check(2, 3, 8, false).is_ok());
+        std::fs::create_dir(folder.path().join("portray-1-9.png")).unwrap();
+        assert!(to.check(2, 3, 8, true).unwrap_err().to_string().contains("is a folder"));
     }
 
     #[test]

@@ -47,11 +47,7 @@ impl Results {
     pub fn new(global: &Global, args: GenerateArgs) -> Result<(GenerateJob, Results)> {
         let GenerateArgs { mut job, output } = args;
         let destination = Destination::new(output.out.as_deref(), job.prompts.len(), job.count)?;
-        for prompt in 0..job.prompts.len() {
-            for i in 0..job.count as u64 {
-                files::check_file(&destination.path(prompt, job.sampling.seed.wrapping_add(i)), output.force)?;
-            }
-        }
+        destination.check(job.prompts.len(), job.count, job.sampling.seed, output.force)?;
         if let Some(path) = &output.latents_out {
             files::check_file(path, output.force)?;
             job.keep_latents = true;

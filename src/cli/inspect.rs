@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use portray::io::checkpoints::original::{TAKES, other};
 use portray::io::lora_file::is_adapter_key;
 use portray::io::{Checkpoint, LoraFile, Part, SafeTensors, Weights};
+use portray::models::{UnetConfig, VaeConfig};
 use portray::{Error, Result};
 use serde_json::{Value, json};
 
@@ -46,7 +48,10 @@ fn look(path: &Path, model: Option<&Path>) -> Result<Finding> {
     }
     let model = model.map(Checkpoint::open).transpose()?;
     if path.is_dir() {
-        return lora(path, model.as_ref());
+        let adapter = ["adapter_config.json", "pytorch_lora_weights.safetensors"].iter().any(|f| path.join(f).exists());
+        let part = ["config.json", "scheduler_config.json"].iter().any(|file| path.join(file).exists());
+        // The refusal says which model it is a part of.
+        return if part && !adapter { whole_model(&Checkpoint::open(path)?) } else { lora(path, model.as_ref()) };
     }
     // A pickle or another format is refused as what it is.
     let file = SafeTensors::open(path).map_err(|e| Checkpoint::open(path).err().unwrap_or(e))?;
@@ -58,11 +63,12 @@ fn look(path: &Path, model: Option<&Path>) -> Result<Finding> {
     }
     match model {
         Some(_) => Err(Error::file(path, "--model goes with a LoRA, but this file has no LoRA keys")),
-        None => Ok(tensors(&file)),
+        None => Ok(tensors(&file, other(&file))),
     }
 }
 
-fn tensors(file: &SafeTensors) -> Finding {
+/// A file of which no more is known than `what` it is, where its names tell.
+fn tensors(file: &SafeTensors, what: Option<String>) -> Finding {
     let mut types: BTreeMap<&str, usize> = BTreeMap::new();
     let (mut count, mut elements) = (0, 0);
     for tensor in file.iter() {
@@ -76,11 +82,15 @@ fn tensors(file: &SafeTensors) -> Finding {
         lists.push((format!("and {} more", count - 20), Vec::new()));
     }
     let metadata = file.metadata();
+    let heading = match &what {
+        Some(what) => format!("{}: {what}, {count} tensors; {TAKES}", file.name()),
+        None => format!("{}: {count} tensors", file.name()),
+    };
     Finding {
-        heading: format!("{}: {count} tensors", file.name()),
+        heading,
         rows: vec![("elements".into(), table::count(elements)), ("types".into(), share(&types))],
         lists,
-        json: json!({"event": "tensors", "file": file.name(), "tensors": count, "elements": elements, "types": types, "metadata": metadata}),
+        json: json!({"event": "tensors", "file": file.name(), "is": what, "tensors": count, "elements": elements, "types": types, "metadata": metadata}),
     }
 }
 
@@ -125,17 +135,15 @@ fn whole_model(model: &Checkpoint) -> Result<Finding> {
     let scheduler = model.scheduler();
     let class = scheduler.get("_class_name").and_then(Value::as_str).unwrap_or("unnamed");
     let prediction = scheduler.get("prediction_type").and_then(Value::as_str).unwrap_or("epsilon");
-    let factor = model
-        .part(Part::Vae)
-        .config()
-        .get("block_out_channels")
-        .and_then(Value::as_array)
-        .map_or(8, |b| 1u64 << b.len().saturating_sub(1).min(16));
-    let side = unet.get("sample_size").and_then(Value::as_u64).map(|s| s * factor);
+    let config = |part: Part| (model.part(part).config_source().name(), model.part(part).config().to_string());
+    let latent = UnetConfig::parse(config(Part::Unet).0, &config(Part::Unet).1).map(|unet| unet.latent_size());
+    let factor = VaeConfig::parse(config(Part::Vae).0, &config(Part::Vae).1).map(|vae| vae.factor());
+    // A configuration that is not supported is still described.
+    let size = latent.ok().zip(factor.ok()).map(|(latent, factor)| latent.map(|side| side * factor));
     rows.push(("scheduler".into(), class.into()));
     let predicts = if model.prediction_known() { prediction } else { "not said: seen when it runs, or --prediction" };
     rows.push(("predicts".into(), predicts.into()));
-    rows.push(("made for".into(), side.map_or("any size".into(), |s| format!("{s}x{s} pixels"))));
+    rows.push(("made for".into(), size.map_or("-".into(), |[h, w]| format!("{w}x{h} pixels"))));
     rows.push(("UNet channels".into(), field(unet, "block_out_channels").to_string()));
     rows.push(("context width".into(), width.to_string()));
     rows.push(("LoRA layers".into(), model.modules().unet.len().to_string()));
@@ -144,7 +152,7 @@ fn whole_model(model: &Checkpoint) -> Result<Finding> {
         rows,
         lists: Vec::new(),
         json: json!({"event": "model", "model": model.name(), "layout": layout, "family": family, "parts": parts, "scheduler": class,
-            "prediction": model.prediction_known().then_some(prediction), "pixels": side, "context_width": width, "fingerprint": model.fingerprint()?}),
+            "prediction": model.prediction_known().then_some(prediction), "pixels": size.map(|[height, _]| height), "context_width": width, "fingerprint": model.fingerprint()?}),
     })
 }
 

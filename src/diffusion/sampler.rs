@@ -58,6 +58,11 @@ impl SamplerKind {
         Self::ALL.iter().find(|(_, _, c)| *c == class).map(|(kind, ..)| *kind)
     }
 
+    /// Whether its class reads `final_sigmas_type`.
+    fn has_final_sigmas_type(self) -> bool {
+        matches!(self, SamplerKind::Euler | SamplerKind::Dpmpp2m | SamplerKind::UniPc)
+    }
+
     fn names() -> String {
         Self::ALL.map(|(_, name, _)| name).join(", ")
     }
@@ -135,7 +140,6 @@ pub struct Trajectory {
 pub(super) struct Resolved {
     pub(super) kind: SamplerKind,
     pub(super) spacing: Spacing,
-    pub(super) offset: usize,
     pub(super) karras: bool,
     pub(super) set_alpha_to_one: bool,
     /// Sigma samplers end at the smallest trained noise level instead of 0.
@@ -271,19 +275,23 @@ impl Resolved {
                 config.num_train_timesteps
             )));
         }
+        // PNDM's class does not know the field.
+        let rescale_betas_zero_snr = config.rescale_betas_zero_snr && kind != SamplerKind::Pndm;
+        let levels = ScheduleConfig { rescale_betas_zero_snr, ..config.clone() };
         Ok(Resolved {
             kind,
             spacing: options.spacing.or(file_spacing).unwrap_or(class_spacing),
-            offset: if from_file { config.steps_offset } else { 1 },
             karras: karras && kind != SamplerKind::EulerA,
             set_alpha_to_one: from_file
                 && config.set_alpha_to_one.unwrap_or(matches!(kind, SamplerKind::Ddim | SamplerKind::Lcm)),
-            end_at_sigma_min: from_file && config.final_sigmas_type.as_deref() == Some("sigma_min"),
+            end_at_sigma_min: from_file
+                && kind.has_final_sigmas_type()
+                && config.final_sigmas_type.as_deref() == Some("sigma_min"),
             prediction: options.prediction.unwrap_or(config.prediction_type),
             original_steps,
             timestep_scaling: if from_file { config.timestep_scaling } else { 10.0 },
-            zero_snr: config.rescale_betas_zero_snr,
-            alphas_cumprod: NoiseSchedule::new(config).alphas_cumprod,
+            zero_snr: levels.rescale_betas_zero_snr,
+            alphas_cumprod: NoiseSchedule::new(&levels).alphas_cumprod,
         })
     }
 }
@@ -334,6 +342,13 @@ fn refuse_variants(config: &ScheduleConfig, kind: SamplerKind) -> Result<()> {
                 config.class_name
             )));
         }
+    }
+    let ends = config.final_sigmas_type.as_deref().filter(|_| kind.has_final_sigmas_type());
+    if let Some(end) = ends.filter(|end| !["zero", "sigma_min"].contains(end)) {
+        return Err(Error::Usage(format!(
+            "the model's {} has final_sigmas_type \"{end}\", which is not supported (only \"zero\" and \"sigma_min\"); name a sampler with --sampler",
+            config.class_name
+        )));
     }
     if kind == SamplerKind::Pndm && !config.skip_prk_steps {
         return Err(Error::Usage(

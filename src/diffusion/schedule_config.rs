@@ -45,7 +45,8 @@ pub enum BetaSchedule {
 /// A model's `scheduler_config.json`: its noise levels, what its network predicts, and the sampler it comes with.
 ///
 /// A field that is absent has the default of the diffusers class the file names, except that, as in
-/// `StableDiffusionPipeline`, an absent `steps_offset` is 1 and `clip_sample` is never applied: latents have no fixed range.
+/// `StableDiffusionPipeline`, `steps_offset` is 1 whatever the file says and `clip_sample` is never applied: latents have no
+/// fixed range. Fields that the class does not know are ignored, as diffusers does.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct ScheduleConfig {
@@ -66,8 +67,6 @@ pub struct ScheduleConfig {
     pub prediction_type: Prediction,
     /// How sampling timesteps are spread; absent: the class's default.
     pub timestep_spacing: Option<Spacing>,
-    /// Added to `leading` timesteps.
-    pub steps_offset: usize,
     /// Whether the step after the last goes to abar = 1 instead of `abar[0]`; absent: the class's default.
     pub set_alpha_to_one: Option<bool>,
     /// PNDM without the Runge-Kutta start. The only PNDM that is supported.
@@ -98,7 +97,6 @@ impl Default for ScheduleConfig {
             num_train_timesteps: 1000,
             prediction_type: Prediction::Epsilon,
             timestep_spacing: None,
-            steps_offset: 1,
             set_alpha_to_one: None,
             skip_prk_steps: false,
             rescale_betas_zero_snr: false,
@@ -146,6 +144,11 @@ impl ScheduleConfig {
         let range = (config.beta_start, config.beta_end);
         if !(range.0 > 0.0 && range.1 > 0.0 && range.0 < 1.0 && range.1 < 1.0) {
             return Err(refuse(format!("beta_start {} and beta_end {} must lie between 0 and 1", range.0, range.1)));
+        }
+        let betas = config.trained_betas.iter().flatten();
+        // The last one may be 1: pure noise.
+        if let Some(beta) = betas.copied().find(|beta| !(*beta > 0.0 && *beta <= 1.0)) {
+            return Err(refuse(format!("trained_betas holds {beta}, must lie between 0 and 1")));
         }
         Ok(config)
     }
@@ -200,7 +203,7 @@ mod tests {
         let config = ScheduleConfig::from_json(text, "scheduler_config.json").unwrap();
         assert_eq!(config.class_name, "DPMSolverMultistepScheduler");
         assert_eq!(config.prediction_type, Prediction::V);
-        assert_eq!((config.beta_start, config.steps_offset, config.timestep_spacing), (0.0001, 1, None));
+        assert_eq!((config.beta_start, config.timestep_spacing), (0.0001, None));
         assert_eq!(config.rest["note"], "-Infinity \" Infinity");
         assert!(!config.rest.contains_key("lambda_min_clipped"));
     }
@@ -221,6 +224,8 @@ mod tests {
             (r#"{"num_train_timesteps": 1}"#, "num_train_timesteps 1"),
             (r#"{"trained_betas": [0.1, 0.2]}"#, "2 betas"),
             (r#"{"beta_end": 2.0}"#, "beta_end 2"),
+            (r#"{"num_train_timesteps": 2, "trained_betas": [0.1, 1.5]}"#, "trained_betas holds 1.5"),
+            (r#"{"num_train_timesteps": 2, "trained_betas": [0, 0.5]}"#, "trained_betas holds 0"),
         ] {
             let error = ScheduleConfig::from_json(text, "f.json").unwrap_err().to_string();
             assert!(error.starts_with("f.json: ") && error.contains(expected), "{error}");

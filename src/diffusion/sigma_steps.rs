@@ -51,9 +51,9 @@ fn levels(r: &Resolved, steps: usize) -> (Vec<f64>, Vec<f64>) {
     let logs: Vec<f64> = table.iter().map(|s| f64::from((*s as f32).ln())).collect();
     let euler = matches!(r.kind, SamplerKind::Euler | SamplerKind::EulerA);
     let mut timesteps = if euler {
-        spacing::even(r.spacing, train, steps, r.offset, false)
+        spacing::even(r.spacing, train, steps, false)
     } else {
-        spacing::without_last(r.spacing, train, steps, r.offset)
+        spacing::without_last(r.spacing, train, steps)
     };
     let mut sigmas: Vec<f64> = timesteps.iter().map(|t| spacing::interpolate(&table, *t)).collect();
     if r.karras {

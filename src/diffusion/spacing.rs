@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Spacing {
-    /// Multiples of a whole stride from the clean end, plus the offset.
+    /// Multiples of a whole stride from the clean end, plus 1.
     Leading,
     /// Both ends included.
     Linspace,
@@ -31,6 +31,9 @@ impl FromStr for Spacing {
     }
 }
 
+/// Added to `leading` timesteps. `StableDiffusionPipeline` sets it so in every scheduler it is given, old files say 0.
+const STEPS_OFFSET: usize = 1;
+
 /// `np.linspace(0, last, n)`.
 pub(super) fn linspace(last: f64, n: usize) -> Vec<f64> {
     if n < 2 {
@@ -41,7 +44,7 @@ pub(super) fn linspace(last: f64, n: usize) -> Vec<f64> {
 }
 
 /// `steps` timesteps of `train`, from noisy to clean. `whole` rounds `linspace`, halves to even.
-pub(super) fn even(spacing: Spacing, train: usize, steps: usize, offset: usize, whole: bool) -> Vec<f64> {
+pub(super) fn even(spacing: Spacing, train: usize, steps: usize, whole: bool) -> Vec<f64> {
     match spacing {
         Spacing::Linspace => {
             let round = |t: f64| if whole { t.round_ties_even() } else { f64::from(t as f32) };
@@ -49,17 +52,17 @@ pub(super) fn even(spacing: Spacing, train: usize, steps: usize, offset: usize, 
         }
         Spacing::Leading => {
             let stride = train / steps;
-            (0..steps).rev().map(|i| (i * stride + offset) as f64).collect()
+            (0..steps).rev().map(|i| (i * stride + STEPS_OFFSET) as f64).collect()
         }
         Spacing::Trailing => trailing(train, steps),
     }
 }
 
 /// As [`even`] for the multistep solvers, which spread one timestep more and leave the cleanest out.
-pub(super) fn without_last(spacing: Spacing, train: usize, steps: usize, offset: usize) -> Vec<f64> {
+pub(super) fn without_last(spacing: Spacing, train: usize, steps: usize) -> Vec<f64> {
     match spacing {
         Spacing::Linspace | Spacing::Leading => {
-            let mut timesteps = even(spacing, train, steps + 1, offset, true);
+            let mut timesteps = even(spacing, train, steps + 1, true);
             timesteps.pop();
             timesteps
         }
@@ -115,10 +118,10 @@ mod tests {
 
     #[test]
     fn one_step_is_spread_as_numpy_does() {
-        assert_eq!(even(Spacing::Linspace, 1000, 1, 1, true), [0.0]);
-        assert_eq!(even(Spacing::Leading, 1000, 1, 1, true), [1.0]);
-        assert_eq!(even(Spacing::Trailing, 1000, 1, 1, true), [999.0]);
-        assert_eq!(without_last(Spacing::Linspace, 1000, 1, 1), [999.0]);
+        assert_eq!(even(Spacing::Linspace, 1000, 1, true), [0.0]);
+        assert_eq!(even(Spacing::Leading, 1000, 1, true), [1.0]);
+        assert_eq!(even(Spacing::Trailing, 1000, 1, true), [999.0]);
+        assert_eq!(without_last(Spacing::Linspace, 1000, 1), [999.0]);
     }
 
     #[test]

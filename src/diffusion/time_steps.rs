@@ -50,7 +50,7 @@ pub(super) fn recurrence(r: &Resolved, steps: usize, start: usize) -> Result<Rec
 }
 
 fn timesteps(r: &Resolved, train: usize, steps: usize) -> Vec<i64> {
-    spacing::even(r.spacing, train, steps, r.offset, true).into_iter().map(|t| t as i64).collect()
+    spacing::even(r.spacing, train, steps, true).into_iter().map(|t| t as i64).collect()
 }
 
 /// Every `original / steps`th entry of the distilled schedule, from its noisy end.

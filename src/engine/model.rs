@@ -8,6 +8,7 @@ use crate::diffusion::{Prediction, ScheduleConfig};
 use crate::error::{Error, Result};
 use crate::event::{Event, Listener};
 use crate::gpu::{AdapterClass, Caps, Store};
+use crate::io::families::{TAKES, by_input_channels};
 use crate::io::safetensors::first_non_finite;
 use crate::io::{Checkpoint, ClipTokenizer, LoraFile, ModuleKey, Part};
 use crate::job::{LoraArg, ModelOptions, PredictionArg, WeightType};
@@ -36,6 +37,29 @@ pub fn open_checkpoint(path: Option<&Path>) -> Result<Checkpoint> {
         None => Checkpoint::embedded(&crate::io::bundled::MODEL),
         #[cfg(not(feature = "bundled"))]
         None => Err(Error::Usage("this build holds no model: give one with --model".into())),
+    }
+}
+
+/// Most pixels of a picture's side: what lies above overflows every adapter, and some of the sums on the way there.
+const LARGEST_SIDE: usize = 8192;
+
+/// Refuses a UNet that reads or gives something else than the latents of `vae`, and an autoencoder of other than pictures.
+fn check_channels(name: &str, unet: &UnetConfig, vae: &VaeConfig) -> Result<()> {
+    let latent = vae.latent_channels;
+    if unet.in_channels != latent {
+        let what = by_input_channels(unet.in_channels, latent);
+        return Err(Error::file(name, format!("is {what}; {TAKES}")));
+    }
+    if unet.out_channels != latent {
+        let message = format!("the UNet gives {} channels, a latent has {latent}", unet.out_channels);
+        return Err(Error::file(name, format!("{message}; {TAKES}")));
+    }
+    match (vae.in_channels, vae.out_channels) {
+        (3, 3) => Ok(()),
+        (read, given) => {
+            let message = format!("the autoencoder reads {read} channels and gives {given}, a picture has 3");
+            Err(Error::file(name, format!("{message}; {TAKES}")))
+        }
     }
 }
 
@@ -69,11 +93,13 @@ impl Model {
             let message = format!("the tokenizer gives {given} tokens a prompt, the text encoder takes {taken}");
             return Err(Error::file(checkpoint.name(), format!("{message}: parts of different models")));
         }
-        let (given, taken) = (text.hidden_size, unet.cross_attention_dim.get(0));
-        if given != taken {
+        let given = text.hidden_size;
+        let reads = (0..unet.block_out_channels.len()).map(|i| unet.cross_attention_dim.get(i));
+        if let Some(taken) = reads.into_iter().find(|taken| *taken != given) {
             let message = format!("the text encoder gives {given} columns, the UNet reads {taken}");
             return Err(Error::file(checkpoint.name(), format!("{message}: parts of different models")));
         }
+        check_channels(checkpoint.name(), &unet, &vae)?;
         let modules = checkpoint.modules();
         let mut opened = Vec::with_capacity(loras.len());
         for lora in loras {
@@ -81,9 +107,9 @@ impl Model {
             let report = file.match_report(&modules);
             report.check()?;
             listener(Event::Note(format!("LoRA {}: {} layers", lora.path.display(), report.matched.len())));
-            if let Some(first) = report.unmatched.first() {
+            if let Some(listed) = report.listed_unmatched() {
                 let (path, count) = (lora.path.display(), report.unmatched.len());
-                listener(Event::Warning(format!("{path}: {count} keys match nothing in the model, such as {first}")));
+                listener(Event::Warning(format!("{path}: {count} keys match nothing in the model: {listed}")));
             }
             opened.push((file, lora.scale));
         }
@@ -139,9 +165,9 @@ impl Model {
         self.vae.factor()
     }
 
-    /// Pixels of a side of the pictures that it was made for.
+    /// Pixels of the height of the pictures that it was made for, which is the width of nearly all.
     pub fn native_side(&self) -> usize {
-        self.unet.sample_size.as_ref().map_or(64, |s| s.get(0)) * self.factor()
+        self.unet.latent_size()[0] * self.factor()
     }
 
     /// Width of the hidden states that the UNet reads.
@@ -150,20 +176,37 @@ impl Model {
     }
 
     /// Width and height in pixels, by default what the model was made for.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a side that is no multiple of a latent's pixel, or too large for any adapter.
     pub fn size(&self, width: Option<usize>, height: Option<usize>) -> Result<[usize; 2]> {
         let factor = self.factor();
-        let native = self.native_side();
-        for (name, side) in [("--width", width), ("--height", height)] {
-            if let Some(side) = side.filter(|s| *s == 0 || !s.is_multiple_of(factor)) {
+        let native = self.unet.latent_size().map(|side| side * factor);
+        let side = |name: &str, given: Option<usize>, native: usize| {
+            let side = given.unwrap_or(native);
+            if side == 0 || !side.is_multiple_of(factor) {
                 return Err(Error::Usage(format!("{name} {side}: must be a multiple of {factor}, such as {native}")));
             }
-        }
-        Ok([width.unwrap_or(native), height.unwrap_or(native)])
+            if side > LARGEST_SIDE {
+                let own = if given.is_none() { ", the model's own size" } else { "" };
+                return Err(Error::Usage(format!("{name} {side}{own}: must be at most {LARGEST_SIDE}")));
+            }
+            Ok(side)
+        };
+        Ok([side("--width", width, native[1])?, side("--height", height, native[0])?])
     }
 
-    /// Token ids of `prompt`; says what was cut.
+    /// Token ids of `prompt`, each a row of the text encoder's table; says what was cut.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the tokenizer knows more tokens than the text encoder.
     pub fn tokens(&self, prompt: &str, listener: Listener<'_>) -> Result<Vec<u32>> {
         let encoded = self.tokenizer.encode(prompt)?;
+        let rows = self.text.vocab_size;
+        if let Some(id) = encoded.ids.iter().find(|&&id| id as usize >= rows) {
+            let message = format!("the tokenizer gives token {id}, the text encoder knows {rows} (0 to {})", rows - 1);
+            return Err(Error::file(self.checkpoint.name(), format!("{message}: parts of different models")));
+        }
         if let Some(cut) = &encoded.truncated {
             let length = self.tokenizer.length();
             listener(Event::Warning(format!("the prompt is longer than {length} tokens; this is cut: {cut}")));
@@ -224,5 +267,68 @@ impl Model {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_must_pass_on_latents_and_pictures() {
+        let unet = |fields: &str| UnetConfig::parse("u", &format!("{{{fields}}}")).expect("a UNet");
+        let vae = |fields: &str| {
+            VaeConfig::parse("v", &format!("{{\"norm_num_groups\": 32{fields}}}")).expect("an autoencoder")
+        };
+        let check = |u: &str, v: &str| check_channels("m", &unet(u), &vae(v)).map_err(|e| e.to_string());
+        assert_eq!(check("", ""), Ok(()));
+        assert_eq!(check(r#""in_channels": 16, "out_channels": 16"#, r#", "latent_channels": 16"#), Ok(()));
+        for (u, v, says) in [
+            (r#""in_channels": 9"#, "", "m: is an inpainting model (its UNet reads 9 channels, not 4)"),
+            (r#""in_channels": 8"#, "", "is an InstructPix2Pix model"),
+            (r#""in_channels": 5"#, "", "is a depth-to-image model"),
+            (r#""in_channels": 7"#, "", "is an upscaler's model"),
+            (r#""out_channels": 8"#, "", "the UNet gives 8 channels, a latent has 4"),
+            ("", r#", "latent_channels": 16"#, "reads 4 channels, not 16"),
+            ("", r#", "out_channels": 4"#, "reads 3 channels and gives 4, a picture has 3"),
+            ("", r#", "in_channels": 1"#, "reads 1 channels and gives 3, a picture has 3"),
+        ] {
+            let error = check(u, v).expect_err(says);
+            assert!(error.contains(says) && error.contains("Portray takes Stable Diffusion 1.x and 2.x"), "{error}");
+        }
+    }
+}
+
+#[cfg(all(test, feature = "bundled"))]
+mod bundled_tests {
+    use super::*;
+    use crate::event::Flow;
+
+    fn bundled() -> Model {
+        Model::open(&ModelOptions::default(), &[], &mut |_| Flow::Continue).expect("the bundled model")
+    }
+
+    #[test]
+    fn sides_have_a_limit() {
+        let mut model = bundled();
+        let native = model.native_side();
+        assert_eq!(model.size(None, Some(8192)).expect("a size"), [native, 8192]);
+        for side in [0, native + 1, 8192 + model.factor(), usize::MAX - usize::MAX % model.factor()] {
+            let error = model.size(Some(side), None).expect_err("no size");
+            assert!(error.exit_code() == 2 && error.to_string().starts_with("--width "), "{error}");
+        }
+        model.unet.sample_size = Some(crate::models::config::PerBlock::Each(vec![16, 24]));
+        assert_eq!(model.size(None, None).expect("a size"), [24 * model.factor(), 16 * model.factor()]);
+        model.unet.sample_size = Some(crate::models::config::PerBlock::One(4096));
+        let error = model.size(None, None).expect_err("too large").to_string();
+        assert!(error.contains("the model's own size") && error.contains("at most 8192"), "{error}");
+    }
+
+    #[test]
+    fn tokens_are_rows_of_the_table() {
+        let mut model = bundled();
+        model.text.vocab_size = 49407;
+        let error = model.tokens("a dog", &mut |_| Flow::Continue).expect_err("no such row").to_string();
+        assert!(error.contains("token 49407") && error.contains("knows 49407 (0 to 49406)"), "{error}");
     }
 }

@@ -108,7 +108,7 @@ impl SamplingPlan {
         let guidance = g.input("guidance", [1], DType::F32);
         let x = scale_input(&mut g, state[0], scale, n)?;
         let out = unet.forward(&mut g, x, timestep, seen)?;
-        sampler_step(&mut g, &state, out, noise, matrix, guidance)?;
+        sampler_step(&mut g, &state, out, noise, matrix, guidance, extent.guided)?;
         let hidden = hidden.unwrap_or(x);
         let inputs = Inputs { hidden, timestep, scale, noise, matrix, guidance, state: state[0] };
         Ok(SamplingPlan { extent, step: planning.plan(&g)?, context, inputs })

@@ -19,3 +19,23 @@ pub const FAMILIES: [(&str, &str); 16] = [
     ("img_mod", "Qwen-Image"),
     ("self_attn.norm_q", "Wan"),
 ];
+
+/// The checkpoints that can be used.
+pub const TAKES: &str =
+    "Portray takes Stable Diffusion 1.x and 2.x (also Turbo), as a diffusers folder or as one .safetensors file";
+
+/// The LoRAs that can be used.
+pub const TAKES_LORAS: &str = "Portray takes LoRAs of Stable Diffusion 1.x and 2.x";
+
+/// What a model is whose UNet reads `channels` channels, other than the `latent` ones of Stable Diffusion: something goes
+/// in beside the latent.
+pub fn by_input_channels(channels: usize, latent: usize) -> String {
+    let what = match channels {
+        5 => "a depth-to-image",
+        7 => "an upscaler's",
+        8 => "an InstructPix2Pix",
+        9 => "an inpainting",
+        _ => "an unknown",
+    };
+    format!("{what} model (its UNet reads {channels} channels, not {latent})")
+}

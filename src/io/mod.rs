@@ -8,7 +8,7 @@ pub mod atomic;
 #[cfg(feature = "bundled")]
 pub mod bundled;
 pub mod checkpoints;
-mod families;
+pub(crate) mod families;
 pub mod files;
 pub mod image;
 pub mod lora_file;

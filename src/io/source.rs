@@ -175,7 +175,26 @@ impl Source {
     /// # Errors
     /// [`Error::File`] with line and column of what is not JSON.
     pub fn json(&self) -> Result<serde_json::Value> {
-        serde_json::from_str(&self.text()?).map_err(|e| Error::file(&self.name, format!("not valid JSON: {e}")))
+        serde_json::from_str(&self.text()?).map_err(|e| {
+            let what = self.mistaken().map_or(String::new(), |what| format!(", {what}"));
+            Error::file(&self.name, format!("not valid JSON: {e}{what}"))
+        })
+    }
+
+    /// What downloads leave in a file's place, where this is such a thing, and what to do then.
+    pub(super) fn mistaken(&self) -> Option<&'static str> {
+        let head = self.read(0..self.len().min(512)).ok()?;
+        let text = head.trim_ascii_start();
+        let begins = |mark: &[u8]| text.get(..mark.len()).is_some_and(|t| t.eq_ignore_ascii_case(mark));
+        if head.is_empty() {
+            Some("the file is empty: get it again")
+        } else if begins(b"version https://git-lfs") {
+            Some("but a Git LFS pointer, which only says where the file is: get it with `git lfs pull`, or download it")
+        } else if begins(b"<!doctype") || begins(b"<html") || begins(b"<?xml") {
+            Some("but a web page: download the file itself")
+        } else {
+            None
+        }
     }
 }
 

@@ -36,8 +36,9 @@ pub enum Context<'a> {
     KeyValues(&'a [KeyValue]),
 }
 
-/// The widest head that the attention kernel takes.
-const WIDEST_STACKED: usize = 160;
+/// The widest head that the attention kernel takes. A wider one runs as plain matrix products, which want queries, keys and
+/// values as tensors of their own, take a single head and have no gradients.
+pub(super) const WIDEST: usize = 160;
 
 fn whole(tensor: Tensor) -> Heads {
     Heads { tensor, offset: 0 }
@@ -95,12 +96,12 @@ pub(super) struct SelfAttention {
 impl SelfAttention {
     /// `bias`: of the projections; the output layer always has one.
     pub(super) fn new(scope: &Scope, names: &Names, channels: usize, heads: usize, bias: bool, causal: bool) -> Self {
-        // A wider head runs as plain matrix products, which want queries, keys and values as tensors of their own.
-        let stack = channels / heads.max(1) <= WIDEST_STACKED;
+        let spec = spec(channels, heads, causal);
+        let (qkv, stack) = ([names.q, names.k, names.v], spec.head_dim <= WIDEST);
         SelfAttention {
-            to_qkv: Projections::new(scope, "to_qkv", &[names.q, names.k, names.v], channels, channels, bias, stack),
+            to_qkv: Projections::new(scope, "to_qkv", &qkv, channels, channels, bias, stack),
             to_out: Linear::new(&scope.pp(names.out), channels, channels, true),
-            spec: spec(channels, heads, causal),
+            spec,
         }
     }
 
@@ -128,13 +129,19 @@ pub(super) struct CrossAttention {
 impl CrossAttention {
     pub(super) fn new(scope: &Scope, channels: usize, context: usize, heads: usize, index: usize) -> Self {
         let Names { q, k, v, out } = DIFFUSERS;
+        let spec = spec(channels, heads, false);
         CrossAttention {
             to_q: Linear::new(&scope.pp(q), channels, channels, false),
-            to_kv: Projections::new(scope, "to_kv", &[k, v], context, channels, false, true),
+            to_kv: Projections::new(scope, "to_kv", &[k, v], context, channels, false, spec.head_dim <= WIDEST),
             to_out: Linear::new(&scope.pp(out), channels, channels, true),
-            spec: spec(channels, heads, false),
+            spec,
             index,
         }
+    }
+
+    /// Whether keys and values are one tensor, side by side.
+    pub(super) fn stacked(&self) -> bool {
+        matches!(self.to_kv, Projections::Stacked(..))
     }
 
     /// Channels of the keys, and of the values.

@@ -2,18 +2,21 @@
 //! supported is refused by name.
 
 mod check;
+#[cfg(test)]
+mod tests;
 
-use check::{Check, read};
+use check::{CHANNELS, Check, LAYERS, read};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::attention::WIDEST;
 use crate::error::{Error, Result};
 use crate::gpu::Colours;
 use crate::ops::Activation;
 
 /// One value for all blocks, or one for each.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a whole number, or a list of one for each block")]
 pub enum PerBlock {
     /// The same everywhere.
     One(usize),
@@ -38,12 +41,20 @@ impl PerBlock {
     }
 }
 
+/// Most pixels of a latent's side.
+const SAMPLE_SIZE: usize = 4096;
+/// Most tokens of a vocabulary, and of a prompt.
+const TOKENS: usize = 1 << 20;
+
 /// A UNet's `config.json` (`UNet2DConditionModel`).
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct UnetConfig {
-    /// Height and width of the latents that it was made for.
+    /// Height and width of the latents that it was made for: one number for both, or one for each.
     pub sample_size: Option<PerBlock>,
+    /// The diffusers that wrote the file.
+    #[serde(rename = "_diffusers_version")]
+    pub diffusers_version: Option<String>,
     /// Channels of the latents.
     pub in_channels: usize,
     /// Channels of the prediction.
@@ -84,6 +95,7 @@ impl Default for UnetConfig {
         let (cross_down, cross_up) = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D");
         UnetConfig {
             sample_size: None,
+            diffusers_version: None,
             in_channels: 4,
             out_channels: 4,
             flip_sin_to_cos: true,
@@ -137,30 +149,68 @@ impl UnetConfig {
             ("mid_block_type", vec![json!("UNetMidBlock2DCrossAttn"), Value::Null]),
             ("downsample_padding", vec![json!(0), json!(1)]),
         ];
-        let config: UnetConfig = read(path, text, &allowed)?;
+        let mut config: UnetConfig = read(path, text, &allowed)?;
         let check = Check { path };
         let blocks = config.block_out_channels.len();
+        check.channels(&config.block_out_channels)?;
         check.blocks(&config.down_block_types, "down_block_types", &["CrossAttnDownBlock2D", "DownBlock2D"], blocks)?;
         check.blocks(&config.up_block_types, "up_block_types", &["CrossAttnUpBlock2D", "UpBlock2D"], blocks)?;
-        for (name, field) in [
-            ("layers_per_block", &config.layers_per_block),
-            ("cross_attention_dim", &config.cross_attention_dim),
-            ("transformer_layers_per_block", &config.transformer_layers_per_block),
-            ("attention_head_dim", &config.attention_head_dim),
+        for (name, field, most) in [
+            ("layers_per_block", &config.layers_per_block, LAYERS),
+            ("cross_attention_dim", &config.cross_attention_dim, CHANNELS),
+            ("transformer_layers_per_block", &config.transformer_layers_per_block, LAYERS),
+            ("attention_head_dim", &config.attention_head_dim, CHANNELS),
         ] {
-            check.per_block(name, field, blocks)?;
+            check.per_block(name, field, blocks, most)?;
         }
-        check.positive("in_channels", config.in_channels)?;
-        check.positive("out_channels", config.out_channels)?;
+        if let Some(size) = &config.sample_size {
+            check.per_block("sample_size", size, 2, SAMPLE_SIZE)?;
+        }
+        check.count("in_channels", config.in_channels, CHANNELS)?;
+        check.count("out_channels", config.out_channels, CHANNELS)?;
         check.eps("norm_eps", config.norm_eps)?;
         for (i, &channels) in config.block_out_channels.iter().enumerate() {
             check.divides("norm_num_groups", config.norm_num_groups, channels)?;
-            check.divides("attention_head_dim (the number of heads)", config.attention_head_dim.get(i), channels)?;
+            let (name, heads) = ("attention_head_dim (the number of heads)", config.attention_head_dim.get(i));
+            check.divides(name, heads, channels)?;
+            if config.attends(i) {
+                check.heads(name, heads, channels)?;
+            }
         }
         if ((config.block_out_channels[0] / 2) as f64) <= config.freq_shift || !config.freq_shift.is_finite() {
             return Err(Error::file(path, format!("freq_shift is {}, too large", config.freq_shift)));
         }
+        // Early files say 32 of models that were made for 64; diffusers' pipeline corrects them alike.
+        if matches!(config.sample_size, Some(PerBlock::One(..64))) && config.before(0, 9) {
+            config.sample_size = Some(PerBlock::One(64));
+        }
         Ok(config)
+    }
+
+    /// Whether a diffusers older than `major.minor` wrote it.
+    fn before(&self, major: u32, minor: u32) -> bool {
+        let mut numbers = self.diffusers_version.iter().flat_map(|v| v.split('.')).map(|n| n.parse::<u32>().ok());
+        matches!((numbers.next(), numbers.next()), (Some(Some(a)), Some(Some(b))) if (a, b) < (major, minor))
+    }
+
+    /// Whether the blocks of resolution `i`, from the highest down, have attention.
+    fn attends(&self, i: usize) -> bool {
+        let last = self.block_out_channels.len() - 1;
+        let middle = i == last && self.mid_block_type.is_some();
+        middle
+            || self.down_block_types[i].starts_with("CrossAttn")
+            || self.up_block_types[last - i].starts_with("CrossAttn")
+    }
+
+    /// The widest head of its attentions, in columns.
+    pub(super) fn widest_head(&self) -> usize {
+        let blocks = self.block_out_channels.iter().enumerate().filter(|(i, _)| self.attends(*i));
+        blocks.map(|(i, channels)| channels / self.attention_head_dim.get(i)).max().unwrap_or(0)
+    }
+
+    /// Height and width of the latents that it was made for.
+    pub fn latent_size(&self) -> [usize; 2] {
+        self.sample_size.as_ref().map_or([64; 2], |size| [size.get(0), size.get(1)])
     }
 
     /// Width of the time embedding.
@@ -259,15 +309,16 @@ impl VaeConfig {
         let config: VaeConfig = read(path, text, &allowed)?;
         let check = Check { path };
         let blocks = config.block_out_channels.len();
+        check.channels(&config.block_out_channels)?;
         check.blocks(&config.down_block_types, "down_block_types", &["DownEncoderBlock2D"], blocks)?;
         check.blocks(&config.up_block_types, "up_block_types", &["UpDecoderBlock2D"], blocks)?;
-        for (name, value) in [
-            ("in_channels", config.in_channels),
-            ("out_channels", config.out_channels),
-            ("layers_per_block", config.layers_per_block),
-            ("latent_channels", config.latent_channels),
+        for (name, value, most) in [
+            ("in_channels", config.in_channels, CHANNELS),
+            ("out_channels", config.out_channels, CHANNELS),
+            ("layers_per_block", config.layers_per_block, LAYERS),
+            ("latent_channels", config.latent_channels, CHANNELS),
         ] {
-            check.positive(name, value)?;
+            check.count(name, value, most)?;
         }
         for &channels in &config.block_out_channels {
             check.divides("norm_num_groups", config.norm_num_groups, channels)?;
@@ -325,15 +376,21 @@ impl TextEncoderConfig {
         let allowed = [("hidden_act", vec![json!("quick_gelu"), json!("gelu")])];
         let config: TextEncoderConfig = read(path, text, &allowed)?;
         let check = Check { path };
-        for (name, value) in [
-            ("vocab_size", config.vocab_size),
-            ("hidden_size", config.hidden_size),
-            ("intermediate_size", config.intermediate_size),
-            ("max_position_embeddings", config.max_position_embeddings),
+        for (name, value, most) in [
+            ("vocab_size", config.vocab_size, TOKENS),
+            ("hidden_size", config.hidden_size, CHANNELS),
+            ("intermediate_size", config.intermediate_size, CHANNELS),
+            ("num_hidden_layers", config.num_hidden_layers, LAYERS),
+            ("max_position_embeddings", config.max_position_embeddings, TOKENS),
         ] {
-            check.positive(name, value)?;
+            check.count(name, value, most)?;
         }
-        check.divides("num_attention_heads", config.num_attention_heads, config.hidden_size)?;
+        let heads = config.num_attention_heads;
+        check.divides("num_attention_heads", heads, config.hidden_size)?;
+        if config.hidden_size / heads > WIDEST {
+            let message = format!("num_attention_heads is {heads} for {} channels", config.hidden_size);
+            return Err(Error::file(path, format!("{message}: heads wider than {WIDEST} are not supported")));
+        }
         check.eps("layer_norm_eps", config.layer_norm_eps)?;
         Ok(config)
     }
@@ -341,51 +398,5 @@ impl TextEncoderConfig {
     /// Activation of the feed-forward layers.
     pub fn activation(&self) -> Activation {
         if self.hidden_act == "gelu" { Activation::Gelu } else { Activation::QuickGelu }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn unet(text: &str) -> Result<UnetConfig> {
-        UnetConfig::parse("unet/config.json", text)
-    }
-
-    #[test]
-    fn defaults_are_those_of_the_first_generation() {
-        let config = unet("{}").unwrap();
-        assert_eq!(config, UnetConfig::default());
-        assert_eq!(config.time_embed_dim(), 1280);
-        let config = unet(r#"{"attention_head_dim": [5, 10, 20, 20], "cross_attention_dim": 1024, "sample_size": 64}"#);
-        assert_eq!(config.unwrap().attention_head_dim.get(3), 20);
-    }
-
-    #[test]
-    fn what_is_not_supported_is_named() {
-        for (field, value) in [
-            ("addition_embed_type", "\"text_time\""),
-            ("act_fn", "\"gelu\""),
-            ("dual_cross_attention", "true"),
-            ("class_embed_type", "\"timestep\""),
-            ("resnet_time_scale_shift", "\"scale_shift\""),
-            ("only_cross_attention", "true"),
-            ("mid_block_scale_factor", "2"),
-            ("layers_per_block", "0"),
-            ("norm_num_groups", "0"),
-            ("norm_num_groups", "7"),
-            ("attention_head_dim", "[8, 8]"),
-            ("block_out_channels", "[]"),
-            ("freq_shift", "400"),
-            ("down_block_types", r#"["AttnDownBlock2D", "DownBlock2D", "DownBlock2D", "DownBlock2D"]"#),
-        ] {
-            let error = unet(&format!("{{\"{field}\": {value}}}")).unwrap_err().to_string();
-            assert!(error.contains("unet/config.json") && error.contains(field), "{field} {value}: {error}");
-        }
-        assert!(unet("[").is_err() && unet("[]").is_err());
-        let error = TextEncoderConfig::parse("text_encoder/config.json", r#"{"hidden_act": "relu"}"#).unwrap_err();
-        assert!(error.to_string().contains("hidden_act"));
-        let error = VaeConfig::parse("vae/config.json", r#"{"shift_factor": 0.1}"#).unwrap_err();
-        assert!(error.to_string().contains("shift_factor"));
     }
 }

@@ -1,7 +1,7 @@
 //! `UNet2DConditionModel`: predicts the noise or velocity in latents (Rombach et al. 2022, arXiv 2112.10752).
 
-use super::attention::CrossAttention;
 pub use super::attention::{Context, KeyValue};
+use super::attention::{CrossAttention, WIDEST};
 use super::config::UnetConfig;
 use super::resnet::Time;
 use super::unet_blocks::{Build, Conditioning, DownBlock, UNetMidBlock, UpBlock};
@@ -31,6 +31,12 @@ impl UNet {
     /// Builds it at `scope`, whose settings say for what.
     pub fn new(scope: &Scope, config: UnetConfig) -> Result<UNet> {
         let (first, time_dim) = (config.block_out_channels[0], config.time_embed_dim());
+        let widest = config.widest_head();
+        if widest > WIDEST && scope.settings().mode == Mode::Training {
+            let message =
+                format!("its attention has a head of {widest} columns; one wider than {WIDEST} cannot be trained");
+            return Err(Error::op("unet", message));
+        }
         let mut build = Build::new(&config);
         let (down, up) = (scope.pp("down_blocks"), scope.pp("up_blocks"));
         let blocks = config.block_out_channels.len();
@@ -72,16 +78,15 @@ impl UNet {
         self.cross_attentions().map(|attention| attention.key_value(g, hidden)).collect()
     }
 
-    /// Records [`UNet::context`] and leaves the result in the store, for plans that read it by
-    /// [`UNet::stored_context`]. Only for an inference model, whose keys and values are one tensor each.
+    /// Records [`UNet::context`] and leaves the result in the store, for plans that read it by [`UNet::stored_context`].
     pub fn store_context(&self, g: &mut Graph, hidden: Tensor) -> Result<()> {
         let (n, tokens) = (g.shape(hidden)[0], g.shape(hidden)[1]);
         let stored = self.stored_context(g, n, tokens)?;
         for (from, to) in self.context(g, hidden)?.into_iter().zip(stored) {
-            if from.key.tensor != from.value.tensor {
-                return Err(Error::op("unet", "keys and values are apart in a training model: pass the hidden states"));
-            }
             g.assign(to.key.tensor, from.key.tensor)?;
+            if to.value.tensor != to.key.tensor {
+                g.assign(to.value.tensor, from.value.tensor)?;
+            }
         }
         Ok(())
     }
@@ -92,16 +97,27 @@ impl UNet {
         let mut list = Vec::new();
         for (i, attention) in self.cross_attentions().enumerate() {
             let channels = attention.channels();
-            let tensor = g.stored(&context_key(i), [n, tokens, 2 * channels], DType::F32)?;
-            list.push(KeyValue { key: Heads { tensor, offset: 0 }, value: Heads { tensor, offset: channels } });
+            list.push(if attention.stacked() {
+                let tensor = g.stored(&context_key(i), [n, tokens, 2 * channels], DType::F32)?;
+                KeyValue { key: Heads { tensor, offset: 0 }, value: Heads { tensor, offset: channels } }
+            } else {
+                let [key, value] = apart_keys(i).map(|key| g.stored(&key, [n, tokens, channels], DType::F32));
+                KeyValue { key: key?.into(), value: value?.into() }
+            });
         }
         Ok(list)
     }
 
     /// Keys and bytes of what [`UNet::store_context`] writes, for [`crate::gpu::Store::allocate`].
     pub fn context_tensors(&self, n: usize, tokens: usize) -> Vec<(String, u64)> {
-        let bytes = |a: &CrossAttention| DType::F32.bytes(n * tokens * 2 * a.channels());
-        self.cross_attentions().enumerate().map(|(i, a)| (context_key(i), bytes(a))).collect()
+        let tensors = |(i, attention): (usize, &CrossAttention)| {
+            let columns = attention.channels();
+            match attention.stacked() {
+                true => vec![(context_key(i), DType::F32.bytes(n * tokens * 2 * columns))],
+                false => apart_keys(i).map(|key| (key, DType::F32.bytes(n * tokens * columns))).into(),
+            }
+        };
+        self.cross_attentions().enumerate().flat_map(tensors).collect()
     }
 
     /// The prediction for `sample [n, h, w, in_channels]` at `timestep [n]` (f32) -> `[n, h, w, out_channels]`.
@@ -148,4 +164,53 @@ impl UNet {
 
 fn context_key(i: usize) -> String {
     format!("context.{i}")
+}
+
+/// Of keys and values, where they are apart.
+fn apart_keys(i: usize) -> [String; 2] {
+    ["key", "value"].map(|which| format!("context.{i}.{which}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::Settings;
+
+    fn wide(mode: Mode) -> Result<UNet> {
+        let text = r#"{"down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"],
+            "block_out_channels": [200], "attention_head_dim": 1, "norm_num_groups": 8, "cross_attention_dim": 24}"#;
+        let scope = Scope::new("unet", Settings { mode, ..Settings::default() });
+        UNet::new(&scope, UnetConfig::parse("unet/config.json", text)?)
+    }
+
+    /// A head too wide for the attention kernel wants keys and values apart, stored ones too.
+    #[test]
+    fn a_single_wide_head_is_recorded() {
+        let unet = wide(Mode::Inference).expect("a UNet");
+        let mut context = Graph::new();
+        let hidden = context.input("hidden", [2, 7, 24], DType::F32);
+        unet.store_context(&mut context, hidden).expect("keys and values");
+        let mut g = Graph::new();
+        let sample = g.input("sample", [2, 4, 4, 4], DType::F32);
+        let timestep = g.input("timestep", [2], DType::F32);
+        let pairs = unet.stored_context(&mut g, 2, 7).expect("stored keys and values");
+        let out = unet.forward(&mut g, sample, timestep, Context::KeyValues(&pairs)).expect("a prediction");
+        assert_eq!(**g.shape(out), [2, 4, 4, 4]);
+        // What is read is what was written.
+        let room: std::collections::BTreeMap<String, u64> = unet.context_tensors(2, 7).into_iter().collect();
+        for graph in [&context, &g] {
+            let found = graph.stored_tensors().filter(|(key, _)| key.starts_with("context."));
+            let found: std::collections::BTreeMap<String, u64> =
+                found.map(|(key, t)| (key.to_owned(), DType::F32.bytes(graph.shape(t).elements()))).collect();
+            assert_eq!(found, room);
+        }
+        let hidden = g.input("hidden", [2, 7, 24], DType::F32);
+        unet.forward(&mut g, sample, timestep, Context::Hidden(hidden)).expect("a prediction");
+    }
+
+    #[test]
+    fn a_wide_head_is_not_trained() {
+        let error = wide(Mode::Training).expect_err("no gradients").to_string();
+        assert!(error.contains("a head of 200 columns") && error.contains("160"), "{error}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::{Pack, Param, Role};
+use super::{Pack, Param, Role, Source};
 use crate::base::{DType, block8, layout};
 use crate::error::{Error, Result};
 use crate::gpu::Store;
@@ -23,6 +23,9 @@ pub type FetchRows<'f> = &'f dyn Fn(&str, &[usize], Range<usize>) -> Result<Vec<
 
 /// About how many values are on the host at a time while a model is loaded.
 const CHUNK: usize = 1 << 20;
+
+/// The least number that becomes infinite as a half.
+const ABOVE_HALF: f32 = 65520.0;
 
 /// Parameters share buffers of about this size, so that no single allocation is hard to find room for.
 const GROUP_BYTES: u64 = 256 << 20;
@@ -61,7 +64,7 @@ pub async fn load(store: &mut Store, label: &str, params: &[Param], fetch: Fetch
                     let message = format!("{}: {} values for rows {some:?}", from.key, values.len());
                     return Err(Error::op("load", message));
                 }
-                pack_rows(param, &from.shape, &values, &mut bytes)?;
+                pack_rows(param, from, &values, &mut bytes)?;
                 // What is written begins and ends at whole words; a rest waits for the next rows.
                 let whole = bytes.len() / 4 * 4;
                 store.write_at(&param.key, offset, &bytes[..whole])?;
@@ -101,7 +104,7 @@ pub fn pack(param: &Param, tensors: &[HostTensor]) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(param.bytes() as usize);
     for (from, tensor) in param.sources.iter().zip(tensors) {
         check(&from.key, &from.shape, tensor)?;
-        pack_rows(param, &from.shape, &tensor.values, &mut bytes)?;
+        pack_rows(param, from, &tensor.values, &mut bytes)?;
     }
     if tensors.len() != param.sources.len() {
         let (given, wanted) = (tensors.len(), param.sources.len());
@@ -110,9 +113,9 @@ pub fn pack(param: &Param, tensors: &[HostTensor]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Appends the stored bytes of rows of a checkpoint tensor of `shape`: every layout change stays within a row.
-fn pack_rows(param: &Param, shape: &[usize], values: &[f32], bytes: &mut Vec<u8>) -> Result<()> {
-    let values: Cow<[f32]> = match (param.pack, shape) {
+/// Appends the stored bytes of rows of the checkpoint tensor `from`: every layout change stays within a row.
+fn pack_rows(param: &Param, from: &Source, values: &[f32], bytes: &mut Vec<u8>) -> Result<()> {
+    let values: Cow<[f32]> = match (param.pack, from.shape.as_slice()) {
         (Pack::Conv, &[_, input, kh, kw]) => {
             let rows = values.len() / (input * kh * kw).max(1);
             layout::to_channels_last(values, [rows, input, kh, kw]).into()
@@ -122,6 +125,10 @@ fn pack_rows(param: &Param, shape: &[usize], values: &[f32], bytes: &mut Vec<u8>
     match param.dtype {
         DType::F32 => bytes.extend_from_slice(bytemuck::cast_slice(&values)),
         DType::F16 => {
+            if let Some(value) = values.iter().find(|x| x.abs() >= ABOVE_HALF) {
+                let message = format!("{}: holds {value}, half precision ends at 65504", from.key);
+                return Err(Error::Limit(format!("{message}: give --dtype f32")));
+            }
             let start = bytes.len();
             bytes.resize(start + values.len() * 2, 0);
             let halves = values.iter().map(|&x| half::f16::from_f32(x));
@@ -199,6 +206,18 @@ mod tests {
         let bytes = pack(&conv, &[tensor(&[1, 2, 1, 2])]).unwrap();
         let stored: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
         assert_eq!(stored, [-3.5, -1.5, -2.5, -0.5]);
+    }
+
+    #[test]
+    fn what_half_precision_does_not_hold_is_refused() {
+        let settings = Settings { dtype: DType::F16, ..Settings::default() };
+        let param = Scope::new("unet", settings).pp("conv_in").weight(&[1, 2], Pack::AsIs);
+        let with = |value: f32| pack(&param, &[HostTensor { shape: vec![1, 2], values: vec![0.0, value].into() }]);
+        assert!(with(-65504.0).is_ok() && with(65519.0).is_ok(), "what rounds to the largest half is one");
+        for value in [65520.0, -1e6] {
+            let error = with(value).unwrap_err().to_string();
+            assert!(error.contains("unet.conv_in.weight") && error.contains("--dtype f32"), "{error}");
+        }
     }
 
     #[test]

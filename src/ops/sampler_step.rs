@@ -16,7 +16,7 @@ pub struct SamplerStep {
     pub guided: bool,
 }
 
-/// Updates the stored `slots` in place.
+/// Updates the stored `slots` in place. `guided`: the output holds an unconditional half.
 pub fn sampler_step(
     g: &mut Graph,
     slots: &[Tensor],
@@ -24,8 +24,8 @@ pub fn sampler_step(
     noise: Tensor,
     matrix: Tensor,
     guidance: Tensor,
+    guided: bool,
 ) -> Result<()> {
-    let guided = g.shape(output).elements() == 2 * g.shape(slots[0]).elements();
     let mut operands = slots.to_vec();
     operands.extend([output, noise, matrix, guidance]);
     g.push(SamplerStep { slots: slots.len(), guided }, &operands).map(drop)
@@ -38,12 +38,17 @@ impl Op for SamplerStep {
 
     fn infer(&self, inputs: &[&TensorInfo]) -> Result<Vec<(Shape, DType)>> {
         let s = self.slots;
-        let n = inputs[0].shape.elements();
-        let output = n * if self.guided { 2 } else { 1 };
-        let fits = inputs.len() == s + 4
-            && inputs[s].shape.elements() == output
-            && inputs[s + 1].shape.elements() == n
-            && inputs[s + 2].shape.elements() == s * (s + 2);
+        let passes = if self.guided { 2 } else { 1 };
+        let fits = inputs.len() == s + 4 && {
+            let sample = &inputs[0].shape;
+            // The network's output for as many samples as there are passes, each of the sample's own shape.
+            let mut output = sample.to_vec();
+            output.iter_mut().take(1).for_each(|n| *n *= passes);
+            inputs[..s].iter().all(|slot| slot.shape == *sample)
+                && *inputs[s].shape == output[..]
+                && inputs[s + 1].shape.elements() == sample.elements()
+                && inputs[s + 2].shape.elements() == s * (s + 2)
+        };
         if !fits {
             let shapes: Vec<String> = inputs.iter().map(|i| i.shape.to_string()).collect();
             return Err(Error::op(self.name(), format!("operands are {}", shapes.join(", "))));
@@ -112,4 +117,27 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case::new(SamplerStep { slots, guided }, inputs));
     }
     cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An output of twice the channels is no output of two passes.
+    #[test]
+    fn the_passes_are_told_not_guessed() {
+        let step = |output: [usize; 4], guided: bool| {
+            let mut g = Graph::new();
+            let slot = g.stored("slot", [1, 4, 4, 4], DType::F32).expect("slot");
+            let mut input = |name: &str, shape: &[usize]| g.input(name, shape, DType::F32);
+            let (output, noise) = (input("output", &output), input("noise", &[1, 4, 4, 4]));
+            let (matrix, guidance) = (input("matrix", &[1, 3]), input("guidance", &[1]));
+            sampler_step(&mut g, &[slot], output, noise, matrix, guidance, guided)
+        };
+        assert!(step([1, 4, 4, 4], false).is_ok() && step([2, 4, 4, 4], true).is_ok());
+        for (output, guided) in [([1, 4, 4, 8], false), ([1, 4, 4, 8], true), ([2, 4, 4, 4], false), ([1, 4, 4, 4], true)] {
+            let error = step(output, guided).expect_err("another shape").to_string();
+            assert!(error.contains("operands are"), "{error}");
+        }
+    }
 }

@@ -18,6 +18,8 @@ fn wrong_use() {
         ("generate x --steps -3", &["--steps", "-3", "1 or more"]),
         ("generate x --steps 0", &["--steps"]),
         ("generate x --count 0", &["--count"]),
+        ("generate x --count 99999999999", &["--count 99999999999", "10000"]),
+        ("plan generate x --width 1048576", &["--width 1048576", "8192"]),
         ("generate x --width nine", &["--width", "nine"]),
         ("generate x --memory lots", &["--memory", "lots"]),
         ("generate", &["PROMPT"]),
@@ -70,6 +72,7 @@ fn files_that_are_not_there_or_no_pictures() {
         ("inspect nowhere", &["nowhere"]),
         ("inspect text/a.png", &["a.png"]),
         ("inspect empty", &["empty"]),
+        ("inspect {F}/sd2/unet", &["sd2/unet", "is one part of a model: give"]),
         ("convert text/a.png --format kohya --out o.safetensors", &["a.png"]),
         ("forward unet --in text/a.png --out o.safetensors", &["a.png"]),
     ] {
@@ -114,10 +117,20 @@ fn damaged_models() {
     check("scheduler/scheduler_config.json", &["scheduler_config.json"], &|_| b"{".to_vec());
     check("scheduler/scheduler_config.json", &["beta_schedule"], &|b| replaced(b, "scaled_linear", "guessed"));
     check("tokenizer/tokenizer.json", &["tokenizer.json"], &|b| b[..b.len() / 2].to_vec());
+    check("unet/config.json", &["inpainting"], &|b| replaced(b, "\"in_channels\": 4", "\"in_channels\": 9"));
     // Weights of another depth than the configuration's.
     check("unet/config.json", &["unet"], &|b| replaced(b, "\"layers_per_block\": 2", "\"layers_per_block\": 3"));
     fs::remove_file(dir.path().join("model").join(unet)).unwrap();
     refused(dir.path(), "generate x --steps 1 --model model", 1, &["unet"]);
+}
+
+#[test]
+fn inspected_files_of_other_families_are_named() {
+    let dir = folder();
+    let tensor = portray::io::Tensor::f32("double_blocks.0.img_attn.qkv.weight", &[1], &[0.0]);
+    portray::io::write_safetensors(dir.path().join("flux.safetensors"), &[tensor], &Default::default()).unwrap();
+    let text = stdout(&works(dir.path(), "inspect flux.safetensors"));
+    assert!(text.contains("a checkpoint of Flux, 1 tensors; Portray takes Stable Diffusion 1.x and 2.x"), "{text}");
 }
 
 #[test]

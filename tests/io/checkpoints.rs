@@ -119,9 +119,18 @@ fn sharded_and_fp16_weights_open() {
     bad.insert("conv_in.weight".into(), "s-1.safetensors".into());
     write_index(&bad);
     assert!(message(Checkpoint::open(&path)).contains("'conv_in.weight' is not in"));
+    bad.insert("conv_in.weight".into(), "s-3.safetensors".into());
+    write_index(&bad);
+    let e = message(Checkpoint::open(&path));
+    assert!(
+        e.contains("s-3.safetensors: no such file, a part of the weights that ") && e.contains(".json names"),
+        "{e}"
+    );
     fs::write(&index, "{}").unwrap();
     assert!(message(Checkpoint::open(&path)).contains("has no object 'weight_map'"));
     fs::remove_file(&index).unwrap();
+    assert_eq!(Checkpoint::open(&path).unwrap().fingerprint().unwrap(), expected);
+    fs::rename(&moved, path.join("unet/diffusion_pytorch_model.bf16.safetensors")).unwrap();
     assert_eq!(Checkpoint::open(&path).unwrap().fingerprint().unwrap(), expected);
 }
 
@@ -174,11 +183,14 @@ fn a_trained_model_is_written_whole() {
     }
     assert!(out.join("feature_extractor/preprocessor_config.json").exists());
 
-    let e = message(write_diffusers_folder(&out, &source, &tensors[1..]));
-    assert!(e.contains(&format!("tensor '{}' of the UNet is missing", values[0].0)), "{e}");
     let wrong = [tensors.clone(), vec![Tensor::f32("x", &[0], &[])]].concat();
     assert!(message(write_diffusers_folder(&out, &source, &wrong)).contains("'x' is not a tensor of the UNet"));
     assert_eq!(Checkpoint::open(&out).unwrap().fingerprint().unwrap(), written.fingerprint().unwrap());
+    // What training did not touch is kept as it was.
+    let last = &values[values.len() - 1];
+    write_diffusers_folder(&out, &source, &tensors[..tensors.len() - 1]).unwrap();
+    let kept = Checkpoint::open(&out).unwrap().part(Part::Unet).get(&last.0).unwrap().to_f32().unwrap();
+    assert_eq!(kept, last.2);
 }
 
 #[test]
@@ -195,6 +207,17 @@ fn every_refusal_has_a_remedy() {
     for family in ["StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "FluxPipeline"] {
         refused(&class(family), &format!("is a {family}; only Stable Diffusion 1.x and 2.x"));
     }
+    for (class, what) in [
+        ("StableDiffusionInpaintPipeline", "is an inpainting model (StableDiffusionInpaintPipeline)"),
+        ("StableDiffusionInstructPix2PixPipeline", "is an InstructPix2Pix model"),
+        ("StableDiffusionDepth2ImgPipeline", "is a depth-to-image model"),
+        ("StableDiffusionUpscalePipeline", "is an upscaler's model"),
+        ("StableDiffusionControlNetPipeline", "is a model with a ControlNet"),
+        ("StableDiffusionControlNetImg2ImgPipeline", "Portray takes Stable Diffusion 1.x and 2.x"),
+        ("StableDiffusionSomethingPipeline", "is a StableDiffusionSomethingPipeline; only"),
+    ] {
+        refused(&|p| fs::write(p.join("model_index.json"), format!(r#"{{"_class_name":"{class}"}}"#)).unwrap(), what);
+    }
     refused(&|p| fs::remove_file(p.join("model_index.json")).unwrap(), "no model_index.json: give a diffusers folder");
     refused(&|p| fs::write(p.join("model_index.json"), "{").unwrap(), "model_index.json: not valid JSON");
     refused(&|p| fs::write(p.join("model_index.json"), b"\xff").unwrap(), "model_index.json: not UTF-8");
@@ -202,13 +225,27 @@ fn every_refusal_has_a_remedy() {
     refused(&|p| fs::remove_file(p.join("unet/config.json")).unwrap(), "unet/config.json: no such file");
     refused(&|p| fs::remove_dir_all(p.join("vae")).unwrap(), "vae: the model lacks this folder");
     refused(&|p| fs::remove_dir_all(p.join("tokenizer")).unwrap(), "tokenizer: the model lacks this folder");
-    refused(&|p| fs::remove_dir_all(p.join("scheduler")).unwrap(), "scheduler_config.json: no such file");
+    refused(
+        &|p| fs::remove_dir_all(p.join("scheduler")).unwrap(),
+        "scheduler_config.json: no such file, which every model has",
+    );
     let weights = "text_encoder/model.safetensors";
     refused(&|p| fs::remove_file(p.join(weights)).unwrap(), "text_encoder: has no weights: expected model.safetensors");
     refused(
         &|p| fs::rename(p.join(weights), p.join("text_encoder/pytorch_model.bin")).unwrap(),
         "pickled weights only",
     );
+    refused(
+        &|p| fs::rename(p.join(weights), p.join("text_encoder/model.non_ema.safetensors")).unwrap(),
+        "expected model.safetensors, here are model.non_ema.safetensors: give the one",
+    );
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 3\n";
+    refused(
+        &|p| fs::write(p.join(weights), pointer).unwrap(),
+        "model.safetensors: not a safetensors file, but a Git LFS",
+    );
+    refused(&|p| fs::write(p.join("unet/config.json"), pointer).unwrap(), "but a Git LFS pointer");
+    refused(&|p| fs::write(p.join(weights), "").unwrap(), "the file is empty: get it again");
     refused(&|p| fs::write(p.join(weights), "hello").unwrap(), "model.safetensors: not a safetensors file");
     let twice = |p: &Path| {
         let names = ["a.weight", "text_model.a.weight"];

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use portray::io::{
-    Checkpoint, LoraFile, LoraFormat, ModelModules, ModuleKey, Part, SafeTensors, Tensor, write_safetensors,
+    Checkpoint, ElementType, LoraFile, LoraFormat, ModelModules, ModuleKey, Part, SafeTensors, Tensor,
+    write_safetensors,
 };
 
 use crate::support::{distance, golden, message};
@@ -167,6 +168,38 @@ fn kohya_layers_share_one_alpha() {
 }
 
 #[test]
+fn alphas_of_every_number_type_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("k.safetensors");
+    let stem = "lora_unet_mid_block_attentions_0_proj_in";
+    let values = [0.5f32; 8];
+    let with = |dtype: ElementType, bytes: &[u8]| {
+        let factor = |end: &str, shape: &[usize]| Tensor::f32(format!("{stem}.{end}.weight"), shape, &values);
+        let alpha = Tensor::raw(format!("{stem}.alpha"), dtype, &[], bytes);
+        let tensors = [factor("lora_down", &[4, 2]), factor("lora_up", &[2, 4]), alpha];
+        write_safetensors(&path, &tensors, &BTreeMap::new()).unwrap();
+        LoraFile::open(&path, None)
+    };
+    for (dtype, bytes) in [
+        (ElementType::I64, &2i64.to_le_bytes()[..]),
+        (ElementType::I32, &2i32.to_le_bytes()),
+        (ElementType::I16, &2i16.to_le_bytes()),
+        (ElementType::I8, &[2]),
+        (ElementType::U64, &2u64.to_le_bytes()),
+        (ElementType::U32, &2u32.to_le_bytes()),
+        (ElementType::U16, &2u16.to_le_bytes()),
+        (ElementType::U8, &[2]),
+        (ElementType::F16, &[0, 0x40]),
+        (ElementType::F64, &2f64.to_le_bytes()),
+    ] {
+        let lora = with(dtype, bytes).unwrap();
+        assert!(lora.modules.values().all(|m| m.scale() == 0.5), "{dtype:?}");
+    }
+    assert!(message(with(ElementType::Bool, &[1])).contains("is BOOL"));
+    assert!(message(with(ElementType::F32, &f32::NAN.to_le_bytes())).contains("holds NaN"));
+}
+
+#[test]
 fn kohya_metadata_is_strings_and_kept() {
     let dir = tempfile::tempdir().unwrap();
     let mut lora = open("sd2-all.lora-diffusers.safetensors", None);
@@ -219,6 +252,19 @@ fn a_lora_of_another_model_is_refused() {
         let e = message(LoraFile::open(&path, Some(&sd2)).unwrap().match_report(&sd2).check());
         assert!(e.contains("none of its") && e.contains(&format!("seems to be made for {family}")), "{e}");
     }
+    // A checkpoint is no LoRA, and is named.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.safetensors");
+    for (name, says) in [
+        ("double_blocks.0.img_attn.qkv.weight", "is a checkpoint of Flux and no LoRA; Portray takes LoRAs of"),
+        ("model.diffusion_model.out.0.bias", "is a checkpoint and no LoRA: give it with --model"),
+        ("something", "holds no LoRA"),
+    ] {
+        write_safetensors(&path, &[Tensor::f32(name, &[1], &[1.0])], &BTreeMap::new()).unwrap();
+        let e = message(LoraFile::open(&path, None));
+        assert!(e.contains(says), "{e}");
+    }
+    assert!(message(LoraFile::open(golden("sd2"), None)).contains("is a model and no LoRA: give it with --model"));
     // Some layers more than the model has are listed, not refused.
     let mut lora = open("sd15.lora-kohya.safetensors", None);
     let first = lora.modules.values().next().unwrap().clone();
@@ -229,6 +275,31 @@ fn a_lora_of_another_model_is_refused() {
         (report.matched.len(), &report.unmatched[..]),
         (56, &["unet.up_blocks.9.resnets.0.conv1".to_owned()][..])
     );
+    assert_eq!(report.listed_unmatched().as_deref(), Some("unet.up_blocks.9.resnets.0.conv1"));
+    let names = |n: usize| {
+        let mut report = report.clone();
+        report.unmatched = (0..n).map(|i| i.to_string()).collect();
+        report
+    };
+    assert_eq!(names(0).listed_unmatched(), None);
+    assert_eq!(names(3).listed_unmatched().as_deref(), Some("0, 1, 2"));
+    let many = names(23).listed_unmatched().unwrap();
+    assert!(many.starts_with("0, 1,") && many.ends_with(", 19 and 3 more"), "{many}");
+}
+
+#[test]
+fn norm_layers_are_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.safetensors");
+    let file = SafeTensors::open(golden("sd15.lora-kohya.safetensors")).unwrap();
+    let norms = ["w_norm", "b_norm"].map(|end| format!("lora_unet_mid_block_resnets_0_norm1.{end}"));
+    let tensors: Vec<_> = file.iter().chain(norms.iter().map(|name| Tensor::f32(name, &[1], &[1.0]))).collect();
+    write_safetensors(&path, &tensors, &BTreeMap::new()).unwrap();
+    let sd15 = modules("sd15");
+    let report = LoraFile::open(&path, Some(&sd15)).unwrap().match_report(&sd15);
+    report.check().unwrap();
+    let unmatched: Vec<_> = report.unmatched.iter().map(String::as_str).collect();
+    assert_eq!((report.matched.len(), unmatched), (56, vec![norms[1].as_str(), norms[0].as_str()]));
 }
 
 #[test]

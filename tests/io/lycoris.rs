@@ -297,7 +297,7 @@ fn other_adapters_and_families_are_named() {
     let down = "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight";
     for (end, says) in [
         ("dora_scale", "is of DoRA, which rescales the whole weight beside changing it and so cannot be added to it"),
-        ("w_norm", "norm layers (w_norm)"),
+        ("on_input", "an (IA)3"),
         ("oft_blocks", "an OFT"),
         ("a1.weight", "a GLoRA"),
     ] {

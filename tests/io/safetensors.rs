@@ -63,6 +63,10 @@ fn element_types_convert() {
     assert_eq!(f.get("b").unwrap().to_f32().unwrap(), [0.1]);
     assert_eq!(f.get("c").unwrap().to_i64().unwrap(), [-5]);
     assert!(message(f.get("d").unwrap().to_i64()).contains("too large"));
+    assert_eq!(f.get("c").unwrap().to_numbers().unwrap(), [-5.0]);
+    assert_eq!(f.get("d").unwrap().to_numbers().unwrap(), [u64::MAX as f32]);
+    let eight = message(Tensor::raw("w", ElementType::F8E4M3, &[1], &[0]).to_f32());
+    assert!(eight.contains("is F8_E4M3, which is not read: get the file in F16, BF16 or F32"), "{eight}");
     assert_eq!(f.get("e").unwrap().elements(), 0);
     assert!(f.get("e").unwrap().to_f32().unwrap().is_empty());
 }
@@ -86,8 +90,10 @@ fn every_fault_is_named() {
     let mut not_utf8 = file(r#"{"w":1}"#, &[]);
     not_utf8[10] = 0xff;
     let cases: Vec<(Vec<u8>, &str)> = vec![
-        (vec![], "not a safetensors file: 0 bytes"),
+        (vec![], "not a safetensors file, the file is empty: get it again"),
         (vec![1, 2, 3], "not a safetensors file: 3 bytes"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1".to_vec(), "a Git LFS pointer, which only says"),
+        (b"\n<!DOCTYPE html><html><head>".to_vec(), "but a web page: download the file itself"),
         (huge, "limit is 100000000"),
         (90_000_000u64.to_le_bytes().to_vec(), "truncated: the header takes 90000000 bytes"),
         (not_utf8, "not UTF-8 (byte 2)"),

@@ -126,6 +126,36 @@ fn a_single_file_is_the_folder() {
     }
 }
 
+/// The first releases' names of CLIP's tensors lack a segment, and a buffer is among them.
+#[test]
+fn clip_under_its_oldest_names_is_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let (new, old) = (dir.path().join("new.safetensors"), dir.path().join("old.safetensors"));
+    RandomModel::named("tiny-sd1", 1).unwrap().write_file(&new).unwrap();
+    let file = SafeTensors::open(&new).unwrap();
+    let prefix = "cond_stage_model.transformer.";
+    let shortened = |t: Tensor<'static>| {
+        let name = t.name.replace(&format!("{prefix}text_model."), prefix);
+        t.renamed(name)
+    };
+    let bytes: Vec<Vec<u8>> = file.iter().map(|t| t.bytes().unwrap().to_vec()).collect();
+    let tensors = file.iter().zip(bytes.leak()).map(|(t, b)| Tensor::raw(t.name.to_string(), t.dtype, &t.shape, b));
+    let ids: &'static [i64] = Box::leak(Box::new([0, 1]));
+    let buffer = Tensor::i64(format!("{prefix}embeddings.position_ids"), &[1, 2], ids);
+    let tensors: Vec<_> = tensors.map(shortened).chain([buffer]).collect();
+    write_safetensors(&old, &tensors, &BTreeMap::new()).unwrap();
+    let (new, old) = (Checkpoint::open(&new).unwrap(), Checkpoint::open(&old).unwrap());
+    assert_eq!(old.modules(), new.modules());
+    let (a, b) = (new.part(Part::TextEncoder), old.part(Part::TextEncoder));
+    assert_eq!(a.config(), b.config());
+    assert_eq!(a.names().collect::<Vec<_>>(), b.names().collect::<Vec<_>>());
+    for (x, y) in a.iter().zip(b.iter()) {
+        assert_eq!((&x.name, &x.shape, x.bytes().unwrap()), (&y.name, &y.shape, y.bytes().unwrap()));
+        assert_eq!(b.stored_name(&x.name), x.name.replace("text_model.", prefix), "{}", x.name);
+    }
+    assert!(old.prediction_known() && old.tokenizer().unwrap().pad() == new.tokenizer().unwrap().pad());
+}
+
 /// The tensors of a tiny second-generation file, changed by `change`, with `metadata`.
 fn changed(path: &Path, metadata: &[(&str, &str)], change: impl Fn(&mut Vec<Tensor<'static>>)) -> std::path::PathBuf {
     let source = path.join("source.safetensors");
@@ -156,9 +186,17 @@ fn what_a_file_says_of_its_prediction_is_believed() {
     assert_eq!(velocity.part(Part::Unet).config()["sample_size"], 96);
     let noise = open(&[("modelspec.prediction_type", "epsilon")]);
     assert!(noise.prediction_known() && noise.scheduler()["prediction_type"] == "epsilon");
-    let marker = Tensor::raw("v_pred", ElementType::F16, &[0], &[]);
-    let marked = Checkpoint::open(changed(dir.path(), &[], |tensors| tensors.push(marker.clone()))).unwrap();
-    assert_eq!(marked.scheduler()["prediction_type"], "v_prediction");
+    let marked = |names: &[&'static str]| {
+        let markers = names.iter().map(|name| Tensor::raw(*name, ElementType::F16, &[0], &[])).collect::<Vec<_>>();
+        Checkpoint::open(changed(dir.path(), &[], |tensors| tensors.extend(markers.clone()))).unwrap()
+    };
+    let velocity_alone = marked(&["v_pred"]);
+    assert_eq!(velocity_alone.scheduler()["prediction_type"], "v_prediction");
+    assert_eq!(velocity_alone.scheduler().get("rescale_betas_zero_snr"), None);
+    let zero_snr = marked(&["v_pred", "ztsnr"]);
+    assert_eq!(zero_snr.scheduler()["prediction_type"], "v_prediction");
+    assert_eq!(zero_snr.scheduler()["rescale_betas_zero_snr"], true);
+    assert_eq!(zero_snr.scheduler()["timestep_spacing"], "trailing");
 
     let mut settled = silent.clone();
     settled.predicts_velocity();
@@ -186,6 +224,16 @@ fn other_files_are_refused_as_what_they_are() {
     refused(&["double_blocks.0.img_attn.qkv.weight"], more);
     refused(&["control_model.input_hint_block.0.weight"], "is a ControlNet");
     refused(&["emb_params"], "is a textual inversion");
+    refused(&["string_to_param.*"], "is a textual inversion");
+    let text = "cond_stage_model.model.ln_final.weight";
+    let labels = "model.diffusion_model.label_emb.0.0.weight";
+    refused(&[unet, labels, "conditioner.embedders.1.model.ln_final.weight"], "is a Stable Diffusion XL checkpoint");
+    refused(&[unet, labels], "is a checkpoint of Stable Diffusion XL");
+    refused(&[unet, labels, text, "noise_augmentor.betas"], "is a Stable unCLIP checkpoint");
+    refused(&[unet, labels, text], "whose UNet takes class labels");
+    // What a trainer left of a textual inversion makes no textual inversion of a model.
+    let left = "embedding_manager.string_to_param_dict.*";
+    refused(&[unet, left, "first_stage_model.quant_conv.bias", text], "no Stable Diffusion UNet");
     refused(&["lora_unet_mid_block_attentions_0_proj_in.lora_up.weight"], "is a LoRA, which changes a model");
     refused(&["down_blocks.0.resnets.0.conv1.weight"], "is the UNet alone, in diffusers' layout");
     refused(&["something"], "is no Stable Diffusion checkpoint");
@@ -203,6 +251,17 @@ fn other_files_are_refused_as_what_they_are() {
         Checkpoint::open(changed(dir.path(), &[], |t| t.retain(|t| t.name != "first_stage_model.quant_conv.bias")));
     let e = message(part.unwrap().part(Part::Vae).get("quant_conv.bias"));
     assert!(e.contains("lacks tensor 'first_stage_model.quant_conv.bias': get the complete checkpoint"), "{e}");
+    let input = "model.diffusion_model.input_blocks.0.0.weight";
+    let path = changed(dir.path(), &[], |tensors| {
+        tensors.push(Tensor::raw("model.diffusion_model.label_emb.weight", ElementType::F16, &[0], &[]));
+        let zeros: &'static [u8] = Box::leak(vec![0; 64 * 7 * 9 * 2].into_boxed_slice());
+        *tensors.iter_mut().find(|t| t.name == input).unwrap() =
+            Tensor::raw(input, ElementType::F16, &[64, 7, 3, 3], zeros);
+    });
+    let e = message(Checkpoint::open(path));
+    assert!(e.contains("is an upscaler's model (its UNet reads 7 channels, not 4)"), "{e}");
+    let whole = changed(dir.path(), &[], |t| t.push(Tensor::raw(left, ElementType::F16, &[0], &[])));
+    assert!(Checkpoint::open(whole).is_ok());
     let reshaped = |name: &str, shape: &[usize]| {
         let bytes: &'static [u8] = Box::leak(vec![0; shape.iter().product::<usize>() * 2].into_boxed_slice());
         let path = changed(dir.path(), &[], |tensors| {
@@ -211,7 +270,7 @@ fn other_files_are_refused_as_what_they_are() {
         });
         message(Checkpoint::open(path))
     };
-    let e = reshaped("model.diffusion_model.input_blocks.0.0.weight", &[64, 9, 3, 3]);
+    let e = reshaped(input, &[64, 9, 3, 3]);
     assert!(e.contains("is an inpainting model (its UNet reads 9 channels, not 4)"), "{e}");
     let e = reshaped("cond_stage_model.model.transformer.resblocks.0.attn.in_proj_bias", &[7]);
     assert!(e.contains("has shape [7]: its rows are no three thirds"), "{e}");

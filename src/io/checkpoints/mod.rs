@@ -132,7 +132,7 @@ impl Checkpoint {
         let model_index = discover::model_index(folder)?;
         let part = |part| discover::weights(folder, part);
         let parts = [part(Part::TextEncoder)?, part(Part::Unet)?, part(Part::Vae)?];
-        let scheduler_source = Source::open(folder.join("scheduler").join("scheduler_config.json"))?;
+        let scheduler_source = discover::required(&folder.join("scheduler").join("scheduler_config.json"))?;
         let tokenizer = TokenizerFiles::open(folder.join("tokenizer"))?;
         let name = folder.display().to_string();
         let scheduler = object(&scheduler_source)?;

@@ -8,13 +8,14 @@ use crate::error::{Error, Result};
 use crate::io::source::describe;
 use crate::io::{Source, Tensor, files, write_atomic, write_folder, write_safetensors};
 
-/// Writes `destination` as a diffusers folder like `source`, its UNet's tensors replaced by `unet`. It is assembled
-/// beside its destination and renamed at the end; an existing folder is replaced, so ask before. Only files that the
-/// model needs are copied: the weights in use, configurations, tokenizer and scheduler.
+/// Writes `destination` as a diffusers folder like `source`, its UNet's tensors replaced by `unet`; those that `unet` does
+/// not have, such as what a file holds beyond its model, stay as they are. It is assembled beside its destination and
+/// renamed at the end; an existing folder is replaced, so ask before. Only files that the model needs are copied: the
+/// weights in use, configurations, tokenizer and scheduler.
 ///
 /// # Errors
-/// [`Error::File`] when a tensor of the UNet is missing, unknown or of another shape, or when writing fails; then the
-/// destination is as it was.
+/// [`Error::File`] when a tensor is none of the UNet's or of another shape, or when writing fails; then the destination
+/// is as it was.
 pub fn write_diffusers_folder(destination: impl AsRef<Path>, source: &Checkpoint, unet: &[Tensor<'_>]) -> Result<()> {
     let destination = destination.as_ref();
     check(destination, source.part(Part::Unet), unet)?;
@@ -31,7 +32,7 @@ pub fn write_diffusers_folder(destination: impl AsRef<Path>, source: &Checkpoint
             let file = to.join(format!("{}.safetensors", part.stem()));
             let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
             match (part, weights.own_files()) {
-                (Part::Unet, _) => write_safetensors(file, unet, &metadata)?,
+                (Part::Unet, _) => write_safetensors(file, &renewed(weights, unet), &metadata)?,
                 (_, Some([whole])) => copy(whole.source(), &file)?,
                 // Shards become one file, under the names they are stored with.
                 (_, Some(shards)) => {
@@ -49,9 +50,7 @@ pub fn write_diffusers_folder(destination: impl AsRef<Path>, source: &Checkpoint
 }
 
 fn check(destination: &Path, old: &Weights, new: &[Tensor<'_>]) -> Result<()> {
-    let mut missing: BTreeSet<&str> = old.names().collect();
     for tensor in new {
-        missing.remove(tensor.name.as_ref());
         let fault = match old.find(&tensor.name) {
             None => "is not a tensor of the UNet".to_owned(),
             Some(old) if old.shape != tensor.shape => format!("has shape {:?}, expected {:?}", tensor.shape, old.shape),
@@ -59,10 +58,14 @@ fn check(destination: &Path, old: &Weights, new: &[Tensor<'_>]) -> Result<()> {
         };
         return Err(Error::file(destination, format!("tensor '{}' {fault}", tensor.name)));
     }
-    match missing.first() {
-        Some(name) => Err(Error::file(destination, format!("tensor '{name}' of the UNet is missing"))),
-        None => Ok(()),
-    }
+    Ok(())
+}
+
+/// `new`, and what of `old` it does not replace.
+fn renewed<'a>(old: &'a Weights, new: &[Tensor<'a>]) -> Vec<Tensor<'a>> {
+    let names: BTreeSet<&str> = new.iter().map(|tensor| tensor.name.as_ref()).collect();
+    let kept = old.iter().filter(|tensor| !names.contains(tensor.name.as_ref()));
+    new.iter().cloned().chain(kept).collect()
 }
 
 fn copy(from: &Source, to: &Path) -> Result<()> {

@@ -50,7 +50,8 @@ impl Weights {
         names: Names,
     ) -> Result<Weights> {
         let (json, files) = (object(&config)?, vec![file]);
-        let index = index(part, &files, |stored| names.canonical(stored))?;
+        let parameters = |stored: &str| if is_buffer(stored) { Vec::new() } else { names.canonical(stored) };
+        let index = index(part, &files, parameters)?;
         Ok(Weights { part, location, config: json, config_source: config, files, index, names: Some(names) })
     }
 
@@ -190,12 +191,16 @@ fn index(
     Ok(index)
 }
 
+/// Older transformers saved this buffer of 0, 1, 2, …
+fn is_buffer(stored: &str) -> bool {
+    stored.ends_with("embeddings.position_ids")
+}
+
 /// The name that today's diffusers gives the tensor; `None` for what is no parameter.
 fn canonical(part: Part, stored: &str) -> Option<String> {
     match part {
         Part::Unet => Some(stored.to_owned()),
-        // Older transformers saved this buffer of 0, 1, 2, …
-        Part::TextEncoder if stored.ends_with("embeddings.position_ids") => None,
+        Part::TextEncoder if is_buffer(stored) => None,
         // CLIPTextModelWithProjection's head, which Stable Diffusion does not use.
         Part::TextEncoder if stored == "text_projection.weight" => None,
         Part::TextEncoder if stored.starts_with("text_model.") => Some(stored.to_owned()),

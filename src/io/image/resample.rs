@@ -79,13 +79,14 @@ impl Picture {
     /// The picture of NHWC `values` in [-1, 1], rounded as diffusers rounds.
     ///
     /// # Errors
-    /// [`Error::Usage`] when their number is not `height * width * 3`, or when one is NaN.
+    /// [`Error::Usage`] when their number is not `height * width * 3`, [`Error::Limit`] when one is NaN.
     pub fn from_unit(width: usize, height: usize, values: &[f32]) -> Result<Picture> {
         if values.len() != width * height * 3 {
             return Err(Error::Usage(format!("{} values are no {width}x{height} picture", values.len())));
         }
         if let Some(i) = values.iter().position(|v| v.is_nan()) {
-            return Err(Error::Usage(format!("the picture holds NaN (value {i})")));
+            let message = "numbers on the way to it grew too large: try a lower --guidance, smaller LoRA scales, or another --sampler";
+            return Err(Error::Limit(format!("the picture holds NaN (value {i}); {message}")));
         }
         let byte = |&v: &f32| ((v / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
         Ok(Picture { width, height, rgb: values.iter().map(byte).collect() })

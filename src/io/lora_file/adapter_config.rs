@@ -1,6 +1,6 @@
 //! PEFT's `LoraConfig`: in `adapter_config.json` beside the weights, or as `lora_adapter_metadata` in their header.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AdapterConfig {
     alpha: Option<f32>,
-    alpha_pattern: BTreeMap<String, f32>,
+    /// The first that fits counts.
+    alpha_pattern: Vec<(Pattern, f32)>,
     rslora: bool,
 }
 
@@ -46,7 +47,11 @@ impl AdapterConfig {
         Ok(Some(AdapterConfig {
             alpha: field("lora_alpha").map(|value| number("lora_alpha", value)).transpose()?,
             alpha_pattern: patterns
-                .map(|(k, v)| Ok((k.clone(), number("alpha_pattern", v)?)))
+                .map(|(k, v)| {
+                    let regular = || format!("field '{prefix}alpha_pattern' has '{k}': regular expressions are not read, write out the layers' names");
+                    let pattern = Pattern::parse(k).ok_or_else(|| Error::file(file, regular()))?;
+                    Ok((pattern, number("alpha_pattern", v)?))
+                })
                 .collect::<Result<_>>()?,
             rslora: flag("use_rslora")?,
         }))
@@ -54,20 +59,36 @@ impl AdapterConfig {
 
     /// The alpha of one layer, such that its factor is alpha / rank.
     pub fn alpha(&self, module: &ModuleKey, rank: usize) -> Option<f32> {
-        let pattern = self.alpha_pattern.iter().find(|(pattern, _)| matches(pattern, &module.path));
-        let alpha = pattern.map(|(_, &alpha)| alpha).or(self.alpha)?;
+        let pattern = self.alpha_pattern.iter().find(|(pattern, _)| pattern.fits(&module.path));
+        let alpha = pattern.map(|(_, alpha)| *alpha).or(self.alpha)?;
         // Rank-stabilised LoRA divides by the root of the rank (arXiv 2312.03732).
         Some(if self.rslora { alpha * (rank as f32).sqrt() } else { alpha })
     }
 }
 
-/// As PEFT's `get_pattern_key`: a pattern names a path's end, or all of it with `^` (without its regular expressions).
-fn matches(pattern: &str, path: &str) -> bool {
-    let ends =
-        |path: &str, end: &str| path.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-    match pattern.strip_prefix('^') {
-        Some(whole) => path == whole || path.strip_prefix("text_model.") == Some(whole),
-        None => ends(path, pattern),
+/// As PEFT's `get_pattern_key` has it (`(.*\.)?(KEY)$`), where KEY is a plain name: the end of a path, or all of it with `^`.
+#[derive(Clone, Debug, PartialEq)]
+struct Pattern {
+    name: String,
+    whole: bool,
+}
+
+impl Pattern {
+    /// `None` for other regular expressions.
+    fn parse(key: &str) -> Option<Pattern> {
+        let (whole, name) = key.strip_prefix('^').map_or((false, key), |name| (true, name));
+        // An escaped dot is the dot that it stands for; one that is not escaped means no other either.
+        let name = name.strip_suffix('$').unwrap_or(name).replace("\\.", ".");
+        (!name.contains(['^', '$', '*', '+', '?', '(', ')', '[', ']', '{', '}', '|', '\\']))
+            .then_some(Pattern { name, whole })
+    }
+
+    fn fits(&self, path: &str) -> bool {
+        let Pattern { name, whole } = self;
+        match whole {
+            true => path == name || path.strip_prefix("text_model.") == Some(name),
+            false => path.strip_suffix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')),
+        }
     }
 }
 
@@ -120,6 +141,13 @@ mod tests {
         assert_eq!(alpha("x.amid.to_q"), Some(4.0));
         assert_eq!((alpha("a.to_k"), alpha("b.a.to_k")), (Some(1.0), Some(4.0)));
         assert_eq!(parse(json, "text_encoder.").unwrap(), None);
+        // Two that fit: the first counts, whatever their order by name.
+        let json = r#"{"lora_alpha":4,"alpha_pattern":{"to_q":3,"mid\\.to_q$":2}}"#;
+        let config = parse(json, "").unwrap().unwrap();
+        let alpha = |path: &str| config.alpha(&ModuleKey { part: Part::Unet, path: path.into() }, 8);
+        assert_eq!((alpha("x.mid.to_q"), alpha("x.to_k")), (Some(3.0), Some(4.0)));
+        let config = parse(r#"{"lora_alpha":4,"alpha_pattern":{"mid\\.to_q$":2,"to_q":3}}"#, "").unwrap().unwrap();
+        assert_eq!(config.alpha(&ModuleKey { part: Part::Unet, path: "x.mid.to_q".into() }, 8), Some(2.0));
         let key = ModuleKey { part: Part::Unet, path: "p".into() };
         assert_eq!(parse(r#"{"lora_alpha":6,"use_rslora":true}"#, "").unwrap().unwrap().alpha(&key, 4), Some(12.0));
         assert_eq!(parse(r#"{"r":6}"#, "").unwrap().unwrap().alpha(&key, 4), None);
@@ -131,6 +159,10 @@ mod tests {
             (r#"{"lora_alpha":"x"}"#, "c.json: field 'lora_alpha' is not a number"),
             (r#"{"lora_alpha":1e300}"#, "c.json: field 'lora_alpha' is not a number"),
             (r#"{"alpha_pattern":[]}"#, "c.json: field 'alpha_pattern' is not an object"),
+            (
+                r#"{"alpha_pattern":{".*\\.to_(q|k)":1}}"#,
+                "c.json: field 'alpha_pattern' has '.*\\.to_(q|k)': regular expressions are not read, write out the layers' names",
+            ),
             (r#"{"use_rslora":3}"#, "c.json: field 'use_rslora' is not true or false"),
             (r#"{"peft_type":"LOHA"}"#, "c.json: holds a \"LOHA\" adapter, only LoRA is supported"),
         ] {

@@ -28,7 +28,8 @@ pub type Assembled = (Option<LoraModule>, Option<Change>);
 impl<'a> Tensors<'a> {
     pub fn set(&mut self, role: Role, tensor: Tensor<'a>) -> Result<()> {
         if role == Role::Alpha {
-            let &[alpha] = tensor.to_finite_f32()?.as_slice() else {
+            // diffusers' convert_state_dict_to_kohya writes whole numbers.
+            let &[alpha] = tensor.to_finite_numbers()?.as_slice() else {
                 return Err(tensor.error(format!("is an alpha and must be one number, has shape {:?}", tensor.shape)));
             };
             self.alpha = Some(alpha);

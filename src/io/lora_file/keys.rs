@@ -31,13 +31,11 @@ pub enum Key {
 pub const DORA: &str = "DoRA, which rescales the whole weight beside changing it and so cannot be added to it";
 
 /// Adapters that are not applied, by what their keys contain.
-const REFUSED: [(&str, &str); 14] = [
+const REFUSED: [(&str, &str); 12] = [
     ("dora_scale", DORA),
     ("lora_magnitude_vector", DORA),
     ("oft_", "an OFT, which is not supported"),
     (".on_input", "an (IA)3, which is not supported"),
-    (".w_norm", "a LyCORIS file with norm layers (w_norm), which is not supported"),
-    (".b_norm", "a LyCORIS file with norm layers (b_norm), which is not supported"),
     (".scalar", "a LyCORIS file with a scalar of its own, which is not supported"),
     (".a1.weight", "a GLoRA, which is not supported"),
     (".bias_values", "a LoRA with sparse biases, which is not supported"),
@@ -235,7 +233,6 @@ mod tests {
     fn others_are_refused_or_foreign() {
         for (key, kind) in [
             ("lora_unet_x.dora_scale", "DoRA, which rescales the whole weight"),
-            ("lora_unet_x.w_norm", "a LyCORIS file with norm layers (w_norm)"),
             ("lora_unet_x.oft_blocks", "an OFT"),
             ("lora_unet_x.on_input", "an (IA)3"),
             ("lora_unet_x.scalar", "a LyCORIS file with a scalar"),
@@ -248,6 +245,9 @@ mod tests {
             "lora_unet_input_blocks_4_1_proj_in.lora_down.weight",
             "transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight",
             "down_blocks.0.resnets.0.conv1.weight",
+            // Norm layers are reported with what matches nothing, and the rest of the file is used.
+            "lora_unet_mid_block_resnets_0_norm1.w_norm",
+            "lora_unet_mid_block_resnets_0_norm1.b_norm",
             "",
             ".alpha",
             ".lora_A.weight",

@@ -11,6 +11,8 @@ use super::keys::{Key, Role, is_adapter_key, parse};
 use super::{LoraFile, ModuleKey};
 use crate::error::{Error, Result};
 use crate::io::checkpoints::object;
+use crate::io::checkpoints::original::other;
+use crate::io::families::TAKES_LORAS;
 use crate::io::{ModelModules, Part, SafeTensors, Source, files};
 
 /// The header field in which diffusers keeps PEFT's configuration.
@@ -65,6 +67,9 @@ impl LoraFile {
 
     fn checked(self) -> Result<LoraFile> {
         if self.layers().is_empty() && self.foreign.is_empty() {
+            if files::exists(Path::new(&self.name).join("model_index.json")) {
+                return Err(Error::file(&self.name, "is a model and no LoRA: give it with --model"));
+            }
             let message = "holds no LoRA: expected a .safetensors file with lora_… tensors, or a folder with unet/adapter_config.json";
             return Err(Error::file(&self.name, message));
         }
@@ -98,10 +103,14 @@ impl LoraFile {
             }
         }
         if !any_lora {
-            return Err(Error::file(
-                file.name(),
-                "holds no LoRA: none of its tensors is named lora_…, hada_… or lokr_…",
-            ));
+            let what = match other(file) {
+                Some(what) => format!("is {what} and no LoRA; {TAKES_LORAS}"),
+                None if file.names().any(|name| name.starts_with("model.diffusion_model.")) => {
+                    "is a checkpoint and no LoRA: give it with --model".into()
+                }
+                None => "holds no LoRA: none of its tensors is named lora_…, hada_… or lokr_…".into(),
+            };
+            return Err(Error::file(file.name(), what));
         }
         let configs = AdapterConfigs::open(file, config)?;
         for (key, part) in parts {

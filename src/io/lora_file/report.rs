@@ -7,9 +7,7 @@ use super::change::flat;
 use super::{LoraFile, LoraModule, ModuleKey};
 use crate::error::{Error, Result};
 use crate::io::ModelModules;
-use crate::io::families::FAMILIES;
-
-const TAKES: &str = "Portray takes LoRAs of Stable Diffusion 1.x and 2.x";
+use crate::io::families::{FAMILIES, TAKES_LORAS};
 
 /// Families told by marks that only a LoRA's names have: a checkpoint of Stable Diffusion 1.x has `input_blocks`, too.
 const BY_LORA: [(&str, &str); 7] = [
@@ -122,7 +120,7 @@ impl LoraFile {
     /// [`Error::File`] naming one key, the family, and what is taken instead.
     pub fn check_family(&self) -> Result<()> {
         let Some((key, family)) = self.foreign_family() else { return Ok(()) };
-        Err(Error::file(&self.name, format!("is a LoRA for {family} (it has '{key}'); {TAKES}")))
+        Err(Error::file(&self.name, format!("is a LoRA for {family} (it has '{key}'); {TAKES_LORAS}")))
     }
 
     /// The model family that the names and sizes speak of, where they do.
@@ -145,7 +143,19 @@ impl LoraFile {
     }
 }
 
+/// How many names a line lists.
+const LISTED: usize = 20;
+
 impl MatchReport {
+    /// What the model does not have, as one line of names; `None` where it has everything.
+    pub fn listed_unmatched(&self) -> Option<String> {
+        let listed = self.unmatched.iter().take(LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
+        match self.unmatched.len().saturating_sub(LISTED) {
+            0 => Some(listed).filter(|listed| !listed.is_empty()),
+            more => Some(format!("{listed} and {more} more")),
+        }
+    }
+
     /// Refuses a LoRA of another model: one for another family, of which nothing matches, or of which layers have another
     /// size. Layers that the model does not have beside others that it has are for the caller to list.
     ///
@@ -156,7 +166,7 @@ impl MatchReport {
         let made_for = match &self.made_for {
             None => String::new(),
             Some(family) if taken(family) => format!("; it seems to be made for {family}"),
-            Some(family) => format!("; it seems to be made for {family}: {TAKES}"),
+            Some(family) => format!("; it seems to be made for {family}: {TAKES_LORAS}"),
         };
         let refuse = |what: String| Err(Error::file(&self.file, format!("LoRA of another model: {what}{made_for}")));
         if let Some(first) = self.mismatched.first() {

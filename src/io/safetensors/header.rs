@@ -56,13 +56,17 @@ impl<'de> Deserialize<'de> for Pairs {
 pub fn read(source: &Source) -> crate::error::Result<Header> {
     let fault = |message: String| Error::file(source.name(), message);
     let total = source.len();
+    if let Some(what) = source.mistaken() {
+        return Err(fault(format!("not a safetensors file, {what}")));
+    }
     if total < 8 {
-        return Err(fault(format!("not a safetensors file: {total} bytes, the header length alone takes 8")));
+        let message = format!("not a safetensors file: {total} bytes, the header length alone takes 8: get it again");
+        return Err(fault(message));
     }
     let length = source.read(0..8)?.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
     if length > MAX_HEADER_BYTES {
         return Err(fault(format!(
-            "not a safetensors file: it announces a header of {length} bytes, the limit is {MAX_HEADER_BYTES}"
+            "not a safetensors file, or damaged: it announces a header of {length} bytes, the limit is {MAX_HEADER_BYTES}; get it again"
         )));
     }
     let Some(data_bytes) = (total - 8).checked_sub(length) else {

@@ -223,19 +223,33 @@ impl<'a> Tensor<'a> {
             ElementType::F64 => bytemuck::pod_collect_to_vec::<u8, f64>(bytes).iter().map(|&x| x as f32).collect(),
             ElementType::F16 => bytemuck::pod_collect_to_vec::<u8, f16>(bytes).to_f32_vec(),
             ElementType::BF16 => bytemuck::pod_collect_to_vec::<u8, bf16>(bytes).to_f32_vec(),
+            ElementType::F8E4M3 | ElementType::F8E5M2 => {
+                let name = self.dtype.name();
+                return Err(self.error(format!("is {name}, which is not read: get the file in F16, BF16 or F32")));
+            }
             other => {
                 return Err(self.error(format!("is {}, expected F32, F16, BF16 or F64", other.name())));
             }
         })
     }
 
-    /// The elements as f32, integers rounded to the nearest.
+    /// The elements as f32, integers of any type rounded to the nearest.
     ///
     /// # Errors
-    /// [`Error::File`] for truth values and types below 32 bits that are no floats.
+    /// As [`Tensor::to_f32`], and for truth values.
     pub fn to_numbers(&self) -> Result<Vec<f32>> {
         match self.dtype {
-            ElementType::I32 | ElementType::I64 => Ok(self.to_i64()?.into_iter().map(|x| x as f32).collect()),
+            ElementType::U64 => {
+                let values = bytemuck::pod_collect_to_vec::<u8, u64>(&self.bytes()?);
+                Ok(values.into_iter().map(|x| x as f32).collect())
+            }
+            ElementType::I64
+            | ElementType::I32
+            | ElementType::I16
+            | ElementType::I8
+            | ElementType::U32
+            | ElementType::U16
+            | ElementType::U8 => Ok(self.to_i64()?.into_iter().map(|x| x as f32).collect()),
             _ => self.to_f32(),
         }
     }
@@ -245,7 +259,18 @@ impl<'a> Tensor<'a> {
     /// # Errors
     /// As [`Tensor::to_f32`], and [`Error::File`] with the index of the first NaN or infinity.
     pub fn to_finite_f32(&self) -> Result<Vec<f32>> {
-        let values = self.to_f32()?;
+        self.finite(self.to_f32()?)
+    }
+
+    /// As [`Tensor::to_finite_f32`], from integers too.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_numbers`], and [`Error::File`] with the index of the first NaN or infinity.
+    pub fn to_finite_numbers(&self) -> Result<Vec<f32>> {
+        self.finite(self.to_numbers()?)
+    }
+
+    fn finite(&self, values: Vec<f32>) -> Result<Vec<f32>> {
         match first_non_finite(&values) {
             Some(i) => Err(self.error(format!("holds {} (element {i}): the file is damaged", values[i]))),
             None => Ok(values),

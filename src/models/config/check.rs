@@ -3,22 +3,42 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::PerBlock;
+use super::{PerBlock, WIDEST};
 use crate::error::{Error, Result};
 
-/// Reads `text`, refusing fields of `allowed` that are there with another value than the listed ones.
+/// Most channels of anything: far above any model, and low enough that no product of a few of them overflows.
+pub(super) const CHANNELS: usize = 1 << 16;
+/// Most layers of anything.
+pub(super) const LAYERS: usize = 1000;
+/// Most resolutions: each halves the last.
+const BLOCKS: usize = 12;
+
+/// Reads `text`, refusing fields of `allowed` that are there with another value than the listed ones, or with a list of
+/// others.
 pub(super) fn read<T: DeserializeOwned>(path: &str, text: &str, allowed: &[(&str, Vec<Value>)]) -> Result<T> {
     let json: Value = serde_json::from_str(text).map_err(|e| Error::file(path, format!("not a config.json: {e}")))?;
     if !json.is_object() {
         return Err(Error::file(path, "not a config.json: holds no fields"));
     }
     for (field, values) in allowed {
-        if let Some(value) = json.get(field).filter(|v| !values.contains(v)) {
+        let fine = |value: &Value| {
+            let listed = value.as_array().filter(|list| !list.is_empty());
+            values.contains(value) || listed.is_some_and(|list| list.iter().all(|one| values.contains(one)))
+        };
+        if let Some(value) = json.get(field).filter(|v| !fine(v)) {
             let listed = values.iter().map(Value::to_string).collect::<Vec<_>>().join(" or ");
             return Err(Error::file(path, format!("{field} is {value}; only {listed} is supported")));
         }
     }
-    serde_json::from_value(json).map_err(|e| Error::file(path, e))
+    serde_json::from_value(json.clone()).map_err(|e| {
+        // Every field has a default, so the one that is wrong is wrong alone too.
+        let alone = |(name, value): (&String, &Value)| {
+            let wrong = serde_json::from_value::<T>(serde_json::json!({ name: value })).is_err();
+            wrong.then(|| format!("{name} is {value}: "))
+        };
+        let field = json.as_object().and_then(|fields| fields.iter().find_map(alone)).unwrap_or_default();
+        Error::file(path, format!("{field}{e}"))
+    })
 }
 
 /// Errors that name the file and the field.
@@ -31,8 +51,13 @@ impl Check<'_> {
         Err(Error::file(self.path, message))
     }
 
-    pub(super) fn positive(&self, name: &str, value: usize) -> Result<()> {
-        if value == 0 { self.fail(format!("{name} is 0")) } else { Ok(()) }
+    /// `value` must lie within 1 and `most`.
+    pub(super) fn count(&self, name: &str, value: usize, most: usize) -> Result<()> {
+        match value {
+            0 => self.fail(format!("{name} is 0, must be 1 or more")),
+            _ if value > most => self.fail(format!("{name} is {value}, must be at most {most}")),
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn eps(&self, name: &str, value: f64) -> Result<()> {
@@ -46,16 +71,33 @@ impl Check<'_> {
         Ok(())
     }
 
-    pub(super) fn per_block(&self, name: &str, field: &PerBlock, blocks: usize) -> Result<()> {
+    /// What attention can do with `channels` in `heads`.
+    pub(super) fn heads(&self, name: &str, heads: usize, channels: usize) -> Result<()> {
+        if heads > 1 && channels / heads > WIDEST {
+            return self
+                .fail(format!("{name} is {heads} for {channels} channels: heads wider than {WIDEST} must be single"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn per_block(&self, name: &str, field: &PerBlock, blocks: usize, most: usize) -> Result<()> {
         let values = field.values();
         if matches!(field, PerBlock::Each(_)) && values.len() != blocks {
             return self.fail(format!("{name} has {} values for {blocks} blocks", values.len()));
         }
-        if values.contains(&0) { self.fail(format!("{name} holds a 0")) } else { Ok(()) }
+        values.iter().try_for_each(|&value| self.count(name, value, most))
+    }
+
+    /// The channels of every block.
+    pub(super) fn channels(&self, channels: &[usize]) -> Result<()> {
+        if channels.is_empty() || channels.len() > BLOCKS {
+            return self.fail(format!("block_out_channels has {} values, must have 1 to {BLOCKS}", channels.len()));
+        }
+        channels.iter().try_for_each(|&value| self.count("block_out_channels", value, CHANNELS))
     }
 
     pub(super) fn blocks(&self, types: &[String], name: &str, known: &[&str], blocks: usize) -> Result<()> {
-        if types.len() != blocks || blocks == 0 {
+        if types.len() != blocks {
             return self.fail(format!("{name} has {} values for {blocks} block_out_channels", types.len()));
         }
         match types.iter().find(|t| !known.contains(&t.as_str())) {

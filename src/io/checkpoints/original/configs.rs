@@ -28,14 +28,11 @@ pub fn structure(file: &SafeTensors, text: TextFlavour) -> Result<Structure> {
         |block: usize| file.contains(&format!("{unet}output_blocks.{}.1.proj_in.weight", block * (unet_layers + 1)));
     let unet_plain = (0..unet_blocks).take_while(|&block| !has_attention(block)).count();
     let vae = prefix(Part::Vae, text);
+    let layers = |path: &str| count(file, &format!("{}{path}.", prefix(Part::TextEncoder, text)));
     let text_layers = match text {
-        TextFlavour::Clip => {
-            let prefix = prefix(Part::TextEncoder, text);
-            count(file, &format!("{prefix}text_model.encoder.layers."))
-        }
-        TextFlavour::OpenClip => {
-            count(file, &format!("{}transformer.resblocks.", prefix(Part::TextEncoder, text))).min(OPEN_CLIP_LAYERS)
-        }
+        TextFlavour::Clip => layers("text_model.encoder.layers"),
+        TextFlavour::BareClip => layers("encoder.layers"),
+        TextFlavour::OpenClip => layers("transformer.resblocks").min(OPEN_CLIP_LAYERS),
     };
     Ok(Structure {
         unet_blocks,
@@ -68,7 +65,7 @@ pub struct Configs {
 impl Configs {
     pub fn new(file: &SafeTensors, structure: &Structure) -> Result<Configs> {
         let template = match structure.text {
-            TextFlavour::Clip => include_str!("sd1.json"),
+            TextFlavour::Clip | TextFlavour::BareClip => include_str!("sd1.json"),
             TextFlavour::OpenClip => include_str!("sd2.json"),
         };
         let mut template: Value = serde_json::from_str(template)
@@ -85,11 +82,16 @@ impl Configs {
             scheduler,
             prediction_known: true,
         };
+        // The marker of newer trainers for noise levels that end in pure noise (Lin et al. 2023): sampling has to begin there.
+        if file.contains("ztsnr") {
+            configs.scheduler["rescale_betas_zero_snr"] = json!(true);
+            configs.scheduler["timestep_spacing"] = json!("trailing");
+        }
         match stated_prediction(file) {
             Some(true) => velocity(&mut configs.scheduler, &mut configs.unet),
             Some(false) => {}
             // Every first-generation model predicts the noise; of the second, both kinds go about.
-            None => configs.prediction_known = structure.text == TextFlavour::Clip,
+            None => configs.prediction_known = structure.text != TextFlavour::OpenClip,
         }
         Ok(configs)
     }
@@ -171,7 +173,7 @@ fn unet_fields(shapes: &Shapes<'_>, structure: &Structure) -> Result<Value> {
         (0..).take_while(|i| shapes.find(&format!("{attention}.transformer_blocks.{i}.norm1.weight")).is_some());
     let depth = depth.count().max(1);
     let heads = match structure.text {
-        TextFlavour::Clip => json!(8),
+        TextFlavour::Clip | TextFlavour::BareClip => json!(8),
         TextFlavour::OpenClip => json!(channels.iter().map(|c| (c / HEAD).max(1)).collect::<Vec<_>>()),
     };
     Ok(json!({

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use super::names::{TextFlavour, prefix};
 use crate::error::{Error, Result};
-use crate::io::families::FAMILIES;
+use crate::io::families::{FAMILIES, TAKES, by_input_channels};
 use crate::io::lora_file::is_adapter_key;
 use crate::io::{Part, SafeTensors, Source};
 
-const TAKES: &str =
-    "Portray takes Stable Diffusion 1.x and 2.x (also Turbo), as a diffusers folder or as one .safetensors file";
+/// Channels of a Stable Diffusion latent.
+const LATENT: usize = 4;
 
 /// What is no model of any family, and what is one by marks that LoRA files have not: a mark in tensor names, and what
 /// holds it.
@@ -21,13 +21,22 @@ const OTHERS: [(&str, &str); 9] = [
     ("conditioner.embedders.0.model.transformer.", "a Stable Diffusion XL refiner"),
     ("down_blocks.0.0.channelwise.", "a Stable Cascade checkpoint"),
     ("blocks.0.cross_attn.norm_k", "a Wan checkpoint"),
-    ("emb_params", "a textual inversion"),
-    ("string_to_param", "a textual inversion"),
+    ("noise_augmentor.", "a Stable unCLIP checkpoint"),
+    ("embedder.model.visual.", "a Stable unCLIP checkpoint"),
 ];
 
-/// What an input convolution of other than four channels is for.
-const INPUT_CHANNELS: [(usize, &str); 4] =
-    [(5, "a depth-to-image"), (7, "an upscaler's"), (8, "an InstructPix2Pix"), (9, "an inpainting")];
+/// Marks of a textual inversion; trainers leave one inside whole models, too.
+const TEXTUAL_INVERSION: [&str; 2] = ["emb_params", "string_to_param"];
+
+/// What holds no UNet of the original layout, by how its tensors' names begin.
+const PARTS: [(&str, &str); 6] = [
+    ("down_blocks.", "the UNet alone, in diffusers' layout"),
+    ("unet.", "a merged diffusers model"),
+    ("text_model.", "a text encoder alone"),
+    ("encoder.", "an autoencoder or text encoder alone"),
+    ("first_stage_model.", "an autoencoder alone"),
+    ("diffusion_model.", "a UNet alone"),
+];
 
 /// Refuses what is no safetensors file before it is parsed as one.
 pub fn refuse_other_formats(path: &Path, source: &Source) -> Result<()> {
@@ -44,45 +53,58 @@ pub fn refuse_other_formats(path: &Path, source: &Source) -> Result<()> {
     Err(Error::file(path, message))
 }
 
+/// What `file` is, where its tensors' names say that it is something else than a Stable Diffusion 1.x or 2.x checkpoint.
+pub fn other(file: &SafeTensors) -> Option<String> {
+    let has = |mark: &str| file.names().any(|name| name.contains(mark));
+    let starts = |prefix: &str| file.names().any(|name| name.starts_with(prefix));
+    let unet = prefix(Part::Unet, TextFlavour::Clip);
+    // Upscalers have marks of SDXL: the channels come first.
+    let inputs = [format!("{unet}input_blocks.0.0.weight"), "conv_in.weight".into()];
+    let shapes = inputs.iter().filter_map(|name| Some(file.find(name)?.shape));
+    let mut channels = shapes.filter(|shape| shape.len() == 4).map(|shape| shape[1]);
+    if let Some(channels) = channels.find(|&channels| channels != LATENT) {
+        return Some(by_input_channels(channels, LATENT));
+    }
+    if let Some((_, what)) = OTHERS.iter().find(|(mark, _)| has(mark)) {
+        return Some((*what).into());
+    }
+    if has("label_emb") && starts("cond_stage_model.") {
+        return Some("a checkpoint whose UNet takes class labels (Stable unCLIP or another)".into());
+    }
+    if let Some((_, family)) = FAMILIES.iter().find(|(mark, _)| has(mark)) {
+        return Some(format!("a checkpoint of {family}"));
+    }
+    if starts(unet) {
+        return None;
+    }
+    if TEXTUAL_INVERSION.iter().any(|mark| has(mark)) {
+        return Some("a textual inversion".into());
+    }
+    PARTS.iter().find(|(mark, _)| starts(mark)).map(|(_, what)| (*what).into())
+}
+
 /// The flavour of a Stable Diffusion 1.x or 2.x checkpoint; anything else is refused as what it is.
 pub fn flavour(file: &SafeTensors) -> Result<TextFlavour> {
-    let has = |mark: &str| file.names().any(|name| name.contains(mark));
+    let starts = |prefix: &str| file.names().any(|name| name.starts_with(prefix));
     let refuse = |message: String| Err(Error::file(file.name(), message));
     if file.names().any(is_adapter_key) {
         return refuse("is a LoRA, which changes a model: give it with --lora, and the model with --model".into());
     }
-    if let Some((_, what)) = OTHERS.iter().find(|(mark, _)| has(mark)) {
+    if let Some(what) = other(file) {
         return refuse(format!("is {what}; {TAKES}"));
     }
-    if let Some((_, family)) = FAMILIES.iter().find(|(mark, _)| has(mark)) {
-        return refuse(format!("is a checkpoint of {family}; {TAKES}"));
-    }
-    let starts = |prefix: &str| file.names().any(|name| name.starts_with(prefix));
-    let unet = prefix(Part::Unet, TextFlavour::Clip);
-    if !starts(unet) {
-        let parts = [
-            ("down_blocks.", "the UNet alone, in diffusers' layout"),
-            ("unet.", "a merged diffusers model"),
-            ("text_model.", "a text encoder alone"),
-            ("encoder.", "an autoencoder or text encoder alone"),
-            (prefix(Part::Vae, TextFlavour::Clip), "an autoencoder alone"),
-            ("diffusion_model.", "a UNet alone"),
-        ];
-        let what =
-            parts.iter().find(|(mark, _)| starts(mark)).map_or("no Stable Diffusion checkpoint", |(_, what)| what);
-        return refuse(format!("is {what}; {TAKES}"));
-    }
-    let input = format!("{unet}input_blocks.0.0.weight");
-    if let Some(channels) = file.find(&input).and_then(|t| t.shape.get(1).copied()).filter(|&c| c != 4) {
-        let what = INPUT_CHANNELS.iter().find(|(c, _)| *c == channels).map_or("an unknown", |(_, what)| what);
-        return refuse(format!("is {what} model (its UNet reads {channels} channels, not 4); {TAKES}"));
+    if !starts(prefix(Part::Unet, TextFlavour::Clip)) {
+        return refuse(format!("is no Stable Diffusion checkpoint; {TAKES}"));
     }
     if !starts(prefix(Part::Vae, TextFlavour::Clip)) {
         return refuse("holds no autoencoder (first_stage_model.…): get the complete checkpoint".into());
     }
-    let flavours = [TextFlavour::Clip, TextFlavour::OpenClip];
-    match flavours.into_iter().find(|&flavour| starts(prefix(Part::TextEncoder, flavour))) {
-        Some(flavour) => Ok(flavour),
+    // The second is a beginning of the first.
+    let flavours = [("text_model.", TextFlavour::Clip), ("", TextFlavour::BareClip), ("", TextFlavour::OpenClip)];
+    let found =
+        flavours.into_iter().find(|&(root, flavour)| starts(&format!("{}{root}", prefix(Part::TextEncoder, flavour))));
+    match found {
+        Some((_, flavour)) => Ok(flavour),
         None => refuse("holds no text encoder (cond_stage_model.…): get the complete checkpoint".into()),
     }
 }

@@ -9,7 +9,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
+pub use crate::io::families::TAKES;
 pub(super) use configs::velocity;
+pub use family::other;
 pub use names::{Names, Structure, TextFlavour, Third};
 
 use super::{Part, Weights, object};
@@ -67,5 +69,5 @@ fn tokenizer(name: &str, flavour: TextFlavour) -> Result<TokenizerFiles> {
 
 /// What shorter prompts are filled with.
 fn padding(flavour: TextFlavour) -> &'static str {
-    if flavour == TextFlavour::Clip { "<|endoftext|>" } else { "!" }
+    if flavour == TextFlavour::OpenClip { "!" } else { "<|endoftext|>" }
 }

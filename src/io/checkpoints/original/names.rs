@@ -30,6 +30,8 @@ pub struct Structure {
 pub enum TextFlavour {
     /// OpenAI's CLIP under the names of transformers: Stable Diffusion 1.x.
     Clip,
+    /// The same under the names of the first releases, which lack the segment `text_model`.
+    BareClip,
     /// OpenCLIP: Stable Diffusion 2.x.
     OpenClip,
 }
@@ -54,8 +56,15 @@ impl Names {
         match part {
             Part::Unet => unet(&mut names, structure),
             Part::Vae => vae(&mut names, structure),
-            Part::TextEncoder if structure.text == TextFlavour::Clip => names.pair("text_model", "text_model"),
-            Part::TextEncoder => open_clip(&mut names, structure.text_layers),
+            Part::TextEncoder => match structure.text {
+                TextFlavour::Clip => names.pair("text_model", "text_model"),
+                TextFlavour::BareClip => {
+                    for module in ["embeddings", "encoder", "final_layer_norm"] {
+                        names.pair(format!("text_model.{module}"), module);
+                    }
+                }
+                TextFlavour::OpenClip => open_clip(&mut names, structure.text_layers),
+            },
         }
         names
     }
@@ -102,7 +111,7 @@ pub fn prefix(part: Part, text: TextFlavour) -> &'static str {
     match (part, text) {
         (Part::Unet, _) => "model.diffusion_model.",
         (Part::Vae, _) => "first_stage_model.",
-        (Part::TextEncoder, TextFlavour::Clip) => "cond_stage_model.transformer.",
+        (Part::TextEncoder, TextFlavour::Clip | TextFlavour::BareClip) => "cond_stage_model.transformer.",
         (Part::TextEncoder, TextFlavour::OpenClip) => "cond_stage_model.model.",
     }
 }
