@@ -10,11 +10,12 @@ use crate::event::{Event, Listener};
 use crate::gpu::{AdapterClass, Caps, Store};
 use crate::io::safetensors::first_non_finite;
 use crate::io::{Checkpoint, ClipTokenizer, LoraFile, ModuleKey, Part};
-use crate::job::{LoraArg, ModelOptions, PredictionArg, WeightType};
+use crate::job::{LoraArg, ModelOptions, WeightType};
 use crate::models::{TextEncoderConfig, UnetConfig, VaeConfig};
 use crate::nn::{Param, lora, weights};
 
-use super::generate::Recipe;
+use super::check::LONGEST_SIDE;
+use super::recipe::Recipe;
 
 /// An opened model.
 pub struct Model {
@@ -43,7 +44,7 @@ impl Model {
     /// Opens what `options` name and every LoRA; the weights themselves stay where they are.
     pub fn open(options: &ModelOptions, loras: &[LoraArg], listener: Listener<'_>) -> Result<Model> {
         let mut checkpoint = open_checkpoint(options.model.as_deref())?;
-        if options.prediction == Some(PredictionArg::V) && !checkpoint.prediction_known() {
+        if options.prediction == Some(Prediction::V) && !checkpoint.prediction_known() {
             checkpoint.predicts_velocity();
         }
         let text_of = |part: Part| {
@@ -58,10 +59,7 @@ impl Model {
         let vae = VaeConfig::parse(&path, &config)?;
         let mut schedule = ScheduleConfig::from_json(&checkpoint.scheduler().to_string(), checkpoint.scheduler_name())?;
         if let Some(prediction) = options.prediction {
-            schedule.prediction_type = match prediction {
-                PredictionArg::Epsilon => Prediction::Epsilon,
-                PredictionArg::V => Prediction::V,
-            };
+            schedule.prediction_type = prediction;
         }
         let tokenizer = checkpoint.tokenizer()?;
         let (given, taken) = (tokenizer.length(), text.max_position_embeddings);
@@ -102,11 +100,9 @@ impl Model {
     }
 
     /// What its network predicts.
-    pub(crate) fn prediction(&self) -> PredictionArg {
-        match self.schedule.prediction_type {
-            Prediction::Epsilon => PredictionArg::Epsilon,
-            Prediction::V => PredictionArg::V,
-        }
+    #[cfg_attr(not(feature = "web"), allow(dead_code, reason = "the page asks for it"))]
+    pub(crate) fn prediction(&self) -> Prediction {
+        self.schedule.prediction_type
     }
 
     /// Storage of the large weights on an adapter with `caps`.
@@ -150,12 +146,16 @@ impl Model {
     }
 
     /// Width and height in pixels, by default what the model was made for.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for what is no multiple of the model's factor, or more than 8192.
     pub fn size(&self, width: Option<usize>, height: Option<usize>) -> Result<[usize; 2]> {
         let factor = self.factor();
         let native = self.native_side();
         for (name, side) in [("--width", width), ("--height", height)] {
-            if let Some(side) = side.filter(|s| *s == 0 || !s.is_multiple_of(factor)) {
-                return Err(Error::Usage(format!("{name} {side}: must be a multiple of {factor}, such as {native}")));
+            if let Some(side) = side.filter(|s| *s == 0 || *s > LONGEST_SIDE || !s.is_multiple_of(factor)) {
+                let message = format!("must be a multiple of {factor}, such as {native}, at most {LONGEST_SIDE}");
+                return Err(Error::Usage(format!("{name} {side}: {message}")));
             }
         }
         Ok([width.unwrap_or(native), height.unwrap_or(native)])
