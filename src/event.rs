@@ -11,7 +11,7 @@ pub enum Event {
     Warning(String),
     /// `done` of `total` of the current phase's units (sampler steps, pictures).
     Progress {
-        /// Unit's name: "step", "picture".
+        /// Unit's name: "step", "picture", or of sample pictures while training "sample step".
         unit: &'static str,
         /// Units done.
         done: usize,
@@ -89,13 +89,19 @@ pub struct Picture {
 }
 
 /// Whether a job goes on.
+///
+/// The strongest answer that was given to any event so far holds: [`Stop`](Flow::Stop) over [`Finish`](Flow::Finish) over
+/// [`Continue`](Flow::Continue).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
     /// Go on.
     Continue,
-    /// Save what has to be saved and return [`crate::Error::Interrupted`].
+    /// Save what has to be saved and return [`crate::Error::Interrupted`]: a training its state, where an update was done;
+    /// a generation gives the pictures that were sampled to their end. A job that has nothing left to do comes to its
+    /// end as if it had not been stopped.
     Stop,
-    /// Training: end with this update, and save what there is as the result. Elsewhere as [`Flow::Stop`].
+    /// Training: end with this update, and save what there is as the result; asked before the first update, it goes on
+    /// until that is done. Elsewhere as [`Flow::Stop`].
     Finish,
 }
 

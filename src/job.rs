@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-pub use crate::diffusion::{SamplerKind, Spacing};
+pub use crate::base::rng::RngKind;
+pub use crate::diffusion::{Prediction as PredictionArg, SamplerKind, Spacing};
 pub use crate::io::lora_file::LoraFormat;
 
 /// Type of the large weights.
@@ -19,29 +20,6 @@ pub enum WeightType {
     F16,
     /// Eight bits in blocks of 64 with a scale each, for frozen weights; packed half where that does not fit.
     Q8,
-}
-
-/// Whose random stream a seed names.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-#[serde(rename_all = "lowercase")]
-pub enum RngKind {
-    /// torch's CPU generator: the same picture as diffusers.
-    #[default]
-    Torch,
-    /// CUDA's, as A1111 reproduces it.
-    Philox,
-}
-
-/// What the network predicts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-#[serde(rename_all = "lowercase")]
-pub enum PredictionArg {
-    /// The noise.
-    Epsilon,
-    /// The velocity.
-    V,
 }
 
 /// Which model.
@@ -71,7 +49,7 @@ pub struct SamplingOptions {
     /// What the pictures should not show
     #[cfg_attr(feature = "cli", arg(long, value_name = "TEXT", default_value = ""))]
     pub negative: String,
-    /// Sampler steps [default: 25; 4 for lcm and Turbo models]
+    /// Sampler steps, 1 or more [default: 25; 4 for lcm and Turbo models]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_count))]
     pub steps: Option<usize>,
     /// Classifier-free guidance; at 1 or below no negative pass runs [default: 7.5; 1 for lcm and Turbo models]
@@ -92,10 +70,10 @@ pub struct SamplingOptions {
     /// Random stream
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     pub rng: RngKind,
-    /// Width in pixels
+    /// Width in pixels, at most 8192
     #[cfg_attr(feature = "cli", arg(long))]
     pub width: Option<usize>,
-    /// Height in pixels
+    /// Height in pixels, at most 8192
     #[cfg_attr(feature = "cli", arg(long))]
     pub height: Option<usize>,
 }
@@ -141,7 +119,7 @@ pub struct GenerateJob {
     /// LoRA file or folder, with an optional scale; may be given several times
     #[cfg_attr(feature = "cli", arg(long = "lora", value_name = "FILE[=SCALE]"))]
     pub loras: Vec<LoraArg>,
-    /// Pictures per prompt
+    /// Pictures per prompt, 1 or more
     #[cfg_attr(feature = "cli", arg(long, default_value = "1", value_parser = parse_count))]
     pub count: usize,
     /// Start from this picture instead of noise
@@ -268,7 +246,7 @@ pub struct TrainJob {
     /// Folder with class pictures; without it the untouched model makes them
     #[cfg_attr(feature = "cli", arg(long, value_name = "DIR", requires = "class_prompt"))]
     pub class_images: Option<PathBuf>,
-    /// Class pictures to make
+    /// Class pictures to make, 1 or more
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", default_value = "100", value_parser = parse_count))]
     pub class_count: usize,
     /// Weight of the class pictures' loss
@@ -280,7 +258,7 @@ pub struct TrainJob {
     /// lora or full
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     pub method: Method,
-    /// Rank of the LoRA
+    /// Rank of the LoRA, 1 or more
     #[cfg_attr(feature = "cli", arg(long, default_value = "4", value_parser = parse_count))]
     pub rank: usize,
     /// LoRA scale times rank [default: the rank]
@@ -295,7 +273,7 @@ pub struct TrainJob {
     /// Learning rate of the text encoder [default: --lr]
     #[cfg_attr(feature = "cli", arg(long, value_name = "LR", requires = "text_encoder"))]
     pub text_lr: Option<f64>,
-    /// Optimizer updates
+    /// Optimizer updates, 1 or more
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_count))]
     pub steps: Option<usize>,
     /// Learning rate [default: 1e-4 for lora, 5e-6 for full]
@@ -307,10 +285,10 @@ pub struct TrainJob {
     /// Updates over which the rate rises from zero
     #[cfg_attr(feature = "cli", arg(long, default_value_t = 0))]
     pub warmup: usize,
-    /// Instance pictures a micro-batch, each with one class picture
+    /// Instance pictures a micro-batch, 1 or more, each with one class picture
     #[cfg_attr(feature = "cli", arg(long, default_value = "1", value_parser = parse_count))]
     pub batch: usize,
-    /// Micro-batches an update
+    /// Micro-batches an update, 1 or more
     #[cfg_attr(feature = "cli", arg(long, default_value = "1", value_parser = parse_count))]
     pub accumulate: usize,
     /// Who updates the parameters
@@ -352,8 +330,8 @@ pub struct TrainJob {
     /// Start from this LoRA
     #[cfg_attr(feature = "cli", arg(long, value_name = "FILE"))]
     pub init_lora: Option<PathBuf>,
-    /// Save a checkpoint every N updates
-    #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
+    /// Save a checkpoint every N updates, 1 or more
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = parse_count))]
     pub save_every: Option<usize>,
     /// Go on from the checkpoint beside --out
     #[cfg_attr(feature = "cli", arg(long))]
@@ -361,7 +339,7 @@ pub struct TrainJob {
     /// Make a picture of this now and then; may be given several times
     #[cfg_attr(feature = "cli", arg(long = "sample-prompt", value_name = "TEXT"))]
     pub sample_prompts: Vec<String>,
-    /// Updates between sample pictures
+    /// Updates between sample pictures, 1 or more
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", default_value = "100", value_parser = parse_count))]
     pub sample_every: usize,
     /// Layout of the LoRA file

@@ -11,7 +11,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("event", &["error"]),
     ("diffusion", &["error", "base"]),
     ("io", &["error", "base"]),
-    ("job", &["error", "diffusion", "io"]),
+    ("job", &["error", "base", "diffusion", "io"]),
     ("gpu", &["error", "base"]),
     ("graph", &["error", "base", "gpu"]),
     ("ops", &["error", "base", "gpu", "graph"]),

@@ -13,6 +13,14 @@ use super::{stop, table, terminal};
 
 /// Seconds between two lines of progress where there is no terminal.
 const EVERY: Duration = Duration::from_secs(5);
+/// Share of a new loss in the mean that is shown: losses of single steps jump with their timesteps, a mean over some tens of
+/// them shows where it goes.
+const SMOOTHING: f64 = 0.05;
+
+/// The mean of losses that is shown, from the one before and the loss of a step.
+pub fn smoothed(mean: Option<f64>, loss: f64) -> f64 {
+    mean.map_or(loss, |mean| mean + SMOOTHING * (loss - mean))
+}
 
 #[derive(Clone, Copy, PartialEq)]
 enum Style {
@@ -33,27 +41,40 @@ pub struct Reporter {
     fault: Option<Error>,
 }
 
-/// How fast the units of a phase go by.
-struct Meter {
+/// How fast units go by, from the end of the first that was seen: that one compiles kernels.
+pub struct Meter {
     unit: &'static str,
     began: Instant,
     first: usize,
 }
 
 impl Meter {
+    /// The meter of a unit of which `done` are done: `known`, unless that is of another or counted further already.
+    pub fn following(known: Option<Meter>, unit: &'static str, done: usize) -> Meter {
+        let same = known.filter(|meter| meter.unit == unit && done >= meter.first);
+        same.unwrap_or_else(|| Meter { unit, began: Instant::now(), first: done })
+    }
+
+    /// Units a second; `None` before there is anything to go by.
+    fn rate(&self, done: usize) -> Option<f64> {
+        let counted = done.saturating_sub(self.first);
+        (counted > 0).then(|| counted as f64 / self.began.elapsed().as_secs_f64().max(1e-6))
+    }
+
+    /// Seconds until `total` are done; `None` where that is not known, or nothing is left.
+    pub fn left(&self, done: usize, total: usize) -> Option<f64> {
+        self.rate(done).filter(|_| done < total).map(|rate| (total - done) as f64 / rate)
+    }
+
     /// `3.1 steps/s, 0:58 min left`, or what it took when nothing is left.
     fn text(&self, done: usize, total: usize) -> String {
-        let seconds = self.began.elapsed().as_secs_f64();
         if done >= total {
-            return table::seconds(seconds);
+            return table::seconds(self.began.elapsed().as_secs_f64());
         }
-        let rate = (done - self.first.min(done)) as f64 / seconds.max(1e-6);
-        if rate <= 0.0 {
-            return String::new();
-        }
+        let (Some(rate), Some(left)) = (self.rate(done), self.left(done, total)) else { return String::new() };
         let unit = self.unit;
         let speed = if rate >= 1.0 { format!("{rate:.1} {unit}s/s") } else { format!("{:.1} s/{unit}", 1.0 / rate) };
-        format!("{speed}, {} left", table::seconds((total - done) as f64 / rate))
+        format!("{speed}, {} left", table::seconds(left))
     }
 }
 
@@ -149,8 +170,7 @@ impl Reporter {
     }
 
     fn step(&mut self, step: &StepReport) {
-        // Losses of single steps jump with their timesteps; a mean over some tens of them shows where it goes.
-        let loss = self.loss.map_or(step.loss, |mean| mean + 0.05 * (step.loss - mean));
+        let loss = smoothed(self.loss, step.loss);
         self.loss = Some(loss);
         self.advance("step", step.step + 1, step.steps, &format!("loss {loss:.4}"));
     }
@@ -159,14 +179,12 @@ impl Reporter {
         if self.style == Style::Quiet {
             return;
         }
-        let same = self.meter.as_ref().is_some_and(|m| m.unit == unit && done > m.first);
-        if !same {
-            // The first unit of a phase compiles kernels: the rate counts from its end.
-            self.meter = Some(Meter { unit, began: Instant::now(), first: done });
+        if self.meter.is_none() {
             self.spoke = Some(Instant::now());
         }
-        let Some(meter) = &self.meter else { return };
-        let speed = meter.text(done, total);
+        let meter = Meter::following(self.meter.take(), unit, done);
+        let (speed, took) = (meter.text(done, total), meter.began.elapsed());
+        self.meter = Some(meter);
         let text = [extra, &speed].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>().join("  ");
         if self.style == Style::Bar {
             let bar = self.bar.get_or_insert_with(ProgressBar::new_spinner);
@@ -181,7 +199,7 @@ impl Reporter {
             return;
         }
         let due = self.spoke.is_none_or(|at| at.elapsed() >= EVERY);
-        if due || (done == total && meter.began.elapsed() >= EVERY) {
+        if due || (done == total && took >= EVERY) {
             terminal::note(&format!("  {unit} {done}/{total}  {text}"));
             self.spoke = Some(Instant::now());
         }

@@ -2,19 +2,20 @@
 
 use std::str::FromStr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::spacing::Spacing;
 use crate::error::{Error, Result};
 
 /// What the network's output means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
 pub enum Prediction {
     /// The noise.
-    #[serde(rename = "epsilon")]
     Epsilon,
     /// The velocity `sqrt(abar) noise - sqrt(1 - abar) x0` (Salimans and Ho 2022).
-    #[serde(rename = "v_prediction")]
+    #[serde(alias = "v_prediction")]
     V,
 }
 

@@ -13,8 +13,8 @@ use crate::models::UNet;
 use crate::nn::{Mode, Scope, Settings};
 
 use super::bench::{BenchRow, median};
+use super::plan::plan_training;
 use super::sample::{Extent, SamplingPlan};
-use super::train::plan_training;
 use super::{Engine, Model};
 
 /// Ops that are matrix products.
@@ -61,7 +61,7 @@ impl Engine {
         }
         let job = TrainJob { rank: 8, ..TrainJob::default() };
         let setup = job.setup(&model, self.gpu.caps(), [1, 1], [side, side, model.unet.in_channels], tokens);
-        let plan = plan_training(&job, setup, planning)?;
+        let plan = plan_training(&job, setup, planning).await?;
         self.against_parts("training step", plan.first, add).await.map(drop)
     }
 

@@ -6,16 +6,20 @@ use sha2::{Digest, Sha256};
 
 use crate::diffusion::SamplerKind;
 use crate::error::{Error, Result};
-use crate::event::{Event, Listener};
+use crate::event::{Event, Flow};
 use crate::io;
 use crate::job::{GenerateJob, ModelOptions, SamplingOptions};
 
-use super::Engine;
+use super::ear::Ear;
+use super::{Engine, Model};
 
 /// Sampler steps of a class picture.
 const STEPS: usize = 50;
 /// Guidance of a class picture.
 const GUIDANCE: f64 = 7.5;
+/// Pictures that are sampled before the first of them is decoded and written: the most that a crash costs. The weights are
+/// loaded once for them all.
+const GROUP: usize = 8;
 
 /// The user's cache folder for this program.
 pub fn cache_folder() -> Result<PathBuf> {
@@ -55,35 +59,84 @@ pub(super) fn class_job(model: &ModelOptions, prompt: &str, count: usize, size: 
     }
 }
 
-impl Engine {
-    /// `count` pictures of `prompt` by the untouched model, seeds `seed + i`, from the cache where they are there.
-    #[allow(clippy::too_many_arguments, reason = "what decides the pictures, and where they are told of")]
-    pub(crate) async fn class_pictures(
-        &self,
-        model: &ModelOptions,
-        fingerprint: &str,
-        prompt: &str,
-        count: usize,
-        size: [usize; 2],
-        seed: u64,
-        listener: Listener<'_>,
-    ) -> Result<Vec<io::Picture>> {
-        let folder = class_folder(fingerprint, prompt, size, seed)?;
-        // A damaged picture is made again.
-        let have = (0..count).take_while(|&i| io::Picture::open(cached(&folder, i)).is_ok()).count();
-        if have < count {
-            listener(Event::Phase(format!("making {} class pictures of \"{prompt}\"", count - have)));
-            let job = class_job(model, prompt, count - have, size, seed.wrapping_add(have as u64));
-            let mut forward = |event: Event| match event {
-                Event::Progress { .. } | Event::Warning(_) => listener(event),
-                _ => listener(Event::Progress { unit: "step", done: 0, total: 0 }),
-            };
-            let made = Box::pin(self.generate(&job, &mut forward)).await?;
-            for (i, p) in made.pictures.into_iter().enumerate() {
-                let picture = io::Picture { width: p.width, height: p.height, rgb: p.rgb };
-                io::write_png(cached(&folder, have + i), &picture, &[("parameters", &p.parameters)])?;
-            }
+/// The pictures that `folder` lacks, as stretches of at most [`GROUP`] that follow one another.
+fn missing(pictures: &[Option<io::Picture>]) -> Vec<std::ops::Range<usize>> {
+    let mut stretches: Vec<std::ops::Range<usize>> = Vec::new();
+    for i in (0..pictures.len()).filter(|&i| pictures[i].is_none()) {
+        match stretches.last_mut().filter(|last| last.end == i && last.len() < GROUP) {
+            Some(last) => last.end = i + 1,
+            None => stretches.push(i..i + 1),
         }
-        (0..count).map(|i| io::Picture::open(cached(&folder, i))).collect()
+    }
+    stretches
+}
+
+impl Engine {
+    /// The pictures of `job`, a [`class_job`] of the untouched `model`: from the cache where they are there. Those that are
+    /// made are written as they come, so that a run that ends early has the less to make when it is begun again.
+    pub(super) async fn class_pictures(
+        &self,
+        model: &Model,
+        job: &GenerateJob,
+        ear: &mut Ear<'_>,
+    ) -> Result<Vec<io::Picture>> {
+        let (prompt, seed) = (&job.prompts[0], job.sampling.seed);
+        let size = model.size(job.sampling.width, job.sampling.height)?;
+        let folder = class_folder(&model.checkpoint.fingerprint()?, prompt, size, seed)?;
+        let mut pictures = Vec::with_capacity(job.count);
+        for i in 0..job.count {
+            // A damaged picture is made again.
+            pictures.push(io::Picture::open(cached(&folder, i)).ok());
+            self.gpu.breathe().await;
+        }
+        let stretches = missing(&pictures);
+        let total: usize = stretches.iter().map(ExactSizeIterator::len).sum();
+        if total > 0 {
+            ear.phase(&format!("making {total} class pictures of \"{prompt}\""))?;
+        }
+        let mut done = 0;
+        for stretch in stretches {
+            let mut part = GenerateJob { count: stretch.len(), ..job.clone() };
+            part.sampling.seed = seed.wrapping_add(stretch.start as u64);
+            let mut written = Ok(());
+            let mut hear = |event: Event| {
+                match event {
+                    Event::Progress { done: steps, .. } => {
+                        ear.say(Event::Progress { unit: "step", done: done * STEPS + steps, total: total * STEPS });
+                    }
+                    Event::Warning(_) => {
+                        ear.say(event);
+                    }
+                    Event::Picture(made) => {
+                        let picture = io::Picture { width: made.width, height: made.height, rgb: made.rgb };
+                        let path = cached(&folder, stretch.start + made.index);
+                        let text = [("parameters", made.parameters.as_str())];
+                        let result = io::write_png(path, &picture, &text);
+                        written = std::mem::replace(&mut written, Ok(())).and(result);
+                        pictures[stretch.start + made.index] = Some(picture);
+                    }
+                    _ => {}
+                }
+                if ear.stopped() || written.is_err() { Flow::Stop } else { Flow::Continue }
+            };
+            let made = Box::pin(self.generate_with(model, &part, &mut hear)).await;
+            written?;
+            made?;
+            done += stretch.len();
+        }
+        Ok(pictures.into_iter().flatten().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_missing_is_made() {
+        let picture = || Some(io::Picture { width: 1, height: 1, rgb: vec![0; 3] });
+        assert_eq!(missing(&[picture(), None, None, picture(), None]), [1..3, 4..5]);
+        assert_eq!(missing(&vec![None; 2 * GROUP + 1]), [0..GROUP, GROUP..2 * GROUP, 2 * GROUP..2 * GROUP + 1]);
+        assert!(missing(&[picture()]).is_empty());
     }
 }

@@ -32,11 +32,21 @@ pub(crate) struct Planning<'a> {
     pub caps: &'a crate::gpu::Caps,
     /// Chosen kernels.
     pub variants: &'a Variants,
+    /// The device that is planned for, where there is one.
+    pub gpu: Option<&'a Gpu>,
 }
 
 impl Planning<'_> {
     pub(crate) fn plan(&self, g: &Graph) -> Result<Plan> {
         Plan::new(g, self.caps, self.variants, &PlanOptions::default())
+    }
+
+    /// Gives the thread back to a host whose step has had its time: between two plans, for one takes up to some tenths of a
+    /// second.
+    pub(crate) async fn breathe(&self) {
+        if let Some(gpu) = self.gpu {
+            gpu.breathe().await;
+        }
     }
 }
 
@@ -99,6 +109,7 @@ impl Model {
         for chunk in prompts.chunks(PROMPTS) {
             if sessions.last().is_none_or(|(n, ..)| *n != chunk.len()) {
                 let part = self.plan_text(planning, chunk.len(), tokens)?;
+                planning.breathe().await;
                 self.load(&mut store, "text encoder", &part.params).await?;
                 let session = Session::new(gpu, part.plan, pool, &store).await?;
                 sessions.push((chunk.len(), session, Ends { input: part.input, output: part.output }));

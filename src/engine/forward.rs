@@ -62,7 +62,7 @@ impl Engine {
     }
 
     pub(super) fn planning(&self) -> Planning<'_> {
-        Planning { caps: self.gpu.caps(), variants: &self.variants }
+        Planning { caps: self.gpu.caps(), variants: &self.variants, gpu: Some(&self.gpu) }
     }
 
     async fn forward_text(

@@ -2,91 +2,31 @@
 
 use crate::base::layout;
 use crate::base::rng::NoiseRng;
-use crate::diffusion::{Prediction, SamplerOptions, Trajectory, default_steps_and_guidance};
 use crate::error::{Error, Result};
-use crate::event::{Event, Flow, Listener, Picture};
+use crate::event::{Event, Listener, Picture};
 use crate::gpu::{Pool, Store};
 use crate::io;
-use crate::job::{GenerateJob, PredictionArg, RngKind, SamplingOptions};
+use crate::job::GenerateJob;
 
-use super::encode::{Hidden, Planning, VaeSession, posterior};
+use super::ear::Ear;
+use super::encode::{Hidden, Part, VaeSession, posterior};
 use super::plan::GeneratePlans;
+use super::recipe::Recipe;
 use super::sample::Sampling;
 use super::{Engine, Generated, Latents, Model};
 
-/// How a job samples, all defaults resolved.
-pub(crate) struct Recipe {
-    /// Coefficients of every step.
-    pub trajectory: Trajectory,
-    /// Steps that were asked for.
-    pub steps: usize,
-    /// Guidance.
-    pub guidance: f64,
-}
-
-impl Recipe {
-    /// Resolves `options` for `model`; `strength` for image to image.
-    pub(crate) fn new(
-        model: &Model,
-        options: &SamplingOptions,
-        prediction: Option<PredictionArg>,
-        strength: Option<f64>,
-    ) -> Result<Recipe> {
-        let (steps, guidance) = default_steps_and_guidance(&model.schedule, options.sampler);
-        let steps = options.steps.unwrap_or(steps);
-        let guidance = options.guidance.unwrap_or(f64::from(guidance));
-        if !guidance.is_finite() || guidance < 0.0 {
-            return Err(Error::Usage(format!("--guidance {guidance}: must be 0 or more")));
-        }
-        let sampler = SamplerOptions {
-            kind: options.sampler,
-            spacing: options.spacing,
-            karras: options.karras,
-            prediction: prediction.map(|p| match p {
-                PredictionArg::Epsilon => Prediction::Epsilon,
-                PredictionArg::V => Prediction::V,
-            }),
-            original_steps: None,
-        };
-        let trajectory = match strength {
-            Some(strength) if !(strength > 0.0 && strength <= 1.0) => {
-                return Err(Error::Usage(format!("--strength {strength}: must be above 0 and at most 1")));
-            }
-            Some(strength) => Trajectory::image_to_image(&model.schedule, &sampler, steps, strength)?,
-            None => Trajectory::new(&model.schedule, &sampler, steps)?,
-        };
-        Ok(Recipe { trajectory, steps, guidance })
-    }
-
-    /// Whether an unconditional pass runs.
-    pub(crate) fn guided(&self) -> bool {
-        self.guidance > 1.0
-    }
-}
-
-pub(crate) fn noise_rng(kind: RngKind, seed: u64) -> NoiseRng {
-    NoiseRng::new(
-        match kind {
-            RngKind::Torch => crate::base::rng::RngKind::Torch,
-            RngKind::Philox => crate::base::rng::RngKind::Philox,
-        },
-        seed,
-    )
-}
-
-pub(crate) fn interrupted(flow: Flow, what: &str) -> Result<()> {
-    if flow != Flow::Continue { Err(Error::Interrupted(what.to_string())) } else { Ok(()) }
-}
-
 impl Engine {
-    /// Makes the job's pictures; each goes to `listener` as it is done.
+    /// Makes the job's pictures; each goes to `listener` as it is done. Stopped, it still gives those that were sampled
+    /// to their end.
     ///
     /// # Errors
-    /// For options that make no sense, files that are not what they should be, what does not fit the adapter, and when the
-    /// listener stops the job.
+    /// For options that make no sense, files that are not what they should be, what does not fit the adapter, and
+    /// [`Error::Interrupted`] when the listener stops the job before its last picture is sampled.
     pub async fn generate(&self, job: &GenerateJob, listener: Listener<'_>) -> Result<Generated> {
-        let model = self.open(&job.model, &job.loras, listener).await?;
-        self.generate_with(&model, job, listener).await
+        job.check()?;
+        let mut ear = Ear::new(listener);
+        let model = self.open_and_tell(&job.model, &job.loras, &mut ear).await?;
+        self.make(&model, job, &mut ear).await
     }
 
     /// The same with a model that is open already, whatever model and LoRAs the job names.
@@ -94,24 +34,26 @@ impl Engine {
     /// # Errors
     /// As [`Engine::generate`].
     pub async fn generate_with(&self, model: &Model, job: &GenerateJob, listener: Listener<'_>) -> Result<Generated> {
-        if job.prompts.is_empty() || job.count == 0 {
-            return Err(Error::Usage("nothing to make: give a prompt and a --count of 1 or more".into()));
-        }
+        job.check()?;
+        self.make(model, job, &mut Ear::new(listener)).await
+    }
+
+    async fn make(&self, model: &Model, job: &GenerateJob, ear: &mut Ear<'_>) -> Result<Generated> {
         self.gpu.breathe().await;
         let init = job.init.as_ref().map(io::Picture::open).transpose()?;
-        let strength = init.as_ref().map(|_| job.strength);
-        let recipe = Recipe::new(model, &job.sampling, job.model.prediction, strength)?;
-        let [width, height] = model.size(job.sampling.width, job.sampling.height)?;
+        let recipe = Recipe::new(model, &job.sampling, job.model.prediction, init.as_ref().map(|_| job.strength))?;
+        let size = model.size(job.sampling.width, job.sampling.height)?;
+        let [width, height] = size;
         let (kind, steps, guidance) = (recipe.trajectory.kind.name(), recipe.steps, recipe.guidance);
-        listener(Event::Note(format!("{kind}, {steps} steps, guidance {guidance}, {width}x{height}")));
+        ear.say(Event::Note(format!("{kind}, {steps} steps, guidance {guidance}, {width}x{height}")));
 
-        let mut texts = vec![model.tokens(&job.sampling.negative, listener)?];
-        for prompt in &job.prompts {
-            texts.push(model.tokens(prompt, listener)?);
+        let mut texts = Vec::with_capacity(1 + job.prompts.len());
+        for prompt in std::iter::once(&job.sampling.negative).chain(&job.prompts) {
+            texts.push(model.tokens(prompt, &mut |event| ear.say(event))?);
         }
-        interrupted(listener(Event::Phase("reading the prompts".into())), "")?;
-        let planning = Planning { caps: self.gpu.caps(), variants: &self.variants };
-        let plans = GeneratePlans::new(job, model, &recipe, planning, [width, height])?;
+        ear.phase("reading the prompts")?;
+        let planning = self.planning();
+        let plans = GeneratePlans::new(job, model, &recipe, planning, size).await?;
         let mut pool = Pool::default();
         pool.reserve(&self.gpu, &plans.pool())?;
         let GeneratePlans { encode, unet, params, sampling, decode, .. } = plans;
@@ -121,141 +63,212 @@ impl Engine {
             Some((picture, part)) => {
                 let vae = VaeSession::new(&self.gpu, model, &mut pool, part).await?;
                 let pixels = picture.prepare(width, height, io::Crop::CENTER, false)?;
+                self.gpu.breathe().await;
                 Some(posterior(&vae.run(&pixels).await?, model.vae.latent_channels))
             }
             None => None,
         };
 
-        interrupted(listener(Event::Phase("loading the model".into())), "")?;
+        ear.phase("loading the model")?;
+        let making = Making { engine: self, model, job, recipe, size };
         let mut store = Store::new(&self.gpu);
         model.load(&mut store, "unet", &params).await?;
         let sampling = Sampling::new(&self.gpu, sampling, &unet, &mut pool, &mut store).await?;
-        let (ends, steps) = self.sample_all(model, job, &recipe, &sampling, &store, &hidden, start, listener).await?;
+        ear.phase("sampling")?;
+        let sampled = making.sample(&sampling, &store, &hidden, start, ear).await?;
         drop((sampling, store, hidden));
-        interrupted(listener(Event::Phase("decoding".into())), "")?;
-        let vae = VaeSession::new(&self.gpu, model, &mut pool, decode).await?;
-        let mut pictures = Vec::with_capacity(steps.len());
-        for index in 0..steps.len() {
-            vae.run_on(ends.entry(&index.to_string())?).await?;
-            let rgb = match &self.screen {
+        let pictures = making.decode(decode, &mut pool, &sampled, ear).await?;
+        let latents = job.keep_latents.then(|| making.latents(&sampled.steps));
+        Ok(Generated { pictures, latents })
+    }
+}
+
+/// A job whose model, sampler and size are settled.
+struct Making<'a> {
+    engine: &'a Engine,
+    model: &'a Model,
+    job: &'a GenerateJob,
+    recipe: Recipe,
+    /// Width and height in pixels.
+    size: [usize; 2],
+}
+
+/// Pictures that are sampled to their end: of a job that was stopped, those before the one that was under way.
+struct Sampled {
+    /// The last latent of each (NHWC) by its number.
+    ends: Store,
+    /// For each the latents after every step, where the job keeps them.
+    steps: Vec<Vec<Vec<f32>>>,
+}
+
+impl Making<'_> {
+    fn pictures(&self) -> usize {
+        self.job.prompts.len() * self.job.count
+    }
+
+    /// The seed of picture number `index`.
+    fn seed(&self, index: usize) -> u64 {
+        self.job.sampling.seed.wrapping_add((index % self.job.count) as u64)
+    }
+
+    /// Samples picture after picture, from noise or from the posterior `start`.
+    async fn sample(
+        &self,
+        sampling: &Sampling,
+        store: &Store,
+        hidden: &Hidden,
+        start: Option<(Vec<f32>, Vec<f32>)>,
+        ear: &mut Ear<'_>,
+    ) -> Result<Sampled> {
+        let Making { engine, job, recipe, .. } = self;
+        let mut sampled = Sampled { ends: Store::new(&engine.gpu), steps: Vec::with_capacity(self.pictures()) };
+        let state = sampling.latent()?;
+        let keys: Vec<(String, u64)> = (0..self.pictures()).map(|i| (i.to_string(), state.bytes)).collect();
+        sampled.ends.allocate("latents", &keys)?;
+        let read = job.keep_latents || (job.previews && engine.screen.is_none());
+        for index in 0..self.pictures() {
+            if index % job.count == 0 {
+                sampling.set_prompt(hidden, [0, 1 + index / job.count]).await?;
+            }
+            let mut rng = NoiseRng::new(job.sampling.rng, self.seed(index));
+            // diffusers draws the posterior's sample before the start noise, from the same generator.
+            let latent = start.as_ref().map(|(mean, std)| {
+                let noise = sampling.draw(&mut rng);
+                let scale = self.model.vae.scaling_factor as f32;
+                mean.iter().zip(std).zip(noise).map(|((m, s), n)| (m + s * n) * scale).collect::<Vec<f32>>()
+            });
+            let mut steps = Vec::new();
+            let mut on_step = |i: usize, latent: Option<Vec<f32>>| {
+                let outcome = self.tell(index, i, sampling, latent.as_deref(), ear);
+                steps.extend(latent.filter(|_| job.keep_latents));
+                outcome
+            };
+            let latent = latent.as_deref();
+            let trajectory = &recipe.trajectory;
+            match sampling.run(store, trajectory, recipe.guidance, latent, &mut rng, read, &mut on_step).await {
+                Ok(()) => {}
+                // What came before it is complete.
+                Err(Error::Interrupted(_)) => break,
+                Err(e) => return Err(e),
+            }
+            engine.gpu.copy(&state, sampled.ends.entry(&index.to_string())?, state.bytes);
+            sampled.steps.push(steps);
+            if ear.stopped() {
+                break;
+            }
+        }
+        Ok(sampled)
+    }
+
+    /// Says that picture number `index` has done step `i`, after which its latent is `latent`.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where the picture is not to be gone on with.
+    fn tell(
+        &self,
+        index: usize,
+        i: usize,
+        sampling: &Sampling,
+        latent: Option<&[f32]>,
+        ear: &mut Ear<'_>,
+    ) -> Result<()> {
+        let trajectory = &self.recipe.trajectory.steps;
+        if self.job.previews {
+            // The next step's scale brings what it starts from to about unit variance.
+            let scale = trajectory.get(i + 1).map_or(1.0, |next| next.input_scale);
+            let [height, width] = sampling.latent_size();
+            let vae = &self.model.vae;
+            let rgb = match (&self.engine.screen, latent) {
+                (Some(screen), _) => {
+                    screen.preview(index, &sampling.latent()?, &vae.colours(scale), [width, height]);
+                    Vec::new()
+                }
+                (None, Some(latent)) => vae.preview(&latent.iter().map(|x| x * scale).collect::<Vec<f32>>()),
+                (None, None) => Vec::new(),
+            };
+            ear.say(Event::Preview { index, step: i + 1, steps: trajectory.len(), width, height, rgb });
+        }
+        let (done, total) = (index * trajectory.len() + i + 1, self.pictures() * trajectory.len());
+        ear.say(Event::Progress { unit: "step", done, total });
+        // After the last step the picture is as good as there.
+        if i + 1 < trajectory.len() { ear.go_on() } else { Ok(()) }
+    }
+
+    /// Latents to pictures: all that are sampled, whoever stops the job meanwhile, for the work is in the sampling.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] at the end, where they are not all that the job asked for.
+    async fn decode(
+        &self,
+        decode: Part,
+        pool: &mut Pool,
+        sampled: &Sampled,
+        ear: &mut Ear<'_>,
+    ) -> Result<Vec<Picture>> {
+        let Making { engine, job, size: [width, height], .. } = *self;
+        let count = sampled.steps.len();
+        if count == 0 {
+            return Err(Error::Interrupted(String::new()));
+        }
+        ear.say(Event::Phase("decoding".into()));
+        let vae = VaeSession::new(&engine.gpu, self.model, pool, decode).await?;
+        let mut pictures = Vec::with_capacity(count);
+        for index in 0..count {
+            vae.run_on(sampled.ends.entry(&index.to_string())?).await?;
+            let rgb = match &engine.screen {
                 Some(screen) => {
                     screen.show(&vae.made()?, [width, height]);
                     Vec::new()
                 }
                 None => io::Picture::from_unit(width, height, &vae.read().await?)?.rgb,
             };
-            let prompt = &job.prompts[index / job.count];
-            let seed = job.sampling.seed.wrapping_add((index % job.count) as u64);
-            let parameters = parameters(job, model, &recipe, prompt, seed, [width, height]);
-            let picture = Picture { width, height, rgb, prompt: prompt.clone(), seed, index, parameters };
-            interrupted(listener(Event::Picture(picture.clone())), "")?;
+            let (prompt, seed) = (job.prompts[index / job.count].clone(), self.seed(index));
+            let parameters = self.parameters(&prompt, seed);
+            let picture = Picture { width, height, rgb, prompt, seed, index, parameters };
+            ear.say(Event::Picture(picture.clone()));
             pictures.push(picture);
+            engine.gpu.breathe().await;
         }
-        let latents = if job.keep_latents { Some(gather(model, &recipe, [width, height], &steps)) } else { None };
-        Ok(Generated { pictures, latents })
-    }
-
-    /// The last latent of every picture (NHWC) by its number, and those after every step where the job keeps them.
-    #[allow(clippy::too_many_arguments, reason = "the middle of one job, apart for its length")]
-    async fn sample_all(
-        &self,
-        model: &Model,
-        job: &GenerateJob,
-        recipe: &Recipe,
-        sampling: &Sampling,
-        store: &Store,
-        hidden: &Hidden,
-        start: Option<(Vec<f32>, Vec<f32>)>,
-        listener: Listener<'_>,
-    ) -> Result<(Store, Vec<Vec<Vec<f32>>>)> {
-        interrupted(listener(Event::Phase("sampling".into())), "")?;
-        let pictures = job.prompts.len() * job.count;
-        let total = pictures * recipe.trajectory.steps.len();
-        let mut results = Vec::with_capacity(pictures);
-        let mut ends = Store::new(&self.gpu);
-        let state = sampling.latent()?;
-        let keys: Vec<(String, u64)> = (0..pictures).map(|i| (i.to_string(), state.bytes)).collect();
-        ends.allocate("latents", &keys)?;
-        let read = job.keep_latents || (job.previews && self.screen.is_none());
-        for index in 0..pictures {
-            if index % job.count == 0 {
-                sampling.set_prompt(hidden, [0, 1 + index / job.count]).await?;
-            }
-            let mut rng = noise_rng(job.sampling.rng, job.sampling.seed.wrapping_add((index % job.count) as u64));
-            // diffusers draws the posterior's sample before the start noise, from the same generator.
-            let latent = start.as_ref().map(|(mean, std)| {
-                let noise = sampling.draw(&mut rng);
-                let scale = model.vae.scaling_factor as f32;
-                mean.iter().zip(std).zip(noise).map(|((m, s), n)| (m + s * n) * scale).collect::<Vec<f32>>()
-            });
-            let mut steps = Vec::new();
-            let done = index * recipe.trajectory.steps.len();
-            let trajectory = &recipe.trajectory.steps;
-            let mut on_step = |i: usize, latent: Option<Vec<f32>>| {
-                if job.previews {
-                    // The next step's scale brings what it starts from to about unit variance.
-                    let scale = trajectory.get(i + 1).map_or(1.0, |next| next.input_scale);
-                    let [height, width] = sampling.latent_size();
-                    let rgb = match (&self.screen, &latent) {
-                        (Some(screen), _) => {
-                            screen.preview(index, &state, &model.vae.colours(scale), [width, height]);
-                            Vec::new()
-                        }
-                        (None, Some(latent)) => {
-                            model.vae.preview(&latent.iter().map(|x| x * scale).collect::<Vec<f32>>())
-                        }
-                        (None, None) => Vec::new(),
-                    };
-                    let steps = trajectory.len();
-                    let preview = Event::Preview { index, step: i + 1, steps, width, height, rgb };
-                    interrupted(listener(preview), "")?;
-                }
-                steps.extend(latent.filter(|_| job.keep_latents));
-                interrupted(listener(Event::Progress { unit: "step", done: done + i + 1, total }), "")
-            };
-            let latent = latent.as_deref();
-            sampling.run(store, &recipe.trajectory, recipe.guidance, latent, &mut rng, read, &mut on_step).await?;
-            self.gpu.copy(&state, ends.entry(&index.to_string())?, state.bytes);
-            results.push(steps);
+        match self.pictures() {
+            total if count < total => Err(Error::Interrupted(format!(" after picture {count} of {total}"))),
+            _ => Ok(pictures),
         }
-        Ok((ends, results))
     }
-}
 
-fn parameters(
-    job: &GenerateJob,
-    model: &Model,
-    recipe: &Recipe,
-    prompt: &str,
-    seed: u64,
-    [w, h]: [usize; 2],
-) -> String {
-    let name = |path: &std::path::Path| path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
-    let model_name = job.model.model.as_deref().map_or_else(|| model.checkpoint.name().to_string(), name);
-    io::Parameters {
-        prompt: prompt.to_string(),
-        negative: job.sampling.negative.clone(),
-        steps: recipe.steps,
-        sampler: recipe.trajectory.kind.name().to_string(),
-        guidance: recipe.guidance,
-        seed,
-        size: (w, h),
-        model: model_name,
-        loras: job.loras.iter().map(|l| (name(&l.path), l.scale)).collect(),
-        strength: job.init.as_ref().map(|_| job.strength),
+    /// The text that goes into a picture's file.
+    fn parameters(&self, prompt: &str, seed: u64) -> String {
+        let Making { model, job, recipe, size: [width, height], .. } = self;
+        let name =
+            |path: &std::path::Path| path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
+        let model_name = job.model.model.as_deref().map_or_else(|| model.checkpoint.name().to_string(), name);
+        io::Parameters {
+            prompt: prompt.to_string(),
+            negative: job.sampling.negative.clone(),
+            steps: recipe.steps,
+            sampler: recipe.trajectory.kind.name().to_string(),
+            guidance: recipe.guidance,
+            seed,
+            size: (*width, *height),
+            model: model_name,
+            loras: job.loras.iter().map(|l| (name(&l.path), l.scale)).collect(),
+            strength: job.init.as_ref().map(|_| job.strength),
+        }
+        .to_string()
     }
-    .to_string()
-}
 
-/// What a job keeps: the latents of every picture after each of its steps.
-fn gather(model: &Model, recipe: &Recipe, [w, h]: [usize; 2], latents: &[Vec<Vec<f32>>]) -> Latents {
-    let (c, h, w) = (model.unet.in_channels, h / model.factor(), w / model.factor());
-    let first = |values: &[f32]| layout::to_channels_first(values, [1, c, h, w]);
-    let steps = recipe.trajectory.steps.len();
-    Latents {
-        shape: vec![latents.len(), c, h, w],
-        last: latents.iter().flat_map(|steps| steps.last().map(|last| first(last)).unwrap_or_default()).collect(),
-        steps: (0..steps).map(|s| latents.iter().flat_map(|steps| first(&steps[s])).collect()).collect(),
-        timesteps: recipe.trajectory.timesteps.clone(),
+    /// What a job keeps: the latents of every picture after each of its steps.
+    fn latents(&self, latents: &[Vec<Vec<f32>>]) -> Latents {
+        let (model, [width, height]) = (self.model, self.size);
+        let (c, h, w) = (model.unet.in_channels, height / model.factor(), width / model.factor());
+        let first = |values: &[f32]| layout::to_channels_first(values, [1, c, h, w]);
+        let trajectory = &self.recipe.trajectory;
+        Latents {
+            shape: vec![latents.len(), c, h, w],
+            last: latents.iter().flat_map(|steps| steps.last().map(|last| first(last)).unwrap_or_default()).collect(),
+            steps: (0..trajectory.steps.len())
+                .map(|s| latents.iter().flat_map(|steps| first(&steps[s])).collect())
+                .collect(),
+            timesteps: trajectory.timesteps.clone(),
+        }
     }
 }

@@ -2,7 +2,9 @@
 
 mod bench;
 mod bench_steps;
+mod check;
 mod class_pictures;
+mod ear;
 mod encode;
 mod forward;
 mod generate;
@@ -10,6 +12,7 @@ mod model;
 mod plan;
 mod preview;
 mod probe;
+mod recipe;
 mod sample;
 mod screen;
 mod self_test;

@@ -11,11 +11,12 @@ use crate::gpu::{AdapterClass, Caps, Store};
 use crate::io::families::{TAKES, by_input_channels};
 use crate::io::safetensors::first_non_finite;
 use crate::io::{Checkpoint, ClipTokenizer, LoraFile, ModuleKey, Part};
-use crate::job::{LoraArg, ModelOptions, PredictionArg, WeightType};
+use crate::job::{LoraArg, ModelOptions, WeightType};
 use crate::models::{TextEncoderConfig, UnetConfig, VaeConfig};
 use crate::nn::{Param, lora, weights};
 
-use super::generate::Recipe;
+use super::check::LONGEST_SIDE;
+use super::recipe::Recipe;
 
 /// An opened model.
 pub struct Model {
@@ -39,9 +40,6 @@ pub fn open_checkpoint(path: Option<&Path>) -> Result<Checkpoint> {
         None => Err(Error::Usage("this build holds no model: give one with --model".into())),
     }
 }
-
-/// Most pixels of a picture's side: what lies above overflows every adapter, and some of the sums on the way there.
-const LARGEST_SIDE: usize = 8192;
 
 /// Refuses a UNet that reads or gives something else than the latents of `vae`, and an autoencoder of other than pictures.
 fn check_channels(name: &str, unet: &UnetConfig, vae: &VaeConfig) -> Result<()> {
@@ -67,7 +65,7 @@ impl Model {
     /// Opens what `options` name and every LoRA; the weights themselves stay where they are.
     pub fn open(options: &ModelOptions, loras: &[LoraArg], listener: Listener<'_>) -> Result<Model> {
         let mut checkpoint = open_checkpoint(options.model.as_deref())?;
-        if options.prediction == Some(PredictionArg::V) && !checkpoint.prediction_known() {
+        if options.prediction == Some(Prediction::V) && !checkpoint.prediction_known() {
             checkpoint.predicts_velocity();
         }
         let text_of = |part: Part| {
@@ -82,10 +80,7 @@ impl Model {
         let vae = VaeConfig::parse(&path, &config)?;
         let mut schedule = ScheduleConfig::from_json(&checkpoint.scheduler().to_string(), checkpoint.scheduler_name())?;
         if let Some(prediction) = options.prediction {
-            schedule.prediction_type = match prediction {
-                PredictionArg::Epsilon => Prediction::Epsilon,
-                PredictionArg::V => Prediction::V,
-            };
+            schedule.prediction_type = prediction;
         }
         let tokenizer = checkpoint.tokenizer()?;
         let (given, taken) = (tokenizer.length(), text.max_position_embeddings);
@@ -128,11 +123,9 @@ impl Model {
     }
 
     /// What its network predicts.
-    pub(crate) fn prediction(&self) -> PredictionArg {
-        match self.schedule.prediction_type {
-            Prediction::Epsilon => PredictionArg::Epsilon,
-            Prediction::V => PredictionArg::V,
-        }
+    #[cfg_attr(not(feature = "web"), allow(dead_code, reason = "the page asks for it"))]
+    pub(crate) fn prediction(&self) -> Prediction {
+        self.schedule.prediction_type
     }
 
     /// Storage of the large weights on an adapter with `caps`.
@@ -187,9 +180,9 @@ impl Model {
             if side == 0 || !side.is_multiple_of(factor) {
                 return Err(Error::Usage(format!("{name} {side}: must be a multiple of {factor}, such as {native}")));
             }
-            if side > LARGEST_SIDE {
+            if side > LONGEST_SIDE {
                 let own = if given.is_none() { ", the model's own size" } else { "" };
-                return Err(Error::Usage(format!("{name} {side}{own}: must be at most {LARGEST_SIDE}")));
+                return Err(Error::Usage(format!("{name} {side}{own}: must be at most {LONGEST_SIDE}")));
             }
             Ok(side)
         };

@@ -1,20 +1,26 @@
 //! `plan`: memory, FLOPs and dispatches of a job, without a GPU. The jobs themselves run what is planned here.
 
-use crate::error::Result;
+use std::task::{Context, Poll, Waker};
+
+use crate::error::{Error, Result};
 use crate::event::Flow;
 use crate::gpu::{Caps, STAGING_BYTES, Variants};
-use crate::job::{GenerateJob, TrainJob};
+use crate::graph::Plan;
+use crate::job::{Checkpointing, GenerateJob, TrainJob};
 use crate::models::UNet;
 use crate::nn::{Mode, Param, Scope, Settings};
-use crate::train::TrainPlan;
+use crate::train::{Setup, TrainPlan};
 
 use super::Model;
 use super::class_pictures::class_job;
 use super::encode::{PROMPTS, Part, Planning};
-use super::generate::Recipe;
+use super::recipe::Recipe;
 use super::sample::{Extent, SamplingPlan};
-use super::train::plan_training;
 use super::training_set::TrainingSet;
+
+/// What a training may take before `--checkpointing auto` recomputes activations where no `--memory` is given: it then
+/// fits a GPU of 4 GB.
+const MODEST_BYTES: u64 = 3_000_000_000;
 
 /// What a job takes.
 #[derive(Clone, Debug, Default)]
@@ -76,6 +82,14 @@ fn in_turn(phases: &[Phase]) -> (Vec<(String, u64)>, u64) {
     (rows, pool + alone + staging)
 }
 
+/// What `planning` gives, which waits for nothing where there is no device.
+fn at_once<T>(planning: impl Future<Output = Result<T>>) -> Result<T> {
+    match std::pin::pin!(planning).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(planned) => planned,
+        Poll::Pending => Err(Error::op("plan", "waits for a device")),
+    }
+}
+
 /// Every plan of a `generate` job.
 pub(crate) struct GeneratePlans {
     pub text: Part,
@@ -87,7 +101,7 @@ pub(crate) struct GeneratePlans {
 }
 
 impl GeneratePlans {
-    pub(crate) fn new(
+    pub(crate) async fn new(
         job: &GenerateJob,
         model: &Model,
         recipe: &Recipe,
@@ -95,12 +109,16 @@ impl GeneratePlans {
         [width, height]: [usize; 2],
     ) -> Result<GeneratePlans> {
         let text = model.plan_text(planning, (job.prompts.len() + 1).min(PROMPTS), model.tokenizer.length())?;
+        planning.breathe().await;
         let encode = job.init.as_ref().map(|_| model.plan_vae_encode(planning, 1, [width, height])).transpose()?;
+        planning.breathe().await;
         let scope = Scope::new("unet", Settings { dtype: model.dtype(planning.caps), ..Settings::default() });
         let unet = UNet::new(&scope, model.unet.clone())?;
         let extent = Extent::new(model, [width, height], recipe.guided(), recipe.trajectory.slots);
         let sampling = SamplingPlan::new(planning, &unet, Mode::Inference, extent)?;
+        planning.breathe().await;
         let decode = model.plan_vae_decode(planning, 1, [width, height], true)?;
+        planning.breathe().await;
         Ok(GeneratePlans { text, encode, unet, params: scope.params(), sampling, decode })
     }
 
@@ -128,12 +146,13 @@ impl GeneratePlans {
 
 /// The plan of a `generate` job on an adapter with `caps`.
 pub fn plan_generate(job: &GenerateJob, caps: &Caps) -> Result<PlanReport> {
+    job.check()?;
     let mut silent = |_| Flow::Continue;
     let model = Model::open(&job.model, &job.loras, &mut silent)?;
-    let planning = Planning { caps, variants: &Variants::default() };
+    let planning = Planning { caps, variants: &Variants::default(), gpu: None };
     let recipe = Recipe::new(&model, &job.sampling, job.model.prediction, job.init.as_ref().map(|_| job.strength))?;
     let size = model.size(job.sampling.width, job.sampling.height)?;
-    let plans = GeneratePlans::new(job, &model, &recipe, planning, size)?;
+    let plans = at_once(GeneratePlans::new(job, &model, &recipe, planning, size))?;
     let (rows, peak_bytes) = in_turn(&plans.phases());
     Ok(PlanReport {
         rows,
@@ -147,6 +166,34 @@ pub fn plan_generate(job: &GenerateJob, caps: &Caps) -> Result<PlanReport> {
     })
 }
 
+/// The plan of a job; with `--checkpointing auto` recomputation is turned on when memory asks for it.
+pub(crate) async fn plan_training(job: &TrainJob, mut setup: Setup, planning: Planning<'_>) -> Result<TrainPlan> {
+    let plan = TrainPlan::new(&setup, planning.caps, planning.variants)?;
+    planning.breathe().await;
+    let bytes = |p: &TrainPlan| {
+        let working = p.plans().map(Plan::working_bytes).max().unwrap_or(0);
+        working + p.optimizer_bytes() + p.params.iter().map(Param::bytes).sum::<u64>()
+    };
+    let (budget, needed) = (job.model.memory, bytes(&plan));
+    if needed <= budget.unwrap_or(MODEST_BYTES) {
+        return Ok(plan);
+    }
+    let mut best = plan;
+    if job.checkpointing == Checkpointing::Auto {
+        setup.checkpoint = true;
+        best = TrainPlan::new(&setup, planning.caps, planning.variants)?;
+        planning.breathe().await;
+    }
+    match budget.filter(|&budget| bytes(&best) > budget) {
+        None => Ok(best),
+        Some(budget) => Err(Error::Limit(format!(
+            "training takes {} bytes, --memory allows {budget}: {}",
+            bytes(&best),
+            job.smaller()
+        ))),
+    }
+}
+
 /// Every plan of a `train` job on pictures.
 pub(crate) struct TrainPlans {
     pub text: Part,
@@ -158,7 +205,12 @@ pub(crate) struct TrainPlans {
 }
 
 impl TrainPlans {
-    pub(crate) fn new(job: &TrainJob, model: &Model, set: &TrainingSet, planning: Planning<'_>) -> Result<TrainPlans> {
+    pub(crate) async fn new(
+        job: &TrainJob,
+        model: &Model,
+        set: &TrainingSet,
+        planning: Planning<'_>,
+    ) -> Result<TrainPlans> {
         let side = job.side(model)?;
         let prompts = set.prompts.len() + 1 + usize::from(job.class_prompt.is_some()) + job.sample_prompts.len();
         let mut sizes = set.sizes.iter().map(|size| size.map(|n| n / model.factor())).map(|[w, h]| [h, w]);
@@ -167,15 +219,20 @@ impl TrainPlans {
         let samples = [job.batch, if job.class_prompt.is_some() { job.batch } else { 0 }];
         let mut setup = job.setup(model, planning.caps, samples, latent, model.tokenizer.length());
         (setup.more_sizes, setup.captions) = (sizes.collect(), set.captioned());
-        Ok(TrainPlans {
-            text: model.plan_text(planning, prompts.min(PROMPTS), model.tokenizer.length())?,
-            encode: set.sizes.iter().map(|&size| model.plan_vae_encode(planning, 1, size)).collect::<Result<_>>()?,
-            training: plan_training(job, setup, planning)?,
-            preview: match job.sample_prompts.is_empty() {
-                true => None,
-                false => Some(model.plan_preview(job, planning, [side, side])?),
-            },
-        })
+        let text = model.plan_text(planning, prompts.min(PROMPTS), model.tokenizer.length())?;
+        planning.breathe().await;
+        let mut encode = Vec::with_capacity(set.sizes.len());
+        for &size in &set.sizes {
+            encode.push(model.plan_vae_encode(planning, 1, size)?);
+            planning.breathe().await;
+        }
+        let training = plan_training(job, setup, planning).await?;
+        let preview = match job.sample_prompts.is_empty() {
+            true => None,
+            false => Some(model.plan_preview(job, planning, [side, side])?),
+        };
+        planning.breathe().await;
+        Ok(TrainPlans { text, encode, training, preview })
     }
 
     /// Chunks that serve all of them in turn.
@@ -202,10 +259,12 @@ impl TrainPlans {
 
 /// The plan of a `train` job on an adapter with `caps`.
 pub fn plan_train(job: &TrainJob, caps: &Caps) -> Result<PlanReport> {
+    job.check_numbers()?;
     let mut silent = |_| Flow::Continue;
     let model = Model::open(&job.model, &[], &mut silent)?;
-    let planning = Planning { caps, variants: &Variants::default() };
-    let plans = TrainPlans::new(job, &model, &job.training_set(&model)?, planning)?;
+    let planning = Planning { caps, variants: &Variants::default(), gpu: None };
+    let plans =
+        at_once(async { TrainPlans::new(job, &model, &job.training_set(&model, planning).await?, planning).await })?;
     let (mut rows, mut peak_bytes) = in_turn(&plans.phases());
     let training = &plans.training;
     let mut notes = vec![format!("{} trained numbers", training.trainable())];

@@ -1,16 +1,18 @@
 //! Sample pictures while training.
 
 use crate::base::DType;
-use crate::error::Result;
-use crate::event::{Event, Flow, Listener, Picture};
+use crate::base::rng::NoiseRng;
+use crate::error::{Error, Result};
+use crate::event::{Event, Picture};
 use crate::gpu::{Pool, Store};
 use crate::io;
 use crate::job::{Method, TrainJob};
 use crate::models::UNet;
 use crate::nn::{Mode, Scope, Settings};
 
+use super::ear::Ear;
 use super::encode::{Hidden, Part, Planning, VaeSession};
-use super::generate::{Recipe, noise_rng};
+use super::recipe::Recipe;
 use super::sample::{Extent, Sampling, SamplingPlan};
 use super::{Engine, Model};
 
@@ -55,48 +57,57 @@ impl Engine {
         &self,
         job: &TrainJob,
         model: &Model,
-        planning: Planning<'_>,
         pool: &mut Pool,
         store: &mut Store,
         hidden: (Hidden, usize),
     ) -> Result<Preview> {
         let side = job.side(model)?;
-        let (recipe, unet, plan) = model.preview_sampling(job, planning, [side, side])?;
+        let (recipe, unet, plan) = model.preview_sampling(job, self.planning(), [side, side])?;
+        self.gpu.breathe().await;
         let sampling = Sampling::new(&self.gpu, plan, &unet, pool, store).await?;
         Ok(Preview { sampling, recipe, hidden, size: [side, side] })
     }
 
+    /// Makes the sample pictures of `step` updates. Stopped, it leaves out those that are not there yet: a training waits
+    /// for its state to be saved.
     pub(super) async fn show(
         &self,
         job: &TrainJob,
         model: &Model,
-        preview: &mut Preview,
+        preview: &Preview,
         store: &Store,
         step: usize,
-        listener: Listener<'_>,
-    ) -> Result<Flow> {
-        let planning = Planning { caps: self.gpu.caps(), variants: &self.variants };
-        let part = model.plan_vae_decode(planning, 1, preview.size, true)?;
-        let vae = VaeSession::new(&self.gpu, model, &mut Pool::default(), part).await?;
-        let mut flow = Flow::Continue;
-        for (index, prompt) in job.sample_prompts.iter().enumerate() {
-            let (hidden, first) = &preview.hidden;
-            preview.sampling.set_prompt(hidden, [*first, first + 1 + index]).await?;
-            let mut rng = noise_rng(Default::default(), job.seed);
-            let recipe = &preview.recipe;
-            let sampling = &preview.sampling;
-            sampling.run(store, &recipe.trajectory, recipe.guidance, None, &mut rng, false, &mut |_, _| Ok(())).await?;
-            vae.run_on(&sampling.latent()?).await?;
-            let [width, height] = preview.size;
-            let pixels = io::Picture::from_unit(width, height, &vae.read().await?)?;
-            let parameters = format!("{prompt}\nStep: {step}, Seed: {}", job.seed);
-            let picture =
-                Picture { width, height, rgb: pixels.rgb, prompt: prompt.clone(), seed: job.seed, index, parameters };
-            flow = match listener(Event::Sample { step, picture }) {
-                Flow::Continue => flow,
-                other => other,
-            };
+        ear: &mut Ear<'_>,
+    ) -> Result<()> {
+        let Preview { sampling, recipe, hidden: (hidden, first), size } = preview;
+        if ear.stopped() {
+            return Ok(());
         }
-        Ok(flow)
+        let part = model.plan_vae_decode(self.planning(), 1, *size, true)?;
+        self.gpu.breathe().await;
+        let vae = VaeSession::new(&self.gpu, model, &mut Pool::default(), part).await?;
+        let (steps, total) = (recipe.trajectory.steps.len(), recipe.trajectory.steps.len() * job.sample_prompts.len());
+        for (index, prompt) in job.sample_prompts.iter().enumerate() {
+            sampling.set_prompt(hidden, [*first, first + 1 + index]).await?;
+            let mut rng = NoiseRng::new(Default::default(), job.seed);
+            let mut on_step = |i: usize, _: Option<Vec<f32>>| {
+                ear.say(Event::Progress { unit: "sample step", done: index * steps + i + 1, total });
+                ear.go_on()
+            };
+            match sampling.run(store, &recipe.trajectory, recipe.guidance, None, &mut rng, false, &mut on_step).await {
+                Err(Error::Interrupted(_)) => return Ok(()),
+                other => other?,
+            }
+            vae.run_on(&sampling.latent()?).await?;
+            let [width, height] = *size;
+            let rgb = io::Picture::from_unit(width, height, &vae.read().await?)?.rgb;
+            let parameters = format!("{prompt}\nStep: {step}, Seed: {}", job.seed);
+            let picture = Picture { width, height, rgb, prompt: prompt.clone(), seed: job.seed, index, parameters };
+            ear.say(Event::Sample { step, picture });
+            if ear.stopped() {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 }

@@ -9,6 +9,7 @@ use crate::job::{LoraArg, ModelOptions};
 use crate::models::{Context, UNet};
 use crate::nn::{Scope, Settings};
 
+use super::ear::Ear;
 use super::{Engine, Model};
 
 /// Pixels of a side of the latent that is looked at: the smallest that every UNet of the family halves.
@@ -26,20 +27,31 @@ impl Engine {
     /// a probe. The weights stay where they are until a job loads them.
     ///
     /// # Errors
-    /// For files that are not what they should be, and LoRAs of which no layer matches.
+    /// For files that are not what they should be, LoRAs of which no layer matches, and when the listener stops it.
     pub async fn open(&self, options: &ModelOptions, loras: &[LoraArg], listener: Listener<'_>) -> Result<Model> {
-        let mut model = Model::open(options, loras, listener)?;
+        self.open_and_tell(options, loras, &mut Ear::new(listener)).await
+    }
+
+    /// The same of a job that hears its own caller.
+    pub(super) async fn open_and_tell(
+        &self,
+        options: &ModelOptions,
+        loras: &[LoraArg],
+        ear: &mut Ear<'_>,
+    ) -> Result<Model> {
+        let mut model = Model::open(options, loras, &mut |event| ear.say(event))?;
+        ear.go_on()?;
         if model.checkpoint.prediction_known() || options.prediction.is_some() {
             return Ok(model);
         }
-        listener(Event::Phase("seeing whether the model predicts noise or velocity".into()));
+        ear.phase("seeing whether the model predicts noise or velocity")?;
         let velocity = self.predicts_velocity(&model).await?;
         if velocity {
             model.predicts_velocity()?;
         }
         let (found, other) = if velocity { ("velocity", "epsilon") } else { ("noise", "v") };
         let name = model.checkpoint.name();
-        listener(Event::Note(format!("{name} seems to predict {found}; where that is wrong: --prediction {other}")));
+        ear.say(Event::Note(format!("{name} seems to predict {found}; where that is wrong: --prediction {other}")));
         Ok(model)
     }
 

@@ -1,23 +1,23 @@
 //! `train`: four pictures to a LoRA, or to a whole new UNet.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Result};
-use crate::event::{Event, Flow, Listener, StepReport};
+use crate::event::{Event, Listener, StepReport};
 use crate::gpu::{Pool, Store};
 use crate::io::files;
-use crate::job::{Checkpointing, LrSchedule, TrainJob};
+use crate::job::{LrSchedule, TrainJob};
 use crate::nn::Param;
 use crate::train::checkpoint::state_folder;
 use crate::train::schedule::lr_factor;
-use crate::train::{MicroBatch, Setup, State, TrainPlan, Trainer, Values};
+use crate::train::{MicroBatch, State, TrainPlan, Trainer, Values};
 
-use super::Engine;
-use super::encode::Planning;
-use super::generate::interrupted;
-use super::plan::TrainPlans;
-use super::train_data::Batches;
+use super::ear::Ear;
+use super::plan::{TrainPlans, plan_training};
+use super::preview::Preview;
+use super::train_data::{Batches, Run};
+use super::{Engine, Model};
 
 /// What [`Engine::train`] left behind.
 #[derive(Clone, Debug)]
@@ -30,35 +30,6 @@ pub struct Trained {
 
 /// Default number of updates.
 const STEPS: usize = 400;
-/// What a training may take before `--checkpointing auto` recomputes activations where no `--memory` is given: it then
-/// fits a GPU of 4 GB.
-const MODEST_BYTES: u64 = 3_000_000_000;
-
-/// The plan of a job; with `--checkpointing auto` recomputation is turned on when memory asks for it.
-pub(crate) fn plan_training(job: &TrainJob, mut setup: Setup, planning: Planning<'_>) -> Result<TrainPlan> {
-    let plan = TrainPlan::new(&setup, planning.caps, planning.variants)?;
-    let bytes = |p: &TrainPlan| {
-        let working = p.plans().map(crate::graph::Plan::working_bytes).max().unwrap_or(0);
-        working + p.optimizer_bytes() + p.params.iter().map(Param::bytes).sum::<u64>()
-    };
-    let (budget, needed) = (job.model.memory, bytes(&plan));
-    if needed <= budget.unwrap_or(MODEST_BYTES) {
-        return Ok(plan);
-    }
-    let mut best = plan;
-    if job.checkpointing == Checkpointing::Auto {
-        setup.checkpoint = true;
-        best = TrainPlan::new(&setup, planning.caps, planning.variants)?;
-    }
-    match budget.filter(|&budget| bytes(&best) > budget) {
-        None => Ok(best),
-        Some(budget) => Err(Error::Limit(format!(
-            "training takes {} bytes, --memory allows {budget}: {}",
-            bytes(&best),
-            job.smaller()
-        ))),
-    }
-}
 
 impl Engine {
     /// Trains; writes `job.out`. Stopped by the listener, it saves a checkpoint and says so.
@@ -68,141 +39,214 @@ impl Engine {
     /// adapter, and when the listener stops the job.
     pub async fn train(&self, job: &TrainJob, listener: Listener<'_>) -> Result<Trained> {
         job.check()?;
-        let model = self.open(&job.model, &[], listener).await?;
+        let ear = &mut Ear::of_training(listener);
+        let model = self.open_and_tell(&job.model, &[], ear).await?;
         self.gpu.breathe().await;
-        let schedule = NoiseSchedule::new(&model.schedule);
-        let folder = state_folder(&job.out);
-        let options = job.deciding()?;
-        let resumed = if job.resume { self.resumed(job, &folder, &options, listener)? } else { None };
-        let variants = resumed.as_ref().map_or_else(|| self.variants.clone(), |s| s.variants.clone());
-        let planning = Planning { caps: self.gpu.caps(), variants: &variants };
+        let record = Record { folder: state_folder(&job.out), options: job.deciding()? };
+        let resumed = if job.resume { record.load(job, ear)? } else { None };
+        // All of a run has the kernels that it began with, so that a resumed one comes to the same result.
+        let variants = resumed.as_ref().map_or_else(|| self.variants.clone(), |state| state.variants.clone());
+        let engine = Engine { variants, ..self.clone() };
         let mut pool = Pool::default();
-
-        let (mut run, planned) = match &job.replay {
-            Some(path) => (self.open_replay(job, &model, path)?, None),
-            None => {
-                let set = job.training_set(&model)?;
-                let plans = TrainPlans::new(job, &model, &set, planning)?;
-                let chunks = plans.pool();
-                let TrainPlans { encode, training, .. } = plans;
-                let prepared = self.prepare(job, &model, &set, planning, encode, &chunks, &mut pool, listener).await?;
-                (prepared, Some(training))
-            }
+        let (run, plan) = engine.gather(job, &model, &mut pool, ear).await?;
+        let total = updates(job, &run.batches)?;
+        ear.phase("loading the model")?;
+        let training = engine.load(job, &model, run, plan, pool, ear).await?;
+        let first = match resumed {
+            Some(state) => training.restore(state, &record, total, ear).await?,
+            None => 0,
         };
-        let total = job.steps.unwrap_or(match &run.batches {
-            Batches::Replay(file) => file.micro_steps() / job.accumulate,
-            Batches::Pictures(_) => STEPS,
-        });
-        if let Batches::Replay(file) = &run.batches
-            && total * job.accumulate > file.micro_steps()
-        {
-            let (have, needed) = (file.micro_steps(), total * job.accumulate);
-            return Err(Error::Usage(format!(
-                "--steps {total} needs {needed} micro-batches, the replay file holds {have}"
-            )));
+        ear.phase("training")?;
+        let steps = training.run(first..total, &record, ear).await?;
+        engine.save(job, &model, &training.params, &training.store, steps).await?;
+        // What a finished run leaves is its result; its state would only resume to the same.
+        if files::exists(&record.folder) {
+            files::remove_folder(&record.folder).map_err(|e| Error::file(&record.folder, e))?;
         }
-        interrupted(listener(Event::Phase("loading the model".into())), "")?;
-        let plan = match planned {
-            Some(plan) => plan,
-            None => {
-                let setup = job.setup(&model, self.gpu.caps(), run.samples, run.latent, run.tokens);
-                plan_training(job, setup, planning)?
-            }
-        };
+        ear.say(Event::Saved(job.out.clone()));
+        Ok(Trained { out: job.out.clone(), steps })
+    }
+
+    /// What the run feeds on, and its plan where that is made already: one pool serves all that runs on pictures.
+    async fn gather(
+        &self,
+        job: &TrainJob,
+        model: &Model,
+        pool: &mut Pool,
+        ear: &mut Ear<'_>,
+    ) -> Result<(Run, TrainPlan)> {
+        if let Some(path) = &job.replay {
+            let run = self.open_replay(job, model, path)?;
+            self.gpu.breathe().await;
+            let setup = job.setup(model, self.gpu.caps(), run.samples, run.latent, run.tokens);
+            return Ok((run, plan_training(job, setup, self.planning()).await?));
+        }
+        let set = job.training_set(model, self.planning()).await?;
+        let plans = TrainPlans::new(job, model, &set, self.planning()).await?;
+        let chunks = plans.pool();
+        let run = self.prepare(job, model, &set, plans.encode, &chunks, pool, ear).await?;
+        Ok((run, plans.training))
+    }
+
+    /// Weights, optimizer and sample pictures, ready for the first update.
+    async fn load<'a>(
+        &'a self,
+        job: &'a TrainJob,
+        model: &'a Model,
+        run: Run,
+        plan: TrainPlan,
+        mut pool: Pool,
+        ear: &mut Ear<'_>,
+    ) -> Result<Training<'a>> {
         let mut store = Store::new(&self.gpu);
         Trainer::allocate(&plan, &mut store)?;
         model.load(&mut store, "weights", &plan.params).await?;
-        self.start_adapters(job, &model, &plan.params, &store).await?;
-        listener(Event::Note(format!(
+        self.start_adapters(job, model, &plan.params, &store).await?;
+        ear.say(Event::Note(format!(
             "{} trained numbers, {} dispatches a step, {:.0} MB of working memory",
             plan.trainable(),
             plan.first.dispatch_count(),
             plan.first.working_bytes() as f64 / 1e6
         )));
         let params = plan.params.clone();
-        let mut trainer = Trainer::new(&self.gpu, plan, &mut pool, &store, &variants).await?;
+        let mut trainer = Trainer::new(&self.gpu, plan, &mut pool, &store, &self.variants).await?;
         trainer.set_prompts(run.conditioning)?;
-        let mut first = 0;
-        if let Some(state) = resumed {
-            first = state.step;
-            let names: Vec<&str> = state.tensors.iter().map(|(key, _)| key.as_str()).collect();
-            let mut keys: Vec<String> = trainer.state_keys().into_iter().map(|(key, _)| key).collect();
-            keys.sort();
-            let fits = |(key, values): &(String, Values)| store.bytes(key) == Some(values.bytes().len() as u64);
-            if names != keys || !state.tensors.iter().all(fits) || first > total {
-                let message = "is of another model or was made for fewer --steps; start again without --resume";
-                return Err(Error::file(&folder, message));
-            }
-            for (key, values) in &state.tensors {
-                store.write_long(key, values.bytes()).await?;
-            }
-            listener(Event::Note(format!("resuming at step {first}")));
-        }
-        let mut preview = match run.samples_hidden.take() {
-            Some(hidden) => Some(self.preview(job, &model, planning, &mut pool, &mut store, hidden).await?),
+        let preview = match run.samples_hidden {
+            Some(hidden) => Some(self.preview(job, model, &mut pool, &mut store, hidden).await?),
             None => None,
         };
-        interrupted(listener(Event::Phase("training".into())), "")?;
-        let mut last = first;
-        let rates = [job.rate(), job.text_lr.unwrap_or(job.rate())];
-        for step in first..total {
-            let factor = lr_factor(step, total, job.warmup, job.schedule == LrSchedule::Cosine);
-            let batches = (0..job.accumulate)
-                .map(|i| run.batches.micro_batch(step * job.accumulate + i, job, &schedule))
-                .collect::<Result<Vec<_>>>()?;
-            let update = trainer.step(&batches, step, rates.map(|r| r * factor)).await?;
-            let report = report(&batches, &update.errors, job, step, total, update.grad_norm, rates[0] * factor);
-            if !report.loss.is_finite() || !report.grad_norm.is_finite() {
-                return Err(Error::Device(format!("the loss is not finite at step {step}: lower --lr")));
-            }
-            let mut flow = listener(Event::Step(report));
-            let done = step + 1;
-            if let Some(preview) = preview.as_mut().filter(|_| done % job.sample_every == 0 || done == total) {
-                flow = self.show(job, &model, preview, &store, done, listener).await?;
-            }
-            let due = job.save_every.is_some_and(|n| n > 0 && done % n == 0) && done < total;
-            last = done;
-            if due || (flow == Flow::Stop && done < total) {
-                self.save_state(&trainer, &store, &folder, done, &options, &variants).await?;
-                listener(Event::Saved(folder.clone()));
-            }
-            if flow == Flow::Stop && done < total {
-                return Err(Error::Interrupted(format!(
-                    " after step {done} of {total}: {} is saved, go on with --resume",
-                    folder.display()
-                )));
-            }
-            if flow == Flow::Finish {
-                break;
-            }
-        }
-        self.save(job, &model, &params, &store, last).await?;
-        // What a finished run leaves is its result; its state would only resume to the same.
-        if files::exists(&folder) {
-            files::remove_folder(&folder).map_err(|e| Error::file(&folder, e))?;
-        }
-        listener(Event::Saved(job.out.clone()));
-        Ok(Trained { out: job.out.clone(), steps: last })
+        let schedule = NoiseSchedule::new(&model.schedule);
+        Ok(Training { engine: self, job, model, schedule, batches: run.batches, store, params, trainer, preview })
     }
+}
 
+/// Updates of the run.
+fn updates(job: &TrainJob, batches: &Batches) -> Result<usize> {
+    let Batches::Replay(file) = batches else { return Ok(job.steps.unwrap_or(STEPS)) };
+    let have = file.micro_steps();
+    let total = job.steps.unwrap_or(have / job.accumulate);
+    let needed = total * job.accumulate;
+    if needed > have {
+        return Err(Error::Usage(format!(
+            "--steps {total} needs {needed} micro-batches, the replay file holds {have}"
+        )));
+    }
+    Ok(total)
+}
+
+/// Where a run's state lies, and what must not change before it is gone on with.
+struct Record {
+    folder: PathBuf,
+    options: serde_json::Value,
+}
+
+impl Record {
     /// The run's saved state; `None` for one that was stopped before its first.
-    fn resumed(
-        &self,
-        job: &TrainJob,
-        folder: &Path,
-        options: &serde_json::Value,
-        listener: Listener<'_>,
-    ) -> Result<Option<State>> {
+    fn load(&self, job: &TrainJob, ear: &mut Ear<'_>) -> Result<Option<State>> {
+        let folder = &self.folder;
         let Some(state) = State::load(folder)? else {
             if files::exists(&job.out) {
                 let message = "is there already, and no checkpoint beside it: that run came to its end";
                 return Err(Error::file(&job.out, message));
             }
-            listener(Event::Note(format!("{} holds no checkpoint yet: starting at step 0", folder.display())));
+            ear.say(Event::Note(format!("{} holds no checkpoint yet: starting at step 0", folder.display())));
             return Ok(None);
         };
-        state.refuse_changed(folder, options)?;
+        state.refuse_changed(folder, &self.options)?;
         Ok(Some(state))
+    }
+}
+
+/// A run whose weights are on the device.
+struct Training<'a> {
+    engine: &'a Engine,
+    job: &'a TrainJob,
+    model: &'a Model,
+    schedule: NoiseSchedule,
+    batches: Batches,
+    store: Store,
+    params: Vec<Param>,
+    trainer: Trainer,
+    preview: Option<Preview>,
+}
+
+impl Training<'_> {
+    /// Puts `state` in place; returns the update that comes next.
+    async fn restore(&self, state: State, record: &Record, total: usize, ear: &mut Ear<'_>) -> Result<usize> {
+        let names: Vec<&str> = state.tensors.iter().map(|(key, _)| key.as_str()).collect();
+        let mut keys: Vec<String> = self.trainer.state_keys().into_iter().map(|(key, _)| key).collect();
+        keys.sort();
+        let fits = |(key, values): &(String, Values)| self.store.bytes(key) == Some(values.bytes().len() as u64);
+        if names != keys || !state.tensors.iter().all(fits) || state.step > total {
+            let message = "is of another model or was made for fewer --steps; start again without --resume";
+            return Err(Error::file(&record.folder, message));
+        }
+        for (key, values) in &state.tensors {
+            self.store.write_long(key, values.bytes()).await?;
+        }
+        ear.say(Event::Note(format!("resuming at step {}", state.step)));
+        Ok(state.step)
+    }
+
+    /// Does the updates `steps`; returns how many are done where it ends, which is earlier where it is asked to finish.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where it is stopped before the last, its state saved.
+    async fn run(&self, steps: std::ops::Range<usize>, record: &Record, ear: &mut Ear<'_>) -> Result<usize> {
+        let (job, total, mut done) = (self.job, steps.end, steps.start);
+        for step in steps {
+            let report = self.update(step, total).await?;
+            ear.say(Event::Step(report));
+            done = step + 1;
+            if let Some(preview) = self.preview.as_ref().filter(|_| done % job.sample_every == 0 || done == total) {
+                self.engine.show(job, self.model, preview, &self.store, done, ear).await?;
+            }
+            // The last update's state is the result.
+            if done < total && (ear.stopped() || job.save_every.is_some_and(|n| done % n == 0)) {
+                self.save_state(done, record).await?;
+                ear.say(Event::Saved(record.folder.clone()));
+            }
+            if done < total && ear.stopped() {
+                return Err(Error::Interrupted(format!(
+                    " after step {done} of {total}: {} is saved, go on with --resume",
+                    record.folder.display()
+                )));
+            }
+            if ear.finished() {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
+    /// Update `step` of `total`.
+    async fn update(&self, step: usize, total: usize) -> Result<StepReport> {
+        let job = self.job;
+        let factor = lr_factor(step, total, job.warmup, job.schedule == LrSchedule::Cosine);
+        let rates = [job.rate(), job.text_lr.unwrap_or(job.rate())].map(|rate| rate * factor);
+        let mut batches = Vec::with_capacity(job.accumulate);
+        for i in 0..job.accumulate {
+            batches.push(self.batches.micro_batch(step * job.accumulate + i, job, &self.schedule)?);
+            self.engine.gpu.breathe().await;
+        }
+        let update = self.trainer.step(&batches, step, rates).await?;
+        let report = report(&batches, &update.errors, job, step, total, update.grad_norm, rates[0]);
+        if !report.loss.is_finite() || !report.grad_norm.is_finite() {
+            return Err(Error::Device(format!("the loss is not finite at step {step}: lower --lr")));
+        }
+        Ok(report)
+    }
+
+    /// Saves the state after `step` updates.
+    async fn save_state(&self, step: usize, record: &Record) -> Result<()> {
+        let mut tensors = Vec::new();
+        for (key, packed) in self.trainer.state_keys() {
+            let values = Values::new(&self.store.read(&key).await?, packed);
+            tensors.push((key, values));
+        }
+        self.engine.gpu.breathe().await;
+        let (options, variants) = (record.options.clone(), self.engine.variants.clone());
+        State { step, options, variants, tensors }.save(&record.folder)
     }
 }
 

@@ -5,15 +5,16 @@ use std::path::Path;
 use crate::base::rng::{CounterRng, Stream};
 use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Result};
-use crate::event::{Event, Listener};
+use crate::event::Event;
 use crate::gpu::Pool;
 use crate::io;
-use crate::job::{Crop, ModelOptions, TrainJob};
+use crate::job::{Crop, TrainJob};
 use crate::train::dataset::{Drawing, micro_batch};
 use crate::train::{Cached, Conditioning, Dataset, MicroBatch, Replay};
 
-use super::encode::{Hidden, Part, Planning, VaeSession, posterior};
-use super::generate::interrupted;
+use super::class_pictures::class_job;
+use super::ear::Ear;
+use super::encode::{Hidden, Part, VaeSession, posterior};
 use super::training_set::TrainingSet;
 use super::{Engine, Model};
 
@@ -106,47 +107,48 @@ impl Engine {
         job: &TrainJob,
         model: &Model,
         set: &TrainingSet,
-        planning: Planning<'_>,
         encode: Vec<Part>,
         chunks: &[u64],
         pool: &mut Pool,
-        listener: Listener<'_>,
+        ear: &mut Ear<'_>,
     ) -> Result<Run> {
         let (factor, side) = (model.factor(), job.side(model)?);
-        listener(Event::Note(set.summary()));
+        ear.say(Event::Note(set.summary()));
         let classes = match (&job.class_prompt, &job.class_images) {
             (Some(_), Some(folder)) => {
-                io::list_pictures(folder)?.iter().map(io::Picture::open).collect::<Result<Vec<_>>>()?
+                let mut pictures = Vec::new();
+                for path in &io::list_pictures(folder)? {
+                    pictures.push(io::Picture::open(path)?);
+                    self.gpu.breathe().await;
+                }
+                pictures
             }
             (Some(class), None) => {
-                let fingerprint = model.checkpoint.fingerprint()?;
-                // What was seen of the model's prediction need not be seen again.
-                let options = ModelOptions { prediction: Some(model.prediction()), ..job.model.clone() };
-                self.class_pictures(&options, &fingerprint, class, job.class_count, [side, side], job.seed, listener)
-                    .await?
+                let made = class_job(&job.model, class, job.class_count, [side, side], job.seed);
+                self.class_pictures(model, &made, ear).await?
             }
             _ => Vec::new(),
         };
         let mut texts = Vec::new();
         for prompt in set.prompts.iter().chain(&job.class_prompt) {
-            texts.push(model.tokens(prompt, listener)?);
+            texts.push(model.tokens(prompt, &mut |event| ear.say(event))?);
         }
         let conditioned = texts.len();
-        texts.push(model.tokens("", listener)?);
+        texts.push(model.tokens("", &mut |event| ear.say(event))?);
         for sample in &job.sample_prompts {
-            texts.push(model.tokens(sample, listener)?);
+            texts.push(model.tokens(sample, &mut |event| ear.say(event))?);
         }
         let tokens = texts[0].len();
-        interrupted(listener(Event::Phase("reading the prompts".into())), "")?;
+        ear.phase("reading the prompts")?;
         // Class pictures had a pool of their own; from here on one serves everything, the training included.
         pool.reserve(&self.gpu, chunks)?;
-        let hidden = model.encode_prompts(&self.gpu, planning, pool, &texts).await?;
+        let hidden = model.encode_prompts(&self.gpu, self.planning(), pool, &texts).await?;
         let conditioning = match job.text_encoder {
             true => Conditioning::Ids(texts[..conditioned].concat(), tokens),
             false => Conditioning::Context(hidden.read().await?[..conditioned].concat(), tokens),
         };
 
-        interrupted(listener(Event::Phase("encoding the pictures".into())), "")?;
+        ear.phase("encoding the pictures")?;
         let mut photos = [set.photos(), set.class_photos(&classes)];
         let total = set.pictures.len() + classes.len();
         let mut done = 0;
@@ -157,11 +159,13 @@ impl Engine {
                 for (i, (picture, photo)) in mine {
                     for (crop, flip) in views(job, kind, i) {
                         let pixels = picture.prepare(width, height, crop, flip)?;
+                        self.gpu.breathe().await;
                         let (mean, std) = posterior(&vae.run(&pixels).await?, model.vae.latent_channels);
                         photo.variants.push(Cached { mean, std });
                     }
                     done += 1;
-                    interrupted(listener(Event::Progress { unit: "picture", done, total }), "")?;
+                    ear.say(Event::Progress { unit: "picture", done, total });
+                    ear.go_on()?;
                 }
             }
         }

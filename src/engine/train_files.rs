@@ -1,16 +1,15 @@
-//! What a training starts from and leaves behind: adapters, checkpoints, the LoRA or the model.
+//! What a training starts from and leaves behind: adapters, the LoRA or the model.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::gpu::{Store, Variants};
+use crate::gpu::Store;
 use crate::io::lora_file::Factor;
 use crate::io::{self, LoraFile, LoraModule, ModuleKey, Part};
 use crate::job::{Method, TrainJob};
 use crate::nn::{Param, Role, weights};
+use crate::train::Optimizer;
 use crate::train::dreambooth::initial_factor;
-use crate::train::{Optimizer, State, Trainer, Values};
 
 use super::{Engine, Model};
 
@@ -29,6 +28,7 @@ impl Engine {
                 let file = LoraFile::open(path, Some(&modules))?;
                 file.only_low_rank("which training cannot go on from: give a LoRA or LoCon")?;
                 file.match_report(&modules).check()?;
+                self.gpu.breathe().await;
                 Some((path, file))
             }
             None => None,
@@ -60,23 +60,6 @@ impl Engine {
         Ok(())
     }
 
-    pub(super) async fn save_state(
-        &self,
-        trainer: &Trainer,
-        store: &Store,
-        folder: &Path,
-        step: usize,
-        options: &serde_json::Value,
-        variants: &Variants,
-    ) -> Result<()> {
-        let mut tensors = Vec::new();
-        for (key, packed) in trainer.state_keys() {
-            let values = Values::new(&store.read(&key).await?, packed);
-            tensors.push((key, values));
-        }
-        State { step, options: options.clone(), variants: variants.clone(), tensors }.save(folder)
-    }
-
     pub(super) async fn save(
         &self,
         job: &TrainJob,
@@ -89,6 +72,7 @@ impl Engine {
             let mut owned = Vec::new();
             for param in params.iter().filter(|p| p.role != Role::Adapter && p.key.starts_with("unet.")) {
                 owned.extend(weights::unpack(param, &store.read(&param.key).await?)?);
+                self.gpu.breathe().await;
             }
             let tensors: Vec<io::Tensor> = owned
                 .iter()
@@ -103,6 +87,7 @@ impl Engine {
                 factors.entry(key.clone()).or_default()[usize::from(which == "up")] =
                     Some(Factor { shape: tensor.shape, data: tensor.values.into_owned() });
             }
+            self.gpu.breathe().await;
         }
         let alpha = job.alpha.unwrap_or(job.rank as f64) as f32;
         let modules = factors

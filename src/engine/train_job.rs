@@ -1,12 +1,12 @@
-//! A training job's options: what is refused, what decides the result, what they mean for the plan.
+//! A training job's options: what decides the result, what they mean for the plan.
 
 use crate::error::{Error, Result};
-use crate::io::files;
 use crate::job::{Checkpointing, Method, Targets, TrainJob, WeightType};
 use crate::nn::LoraSpec;
 use crate::train::Setup;
 
 use super::Model;
+use super::check::LONGEST_SIDE;
 
 impl TrainJob {
     /// Learning rate of the UNet.
@@ -15,50 +15,6 @@ impl TrainJob {
             Method::Lora => 1e-4,
             Method::Full => 5e-6,
         })
-    }
-
-    pub(super) fn check(&self) -> Result<()> {
-        let wrong = |text: String| Err(Error::Usage(text));
-        if self.replay.is_none() && self.images.is_none() {
-            return wrong("train needs pictures: give --images DIR".into());
-        }
-        if self.method == Method::Full && (self.text_encoder || self.init_lora.is_some()) {
-            return wrong(
-                "--method full trains the UNet's weights: it takes no --text-encoder and no --init-lora".into(),
-            );
-        }
-        for (name, value) in [
-            ("--lr", Some(self.rate())),
-            ("--text-lr", self.text_lr),
-            ("--min-snr", self.min_snr),
-            ("--alpha", self.alpha),
-        ] {
-            if let Some(v) = value.filter(|v| !v.is_finite() || *v <= 0.0) {
-                return wrong(format!("{name} {v}: must be above 0"));
-            }
-        }
-        for (name, v) in [
-            ("--prior-weight", self.prior_weight),
-            ("--weight-decay", self.weight_decay),
-            ("--offset-noise", self.offset_noise),
-        ] {
-            if !v.is_finite() || v < 0.0 {
-                return wrong(format!("{name} {v}: must be 0 or more"));
-            }
-        }
-        if !(self.max_grad_norm.is_finite() && self.max_grad_norm > 0.0) {
-            return wrong(format!("--max-grad-norm {}: must be above 0", self.max_grad_norm));
-        }
-        if self.fused_update && self.accumulate > 1 {
-            return wrong(format!("--fused-update keeps no gradients: it takes no --accumulate {}", self.accumulate));
-        }
-        if self.resolution == Some(0) {
-            return wrong("--resolution 0: must be 1 or more".into());
-        }
-        if files::exists(&self.out) && !self.force && !self.resume {
-            return wrong(format!("{} exists: give --force to overwrite it, or another --out", self.out.display()));
-        }
-        Ok(())
     }
 
     /// The options that decide the result, for `--resume`.
@@ -81,7 +37,10 @@ impl TrainJob {
         let native = model.native_side();
         let side = self.resolution.unwrap_or(native);
         model.size(Some(side), None).map_err(|_| {
-            Error::Usage(format!("--resolution {side}: must be a multiple of {}, such as {native}", model.factor()))
+            let (factor, most) = (model.factor(), LONGEST_SIDE);
+            Error::Usage(format!(
+                "--resolution {side}: must be a multiple of {factor}, such as {native}, at most {most}"
+            ))
         })?;
         Ok(side)
     }

@@ -8,6 +8,7 @@ use crate::job::TrainJob;
 use crate::train::Photo;
 
 use super::Model;
+use super::encode::Planning;
 
 /// Pictures of the subject.
 pub(crate) struct TrainingSet {
@@ -63,26 +64,21 @@ impl TrainingSet {
 }
 
 impl TrainJob {
-    /// Opens the job's pictures and their captions.
+    /// Opens the job's pictures and their captions, one by one.
     ///
     /// # Errors
     /// [`Error::File`] for a picture or caption that cannot be read, [`Error::Usage`] for a picture that neither a caption
     /// nor `--prompt` describes.
-    pub(crate) fn training_set(&self, model: &Model) -> Result<TrainingSet> {
+    pub(crate) async fn training_set(&self, model: &Model, planning: Planning<'_>) -> Result<TrainingSet> {
         let side = self.side(model)?;
         let prompt = self.prompt.clone().filter(|p| !p.trim().is_empty());
         let Some(folder) = &self.images else {
             return Ok(TrainingSet::square(side, prompt.unwrap_or_default()));
         };
-        let paths = io::list_pictures(folder)?;
-        let pictures = paths.iter().map(io::Picture::open).collect::<Result<Vec<_>>>()?;
-        let mut set = TrainingSet {
-            pictures,
-            sizes: Vec::new(),
-            prompts: Vec::new(),
-            ..TrainingSet::square(side, String::new())
-        };
-        for (picture, path) in set.pictures.iter().zip(&paths) {
+        let mut set =
+            TrainingSet { sizes: Vec::new(), prompts: Vec::new(), ..TrainingSet::square(side, String::new()) };
+        for path in &io::list_pictures(folder)? {
+            let picture = io::Picture::open(path)?;
             let size = match self.buckets {
                 true => bucket([picture.width, picture.height], side, model.factor()),
                 false => [side, side],
@@ -93,6 +89,8 @@ impl TrainJob {
                 None => return Err(undescribed(path)),
             };
             set.prompt_of.push(place(&mut set.prompts, caption));
+            set.pictures.push(picture);
+            planning.breathe().await;
         }
         Ok(set)
     }

@@ -1,7 +1,10 @@
 //! Runs that work, and their ends.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 use std::process::Stdio;
+
+use serde_json::Value;
 
 use super::support::*;
 
@@ -35,7 +38,7 @@ fn generate_writes_pictures_and_latents() {
     // A picture can be made again alone, and --json says where it went.
     let output = works(dir.path(), "generate cat --steps 2 --seed 8 --out again.png --json");
     assert_eq!(std::fs::read(dir.path().join("again.png")).unwrap(), bytes);
-    let lines: Vec<serde_json::Value> = stdout(&output).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let lines: Vec<Value> = stdout(&output).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert!(lines.iter().any(|l| l["event"] == "saved" && l["path"] == "again.png"), "{lines:?}");
     assert!(output.stderr.is_empty(), "{}", stderr(&output));
 }
@@ -60,7 +63,7 @@ fn a_replay_prints_its_steps() {
         "train --model {F}/sd2 --replay {F}/sd2-train/replay.safetensors --init-lora {F}/sd2-train/init.lora-peft.safetensors \
          --rank 4 --lr 1e-3 --dtype f32 --steps 2 --json --format peft --out l.safetensors",
     );
-    let lines: Vec<serde_json::Value> = stdout(&output).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let lines: Vec<Value> = stdout(&output).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let steps: Vec<_> = lines.iter().filter(|l| l["event"] == "step").collect();
     assert_eq!(steps.len(), 2);
     let keys: Vec<&String> = steps[1].as_object().unwrap().keys().collect();
@@ -80,7 +83,7 @@ fn layouts_convert_and_are_recognized() {
     ] {
         works(dir.path(), &format!("convert {{F}}/sd2-all.lora-diffusers.safetensors --format {format} --out {out}"));
         let output = works(dir.path(), &format!("inspect {out} --model {{F}}/sd2 --json"));
-        let said: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+        let said: Value = serde_json::from_str(&stdout(&output)).unwrap();
         assert_eq!(said["layout"], layout, "{format}");
         assert_eq!(said["unmatched"], serde_json::json!([]), "{format}");
         assert!(said["matched"].as_array().unwrap().len() > 50, "{format}");
@@ -114,27 +117,76 @@ fn a_reader_that_leaves_is_no_failure() {
     assert_eq!(stderr(&output), "");
 }
 
+/// Runs `line` with `--json`, stops it with Ctrl-C at the first line that `at` knows, and returns its lines and what it said
+/// beside. It must end as interrupted.
+#[cfg(unix)]
+fn interrupted(folder: &Path, line: &str, at: impl Fn(&Value) -> bool) -> (Vec<Value>, String) {
+    let mut command = portray(folder);
+    command.args(words(line)).arg("--json").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let (mut seen, mut asked) = (Vec::new(), false);
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        let said: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        if !asked && at(&said) {
+            let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+            assert!(killed.success());
+            asked = true;
+        }
+        seen.push(said);
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    (seen, stderr(&output))
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_generation_keeps_its_finished_pictures() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = "generate cat --steps 30 --count 3 --out out";
+    let (lines, said) = interrupted(dir.path(), line, |said| said["event"] == "progress" && said["done"] == 31);
+    let saved: Vec<_> = lines.iter().filter(|l| l["event"] == "saved").map(|l| l["path"].clone()).collect();
+    assert_eq!(saved, ["out/portray-0.png"]);
+    assert!(said.contains("interrupted after picture 1 of 3"), "{said}");
+    works(dir.path(), "generate cat --steps 30 --out alone.png");
+    let read = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
+    assert!(read("out/portray-0.png") == read("alone.png"));
+}
+
+#[cfg(unix)]
+#[test]
+fn class_pictures_that_are_made_need_not_be_made_again() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let line = "train --model {F}/sd2 --images {A}/subjects/cat --prompt cat --class-prompt dog --class-count 3 \
+                --steps 1 --out l.safetensors";
+    works(other.path(), line);
+    interrupted(dir.path(), line, |said| said["event"] == "progress" && said["done"] == 101);
+    let class = |folder: &Path| {
+        let folders = std::fs::read_dir(folder.join(".cache/portray/class")).unwrap();
+        let folder = folders.last().unwrap().unwrap().path();
+        let files: Vec<Vec<u8>> =
+            portray::io::list_pictures(&folder).unwrap().iter().map(|p| std::fs::read(p).unwrap()).collect();
+        (folder, files)
+    };
+    let (folder, made) = class(dir.path());
+    let (_, whole) = class(other.path());
+    assert!(whole.len() == 3 && made[..] == whole[..2]);
+    // One that is gone is made again, alone.
+    std::fs::remove_file(folder.join("0000.png")).unwrap();
+    let output = works(dir.path(), &format!("{line} --json"));
+    assert!(stdout(&output).contains("making 2 class pictures"), "{}", stdout(&output));
+    assert!(class(dir.path()).1 == whole);
+    let read = |folder: &Path| std::fs::read(folder.join("l.safetensors")).unwrap();
+    assert!(read(dir.path()) == read(other.path()));
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interrupted_training_goes_on_where_it_stopped() {
     let dir = tempfile::tempdir().unwrap();
-    let train = "train --images {A}/subjects/cat --prompt cat --rank 2 --seed 3 --steps 6 --lr 1e-3 --json";
-    works(dir.path(), &format!("{train} --out whole.safetensors"));
-
-    let mut command = portray(dir.path());
-    command.args(words(&format!("{train} --out parts.safetensors"))).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert!(lines.any(|l| l.unwrap().contains("\"step\":1")));
-    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(killed.success());
-    for line in lines {
-        line.unwrap();
-    }
-    let status = child.wait().unwrap();
-    let mut said = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    assert_eq!(status.code(), Some(130), "{said}");
+    let train = "train --images {A}/subjects/cat --prompt cat --rank 2 --seed 3 --steps 6 --lr 1e-3";
+    works(dir.path(), &format!("{train} --json --out whole.safetensors"));
+    let (_, said) = interrupted(dir.path(), &format!("{train} --out parts.safetensors"), |said| said["step"] == 1);
     assert!(said.contains("--resume"), "{said}");
     assert!(!dir.path().join("parts.safetensors").exists());
 

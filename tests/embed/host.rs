@@ -21,6 +21,14 @@ impl Host {
         Host::new(|_| Default::default())
     }
 
+    /// With WebGPU's default limits, but textures of at most `side` pixels.
+    pub fn with_textures(side: u32) -> Host {
+        Host::new(|_| wgpu::DeviceDescriptor {
+            required_limits: wgpu::Limits { max_texture_dimension_2d: side, ..Default::default() },
+            ..Default::default()
+        })
+    }
+
     /// With what the engine profits from.
     pub fn generous() -> Host {
         Host::new(|adapter| wgpu::DeviceDescriptor {

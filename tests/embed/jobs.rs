@@ -145,7 +145,7 @@ fn a_lost_device_is_an_error_of_every_job_and_the_host_begins_anew() {
 
 #[test]
 fn errors_are_the_jobs_and_not_the_hosts() {
-    let host = Host::modest();
+    let host = Host::with_textures(256);
     host.device.on_uncaptured_error(std::sync::Arc::new(|e| panic!("the host heard {e}")));
     let job = GenerateJob { prompts: Vec::new(), ..tiny_job() };
     let error = host.finish(&mut host.engine.start_generate(job), Budget::dispatches(10)).unwrap_err();
@@ -156,7 +156,7 @@ fn errors_are_the_jobs_and_not_the_hosts() {
     assert!(error.to_string().contains("/none/such"), "{error}");
     // What wgpu reports within a step ends the job: its device cannot make a texture of this size.
     let mut job = tiny_job();
-    (job.sampling.width, job.sampling.height) = (Some(2 * 8200), Some(8));
+    (job.sampling.width, job.sampling.height) = (Some(512), Some(8));
     job.sampling.steps = Some(1);
     let error = host.finish(&mut host.engine.start_generate(job), Budget::dispatches(100)).unwrap_err();
     assert!(matches!(error, Error::Device(_) | Error::Limit(_)), "{error}");

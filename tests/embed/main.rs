@@ -1,5 +1,6 @@
 //! The engine inside somebody else's application: on the host's device, within its frames, to its textures.
 
+mod asked;
 mod host;
 mod jobs;
 mod pace;

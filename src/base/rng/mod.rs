@@ -18,7 +18,9 @@ pub use torch::TorchRng;
 use crate::error::{Error, Result};
 
 /// Which program's noise a seed stands for (`--rng torch|philox`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
 pub enum RngKind {
     /// `torch.randn(…, generator=torch.Generator().manual_seed(seed))` on the CPU.
     #[default]

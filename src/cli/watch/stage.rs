@@ -62,7 +62,11 @@ impl Stage {
         };
         let descriptor = wgpu::DeviceDescriptor {
             required_features: required_features(&adapter),
-            required_limits: required_limits(&adapter),
+            // A window over several monitors is larger than what WebGPU promises of a texture.
+            required_limits: wgpu::Limits {
+                max_texture_dimension_2d: adapter.limits().max_texture_dimension_2d,
+                ..required_limits(&adapter)
+            },
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         };
@@ -85,10 +89,10 @@ impl Stage {
         Ok((stage, engine))
     }
 
-    /// Pixels of the window.
+    /// Pixels of the window that are drawn.
     pub fn size(&self) -> [u32; 2] {
         let size = self.window.inner_size();
-        [size.width.max(1), size.height.max(1)]
+        drawn([size.width, size.height], self.device.limits().max_texture_dimension_2d)
     }
 
     /// After the window's size has changed.
@@ -235,6 +239,11 @@ impl Stage {
     }
 }
 
+/// What is drawn of a window of `size` where a texture has at most `most` pixels a side.
+fn drawn(size: [u32; 2], most: u32) -> [u32; 2] {
+    size.map(|side| side.clamp(1, most))
+}
+
 fn pipeline(device: &wgpu::Device, format: wgpu::TextureFormat) -> wgpu::RenderPipeline {
     let source = wgpu::ShaderSource::Wgsl(SHADER.into());
     let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some("quad"), source });
@@ -259,4 +268,13 @@ fn pipeline(device: &wgpu::Device, format: wgpu::TextureFormat) -> wgpu::RenderP
         multiview_mask: None,
         cache: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_window_may_be_larger_than_a_texture() {
+        assert_eq!(super::drawn([11520, 2160], 8192), [8192, 2160]);
+        assert_eq!(super::drawn([0, 70], 8192), [1, 70]);
+    }
 }

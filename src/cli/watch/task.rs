@@ -14,15 +14,11 @@ use super::page::{Tile, View};
 use super::stage::Stage;
 use crate::cli::args::{Global, WatchJob};
 use crate::cli::generate::Results;
-use crate::cli::report::Reporter;
+use crate::cli::report::{Meter, Reporter, smoothed};
 use crate::cli::{stop, table, train};
 
 /// What the job may take of the device at a time: a window of 30 frames a second stays smooth beside it.
 const BUDGET: Duration = Duration::from_millis(30);
-/// Share of a new loss in the mean that is shown: single steps jump with their timesteps.
-const SMOOTHING: f64 = 0.05;
-/// What is said of S before there is anything to save.
-const TOO_EARLY: &str = "nothing to save before the first step";
 
 /// A job with what is shown of it.
 pub struct Task {
@@ -31,8 +27,8 @@ pub struct Task {
     job: Job,
     reporter: Reporter,
     began: Instant,
-    /// When the units of the present phase began, and how many were done.
-    since: Option<(Instant, usize)>,
+    /// How fast the units of the present phase go by.
+    meter: Option<Meter>,
     paused: bool,
     /// Whether a training ends as if this step were its last.
     finishing: bool,
@@ -116,7 +112,7 @@ impl Task {
             job,
             reporter,
             began,
-            since: None,
+            meter: None,
             paused: false,
             finishing: false,
             ended: None,
@@ -153,7 +149,8 @@ impl Task {
         }
     }
 
-    fn is_running(&self) -> bool {
+    /// Whether there is anything to go on with.
+    pub fn is_running(&self) -> bool {
         match &self.job {
             Job::Generate(pictures) => !pictures.work.is_over(),
             Job::Train(training) => !training.work.is_over(),
@@ -228,9 +225,9 @@ impl Task {
         match event {
             Event::Phase(phase) => {
                 (self.view.phase, self.view.detail, self.view.share) = (phase.clone(), String::new(), None);
-                self.since = None;
+                self.meter = None;
             }
-            Event::Progress { unit, done, total } if *total > 0 => self.count(unit, *done, *total),
+            Event::Progress { unit, done, total } => self.count(unit, *done, *total),
             Event::Step(step) => self.count_update(step),
             Event::Warning(text) => self.view.notice = text.clone(),
             Event::Saved(path) => self.view.notice = format!("saved {}", path.display()),
@@ -238,22 +235,19 @@ impl Task {
         }
     }
 
-    fn count(&mut self, unit: &str, done: usize, total: usize) {
-        let (began, first) = *self.since.get_or_insert_with(|| (Instant::now(), done));
+    fn count(&mut self, unit: &'static str, done: usize, total: usize) {
+        let meter = Meter::following(self.meter.take(), unit, done);
         self.view.share = Some(done as f32 / total as f32);
         self.view.detail = format!("{unit} {done} of {total}");
-        if done > first && done < total {
-            let left = began.elapsed().as_secs_f64() * (total - done) as f64 / (done - first) as f64;
+        if let Some(left) = meter.left(done, total) {
             self.view.detail += &format!("  \u{b7}  {} left", table::seconds(left));
         }
+        self.meter = Some(meter);
     }
 
     fn count_update(&mut self, step: &StepReport) {
         self.count("step", step.step + 1, step.steps);
-        if self.view.notice == TOO_EARLY {
-            self.view.notice.clear();
-        }
-        let mean = self.view.losses.last().map_or(step.loss, |mean| mean + SMOOTHING * (step.loss - mean));
+        let mean = smoothed(self.view.losses.last().copied(), step.loss);
         self.view.losses.push(mean);
         self.view.first = self.view.first.or(Some(step.step));
         self.view.steps = step.steps;
@@ -326,7 +320,7 @@ impl Task {
             self.paused = !self.paused;
             self.view.paused = self.paused;
             // Time left is counted anew.
-            self.since = None;
+            self.meter = None;
         }
     }
 
@@ -346,14 +340,11 @@ impl Task {
     /// S: what is there, as a result.
     pub fn save(&mut self) {
         match &mut self.job {
-            // To finish what has not begun is to give it up.
-            Job::Train(training) if !training.work.is_over() && self.view.losses.is_empty() => {
-                self.view.notice = TOO_EARLY.into();
-            }
             Job::Train(training) if !training.work.is_over() => {
                 training.work.finish();
                 self.finishing = true;
-                self.view.notice = "finishing with this step".into();
+                let which = if self.view.losses.is_empty() { "the first" } else { "this" };
+                self.view.notice = format!("finishing with {which} step");
                 self.go_on();
             }
             // How it ended is said already.

@@ -35,11 +35,16 @@ pub fn run(global: &Global, args: &WatchArgs) -> Shown {
         Ok(letters) => letters,
         Err(e) => return Shown::Done(Err(e)),
     };
-    let mut app = App { global, args, letters, scene: None, shown: None };
+    let mut app = App { global, args, letters, scene: None, shown: None, fault: None };
     let ran = event_loop.run_app(&mut app);
     match (app.shown, app.scene, ran) {
         (Some(shown), ..) => shown,
-        (None, Some(scene), _) => Shown::Done(scene.task.result()),
+        (None, Some(scene), Ok(())) => Shown::Done(scene.end(app.fault)),
+        (None, Some(scene), Err(e)) => {
+            let fault =
+                app.fault.unwrap_or_else(|| Error::Device(format!("the display is gone: {}", reason(&e.to_string()))));
+            Shown::Done(scene.end(Some(fault)))
+        }
         (None, None, Err(e)) => Shown::NoWindow(e.to_string()),
         (None, None, Ok(())) => Shown::NoWindow("the display gave no window".into()),
     }
@@ -76,8 +81,10 @@ struct App<'a> {
     args: &'a WatchArgs,
     letters: Lettering,
     scene: Option<Scene>,
-    /// What came of it, where that is known before the window closes.
+    /// What came of it, where that is known before there is a window.
     shown: Option<Shown>,
+    /// Why there is nothing to be seen any more.
+    fault: Option<Error>,
 }
 
 struct Scene {
@@ -126,6 +133,22 @@ impl Scene {
         self.worked = Instant::now();
         // The terminal tells what went wrong, and the exit status: both wait for the window.
         left || (self.task.is_done() && (close || self.task.has_failed()))
+    }
+
+    /// What the command returns. A job that is still under way because its window is not, for `fault`, is brought to an end
+    /// without: a training saves its state.
+    fn end(mut self, fault: Option<Error>) -> Result<()> {
+        let Some(fault) = fault.filter(|_| self.task.is_running()) else { return self.task.result() };
+        while !self.task.leave() {
+            self.task.advance(&self.stage);
+            self.stage.poll()?;
+            std::thread::sleep(UNSEEN);
+        }
+        match self.task.result() {
+            // It was the window that ended it.
+            Err(Error::Interrupted(_)) => Err(fault),
+            result => result,
+        }
     }
 
     /// Draws. False where nothing moves until somebody does something.
@@ -202,7 +225,7 @@ impl ApplicationHandler for App<'_> {
                     Ok(true) => scene.window.request_redraw(),
                     Ok(false) => {}
                     Err(e) => {
-                        self.shown = Some(Shown::Done(Err(e)));
+                        self.fault = Some(e);
                         event_loop.exit();
                     }
                 }
@@ -227,7 +250,7 @@ impl ApplicationHandler for App<'_> {
                     event_loop.exit();
                 }
                 if let Err(e) = scene.stage.poll() {
-                    self.shown = Some(Shown::Done(Err(e)));
+                    self.fault = Some(e);
                     event_loop.exit();
                 }
             }

@@ -1,0 +1,82 @@
+//! The caller's ear, and what it has answered.
+
+use crate::error::{Error, Result};
+use crate::event::{Event, Flow, Listener};
+
+/// Tells a job's caller how it goes, and remembers the strongest answer: what is asked for at any event holds from then on,
+/// wherever the job looks next.
+pub(crate) struct Ear<'a> {
+    listener: Listener<'a>,
+    flow: Flow,
+    /// What [`Flow::Finish`] means to the job.
+    finish: Flow,
+}
+
+impl<'a> Ear<'a> {
+    /// Of a job that has nothing to finish: [`Flow::Finish`] stops it.
+    pub fn new(listener: Listener<'a>) -> Ear<'a> {
+        Ear { listener, flow: Flow::Continue, finish: Flow::Stop }
+    }
+
+    /// Of a training.
+    pub fn of_training(listener: Listener<'a>) -> Ear<'a> {
+        Ear { finish: Flow::Finish, ..Ear::new(listener) }
+    }
+
+    /// Tells of `event`; what the job is to do, by all answers so far.
+    pub fn say(&mut self, event: Event) -> Flow {
+        self.flow = match ((self.listener)(event), self.flow) {
+            (Flow::Stop, _) | (_, Flow::Stop) => Flow::Stop,
+            (Flow::Finish, _) => self.finish,
+            (Flow::Continue, before) => before,
+        };
+        self.flow
+    }
+
+    /// Says that a phase begins.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where it is not to.
+    pub fn phase(&mut self, name: &str) -> Result<()> {
+        self.say(Event::Phase(name.into()));
+        self.go_on()
+    }
+
+    /// Whether the job is to save what there is as its result.
+    pub fn finished(&self) -> bool {
+        self.flow == Flow::Finish
+    }
+
+    /// Whether the job is to stop.
+    pub fn stopped(&self) -> bool {
+        self.flow == Flow::Stop
+    }
+
+    /// Nothing, unless the job is to stop.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where it is.
+    pub fn go_on(&self) -> Result<()> {
+        if self.stopped() { Err(Error::Interrupted(String::new())) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(answers: &[Flow], training: bool) -> Vec<Flow> {
+        let mut left = answers.iter().copied();
+        let mut listener = |_: Event| left.next().unwrap();
+        let mut ear = if training { Ear::of_training(&mut listener) } else { Ear::new(&mut listener) };
+        answers.iter().map(|_| ear.say(Event::Phase(String::new()))).collect()
+    }
+
+    #[test]
+    fn the_strongest_answer_holds() {
+        use Flow::{Continue, Finish, Stop};
+        let all = [Continue, Finish, Continue, Stop, Finish, Continue];
+        assert_eq!(heard(&all, true), [Continue, Finish, Finish, Stop, Stop, Stop]);
+        assert_eq!(heard(&all, false), [Continue, Stop, Stop, Stop, Stop, Stop]);
+    }
+}
