@@ -94,6 +94,10 @@ impl Engine {
     /// # Errors
     /// As [`Engine::generate`].
     pub async fn generate_with(&self, model: &Model, job: &GenerateJob, listener: Listener<'_>) -> Result<Generated> {
+        self.gpu.watched(self.make(model, job, listener)).await
+    }
+
+    async fn make(&self, model: &Model, job: &GenerateJob, listener: Listener<'_>) -> Result<Generated> {
         if job.prompts.is_empty() || job.count == 0 {
             return Err(Error::Usage("nothing to make: give a prompt and a --count of 1 or more".into()));
         }

@@ -33,7 +33,7 @@ impl Engine {
             return Ok(model);
         }
         listener(Event::Phase("seeing whether the model predicts noise or velocity".into()));
-        let velocity = self.predicts_velocity(&model).await?;
+        let velocity = self.gpu.watched(self.predicts_velocity(&model)).await?;
         if velocity {
             model.predicts_velocity()?;
         }
