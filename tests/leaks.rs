@@ -67,8 +67,8 @@ fn growth_is_what_every_run_adds() {
     assert!(growth(&mb([234, 250, 251, 252, 253, 254])) > RESIDENT_GROWTH, "a block and a leak");
 }
 
-/// What all runs together may add to what Rust code holds.
-const HELD_IN_ALL: i64 = 9 * HELD_GROWTH;
+/// What all runs together may add to what Rust code holds: 45 bytes with each job.
+const HELD_IN_ALL: i64 = 8 << 10;
 
 /// Steps of a whole `work`.
 fn steps<T>(host: &Host, mut work: Work<T>) -> usize {
@@ -127,11 +127,10 @@ fn two_hundred_jobs_given_up_anywhere_leave_nothing() {
     let [before, after] = [runs[0].0, runs[9].0];
     let held: Vec<i64> = runs.iter().map(|r| r.1).collect();
     let resident: Vec<i64> = runs.iter().map(|r| r.2).collect();
-    println!("held {held:?}, resident {resident:?}");
     assert!(after <= before, "{before} bytes were allocated on the adapter, {after} are");
     assert!(before < 1 << 20, "{before} bytes are allocated with no job there");
     assert!(growth(&held) < HELD_GROWTH, "bytes that are held after every twenty jobs: {held:?}");
-    assert!(held[9] - held[0] < HELD_IN_ALL, "bytes that are held after every twenty jobs: {held:?}");
+    assert!(held[9] - held[0] < HELD_IN_ALL, "bytes that are held after every twenty jobs, in all: {held:?}");
     assert!(growth(&resident) < RESIDENT_GROWTH, "resident bytes after every twenty jobs: {resident:?}");
     let mut work = picture();
     host.finish(&mut work, Budget::time(Duration::from_millis(50))).unwrap();
