@@ -26,7 +26,7 @@ impl Engine {
         job.check()?;
         let mut ear = Ear::new(listener);
         let model = self.open_and_tell(&job.model, &job.loras, &mut ear).await?;
-        self.make(&model, job, &mut ear).await
+        self.gpu.watched(self.make(&model, job, &mut ear)).await
     }
 
     /// The same with a model that is open already, whatever model and LoRAs the job names.
@@ -35,7 +35,7 @@ impl Engine {
     /// As [`Engine::generate`].
     pub async fn generate_with(&self, model: &Model, job: &GenerateJob, listener: Listener<'_>) -> Result<Generated> {
         job.check()?;
-        self.make(model, job, &mut Ear::new(listener)).await
+        self.gpu.watched(self.make(model, job, &mut Ear::new(listener))).await
     }
 
     async fn make(&self, model: &Model, job: &GenerateJob, ear: &mut Ear<'_>) -> Result<Generated> {

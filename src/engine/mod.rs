@@ -46,14 +46,15 @@ pub fn required_features(adapter: &wgpu::Adapter) -> wgpu::Features {
     adapter.features() & crate::gpu::USED_FEATURES
 }
 
-/// The limits that a device for the engine profits from: WebGPU's defaults, with bindings and buffers as large as
-/// `adapter` has them. A host that needs more asks for `mine.or_better_values_from(&required_limits(&adapter))`.
+/// The limits that a device for the engine profits from: WebGPU's defaults, or less where `adapter` has less, with bindings
+/// and buffers as large as it has them. A host that needs more asks for
+/// `mine.or_better_values_from(&required_limits(&adapter))`.
 pub fn required_limits(adapter: &wgpu::Adapter) -> wgpu::Limits {
     let most = adapter.limits();
     wgpu::Limits {
         max_storage_buffer_binding_size: most.max_storage_buffer_binding_size,
         max_buffer_size: most.max_buffer_size,
-        ..wgpu::Limits::default()
+        ..wgpu::Limits::default().or_worse_values_from(&most)
     }
 }
 
@@ -113,12 +114,15 @@ impl Engine {
     }
 
     /// Uses the device of a host application, made with [`required_features`] and [`required_limits`] or with less: it
-    /// works with WebGPU's default limits and no features too.
+    /// works with WebGPU's default limits and no features too. The host's callbacks are left alone, that for the device's
+    /// loss among them: call [`Engine::device_lost`] from it, else a job on a lost device ends with whatever error it meets
+    /// first, or, where it waits for work that will never be done, not at all.
     ///
     /// [`Engine::start_generate`] and [`Engine::start_train`] give jobs that the host advances within its own frames;
-    /// they neither block nor poll. [`Engine::generate`] and [`Engine::train`] are for a thread that may block: they poll
-    /// the device while they wait. The host's callbacks for errors and for the device's loss are left alone; of the loss,
-    /// tell the engine with [`Engine::device_lost`].
+    /// they neither block nor poll. The futures of [`Engine::generate`], [`Engine::generate_with`], [`Engine::train`],
+    /// [`Engine::open`] of a file that does not say what it predicts, [`Engine::measured`] and [`Engine::read`] are for a
+    /// thread that may block: natively they poll the device and wait for it. What the device reports of any of these calls
+    /// is caught in error scopes and returned as their error.
     ///
     /// Of `options`, the adapter is the host's, and variants are not measured but taken where they are remembered.
     pub fn from_device(
@@ -138,7 +142,7 @@ impl Engine {
     /// # Errors
     /// When the device fails.
     pub async fn measured(self, folder: &std::path::Path) -> Result<Engine> {
-        let variants = variants::remembered(&self.gpu, folder).await?;
+        let variants = self.gpu.watched(variants::remembered(&self.gpu, folder)).await?;
         Ok(Engine { variants, ..self })
     }
 
@@ -148,7 +152,7 @@ impl Engine {
     /// # Errors
     /// When the device fails.
     pub async fn read(&self, texture: &wgpu::Texture) -> Result<Vec<u8>> {
-        self.gpu.read_texture(texture).await
+        self.gpu.watched(self.gpu.read_texture(texture)).await
     }
 
     /// Ends every job of this engine and its clones with an error at its next step: the device is gone. For a host's own
@@ -162,7 +166,18 @@ impl Engine {
         &self.variants
     }
 
-    /// The device.
+    /// The device: to render with, and to poll ([`wgpu::Device::poll`]) while a job that was started is advanced by
+    /// [`Work::step`], where nothing else submits or presents.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.gpu.device
+    }
+
+    /// The device's queue: work that is submitted to it runs between what jobs submit, in the order of the calls.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.gpu.queue
+    }
+
+    /// Its limits, kernels and counts.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
     }

@@ -45,7 +45,7 @@ impl Engine {
             return Ok(model);
         }
         ear.phase("seeing whether the model predicts noise or velocity")?;
-        let velocity = self.predicts_velocity(&model).await?;
+        let velocity = self.gpu.watched(self.predicts_velocity(&model)).await?;
         if velocity {
             model.predicts_velocity()?;
         }

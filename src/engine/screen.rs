@@ -1,12 +1,14 @@
 //! Pictures of a job that stay on the device: textures of what forms and of what is done.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use crate::error::Result;
 use crate::gpu::{Colours, Gpu, Painter, StoredBuffer};
 
 /// Where a job paints.
+#[derive(Default)]
 pub(super) struct Screen {
-    painter: Painter,
+    painter: OnceLock<Painter>,
     shown: Mutex<Shown>,
 }
 
@@ -17,8 +19,11 @@ struct Shown {
 }
 
 impl Screen {
-    pub fn new(gpu: &Gpu) -> Screen {
-        Screen { painter: Painter::new(gpu), shown: Mutex::default() }
+    /// Compiles what paints: before the first picture.
+    pub async fn prepare(&self, gpu: &Gpu) -> Result<()> {
+        let painter = Painter::new(gpu).await?;
+        self.painter.get_or_init(|| painter);
+        Ok(())
     }
 
     fn shown(&self) -> MutexGuard<'_, Shown> {
@@ -27,17 +32,19 @@ impl Screen {
 
     /// Paints a latent of `[width, height]` as the preview of picture number `index`, over the one before.
     pub fn preview(&self, index: usize, latent: &StoredBuffer, colours: &Colours, size: [usize; 2]) {
+        let Some(painter) = self.painter.get() else { return };
         let mut shown = self.shown();
         while shown.previews.len() <= index {
-            shown.previews.push(self.painter.texture(size));
+            shown.previews.push(painter.texture(size));
         }
-        self.painter.paint(latent, colours, &shown.previews[index]);
+        painter.paint(latent, colours, &shown.previews[index]);
     }
 
     /// Adds a finished picture of `[width, height]`.
     pub fn show(&self, picture: &StoredBuffer, size: [usize; 2]) {
-        let texture = self.painter.texture(size);
-        self.painter.paint(picture, &Colours::RGB, &texture);
+        let Some(painter) = self.painter.get() else { return };
+        let texture = painter.texture(size);
+        painter.paint(picture, &Colours::RGB, &texture);
         self.shown().pictures.push(texture);
     }
 

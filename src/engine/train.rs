@@ -38,6 +38,10 @@ impl Engine {
     /// For options that make no sense, files that are not what they should be or cannot be written, what does not fit the
     /// adapter, and when the listener stops the job.
     pub async fn train(&self, job: &TrainJob, listener: Listener<'_>) -> Result<Trained> {
+        self.gpu.watched(self.run_training(job, listener)).await
+    }
+
+    async fn run_training(&self, job: &TrainJob, listener: Listener<'_>) -> Result<Trained> {
         job.check()?;
         let ear = &mut Ear::of_training(listener);
         let model = self.open_and_tell(&job.model, &[], ear).await?;

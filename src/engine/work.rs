@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::error::{Error, Result};
 use crate::event::{Event, Flow};
-use crate::gpu::{Budget, Gpu, Turn};
+use crate::gpu::{Budget, Gpu, Turn, Watch};
 use crate::job::{GenerateJob, TrainJob};
 
 use super::screen::Screen;
@@ -25,11 +25,8 @@ pub struct Work<T> {
     gpu: Gpu,
     screen: Option<Arc<Screen>>,
     heard: Rc<Heard>,
-    faults: Vec<Fault>,
+    watch: Watch,
 }
-
-/// An error scope that a step closed.
-type Fault = Pin<Box<dyn Future<Output = Option<wgpu::Error>>>>;
 
 /// What passes between a job's listener and its host.
 struct Heard {
@@ -58,9 +55,13 @@ impl Engine {
     }
 
     #[allow(clippy::arc_with_non_send_sync, reason = "in a page, where wgpu's objects are of one thread, so are jobs")]
-    fn begin<T>(&self, paints: bool, run: impl FnOnce(Engine, Box<dyn FnMut(Event) -> Flow>) -> Running<T>) -> Work<T> {
+    fn begin<T: 'static>(
+        &self,
+        paints: bool,
+        run: impl FnOnce(Engine, Box<dyn FnMut(Event) -> Flow>) -> Running<T>,
+    ) -> Work<T> {
         let gpu = self.gpu.driven(Turn::new());
-        let screen = paints.then(|| Arc::new(Screen::new(&gpu)));
+        let screen = paints.then(|| Arc::new(Screen::default()));
         let heard = Rc::new(Heard { events: RefCell::default(), flow: Cell::new(Flow::Continue) });
         let ear = heard.clone();
         let listener = Box::new(move |event| {
@@ -68,7 +69,14 @@ impl Engine {
             ear.flow.get()
         });
         let engine = Engine { gpu: gpu.clone(), variants: self.variants.clone(), screen: screen.clone() };
-        Work { running: Some(run(engine, listener)), gpu, screen, heard, faults: Vec::new() }
+        let (job, painted, on) = (run(engine, listener), screen.clone(), gpu.clone());
+        let running = Box::pin(async move {
+            if let Some(screen) = painted {
+                screen.prepare(&on).await?;
+            }
+            job.await
+        });
+        Work { running: Some(running), watch: Watch::new(&gpu), gpu, screen, heard }
     }
 }
 
@@ -85,13 +93,13 @@ impl<T> Work<T> {
         let Some(running) = &mut self.running else {
             return Err(Error::Usage("this job is over".into()));
         };
-        self.gpu.grant(budget);
-        let scopes = self.gpu.watch_errors();
-        let polled = running.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-        self.gpu.end_step();
-        // The last opened is the first to close.
-        self.faults.extend(scopes.into_iter().rev().map(|scope| Box::pin(scope.pop()) as Fault));
-        let outcome = self.check().and_then(|()| match polled {
+        let polled = self.watch.during(|| {
+            self.gpu.grant(budget);
+            let polled = running.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            self.gpu.end_step();
+            polled
+        });
+        let outcome = self.watch.check().and_then(|()| match polled {
             Poll::Pending => Ok(None),
             Poll::Ready(done) => done.map(Some),
         });
@@ -99,21 +107,6 @@ impl<T> Work<T> {
             self.running = None;
         }
         outcome
-    }
-
-    /// What the device reported of this job's calls, or of its own end.
-    fn check(&mut self) -> Result<()> {
-        let mut found = None;
-        self.faults.retain_mut(|fault| match fault.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(error) => {
-                found = found.take().or(error);
-                false
-            }
-            Poll::Pending => true,
-        });
-        // Calls on a lost device are errors of their own, which say less.
-        self.gpu.check()?;
-        found.map_or(Ok(()), |error| Err(self.gpu.error(&error.to_string())))
     }
 
     /// What the job has said since this was asked last.

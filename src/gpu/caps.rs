@@ -40,7 +40,7 @@ pub struct Caps {
 }
 
 impl Caps {
-    /// WebGPU's default limits, which every adapter meets.
+    /// WebGPU's default limits, which every adapter in a browser meets; a native driver may have less.
     pub fn webgpu_defaults(class: AdapterClass) -> Caps {
         Caps {
             class,

@@ -2,16 +2,23 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+#[cfg(not(target_arch = "wasm32"))]
+use std::{
+    pin::pin,
+    sync::atomic::AtomicUsize,
+    task::{Context, Poll, Waker},
+};
 
 use super::turn::Turn;
-use super::{Access, AdapterClass, Caps, Kernel};
+use super::{Access, AdapterClass, Caps, Kernel, Watch};
 use crate::error::{Error, Result};
 
 /// Which adapter to use, and how.
 #[derive(Clone, Debug, Default)]
 pub struct DeviceOptions {
-    /// Index in [`adapters`], or part of a name; `None` takes the first hardware adapter, else the first.
+    /// Index in [`adapters`], or part of a name; `None` takes the first discrete GPU, else the first integrated one, else
+    /// the first of another kind, else a software driver.
     pub adapter: Option<String>,
     /// Keep wgpu's bounds checks in shaders (slower; tests run both ways).
     pub bounds_checks: bool,
@@ -51,6 +58,8 @@ pub struct Gpu {
     info: wgpu::AdapterInfo,
     caps: Caps,
     bounds_checks: bool,
+    /// Opened here: its callbacks are set, and kernels may be compiled on threads of our own.
+    is_ours: bool,
     /// Where a host application drives the job: what it allows. It polls the device too; else waiting blocks the thread,
     /// which is ours.
     pub(super) turn: Option<Turn>,
@@ -59,12 +68,12 @@ pub struct Gpu {
 
 #[derive(Default)]
 struct Shared {
-    /// By text: kernels of several keys are rendered to the same where a template has parts that use some of its values.
+    /// Those that were built without an error, by text: kernels of several keys are rendered to the same where a template has parts that use some of its values.
     pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
     /// The same by [`Kernel::key`], which needs no rendering.
     kernels: Mutex<HashMap<String, Arc<Pipeline>>>,
-    /// What paints textures.
-    paint: OnceLock<wgpu::ComputePipeline>,
+    /// What paints textures, once it is known to work.
+    paint: Mutex<Option<wgpu::ComputePipeline>>,
     fault: Mutex<Option<String>>,
     /// Why the device is gone.
     lost: Mutex<Option<String>>,
@@ -118,8 +127,18 @@ fn entry(a: &wgpu::Adapter) -> AdapterEntry {
     AdapterEntry { class: class_of(&info), info, limits: a.limits(), features: a.features() }
 }
 
-/// The adapter of `instance` that `wanted` names, by index or part of a name; else the first hardware adapter, else the
-/// first.
+/// How willingly an adapter of a kind is taken unasked; lower comes first.
+fn rank(kind: wgpu::DeviceType) -> u32 {
+    match kind {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu | wgpu::DeviceType::Other => 2,
+        wgpu::DeviceType::Cpu => 3,
+    }
+}
+
+/// The adapter of `instance` that `wanted` names, by index or part of a name; else the first discrete GPU, else the first
+/// integrated one, else the first of another kind, else a software driver. In a browser, its only one.
 ///
 /// # Errors
 /// When there is none, or none of that name.
@@ -134,7 +153,7 @@ pub async fn choose_adapter(instance: &wgpu::Instance, wanted: Option<&str>) -> 
     let from_env = std::env::var("WGPU_ADAPTER_NAME").ok();
     let wanted = wanted.or(from_env.as_deref());
     let index = match wanted {
-        None => found.iter().position(|a| class_of(&a.get_info()) == AdapterClass::Gpu).or(Some(0)),
+        None => (0..found.len()).min_by_key(|&i| rank(found[i].get_info().device_type)),
         Some(text) => match text.parse::<usize>() {
             Ok(i) => (i < found.len()).then_some(i),
             Err(_) => {
@@ -165,7 +184,7 @@ impl Gpu {
         };
         let (device, queue) =
             (adapter.request_device(&descriptor).await).map_err(|e| Error::Device(format!("{}: {e}", info.name)))?;
-        let gpu = Gpu::from_device(info, device, queue, options.bounds_checks);
+        let gpu = Gpu { is_ours: true, ..Gpu::from_device(info, device, queue, options.bounds_checks) };
         let (shared, lost) = (gpu.shared.clone(), gpu.shared.clone());
         // wgpu's default handler panics; an error here becomes an error of the run.
         gpu.device.on_uncaptured_error(Arc::new(move |e| shared.fail(e.to_string())));
@@ -180,7 +199,7 @@ impl Gpu {
     /// Uses a host application's device, and leaves its callbacks alone.
     pub fn from_device(info: wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue, bounds_checks: bool) -> Gpu {
         let caps = caps_of(&info, &device.limits(), device.features());
-        Gpu { device, queue, info, caps, bounds_checks, turn: None, shared: Arc::default() }
+        Gpu { device, queue, info, caps, bounds_checks, is_ours: false, turn: None, shared: Arc::default() }
     }
 
     /// The same device for a job that a host drives: it takes what `turn` allows, and never polls or blocks.
@@ -193,10 +212,8 @@ impl Gpu {
         self.shared.lose(why.to_owned());
     }
 
-    /// Scopes that keep errors of the next calls from the host's own handler.
-    pub(crate) fn watch_errors(&self) -> [wgpu::ErrorScopeGuard; 3] {
-        use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
-        [Validation, OutOfMemory, Internal].map(|filter| self.device.push_error_scope(filter))
+    pub(super) fn is_ours(&self) -> bool {
+        self.is_ours
     }
 
     /// An error that wgpu reported.
@@ -204,12 +221,19 @@ impl Gpu {
         Error::Device(format!("{}: {}", self.info.name, first_lines(message)))
     }
 
-    /// The pipeline that paints textures, made with the first job that wants it.
-    pub(super) fn paint_pipeline(
+    /// The pipeline that paints textures, made by the first job that wants it.
+    pub(super) async fn paint_pipeline(
         &self,
         make: impl FnOnce(&wgpu::Device) -> wgpu::ComputePipeline,
-    ) -> wgpu::ComputePipeline {
-        self.shared.paint.get_or_init(|| make(&self.device)).clone()
+    ) -> Result<wgpu::ComputePipeline> {
+        if let Some(known) = lock(&self.shared.paint).clone() {
+            return Ok(known);
+        }
+        let mut watch = Watch::new(self);
+        let made = watch.during(|| make(&self.device));
+        let made = watch.kept(made).await?;
+        *lock(&self.shared.paint) = Some(made.clone());
+        Ok(made)
     }
 
     /// How often something was copied from the adapter to the host.
@@ -297,15 +321,7 @@ impl Gpu {
             unknown.insert(key, text);
             self.breathe().await;
         }
-        match self.turn.is_some() {
-            true => {
-                for kernel in &unbuilt {
-                    self.build_one(kernel);
-                    self.breathe().await;
-                }
-            }
-            false => self.build(&unbuilt),
-        }
+        self.build(&unbuilt).await?;
         self.check()?;
         let (pipelines, mut known) = (lock(&self.shared.pipelines), lock(&self.shared.kernels));
         let mut compiled = Vec::with_capacity(kernels.len());
@@ -319,33 +335,65 @@ impl Gpu {
         Ok(compiled)
     }
 
+    /// Builds `kernels`: where a host drives the job, as many a step as fit; in a browser, which builds them beside the page,
+    /// all at once.
+    async fn build(&self, kernels: &[(String, &Kernel)]) -> Result<()> {
+        #[cfg(not(target_arch = "wasm32"))]
+        if self.is_ours && self.turn.is_none() {
+            return self.build_on_threads(kernels);
+        }
+        #[cfg(target_arch = "wasm32")]
+        if self.turn.is_none() {
+            let begun: Vec<_> = kernels.iter().map(|kernel| self.build_one(kernel)).collect();
+            for building in begun {
+                building.await?;
+            }
+            return Ok(());
+        }
+        for kernel in kernels {
+            self.build_one(kernel).await?;
+            self.breathe().await;
+        }
+        Ok(())
+    }
+
     #[cfg(not(target_arch = "wasm32"))]
-    fn build(&self, kernels: &[(String, &Kernel)]) {
+    fn build_on_threads(&self, kernels: &[(String, &Kernel)]) -> Result<()> {
         // Drivers compile on the calling thread; two at a time halves the wait on small machines.
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(4);
-        let next = std::sync::atomic::AtomicUsize::new(0);
+        let (next, outcome) = (AtomicUsize::new(0), Mutex::new(Ok(())));
         std::thread::scope(|scope| {
             for _ in 0..threads.min(kernels.len()) {
                 scope.spawn(|| {
-                    while let Some(k) = kernels.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) {
-                        self.build_one(k);
+                    while let Some(kernel) = kernels.get(next.fetch_add(1, Relaxed)) {
+                        // Natively what error scopes caught is known at once.
+                        let built = pin!(self.build_one(kernel)).poll(&mut Context::from_waker(Waker::noop()));
+                        if let Poll::Ready(Err(e)) = built {
+                            *lock(&outcome) = Err(e);
+                        }
                     }
                 });
             }
         });
+        outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    #[cfg(target_arch = "wasm32")]
-    fn build(&self, kernels: &[(String, &Kernel)]) {
-        for k in kernels {
-            self.build_one(k);
+    /// Builds a kernel before this returns; the future keeps it, if nothing is wrong with it.
+    fn build_one(&self, (text, kernel): &(String, &Kernel)) -> impl Future<Output = Result<()>> + use<> {
+        let mut watch = Watch::new(self);
+        let built = watch.during(|| self.pipeline(text, kernel));
+        let (shared, text, name) = (self.shared.clone(), text.clone(), kernel.template.name);
+        async move {
+            let built = watch.kept(built).await.map_err(|e| Error::Device(format!("kernel {name}: {e}")))?;
+            lock(&shared.pipelines).insert(text, Arc::new(built));
+            Ok(())
         }
     }
 
-    fn build_one(&self, (text, kernel): &(String, &Kernel)) {
+    fn pipeline(&self, text: &str, kernel: &Kernel) -> Pipeline {
         let label = kernel.template.name;
         let descriptor =
-            wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(text.as_str().into()) };
+            wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(text.into()) };
         let checks = if self.bounds_checks || !kernel.template.trusted {
             wgpu::ShaderRuntimeChecks::checked()
         } else {
@@ -383,7 +431,7 @@ impl Gpu {
             },
             cache: None,
         });
-        lock(&self.shared.pipelines).insert(text.clone(), Arc::new(Pipeline { pipeline, layout }));
+        Pipeline { pipeline, layout }
     }
 }
 
@@ -403,4 +451,18 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 fn first_lines(message: &str) -> String {
     message.lines().map(str::trim).filter(|l| !l.is_empty()).take(6).collect::<Vec<_>>().join(" / ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hardware_is_taken_before_software_and_its_own_memory_before_shared() {
+        use wgpu::DeviceType::{Cpu, DiscreteGpu, IntegratedGpu, Other, VirtualGpu};
+        let mut kinds =
+            [(Cpu, 0), (VirtualGpu, 1), (IntegratedGpu, 2), (Other, 3), (DiscreteGpu, 4), (IntegratedGpu, 5)];
+        kinds.sort_by_key(|(kind, _)| rank(*kind));
+        assert_eq!(kinds.map(|(_, index)| index), [4, 2, 5, 1, 3, 0]);
+    }
 }

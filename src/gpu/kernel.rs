@@ -18,6 +18,10 @@ use crate::base::DType;
 use crate::error::{Error, Result};
 
 /// A shader template: its name and text (`shaders/<name>.wgsl`).
+///
+/// A text that calls `linear_workgroup` (or includes `lib/team.wgsl`) may be run a part of its workgroups at a time: it must
+/// use the number of workgroups for that call alone, and none of its workgroups may count on another's having run. One that
+/// does not call it is run whole.
 #[derive(Clone, Copy, Debug)]
 pub struct Template {
     /// File stem.
@@ -146,7 +150,8 @@ impl Kernel {
         Ok(self.header() + &body)
     }
 
-    /// Whether a part of its workgroups can run alone: its text asks for none but by `linear_workgroup`.
+    /// Whether a part of its workgroups can run alone: its text asks for none but by `linear_workgroup`, as [`Template`]
+    /// demands.
     pub fn can_be_cut(&self) -> bool {
         let text = self.template.text;
         text.contains("linear_workgroup(") || text.contains("lib/team.wgsl")
@@ -278,5 +283,48 @@ fn accessors(h: &mut String, b: &BindingSpec, var: &str, vec4: bool) {
         (_, false) => {
             let _ = writeln!(h, "fn {n}_put(i: u32, v: {scalar}) {{ {var}[i] = v; }}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// Uses of the number of workgroups but as an argument of `linear_workgroup` or `team`.
+    fn other_uses(text: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        for builtin in text.split("@builtin(num_workgroups) ").skip(1) {
+            let name: String = builtin.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            // The entry point that it is an argument of.
+            let body = builtin.split("@builtin(num_workgroups)").next().unwrap_or_default();
+            let words: Vec<&str> =
+                body.split_inclusive(|c: char| !(c.is_alphanumeric() || c == '_' || c == '.')).collect();
+            let is_name = |word: &str| word.split(|c: char| !(c.is_alphanumeric() || c == '_')).next() == Some(&name);
+            for at in (1..words.len()).filter(|&at| is_name(words[at])) {
+                let call = words[at.saturating_sub(3)..=at].concat();
+                let whole = !words[at].contains('.');
+                if !(whole && (call.starts_with("linear_workgroup(w, ") || call.starts_with("team(w, "))) {
+                    found.push(call);
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn kernels_that_are_cut_use_the_number_of_workgroups_to_find_themselves_alone() {
+        let good = "@builtin(num_workgroups) n: vec3<u32>,\n) {\n    let i = linear_workgroup(w, n) * 64u + lane;\n}";
+        assert!(other_uses(good).is_empty(), "{:?}", other_uses(good));
+        assert_eq!(other_uses(&good.replace("+ lane", "+ n.x")).len(), 1);
+        assert_eq!(other_uses(&good.replace("lane", "stride(n)")).len(), 1);
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/shaders");
+        let mut seen = 0;
+        for entry in std::fs::read_dir(folder).unwrap().chain(std::fs::read_dir(format!("{folder}/lib")).unwrap()) {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|e| e == "wgsl") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                seen += text.matches("@builtin(num_workgroups)").count();
+                assert!(other_uses(&text).is_empty(), "{}: {:?}", path.display(), other_uses(&text));
+            }
+        }
+        assert!(seen > 30, "{seen}");
     }
 }

@@ -4,9 +4,13 @@ mod buffers;
 mod caps;
 mod device;
 mod kernel;
+mod pace;
 mod paint;
+#[cfg(test)]
+mod simulated_hosts;
 mod turn;
 mod waiting;
+mod watch;
 
 pub(crate) use buffers::{Buffer, StoredBuffer, storage_buffer};
 pub use buffers::{Pool, STAGING_BYTES, Store};
@@ -19,3 +23,4 @@ pub(crate) use paint::{Colours, Painter};
 pub use turn::Budget;
 pub(crate) use turn::{Allowance, Turn};
 pub(crate) use waiting::Flight;
+pub(crate) use watch::Watch;

@@ -42,8 +42,9 @@ pub(crate) struct Painter {
 const FORMAT: wgpu::TextureFormat = wgpu::TextureFormat::Rgba8Unorm;
 
 impl Painter {
-    pub fn new(gpu: &Gpu) -> Painter {
-        Painter { gpu: gpu.clone(), pipeline: gpu.paint_pipeline(pipeline) }
+    /// Compiles what paints, unless a job before did.
+    pub async fn new(gpu: &Gpu) -> Result<Painter> {
+        Ok(Painter { gpu: gpu.clone(), pipeline: gpu.paint_pipeline(pipeline).await? })
     }
 
     /// A texture to paint on, of `[width, height]` pixels.

@@ -7,27 +7,41 @@ use std::time::Duration;
 use web_time::Instant;
 
 use super::AdapterClass;
+use super::pace::{Pacer, Seen, guess};
 
 /// What a host gives a job at a step: time on the device and on the calling thread, or dispatches.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Budget {
-    seconds: f64,
+    device_secs: f64,
+    thread_secs: f64,
     dispatches: usize,
 }
 
+/// The least that a budget of time holds.
+const LEAST_SECS: f64 = 1e-4;
+/// What a step may take on the calling thread where its budget counts dispatches.
+const THREAD_SECS: f64 = 0.05;
+/// A submit ends where it would take longer than this: Windows kills jobs after about two seconds, pages must paint.
+pub(super) const SUBMIT_SECS: f64 = 0.1;
+/// A dispatch that would take longer than this is run in slices.
+pub(super) const DISPATCH_SECS: f64 = 0.5;
+
 impl Budget {
-    /// So much that all which the job has on the device takes about `time`, and that the step returns after about as long.
-    /// A dispatch that would take more than half of it is run in slices.
+    /// Upper bound for the job's queued device time, that of earlier steps included, and for the step's own time on the
+    /// calling thread, but for [what is done in one piece](crate::embedding#budgets). A dispatch that would take more than
+    /// half of it is run in slices. Less than 0.1 ms is taken as 0.1 ms, with which a job still goes on.
     pub fn time(time: Duration) -> Budget {
-        Budget { seconds: time.as_secs_f64().max(1e-4), dispatches: usize::MAX }
+        let secs = time.as_secs_f64().max(LEAST_SECS);
+        Budget { device_secs: secs, thread_secs: secs, dispatches: usize::MAX }
     }
 
-    /// At most `count` dispatches, whatever they take.
+    /// At most `count` dispatches, whatever they take; 0 is taken as 1. The step returns after about 50 ms on the calling
+    /// thread, so that one which loads weights or compiles kernels is followed by others.
     pub fn dispatches(count: usize) -> Budget {
-        Budget { seconds: f64::INFINITY, dispatches: count.max(1) }
+        Budget { device_secs: f64::INFINITY, thread_secs: THREAD_SECS, dispatches: count.max(1) }
     }
 
-    /// The same with at most `count` dispatches.
+    /// The same with at most `count` dispatches; 0 is taken as 1.
     pub fn at_most(self, count: usize) -> Budget {
         Budget { dispatches: count.max(1), ..self }
     }
@@ -46,168 +60,183 @@ pub(crate) struct Allowance {
 
 /// The account of one job: its host fills it at each step, its submits draw on it.
 #[derive(Clone)]
-pub(crate) struct Turn(Arc<Mutex<Account>>);
+pub(crate) struct Turn {
+    opened: Instant,
+    account: Arc<Mutex<Account>>,
+}
 
-struct Account {
+/// What a [`Turn`] keeps. Every `now`, and every field `…_at`, counts seconds from one moment.
+pub(super) struct Account {
+    pacer: Pacer,
     budget: Budget,
-    began: Instant,
-    /// How long the last step took where it left the device nothing to do.
-    idle: Option<f64>,
-    /// Time between two steps where the job had next to nothing to do: the host's own.
-    frame: f64,
+    began_at: f64,
+    /// What the last step took on its thread, once it has ended.
+    thread_secs: f64,
+    /// The step submits nothing, so that the host's own time shows.
+    rests: bool,
+    /// The device had nothing of the job as the step began.
+    began_idle: bool,
     /// Submitted since the step began: a driver may be done with it before the step is.
     dispatches: usize,
-    spent: f64,
+    spent_secs: f64,
     /// What the step did on its thread before it submitted anything.
-    lead: Option<f64>,
-    /// Of earlier steps, and still on the device.
-    before: f64,
-    /// Submits on the device, and the seconds that they should take.
+    lead_secs: Option<f64>,
+    /// What earlier steps left on the device.
+    carried_secs: f64,
+    /// Submits on the device, and what they should take.
     flying: usize,
-    pending: f64,
-    /// Since when the device was at work on what was done since the last step, until when, and its cost.
-    since: Instant,
-    until: Instant,
-    done: f64,
+    pending_secs: f64,
+    /// Since when the device was at work on what was done since the last look at it, until when, and its cost.
+    since_at: f64,
+    until_at: f64,
+    done_cost: f64,
+    /// Other work of the job was on the device at `since_at`.
+    chained: bool,
 }
 
-/// What a device did between two steps of a host.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Done {
-    /// Cost units.
-    cost: f64,
-    /// Seconds from the first submit until the last was seen to be done, which is when the host polls.
-    seconds: f64,
-    /// The time between two steps that the host needs for itself.
-    frame: f64,
-}
-
-impl Done {
-    /// Seconds that a cost unit takes, where it was thought to take `old`.
-    pub fn pace(&self, old: f64) -> f64 {
-        if self.seconds <= self.cost * old {
-            0.7 * old + 0.3 * self.seconds / self.cost
-        } else if self.seconds > 1.5 * self.frame {
-            // It was done at some time within the last frame.
-            0.7 * old + 0.3 * (self.seconds - self.frame / 2.0) / self.cost
-        } else {
-            // The host's own rhythm hides it: a little more, until it shows.
-            old * 0.97
+impl Account {
+    pub fn new() -> Account {
+        Account {
+            pacer: Pacer::new(),
+            budget: Budget::dispatches(1),
+            began_at: 0.0,
+            thread_secs: 0.0,
+            rests: false,
+            began_idle: false,
+            dispatches: 0,
+            spent_secs: 0.0,
+            lead_secs: None,
+            carried_secs: 0.0,
+            flying: 0,
+            pending_secs: 0.0,
+            since_at: 0.0,
+            until_at: 0.0,
+            done_cost: 0.0,
+            chained: false,
         }
     }
-}
 
-/// Seconds that a cost unit takes on a device that has not shown it yet.
-pub(super) fn guess(class: AdapterClass) -> f64 {
-    match class {
-        AdapterClass::Cpu => 1e-10,
-        AdapterClass::Gpu => 1e-12,
+    /// The host's next step begins; a cost unit takes `pace` seconds. Returns what was learnt of that.
+    pub fn grant(&mut self, now: f64, budget: Budget, pace: f64) -> f64 {
+        let passed = now - self.began_at;
+        let nothing_ran = self.began_idle && self.dispatches == 0 && self.flying == 0;
+        if nothing_ran && self.thread_secs < passed / 2.0 {
+            self.pacer.rested(passed);
+        }
+        let mut learnt = pace;
+        let secs = self.until_at - self.since_at;
+        // What is seen of a part says little: when it began is not known.
+        if self.done_cost > 0.0 && (self.flying == 0 || self.pacer.is_long(secs)) {
+            let seen = Seen { cost: self.done_cost, secs, chained: self.chained, budget_secs: self.budget.device_secs };
+            learnt = self.pacer.learn(seen, pace);
+            (self.since_at, self.done_cost, self.chained) = (self.until_at, 0.0, self.flying > 0);
+        }
+        (self.budget, self.began_at, self.began_idle) = (budget, now, self.flying == 0);
+        (self.dispatches, self.spent_secs, self.lead_secs) = (0, 0.0, None);
+        self.carried_secs = self.pending_secs;
+        // Dispatches are counted whatever they take.
+        self.rests = budget.device_secs.is_finite() && self.pacer.wants_rest();
+        learnt
+    }
+
+    /// The host's step ends.
+    pub fn end(&mut self, now: f64) {
+        self.thread_secs = now - self.began_at;
+    }
+
+    /// What the next submit may have, which begins with a dispatch of `cost` units, or as much of it as may run at once if
+    /// it `can_be_cut`; `None` where it has to wait for another step.
+    pub fn allowed(&mut self, now: f64, pace: f64, cost: f64, can_be_cut: bool) -> Option<Allowance> {
+        let elapsed = now - self.began_at;
+        let lead = *self.lead_secs.get_or_insert(elapsed);
+        let left = self.budget.device_secs - lead - self.spent_secs - self.carried_secs;
+        let most = (self.budget.device_secs / 2.0).min(DISPATCH_SECS) / pace;
+        let piece = if can_be_cut { cost.min(most) } else { cost };
+        let dispatches = self.budget.dispatches.saturating_sub(self.dispatches);
+        // What cannot be cut and takes more than a step has it to itself.
+        let alone = self.flying == 0 && self.dispatches == 0;
+        let fits = piece * pace <= left && elapsed < self.budget.thread_secs;
+        let allowed = Allowance { cost: (left.min(SUBMIT_SECS) / pace).max(piece), most, dispatches };
+        (!self.rests && dispatches > 0 && (fits || alone)).then_some(allowed)
+    }
+
+    /// Notes a submit of `dispatches` and `cost` units that should take `secs`.
+    pub fn submitted(&mut self, now: f64, secs: f64, dispatches: usize) {
+        (self.dispatches, self.spent_secs) = (self.dispatches + dispatches, self.spent_secs + secs);
+        if self.flying == 0 && self.done_cost == 0.0 {
+            (self.since_at, self.chained) = (now, false);
+        }
+        (self.flying, self.pending_secs) = (self.flying + 1, self.pending_secs + secs);
+    }
+
+    /// Notes that such a submit was seen to be done.
+    pub fn done(&mut self, now: f64, cost: f64, secs: f64) {
+        (self.done_cost, self.until_at) = (self.done_cost + cost, now);
+        self.flying -= 1;
+        self.pending_secs = if self.flying == 0 { 0.0 } else { self.pending_secs - secs };
+        self.carried_secs = self.carried_secs.min(self.pending_secs);
+    }
+
+    fn is_over(&self, now: f64) -> bool {
+        now - self.began_at >= self.budget.thread_secs
     }
 }
 
 impl Turn {
     pub fn new() -> Turn {
-        let budget = Budget::dispatches(1);
-        let began = Instant::now();
-        let account = Account {
-            budget,
-            began,
-            idle: None,
-            frame: 0.0,
-            dispatches: 0,
-            spent: 0.0,
-            lead: None,
-            before: 0.0,
-            flying: 0,
-            pending: 0.0,
-            since: began,
-            until: began,
-            done: 0.0,
-        };
-        Turn(Arc::new(Mutex::new(account)))
+        Turn { opened: Instant::now(), account: Arc::new(Mutex::new(Account::new())) }
     }
 
     fn account(&self) -> MutexGuard<'_, Account> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The host's next step begins. Returns what was done since the last.
-    pub fn grant(&self, budget: Budget) -> Option<Done> {
-        let mut account = self.account();
-        let frame = account.began.elapsed().as_secs_f64();
-        if account.idle.take().is_some_and(|step| step < frame / 2.0) {
-            account.frame = frame;
-        }
-        (account.budget, account.began, account.dispatches) = (budget, Instant::now(), 0);
-        (account.spent, account.lead, account.before) = (0.0, None, account.pending);
-        let (cost, seconds) = (account.done, account.until.duration_since(account.since).as_secs_f64());
-        if cost == 0.0 {
-            return None;
-        }
-        (account.since, account.done) = (account.until, 0.0);
-        Some(Done { cost, seconds, frame: account.frame })
+    fn now(&self) -> f64 {
+        self.opened.elapsed().as_secs_f64()
+    }
+
+    /// Whether work of the job is on the device, as far as was seen.
+    pub fn is_busy(&self) -> bool {
+        self.account().flying > 0
+    }
+
+    /// The host's next step begins; a cost unit takes `pace` seconds. Returns what was learnt of that.
+    pub fn grant(&self, budget: Budget, pace: f64) -> f64 {
+        self.account().grant(self.now(), budget, pace)
     }
 
     /// The host's step ends.
     pub fn end(&self) {
-        let mut account = self.account();
-        account.idle = (account.flying == 0).then(|| account.began.elapsed().as_secs_f64());
+        self.account().end(self.now());
     }
 
     /// Waits until a dispatch of `cost` units fits, or as much of it as may run at once, if it `can_be_cut`; a unit takes
     /// `pace` seconds.
     pub async fn allowed(&self, pace: Option<f64>, class: AdapterClass, cost: f64, can_be_cut: bool) -> Allowance {
+        let pace = pace.unwrap_or_else(|| guess(class));
         // The host polls at each of its steps: nobody needs waking.
-        std::future::poll_fn(|_| {
-            let mut account = self.account();
-            let elapsed = account.began.elapsed().as_secs_f64();
-            let lead = *account.lead.get_or_insert(elapsed);
-            let pace = pace.unwrap_or_else(|| guess(class));
-            let left = account.budget.seconds - lead - account.spent - account.before;
-            let most = account.budget.seconds / 2.0 / pace;
-            let piece = if can_be_cut { cost.min(most) } else { cost };
-            // What cannot be cut and takes more than a step has it to itself.
-            let alone = account.flying == 0 && account.dispatches == 0;
-            let dispatches = account.budget.dispatches.saturating_sub(account.dispatches);
-            match dispatches > 0 && (piece * pace <= left || alone) {
-                true => Poll::Ready(Allowance { cost: (left / pace).max(piece), most, dispatches }),
-                false => Poll::Pending,
-            }
+        std::future::poll_fn(|_| match self.account().allowed(self.now(), pace, cost, can_be_cut) {
+            Some(allowed) => Poll::Ready(allowed),
+            None => Poll::Pending,
         })
         .await
     }
 
-    /// Notes a submit of `dispatches` and `cost` units that should take `seconds`; what is returned ends it.
-    pub fn submitted(&self, cost: f64, seconds: f64, dispatches: usize) -> impl FnOnce() + Send + 'static {
-        let mut account = self.account();
-        (account.dispatches, account.spent) = (account.dispatches + dispatches, account.spent + seconds);
-        if account.flying == 0 && account.done == 0.0 {
-            account.since = Instant::now();
-        }
-        (account.flying, account.pending) = (account.flying + 1, account.pending + seconds);
+    /// Notes a submit of `dispatches` and `cost` units that should take `secs`; what is returned ends it.
+    pub fn submitted(&self, cost: f64, secs: f64, dispatches: usize) -> impl FnOnce() + Send + 'static {
+        self.account().submitted(self.now(), secs, dispatches);
         let turn = self.clone();
-        move || {
-            let mut account = turn.account();
-            (account.done, account.until) = (account.done + cost, Instant::now());
-            account.flying -= 1;
-            account.pending = if account.flying == 0 { 0.0 } else { account.pending - seconds };
-            account.before = account.before.min(account.pending);
-        }
+        move || turn.account().done(turn.now(), cost, secs)
     }
 
     /// Gives the thread back to the host where this step has had its time.
     pub async fn breathe(&self) {
-        let mut over = self.is_over();
+        let mut over = self.account().is_over(self.now());
         std::future::poll_fn(|_| match std::mem::take(&mut over) {
             true => Poll::Pending,
             false => Poll::Ready(()),
         })
         .await;
-    }
-
-    fn is_over(&self) -> bool {
-        let account = self.account();
-        account.began.elapsed().as_secs_f64() >= account.budget.seconds
     }
 }
 
@@ -215,59 +244,73 @@ impl Turn {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_pace_follows_what_is_seen() {
-        let settled = |mut pace: f64, seen: &dyn Fn(f64) -> Done| {
-            (0..100).for_each(|_| pace = seen(pace).pace(pace));
-            pace
-        };
-        // Fifty milliseconds are asked for; a unit takes 1e-10 seconds, the host five milliseconds.
-        let work = |pace: f64| 0.05 / pace;
-        for start in [1e-12, 1e-10, 1e-8] {
-            let waits = |pace| Done { cost: work(pace), seconds: work(pace) * 1e-10 + 0.005, frame: 0.005 };
-            let pace = settled(start, &waits);
-            assert!((0.8e-10..1.3e-10).contains(&pace), "{start:e}: {pace:e}");
+    /// A cost unit takes a millisecond.
+    const PACE: f64 = 1e-3;
+
+    fn budget() -> Budget {
+        Budget::time(Duration::from_millis(50)).at_most(3)
+    }
+
+    /// An account whose host's rhythm is known.
+    fn rested() -> Account {
+        let mut account = Account::new();
+        for second in 0..3 {
+            account.grant(f64::from(second), budget(), PACE);
+            account.end(f64::from(second));
         }
-        // A host at 60 Hz sees all that takes less only with its next frame.
-        let short = |pace: f64| 0.008 / pace;
-        for start in [1e-12, 1e-10, 1e-9] {
-            let frames = |seconds: f64| (seconds / 0.0166).ceil() * 0.0166;
-            let seen = |pace| Done { cost: short(pace), seconds: frames(short(pace) * 1e-10), frame: 0.0166 };
-            let pace = settled(start, &seen);
-            let taken = short(pace) * 1e-10;
-            assert!((0.004..0.020).contains(&taken), "{start:e}: {taken}");
-        }
+        account
     }
 
     #[test]
     fn an_account_is_drawn_on_and_filled() {
-        let turn = Turn::new();
-        let allowed = |cost: f64, can_be_cut: bool| {
-            let mut asked = Box::pin(turn.allowed(Some(1e-3), AdapterClass::Cpu, cost, can_be_cut));
-            match asked.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
-                Poll::Ready(allowed) => Some(allowed),
-                Poll::Pending => None,
-            }
-        };
-        assert_eq!(turn.grant(Budget::time(Duration::from_millis(50)).at_most(3)), None);
-        let first = allowed(20.0, true).unwrap();
-        assert!((first.cost - 50.0).abs() < 5.0 && (first.most - 25.0).abs() < 1e-9 && first.dispatches == 3);
-        let end = turn.submitted(40.0, 0.04, 1);
+        let mut account = rested();
+        let mut now = 3.0;
+        account.grant(now, budget(), PACE);
+        let first = account.allowed(now, PACE, 20.0, true).unwrap();
+        assert!((first.cost - 50.0).abs() < 1e-9 && (first.most - 25.0).abs() < 1e-9 && first.dispatches == 3);
+        account.submitted(now, 0.04, 1);
         // Ten are left: neither the whole nor half of a step's time fits; nor does what cannot be cut, beside others.
-        assert!(allowed(20.0, true).is_none() && allowed(100.0, true).is_none() && allowed(100.0, false).is_none());
-        assert!(allowed(9.0, true).is_some());
+        for (cost, can_be_cut) in [(20.0, true), (100.0, true), (100.0, false)] {
+            assert_eq!(account.allowed(now, PACE, cost, can_be_cut), None);
+        }
+        assert!(account.allowed(now, PACE, 9.0, true).is_some());
+        // Nor does anything where the thread has had its time.
+        assert_eq!(account.allowed(now + 0.051, PACE, 9.0, true), None);
         // Of what is still at work the next step has that much less.
-        turn.grant(Budget::time(Duration::from_millis(50)).at_most(3));
-        assert!(allowed(20.0, true).is_none() && allowed(9.0, true).is_some());
-        end();
-        assert!(allowed(100.0, false).is_some_and(|a| a.dispatches == 3));
+        now += 0.03;
+        account.grant(now, budget(), PACE);
+        assert_eq!(account.allowed(now, PACE, 20.0, true), None);
+        assert!(account.allowed(now, PACE, 9.0, true).is_some());
+        account.done(now, 40.0, 0.04);
+        assert_eq!(account.allowed(now, PACE, 100.0, false).unwrap().dispatches, 3);
         // What is done within the step is spent all the same.
-        turn.submitted(45.0, 0.045, 1)();
-        assert!(allowed(9.0, true).is_none() && allowed(4.0, true).is_some());
-        turn.submitted(1.0, 0.001, 2)();
-        assert!(allowed(1.0, true).is_none(), "three dispatches were all");
-        let done = turn.grant(Budget::dispatches(1)).unwrap();
-        assert_eq!(done.cost, 86.0);
-        assert!(allowed(1e9, true).is_some());
+        account.submitted(now, 0.045, 1);
+        account.done(now, 45.0, 0.045);
+        assert_eq!(account.allowed(now, PACE, 9.0, true), None);
+        assert!(account.allowed(now, PACE, 4.0, true).is_some());
+        account.submitted(now, 0.001, 2);
+        assert_eq!(account.allowed(now, PACE, 1.0, true), None, "three dispatches were all");
+        account.grant(now + 1.0, Budget::dispatches(1), PACE);
+        assert!(account.allowed(now + 1.0, PACE, 1e9, true).is_some());
+    }
+
+    #[test]
+    fn no_submit_and_no_dispatch_is_long_however_large_the_budget() {
+        let mut account = rested();
+        for budget in [Budget::time(Duration::MAX), Budget::dispatches(usize::MAX)] {
+            account.grant(3.0, budget, PACE);
+            let allowed = account.allowed(3.0, PACE, 1.0, true).unwrap();
+            assert_eq!([allowed.cost, allowed.most], [SUBMIT_SECS / PACE, DISPATCH_SECS / PACE]);
+        }
+    }
+
+    #[test]
+    fn a_step_of_counted_dispatches_gives_the_thread_back_too() {
+        let mut account = Account::new();
+        account.grant(1.0, Budget::dispatches(usize::MAX), PACE);
+        assert!(!account.is_over(1.049) && account.is_over(1.051));
+        account.grant(2.0, Budget::time(Duration::ZERO).at_most(0), PACE);
+        assert!(!account.is_over(2.00009) && account.is_over(2.00011));
+        assert_eq!(account.budget.dispatches, 1);
     }
 }

@@ -7,14 +7,11 @@ use std::task::{Context, Poll, Waker};
 
 use web_time::Instant;
 
-use super::turn::{Allowance, Budget, Turn, guess};
+use super::pace::guess;
+use super::turn::{Allowance, Budget, DISPATCH_SECS, SUBMIT_SECS, Turn};
 use super::{Gpu, STAGING_BYTES};
 use crate::error::Result;
 
-/// A submit ends where it would take longer than this: Windows kills jobs after about two seconds, pages must paint.
-const SUBMIT_SECONDS: f64 = 0.1;
-/// A dispatch that would take longer than this is run in slices.
-const DISPATCH_SECONDS: f64 = 0.5;
 /// Cost units of the first submit on a device whose pace is unknown.
 const FIRST_COST: f64 = 2e8;
 /// Submits in flight.
@@ -86,8 +83,8 @@ impl<'g> Flight<'g> {
             return turn.allowed(pace, self.gpu.caps().class, cost, can_be_cut).await;
         }
         Allowance {
-            cost: pace.map_or(FIRST_COST, |pace| SUBMIT_SECONDS / pace),
-            most: pace.map_or(f64::INFINITY, |pace| DISPATCH_SECONDS / pace),
+            cost: pace.map_or(FIRST_COST, |pace| SUBMIT_SECS / pace),
+            most: pace.map_or(f64::INFINITY, |pace| DISPATCH_SECS / pace),
             dispatches: usize::MAX,
         }
     }
@@ -142,8 +139,16 @@ impl Gpu {
 
     /// Begins a step of the job's host: fills its account, and learns the device's pace from what was done since the last.
     pub(crate) fn grant(&self, budget: Budget) {
-        if let Some(done) = self.turn.as_ref().and_then(|turn| turn.grant(budget)) {
-            self.set_pace(done.pace(self.pace().unwrap_or_else(|| guess(self.caps().class))));
+        let Some(turn) = &self.turn else { return };
+        if turn.is_busy() {
+            // wgpu looks for what is done at each submit, natively: a host that does so only behind the step would leave
+            // every other frame unused.
+            self.queue.submit([]);
+        }
+        let pace = self.pace().unwrap_or_else(|| guess(self.caps().class));
+        let learnt = turn.grant(budget, pace);
+        if learnt != pace {
+            self.set_pace(learnt);
         }
     }
 

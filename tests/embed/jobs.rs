@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use portray::Error;
-use portray::engine::Work;
+use portray::engine::{Engine, EngineOptions, Work};
 use portray::event::Event;
 use portray::gpu::Budget;
 use portray::job::{GenerateJob, ModelOptions, TrainJob};
@@ -63,6 +63,65 @@ fn any_budget_gives_the_same_lora() {
     assert!(trained("slices.safetensors", Some(Budget::time(Duration::from_micros(300)))) == expected);
     let start = std::fs::read(fixture("sd2-train/init.lora-peft.safetensors")).unwrap();
     assert!(start != expected);
+}
+
+/// Two steps on real pictures, cropped at random, with class pictures.
+fn training_on_pictures(out: std::path::PathBuf) -> TrainJob {
+    let assets = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/subjects");
+    TrainJob {
+        replay: None,
+        init_lora: None,
+        images: Some(assets.join("cat")),
+        prompt: Some("a sks cat".into()),
+        class_prompt: Some("a dog".into()),
+        class_images: Some(assets.join("dog")),
+        resolution: Some(32),
+        steps: Some(2),
+        ..training(out)
+    }
+}
+
+#[test]
+fn pictures_train_the_same_by_steps_on_a_device_with_default_limits() {
+    let host = Host::modest();
+    let folder = tempfile::tempdir().unwrap();
+    let at_once = training_on_pictures(folder.path().join("at-once.safetensors"));
+    pollster::block_on(host.engine.train(&at_once, &mut |_| portray::event::Flow::Continue)).unwrap();
+    let by_steps = training_on_pictures(folder.path().join("by-steps.safetensors"));
+    host.finish(&mut host.engine.start_train(by_steps.clone()), Budget::time(Duration::from_millis(20))).unwrap();
+    assert!(std::fs::read(&at_once.out).unwrap() == std::fs::read(&by_steps.out).unwrap());
+}
+
+#[test]
+fn two_engines_work_at_once_in_one_process() {
+    let hosts = [Host::modest(), Host::generous()];
+    let folder = tempfile::tempdir().unwrap();
+    let expected = picture(&hosts[0], tiny_job(), Budget::dispatches(500));
+    let mut forms = hosts[0].engine.start_generate(tiny_job());
+    let mut trains = hosts[1].engine.start_train(training(folder.path().join("lora.safetensors")));
+    let budget = Budget::dispatches(40);
+    let mut together = 0;
+    while !forms.is_over() || !trains.is_over() {
+        together += usize::from(!forms.is_over() && !trains.is_over());
+        if !forms.is_over() {
+            forms.step(budget).unwrap();
+            hosts[0].present();
+        }
+        if !trains.is_over() {
+            trains.step(budget).unwrap();
+            hosts[1].present();
+        }
+    }
+    assert!(together > 10, "{together}");
+    assert!(hosts[0].read(&forms.pictures()[0]) == expected);
+    assert!(folder.path().join("lora.safetensors").exists());
+}
+
+#[test]
+fn a_device_that_the_engine_opened_can_be_driven_and_rendered_with() {
+    let engine = pollster::block_on(Engine::request(&EngineOptions::default())).unwrap();
+    let host = Host { device: engine.device().clone(), queue: engine.queue().clone(), engine };
+    assert!(!picture(&host, tiny_job(), Budget::dispatches(500)).is_empty());
 }
 
 #[test]
@@ -160,6 +219,35 @@ fn errors_are_the_jobs_and_not_the_hosts() {
     job.sampling.steps = Some(1);
     let error = host.finish(&mut host.engine.start_generate(job), Budget::dispatches(100)).unwrap_err();
     assert!(matches!(error, Error::Device(_) | Error::Limit(_)), "{error}");
+}
+
+#[test]
+fn errors_of_what_may_block_are_not_the_hosts_either() {
+    let host = Host::modest();
+    host.device.on_uncaptured_error(std::sync::Arc::new(|e| panic!("the host heard {e}")));
+    // Nothing may be copied from it.
+    let texture = host.device.create_texture(&wgpu::TextureDescriptor {
+        label: Some("sampled alone"),
+        size: wgpu::Extent3d { width: 8, height: 8, depth_or_array_layers: 1 },
+        mip_level_count: 1,
+        sample_count: 1,
+        dimension: wgpu::TextureDimension::D2,
+        format: wgpu::TextureFormat::Rgba8Unorm,
+        usage: wgpu::TextureUsages::TEXTURE_BINDING,
+        view_formats: &[],
+    });
+    let error = pollster::block_on(host.engine.read(&texture)).unwrap_err();
+    assert!(matches!(error, Error::Device(_)) && error.to_string().contains("sampled alone"), "{error}");
+    assert!(!picture(&host, tiny_job(), Budget::dispatches(500)).is_empty());
+}
+
+#[test]
+fn no_adapter_is_asked_for_more_than_it_has() {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+    let adapter = pollster::block_on(instance.request_adapter(&Default::default())).unwrap();
+    let wanted = portray::engine::required_limits(&adapter);
+    assert!(wanted.check_limits(&adapter.limits()));
+    assert_eq!(wanted.max_buffer_size, adapter.limits().max_buffer_size);
 }
 
 #[test]
