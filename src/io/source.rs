@@ -187,7 +187,7 @@ impl Source {
         let text = head.trim_ascii_start();
         let begins = |mark: &[u8]| text.get(..mark.len()).is_some_and(|t| t.eq_ignore_ascii_case(mark));
         if head.is_empty() {
-            Some("the file is empty: get it again")
+            Some("but empty, 0 bytes: get it again")
         } else if begins(b"version https://git-lfs") {
             Some("but a Git LFS pointer, which only says where the file is: get it with `git lfs pull`, or download it")
         } else if begins(b"<!doctype") || begins(b"<html") || begins(b"<?xml") {

@@ -34,8 +34,8 @@ impl UNet {
         let widest = config.widest_head();
         if widest > WIDEST && scope.settings().mode == Mode::Training {
             let message =
-                format!("its attention has a head of {widest} columns; one wider than {WIDEST} cannot be trained");
-            return Err(Error::op("unet", message));
+                format!("attention_head_dim gives heads of {widest} columns; wider than {WIDEST} cannot be trained");
+            return Err(Error::file(format!("{}/config.json", scope.path()), message));
         }
         let mut build = Build::new(&config);
         let (down, up) = (scope.pp("down_blocks"), scope.pp("up_blocks"));
@@ -211,6 +211,6 @@ mod tests {
     #[test]
     fn a_wide_head_is_not_trained() {
         let error = wide(Mode::Training).expect_err("no gradients").to_string();
-        assert!(error.contains("a head of 200 columns") && error.contains("160"), "{error}");
+        assert!(error.starts_with("unet/config.json: ") && error.contains("heads of 200 columns"), "{error}");
     }
 }

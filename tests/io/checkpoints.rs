@@ -245,7 +245,7 @@ fn every_refusal_has_a_remedy() {
         "model.safetensors: not a safetensors file, but a Git LFS",
     );
     refused(&|p| fs::write(p.join("unet/config.json"), pointer).unwrap(), "but a Git LFS pointer");
-    refused(&|p| fs::write(p.join(weights), "").unwrap(), "the file is empty: get it again");
+    refused(&|p| fs::write(p.join(weights), "").unwrap(), "but empty, 0 bytes: get it again");
     refused(&|p| fs::write(p.join(weights), "hello").unwrap(), "model.safetensors: not a safetensors file");
     let twice = |p: &Path| {
         let names = ["a.weight", "text_model.a.weight"];

@@ -71,7 +71,12 @@ fn resizing_and_cropping_is_pillows() {
     assert_eq!(flipped[..3], whole[82 * 3..83 * 3]);
     assert!(message(picture.cover(0, 5, Crop::CENTER)).contains("cannot crop to 0x5"));
     assert!(message(picture.cover(5, 5, Crop { x: f64::NAN, y: 0.0 })).contains("cannot crop"));
-    assert!(message(Picture::from_unit(1, 1, &[f32::NAN, 0.0, 0.0])).contains("NaN"));
+    let spoiled = Picture::from_unit(1, 1, &[f32::NAN, 0.0, 0.0]);
+    // The command line was right: what failed is the work.
+    assert_eq!(spoiled.as_ref().unwrap_err().exit_code(), 1);
+    assert!(
+        message(spoiled).contains("NaN (value 0); numbers on the way to it grew too large: try a lower --guidance")
+    );
     assert!(message(Picture::from_unit(1, 1, &[0.0])).contains("1 values are no 1x1 picture"));
 }
 

@@ -90,7 +90,7 @@ fn every_fault_is_named() {
     let mut not_utf8 = file(r#"{"w":1}"#, &[]);
     not_utf8[10] = 0xff;
     let cases: Vec<(Vec<u8>, &str)> = vec![
-        (vec![], "not a safetensors file, the file is empty: get it again"),
+        (vec![], "not a safetensors file, but empty, 0 bytes: get it again"),
         (vec![1, 2, 3], "not a safetensors file: 3 bytes"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1".to_vec(), "a Git LFS pointer, which only says"),
         (b"\n<!DOCTYPE html><html><head>".to_vec(), "but a web page: download the file itself"),

@@ -14,8 +14,10 @@ const GIVE_A_FOLDER: &str = "give a diffusers folder (model_index.json, unet/, v
      scheduler/) or a single .safetensors file in the original layout";
 
 /// Pipelines that are made of the parts that are read here, and of no others.
-const PIPELINES: [&str; 5] = [
+const PIPELINES: [&str; 7] = [
     "StableDiffusionPipeline",
+    "StableDiffusionPipelineSafe",
+    "StableDiffusionKDiffusionPipeline",
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionPanoramaPipeline",
     "StableDiffusionSAGPipeline",
