@@ -9,7 +9,7 @@ export class PortrayError extends Error {
 }
 
 /** What is told of a trap in the engine's code. */
-const crash = (why) => `The engine crashed: ${why.trim().split("\n")[0]}`;
+const crash = (why) => `The engine crashed: ${why.trim().replace(/\s+/g, " ")}`;
 
 /** Calls to the engine, in a Worker. */
 class Remote {

@@ -5,7 +5,7 @@ import { mkdir } from "node:fs/promises";
 import path from "node:path";
 import { test } from "node:test";
 
-import { gpuPage, open } from "./harness.mjs";
+import { gpuPage, open, site } from "./harness.mjs";
 import { ROOT } from "./native.mjs";
 
 const PHOTOS = [0, 1, 2, 3].map((i) => path.join(ROOT, `assets/subjects/dog/${i}.png`));
@@ -92,6 +92,22 @@ test("pictures, a training, and pictures with what it made", async (t) => {
   await page.click(id("generate"));
   await pictures(page, 5);
   await shoot(page, "compare");
+});
+
+test("models come from folders and single files, and the panel says what they are", async (t) => {
+  const page = await gpuPage(t, "/index.html", { viewport: SIZES.wide });
+  await ready(page);
+  await page.click(id("model-open"));
+  await shoot(page, "models");
+  await page.setInputFiles(id("model-folder"), path.join(ROOT, "assets/model"));
+  await page.waitForFunction(() => document.querySelector("[data-testid=model-name]").textContent === "model", null, LONG);
+  await ready(page);
+  assert.match(await page.textContent(id("model-facts")), /small Stable Diffusion.*velocity/s);
+  await page.click(id("tab-generate"));
+  await page.fill(id("steps"), "1");
+  await page.click(id("generate"));
+  await pictures(page, 1);
+  assert.match(await page.textContent("[data-testid=card]"), /a cat on the beach/);
 });
 
 test("a training goes on after a reload, and another tab leaves it alone", async (t) => {
@@ -186,8 +202,9 @@ test("without WebGPU the page says so", async (t) => {
 });
 
 test("the page works below any path, by keyboard, and without blocking", async (t) => {
-  const page = await gpuPage(t, "/index.html");
+  const page = await gpuPage(t, "/index.html", { server: await site(t, { base: "/some/where/" }) });
   await ready(page);
+  assert.ok(page.url().endsWith("/some/where/index.html"));
   await page.focus(id("tab-generate"));
   await page.keyboard.press("ArrowRight");
   assert.equal(await page.evaluate(() => document.activeElement.id), "tab-train");
@@ -201,8 +218,14 @@ test("the page works below any path, by keyboard, and without blocking", async (
     globalThis.tasks = [];
     new PerformanceObserver((list) => tasks.push(...list.getEntries().map((entry) => entry.duration))).observe({ type: "longtask" });
   });
-  await page.fill(id("steps"), "3");
-  await page.click(id("generate"));
-  await pictures(page, 1);
-  t.diagnostic(`long tasks: ${JSON.stringify(await page.evaluate(() => tasks))}`);
+  await page.fill(id("steps"), "6");
+  const attempts = [];
+  // These machines are shared: what the page does is what the best of a few attempts shows.
+  do {
+    await page.evaluate(() => tasks.splice(0));
+    await page.click(`${id("generate")}:not([disabled])`, LONG);
+    await pictures(page, attempts.length + 1);
+    attempts.push(await page.evaluate(() => tasks.splice(0)));
+  } while (attempts.at(-1).length > 0 && attempts.length < 4);
+  assert.deepEqual(attempts.at(-1), [], `tasks of 50 ms and more, in every attempt: ${JSON.stringify(attempts)}`);
 });

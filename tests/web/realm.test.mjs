@@ -1,21 +1,15 @@
 // What web/engine.js does around the WASM: files, trainings and what of them lasts. A stand-in is the WASM (mock/wasm.js).
 
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 
-import { realm, setQuota, site } from "./harness.mjs";
+import { mocked, realm, setQuota, site } from "./harness.mjs";
 
 /** A worker of a bare page, with `engine` (a Realm), `knobs`, and `job` for trainings. */
 async function opened(t, options = {}) {
-  const server = options.server ?? options.beside?.server ?? (await site(t));
-  server.files.set("/pkg/portray.js", { bytes: await readFile(new URL("mock/wasm.js", import.meta.url)), type: "text/javascript" });
-  for (const name of ["model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/merges.txt",
-    "tokenizer/special_tokens_map.json", "tokenizer/tokenizer_config.json", "tokenizer/vocab.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors",
-    "vae/config.json", "vae/diffusion_pytorch_model.safetensors"]) server.files.set(`/model/${name}`, { bytes: Buffer.from("{}") });
+  const server = await mocked(options.server ?? options.beside?.server ?? (await site(t)));
   const at = await realm(t, "worker", { ...options, server });
   await at.evaluate(async (unkept) => {
-    GPU.prototype.requestAdapter = async () => ({});
     if (unkept) StorageManager.prototype.getDirectory = () => Promise.reject(new DOMException("no", "SecurityError"));
     const { Realm } = await import("/engine.js");
     const { Storage } = await import("/storage.js");

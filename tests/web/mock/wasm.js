@@ -19,6 +19,9 @@ const below = (path) => [...files.keys()].filter((file) => file === path || file
 const thrown = (kind, message) => Object.assign(new Error(message), { kind });
 const later = () => new Promise((resolve) => setTimeout(resolve));
 
+// Nor is there an adapter to ask for.
+if (globalThis.GPU) GPU.prototype.requestAdapter = async () => ({});
+
 export default async () => ({ memory: { buffer: new ArrayBuffer(0) } });
 
 function write(path, bytes) {
@@ -59,7 +62,11 @@ function model(options) {
 export class Engine {
   static async request() { return new Engine(); }
   info() { return JSON.stringify({ adapter: "mock", software: true }); }
-  device() { return { lost: new Promise(() => {}), destroy() {} }; }
+  device() {
+    let destroy;
+    const lost = new Promise((resolve) => { destroy = () => resolve({ message: "destroyed" }); });
+    return { lost, destroy };
+  }
   async canAllocate() { return knobs.room; }
   model(options) { return JSON.stringify(model(options)); }
   plan(_, job) {
@@ -83,6 +90,11 @@ export class Engine {
     };
     const state = `${job.out}.state/state.safetensors`;
     const { parameters } = model(JSON.stringify(job.model));
+    if (job.prompt === "a trap") {
+      globalThis.portrayPanic = "panicked at src/x.rs:1:1:\nboom";
+      queueMicrotask(() => { throw new WebAssembly.RuntimeError("unreachable"); });
+      await new Promise(() => {});
+    }
     if (knobs.refusal) throw thrown("usage", knobs.refusal);
     for (let i = 0; i < knobs.classPictures; i++) {
       write(`/cache/portray/class/x/${i}.png`, new Uint8Array(1000));
@@ -96,7 +108,6 @@ export class Engine {
     while (step < job.steps) {
       const flow = await tell("step", { step, steps: job.steps, loss: 1 });
       step += 1;
-      if (flow === "panic") throw new Error("unreachable");
       if (step < job.steps && (flow === "stop" || step % job.save_every === 0)) await saved(step);
       if (flow === "stop" && step < job.steps) throw thrown("interrupted", `interrupted after step ${step}`);
       if (flow === "finish") break;
