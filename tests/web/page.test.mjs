@@ -16,8 +16,9 @@ const id = (name) => `[data-testid=${name}]`;
 /** Whether the page is light or dark now, whatever it calls that. */
 const shade = (page) => page.evaluate(() => document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
 
+const folder = process.env.PORTRAY_SHOTS;
+
 async function shoot(page, name) {
-  const folder = process.env.PORTRAY_SHOTS;
   if (folder) await mkdir(folder, { recursive: true });
   for (const [size, viewport] of Object.entries(SIZES)) {
     await page.setViewportSize(viewport);
@@ -40,7 +41,7 @@ async function pictures(page, count) {
   await page.waitForFunction((count) => document.querySelectorAll("[data-testid=picture]").length >= count, count, LONG);
 }
 
-async function trainForm(page, { steps = 9, every = 3 } = {}) {
+async function trainForm(page, { steps = 9, every = 3, samples = 1000 } = {}) {
   await page.click(id("tab-train"));
   await page.setInputFiles(id("photos"), PHOTOS);
   await page.waitForFunction(() => document.querySelectorAll("[data-testid=thumb]").length === 4, null, LONG);
@@ -48,7 +49,7 @@ async function trainForm(page, { steps = 9, every = 3 } = {}) {
   await page.uncheck(id("prior"));
   await page.fill(id("train-steps"), String(steps));
   await page.click("#panel-train summary");
-  await page.fill(id("sample-every"), "1000");
+  await page.fill(id("sample-every"), String(samples));
   await page.fill(id("save-every"), String(every));
 }
 
@@ -76,10 +77,12 @@ test("pictures, a training, and pictures with what it made", async (t) => {
   await pictures(page, 3);
   assert.equal(await page.locator(id("picture")).count(), 3);
 
-  await trainForm(page);
+  // Who looks at it wants to see a curve and samples.
+  const [steps, samples, enough] = folder ? [240, 40, 170] : [9, 1000, 4];
+  await trainForm(page, { steps, samples, every: folder ? 25 : 3 });
   await shoot(page, "train");
   await page.click(id("train"));
-  await page.waitForFunction(() => /^Step [4-9]/.test(document.querySelector("[data-testid=training-status]").textContent), null, LONG);
+  await page.waitForFunction((enough) => Number(/^Step (\d+)/.exec(document.querySelector("[data-testid=training-status]").textContent)?.[1]) >= enough, enough, LONG);
   await shoot(page, "training");
   await page.waitForSelector(`${id("training-done")}:not([hidden])`, LONG);
   await shoot(page, "trained");
