@@ -150,7 +150,7 @@ async function bundled(wanted, progress, signal) {
   const base = new URL("./model/", import.meta.url);
   let done = 0;
   await Promise.all(wanted.filter((name) => !here.has(`${BUNDLED}/${name}`)).map(async (name, _, missing) => {
-    const wrong = (why) => failure("file", `${name} of the bundled model: ${why}`);
+    const wrong = (why) => failure("file", `the bundled model's ${name}: ${why}`);
     const answer = await fetch(new URL(name, base), { signal }).catch((error) => Promise.reject(signal?.aborted ? error : wrong("the connection broke")));
     if (!answer.ok) throw wrong(`the server says ${answer.status}`);
     wasm.put(`${BUNDLED}/${name}`, new Uint8Array(await answer.arrayBuffer().catch((error) => Promise.reject(signal?.aborted ? error : wrong("the connection broke")))));

@@ -290,7 +290,7 @@ test("the bundled model's missing files are asked for again, and others do witho
     found.again = (await load()).info.name;
     return found;
   });
-  assert.match(found.refused[1], /unet\/config\.json of the bundled model.*503/);
+  assert.match(found.refused[1], /bundled model's unet\/config\.json.*503/);
   assert.deepEqual([found.other, found.again], ["a.safetensors", "bundled"]);
 });
 

@@ -49,7 +49,7 @@ export function startLoras(app) {
   /** One that the model has no layers for. */
   function other({ name, why }) {
     return el("div.lora.other", { role: "listitem", title: why, "data-testid": "lora-other" },
-      el("div", {}, el("b", { title: name }, name), el("small", {}, "for another model")), el("span"), removal(name));
+      el("div", {}, el("b", { title: name }, name), el("small", {}, "for another model")), removal(name));
   }
 
   function removal(name) {

@@ -126,7 +126,7 @@ export class Portray {
   }
 
   async load(model, { onprogress, signal } = {}) {
-    if (asked.delete("nobundled")) throw new PortrayError("file", "unet/config.json of the bundled model: the server says 503");
+    if (asked.delete("nobundled")) throw new PortrayError("file", "the bundled model's unet/config.json: the server says 503");
     const files = Array.isArray(model) ? model : [model];
     const name = model === undefined ? "bundled" : typeof model === "string" ? model.split("/").pop() : (files[0].webkitRelativePath || files[0].name).split("/")[0];
     const total = model === undefined ? 12 : 1.74e9;
