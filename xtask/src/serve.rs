@@ -212,7 +212,10 @@ mod tests {
     fn the_policy_is_the_pages_own() {
         let page = std::fs::read_to_string(crate::root().join("web/index.html")).unwrap();
         let policy = POLICY.strip_prefix("Content-Security-Policy: ").unwrap();
-        assert!(page.contains(&format!("<meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">")), "{policy}");
+        assert!(
+            page.contains(&format!("<meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">")),
+            "{policy}"
+        );
     }
 
     #[test]
