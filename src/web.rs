@@ -122,6 +122,10 @@ pub struct WebEngine(Engine);
 impl WebEngine {
     /// Opens the browser's adapter.
     pub async fn request() -> Result<WebEngine, JsValue> {
+        // Of a panic JavaScript sees a trap without words: they stay where it finds them.
+        std::panic::set_hook(Box::new(|panic| {
+            let _ = js_sys::Reflect::set(&js_sys::global(), &"portrayPanic".into(), &panic.to_string().into());
+        }));
         Engine::request(&EngineOptions::default()).await.map(WebEngine).map_err(thrown)
     }
 

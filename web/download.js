@@ -220,18 +220,18 @@ class Download {
 }
 
 /**
- * @param {string} url @param {number} offset @param {number} length
+ * @param {string} url @param {number} offset @param {number} length @param {AbortSignal} [signal]
  * @returns {Promise<{bytes: Uint8Array, total: number}>}
  */
-export async function peeked(url, offset, length) {
+export async function peeked(url, offset, length, signal) {
   let found;
-  await persistently(url, undefined, async (answered) => {
-    const answer = await ask(url, [offset, offset + Math.max(length, 1)]);
+  await persistently(url, signal, async (answered) => {
+    const answer = await ask(url, [offset, offset + Math.max(length, 1)], signal);
     answered();
     let { total } = answer.version;
     if (answer.kind === "beyond") {
       await answer.cancel();
-      found = { bytes: new Uint8Array(0), total: total ?? (await size(url)) };
+      found = { bytes: new Uint8Array(0), total: total ?? (await size(url, signal)) };
       return true;
     }
     const bytes = new Uint8Array(length);
@@ -247,7 +247,7 @@ export async function peeked(url, offset, length) {
       // Without a length only the end tells how long it is.
       return filled < length || (answer.kind === "whole" && total === null);
     });
-    if (answer.kind === "unclear") total = await size(url);
+    if (answer.kind === "unclear") total = await size(url, signal);
     total ??= at;
     if (filled < Math.min(length, total - offset)) throw new Passing(`${url}: the connection ended early`);
     found = { bytes: bytes.subarray(0, filled), total };
@@ -257,8 +257,8 @@ export async function peeked(url, offset, length) {
 }
 
 /** By another request, for servers that hide the range of a part. */
-async function size(url) {
-  const answer = await ask(url, null, undefined, "HEAD");
+async function size(url, signal) {
+  const answer = await ask(url, null, signal, "HEAD");
   await answer.cancel();
   if (answer.version.total === null) throw new DownloadError(`${url}: the server does not say how large the file is`);
   return answer.version.total;

@@ -9,11 +9,19 @@ export interface ModelInfo {
   /** Pixels of a side that it was made for, and of a latent's pixel. */
   side: number; factor: number;
   parameters: number; bytes: number; prediction: "epsilon" | "v";
+  /** Whether its files say what it predicts; else the first picture finds out. */
+  predictionKnown: boolean;
   /** What it samples with where nothing is asked for. */
   steps: number; guidance: number; sampler: string;
 }
 
 export interface LoraInfo { name: string; layout: string; rank: number; layers: number; unmatched: string[] }
+
+/** A LoRA that the loaded model has no layers for. */
+export interface OtherLora { name: string; why: string }
+
+/** A model that was downloaded into this browser's storage, or the part of it that is there; its bytes in all. */
+export interface KeptModel { key: string; name: string; bytes: number; whole: boolean; loaded: boolean; url?: string }
 
 /** What a job takes; bytes of the adapter's memory at their highest. */
 export interface Plan { peakBytes: number; dispatches: number; flops: number; rows: { name: string; bytes: number }[]; text: string }
@@ -55,13 +63,17 @@ export type TrainEvent = Common
   /** `step` counts from 0; losses before the class pictures' weight. */
   | { type: "step"; step: number; steps: number; loss: number; instance: number; prior?: number; grad_norm: number; lr: number }
   | { type: "sample"; step: number; index: number; prompt: string; image: ImageBitmap; png: Blob }
-  | { type: "checkpoint" | "paused"; step: number }
+  | { type: "checkpoint"; step: number }
+  /** `kept`: in this browser's storage; else it lasts as long as this engine. */
+  | { type: "paused"; step: number; kept: boolean }
   /** The storage is full: the training ends, its LoRA follows. */
   | { type: "storage"; message: string }
-  | { type: "done"; step: number; lora: LoraInfo; file: Blob };
+  /** `kept`: in this browser's storage, for every later engine, until `removeLora`. */
+  | { type: "done"; step: number; lora: LoraInfo; kept: boolean; file: Blob };
 
 /** Events by `for await`; leaving that early stops the job. */
 export interface Job<E> extends AsyncIterable<E> {
+  /** Ends it at its next event; before it has begun, at once. */
   stop(): void;
   /** Resolves when nothing of it runs any more. */
   readonly ended: Promise<void>;
@@ -78,6 +90,7 @@ export interface TrainingJob extends Job<TrainEvent> {
 export interface Run { id: string; name: string; prompt: string; step: number; steps: number; state: "paused" | "running" | "running elsewhere"; updated: number }
 
 export class PortrayError extends Error {
+  constructor(kind: PortrayError["kind"], message: string);
   kind: "usage" | "file" | "limit" | "device" | "interrupted" | "storage" | "unsupported";
 }
 
@@ -87,23 +100,33 @@ export class Portray {
   readonly info: Info;
   /** With `worker: false` only. */
   readonly device?: GPUDevice;
-  /** The device is lost and the engine of no more use: create another. */
+  /** The device is lost, or the engine crashed: it is of no more use, create another. */
   onlost: ((message: string) => void) | null;
-  /** The bundled model; one file or a folder's; or the address of one. */
+  /** The bundled model; one file or a folder's; or the address of one. Where it fails, the model before stays loaded. */
   load(model?: File | File[] | string, options?: {
     dtype?: Weights; prediction?: "epsilon" | "v"; signal?: AbortSignal;
     onprogress?: (progress: { done: number; total: number; text: string }) => void;
   }): Promise<ModelInfo>;
+  /** In place of one of that name; where that is one that a training made, under another name. */
   addLora(file: Blob, name: string): Promise<LoraInfo>;
   removeLora(name: string): Promise<void>;
+  /** Those added, and those that trainings made in this browser. */
   loras(): LoraInfo[];
+  /** Those that are there for another model. */
+  otherLoras(): OtherLora[];
+  models(): Promise<KeptModel[]>;
+  /** Deletes a downloaded model that is not loaded. */
+  forgetModel(key: string): Promise<void>;
+  /** Bytes of class pictures that are kept for later trainings, and can be made again. */
+  cacheBytes(): Promise<number>;
+  clearCache(): Promise<void>;
   plan(kind: "generate", job: GenerateJob): Promise<Plan>;
   plan(kind: "train", job: Partial<TrainJob>): Promise<Plan>;
   /** A picture as a training at `resolution` sees it. */
   preparePicture(file: Blob, resolution?: number): Promise<{ width: number; height: number; image: ImageBitmap }>;
   generate(job: GenerateJob): Job<GenerateEvent>;
   train(job: TrainJob): TrainingJob;
-  /** Trainings in this browser's storage that are not done. */
+  /** Trainings that are not done: in this browser's storage, or without one in this engine. */
   runs(): Promise<Run[]>;
   resume(id: string): TrainingJob;
   forget(id: string): Promise<void>;

@@ -8,21 +8,41 @@ export class PortrayError extends Error {
   }
 }
 
+/** What is told of a trap in the engine's code. */
+const crash = (why) => `The engine crashed: ${why.trim().replace(/\s+/g, " ")}`;
+
 /** Calls to the engine, in a Worker. */
 class Remote {
+  #lost;
+  /** Why no more calls are taken: a PortrayError's arguments. */
+  #over = null;
+
   constructor(lost) {
+    this.#lost = lost;
     this.worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
     this.calls = new Map();
     this.next = 0;
-    this.worker.onmessage = ({ data }) => (data.lost ? lost(data.lost) : this.#heard(data));
+    this.started = false;
+    this.worker.onmessage = ({ data }) => {
+      if (data.lost) lost(data.lost);
+      else if (data.crashed) this.#crashed(data.crashed);
+      else this.#heard(data);
+    };
     this.worker.onerror = (event) => {
       event.preventDefault();
-      const error = { kind: "unsupported", message: event.message || "the engine could not be started: its files are missing or blocked" };
-      for (const call of [...this.calls.keys()]) this.#heard({ call, error });
+      if (this.started) this.#crashed(event.message || "for no reason that the browser tells");
+      else this.#end("unsupported", event.message || "the engine could not be started: its files are missing or blocked");
     };
   }
 
+  #crashed(why) {
+    const message = crash(why);
+    this.#end("device", message);
+    if (this.started) this.#lost(message);
+  }
+
   #heard({ call, event, progress, result, error }) {
+    this.started = true;
     const waiting = this.calls.get(call);
     if (!waiting) return;
     if (event) return waiting.event?.(event);
@@ -34,28 +54,61 @@ class Remote {
 
   call(method, args, handlers = {}) {
     const call = this.next++;
-    const promise = new Promise((resolve, reject) => this.calls.set(call, { resolve, reject, ...handlers }));
-    this.worker.postMessage({ call, method, args });
+    const promise = new Promise((resolve, reject) => {
+      if (this.#over) throw new PortrayError(...this.#over);
+      try {
+        this.worker.postMessage({ call, method, args });
+      } catch (error) {
+        throw new PortrayError("usage", `${method} takes nothing of the kind: ${error.message}`);
+      }
+      this.calls.set(call, { resolve, reject, ...handlers });
+    });
     return { promise, ask: (ask) => this.worker.postMessage({ call, ask }) };
   }
 
-  end() {
+  #end(kind, message) {
+    if (this.#over) return;
+    this.#over = [kind, message];
+    // What it held goes with it: memory, and the locks of trainings.
     this.worker.terminate();
-    for (const call of [...this.calls.keys()]) this.#heard({ call, error: { kind: "interrupted", message: "the engine was closed" } });
+    for (const { reject } of this.calls.values()) reject(new PortrayError(kind, message));
+    this.calls.clear();
+  }
+
+  end() {
+    this.#end("interrupted", "the engine was closed");
   }
 }
 
 /** The same in the page's own realm. */
 class Local {
   static async create(lost) {
-    const { Realm, memoryBytes, plainly } = await import("./engine.js");
+    const [{ Realm, memoryBytes }, { plain }] = await Promise.all([import("./engine.js"), import("./words.js")]);
     const local = new Local();
+    local.thrown = (error) => {
+      const { kind, message } = plain(error);
+      return new PortrayError(kind, message);
+    };
+    local.memory = memoryBytes;
+    // A trap leaves promises that never settle: calls race with this one.
+    local.trap = new Promise((_, reject) => {
+      local.trapped = ({ error, reason = error }) => {
+        if (!(reason instanceof WebAssembly.RuntimeError)) return;
+        const message = crash(globalThis.portrayPanic ?? reason.message);
+        reject(new PortrayError("device", message));
+        local.end(message);
+        lost(message);
+      };
+    });
+    local.trap.catch(() => {});
+    addEventListener("error", local.trapped);
+    addEventListener("unhandledrejection", local.trapped);
     try {
-      local.realm = await Realm.create(lost);
+      local.realm = await Promise.race([Realm.create(lost), local.trap]);
     } catch (error) {
-      throw new PortrayError(error.kind ?? "unsupported", error.message);
+      local.end();
+      throw error.kind ? local.thrown(error) : new PortrayError("unsupported", error.message);
     }
-    Object.assign(local, { memory: memoryBytes, plainly });
     return local;
   }
 
@@ -66,8 +119,8 @@ class Local {
     const tell = (said) => event?.(textured && said.type === "picture" ? { ...said, texture: this.#texture(said.image) } : said);
     const extra = { load: [progress ?? (() => {}), abort.signal], generate: [tell, control], train: [tell, control], resume: [tell, control] };
     const run = async () => (method === "memory" ? this.memory() : this.realm[method](...args, ...(extra[method] ?? [])));
-    const promise = run().catch((error) => {
-      throw new PortrayError(error.kind ?? "usage", this.plainly(error.message));
+    const promise = Promise.race([run(), this.trap]).catch((error) => {
+      throw this.thrown(error);
     });
     return { promise, ask: (ask) => { control.asked = ask; abort.abort(); } };
   }
@@ -82,8 +135,10 @@ class Local {
     return texture;
   }
 
-  end() {
-    this.realm.destroy();
+  end(why) {
+    removeEventListener("error", this.trapped);
+    removeEventListener("unhandledrejection", this.trapped);
+    this.realm?.destroy(why);
   }
 }
 
@@ -91,7 +146,7 @@ class Local {
 class Job {
   constructor(start) {
     this.queue = [];
-    this.wake = null;
+    this.waiting = [];
     this.over = false;
     this.started = start((event) => this.#push({ event }));
     this.started.promise.then(() => this.#push({ end: true }), (error) => this.#push({ error }));
@@ -99,7 +154,7 @@ class Job {
 
   #push(item) {
     this.queue.push(item);
-    this.wake?.();
+    for (const wake of this.waiting.splice(0)) wake();
   }
 
   stop() {
@@ -114,18 +169,22 @@ class Job {
   async *[Symbol.asyncIterator]() {
     try {
       for (;;) {
-        while (this.queue.length === 0) await new Promise((resolve) => (this.wake = resolve));
-        const { event, end, error } = this.queue.shift();
-        if (end) return;
-        if (error) {
+        while (this.queue.length === 0) {
+          if (this.over) return;
+          await new Promise((resolve) => this.waiting.push(resolve));
+        }
+        const { event, error } = this.queue.shift();
+        if (!event) {
+          this.over = true;
+          for (const wake of this.waiting.splice(0)) wake();
           // A job that was stopped by its own caller has nothing more to say.
-          if (error.kind === "interrupted") return;
-          throw error;
+          if (error && error.kind !== "interrupted") throw error;
+          return;
         }
         yield event;
       }
     } finally {
-      this.started.ask("stop");
+      if (!this.over) this.started.ask("stop");
     }
   }
 }
@@ -148,19 +207,30 @@ class TrainingJob extends Job {
 }
 
 export class Portray {
-  #realm;
+  #realm = null;
   #loras = [];
+  #others = [];
   /** What the one device does now: jobs wait for each other. */
   #last = Promise.resolve();
+  #onlost = null;
+  /** A loss that nobody has heard of yet. */
+  #lost = null;
 
   static async create({ worker = true, device } = {}) {
     if (device) throw new PortrayError("unsupported", "an existing GPUDevice cannot be adopted: create({ worker: false }) makes one that you may use as engine.device");
     const engine = new Portray();
-    engine.onlost = null;
-    const lost = (message) => engine.onlost?.(message);
+    const lost = (message) => {
+      if (engine.#onlost) engine.#onlost(message);
+      else engine.#lost = message;
+    };
     if (worker) {
       engine.#realm = new Remote(lost);
-      engine.info = await engine.#call("create");
+      try {
+        engine.info = await engine.#call("create");
+      } catch (error) {
+        engine.#realm.end();
+        throw error;
+      }
     } else {
       engine.#realm = await Local.create(lost);
       engine.info = engine.#realm.realm.info;
@@ -169,45 +239,80 @@ export class Portray {
     return engine;
   }
 
+  get onlost() {
+    return this.#onlost;
+  }
+
+  set onlost(hear) {
+    this.#onlost = hear;
+    const message = this.#lost;
+    if (!hear || message === null) return;
+    this.#lost = null;
+    queueMicrotask(() => hear(message));
+  }
+
   #call(method, ...args) {
     return this.#realm.call(method, args).promise;
   }
 
-  /** Runs `start` when everything before it has ended. */
+  /** Runs `start` when everything before it has ended. What is stopped before that is over at once. */
   #queued(start) {
     let asked = null;
     let running = null;
-    const promise = this.#last.then(() => {
-      if (asked === "stop") throw new PortrayError("interrupted", "stopped before it began");
+    let giveUp;
+    const stopped = new Promise((_, reject) => {
+      giveUp = () => reject(new PortrayError("interrupted", "stopped before it began"));
+    });
+    const turn = this.#last.then(() => {
+      if (asked === "stop") return undefined;
       running = start();
       if (asked) running.ask(asked);
       return running.promise;
     });
-    this.#last = promise.then(() => {}, () => {});
-    return { promise, ask: (ask) => { asked = ask; running?.ask(ask); } };
+    this.#last = turn.then(() => {}, () => {});
+    const ask = (what) => {
+      asked = what;
+      if (running) running.ask(what);
+      else if (what === "stop") giveUp();
+    };
+    return { promise: Promise.race([turn, stopped]), ask };
+  }
+
+  #has({ loras, others }) {
+    this.#loras = loras;
+    this.#others = others;
   }
 
   async load(model, { onprogress, signal, ...options } = {}) {
+    if (signal?.aborted) throw new PortrayError("interrupted", "stopped before it began");
     const { promise, ask } = this.#queued(() => this.#realm.call("load", [model, options], { progress: onprogress }));
-    signal?.addEventListener("abort", () => ask("stop"), { once: true });
-    const { info, loras } = await promise;
-    this.#loras = loras;
-    return info;
+    const stop = () => ask("stop");
+    signal?.addEventListener("abort", stop, { once: true });
+    try {
+      const { info, ...lists } = await promise;
+      this.#has(lists);
+      return info;
+    } finally {
+      signal?.removeEventListener("abort", stop);
+    }
   }
 
   async addLora(file, name) {
-    const info = await this.#queued(() => this.#realm.call("addLora", [file, name])).promise;
-    this.#loras = [...this.#loras.filter((lora) => lora.name !== name), info];
+    const { info, ...lists } = await this.#call("addLora", file, name);
+    this.#has(lists);
     return info;
   }
 
   async removeLora(name) {
-    await this.#call("removeLora", name);
-    this.#loras = this.#loras.filter((lora) => lora.name !== name);
+    this.#has(await this.#call("removeLora", name));
   }
 
   loras() {
     return [...this.#loras];
+  }
+
+  otherLoras() {
+    return [...this.#others];
   }
 
   plan(kind, job) {
@@ -220,6 +325,22 @@ export class Portray {
 
   convert(lora, format) {
     return this.#call("convert", lora, format);
+  }
+
+  models() {
+    return this.#call("keptModels");
+  }
+
+  forgetModel(key) {
+    return this.#call("forgetModel", key);
+  }
+
+  cacheBytes() {
+    return this.#call("cacheBytes");
+  }
+
+  clearCache() {
+    return this.#call("clearCache");
   }
 
   runs() {

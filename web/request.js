@@ -12,6 +12,8 @@ export class DownloadError extends Error {
     super(text, options);
     this.name = "DownloadError";
     this.kind = "file";
+    /** The server has no such file. */
+    this.absent = false;
   }
 }
 
@@ -99,7 +101,8 @@ function understood(url, response) {
   }
   if (status !== 200) {
     const why = { 401: " (it wants a login)", 403: " (it does not let us)", 404: " (there is no such file)" }[status] ?? "";
-    throw new DownloadError(`${url}: the server says ${status}${why}`);
+    // Servers that list nothing say 403 of what is not there.
+    throw Object.assign(new DownloadError(`${url}: the server says ${status}${why}`), { absent: [403, 404, 410].includes(status) });
   }
   // Of what is compressed on the way the length tells nothing.
   const length = headers.get("Content-Encoding") ? null : headers.get("Content-Length");

@@ -207,11 +207,11 @@ export class Storage {
 
   /**
    * `length` bytes from `offset` of what is at `url`, fewer where it ends before, and the size of all of it.
-   * @param {string} url @param {number} offset @param {number} length
+   * @param {string} url @param {number} offset @param {number} length @param {AbortSignal} [signal]
    * @returns {Promise<{bytes: Uint8Array, total: number}>}
    */
-  peek(url, offset, length) {
-    return peeked(url, offset, length);
+  peek(url, offset, length, signal) {
+    return peeked(url, offset, length, signal);
   }
 }
 

@@ -1,11 +1,10 @@
 // The engine's Worker: calls come in as { call, method, args }, events and results go out.
-import { Realm, memoryBytes, plainly } from "./engine.js";
+import { Realm, memoryBytes } from "./engine.js";
+import { plain } from "./words.js";
 
 let realm = null;
 /** Jobs that run, by call: `asked` is what the listener answers next. */
 const controls = new Map();
-
-const plain = (error) => ({ message: plainly(error?.message ?? String(error)), kind: error?.kind ?? (error?.name === "AbortError" ? "interrupted" : error instanceof WebAssembly.RuntimeError ? "device" : "usage") });
 
 const methods = {
   async create() {
@@ -17,13 +16,6 @@ const methods = {
     controls.set(call, { abort });
     return realm.load(source, options, (progress) => postMessage({ call, progress }), abort.signal);
   },
-  addLora: (_, blob, name) => realm.addLora(blob, name),
-  removeLora: (_, name) => realm.removeLora(name),
-  convert: (_, name, format) => realm.convert(name, format),
-  plan: (_, kind, job) => realm.plan(kind, job),
-  preparePicture: (_, blob, resolution) => realm.preparePicture(blob, resolution),
-  runs: () => realm.runs(),
-  forget: (_, id) => realm.forget(id),
   memory: () => memoryBytes(),
   // For tests of what the page does then.
   loseDevice: () => realm.device.destroy(),
@@ -31,12 +23,24 @@ const methods = {
   train: (call, id, job) => job_(call, (tell, control) => realm.train(id, job, tell, control)),
   resume: (call, id) => job_(call, (tell, control) => realm.resume(id, tell, control)),
 };
+for (const method of ["addLora", "removeLora", "convert", "plan", "preparePicture", "runs", "forget", "keptModels", "forgetModel", "cacheBytes", "clearCache"]) {
+  methods[method] = (_, ...args) => realm[method](...args);
+}
 
 function job_(call, run) {
   const control = { asked: null };
   controls.set(call, control);
   return run((event, transfer) => postMessage({ call, event }, { transfer }), control);
 }
+
+/** A trap of the WASM: its instance is of no more use, and the promises that wait for it never settle. */
+function trapped(error) {
+  if (!(error instanceof WebAssembly.RuntimeError)) return false;
+  postMessage({ crashed: globalThis.portrayPanic ?? error.message });
+  return true;
+}
+addEventListener("error", (event) => trapped(event.error) && event.preventDefault());
+addEventListener("unhandledrejection", (event) => trapped(event.reason) && event.preventDefault());
 
 onmessage = async ({ data: { call, method, args, ask } }) => {
   if (ask) {
@@ -49,7 +53,7 @@ onmessage = async ({ data: { call, method, args, ask } }) => {
     const result = await methods[method](call, ...args);
     postMessage({ call, result }, { transfer: result?.image ? [result.image] : [] });
   } catch (error) {
-    postMessage({ call, error: plain(error) });
+    if (!trapped(error)) postMessage({ call, error: plain(error) });
   } finally {
     controls.delete(call);
   }

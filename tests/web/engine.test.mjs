@@ -6,8 +6,8 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
 
-import { gpuPage, realm, setQuota } from "./harness.mjs";
-import { ROOT, median, portray, stopwatch } from "./native.mjs";
+import { gpuPage, realm, setQuota, site } from "./harness.mjs";
+import { ROOT, makeModel, median, portray, stopwatch } from "./native.mjs";
 
 /** A bare page with an engine of the bundled model as `engine`. */
 async function tab(t, options = {}) {
@@ -187,6 +187,59 @@ test("fifty generations leave no buffers and no memory behind", async (t) => {
   assert.ok(counts[9][0] < 20, `${counts[9][0]} buffers`);
   assert.equal(counts.at(-1)[0], counts[9][0], "buffers");
   assert.equal(counts.at(-1)[1], counts[9][1], "bytes of the WASM's memory");
+});
+
+test("single files and addresses are loaded, kept, and draw", async (t) => {
+  // A folder is asked for the tokenizer in both of its spellings.
+  const page = await tab(t, { allow: [/404.*tokenizer\.json/] });
+  const file = path.join(await folder(t), "tiny.safetensors");
+  await makeModel("tiny-sd2", file);
+  page.server.files.set("/hub/tiny.safetensors", { bytes: await readFile(file), etag: '"1"' });
+  const found = await page.evaluate(async () => {
+    const draws = async (job) => (await all(engine.generate({ prompt: "a cat", steps: 1, ...job }))).some((event) => event.type === "picture");
+    const bundled = await engine.load();
+    const folder = await engine.load("/model/");
+    const found = { folder: [folder.name, folder.parameters === bundled.parameters, await draws()] };
+    const blob = await (await fetch("/hub/tiny.safetensors")).blob();
+    for (const source of [new File([blob], "tiny.safetensors"), "/hub/tiny.safetensors"]) {
+      const { name, family, predictionKnown } = await engine.load(source);
+      found[typeof source] = [name, family, predictionKnown, await draws({ width: 32, height: 32 })];
+    }
+    found.kept = (await engine.models()).map(({ name, whole, loaded }) => [name, whole, loaded]);
+    return found;
+  });
+  const tiny = ["tiny.safetensors", "small Stable Diffusion", false, true];
+  assert.deepEqual(found, { folder: ["model", true, true], object: tiny, string: tiny, kept: [["model", true, false], ["tiny.safetensors", true, true]] });
+});
+
+test("a panic is told in its words, and another engine works", async (t) => {
+  const page = await tab(t, { allow: [/unreachable/] });
+  const [lost, made] = await page.evaluate(async () => {
+    const lost = new Promise((resolve) => { engine.onlost = resolve; });
+    const canvas = new OffscreenCanvas(8, 8);
+    canvas.getContext("2d").fillRect(0, 0, 8, 8);
+    // No memory of a WASM holds that.
+    engine.preparePicture(await canvas.convertToBlob(), 30_000).catch(() => {});
+    const said = await lost;
+    const { Portray } = await import("/portray.js");
+    engine.destroy();
+    globalThis.engine = await Portray.create();
+    await engine.load();
+    return [said, await all(engine.generate({ prompt: "a cat", steps: 1, width: 16, height: 16 }))];
+  });
+  assert.match(lost, /^The engine crashed: panicked at /);
+  assert.ok(made.some((event) => event.type === "picture"));
+});
+
+test("the engine's Worker reaches no other server", async (t) => {
+  const other = await site(t);
+  other.files.set("/x", { bytes: Buffer.from("x"), expose: "" });
+  const page = await gpuPage(t, "/index.html", { allow: [/./] });
+  const [worker] = page.workers().length ? page.workers() : [await page.waitForEvent("worker")];
+  const reach = (url) => worker.evaluate((url) => fetch(url).then((answer) => answer.status, () => "refused"), url);
+  assert.equal(await reach(page.server.url("/embed.html")), 200);
+  assert.equal(await reach(`${other.origin}/x`), "refused");
+  assert.deepEqual(other.log, []);
 });
 
 test("a full storage ends a training with its LoRA at hand", async (t) => {

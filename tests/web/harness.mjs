@@ -3,7 +3,7 @@
 
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { chromium } from "playwright-core";
@@ -136,6 +136,19 @@ export async function realm(t, kind, options = {}) {
     page.evaluate(() => { globalThis.worker = new Worker("/blank.js", { type: "module" }); }),
   ]);
   return Object.assign(worker, { page, server });
+}
+
+/** A site whose WASM is a stand-in (mock/wasm.js), with a bundled model of nothing. */
+export async function mocked(server) {
+  const bytes = await readFile(new URL("mock/wasm.js", import.meta.url));
+  server.files.set("/pkg/portray.js", { bytes, type: "text/javascript" });
+  const weights = ["text_encoder/model", "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model"].map((name) => `${name}.safetensors`);
+  const configs = ["text_encoder", "unet", "vae"].map((name) => `${name}/config.json`);
+  const tokenizer = ["merges.txt", "special_tokens_map.json", "tokenizer_config.json", "vocab.json"].map((name) => `tokenizer/${name}`);
+  for (const name of ["model_index.json", "scheduler/scheduler_config.json", ...configs, ...tokenizer, ...weights]) {
+    server.files.set(`/model/${name}`, { bytes: Buffer.from("{}") });
+  }
+  return server;
 }
 
 /** Gives a page's origin so much room, in bytes. */

@@ -13,14 +13,19 @@ const ENV = { ...process.env, VK_ICD_FILENAMES: "/usr/lib/chromium/vk_swiftshade
 
 function program(name) {
   const found = path.join(RELEASE, name);
-  assert.ok(existsSync(found), `${found} is missing: cargo build --release --bin portray --example step_time`);
+  assert.ok(existsSync(found), `${found} is missing: cargo build --release --bin portray --examples`);
   return found;
 }
 
 /** `portray ARGS`; gives what it prints. */
-export function portray(...args) {
+export const portray = (...args) => ran("portray", args);
+
+/** Writes a tiny model of random weights ("tiny-sd1" or "tiny-sd2"): a folder, or a single file. */
+export const makeModel = (...args) => ran("examples/make_model", args);
+
+function ran(name, args) {
   return new Promise((resolve, reject) => {
-    execFile(program("portray"), args, { env: ENV, maxBuffer: 1 << 26 }, (error, out, err) => (error ? reject(new Error(`${error.message}\n${err}`)) : resolve(out)));
+    execFile(program(name), args, { env: ENV, maxBuffer: 1 << 26 }, (error, out, err) => (error ? reject(new Error(`${error.message}\n${err}`)) : resolve(out)));
   });
 }
 

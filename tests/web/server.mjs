@@ -18,6 +18,9 @@ const TYPES = {
   ".wasm": "application/wasm",
 };
 
+/** The page's own policy, as servers should send it: a Worker goes by the header of its file alone. */
+const POLICY = "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; connect-src 'self' https:; img-src 'self' blob: data:; worker-src 'self'";
+
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**
@@ -76,7 +79,7 @@ async function sendFile(root, base, pathname, response) {
     return;
   }
   const type = TYPES[path.extname(file)] ?? "application/octet-stream";
-  response.writeHead(200, { "Content-Type": type, "Content-Length": found.size, "Cache-Control": "no-cache" });
+  response.writeHead(200, { "Content-Type": type, "Content-Length": found.size, "Cache-Control": "no-cache", "Content-Security-Policy": POLICY });
   await new Promise((resolve, reject) => createReadStream(file).on("error", reject).pipe(response).on("close", resolve));
 }
 

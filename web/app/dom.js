@@ -130,6 +130,11 @@ export function save(blob, name) {
   setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
 
+/** Asks the browser to keep what this page stores when room gets short; it decides by itself, or asks. */
+export function lasting() {
+  navigator.storage?.persist?.().catch(() => {});
+}
+
 export function duration(seconds) {
   if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
   if (seconds < 5400) return `${Math.round(seconds / 60)} min`;

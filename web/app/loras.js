@@ -11,9 +11,9 @@ export function startLoras(app) {
       const name = file.name.replace(/\.safetensors$/i, "");
       try {
         if (!app.model) throw new Error("There is no model to add a LoRA to yet");
-        await app.engine.addLora(file, name);
-        app.files.set(name, file);
-        announce(`${name} is added`);
+        const added = await app.engine.addLora(file, name);
+        app.files.set(added.name, file);
+        announce(`${added.name} is added`);
       } catch (error) {
         complain($("lora-error"), `${file.name}: ${error.message}`);
       }
@@ -23,9 +23,11 @@ export function startLoras(app) {
 
   function show() {
     const loras = app.engine?.loras() ?? [];
+    const others = app.engine?.otherLoras() ?? [];
     // What a new engine gets again keeps its scale.
-    for (const name of [...scales.keys()]) if (!app.files.has(name)) scales.delete(name);
-    $("loras").replaceChildren(...loras.map(row));
+    const known = new Set([...loras, ...others].map((lora) => lora.name).concat([...app.files.keys()]));
+    for (const name of [...scales.keys()]) if (!known.has(name)) scales.delete(name);
+    $("loras").replaceChildren(...loras.map(row), ...others.map(other));
     $("compare-row").hidden = loras.length === 0;
   }
 
@@ -37,33 +39,39 @@ export function startLoras(app) {
       scales.set(lora.name, Number(slider.value));
       output.textContent = Number(slider.value).toFixed(2);
     });
+    const unmatched = lora.unmatched.length ? `, ${lora.unmatched.length} keys match nothing` : "";
+    return el("div.lora", { role: "listitem", "data-testid": "lora" },
+      el("div", {}, el("b", { title: lora.name }, lora.name), el("small", {}, `rank ${lora.rank}${unmatched}`)),
+      el("div.scale", {}, slider, output),
+      removal(lora.name));
+  }
+
+  /** One that the model has no layers for. */
+  function other({ name, why }) {
+    return el("div.lora.other", { role: "listitem", title: why, "data-testid": "lora-other" },
+      el("div", {}, el("b", { title: name }, name), el("small", {}, "for another model")), removal(name));
+  }
+
+  function removal(name) {
     const remove = async () => {
       try {
-        await app.engine?.removeLora(lora.name);
-        app.files.delete(lora.name);
+        await app.engine?.removeLora(name);
+        app.files.delete(name);
       } catch (error) {
         complain($("lora-error"), error);
       }
       show();
       $("lora-file").focus();
     };
-    const unmatched = lora.unmatched.length ? `, ${lora.unmatched.length} keys match nothing` : "";
-    return el("div.lora", { role: "listitem", "data-testid": "lora" },
-      el("div", {}, el("b", { title: lora.name }, lora.name), el("small", {}, `rank ${lora.rank}${unmatched}`)),
-      el("div.scale", {}, slider, output),
-      iconButton("close", `Remove ${lora.name}`, remove, { "data-testid": "lora-remove" }));
+    return iconButton("close", `Remove ${name}`, remove, { "data-testid": "lora-remove" });
   }
 
-  /** Gives a new engine what the last one had. */
+  /** Gives a new engine, or another model, what was there before. */
   app.restoreLoras = async () => {
-    const have = new Set(app.engine.loras().map((lora) => lora.name));
+    const have = new Set([...app.engine.loras(), ...app.engine.otherLoras()].map((lora) => lora.name));
     for (const [name, file] of app.files) {
-      if (have.has(name)) continue;
-      try {
-        await app.engine.addLora(file, name);
-      } catch {
-        app.files.delete(name);
-      }
+      // What does not fit this model may fit the next one.
+      if (!have.has(name)) await app.engine?.addLora(file, name).catch(() => {});
     }
     show();
   };

@@ -2,6 +2,7 @@
 import { Portray } from "../portray.js";
 import { $, announce, complain, hush } from "./dom.js";
 import { startGenerate } from "./generate.js";
+import { startKept } from "./kept.js";
 import { startModel } from "./model.js";
 import { startTrain } from "./train.js";
 
@@ -87,7 +88,7 @@ function startTabs() {
   // A file that misses its place must not replace the page.
   for (const type of ["dragover", "drop"]) {
     addEventListener(type, (event) => {
-      if (!event.target.closest?.("input")) event.preventDefault();
+      if (!event.target.closest?.("input[type=file]")) event.preventDefault();
     });
   }
 }
@@ -114,14 +115,14 @@ async function open() {
   const engine = app.engine;
   engine.onlost = (message) => {
     if (app.engine !== engine) return;
-    gone("Device lost");
+    gone("Engine lost");
     complain($("page-error"), `${message.replace(/\.$/, "")}. Start again to go on: the model and your LoRAs come back, and a training goes on from where it was last saved.`,
       ["Start again", () => { engine.destroy(); open(); }]);
   };
   const software = engine.info.software;
   $("notice").hidden = !software;
   $("notice").textContent = software ? "No graphics hardware answers in this browser, so a software renderer does the work. Everything works, slowly." : "";
-  if (await app.reload()) await app.restoreLoras();
+  await app.reload();
 }
 
 startTheme();
@@ -129,5 +130,6 @@ startTabs();
 startModel(app);
 startGenerate(app);
 startTrain(app);
+startKept(app);
 app.ready(null);
 await open();

@@ -1,5 +1,5 @@
 // The model: what is loaded, and how to load another.
-import { $, announce, complain, el, hush, overZone, passFocus, setBar, size } from "./dom.js";
+import { $, announce, complain, el, hush, lasting, overZone, passFocus, setBar, size } from "./dom.js";
 
 const count = (n) => (n < 1e9 ? `${(n / 1e6).toFixed(n < 1e7 ? 1 : 0)} million` : `${(n / 1e9).toFixed(2)} billion`);
 const bundled = (model) => model.name === "bundled";
@@ -16,6 +16,12 @@ export function startModel(app) {
   async function load(asked, as = $("dtype").value) {
     if (!app.engine) return false;
     hush($("model-error"));
+    if (app.training && held) {
+      $("dtype").value = dtype;
+      complain($("model-error"), "A training holds the engine: pause it, or let it end, and load another model then");
+      return false;
+    }
+    if (typeof asked === "string") lasting();
     abort?.abort();
     const mine = new AbortController();
     abort = mine;
@@ -41,8 +47,11 @@ export function startModel(app) {
     } catch (error) {
       if (abort !== mine) return false;
       if (error.kind !== "interrupted" && app.engine) {
-        complain($("model-error"), error);
-        if (asked !== undefined) app.show("models");
+        if (asked === undefined && !held) complain($("page-error"), error, ["Try again", () => load(undefined, as)]);
+        else {
+          complain($("model-error"), error);
+          app.show("models");
+        }
       }
     }
     passFocus($("model-folder"), $("model-cancel"));
@@ -52,6 +61,7 @@ export function startModel(app) {
     // What was loaded before is loaded still.
     if (!held && asked !== undefined) return load(undefined, "auto");
     shown();
+    if (held) await app.restoreLoras();
     app.ready(held);
     return held !== null;
   }
@@ -76,7 +86,7 @@ export function startModel(app) {
       fact("Native size", `${held.side} × ${held.side} pixels`),
       fact("Parameters", count(held.parameters)),
       fact("Size on disk", size(held.bytes)),
-      fact("Predicts", held.prediction === "v" || held.prediction === "v_prediction" ? "velocity" : "noise"),
+      fact("Predicts", !held.predictionKnown ? "unknown until the first picture" : held.prediction === "v" ? "velocity" : "noise"),
       fact("Its own settings", `${held.sampler}, ${held.steps} steps, guidance ${held.guidance}`),
       ...(dtype === "auto" ? [] : [fact("Weights held as", dtype)]),
     );

@@ -29,6 +29,7 @@ export function startPhotos(app, changed) {
   }
 
   async function prepare(photo) {
+    if (!app.engine) throw new Error("the engine is gone: start it again first");
     const { image } = await app.engine.preparePicture(photo.file, number("resolution"));
     photo.thumb.replaceChildren(el("div.mount", {}, canvasOf(image, photo.file.name, 256)), photo.remove);
     image.close();

@@ -1,5 +1,5 @@
 // What a training needs: pictures, words, and how long.
-import { $, el, hush, marked, number, size } from "./dom.js";
+import { $, el, hush, lasting, marked, number, size } from "./dom.js";
 import { startPhotos } from "./photos.js";
 import { startTraining } from "./training.js";
 
@@ -50,17 +50,10 @@ export function startTrain(app) {
     } catch { /* the training itself says what is wrong */ }
   }
 
-  /** A LoRA that is there already is not replaced. */
-  function named(name) {
-    let free = name;
-    for (let i = 2; app.files.has(free); i++) free = `${name}-${i}`;
-    return free;
-  }
-
   function asked() {
     const { kind, prompt, classPrompt } = words();
     const prior = $("prior").checked;
-    return { images: photos.files().map((file) => ({ name: file.name, blob: file })), prompt, name: named(kind),
+    return { images: photos.files().map((file) => ({ name: file.name, blob: file })), prompt, name: kind,
       classPrompt: prior ? classPrompt : undefined, classCount: prior ? number("class-count") : undefined,
       steps: number("train-steps"), rank: number("rank"), lr: number("lr"), seed: number("train-seed"), resolution: number("resolution"),
       targets: $("targets").value, checkpointing: $("checkpointing").value, textEncoder: $("text-encoder").checked,
@@ -73,7 +66,8 @@ export function startTrain(app) {
     hush($("train-error"));
     app.learn(words().word);
     const job = asked();
-    training.run(app.engine.train(job), { prompt: job.prompt, steps: job.steps });
+    lasting();
+    training.run(app.engine.train(job), job);
   });
 
   let kind = null;

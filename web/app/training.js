@@ -11,6 +11,10 @@ export function startTraining(app, changed) {
   let job = null;
   /** The training on show: `{ id, prompt, steps }`. */
   let current = null;
+  /** Pausing or finishing is asked once. A button that were disabled would lose the focus: it only says so. */
+  let asked = false;
+  /** Where a training's words are read now: on its own panel, or above every other. */
+  const box = () => $($("panel-train").hidden ? "page-error" : "train-error");
   const runs = startRuns(app, {
     busy: () => job !== null,
     /** A paused training is resumed in its own view. */
@@ -19,7 +23,7 @@ export function startTraining(app, changed) {
   });
 
   /** @param {import("../portray.js").TrainingJob} started */
-  async function run_(started, { prompt, steps }) {
+  async function run_(started, { prompt, steps, sampleEvery }) {
     const goesOn = current?.id === started.id && !$("training").hidden;
     job = started;
     current = { id: started.id, prompt, steps };
@@ -28,7 +32,7 @@ export function startTraining(app, changed) {
       plot.clear(steps ?? 1);
       $("samples").replaceChildren();
       $("samples-empty").hidden = false;
-      $("samples-empty").textContent = "The first one comes soon.";
+      $("samples-empty").textContent = sampleEvery ? `The first one comes after step ${Math.min(sampleEvery, steps)}.` : "One comes now and then, as it learns.";
     }
     show(true);
     $("training-title").replaceChildren("Learning “", ...marked(prompt, app.words), "”");
@@ -59,7 +63,9 @@ export function startTraining(app, changed) {
     if (!running) passFocus($(open ? "training-title" : "tab-train"), $("pause"), $("finish"), $("training-title"));
     Object.assign($("pause"), { textContent: "Pause", className: "quiet", ariaDisabled: null, hidden: !running });
     $("pause").dataset.testid = "pause";
-    Object.assign($("finish"), { ariaDisabled: null, hidden: !running });
+    // Before its first step there is nothing to finish with.
+    Object.assign($("finish"), { ariaDisabled: "true", hidden: !running });
+    asked = false;
     $("again").hidden = running;
     changed();
     runs.show();
@@ -74,7 +80,7 @@ export function startTraining(app, changed) {
       clock.phase = said.text;
       clock.last = null;
     }
-    if (said.type === "warning") complain($("train-error"), said.text);
+    if (said.type === "warning") complain(box(), said.text);
     if (said.type === "progress" && said.total) {
       setBar(bar, said.done / said.total);
       const phase = clock.phase ? `${clock.phase.charAt(0).toUpperCase()}${clock.phase.slice(1)}: ` : "";
@@ -89,10 +95,11 @@ export function startTraining(app, changed) {
       announce(`A sample after step ${said.step}`);
       clock.last = null;
     }
-    if (said.type === "storage") complain($("train-error"), `${said.message.replace(/\.$/, "")}. Training ended here; the LoRA is ready: download it now`);
+    if (said.type === "storage") complain(box(), `${said.message.replace(/\.$/, "")}. Training ended here; the LoRA is ready: download it now`);
   }
 
   function step({ step, steps, loss }, clock) {
+    if (!asked) $("finish").ariaDisabled = null;
     const now = performance.now();
     // Samples and saving are no steps: only neighbours are timed.
     if (clock.last !== null) {
@@ -122,27 +129,31 @@ export function startTraining(app, changed) {
       finished(end, prompt);
       announce("The LoRA is ready");
     } else if (end?.type === "paused") {
-      status.textContent = `Paused after ${end.step} steps. It is saved: resume it here, or any time after a reload.`;
+      const saved = end.kept ? "It is saved: resume it here, or any time after a reload." : "Resume it here: this browser keeps no files for this page, so it goes with this tab.";
+      status.textContent = `Paused after ${end.step} steps. ${saved}`;
       Object.assign($("pause"), { textContent: "Resume", className: "primary", hidden: false });
       $("pause").dataset.testid = "resume";
       $("pause").focus();
       announce("Paused");
     } else {
       // Of a lost device the whole page speaks.
-      if (end?.error && app.engine) complain($("train-error"), end.error);
+      if (end?.error && app.engine) complain(box(), end.error);
       current = null;
       show(false);
     }
   }
 
-  function finished({ lora, file }, prompt) {
+  function finished({ lora, file, kept }, prompt) {
+    // An engine that took the place of a lost one may not have it yet.
+    const converted = (format) => app.engine.convert(lora.name, format).catch(async () => app.engine.convert((await app.engine.addLora(file, lora.name)).name, format));
     const download = async (format) => {
       hush($("train-error"));
       try {
-        const blob = app.engine ? await app.engine.convert(lora.name, format) : file;
+        // As it is, it has the layout of diffusers.
+        const blob = format === "diffusers" ? file : await converted(format);
         save(blob, `${lora.name}-${format}.safetensors`);
       } catch (error) {
-        complain($("train-error"), error);
+        complain($("train-error"), app.engine ? error : "The engine is gone: start it again for this layout, or take the one for diffusers");
       }
     };
     const tryIt = () => {
@@ -154,25 +165,26 @@ export function startTraining(app, changed) {
     };
     const buttons = FORMATS.map(([format, label]) => el("button.quiet", { type: "button", "data-testid": `download-${format}`, onclick: () => download(format) }, format, el("small", {}, label)));
     $("training-done").replaceChildren(
-      el("div", {}, el("h3", {}, "Your LoRA is ready"), el("p.hint", {}, `It is called ${lora.name} and waits under Generate. Download it to keep it.`)),
+      el("div", {}, el("h3", {}, "Your LoRA is ready"), el("p.hint", {}, `It is called ${lora.name} and waits under Generate. ${kept ? "This browser keeps it until you remove it there." : "Download it now: this browser does not keep it."}`)),
       el("div.takes", {}, el("small", {}, "Download for"), ...buttons),
       el("button.primary", { type: "button", "data-testid": "try", onclick: tryIt }, "Try it"));
     $("training-done").hidden = false;
   }
 
-  // What was asked is asked once; a button that were disabled would lose the focus.
-  const asked = () => $("pause").ariaDisabled || $("finish").ariaDisabled;
   $("pause").addEventListener("click", () => {
-    if (asked()) return;
+    if (asked) return;
     if (job) {
+      asked = true;
+      $("finish").ariaDisabled = "true";
       $("pause").ariaDisabled = "true";
       $("pause").textContent = "Pausing…";
       job.pause();
     } else if (current && app.model) run_(app.engine.resume(current.id), current);
   });
   $("finish").addEventListener("click", () => {
-    if (asked()) return;
-    $("finish").ariaDisabled = "true";
+    if ($("finish").ariaDisabled) return;
+    asked = true;
+    $("finish").ariaDisabled = $("pause").ariaDisabled = "true";
     $("training-status").textContent = "Finishing…";
     job?.finish();
   });

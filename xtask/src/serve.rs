@@ -9,6 +9,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::Failure;
 
+/// What web/index.html says of itself. A Worker goes by the header of its own file alone.
+const POLICY: &str = "Content-Security-Policy: default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; \
+    connect-src 'self' https:; img-src 'self' blob: data:; worker-src 'self'";
+
 /// Where pages are served unless somebody says otherwise.
 pub const PORT: u16 = 8000;
 
@@ -58,7 +62,7 @@ fn answer(folder: &Path, base: &str, mut stream: TcpStream) -> std::io::Result<(
     let tag = format!("\"{length:x}-{:x}\"", changed.as_nanos());
     let (kind, etag) = (format!("Content-Type: {}", mime(&path)), format!("ETag: {tag}"));
     // Pages are built again and again: asked for every time, sent when changed.
-    let common = [kind.as_str(), &etag, "Accept-Ranges: bytes", "Cache-Control: no-cache"];
+    let common = [kind.as_str(), &etag, POLICY, "Accept-Ranges: bytes", "Cache-Control: no-cache"];
     if known.is_some_and(|known| known == tag) {
         return head(&mut stream, "304 Not Modified", &common);
     }
@@ -205,6 +209,16 @@ mod tests {
     }
 
     #[test]
+    fn the_policy_is_the_pages_own() {
+        let page = std::fs::read_to_string(crate::root().join("web/index.html")).unwrap();
+        let policy = POLICY.strip_prefix("Content-Security-Policy: ").unwrap();
+        assert!(
+            page.contains(&format!("<meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">")),
+            "{policy}"
+        );
+    }
+
+    #[test]
     fn files_are_sent() {
         let folder = std::env::temp_dir().join(format!("portray-xtask-serve-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
@@ -217,6 +231,7 @@ mod tests {
         let whole = ask(port, "GET /a.js HTTP/1.1");
         assert!(whole.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/javascript"), "{whole}");
         assert!(whole.ends_with("\r\n\r\n0123456789"), "{whole}");
+        assert!(whole.contains(POLICY), "{whole}");
         let tag = whole.lines().find_map(|line| line.strip_prefix("ETag: ")).unwrap();
         let same = ask(port, &format!("GET /a.js HTTP/1.1\r\nIf-None-Match: {tag}"));
         assert!(same.starts_with("HTTP/1.1 304") && same.ends_with("\r\n\r\n"), "{same}");

@@ -1,5 +1,6 @@
 // Stands in for web/portray.js: the same interface with no engine behind it, for work on the page.
-// What goes wrong is asked for in the address: ?mock=nogpu,software,lost,memory,slow,runs,file,full
+// What goes wrong, or is there, is asked for in the address: ?mock=nogpu,software,lost,memory,oom,runs,full,unkept,kept,
+// others,nobundled
 const asked = new Set((new URLSearchParams(location.search).get("mock") ?? "").split(","));
 const speed = Number(new URLSearchParams(location.search).get("speed") ?? 1);
 const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms / speed));
@@ -94,6 +95,15 @@ const kept = {
   drop(id) { sessionStorage.setItem("mock-runs", JSON.stringify(kept.all().filter((run) => run.id !== id))); },
 };
 
+/** What the browser keeps, with ?mock=kept. */
+const stored = {
+  models: asked.has("kept") ? [
+    { key: "sd21-1", name: "stable-diffusion-2-1", bytes: 2.58e9, whole: true, loaded: false, url: "https://example.com/sd21" },
+    { key: "sd15-2", name: "v1-5-pruned-emaonly.safetensors", bytes: 7.4e8, whole: false, loaded: false },
+  ] : [],
+  cache: asked.has("kept") ? 1.2e6 : 0,
+};
+
 export class Portray {
   #loras = [];
   last = Promise.resolve();
@@ -116,6 +126,7 @@ export class Portray {
   }
 
   async load(model, { onprogress, signal } = {}) {
+    if (asked.delete("nobundled")) throw new PortrayError("file", "the bundled model's unet/config.json: the server says 503");
     const files = Array.isArray(model) ? model : [model];
     const name = model === undefined ? "bundled" : typeof model === "string" ? model.split("/").pop() : (files[0].webkitRelativePath || files[0].name).split("/")[0];
     const total = model === undefined ? 12 : 1.74e9;
@@ -127,8 +138,8 @@ export class Portray {
     if (/\.(ckpt|png)$/.test(name)) throw new PortrayError("file", `${name} is not a .safetensors file`);
     if (asked.has("memory")) throw new PortrayError("limit", "Making a picture with this model takes 2.27 GB of graphics memory, which this adapter cannot give now. Choose dtype q8 or f16, a smaller size, or close other programs.");
     this.model = model === undefined
-      ? { name, family: "small Stable Diffusion", side: SIDE, factor: 8, parameters: 4.9e6, bytes: 9.8e6, prediction: "epsilon", steps: 25, guidance: 7.5, sampler: "ddim" }
-      : { name, family: "Stable Diffusion 2", side: 512, factor: 64, parameters: 1.29e9, bytes: 1.74e9, prediction: "v", steps: 25, guidance: 7.5, sampler: "pndm" };
+      ? { name, family: "small Stable Diffusion", side: SIDE, factor: 8, parameters: 4.9e6, bytes: 9.8e6, prediction: "epsilon", predictionKnown: true, steps: 25, guidance: 7.5, sampler: "ddim" }
+      : { name, family: "Stable Diffusion 2", side: 512, factor: 64, parameters: 1.29e9, bytes: 1.74e9, prediction: "v", predictionKnown: !name.endsWith(".safetensors"), steps: 25, guidance: 7.5, sampler: "pndm" };
     return this.model;
   }
 
@@ -141,6 +152,11 @@ export class Portray {
   }
   async removeLora(name) { this.#loras = this.#loras.filter((lora) => lora.name !== name); }
   loras() { return [...this.#loras]; }
+  otherLoras() { return asked.has("others") ? [{ name: "vase", why: "no key matches" }] : []; }
+  async models() { return stored.models; }
+  async forgetModel(key) { stored.models = stored.models.filter((model) => model.key !== key); }
+  async cacheBytes() { return stored.cache; }
+  async clearCache() { stored.cache = 0; }
   async plan() { return { peakBytes: 61.3e6, dispatches: 4200, flops: 3e12, text: "" }; }
 
   async preparePicture(file, resolution = this.model.side) {
@@ -194,6 +210,7 @@ export class Portray {
           yield { type: "progress", unit: "picture", done: i, total: run.classCount };
         }
       }
+      if (asked.has("unkept")) yield { type: "warning", text: "This browser keeps no files for this page (a private window?): the training lasts only as long as this tab. Download its LoRA before you close it." };
       yield { type: "phase", text: "training" };
       engine.running = run.id;
       try {
@@ -210,7 +227,7 @@ export class Portray {
           if (self.asked === "finish") break;
           if (self.asked) {
             kept.put({ ...run, updated: Date.now() });
-            return void (yield { type: "paused", step: run.step });
+            return void (yield { type: "paused", step: run.step, kept: !asked.has("unkept") });
           }
           if (asked.has("full") && run.step === 60) {
             yield { type: "storage", message: "This browser's storage is full" };
@@ -223,7 +240,7 @@ export class Portray {
       kept.drop(run.id);
       const file = new Blob(["LoRA"]);
       const lora = await engine.addLora(file, run.name ?? "subject");
-      yield { type: "done", step: run.step, lora, file };
+      yield { type: "done", step: run.step, lora, kept: !asked.has("unkept") && !asked.has("full"), file };
     });
   }
 
