@@ -210,6 +210,20 @@ fn keys_ask_for_another_seed_and_save_it() {
 }
 
 #[test]
+fn a_training_whose_display_goes_leaves_a_state() {
+    let Some(mut display) = Display::open() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/subjects/cat");
+    let mut watch = portray(folder.path());
+    watch.args(["watch", "train", "--prompt", "a cat", "--steps", "100000", "--out", "l.safetensors", "--images"]);
+    let mut job = Job(watch.arg(images).env("DISPLAY", &display.name).spawn().unwrap());
+    appears(&folder.path().join("l.safetensors.state"));
+    display.server.kill().unwrap();
+    assert!(!job.0.wait().unwrap().success());
+    assert!(folder.path().join("l.safetensors.state/state.safetensors").is_file());
+}
+
+#[test]
 fn keys_finish_a_training_that_is_paused() {
     let Some(display) = Display::open() else { return };
     let folder = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use portray::engine::{Engine, Generated, Model, Trained, Work};
 use portray::event::{Event, Flow, Picture, StepReport};
 use portray::gpu::Budget;
-use portray::job::{GenerateJob, TrainJob};
+use portray::job::{GenerateJob, Method, TrainJob};
 use portray::{Error, Result};
 
 use super::page::{Tile, View};
@@ -19,6 +19,10 @@ use crate::cli::{stop, table, train};
 
 /// What the job may take of the device at a time: a window of 30 frames a second stays smooth beside it.
 const BUDGET: Duration = Duration::from_millis(30);
+
+/// How often a LoRA's state is saved where the command does not say: Xlib ends the process when the display goes, and no
+/// time is left then to save anything.
+const SAVE_EVERY: usize = 25;
 
 /// A job with what is shown of it.
 pub struct Task {
@@ -89,8 +93,12 @@ impl Task {
                 )
             }
             WatchJob::Train(args) => {
-                let job = args.job;
+                let mut job = args.job;
                 let samples = train::samples(&job)?;
+                // That of all weights takes gigabytes.
+                if job.method == Method::Lora {
+                    job.save_every.get_or_insert(SAVE_EVERY);
+                }
                 let title = job.prompt.clone().unwrap_or_else(|| "Training".into());
                 (Job::Train(Box::new(Training { work: engine.start_train(job.clone()), job, samples })), title)
             }
