@@ -63,12 +63,7 @@ impl TrainJob {
         if self.replay.is_none() && self.images.is_none() {
             return wrong("train needs pictures: give --images DIR".into());
         }
-        if self.method == Method::Full && (self.text_encoder || self.init_lora.is_some()) {
-            return wrong(
-                "--method full trains the UNet's weights: it takes no --text-encoder and no --init-lora".into(),
-            );
-        }
-        self.check_numbers()?;
+        self.check_options()?;
         if files::exists(&self.out) && !self.force && !self.resume {
             return wrong(format!("{} exists: give --force to overwrite it, or another --out", self.out.display()));
         }
@@ -76,7 +71,15 @@ impl TrainJob {
     }
 
     /// What it takes to plan the job.
-    pub(super) fn check_numbers(&self) -> Result<()> {
+    pub(super) fn check_options(&self) -> Result<()> {
+        if self.method == Method::Full && (self.text_encoder || self.init_lora.is_some()) {
+            return wrong(
+                "--method full trains the UNet's weights: it takes no --text-encoder and no --init-lora".into(),
+            );
+        }
+        if self.replay.is_some() && !self.sample_prompts.is_empty() {
+            return wrong("--replay takes no --sample-prompt: it is for comparing numbers".into());
+        }
         check_counts(&[
             ("--steps", self.steps),
             ("--batch", Some(self.batch)),

@@ -82,7 +82,7 @@ impl Engine {
     ) -> Result<Vec<io::Picture>> {
         let (prompt, seed) = (&job.prompts[0], job.sampling.seed);
         let size = model.size(job.sampling.width, job.sampling.height)?;
-        let folder = class_folder(&model.checkpoint.fingerprint()?, prompt, size, seed)?;
+        let folder = class_folder(&model.fingerprint()?, prompt, size, seed)?;
         let mut pictures = Vec::with_capacity(job.count);
         for i in 0..job.count {
             // A damaged picture is made again.

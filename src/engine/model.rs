@@ -122,6 +122,15 @@ impl Model {
         Ok(())
     }
 
+    /// Names what decides the pictures that it makes without a LoRA: its weights, and a prediction that is not its own.
+    pub(crate) fn fingerprint(&self) -> Result<String> {
+        let fingerprint = self.checkpoint.fingerprint()?;
+        let (own, name) = (self.checkpoint.scheduler().to_string(), self.checkpoint.scheduler_name());
+        let used = self.schedule.prediction_type;
+        let differs = ScheduleConfig::from_json(&own, name)?.prediction_type != used;
+        Ok(if differs { format!("{fingerprint} {used:?}") } else { fingerprint })
+    }
+
     /// What its network predicts.
     #[cfg_attr(not(feature = "web"), allow(dead_code, reason = "the page asks for it"))]
     pub(crate) fn prediction(&self) -> Prediction {
@@ -137,6 +146,11 @@ impl Model {
             WeightType::Auto if caps.class == AdapterClass::Cpu => DType::F32,
             WeightType::Auto => DType::F16,
         }
+    }
+
+    /// Whether the large weights take as little as they can.
+    pub(crate) fn eight_bits(&self) -> bool {
+        self.weight_type == WeightType::Q8
     }
 
     /// Storage of the autoencoder's weights: few, and each counts in every pixel, so eight bits are not for them.

@@ -41,7 +41,9 @@ pub struct PlanReport {
 struct Phase {
     name: &'static str,
     weights: u64,
-    /// Inputs, uniforms, and what is stored beside the weights.
+    /// Gradients and moments.
+    optimizer: u64,
+    /// Inputs, uniforms, and what else is stored beside the weights.
     beside: u64,
     arena: Vec<u64>,
 }
@@ -49,7 +51,38 @@ struct Phase {
 impl Phase {
     fn part(name: &'static str, part: &Part) -> Phase {
         let beside = part.plan.input_bytes + part.plan.uniform_bytes;
-        Phase { name, weights: bytes(&part.params), beside, arena: part.plan.arena.clone() }
+        Phase { name, weights: bytes(&part.params), optimizer: 0, beside, arena: part.plan.arena.clone() }
+    }
+
+    /// Updates, and sampling between them.
+    fn training(training: &TrainPlan, sampling: Option<&SamplingPlan>) -> Phase {
+        let plans = || training.plans().chain(sampling.into_iter().flat_map(SamplingPlan::plans));
+        Phase {
+            name: "training",
+            weights: bytes(&training.params),
+            optimizer: training.optimizer_bytes(),
+            beside: plans().map(|p| p.input_bytes + p.uniform_bytes).sum(),
+            arena: pool(plans().map(|p| &p.arena)),
+        }
+    }
+
+    fn alone(&self) -> u64 {
+        self.weights + self.optimizer + self.beside
+    }
+}
+
+/// What takes how many bytes, and how many are alive at once.
+type Memory = (Vec<(String, u64)>, u64);
+
+/// Refuses what takes more than `allowed`; `smaller` says what would make it take less.
+fn within(allowed: Option<u64>, needed: u64, smaller: &str) -> Result<()> {
+    match allowed.filter(|&allowed| needed > allowed) {
+        None => Ok(()),
+        Some(allowed) => {
+            let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+            let (needed, allowed) = (megabytes(needed), megabytes(allowed));
+            Err(Error::Limit(format!("the job takes {needed}, --memory allows {allowed}: {smaller}")))
+        }
     }
 }
 
@@ -68,14 +101,17 @@ fn bytes(params: &[Param]) -> u64 {
 }
 
 /// Rows and peak of phases that run in turn in one pool.
-fn in_turn(phases: &[Phase]) -> (Vec<(String, u64)>, u64) {
+fn in_turn(phases: &[Phase]) -> Memory {
     let pool: u64 = pool(phases.iter().map(|p| &p.arena)).iter().sum();
     let mut rows: Vec<(String, u64)> = Vec::new();
     for phase in phases {
         rows.push((format!("{}: weights", phase.name), phase.weights));
+        if phase.optimizer > 0 {
+            rows.push((format!("{}: gradients and moments", phase.name), phase.optimizer));
+        }
         rows.push((format!("{}: inputs and state", phase.name), phase.beside));
     }
-    let alone = phases.iter().map(|p| p.weights + p.beside).max().unwrap_or(0);
+    let alone = phases.iter().map(Phase::alone).max().unwrap_or(0);
     let staging = STAGING_BYTES.min(phases.iter().map(|p| p.weights).max().unwrap_or(0));
     rows.push(("working memory, shared by all".into(), pool));
     rows.push(("staging".into(), staging));
@@ -119,7 +155,14 @@ impl GeneratePlans {
         planning.breathe().await;
         let decode = model.plan_vae_decode(planning, 1, [width, height], true)?;
         planning.breathe().await;
-        Ok(GeneratePlans { text, encode, unet, params: scope.params(), sampling, decode })
+        let plans = GeneratePlans { text, encode, unet, params: scope.params(), sampling, decode };
+        let smaller = if model.eight_bits() { "" } else { " or --dtype q8" };
+        within(job.model.memory, plans.memory().1, &format!("try a lower --width and --height{smaller}"))?;
+        Ok(plans)
+    }
+
+    fn memory(&self) -> Memory {
+        in_turn(&self.phases())
     }
 
     /// Chunks that serve all of them in turn.
@@ -136,6 +179,7 @@ impl GeneratePlans {
         phases.push(Phase {
             name: "UNet",
             weights,
+            optimizer: 0,
             beside: beside + step.stored_bytes().saturating_sub(weights),
             arena: pool(self.sampling.plans().map(|p| &p.arena)),
         });
@@ -153,7 +197,7 @@ pub fn plan_generate(job: &GenerateJob, caps: &Caps) -> Result<PlanReport> {
     let recipe = Recipe::new(&model, &job.sampling, job.model.prediction, job.init.as_ref().map(|_| job.strength))?;
     let size = model.size(job.sampling.width, job.sampling.height)?;
     let plans = at_once(GeneratePlans::new(job, &model, &recipe, planning, size))?;
-    let (rows, peak_bytes) = in_turn(&plans.phases());
+    let (rows, peak_bytes) = plans.memory();
     Ok(PlanReport {
         rows,
         peak_bytes,
@@ -184,14 +228,8 @@ pub(crate) async fn plan_training(job: &TrainJob, mut setup: Setup, planning: Pl
         best = TrainPlan::new(&setup, planning.caps, planning.variants)?;
         planning.breathe().await;
     }
-    match budget.filter(|&budget| bytes(&best) > budget) {
-        None => Ok(best),
-        Some(budget) => Err(Error::Limit(format!(
-            "training takes {} bytes, --memory allows {budget}: {}",
-            bytes(&best),
-            job.smaller()
-        ))),
-    }
+    within(budget, bytes(&best), &job.smaller())?;
+    Ok(best)
 }
 
 /// Every plan of a `train` job on pictures.
@@ -232,7 +270,20 @@ impl TrainPlans {
             false => Some(model.plan_preview(job, planning, [side, side])?),
         };
         planning.breathe().await;
-        Ok(TrainPlans { text, encode, training, preview })
+        let plans = TrainPlans { text, encode, training, preview };
+        within(job.model.memory, plans.memory().1, &job.smaller())?;
+        Ok(plans)
+    }
+
+    fn memory(&self) -> Memory {
+        let (mut rows, mut peak_bytes) = in_turn(&self.phases());
+        if let Some((_, decode)) = &self.preview {
+            // Decoded while the training's state is in the pool's place: in memory of its own.
+            let bytes = bytes(&decode.params) + decode.plan.working_bytes();
+            rows.push(("decoding sample pictures".into(), bytes));
+            peak_bytes += bytes;
+        }
+        (rows, peak_bytes)
     }
 
     /// Chunks that serve all of them in turn.
@@ -241,39 +292,30 @@ impl TrainPlans {
     }
 
     fn phases(&self) -> Vec<Phase> {
-        let training = &self.training;
-        let sampling = || self.preview.iter().flat_map(|(sampling, _)| sampling.plans());
-        let plans = || training.plans().chain(sampling());
-        let beside = plans().map(|p| p.input_bytes + p.uniform_bytes).sum::<u64>();
         let encode = self.encode.iter().map(|part| Phase::part("VAE encoder", part));
         let text = Phase::part("text encoder", &self.text);
-        let training = Phase {
-            name: "training",
-            weights: bytes(&training.params),
-            beside: beside + training.optimizer_bytes(),
-            arena: pool(plans().map(|p| &p.arena)),
-        };
+        let training = Phase::training(&self.training, self.preview.as_ref().map(|(sampling, _)| sampling));
         std::iter::once(text).chain(encode).chain([training]).collect()
     }
 }
 
 /// The plan of a `train` job on an adapter with `caps`.
 pub fn plan_train(job: &TrainJob, caps: &Caps) -> Result<PlanReport> {
-    job.check_numbers()?;
+    job.check_options()?;
     let mut silent = |_| Flow::Continue;
     let model = Model::open(&job.model, &[], &mut silent)?;
     let planning = Planning { caps, variants: &Variants::default(), gpu: None };
-    let plans =
-        at_once(async { TrainPlans::new(job, &model, &job.training_set(&model, planning).await?, planning).await })?;
-    let (mut rows, mut peak_bytes) = in_turn(&plans.phases());
-    let training = &plans.training;
+    let ((mut rows, mut peak_bytes), training) = at_once(async {
+        if let Some(path) = &job.replay {
+            let run = job.open_replay(&model, path)?;
+            let setup = job.setup(&model, caps, run.samples, run.latent, run.tokens);
+            let training = plan_training(job, setup, planning).await?;
+            return Ok((in_turn(&[Phase::training(&training, None)]), training));
+        }
+        let plans = TrainPlans::new(job, &model, &job.training_set(&model, planning).await?, planning).await?;
+        Ok((plans.memory(), plans.training))
+    })?;
     let mut notes = vec![format!("{} trained numbers", training.trainable())];
-    if let Some((_, decode)) = &plans.preview {
-        // Decoded while the training's state is in the pool's place: in memory of its own.
-        let bytes = bytes(&decode.params) + decode.plan.working_bytes();
-        rows.push(("decoding sample pictures".into(), bytes));
-        peak_bytes += bytes;
-    }
     if job.class_prompt.is_some() && job.class_images.is_none() {
         let made = plan_generate(
             &class_job(&job.model, job.class_prompt.as_deref().unwrap_or_default(), 1, [job.side(&model)?; 2], 0),

@@ -80,7 +80,7 @@ impl Engine {
         ear: &mut Ear<'_>,
     ) -> Result<(Run, TrainPlan)> {
         if let Some(path) = &job.replay {
-            let run = self.open_replay(job, model, path)?;
+            let run = job.open_replay(model, path)?;
             self.gpu.breathe().await;
             let setup = job.setup(model, self.gpu.caps(), run.samples, run.latent, run.tokens);
             return Ok((run, plan_training(job, setup, self.planning()).await?));

@@ -50,11 +50,12 @@ impl Batches {
 /// Variants that are cached of a randomly cropped picture.
 const CROPS: usize = 4;
 
-impl Engine {
-    pub(super) fn open_replay(&self, job: &TrainJob, model: &Model, path: &Path) -> Result<Run> {
+impl TrainJob {
+    /// The batches of the replay file at `path`, which must be of `model`.
+    pub(super) fn open_replay(&self, model: &Model, path: &Path) -> Result<Run> {
         let file = Replay::open(path)?;
         let conditioning = file.conditioning()?;
-        let tokens = match (&conditioning, job.text_encoder) {
+        let tokens = match (&conditioning, self.text_encoder) {
             (Conditioning::Context(values, tokens), false) => {
                 let prompts = if file.samples()[1] > 0 { 2 } else { 1 };
                 if values.len() != prompts * tokens * model.context_width() {
@@ -98,7 +99,9 @@ impl Engine {
             samples_hidden: None,
         })
     }
+}
 
+impl Engine {
     /// Pictures to cached posteriors, by the plans `encode` of their sizes, and prompts to hidden states, in a pool of
     /// `chunks`.
     #[allow(clippy::too_many_arguments, reason = "a private call with one caller")]

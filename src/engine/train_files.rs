@@ -33,6 +33,7 @@ impl Engine {
             }
             None => None,
         };
+        let own_scale = job.lora().map_or(1.0, |lora| lora.scale() as f32);
         for (index, param) in params.iter().filter(|p| p.role == Role::Adapter).enumerate() {
             let values = match &given {
                 None => initial_factor(param, index, job.seed),
@@ -43,14 +44,16 @@ impl Engine {
                         .modules
                         .get(&key)
                         .ok_or_else(|| Error::file(path, format!("has no layer {key}: made with other --targets")))?;
-                    let factor = if which == "down" { &module.down } else { &module.up };
+                    let up = which == "up";
+                    let factor = if up { &module.up } else { &module.down };
                     if factor.data.len() != param.elements() {
                         let rank = module.rank();
                         return Err(Error::file(path, format!("layer {key} has rank {rank}: give --rank {rank}")));
                     }
-                    let source = &param.sources[0];
-                    let tensor =
-                        weights::HostTensor { shape: source.shape.clone(), values: factor.data.as_slice().into() };
+                    // What the file adds is what training begins with, whatever alpha it was made with.
+                    let scale = if up { module.scale() / own_scale } else { 1.0 };
+                    let values = factor.data.iter().map(|x| x * scale).collect();
+                    let tensor = weights::HostTensor { shape: param.sources[0].shape.clone(), values };
                     bytemuck::pod_collect_to_vec(&weights::pack(param, &[tensor])?)
                 }
             };

@@ -21,6 +21,10 @@ impl TrainJob {
     pub(super) fn deciding(&self) -> Result<serde_json::Value> {
         let mut value = serde_json::to_value(self).map_err(|e| Error::Usage(e.to_string()))?;
         if let Some(map) = value.as_object_mut() {
+            // A changed option is called by its own name, whichever struct holds it.
+            if let Some(serde_json::Value::Object(model)) = map.remove("model") {
+                map.extend(model);
+            }
             for free in ["resume", "force", "save_every", "sample_prompts", "sample_every", "out", "format", "memory"] {
                 map.remove(free);
             }
