@@ -37,6 +37,9 @@ test("what the browser keeps is listed with its size, and deleted", async (t) =>
   await at.waitForSelector(id("kept-row"));
   const rows = await at.locator(id("kept-row")).allTextContents();
   assert.match(rows.join("\n"), /stable-diffusion-2-1\s*2\.58 GB.*\n.*740 MB, a part.*\nClass pictures\s*1\.2 MB/);
+  await at.click(id("kept-load"));
+  await says(at, "model-name", /^sd21$/);
+  await ready(at);
   for (let left = 2; left >= 0; left--) {
     await at.click(`${id("kept-row")}:first-child ${id("kept-delete")}`);
     await at.waitForFunction((left) => document.querySelectorAll("[data-testid=kept-row]").length === left, left);

@@ -92,6 +92,7 @@ export function startModel(app) {
     );
   }
 
+  app.load = (asked) => load(asked);
   /** For a new engine: the same model again. */
   app.reload = () => {
     held = null;
