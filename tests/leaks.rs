@@ -67,8 +67,8 @@ fn growth_is_what_every_run_adds() {
     assert!(growth(&mb([234, 250, 251, 252, 253, 254])) > RESIDENT_GROWTH, "a block and a leak");
 }
 
-/// What all runs together may add to what Rust code holds: 45 bytes with each job.
-const HELD_IN_ALL: i64 = 8 << 10;
+/// What all runs together may add to what Rust code holds: 1 kB with each job. Tables that wgpu keeps grow once, by 80 kB.
+const HELD_IN_ALL: i64 = 180 << 10;
 
 /// Steps of a whole `work`.
 fn steps<T>(host: &Host, mut work: Work<T>) -> usize {
