@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use portray::engine::{Engine, EngineOptions};
 use portray::event::{Event, Flow, StepReport};
-use portray::io::{LoraFormat, SafeTensors};
+use portray::io::{LoraFile, LoraFormat, SafeTensors};
 use portray::job::{Checkpointing, LrSchedule, Method, ModelOptions, Targets, TrainJob, WeightType};
 use portray::train::Optimizer;
 
@@ -63,6 +63,38 @@ fn job(kind: &str, what: &str, tag: &str, out: PathBuf) -> TrainJob {
         _ => {}
     }
     job
+}
+
+#[test]
+fn an_initial_lora_counts_as_its_file_says() {
+    let engine = pollster::block_on(Engine::request(&EngineOptions::default())).expect("an adapter");
+    let folder = tempfile::tempdir().expect("a folder");
+    // Factors of rank 3 and half that alpha, for a job whose alpha is its rank; and the same change without an alpha.
+    let half = common::golden("sd2.lora-kohya-half.safetensors");
+    let mut raw = LoraFile::open(&half, None).expect("a LoRA");
+    for module in raw.modules.values_mut() {
+        module.up.data.iter_mut().for_each(|x| *x *= 0.5);
+        module.alpha = Some(3.0);
+    }
+    let same = folder.path().join("same.safetensors");
+    raw.write(&same, LoraFormat::Kohya).expect("a written LoRA");
+    let mut first_loss = |init: &Path, out: &str| {
+        let mut job = job("sd2", "train", "plain", folder.path().join(out));
+        (job.init_lora, job.rank, job.steps) = (Some(init.to_owned()), 3, Some(1));
+        let mut loss = f64::NAN;
+        let mut hear = |event| {
+            if let Event::Step(report) = event {
+                loss = report.loss;
+            }
+            Flow::Continue
+        };
+        pollster::block_on(engine.train(&job, &mut hear)).expect("a training");
+        loss
+    };
+    let (stated, expected) = (first_loss(&half, "a"), first_loss(&same, "b"));
+    assert!((stated - expected).abs() < 1e-6 * expected, "{stated} {expected}");
+    let whole = first_loss(&common::golden("sd2.lora-kohya.safetensors"), "c");
+    assert!((whole - expected).abs() > 1e-5 * expected, "the LoRA must matter: {whole} {expected}");
 }
 
 fn near(what: &str, step: usize, got: f64, expected: f64, tolerance: f64) -> Result<(), String> {

@@ -334,3 +334,36 @@ pub fn plan_train(job: &TrainJob, caps: &Caps) -> Result<PlanReport> {
         notes,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::AdapterClass;
+    use crate::job::ModelOptions;
+
+    /// What is said of a job that may take one byte less than it does.
+    fn refusal(plan: impl Fn(Option<u64>) -> Result<PlanReport>) -> String {
+        let peak = plan(None).unwrap().peak_bytes;
+        assert!(plan(Some(peak)).is_ok());
+        plan(Some(peak - 1)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_whole_peak_of_a_job_must_be_allowed() {
+        let caps = Caps::webgpu_defaults(AdapterClass::Gpu);
+        let model = |memory| ModelOptions { memory, ..Default::default() };
+        let generate = |memory| {
+            let prompts = vec!["a cat".into()];
+            plan_generate(&GenerateJob { prompts, count: 1, model: model(memory), ..Default::default() }, &caps)
+        };
+        let message = refusal(generate);
+        assert!(message.contains("--memory") && message.contains("--dtype q8"), "{message}");
+        let train = |memory| {
+            let sample_prompts = vec!["a cat".into()];
+            let checkpointing = Checkpointing::Off;
+            plan_train(&TrainJob { model: model(memory), sample_prompts, checkpointing, ..Default::default() }, &caps)
+        };
+        let message = refusal(train);
+        assert!(message.contains("--memory") && message.contains("--checkpointing on"), "{message}");
+    }
+}

@@ -50,8 +50,10 @@ impl Engine {
                         let rank = module.rank();
                         return Err(Error::file(path, format!("layer {key} has rank {rank}: give --rank {rank}")));
                     }
-                    // What the file adds is what training begins with, whatever alpha it was made with.
-                    let scale = if up { module.scale() / own_scale } else { 1.0 };
+                    // What a file with an alpha adds is what training begins with, whatever alpha the job has; without one the
+                    // factors are the job's to scale, as PEFT has it.
+                    let said = module.alpha.filter(|_| up);
+                    let scale = said.map_or(1.0, |_| module.scale() / own_scale);
                     let values = factor.data.iter().map(|x| x * scale).collect();
                     let tensor = weights::HostTensor { shape: param.sources[0].shape.clone(), values };
                     bytemuck::pod_collect_to_vec(&weights::pack(param, &[tensor])?)

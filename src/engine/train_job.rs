@@ -113,3 +113,19 @@ impl TrainJob {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_decides_the_result_is_named_as_the_options_are() {
+        let job = TrainJob::default();
+        let mut other = job.clone();
+        (other.model.memory, other.resume, other.save_every) = (Some(1 << 30), true, Some(5));
+        assert_eq!(job.deciding().unwrap(), other.deciding().unwrap());
+        other.model.dtype = WeightType::Q8;
+        let (was, is) = (job.deciding().unwrap(), other.deciding().unwrap());
+        assert_ne!(was["dtype"], is["dtype"]);
+    }
+}
