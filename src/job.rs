@@ -79,7 +79,7 @@ pub struct SamplingOptions {
 }
 
 /// A LoRA file or folder with its scale.
-#[derive(Clone, Debug, PartialEq, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoraArg {
     /// File or PEFT folder.

@@ -1,5 +1,6 @@
 //! The library's face in a browser: jobs as JSON in, events as JSON and pixels out. `web/engine.js` is its one caller.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -10,7 +11,7 @@ use wasm_bindgen::prelude::*;
 
 use crate::engine::{Engine, EngineOptions, Model, Stopwatch, plan_generate, plan_train};
 use crate::error::{Error, Result};
-use crate::event::{Event, Flow, Picture};
+use crate::event::{Event, Flow, Listener, Picture};
 use crate::io::files::{self, Content};
 use crate::io::image::encode_png;
 use crate::io::{self, LoraFile, LoraFormat, Part, Slices};
@@ -116,7 +117,12 @@ fn opaque(rgb: &[u8]) -> Uint8Array {
 
 /// The engine on a device of its own.
 #[wasm_bindgen(js_name = Engine)]
-pub struct WebEngine(Engine);
+pub struct WebEngine {
+    engine: Engine,
+    /// The model of the last pictures with its LoRAs, and the options that name them: opening one parses its tokenizer, and
+    /// loads the UNet where only a prediction tells what it predicts.
+    opened: RefCell<Option<(String, Rc<Model>)>>,
+}
 
 #[wasm_bindgen(js_class = Engine)]
 impl WebEngine {
@@ -126,12 +132,13 @@ impl WebEngine {
         std::panic::set_hook(Box::new(|panic| {
             let _ = js_sys::Reflect::set(&js_sys::global(), &"portrayPanic".into(), &panic.to_string().into());
         }));
-        Engine::request(&EngineOptions::default()).await.map(WebEngine).map_err(thrown)
+        let engine = Engine::request(&EngineOptions::default()).await.map_err(thrown)?;
+        Ok(WebEngine { engine, opened: RefCell::default() })
     }
 
     /// Adapter and limits, as JSON.
     pub fn info(&self) -> String {
-        let (info, caps) = (self.0.gpu().info(), self.0.gpu().caps());
+        let (info, caps) = (self.engine.gpu().info(), self.engine.gpu().caps());
         let software = caps.class == crate::gpu::AdapterClass::Cpu;
         json!({"adapter": info.name, "software": software, "maxBindingBytes": caps.max_binding_bytes,
             "maxBufferBytes": caps.max_buffer_bytes})
@@ -140,13 +147,13 @@ impl WebEngine {
 
     /// The `GPUDevice`.
     pub fn device(&self) -> JsValue {
-        self.0.gpu().web_device()
+        self.engine.gpu().web_device()
     }
 
     /// Whether `bytes` can be had of the adapter now.
     #[wasm_bindgen(js_name = canAllocate)]
     pub async fn can_allocate(&self, bytes: f64) -> bool {
-        self.0.gpu().can_allocate(bytes as u64).await
+        self.engine.gpu().can_allocate(bytes as u64).await
     }
 
     /// What the model of `options` is, as JSON.
@@ -190,7 +197,7 @@ impl WebEngine {
 
     /// What the job `kind` ("generate" or "train") takes, as JSON.
     pub fn plan(&self, kind: &str, job: &str) -> Result<String, JsValue> {
-        let caps = self.0.gpu().caps();
+        let caps = self.engine.gpu().caps();
         let report = match kind {
             "train" => parse(job).and_then(|job: TrainJob| plan_train(&job, caps)),
             _ => parse(job).and_then(|job: GenerateJob| plan_generate(&job, caps)),
@@ -206,26 +213,42 @@ impl WebEngine {
     /// Runs test case `index` of the op `op`: null where there is none, "" where it is right, else what is wrong.
     #[wasm_bindgen(js_name = checkKernel)]
     pub async fn check_kernel(&self, op: &str, index: usize, hardware: bool) -> Result<Option<String>, JsValue> {
-        let found = self.0.check_kernel(op, index, hardware).await.map_err(thrown)?;
+        let found = self.engine.check_kernel(op, index, hardware).await.map_err(thrown)?;
         Ok(found.map(|right| right.err().unwrap_or_default()))
     }
 
     /// A "unet" or "train" step of the model of `options`, to be timed.
     pub async fn stopwatch(&self, step: &str, options: &str) -> Result<WebStopwatch, JsValue> {
         let options: ModelOptions = parse(options).map_err(thrown)?;
-        self.0.stopwatch(step, &options).await.map(WebStopwatch).map_err(thrown)
+        self.engine.stopwatch(step, &options).await.map(WebStopwatch).map_err(thrown)
     }
 
     /// Makes pictures.
     pub async fn generate(&self, job: &str, listener: Function) -> Result<(), JsValue> {
         let job: GenerateJob = parse(job).map_err(thrown)?;
-        self.0.generate(&job, &mut |event| told(&listener, event)).await.map(drop).map_err(thrown)
+        let mut listener = |event| told(&listener, event);
+        let model = self.opened(&job, &mut listener).await.map_err(thrown)?;
+        self.engine.generate_with(&model, &job, &mut listener).await.map(drop).map_err(thrown)
+    }
+
+    /// The job's model with its LoRAs, opened now where it is not the last one.
+    async fn opened(&self, job: &GenerateJob, listener: Listener<'_>) -> Result<Rc<Model>> {
+        let named = json!([job.model, job.loras]).to_string();
+        let last = self.opened.take().filter(|(name, _)| *name == named);
+        let model = match last {
+            Some((_, model)) => model,
+            None => Rc::new(self.engine.open(&job.model, &job.loras, listener).await?),
+        };
+        self.opened.replace(Some((named, model.clone())));
+        Ok(model)
     }
 
     /// Trains; gives the updates done. The result lies at the job's `out`.
     pub async fn train(&self, job: &str, listener: Function) -> Result<usize, JsValue> {
         let job: TrainJob = parse(job).map_err(thrown)?;
-        let trained = self.0.train(&job, &mut |event| told(&listener, event)).await.map_err(thrown)?;
+        // Its LoRAs would lie beside what the training holds.
+        self.opened.take();
+        let trained = self.engine.train(&job, &mut |event| told(&listener, event)).await.map_err(thrown)?;
         Ok(trained.steps)
     }
 }

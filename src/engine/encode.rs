@@ -110,7 +110,10 @@ impl Model {
             if sessions.last().is_none_or(|(n, ..)| *n != chunk.len()) {
                 let part = self.plan_text(planning, chunk.len(), tokens)?;
                 planning.breathe().await;
-                self.load(&mut store, "text encoder", &part.params).await?;
+                // A last, shorter chunk has the same weights.
+                if sessions.is_empty() {
+                    self.load(&mut store, "text encoder", &part.params).await?;
+                }
                 let session = Session::new(gpu, part.plan, pool, &store).await?;
                 sessions.push((chunk.len(), session, Ends { input: part.input, output: part.output }));
             }
