@@ -102,6 +102,9 @@ impl std::str::FromStr for LoraArg {
     }
 }
 
+/// Pictures that one job may make: their latents and names are held until its end.
+pub const MOST_PICTURES: usize = 10_000;
+
 /// `portray generate`.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]

@@ -204,7 +204,7 @@ impl WebEngine {
         };
         let said = report.map(|r| {
             let rows: Vec<Value> = r.rows.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect();
-            json!({"peakBytes": r.peak_bytes, "dispatches": r.dispatches, "flops": r.flops, "rows": rows,
+            json!({"peakBytes": r.peak_bytes, "keptBytes": r.kept_bytes, "dispatches": r.dispatches, "flops": r.flops, "rows": rows,
                 "text": r.notes.join("\n")})
         });
         said.map(|v| v.to_string()).map_err(thrown)
@@ -223,12 +223,18 @@ impl WebEngine {
         self.engine.stopwatch(step, &options).await.map(WebStopwatch).map_err(thrown)
     }
 
-    /// Makes pictures.
-    pub async fn generate(&self, job: &str, listener: Function) -> Result<(), JsValue> {
+    /// Makes pictures; the weights stay on the device for the next ones where they are to be kept.
+    pub async fn generate(&self, job: &str, keep: bool, listener: Function) -> Result<(), JsValue> {
         let job: GenerateJob = parse(job).map_err(thrown)?;
         let mut listener = |event| told(&listener, event);
         let model = self.opened(&job, &mut listener).await.map_err(thrown)?;
+        model.keep_weights(keep);
         self.engine.generate_with(&model, &job, &mut listener).await.map(drop).map_err(thrown)
+    }
+
+    /// Lets go of the last pictures' model and of what it has on the device.
+    pub fn release(&self) {
+        self.opened.take();
     }
 
     /// The job's model with its LoRAs, opened now where it is not the last one.
@@ -246,8 +252,7 @@ impl WebEngine {
     /// Trains; gives the updates done. The result lies at the job's `out`.
     pub async fn train(&self, job: &str, listener: Function) -> Result<usize, JsValue> {
         let job: TrainJob = parse(job).map_err(thrown)?;
-        // Its LoRAs would lie beside what the training holds.
-        self.opened.take();
+        self.release();
         let trained = self.engine.train(&job, &mut |event| told(&listener, event)).await.map_err(thrown)?;
         Ok(trained.steps)
     }

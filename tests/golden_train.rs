@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use portray::engine::{Engine, EngineOptions};
 use portray::event::{Event, Flow, StepReport};
-use portray::io::{LoraFile, LoraFormat, SafeTensors};
-use portray::job::{Checkpointing, LrSchedule, Method, ModelOptions, Targets, TrainJob, WeightType};
+use portray::io::{LoraFile, LoraFormat, Part, SafeTensors};
+use portray::job::{
+    Checkpointing, GenerateJob, LoraArg, LrSchedule, Method, ModelOptions, Targets, TrainJob, WeightType,
+};
 use portray::train::Optimizer;
 
 #[derive(serde::Deserialize)]
@@ -66,6 +68,51 @@ fn job(kind: &str, what: &str, tag: &str, out: PathBuf) -> TrainJob {
 }
 
 #[test]
+fn sample_pictures_are_those_that_the_lora_gives() {
+    let engine = pollster::block_on(Engine::request(&EngineOptions::default())).expect("an adapter");
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("both.safetensors");
+    let model = ModelOptions { model: Some(common::golden("sd2")), dtype: WeightType::F32, ..Default::default() };
+    let prompt = "a mscds cat in the snow";
+    let job = TrainJob {
+        model: model.clone(),
+        images: Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/subjects/cat")),
+        prompt: Some("a mscds cat".into()),
+        text_encoder: true,
+        lr: Some(5e-3),
+        text_lr: Some(5e-2),
+        steps: Some(3),
+        sample_prompts: vec![prompt.into()],
+        out: out.clone(),
+        ..Default::default()
+    };
+    let mut sample = Vec::new();
+    let mut hear = |event| {
+        if let Event::Sample { picture, .. } = event {
+            sample = picture.rgb;
+        }
+        Flow::Continue
+    };
+    pollster::block_on(engine.train(&job, &mut hear)).expect("a training");
+    // The same file without what the text encoder learnt.
+    let mut half = LoraFile::open(&out, None).expect("a LoRA");
+    half.modules.retain(|layer, _| layer.part == Part::Unet);
+    let unet_alone = folder.path().join("unet.safetensors");
+    half.write(&unet_alone, LoraFormat::Diffusers).expect("a written LoRA");
+    let off = |path: &Path| {
+        let loras = vec![LoraArg { path: path.to_owned(), scale: 1.0 }];
+        let job = GenerateJob { prompts: vec![prompt.into()], model: model.clone(), loras, ..Default::default() };
+        let made = pollster::block_on(engine.generate(&job, &mut |_| Flow::Continue)).expect("a picture");
+        let apart = made.pictures[0].rgb.iter().zip(&sample).map(|(a, b)| f64::from(a.abs_diff(*b)));
+        assert_eq!(made.pictures[0].rgb.len(), sample.len());
+        apart.sum::<f64>() / sample.len() as f64
+    };
+    let (both, one) = (off(&out), off(&unet_alone));
+    println!("off by {both:.2} levels, without the text encoder's part by {one:.2}");
+    assert!(both < 1.0 && one > 4.0 * both.max(0.25), "{both} {one}");
+}
+
+#[test]
 fn an_initial_lora_counts_as_its_file_says() {
     let engine = pollster::block_on(Engine::request(&EngineOptions::default())).expect("an adapter");
     let folder = tempfile::tempdir().expect("a folder");
@@ -78,7 +125,7 @@ fn an_initial_lora_counts_as_its_file_says() {
     }
     let same = folder.path().join("same.safetensors");
     raw.write(&same, LoraFormat::Kohya).expect("a written LoRA");
-    let mut first_loss = |init: &Path, out: &str| {
+    let first_loss = |init: &Path, out: &str| {
         let mut job = job("sd2", "train", "plain", folder.path().join(out));
         (job.init_lora, job.rank, job.steps) = (Some(init.to_owned()), 3, Some(1));
         let mut loss = f64::NAN;

@@ -9,6 +9,9 @@ import { plainly } from "./words.js";
 export { memoryBytes };
 
 export class Realm {
+  /** Which weights the adapter holds between pictures, and what the largest job with them takes. */
+  #held = null;
+
   /** @param {(message: string) => void} lost called when the device is lost */
   static async create(lost) {
     if (!globalThis.navigator?.gpu) {
@@ -79,8 +82,10 @@ export class Realm {
     return this.trial("generate", { prompts: [""], model }, "Making a picture with this model");
   }
 
-  /** Refuses what the adapter cannot hold now. */
+  /** Refuses what the adapter cannot hold now, with nothing of the last pictures on it. */
   async trial(kind, job, what) {
+    this.#held = null;
+    this.engine.release();
     const { peakBytes } = JSON.parse(this.engine.plan(kind, JSON.stringify(job)));
     if (await this.engine.canAllocate(peakBytes)) return;
     throw failure("limit", `${what} takes ${(peakBytes / 1e9).toFixed(2)} GB of graphics memory, which this adapter cannot give now. Hold the weights as f16 or q8, choose a smaller size, or close other programs.`);
@@ -158,13 +163,31 @@ export class Realm {
       init: init ? "/init" : undefined });
   }
 
+  /**
+   * Whether the weights may stay on the adapter after the pictures of `job`: where they do from the last ones, and where a
+   * trial has all of them at once. Refuses what the adapter cannot hold at all.
+   */
+  async #keeps(job) {
+    const { keptBytes } = JSON.parse(this.engine.plan("generate", JSON.stringify(job)));
+    const weights = JSON.stringify([job.model, job.loras]);
+    if (this.#held?.weights === weights && keptBytes <= this.#held.bytes) return true;
+    this.#held = null;
+    this.engine.release();
+    if (!(await this.engine.canAllocate(keptBytes))) {
+      await this.trial("generate", job, "This");
+      return false;
+    }
+    this.#held = { weights, bytes: keptBytes };
+    return true;
+  }
+
   /** @param {(event: object, transfer: Transferable[]) => void} tell  @param {{asked: string | null}} control */
   async generate(job, tell, control) {
     const said = this.#generateJob(job);
-    await this.trial("generate", said, "This");
+    const keep = await this.#keeps(said);
     if (job.init) put("/init", await content(job.init));
     try {
-      await this.run((listener) => this.engine.generate(JSON.stringify(said), listener), tell, control);
+      await this.run((listener) => this.engine.generate(JSON.stringify(said), keep, listener), tell, control);
     } finally {
       wasm.remove("/init");
     }

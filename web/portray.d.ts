@@ -24,7 +24,8 @@ export interface OtherLora { name: string; why: string }
 export interface KeptModel { key: string; name: string; bytes: number; whole: boolean; loaded: boolean; url?: string }
 
 /** What a job takes; bytes of the adapter's memory at their highest. */
-export interface Plan { peakBytes: number; dispatches: number; flops: number; rows: { name: string; bytes: number }[]; text: string }
+/** `keptBytes`: where the weights stay on the adapter for the next pictures, as they do where it can hold them. */
+export interface Plan { peakBytes: number; keptBytes: number; dispatches: number; flops: number; rows: { name: string; bytes: number }[]; text: string }
 
 export interface GenerateJob {
   prompt: string; negative?: string; steps?: number; guidance?: number;

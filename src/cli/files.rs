@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use portray::event::Picture;
 use portray::io::{image, write_atomic};
+use portray::job::MOST_PICTURES;
 use portray::{Error, Result};
 
 /// Refuses a path that exists (without `force`), lies in a folder that cannot be written, or is a folder itself.
@@ -85,9 +86,6 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.push(suffix);
     path.with_file_name(name)
 }
-
-/// Pictures of one run: their latents and names are held until its end.
-const MOST_PICTURES: usize = 10_000;
 
 /// The files of a job's pictures.
 #[derive(Debug, PartialEq)]

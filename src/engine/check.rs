@@ -2,12 +2,10 @@
 
 use crate::error::{Error, Result};
 use crate::io::files;
-use crate::job::{GenerateJob, Method, TrainJob};
+use crate::job::{GenerateJob, MOST_PICTURES, Method, TrainJob};
 
 /// The longest side of a picture in pixels: what WebGPU promises of a texture.
 pub(super) const LONGEST_SIDE: usize = 8192;
-/// Pictures that one job may make.
-const MOST_PICTURES: usize = 100_000;
 /// The most that a count of a training may be; far above what fits anywhere.
 const MOST: usize = 1_000_000;
 
@@ -49,8 +47,10 @@ impl GenerateJob {
             return wrong(format!("--lora {path}={}: the scale must be a number, such as 0.8", lora.scale));
         }
         let sampling = &self.sampling;
-        check_counts(&[("--steps", sampling.steps), ("--width", sampling.width), ("--height", sampling.height)])?;
-        check_numbers(&[("--guidance", sampling.guidance)], true)?;
+        check_counts(&[("--steps", sampling.steps)])?;
+        if let Some(guidance) = sampling.guidance.filter(|&g| !(g as f32).is_finite()) {
+            return wrong(format!("--guidance {guidance}: must be a number that f32 holds, such as 7.5"));
+        }
         if self.init.is_some() && !(self.strength > 0.0 && self.strength <= 1.0) {
             return wrong(format!("--strength {}: must be above 0 and at most 1", self.strength));
         }

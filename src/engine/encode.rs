@@ -9,12 +9,15 @@ use crate::nn::{Param, Scope, Settings};
 use crate::ops::scale;
 
 use super::Model;
+use super::kept::Weights;
 
 /// Prompts that the text encoder takes at once.
 pub(crate) const PROMPTS: usize = 8;
 
 /// A recorded part: its graph's plan, what to write and what to read.
 pub(crate) struct Part {
+    /// What people call it.
+    pub name: &'static str,
     /// The plan.
     pub plan: Plan,
     /// The input.
@@ -52,13 +55,24 @@ impl Planning<'_> {
 
 impl Model {
     pub(crate) fn plan_text(&self, planning: Planning<'_>, prompts: usize, tokens: usize) -> Result<Part> {
-        let scope = Scope::new("text_encoder", Settings { dtype: self.dtype(planning.caps), ..Settings::default() });
+        self.plan_text_as(Settings::default(), planning, prompts, tokens)
+    }
+
+    /// The same with the mode and the adapters of `settings`.
+    pub(super) fn plan_text_as(
+        &self,
+        settings: Settings,
+        planning: Planning<'_>,
+        prompts: usize,
+        tokens: usize,
+    ) -> Result<Part> {
+        let scope = Scope::new("text_encoder", Settings { dtype: self.dtype(planning.caps), ..settings });
         let model = TextEncoder::new(&scope, self.text.clone())?;
         let mut g = Graph::new();
         let input = g.input("ids", [prompts, tokens], DType::U32);
         let output = model.forward(&mut g, input)?;
         g.output(output);
-        Ok(Part { plan: planning.plan(&g)?, input, output, params: scope.params() })
+        Ok(Part { name: "text encoder", plan: planning.plan(&g)?, input, output, params: scope.params() })
     }
 
     pub(crate) fn plan_vae_encode(&self, planning: Planning<'_>, n: usize, [w, h]: [usize; 2]) -> Result<Part> {
@@ -68,7 +82,7 @@ impl Model {
         let input = g.input("image", [n, h, w, self.vae.in_channels], DType::F32);
         let output = vae.encode(&mut g, input)?;
         g.output(output);
-        Ok(Part { plan: planning.plan(&g)?, input, output, params: scope.params() })
+        Ok(Part { name: "VAE encoder", plan: planning.plan(&g)?, input, output, params: scope.params() })
     }
 
     /// From latents as samplers leave them, where they are `scaled`, else as the decoder takes them.
@@ -87,10 +101,10 @@ impl Model {
         let latent = if scaled { scale(&mut g, input, 1.0 / self.vae.scaling_factor)? } else { input };
         let output = vae.decode(&mut g, latent)?;
         g.output(output);
-        Ok(Part { plan: planning.plan(&g)?, input, output, params: scope.params() })
+        Ok(Part { name: "VAE decoder", plan: planning.plan(&g)?, input, output, params: scope.params() })
     }
 
-    /// Hidden states of each of `prompts`; the encoder's weights are released again.
+    /// Hidden states of each of `prompts`.
     pub(crate) async fn encode_prompts(
         &self,
         gpu: &Gpu,
@@ -98,7 +112,7 @@ impl Model {
         pool: &mut Pool,
         prompts: &[Vec<u32>],
     ) -> Result<Hidden> {
-        let mut store = Store::new(gpu);
+        let mut weights = None;
         let tokens = prompts.first().map_or(0, Vec::len);
         let mut hidden = Hidden { store: Store::new(gpu), count: prompts.len() };
         let bytes = DType::F32.bytes(tokens * self.text.hidden_size);
@@ -111,10 +125,11 @@ impl Model {
                 let part = self.plan_text(planning, chunk.len(), tokens)?;
                 planning.breathe().await;
                 // A last, shorter chunk has the same weights.
-                if sessions.is_empty() {
-                    self.load(&mut store, "text encoder", &part.params).await?;
-                }
-                let session = Session::new(gpu, part.plan, pool, &store).await?;
+                let store = match &mut weights {
+                    Some(store) => store,
+                    none => none.insert(self.weights(gpu, part.name, &part.params).await?),
+                };
+                let session = Session::new(gpu, part.plan, pool, store).await?;
                 sessions.push((chunk.len(), session, Ends { input: part.input, output: part.output }));
             }
             let Some((_, session, at)) = sessions.last() else { continue };
@@ -122,7 +137,7 @@ impl Model {
             session.run().await?;
             let mut row = session.place(at.output)?;
             for _ in chunk {
-                gpu.copy(&row, hidden.store.entry(&done.to_string())?, bytes);
+                hidden.take(gpu, done, &row)?;
                 (row.offset, done) = (row.offset + bytes, done + 1);
             }
         }
@@ -148,6 +163,13 @@ impl Hidden {
         Ok(())
     }
 
+    /// Makes what begins at `from` those of prompt number `index`.
+    pub(super) fn take(&self, gpu: &Gpu, index: usize, from: &StoredBuffer) -> Result<()> {
+        let to = self.store.entry(&index.to_string())?;
+        gpu.copy(from, to, to.bytes);
+        Ok(())
+    }
+
     /// All of them, on the host.
     pub(crate) async fn read(&self) -> Result<Vec<Vec<f32>>> {
         let mut all = Vec::with_capacity(self.count);
@@ -164,20 +186,19 @@ struct Ends {
 }
 
 /// The autoencoder's half that is at work, with its weights.
-pub(crate) struct VaeSession {
+pub(crate) struct VaeSession<'m> {
     session: Session,
     input: Tensor,
     output: Tensor,
-    _store: Store,
+    _weights: Weights<'m>,
 }
 
-impl VaeSession {
-    /// Loads the half that `part` recorded.
-    pub(crate) async fn new(gpu: &Gpu, model: &Model, pool: &mut Pool, part: Part) -> Result<VaeSession> {
-        let mut store = Store::new(gpu);
-        model.load(&mut store, "vae", &part.params).await?;
-        let session = Session::new(gpu, part.plan, pool, &store).await?;
-        Ok(VaeSession { session, input: part.input, output: part.output, _store: store })
+impl VaeSession<'_> {
+    /// With the weights of the half that `part` recorded.
+    pub(crate) async fn new<'m>(gpu: &Gpu, model: &'m Model, pool: &mut Pool, part: Part) -> Result<VaeSession<'m>> {
+        let weights = model.weights(gpu, part.name, &part.params).await?;
+        let session = Session::new(gpu, part.plan, pool, &weights).await?;
+        Ok(VaeSession { session, input: part.input, output: part.output, _weights: weights })
     }
 
     /// Runs it on `values`.

@@ -71,8 +71,7 @@ impl Engine {
 
         ear.phase("loading the model")?;
         let making = Making { engine: self, model, job, recipe, size };
-        let mut store = Store::new(&self.gpu);
-        model.load(&mut store, "unet", &params).await?;
+        let mut store = model.weights(&self.gpu, "UNet", &params).await?;
         let sampling = Sampling::new(&self.gpu, sampling, &unet, &mut pool, &mut store).await?;
         ear.phase("sampling")?;
         let sampled = making.sample(&sampling, &store, &hidden, start, ear).await?;

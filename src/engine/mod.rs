@@ -8,6 +8,7 @@ mod ear;
 mod encode;
 mod forward;
 mod generate;
+mod kept;
 mod model;
 mod plan;
 mod preview;

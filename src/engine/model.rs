@@ -16,6 +16,7 @@ use crate::models::{TextEncoderConfig, UnetConfig, VaeConfig};
 use crate::nn::{Param, lora, weights};
 
 use super::check::LONGEST_SIDE;
+use super::kept::Kept;
 use super::recipe::Recipe;
 
 /// An opened model.
@@ -28,6 +29,7 @@ pub struct Model {
     pub(crate) tokenizer: ClipTokenizer,
     pub(crate) loras: Vec<(LoraFile, f64)>,
     weight_type: WeightType,
+    pub(super) kept: Kept,
 }
 
 /// The checkpoint that `path` names, a folder or a file, or the bundled one.
@@ -109,7 +111,17 @@ impl Model {
             opened.push((file, lora.scale));
         }
         let weight_type = options.dtype;
-        Ok(Model { checkpoint, text, unet, vae, schedule, tokenizer, loras: opened, weight_type })
+        Ok(Model {
+            checkpoint,
+            text,
+            unet,
+            vae,
+            schedule,
+            tokenizer,
+            loras: opened,
+            weight_type,
+            kept: Kept::default(),
+        })
     }
 
     /// Settles that a single file's network predicts velocities.

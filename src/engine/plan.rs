@@ -14,6 +14,7 @@ use crate::train::{Setup, TrainPlan};
 use super::Model;
 use super::class_pictures::class_job;
 use super::encode::{PROMPTS, Part, Planning};
+use super::preview::SamplePlans;
 use super::recipe::Recipe;
 use super::sample::{Extent, SamplingPlan};
 use super::training_set::TrainingSet;
@@ -29,6 +30,8 @@ pub struct PlanReport {
     pub rows: Vec<(String, u64)>,
     /// Bytes alive at once, at most.
     pub peak_bytes: u64,
+    /// The same where the model keeps its weights ([`Model::keep_weights`]): of pictures; a training keeps none.
+    pub kept_bytes: u64,
     /// Dispatches of a step.
     pub dispatches: usize,
     /// FLOPs of a step.
@@ -49,14 +52,14 @@ struct Phase {
 }
 
 impl Phase {
-    fn part(name: &'static str, part: &Part) -> Phase {
+    fn part(part: &Part) -> Phase {
         let beside = part.plan.input_bytes + part.plan.uniform_bytes;
-        Phase { name, weights: bytes(&part.params), optimizer: 0, beside, arena: part.plan.arena.clone() }
+        Phase { name: part.name, weights: bytes(&part.params), optimizer: 0, beside, arena: part.plan.arena.clone() }
     }
 
     /// Updates, and sampling between them.
-    fn training(training: &TrainPlan, sampling: Option<&SamplingPlan>) -> Phase {
-        let plans = || training.plans().chain(sampling.into_iter().flat_map(SamplingPlan::plans));
+    fn training(training: &TrainPlan, preview: Option<&SamplePlans>) -> Phase {
+        let plans = || training.plans().chain(preview.into_iter().flat_map(SamplePlans::plans));
         Phase {
             name: "training",
             weights: bytes(&training.params),
@@ -165,6 +168,15 @@ impl GeneratePlans {
         in_turn(&self.phases())
     }
 
+    /// What they take where no weights go before the next job: those of all parts, instead of the largest part's.
+    fn kept_bytes(&self) -> u64 {
+        let phases = self.phases();
+        let largest = phases.iter().map(Phase::alone).max().unwrap_or(0);
+        let weights: u64 = phases.iter().map(|p| p.weights).sum();
+        let beside = phases.iter().map(|p| p.beside).max().unwrap_or(0);
+        self.memory().1 - largest + weights + beside
+    }
+
     /// Chunks that serve all of them in turn.
     pub(crate) fn pool(&self) -> Vec<u64> {
         pool(self.phases().iter().map(|p| &p.arena))
@@ -174,8 +186,8 @@ impl GeneratePlans {
         let weights = bytes(&self.params);
         let step = &self.sampling.step;
         let beside = self.sampling.plans().map(|p| p.input_bytes + p.uniform_bytes).sum::<u64>();
-        let mut phases = vec![Phase::part("text encoder", &self.text)];
-        phases.extend(self.encode.as_ref().map(|part| Phase::part("VAE encoder", part)));
+        let mut phases = vec![Phase::part(&self.text)];
+        phases.extend(self.encode.as_ref().map(Phase::part));
         phases.push(Phase {
             name: "UNet",
             weights,
@@ -183,7 +195,7 @@ impl GeneratePlans {
             beside: beside + step.stored_bytes().saturating_sub(weights),
             arena: pool(self.sampling.plans().map(|p| &p.arena)),
         });
-        phases.push(Phase::part("VAE decoder", &self.decode));
+        phases.push(Phase::part(&self.decode));
         phases
     }
 }
@@ -201,6 +213,7 @@ pub fn plan_generate(job: &GenerateJob, caps: &Caps) -> Result<PlanReport> {
     Ok(PlanReport {
         rows,
         peak_bytes,
+        kept_bytes: plans.kept_bytes(),
         dispatches: plans.sampling.step.dispatch_count(),
         flops: plans.sampling.step.total_flops(),
         notes: vec![
@@ -239,7 +252,7 @@ pub(crate) struct TrainPlans {
     pub encode: Vec<Part>,
     pub training: TrainPlan,
     /// Sampling and decoding of sample pictures.
-    preview: Option<(SamplingPlan, Part)>,
+    preview: Option<SamplePlans>,
 }
 
 impl TrainPlans {
@@ -277,7 +290,7 @@ impl TrainPlans {
 
     fn memory(&self) -> Memory {
         let (mut rows, mut peak_bytes) = in_turn(&self.phases());
-        if let Some((_, decode)) = &self.preview {
+        if let Some(SamplePlans { decode, .. }) = &self.preview {
             // Decoded while the training's state is in the pool's place: in memory of its own.
             let bytes = bytes(&decode.params) + decode.plan.working_bytes();
             rows.push(("decoding sample pictures".into(), bytes));
@@ -292,9 +305,9 @@ impl TrainPlans {
     }
 
     fn phases(&self) -> Vec<Phase> {
-        let encode = self.encode.iter().map(|part| Phase::part("VAE encoder", part));
-        let text = Phase::part("text encoder", &self.text);
-        let training = Phase::training(&self.training, self.preview.as_ref().map(|(sampling, _)| sampling));
+        let encode = self.encode.iter().map(Phase::part);
+        let text = Phase::part(&self.text);
+        let training = Phase::training(&self.training, self.preview.as_ref());
         std::iter::once(text).chain(encode).chain([training]).collect()
     }
 }
@@ -328,6 +341,7 @@ pub fn plan_train(job: &TrainJob, caps: &Caps) -> Result<PlanReport> {
     }
     Ok(PlanReport {
         peak_bytes,
+        kept_bytes: peak_bytes,
         rows,
         dispatches: training.first.dispatch_count(),
         flops: training.first.total_flops() * job.accumulate as u64,

@@ -5,6 +5,7 @@ use crate::base::rng::NoiseRng;
 use crate::error::{Error, Result};
 use crate::event::{Event, Picture};
 use crate::gpu::{Pool, Store};
+use crate::graph::{Plan, Session, Tensor};
 use crate::io;
 use crate::job::{Method, TrainJob};
 use crate::models::UNet;
@@ -20,12 +21,44 @@ use super::{Engine, Model};
 pub(super) struct Preview {
     sampling: Sampling,
     recipe: Recipe,
-    /// Hidden states, of which the empty prompt's and the sample prompts' begin at a number.
-    hidden: (Hidden, usize),
+    prompts: SamplePrompts,
+    /// The text encoder where it is trained, one prompt at a time, with its input and its result.
+    text: Option<(Session, Tensor, Tensor)>,
     size: [usize; 2],
 }
 
+/// The empty prompt and the sample prompts.
+pub(super) struct SamplePrompts {
+    /// Hidden states by the untouched text encoder, of other prompts too.
+    pub hidden: Hidden,
+    /// The number of the empty prompt's; those of the sample prompts follow.
+    pub first: usize,
+    /// Token ids of each.
+    pub ids: Vec<Vec<u32>>,
+}
+
+/// Plans of sample pictures.
+pub(super) struct SamplePlans {
+    sampling: SamplingPlan,
+    text: Option<Part>,
+    pub decode: Part,
+}
+
+impl SamplePlans {
+    /// Those that run on the training's own weights, in its pool.
+    pub fn plans(&self) -> impl Iterator<Item = &Plan> {
+        self.sampling.plans().chain(self.text.iter().map(|text| &text.plan))
+    }
+}
+
 impl Model {
+    /// The text encoder of one prompt as a training changes it, where it does.
+    fn preview_text(&self, job: &TrainJob, planning: Planning<'_>) -> Result<Option<Part>> {
+        let settings = Settings { mode: Mode::Training, lora: job.lora(), ..Settings::default() };
+        let plan = || self.plan_text_as(settings, planning, 1, self.tokenizer.length());
+        job.text_encoder.then(plan).transpose()
+    }
+
     fn preview_sampling(
         &self,
         job: &TrainJob,
@@ -41,14 +74,11 @@ impl Model {
         Ok((recipe, unet, plan))
     }
 
-    /// Plans of sample pictures: sampling, and decoding beside it.
-    pub(super) fn plan_preview(
-        &self,
-        job: &TrainJob,
-        planning: Planning<'_>,
-        size: [usize; 2],
-    ) -> Result<(SamplingPlan, Part)> {
-        Ok((self.preview_sampling(job, planning, size)?.2, self.plan_vae_decode(planning, 1, size, true)?))
+    /// Plans of sample pictures of `size`, width and height in pixels.
+    pub(super) fn plan_preview(&self, job: &TrainJob, planning: Planning<'_>, size: [usize; 2]) -> Result<SamplePlans> {
+        let (_, _, sampling) = self.preview_sampling(job, planning, size)?;
+        let decode = self.plan_vae_decode(planning, 1, size, true)?;
+        Ok(SamplePlans { sampling, text: self.preview_text(job, planning)?, decode })
     }
 }
 
@@ -59,13 +89,19 @@ impl Engine {
         model: &Model,
         pool: &mut Pool,
         store: &mut Store,
-        hidden: (Hidden, usize),
+        prompts: SamplePrompts,
     ) -> Result<Preview> {
         let side = job.side(model)?;
         let (recipe, unet, plan) = model.preview_sampling(job, self.planning(), [side, side])?;
         self.gpu.breathe().await;
         let sampling = Sampling::new(&self.gpu, plan, &unet, pool, store).await?;
-        Ok(Preview { sampling, recipe, hidden, size: [side, side] })
+        let text = match model.preview_text(job, self.planning())? {
+            Some(Part { plan, input, output, .. }) => {
+                Some((Session::new(&self.gpu, plan, pool, store).await?, input, output))
+            }
+            None => None,
+        };
+        Ok(Preview { sampling, recipe, prompts, text, size: [side, side] })
     }
 
     /// Makes the sample pictures of `step` updates. Stopped, it leaves out those that are not there yet: a training waits
@@ -79,9 +115,15 @@ impl Engine {
         step: usize,
         ear: &mut Ear<'_>,
     ) -> Result<()> {
-        let Preview { sampling, recipe, hidden: (hidden, first), size } = preview;
+        let Preview { sampling, recipe, prompts: SamplePrompts { hidden, first, ids }, text, size } = preview;
         if ear.stopped() {
             return Ok(());
+        }
+        for (index, ids) in ids.iter().enumerate() {
+            let Some((session, input, output)) = text else { break };
+            session.write_ids(*input, ids)?;
+            session.run().await?;
+            hidden.take(&self.gpu, first + index, &session.place(*output)?)?;
         }
         let part = model.plan_vae_decode(self.planning(), 1, *size, true)?;
         self.gpu.breathe().await;

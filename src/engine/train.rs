@@ -115,8 +115,8 @@ impl Engine {
         let params = plan.params.clone();
         let mut trainer = Trainer::new(&self.gpu, plan, &mut pool, &store, &self.variants).await?;
         trainer.set_prompts(run.conditioning)?;
-        let preview = match run.samples_hidden {
-            Some(hidden) => Some(self.preview(job, model, &mut pool, &mut store, hidden).await?),
+        let preview = match run.sample_prompts {
+            Some(prompts) => Some(self.preview(job, model, &mut pool, &mut store, prompts).await?),
             None => None,
         };
         let schedule = NoiseSchedule::new(&model.schedule);

@@ -14,7 +14,8 @@ use crate::train::{Cached, Conditioning, Dataset, MicroBatch, Replay};
 
 use super::class_pictures::class_job;
 use super::ear::Ear;
-use super::encode::{Hidden, Part, VaeSession, posterior};
+use super::encode::{Part, VaeSession, posterior};
+use super::preview::SamplePrompts;
 use super::training_set::TrainingSet;
 use super::{Engine, Model};
 
@@ -27,8 +28,7 @@ pub(super) struct Run {
     pub latent: [usize; 3],
     pub tokens: usize,
     pub conditioning: Conditioning,
-    /// Hidden states of all prompts, of which those of the empty prompt and of each sample prompt begin at this number.
-    pub samples_hidden: Option<(Hidden, usize)>,
+    pub sample_prompts: Option<SamplePrompts>,
 }
 
 /// Where the batches come from.
@@ -96,7 +96,7 @@ impl TrainJob {
             tokens,
             conditioning,
             batches: Batches::Replay(file),
-            samples_hidden: None,
+            sample_prompts: None,
         })
     }
 }
@@ -184,14 +184,16 @@ impl Engine {
         let data = Dataset::new(instances, classes, drawing)?;
         let [width, height] = set.sizes[0];
         let latent = [height / factor, width / factor, model.vae.latent_channels];
-        let samples_hidden = (!job.sample_prompts.is_empty()).then_some((hidden, conditioned));
+        let ids = texts.split_off(conditioned);
+        let sample_prompts =
+            (!job.sample_prompts.is_empty()).then_some(SamplePrompts { hidden, first: conditioned, ids });
         Ok(Run {
             samples: data.samples(),
             latent,
             tokens,
             conditioning,
             batches: Batches::Pictures(data),
-            samples_hidden,
+            sample_prompts,
         })
     }
 }

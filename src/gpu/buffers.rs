@@ -94,6 +94,17 @@ impl Store {
         Store { gpu: gpu.clone(), entries: HashMap::new(), staged: Default::default() }
     }
 
+    /// The same tensors for work on `gpu`; `None` where they lie on another device.
+    pub(crate) fn on(self, gpu: &Gpu) -> Option<Store> {
+        (self.gpu.device == gpu.device).then(|| Store { gpu: gpu.clone(), ..self })
+    }
+
+    /// All that it holds, which it then does not.
+    pub(crate) fn take(&mut self) -> Store {
+        let empty = Store::new(&self.gpu);
+        std::mem::replace(self, empty)
+    }
+
     /// Whether `key` is held.
     pub fn contains(&self, key: &str) -> bool {
         self.entries.contains_key(key)

@@ -118,11 +118,22 @@ fn several_files_are_merged_at_their_own_scales() {
     let made =
         works(at, "generate cat --model {F}/sd2 --steps 1 --out p.png --lora a.safetensors=0.5 --lora b.safetensors");
     assert!(stderr(&made).contains("3 layers"), "{}", stderr(&made));
+    let line = "generate cat --model {F}/sd2 --steps 1 --out q.png --lora";
+    refused(at, &format!("{line} a.safetensors=1e41"), 2, &["a.safetensors", "scale"]);
+    // Each factor is a number that f32 holds, their product is not.
+    let shape = model.modules().unet[Q].clone();
+    let large = vec![1e25; shape[0].max(shape[1])];
+    let layer = format!("lora_unet_{}", Q.replace('.', "_"));
+    let factors = [("lora_down", vec![1, shape[1]]), ("lora_up", vec![shape[0], 1])].map(|(end, shape)| {
+        let count = shape.iter().product::<usize>();
+        Tensor::f32(format!("{layer}.{end}.weight"), &shape.clone(), &large[..count])
+    });
+    write_safetensors(at.join("large.safetensors"), &factors, &BTreeMap::new()).unwrap();
     refused(
         at,
-        "generate cat --model {F}/sd2 --steps 1 --out q.png --lora a.safetensors=1e41",
+        &format!("{line} large.safetensors"),
         1,
-        &["a.safetensors", "is more than f32 holds", "smaller scale"],
+        &["large.safetensors", "more than f32 holds", "smaller scale"],
     );
 }
 

@@ -1,9 +1,10 @@
 //! Jobs by steps: the same results as at once, several at a time, and what goes wrong is an error of the job.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use portray::Error;
-use portray::engine::{Engine, EngineOptions, Work};
+use portray::engine::{Engine, EngineOptions, Model, Work};
 use portray::event::Event;
 use portray::gpu::Budget;
 use portray::job::{GenerateJob, ModelOptions, TrainJob};
@@ -32,6 +33,40 @@ fn any_budget_gives_the_same_picture() {
     }
     let other = GenerateJob { prompts: vec!["a dog".into()], ..bundled_job(2) };
     assert!(picture(&host, other, Budget::time(Duration::from_millis(50))) != expected);
+}
+
+#[test]
+fn kept_weights_give_the_same_pictures_and_go_when_told() {
+    let host = Host::generous();
+    let (model, fresh) = (tiny(&host.engine), tiny(&host.engine));
+    let small = GenerateJob { prompts: vec!["a dog".into()], ..tiny_job() };
+    let mut large = tiny_job();
+    (large.sampling.width, large.sampling.guidance) = (Some(64), Some(1.0));
+    let made = |model: &Arc<Model>, job: &GenerateJob| {
+        let mut work = host.engine.start_generate_with(model.clone(), job.clone());
+        host.finish(&mut work, Budget::time(Duration::from_millis(50))).unwrap();
+        let picture = host.read(&work.pictures()[0]);
+        drop(work);
+        host.present();
+        (picture, host.engine.gpu().allocated_bytes().unwrap())
+    };
+    let expected = [made(&fresh, &small), made(&fresh, &large)];
+    model.keep_weights(true);
+    let (first, held) = made(&model, &small);
+    assert!(first == expected[0].0 && held > expected[0].1 + 100_000, "{held} bytes, {} without", expected[0].1);
+    // What a job puts beside the weights is no more than its own: another size, without guidance, and back.
+    for (job, expected) in [(&large, &expected[1]), (&small, &expected[0])] {
+        let (again, after) = made(&model, job);
+        assert!(again == expected.0 && after == held, "{after} bytes, {held} before");
+    }
+    // Given up in the middle, a job leaves weights that are whole or none.
+    let mut given_up = host.engine.start_generate_with(model.clone(), small.clone());
+    (0..40).for_each(|_| drop(given_up.step(Budget::dispatches(3)).unwrap()));
+    drop(given_up);
+    assert!(made(&model, &small) == (expected[0].0.clone(), held));
+    model.keep_weights(false);
+    host.present();
+    assert_eq!(host.engine.gpu().allocated_bytes().unwrap(), expected[1].1);
 }
 
 fn training(out: std::path::PathBuf) -> TrainJob {

@@ -343,6 +343,28 @@ test("addresses that lead nowhere are told", async (t) => {
   for (const [i, expected] of [/by https:\/\/ only/, /by https:\/\/ only/, /is no address/, /404.*diffusers layout/, /CORS/, /AbortError/].entries()) assert.match(found[i], expected);
 });
 
+test("weights stay on the adapter where it holds them all, until something else needs the room", async (t) => {
+  const at = await opened(t);
+  const found = await at.evaluate(async () => {
+    const asked = async (work) => {
+      knobs.memory.length = 0;
+      await work();
+      return knobs.memory.join(" ");
+    };
+    const pictures = () => told((tell, control) => engine.generate({ prompt: "a cat" }, tell, control));
+    const train = () => told((tell, control) => engine.train("1", job, tell, control));
+    const found = [await asked(pictures), await asked(pictures), await asked(train), await asked(pictures)];
+    knobs.room = 1.2e9;
+    await load();
+    return [...found, await asked(pictures), await asked(pictures), (knobs.room = 1e8, await kind(pictures()))[0]];
+  });
+  assert.deepEqual(found, [
+    "release trial kept", "kept", "release trial", "release trial kept",
+    // Not all of them at once: as much as one part takes at a time.
+    "release trial release trial passing", "release trial release trial passing", "limit",
+  ]);
+});
+
 test("a plan of pictures needs none of them", async (t) => {
   const at = await opened(t);
   const found = await at.evaluate(async () => [engine.plan("train", job).peakBytes, (await engine.preparePicture(new Blob(["x"]))).width]);

@@ -12,7 +12,10 @@ export const knobs = {
   before: async () => {},
   /** A training ends with this error before its first step. */
   refusal: null,
+  /** Whether the adapter has room, or for how many bytes it has. */
   room: true,
+  /** What the WASM was asked of the adapter's memory, in order: "trial", "release", "kept" or "passing" pictures. */
+  memory: [],
 };
 
 const below = (path) => [...files.keys()].filter((file) => file === path || file.startsWith(`${path}/`));
@@ -67,11 +70,16 @@ export class Engine {
     const lost = new Promise((resolve) => { destroy = () => resolve({ message: "destroyed" }); });
     return { lost, destroy };
   }
-  async canAllocate() { return knobs.room; }
+  async canAllocate(bytes) {
+    knobs.memory.push("trial");
+    return typeof knobs.room === "number" ? bytes <= knobs.room : knobs.room;
+  }
+  release() { knobs.memory.push("release"); }
+  async generate(_, keep) { knobs.memory.push(keep ? "kept" : "passing"); }
   model(options) { return JSON.stringify(model(options)); }
   plan(_, job) {
     model(JSON.stringify(JSON.parse(job).model));
-    return JSON.stringify({ peakBytes: 1e9, rows: [] });
+    return JSON.stringify({ peakBytes: 1e9, keptBytes: 1.5e9, rows: [] });
   }
 
   /** A LoRA names the parameters of the model that it fits. */
