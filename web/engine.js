@@ -82,10 +82,14 @@ export class Realm {
     return this.trial("generate", { prompts: [""], model }, "Making a picture with this model");
   }
 
-  /** Refuses what the adapter cannot hold now, with nothing of the last pictures on it. */
-  async trial(kind, job, what) {
+  #release() {
     this.#held = null;
     this.engine.release();
+  }
+
+  /** Refuses what the adapter cannot hold now, with nothing of the last pictures on it. */
+  async trial(kind, job, what) {
+    this.#release();
     const { peakBytes } = JSON.parse(this.engine.plan(kind, JSON.stringify(job)));
     if (await this.engine.canAllocate(peakBytes)) return;
     throw failure("limit", `${what} takes ${(peakBytes / 1e9).toFixed(2)} GB of graphics memory, which this adapter cannot give now. Hold the weights as f16 or q8, choose a smaller size, or close other programs.`);
@@ -168,16 +172,18 @@ export class Realm {
    * trial has all of them at once. Refuses what the adapter cannot hold at all.
    */
   async #keeps(job) {
-    const { keptBytes } = JSON.parse(this.engine.plan("generate", JSON.stringify(job)));
     const weights = JSON.stringify([job.model, job.loras]);
+    // Planning opens the model, which takes a while; words and seeds change nothing.
+    const like = JSON.stringify({ ...job, prompts: job.prompts.length, sampling: { ...job.sampling, seed: 0, negative: "" } });
+    if (this.#held?.weights === weights && this.#held.like === like) return true;
+    const { keptBytes } = JSON.parse(this.engine.plan("generate", JSON.stringify(job)));
     if (this.#held?.weights === weights && keptBytes <= this.#held.bytes) return true;
-    this.#held = null;
-    this.engine.release();
+    this.#release();
     if (!(await this.engine.canAllocate(keptBytes))) {
       await this.trial("generate", job, "This");
       return false;
     }
-    this.#held = { weights, bytes: keptBytes };
+    this.#held = { weights, like, bytes: keptBytes };
     return true;
   }
 
@@ -188,6 +194,9 @@ export class Realm {
     if (job.init) put("/init", await content(job.init));
     try {
       await this.run((listener) => this.engine.generate(JSON.stringify(said), keep, listener), tell, control);
+    } catch (error) {
+      if (error.kind !== "interrupted") this.#release();
+      throw error;
     } finally {
       wasm.remove("/init");
     }
@@ -200,7 +209,7 @@ export class Realm {
     let fault = null;
     const listener = (text, rgba, png) => {
       const event = JSON.parse(text);
-      // Before its first step a training has nothing to finish with: there, an answer would end it.
+      // A training finishes with an update: before the first there is nothing to finish with.
       const answer = control.asked === "finish" && event.type !== "step" ? null : control.asked;
       last = last.then(async () => {
         if (rgba) event.image = await pixels(rgba, event.width, event.height);

@@ -84,7 +84,7 @@ export interface TrainingJob extends Job<TrainEvent> {
   id: string;
   /** Saves, then ends with `paused`. */
   pause(): void;
-  /** Ends now, with the LoRA as it is. */
+  /** Ends with the update under way, or with the first one, and the LoRA as it is then. */
   finish(): void;
 }
 

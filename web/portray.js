@@ -271,6 +271,7 @@ export class Portray {
     });
     this.#last = turn.then(() => {}, () => {});
     const ask = (what) => {
+      if (asked === "stop") return;
       asked = what;
       if (running) running.ask(what);
       else if (what === "stop") giveUp();

@@ -134,6 +134,8 @@ export class Trainings {
     } catch (error) {
       if (error.kind !== "interrupted") throw error;
       if (!full) {
+        // Class pictures that were under way when it stopped.
+        await this.#keepWritten(warn).catch(() => {});
         await this.#keepRun(run).catch(() => {});
         return tell({ type: "paused", step: run.step, kept: this.#storage !== null }, []);
       }

@@ -13,7 +13,7 @@ use crate::models::UNet;
 use crate::nn::{Mode, Scope, Settings};
 
 use super::bench::{BenchRow, median};
-use super::plan::plan_training;
+use super::plan::{plan_training, training_alone};
 use super::sample::{Extent, SamplingPlan};
 use super::{Engine, Model};
 
@@ -61,7 +61,7 @@ impl Engine {
         }
         let job = TrainJob { rank: 8, ..TrainJob::default() };
         let setup = job.setup(&model, self.gpu.caps(), [1, 1], [side, side, model.unet.in_channels], tokens);
-        let plan = plan_training(&job, setup, planning).await?;
+        let plan = plan_training(&job, setup, planning, training_alone).await?;
         self.against_parts("training step", plan.first, add).await.map(drop)
     }
 

@@ -17,9 +17,9 @@ use super::{Engine, Model};
 const STEPS: usize = 50;
 /// Guidance of a class picture.
 const GUIDANCE: f64 = 7.5;
-/// Pictures that are sampled before the first of them is decoded and written: the most that a crash costs. The weights are
-/// loaded once for them all.
-const GROUP: usize = 8;
+/// Pictures that are sampled before the first of them is decoded and written: the most that a crash costs. Each
+/// group loads the weights anew.
+const GROUP: usize = 25;
 
 /// The user's cache folder for this program.
 pub fn cache_folder() -> Result<PathBuf> {

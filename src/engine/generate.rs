@@ -35,7 +35,11 @@ impl Engine {
     /// As [`Engine::generate`].
     pub async fn generate_with(&self, model: &Model, job: &GenerateJob, listener: Listener<'_>) -> Result<Generated> {
         job.check()?;
-        self.gpu.watched(self.make(model, job, &mut Ear::new(listener))).await
+        let made = self.gpu.watched(self.make(model, job, &mut Ear::new(listener))).await;
+        if made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted(_))) {
+            model.forget_weights();
+        }
+        made
     }
 
     async fn make(&self, model: &Model, job: &GenerateJob, ear: &mut Ear<'_>) -> Result<Generated> {

@@ -41,6 +41,13 @@ impl Model {
         }
     }
 
+    /// Lets go of what is kept, after an error: memory that was not to be had is no weights.
+    pub(super) fn forget_weights(&self) {
+        if let Some(parts) = self.kept.parts().as_mut() {
+            parts.clear();
+        }
+    }
+
     /// The weights `params` of a part: those that lie on the device still, else loaded now.
     pub(super) async fn weights(&self, gpu: &Gpu, part: &'static str, params: &[Param]) -> Result<Weights<'_>> {
         let kept = self.kept.parts().as_mut().and_then(|parts| parts.remove(part)?.on(gpu));

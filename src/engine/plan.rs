@@ -2,10 +2,10 @@
 
 use std::task::{Context, Poll, Waker};
 
+use crate::base::DType;
 use crate::error::{Error, Result};
 use crate::event::Flow;
 use crate::gpu::{Caps, STAGING_BYTES, Variants};
-use crate::graph::Plan;
 use crate::job::{Checkpointing, GenerateJob, TrainJob};
 use crate::models::UNet;
 use crate::nn::{Mode, Param, Scope, Settings};
@@ -75,7 +75,7 @@ impl Phase {
 }
 
 /// What takes how many bytes, and how many are alive at once.
-type Memory = (Vec<(String, u64)>, u64);
+pub(crate) type Memory = (Vec<(String, u64)>, u64);
 
 /// Refuses what takes more than `allowed`; `smaller` says what would make it take less.
 fn within(allowed: Option<u64>, needed: u64, smaller: &str) -> Result<()> {
@@ -137,6 +137,14 @@ pub(crate) struct GeneratePlans {
     pub params: Vec<Param>,
     pub sampling: SamplingPlan,
     pub decode: Part,
+    /// Bytes of all prompts' hidden states, and of all pictures' latents.
+    stores: [u64; 2],
+}
+
+/// Bytes of the hidden states of `prompts` prompts.
+fn hidden_bytes(model: &Model, prompts: usize) -> u64 {
+    let each = DType::F32.bytes(model.tokenizer.length() * model.text.hidden_size);
+    prompts as u64 * each.next_multiple_of(256)
 }
 
 impl GeneratePlans {
@@ -158,9 +166,12 @@ impl GeneratePlans {
         planning.breathe().await;
         let decode = model.plan_vae_decode(planning, 1, [width, height], true)?;
         planning.breathe().await;
-        let plans = GeneratePlans { text, encode, unet, params: scope.params(), sampling, decode };
+        let latent = DType::F32.bytes(extent.elements()).next_multiple_of(256);
+        let latents = (job.prompts.len() * job.count) as u64 * latent;
+        let stores = [hidden_bytes(model, job.prompts.len() + 1), latents];
+        let plans = GeneratePlans { text, encode, unet, params: scope.params(), sampling, decode, stores };
         let smaller = if model.eight_bits() { "" } else { " or --dtype q8" };
-        within(job.model.memory, plans.memory().1, &format!("try a lower --width and --height{smaller}"))?;
+        within(job.model.memory, plans.memory().1, &format!("try smaller or fewer pictures{smaller}"))?;
         Ok(plans)
     }
 
@@ -186,16 +197,20 @@ impl GeneratePlans {
         let weights = bytes(&self.params);
         let step = &self.sampling.step;
         let beside = self.sampling.plans().map(|p| p.input_bytes + p.uniform_bytes).sum::<u64>();
+        let [hidden, latents] = self.stores;
         let mut phases = vec![Phase::part(&self.text)];
         phases.extend(self.encode.as_ref().map(Phase::part));
+        phases.iter_mut().for_each(|phase| phase.beside += hidden);
         phases.push(Phase {
             name: "UNet",
             weights,
             optimizer: 0,
-            beside: beside + step.stored_bytes().saturating_sub(weights),
+            beside: beside + step.stored_bytes().saturating_sub(weights) + hidden + latents,
             arena: pool(self.sampling.plans().map(|p| &p.arena)),
         });
-        phases.push(Phase::part(&self.decode));
+        let mut decode = Phase::part(&self.decode);
+        decode.beside += latents;
+        phases.push(decode);
         phases
     }
 }
@@ -223,34 +238,44 @@ pub fn plan_generate(job: &GenerateJob, caps: &Caps) -> Result<PlanReport> {
     })
 }
 
-/// The plan of a job; with `--checkpointing auto` recomputation is turned on when memory asks for it.
-pub(crate) async fn plan_training(job: &TrainJob, mut setup: Setup, planning: Planning<'_>) -> Result<TrainPlan> {
-    let plan = TrainPlan::new(&setup, planning.caps, planning.variants)?;
+/// The plan of a job that then takes what `memory` says; with `--checkpointing auto` recomputation is turned on when that
+/// asks for it.
+pub(crate) async fn plan_training(
+    job: &TrainJob,
+    mut setup: Setup,
+    planning: Planning<'_>,
+    memory: impl Fn(&TrainPlan) -> Memory,
+) -> Result<TrainPlan> {
+    let allowed = job.model.memory;
+    let mut plan = TrainPlan::new(&setup, planning.caps, planning.variants)?;
     planning.breathe().await;
-    let bytes = |p: &TrainPlan| {
-        let working = p.plans().map(Plan::working_bytes).max().unwrap_or(0);
-        working + p.optimizer_bytes() + p.params.iter().map(Param::bytes).sum::<u64>()
-    };
-    let (budget, needed) = (job.model.memory, bytes(&plan));
-    if needed <= budget.unwrap_or(MODEST_BYTES) {
-        return Ok(plan);
-    }
-    let mut best = plan;
-    if job.checkpointing == Checkpointing::Auto {
+    if job.checkpointing == Checkpointing::Auto && memory(&plan).1 > allowed.unwrap_or(MODEST_BYTES) {
         setup.checkpoint = true;
-        best = TrainPlan::new(&setup, planning.caps, planning.variants)?;
+        plan = TrainPlan::new(&setup, planning.caps, planning.variants)?;
         planning.breathe().await;
     }
-    within(budget, bytes(&best), &job.smaller())?;
-    Ok(best)
+    within(allowed, memory(&plan).1, &job.smaller())?;
+    Ok(plan)
+}
+
+/// What updates take with nothing before or between them, as on a replay file.
+pub(super) fn training_alone(training: &TrainPlan) -> Memory {
+    in_turn(&[Phase::training(training, None)])
 }
 
 /// Every plan of a `train` job on pictures.
 pub(crate) struct TrainPlans {
-    pub text: Part,
+    pub before: BeforeTraining,
+    pub training: TrainPlan,
+}
+
+/// What runs before and between the updates.
+pub(crate) struct BeforeTraining {
+    text: Part,
+    /// Bytes of all prompts' hidden states.
+    hidden: u64,
     /// By size of pictures.
     pub encode: Vec<Part>,
-    pub training: TrainPlan,
     /// Sampling and decoding of sample pictures.
     preview: Option<SamplePlans>,
 }
@@ -277,19 +302,26 @@ impl TrainPlans {
             encode.push(model.plan_vae_encode(planning, 1, size)?);
             planning.breathe().await;
         }
-        let training = plan_training(job, setup, planning).await?;
         let preview = match job.sample_prompts.is_empty() {
             true => None,
             false => Some(model.plan_preview(job, planning, [side, side])?),
         };
         planning.breathe().await;
-        let plans = TrainPlans { text, encode, training, preview };
-        within(job.model.memory, plans.memory().1, &job.smaller())?;
-        Ok(plans)
+        let before = BeforeTraining { text, hidden: hidden_bytes(model, prompts), encode, preview };
+        let training = plan_training(job, setup, planning, |training| before.memory(training)).await?;
+        Ok(TrainPlans { before, training })
     }
 
-    fn memory(&self) -> Memory {
-        let (mut rows, mut peak_bytes) = in_turn(&self.phases());
+    /// Chunks that serve all of them in turn.
+    pub(crate) fn pool(&self) -> Vec<u64> {
+        pool(self.before.phases(&self.training).iter().map(|p| &p.arena))
+    }
+}
+
+impl BeforeTraining {
+    /// Of these and the training itself.
+    fn memory(&self, training: &TrainPlan) -> Memory {
+        let (mut rows, mut peak_bytes) = in_turn(&self.phases(training));
         if let Some(SamplePlans { decode, .. }) = &self.preview {
             // Decoded while the training's state is in the pool's place: in memory of its own.
             let bytes = bytes(&decode.params) + decode.plan.working_bytes();
@@ -299,16 +331,14 @@ impl TrainPlans {
         (rows, peak_bytes)
     }
 
-    /// Chunks that serve all of them in turn.
-    pub(crate) fn pool(&self) -> Vec<u64> {
-        pool(self.phases().iter().map(|p| &p.arena))
-    }
-
-    fn phases(&self) -> Vec<Phase> {
-        let encode = self.encode.iter().map(Phase::part);
-        let text = Phase::part(&self.text);
-        let training = Phase::training(&self.training, self.preview.as_ref());
-        std::iter::once(text).chain(encode).chain([training]).collect()
+    fn phases(&self, training: &TrainPlan) -> Vec<Phase> {
+        let mut text = Phase::part(&self.text);
+        text.beside += self.hidden;
+        let mut training = Phase::training(training, self.preview.as_ref());
+        if self.preview.is_some() {
+            training.beside += self.hidden;
+        }
+        std::iter::once(text).chain(self.encode.iter().map(Phase::part)).chain([training]).collect()
     }
 }
 
@@ -322,19 +352,17 @@ pub fn plan_train(job: &TrainJob, caps: &Caps) -> Result<PlanReport> {
         if let Some(path) = &job.replay {
             let run = job.open_replay(&model, path)?;
             let setup = job.setup(&model, caps, run.samples, run.latent, run.tokens);
-            let training = plan_training(job, setup, planning).await?;
-            return Ok((in_turn(&[Phase::training(&training, None)]), training));
+            let training = plan_training(job, setup, planning, training_alone).await?;
+            return Ok((training_alone(&training), training));
         }
         let plans = TrainPlans::new(job, &model, &job.training_set(&model, planning).await?, planning).await?;
-        Ok((plans.memory(), plans.training))
+        Ok((plans.before.memory(&plans.training), plans.training))
     })?;
     let mut notes = vec![format!("{} trained numbers", training.trainable())];
     if job.class_prompt.is_some() && job.class_images.is_none() {
-        let made = plan_generate(
-            &class_job(&job.model, job.class_prompt.as_deref().unwrap_or_default(), 1, [job.side(&model)?; 2], 0),
-            caps,
-        )?
-        .peak_bytes;
+        let prompt = job.class_prompt.as_deref().unwrap_or_default();
+        let class = class_job(&job.model, prompt, job.class_count, [job.side(&model)?; 2], 0);
+        let made = plan_generate(&class, caps)?.peak_bytes;
         rows.push(("class pictures, before all else".into(), made));
         peak_bytes = peak_bytes.max(made);
         notes.push("class pictures that are in the cache are not made again".into());
@@ -378,6 +406,11 @@ mod tests {
             plan_train(&TrainJob { model: model(memory), sample_prompts, checkpointing, ..Default::default() }, &caps)
         };
         let message = refusal(train);
+        // Where all activations do not fit, some are made again.
+        let kept = train(None).unwrap().peak_bytes;
+        let auto =
+            TrainJob { model: model(Some(kept - 1)), sample_prompts: vec!["a cat".into()], ..Default::default() };
+        assert!(plan_train(&auto, &caps).unwrap().peak_bytes < kept);
         assert!(message.contains("--memory") && message.contains("--checkpointing on"), "{message}");
     }
 }

@@ -47,7 +47,7 @@ impl Extent {
         if self.guided { 2 } else { 1 }
     }
 
-    fn elements(&self) -> usize {
+    pub(super) fn elements(&self) -> usize {
         self.size[0] * self.size[1] * self.channels
     }
 }

@@ -8,7 +8,7 @@ use crate::graph::{Plan, Session};
 use crate::job::{ModelOptions, TrainJob};
 use crate::ops::{Case, cases};
 
-use super::plan::plan_training;
+use super::plan::{plan_training, training_alone};
 use super::{Engine, Model};
 
 /// A step of the bundled model that can be timed again and again.
@@ -57,7 +57,7 @@ impl Engine {
                 let side = model.native_side() / model.factor();
                 let latent = [side, side, model.unet.in_channels];
                 let setup = job.setup(&model, self.gpu.caps(), [1, 1], latent, model.tokenizer.length());
-                plan_training(&job, setup, self.planning()).await?.first
+                plan_training(&job, setup, self.planning(), training_alone).await?.first
             }
             _ => return Err(Error::Usage(format!("step {step}: there are unet and train"))),
         };

@@ -14,7 +14,7 @@ use crate::train::schedule::lr_factor;
 use crate::train::{MicroBatch, State, TrainPlan, Trainer, Values};
 
 use super::ear::Ear;
-use super::plan::{TrainPlans, plan_training};
+use super::plan::{TrainPlans, plan_training, training_alone};
 use super::preview::Preview;
 use super::train_data::{Batches, Run};
 use super::{Engine, Model};
@@ -83,12 +83,12 @@ impl Engine {
             let run = job.open_replay(model, path)?;
             self.gpu.breathe().await;
             let setup = job.setup(model, self.gpu.caps(), run.samples, run.latent, run.tokens);
-            return Ok((run, plan_training(job, setup, self.planning()).await?));
+            return Ok((run, plan_training(job, setup, self.planning(), training_alone).await?));
         }
         let set = job.training_set(model, self.planning()).await?;
         let plans = TrainPlans::new(job, model, &set, self.planning()).await?;
         let chunks = plans.pool();
-        let run = self.prepare(job, model, &set, plans.encode, &chunks, pool, ear).await?;
+        let run = self.prepare(job, model, &set, plans.before.encode, &chunks, pool, ear).await?;
         Ok((run, plans.training))
     }
 

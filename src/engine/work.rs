@@ -26,6 +26,8 @@ pub struct Work<T> {
     screen: Option<Arc<Screen>>,
     heard: Rc<Heard>,
     watch: Watch,
+    /// The open model that it was begun with.
+    model: Option<Arc<Model>>,
 }
 
 /// What passes between a job's listener and its host.
@@ -44,9 +46,11 @@ impl Engine {
     /// The same with a model that is open already: opening one takes a third of a second on the calling thread, so open it
     /// ahead, or on another thread.
     pub fn start_generate_with(&self, model: Arc<Model>, job: GenerateJob) -> Work<Generated> {
-        self.begin(true, |engine, mut listener| {
-            Box::pin(async move { engine.generate_with(&model, &job, &mut listener).await })
-        })
+        let own = model.clone();
+        let work = self.begin(true, |engine, mut listener| {
+            Box::pin(async move { engine.generate_with(&own, &job, &mut listener).await })
+        });
+        Work { model: Some(model), ..work }
     }
 
     /// Begins to train. Sample pictures come as pixels, in events.
@@ -76,7 +80,7 @@ impl Engine {
             }
             job.await
         });
-        Work { running: Some(running), watch: Watch::new(&gpu), gpu, screen, heard }
+        Work { running: Some(running), watch: Watch::new(&gpu), gpu, screen, heard, model: None }
     }
 }
 
@@ -105,6 +109,9 @@ impl<T> Work<T> {
         });
         if !matches!(outcome, Ok(None)) {
             self.running = None;
+            // What the job had on the device is not to be trusted.
+            let failed = matches!(&outcome, Err(error) if !matches!(error, Error::Interrupted(_)));
+            self.model.take().filter(|_| failed).iter().for_each(|model| model.forget_weights());
         }
         outcome
     }
@@ -122,7 +129,9 @@ impl<T> Work<T> {
 
     /// Asks a training to end with its next update, and to save what there is as the result.
     pub fn finish(&self) {
-        self.heard.flow.set(Flow::Finish);
+        if self.heard.flow.get() != Flow::Stop {
+            self.heard.flow.set(Flow::Finish);
+        }
     }
 
     /// Whether it has ended.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use portray::diffusion::{NoiseSchedule, SamplerKind, SamplerOptions, ScheduleConfig, Trajectory};
 use portray::io::checkpoints::original::{Names, Structure, TextFlavour, Third};
 use portray::io::{Checkpoint, ElementType, Part, SafeTensors, Tensor, write_diffusers_folder, write_safetensors};
 use portray::models::{TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
@@ -197,6 +198,11 @@ fn what_a_file_says_of_its_prediction_is_believed() {
     assert_eq!(zero_snr.scheduler()["prediction_type"], "v_prediction");
     assert_eq!(zero_snr.scheduler()["rescale_betas_zero_snr"], true);
     assert_eq!(zero_snr.scheduler()["timestep_spacing"], "trailing");
+    let config = ScheduleConfig::from_json(&zero_snr.scheduler().to_string(), "scheduler").unwrap();
+    let trajectory = Trajectory::new(&config, &SamplerOptions::default(), 10).unwrap();
+    assert_eq!(trajectory.timesteps[0], 999.0);
+    assert_eq!(NoiseSchedule::new(&config).alphas_cumprod[999], 0.0);
+    assert!(config.rescale_betas_zero_snr && trajectory.kind == SamplerKind::Ddim);
 
     let mut settled = silent.clone();
     settled.predicts_velocity();

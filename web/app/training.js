@@ -145,7 +145,10 @@ export function startTraining(app, changed) {
 
   function finished({ lora, file, kept }, prompt) {
     // An engine that took the place of a lost one may not have it yet.
-    const converted = (format) => app.engine.convert(lora.name, format).catch(async () => app.engine.convert((await app.engine.addLora(file, lora.name)).name, format));
+    const converted = async (format) => {
+      const known = [...app.engine.loras(), ...app.engine.otherLoras()].some(({ name }) => name === lora.name);
+      return app.engine.convert(known ? lora.name : (await app.engine.addLora(file, lora.name)).name, format);
+    };
     const download = async (format) => {
       hush($("train-error"));
       try {

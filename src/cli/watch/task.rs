@@ -312,8 +312,9 @@ impl Task {
     /// The user closes the window, presses Q or Ctrl-C: true where it may close at once.
     pub fn leave(&mut self) -> bool {
         // A training that was asked to finish is left to: it ends with this step either way.
-        if !self.finishing || stop::asked() {
-            self.stop();
+        match self.finishing && !stop::asked() {
+            true => self.go_on(),
+            false => self.stop(),
         }
         !self.is_running()
     }

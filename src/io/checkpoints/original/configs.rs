@@ -82,8 +82,10 @@ impl Configs {
             scheduler,
             prediction_known: true,
         };
-        // The marker of newer trainers for noise levels that end in pure noise (Lin et al. 2023): sampling has to begin there.
+        // The marker of newer trainers for noise levels that end in pure noise (Lin et al. 2023): sampling has to begin there,
+        // which the template's PNDM cannot.
         if file.contains("ztsnr") {
+            configs.scheduler["_class_name"] = json!("DDIMScheduler");
             configs.scheduler["rescale_betas_zero_snr"] = json!(true);
             configs.scheduler["timestep_spacing"] = json!("trailing");
         }
