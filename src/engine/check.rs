@@ -26,7 +26,7 @@ fn check_counts(counts: &[(&str, Option<usize>)]) -> Result<()> {
 fn check_numbers(numbers: &[(&str, Option<f64>)], zero: bool) -> Result<()> {
     let fits = |v: f64| (v as f32).is_finite() && (v > 0.0 || (zero && v == 0.0));
     match numbers.iter().find_map(|(name, v)| v.filter(|v| !fits(*v)).map(|v| (name, v))) {
-        Some((name, v)) if v > 1.0 => wrong(format!("{name} {v}: is more than f32 holds")),
+        Some((name, v)) if v > 1.0 => wrong(format!("{name} {v:?}: is more than f32 holds")),
         Some((name, v)) if zero => wrong(format!("{name} {v}: must be 0 or more")),
         Some((name, v)) => wrong(format!("{name} {v}: must be above 0")),
         None => Ok(()),
@@ -44,12 +44,15 @@ impl GenerateJob {
         }
         if let Some(lora) = self.loras.iter().find(|lora| !(lora.scale as f32).is_finite()) {
             let path = lora.path.display();
-            return wrong(format!("--lora {path}={}: the scale must be a number, such as 0.8", lora.scale));
+            return wrong(format!(
+                "--lora {path}={:?}: the scale must be a number that f32 holds, such as 0.8",
+                lora.scale
+            ));
         }
         let sampling = &self.sampling;
         check_counts(&[("--steps", sampling.steps)])?;
         if let Some(guidance) = sampling.guidance.filter(|&g| !(g as f32).is_finite()) {
-            return wrong(format!("--guidance {guidance}: must be a number that f32 holds, such as 7.5"));
+            return wrong(format!("--guidance {guidance:?}: must be a number that f32 holds, such as 7.5"));
         }
         if self.init.is_some() && !(self.strength > 0.0 && self.strength <= 1.0) {
             return wrong(format!("--strength {}: must be above 0 and at most 1", self.strength));
@@ -204,6 +207,11 @@ mod tests {
         let mut job = pictures();
         job.sampling.guidance = Some(f64::NAN);
         assert!(said(job.check()).contains("--guidance NaN"));
+        // Not three hundred digits of it.
+        job.sampling.guidance = Some(1e300);
+        assert!(said(job.check()).contains("--guidance 1e300:"));
+        job.sampling.guidance = Some(-1.0);
+        assert!(job.check().is_ok(), "no negative pass runs");
         let job = GenerateJob { init: Some("x.png".into()), strength: f64::NAN, ..pictures() };
         assert!(said(job.check()).contains("--strength NaN"));
     }
