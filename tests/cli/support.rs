@@ -1,4 +1,5 @@
 //! Running the binary and judging what it said.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

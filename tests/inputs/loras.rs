@@ -1,0 +1,1 @@
+//! LoRA files of other tools, and what a training begins with.

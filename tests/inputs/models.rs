@@ -1,0 +1,1 @@
+//! Models of other tools and ages, whole and damaged.

@@ -1,0 +1,1 @@
+//! Where results go: nothing that was there is lost, and no result of finished work.

@@ -1,0 +1,1 @@
+//! Photos, captions, class pictures, and what is said of them.

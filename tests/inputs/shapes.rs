@@ -1,0 +1,1 @@
+//! Widths that are no multiples of anything, prompts of every number.

@@ -1,0 +1,1 @@
+//! Paths, signals and streams of any system.
