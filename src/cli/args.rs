@@ -186,7 +186,7 @@ pub struct ForwardArgs {
     #[arg(long, value_name = "TEXT")]
     pub prompt: Vec<String>,
     /// LoRA file or folder, with an optional scale; may be given several times
-    #[arg(long = "lora", value_name = "FILE[=SCALE]")]
+    #[arg(long = "lora", value_name = "FILE[=SCALE]", value_parser = portray::job::lora_parser())]
     pub loras: Vec<LoraArg>,
     /// Overwrite --out
     #[arg(long)]
