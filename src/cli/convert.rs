@@ -20,10 +20,10 @@ pub fn run(global: &Global, args: &ConvertArgs) -> Result<()> {
         ));
     }
     if global.json {
-        terminal::data(
-            json!({"event": "saved", "path": args.out, "modules": lora.modules.len(), "left_out": lora.foreign}),
-        )
+        let saved = json!({"event": "saved", "modules": lora.modules.len(), "left_out": lora.foreign});
+        terminal::tell(terminal::with_path(saved, "path", &args.out));
     } else {
-        terminal::data(args.out.display())
+        terminal::tell_path(&args.out);
     }
+    Ok(())
 }
