@@ -20,8 +20,9 @@ pub fn run(global: &Global, args: &ConvertArgs) -> Result<()> {
         ));
     }
     if global.json {
-        let saved = json!({"event": "saved", "modules": lora.modules.len(), "left_out": lora.foreign});
-        terminal::tell(terminal::with_path(saved, "path", &args.out));
+        let mut saved = terminal::with_path(json!({"event": "saved"}), "path", &args.out);
+        (saved["modules"], saved["left_out"]) = (lora.modules.len().into(), lora.foreign.into());
+        terminal::tell(saved);
     } else {
         terminal::tell_path(&args.out);
     }

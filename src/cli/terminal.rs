@@ -33,7 +33,7 @@ pub fn data(text: impl Display) -> Result<()> {
             READER_LEFT.store(true, Ordering::Relaxed);
             Error::Interrupted(": the reader of the output left".into())
         }
-        _ => Error::file("standard output", format!("cannot write: {e}")),
+        _ => Error::file("standard output", format!("cannot write: {}", reason(&e))),
     })
 }
 
@@ -59,9 +59,15 @@ fn told(written: std::io::Result<()>) {
     if !UNTOLD.swap(true, Ordering::Relaxed) {
         note(&match e.kind() {
             ErrorKind::BrokenPipe => "the reader of standard output left: going on without it".to_owned(),
-            _ => format!("warning: standard output: cannot write: {e}: going on without it"),
+            _ => format!("warning: standard output: cannot write: {}: going on without it", reason(&e)),
         });
     }
+}
+
+/// The system's words without their number.
+fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
 fn write(line: &[u8]) -> std::io::Result<()> {

@@ -62,8 +62,9 @@ pub fn tell(global: &Global, job: &TrainJob, began: Instant, result: Result<Trai
     })?;
     let seconds = began.elapsed().as_secs_f64();
     if global.json {
-        let done = json!({"event": "done", "steps": trained.steps, "seconds": seconds});
-        terminal::tell(terminal::with_path(done, "out", &trained.out));
+        let mut done = terminal::with_path(json!({"event": "done"}), "out", &trained.out);
+        (done["steps"], done["seconds"]) = (trained.steps.into(), seconds.into());
+        terminal::tell(done);
     } else {
         if !global.quiet {
             terminal::note(&format!("{} steps in {}", trained.steps, table::seconds(seconds)));

@@ -128,7 +128,8 @@ const BEGINNINGS: [&str; 2] = [".portray-", "portray-"];
 /// How they end.
 const ENDING: &str = ".part";
 
-fn is_staging(folder: &Path) -> bool {
+/// Whether `folder` is one that is being assembled.
+pub fn is_staging(folder: &Path) -> bool {
     let name = folder.file_name().unwrap_or_default().as_encoded_bytes();
     name.ends_with(ENDING.as_bytes()) && BEGINNINGS.iter().any(|beginning| name.starts_with(beginning.as_bytes()))
 }

@@ -6,6 +6,9 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::disk::is_staging;
+use crate::io::source::describe;
+
 static WARNED: AtomicBool = AtomicBool::new(false);
 static WARNING: Mutex<Option<String>> = Mutex::new(None);
 
@@ -57,7 +60,9 @@ fn tolerate(synced: Result<()>, path: &Path) -> Result<()> {
         return Err(error);
     }
     if !WARNED.swap(true, Ordering::Relaxed) {
-        let (path, what) = (path.display(), crate::io::source::describe(&error));
+        // Nobody knows the names of unfinished folders.
+        let path = path.ancestors().find(|folder| is_staging(folder)).and_then(Path::parent).unwrap_or(path);
+        let (path, what) = (path.display(), describe(&error));
         let warning = format!(
             "{path}: its file system cannot sync ({what}): what is written is there, but a power cut may lose it"
         );
