@@ -1,9 +1,11 @@
 //! The options of a job: one definition for the library, the command line and the page.
 
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 pub use crate::base::rng::RngKind;
 pub use crate::diffusion::{Prediction as PredictionArg, SamplerKind, Spacing};
+use crate::io::files::{self, path_form};
 pub use crate::io::lora_file::LoraFormat;
 
 /// Type of the large weights.
@@ -29,6 +31,7 @@ pub enum WeightType {
 pub struct ModelOptions {
     /// Folder in diffusers layout or a single .safetensors file; without it the bundled miniature SD 2 model
     #[cfg_attr(feature = "cli", arg(long, value_name = "DIR|FILE"))]
+    #[serde(with = "path_form::optional")]
     pub model: Option<PathBuf>,
     /// Storage of the large weights
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
@@ -83,22 +86,42 @@ pub struct SamplingOptions {
 #[serde(deny_unknown_fields)]
 pub struct LoraArg {
     /// File or PEFT folder.
+    #[serde(with = "path_form")]
     pub path: PathBuf,
     /// Factor on top of alpha / rank.
     pub scale: f64,
+}
+
+impl LoraArg {
+    /// `FILE` with a scale of one, or `FILE=SCALE`, split at the last `=`. What is no number there belongs to the name; and a
+    /// number does, where there is a file of that name and none of the name before it.
+    pub fn new(text: impl AsRef<OsStr>) -> LoraArg {
+        let text = text.as_ref();
+        let bytes = text.as_encoded_bytes();
+        let split = bytes.iter().rposition(|&byte| byte == b'=').and_then(|at| {
+            let scale =
+                std::str::from_utf8(&bytes[at + 1..]).ok()?.parse::<f64>().ok().filter(|scale| scale.is_finite())?;
+            // SAFETY: the bytes are those of an `OsStr` that ends before an ASCII character of it.
+            Some((unsafe { OsStr::from_encoded_bytes_unchecked(&bytes[..at]) }, scale))
+        });
+        match split {
+            Some((path, scale)) if files::exists(path) || !files::exists(text) => LoraArg { path: path.into(), scale },
+            _ => LoraArg { path: text.into(), scale: 1.0 },
+        }
+    }
+}
+
+impl From<OsString> for LoraArg {
+    fn from(text: OsString) -> LoraArg {
+        LoraArg::new(text)
+    }
 }
 
 impl std::str::FromStr for LoraArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<LoraArg, String> {
-        match text.rsplit_once('=') {
-            // A path may hold an `=` itself.
-            Some((path, scale)) if scale.parse::<f64>().is_ok_and(f64::is_finite) => {
-                Ok(LoraArg { path: path.into(), scale: scale.parse().unwrap_or(1.0) })
-            }
-            _ => Ok(LoraArg { path: text.into(), scale: 1.0 }),
-        }
+        Ok(LoraArg::new(text))
     }
 }
 
@@ -120,13 +143,14 @@ pub struct GenerateJob {
     #[cfg_attr(feature = "cli", command(flatten))]
     pub sampling: SamplingOptions,
     /// LoRA file or folder, with an optional scale; may be given several times
-    #[cfg_attr(feature = "cli", arg(long = "lora", value_name = "FILE[=SCALE]"))]
+    #[cfg_attr(feature = "cli", arg(long = "lora", value_name = "FILE[=SCALE]", value_parser = lora_parser()))]
     pub loras: Vec<LoraArg>,
     /// Pictures per prompt, 1 or more
     #[cfg_attr(feature = "cli", arg(long, default_value = "1", value_parser = parse_count))]
     pub count: usize,
     /// Start from this picture instead of noise
     #[cfg_attr(feature = "cli", arg(long, value_name = "IMAGE"))]
+    #[serde(with = "path_form::optional")]
     pub init: Option<PathBuf>,
     /// How much of --init is replaced, above 0 up to 1
     #[cfg_attr(feature = "cli", arg(long, default_value_t = 0.7))]
@@ -239,6 +263,7 @@ pub enum Checkpointing {
 pub struct TrainJob {
     /// Folder with the subject's pictures
     #[cfg_attr(feature = "cli", arg(long, value_name = "DIR"))]
+    #[serde(with = "path_form::optional")]
     pub images: Option<PathBuf>,
     /// What they show, with a rare word for the subject: "a sks dog"; a picture with a NAME.txt beside it has that text
     #[cfg_attr(feature = "cli", arg(long, value_name = "TEXT"))]
@@ -248,6 +273,7 @@ pub struct TrainJob {
     pub class_prompt: Option<String>,
     /// Folder with class pictures; without it the untouched model makes them
     #[cfg_attr(feature = "cli", arg(long, value_name = "DIR", requires = "class_prompt"))]
+    #[serde(with = "path_form::optional")]
     pub class_images: Option<PathBuf>,
     /// Class pictures to make, 1 or more
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", default_value = "100", value_parser = parse_count))]
@@ -332,6 +358,7 @@ pub struct TrainJob {
     pub seed: u64,
     /// Start from this LoRA
     #[cfg_attr(feature = "cli", arg(long, value_name = "FILE"))]
+    #[serde(with = "path_form::optional")]
     pub init_lora: Option<PathBuf>,
     /// Save a checkpoint every N updates, 1 or more
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = parse_count))]
@@ -350,12 +377,14 @@ pub struct TrainJob {
     pub format: LoraFormat,
     /// LoRA file or folder to write; a diffusers folder for --method full
     #[cfg_attr(feature = "cli", arg(long, value_name = "PATH", default_value = "portray-lora.safetensors"))]
+    #[serde(with = "path_form")]
     pub out: PathBuf,
     /// Overwrite --out
     #[cfg_attr(feature = "cli", arg(long))]
     pub force: bool,
     /// Take the batches from this file instead of pictures
     #[cfg_attr(feature = "cli", arg(long, value_name = "FILE", conflicts_with_all = ["images", "prompt", "class_prompt"]))]
+    #[serde(with = "path_form::optional")]
     pub replay: Option<PathBuf>,
 }
 
@@ -405,6 +434,13 @@ impl Default for TrainJob {
             replay: None,
         }
     }
+}
+
+/// How the command line reads a LoRA with its scale: paths need not be text.
+#[cfg(feature = "cli")]
+pub fn lora_parser() -> impl clap::builder::TypedValueParser<Value = LoraArg> {
+    use clap::builder::{OsStringValueParser, TypedValueParser as _};
+    OsStringValueParser::new().map(LoraArg::from)
 }
 
 /// A whole number of at least one.

@@ -1,9 +1,13 @@
 //! The arguments. What a job's options mean is said where the library defines them (`portray::job`).
 
+use std::any::TypeId;
+use std::ffi::{OsStr, OsString};
 use std::num::{IntErrorKind, ParseFloatError, ParseIntError};
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::TypedValueParser;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use portray::io::LoraFormat;
 use portray::job::{GenerateJob, LoraArg, ModelOptions, TrainJob, WeightType};
 
@@ -186,7 +190,7 @@ pub struct ForwardArgs {
     #[arg(long, value_name = "TEXT")]
     pub prompt: Vec<String>,
     /// LoRA file or folder, with an optional scale; may be given several times
-    #[arg(long = "lora", value_name = "FILE[=SCALE]")]
+    #[arg(long = "lora", value_name = "FILE[=SCALE]", value_parser = portray::job::lora_parser())]
     pub loras: Vec<LoraArg>,
     /// Overwrite --out
     #[arg(long)]
@@ -267,6 +271,45 @@ pub fn one_line(error: &clap::Error) -> String {
     lines.join(" ").trim_start_matches("error: ").to_owned()
 }
 
+/// What an argument is refused for that is no text where text is asked for: clap does not say which it is.
+#[derive(Clone)]
+struct Text;
+
+impl TypedValueParser for Text {
+    type Value = String;
+
+    fn parse_ref(&self, _: &clap::Command, arg: Option<&clap::Arg>, value: &OsStr) -> Result<String, clap::Error> {
+        let named = || arg.map_or_else(|| "an argument".into(), ToString::to_string);
+        value.to_str().map(ToOwned::to_owned).ok_or_else(|| {
+            let (name, value) = (named(), value.to_string_lossy());
+            let message =
+                format!("{name}: '{value}' is not UTF-8 text: give it in UTF-8 (the terminal's locale decides)");
+            clap::Error::raw(ErrorKind::InvalidUtf8, message)
+        })
+    }
+}
+
+/// [`one_line`] of the error that the arguments `args` give.
+pub fn refusal(error: &clap::Error, args: impl IntoIterator<Item = OsString>) -> String {
+    if error.kind() != ErrorKind::InvalidUtf8 {
+        return one_line(error);
+    }
+    // Paths alone need not be text.
+    fn asking(command: clap::Command) -> clap::Command {
+        let is_path = |arg: &clap::Arg| {
+            let kind = arg.get_value_parser().type_id();
+            kind == TypeId::of::<PathBuf>() || kind == TypeId::of::<LoraArg>()
+        };
+        let ask = |arg: clap::Arg| match is_path(&arg) || !arg.get_action().takes_values() {
+            true => arg,
+            false => arg.value_parser(Text),
+        };
+        command.mut_args(ask).mut_subcommands(asking)
+    }
+    let named = asking(Cli::command()).try_get_matches_from(args).err();
+    one_line(named.as_ref().unwrap_or(error))
+}
+
 /// What a number must be where `error` is the standard library's: that speaks of digits and literals.
 fn number(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     match error.downcast_ref::<ParseIntError>().map(ParseIntError::kind) {
@@ -278,8 +321,6 @@ fn number(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use clap::{CommandFactory as _, Parser as _};
-
     use super::*;
 
     #[test]
@@ -314,6 +355,52 @@ mod tests {
         ] {
             let line = one_line(&Cli::try_parse_from(["portray", "generate", "x", option, value]).unwrap_err());
             assert!(line.contains(option) && line.contains(value) && line.ends_with(must), "{line}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_text_is_named_and_paths_need_not_be() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let line = |line: &str| -> Vec<OsString> {
+            let word = |word: &str| {
+                OsString::from_vec(word.replace('?', "\u{1}").bytes().map(|b| if b == 1 { 0xe4 } else { b }).collect())
+            };
+            std::iter::once("portray").chain(line.split_whitespace()).map(word).collect()
+        };
+        for (given, named) in [
+            ("generate ?", "<PROMPT>"),
+            ("generate --force ? --out ?", "<PROMPT>"),
+            ("generate x --out ? --negative a?", "--negative <TEXT>"),
+            ("generate x --negative=a?", "--negative <TEXT>"),
+            ("train --images ? --prompt ?", "--prompt <TEXT>"),
+            ("train --images ? --prompt x --class-prompt ?", "--class-prompt <TEXT>"),
+            ("train --images ? --prompt x --sample-prompt y --sample-prompt ?", "--sample-prompt <TEXT>"),
+            ("generate x --steps ?", "--steps <N>"),
+            ("generate x --sampler ?", "--sampler"),
+            ("generate x --dtype ?", "--dtype"),
+            ("info --adapter ?", "--adapter"),
+            ("plan train --images ? --prompt ?", "--prompt <TEXT>"),
+            ("watch generate ?", "<PROMPT>"),
+            ("forward text --out ? --prompt ?", "--prompt <TEXT>"),
+            ("convert ? --out ? --format ?", "--format"),
+        ] {
+            let error = Cli::try_parse_from(line(given)).unwrap_err();
+            let said = refusal(&error, line(given));
+            assert!(said.contains(named) && said.contains("UTF-8") && said.contains('\u{fffd}'), "{given}: {said}");
+            assert!(!said.contains('\n') && error.exit_code() == 2, "{given}: {said}");
+        }
+        for given in [
+            "generate x --out ? --model ? --init ? --latents-out ? --lora ? --lora ?=0.5",
+            "train --images ? --prompt x --class-prompt y --class-images ? --out ? --model ? --init-lora ?",
+            "train --replay ? --out ?",
+            "inspect ? --model ?",
+            "convert ? --out ? --model ? --format kohya",
+            "forward text --in ? --out ? --lora ?",
+            "bench --dump ?",
+            "demo --out ? --images ? --prompt x --class-prompt y",
+        ] {
+            Cli::try_parse_from(line(given)).unwrap_or_else(|e| panic!("{given}: {e}"));
         }
     }
 

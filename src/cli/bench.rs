@@ -23,17 +23,20 @@ pub fn run(global: &Global, engine: &Engine, args: &BenchArgs) -> Result<()> {
         terminal::note(&format!("{}; {}", engine.gpu().info().name, variants.join(", ")));
         terminal::note(&format!("{:<58} {:>10} {:>12} {:>10} {:>8}", "", "ms", "GFLOP/s", "GB/s", "ceiling"));
     }
+    let mut printed = Ok(());
     let mut show = |row: &BenchRow| {
-        let printed = if global.json { terminal::data(serde_json::json!(row)) } else { terminal::data(human(row)) };
+        printed = if global.json { terminal::data(serde_json::json!(row)) } else { terminal::data(human(row)) };
         if printed.is_err() || stop::asked() { Flow::Stop } else { Flow::Continue }
     };
-    match &args.model {
+    let measured = match &args.model {
         Some(model) => {
             let options = ModelOptions { model: Some(model.clone()), dtype: args.dtype, ..ModelOptions::default() };
             pollster::block_on(engine.bench_steps(&options, &mut |row| show(&row)))
         }
         None => pollster::block_on(engine.bench(&mut show)).map(drop),
-    }
+    };
+    // What it could not say is why it stopped.
+    printed.and(measured)
 }
 
 fn human(row: &BenchRow) -> String {
@@ -58,5 +61,6 @@ fn write_kernels(engine: &Engine, folder: &Path) -> Result<()> {
         }
         terminal::note(&format!("{} kernels, {class}", kernels.len()));
     }
-    terminal::data(folder.display())
+    terminal::tell_path(folder);
+    Ok(())
 }

@@ -20,10 +20,11 @@ pub fn run(global: &Global, args: &ConvertArgs) -> Result<()> {
         ));
     }
     if global.json {
-        terminal::data(
-            json!({"event": "saved", "path": args.out, "modules": lora.modules.len(), "left_out": lora.foreign}),
-        )
+        let mut saved = terminal::with_path(json!({"event": "saved"}), "path", &args.out);
+        (saved["modules"], saved["left_out"]) = (lora.modules.len().into(), lora.foreign.into());
+        terminal::tell(saved);
     } else {
-        terminal::data(args.out.display())
+        terminal::tell_path(&args.out);
     }
+    Ok(())
 }

@@ -31,9 +31,9 @@ pub fn run(global: &Global, args: &ForwardArgs) -> Result<()> {
     write_safetensors(&args.out, &tensors, &BTreeMap::new())?;
     for (name, shape, _) in &made {
         if global.json {
-            terminal::data(json!({"event": "tensor", "name": name, "shape": shape}))?;
+            terminal::tell(json!({"event": "tensor", "name": name, "shape": shape}));
         } else {
-            terminal::data(format!("{name} {shape:?}"))?;
+            terminal::tell(format!("{name} {shape:?}"));
         }
     }
     Ok(())

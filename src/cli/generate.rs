@@ -68,7 +68,8 @@ impl Results {
     pub fn picture(&self, picture: &Picture) -> Result<()> {
         let path = self.path(picture);
         files::write_picture(&path, picture)?;
-        self.tell(&path)
+        self.tell(&path);
+        Ok(())
     }
 
     /// Writes a picture that was not asked for at first, over nothing: where there is a file of its name, its seed is added.
@@ -83,7 +84,7 @@ impl Results {
         }
         files::check_file(&path, false)?;
         files::write_picture(&path, picture)?;
-        self.tell(&path)?;
+        self.tell(&path);
         Ok(path)
     }
 
@@ -94,14 +95,18 @@ impl Results {
     pub fn latents(&self, made: &Generated) -> Result<()> {
         if let (Some(path), Some(latents)) = (&self.latents, &made.latents) {
             write_latents(path, latents)?;
-            self.tell(path)?;
+            self.tell(path);
         }
         Ok(())
     }
 
     /// Names a file that was written.
-    pub fn tell(&self, path: &Path) -> Result<()> {
-        if self.json { terminal::data(json!({"event": "saved", "path": path})) } else { terminal::data(path.display()) }
+    pub fn tell(&self, path: &Path) {
+        if self.json {
+            terminal::tell(terminal::with_path(json!({"event": "saved"}), "path", path));
+        } else {
+            terminal::tell_path(path);
+        }
     }
 }
 

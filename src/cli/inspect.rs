@@ -23,11 +23,14 @@ struct Finding {
 
 /// Says what `args.path` is.
 pub fn run(global: &Global, args: &InspectArgs) -> Result<()> {
-    let finding = look(&args.path, args.model.as_deref())?;
+    let mut finding = look(&args.path, args.model.as_deref())?;
+    if args.path.to_str().is_none() {
+        finding.json = terminal::with_path(finding.json, "path", &args.path);
+    }
     if global.json {
         return terminal::data(finding.json);
     }
-    terminal::data(&finding.heading)?;
+    terminal::data(terminal::one_line(&finding.heading))?;
     let rows: Vec<Vec<String>> =
         finding.rows.iter().map(|(label, value)| vec![format!("  {label}"), value.clone()]).collect();
     let width = rows.iter().map(|r| r[0].chars().count()).max().unwrap_or(0);

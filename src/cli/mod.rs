@@ -18,11 +18,13 @@ mod terminal;
 mod train;
 mod watch;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use args::{Command, Global};
 use clap::Parser as _;
 use portray::engine::{self, Engine, EngineOptions};
+use portray::event::Event;
 use portray::{Error, Result};
 
 /// Parses the arguments, runs the command, and turns what came of it into an exit code: 0 done, 1 failed, 2 wrong use,
@@ -37,7 +39,7 @@ pub fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(e) => {
-            terminal::complain(&args::one_line(&e));
+            terminal::complain(&args::refusal(&e, std::env::args_os()));
             return ExitCode::from(2);
         }
     };
@@ -54,19 +56,31 @@ pub fn main() -> ExitCode {
         Command::Info(args) => info::run(&global, &args),
         Command::Bench(args) => open(&global).and_then(|engine| bench::run(&global, &engine, &args)),
     };
+    if let Some(warning) = portray::io::files::unsynced() {
+        report::Reporter::new(&global).hear(&Event::Warning(warning));
+    }
     match result {
-        // Whoever read our output has had enough: that is no failure.
-        _ if terminal::reader_left() => ExitCode::SUCCESS,
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::from(u8::from(terminal::has_lost())),
+        // Whoever read the answer has had enough: that is no failure.
+        Err(Error::Interrupted(_)) if terminal::reader_left() => ExitCode::SUCCESS,
         Err(e) => {
-            if let Error::Interrupted(_) = e {
-                terminal::note(&terminal::one_line(&e.to_string()));
-            } else {
-                terminal::complain(&e.to_string());
+            match &e {
+                Error::Interrupted(_) => terminal::note(&terminal::one_line(&e.to_string())),
+                Error::File { path, .. } if Path::new(path).is_relative() && folder_is_gone() => {
+                    terminal::complain(&format!(
+                        "{e}; the current folder is gone or closed to you: change to another, or give whole paths"
+                    ))
+                }
+                _ => terminal::complain(&e.to_string()),
             }
             ExitCode::from(e.exit_code())
         }
     }
+}
+
+/// Whether no path leads to the current folder, so that none that begins there is found.
+fn folder_is_gone() -> bool {
+    std::env::current_dir().and_then(|folder| folder.metadata()).is_err()
 }
 
 /// Opens the adapter that the global options name.

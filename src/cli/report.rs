@@ -93,8 +93,7 @@ impl Reporter {
     /// Passes one event on; says whether the job goes on.
     pub fn hear(&mut self, event: &Event) -> Flow {
         if self.style == Style::Json {
-            let spoken = terminal::data(json_line(event));
-            self.hold(spoken);
+            terminal::tell(json_line(event));
         } else {
             self.tell(event);
         }
@@ -122,6 +121,8 @@ impl Reporter {
 
     /// A line that belongs to the report and not to stdout's data.
     pub fn note(&self, text: &str) {
+        // A name may have line breaks and worse.
+        let text = &terminal::one_line(text);
         match (&self.bar, self.style) {
             (_, Style::Json | Style::Quiet) => {}
             (Some(bar), _) => bar.suspend(|| terminal::note(text)),
@@ -232,7 +233,7 @@ fn json_line(event: &Event) -> Value {
         Event::Sample { step, picture } => {
             json!({"event": "sample", "step": step, "index": picture.index, "seed": picture.seed, "prompt": picture.prompt})
         }
-        Event::Saved(path) => json!({"event": "saved", "path": path}),
+        Event::Saved(path) => terminal::with_path(json!({"event": "saved"}), "path", path),
         Event::Step(step) => {
             let mut line = json!({"event": "step"});
             if let (Value::Object(line), Ok(Value::Object(fields))) = (&mut line, serde_json::to_value(step)) {

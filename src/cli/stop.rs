@@ -4,19 +4,55 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 static ASKED: AtomicBool = AtomicBool::new(false);
 
-/// From now on Ctrl-C (and SIGTERM) sets [`asked`] instead of killing the process. For commands with something to save.
+/// From now on Ctrl-C, and what asks a process to end, sets [`asked`] instead of killing it. For commands with something to
+/// save.
 pub fn listen() {
-    let handler = || {
-        if ASKED.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-        super::terminal::note("stopping; press Ctrl-C again to stop at once");
-    };
-    // Without a handler Ctrl-C kills the process, which loses only what is not saved yet.
-    let _ = ctrlc::set_handler(handler);
+    system::listen();
 }
 
 /// Whether somebody asked to stop.
 pub fn asked() -> bool {
     ASKED.load(Ordering::SeqCst)
+}
+
+/// Asks to stop. A second time ends the process where it was a key: a terminal that is closed hangs up once for itself and
+/// once for its shell, and a job that is saving goes on saving.
+fn ask(key: bool) {
+    if !ASKED.swap(true, Ordering::SeqCst) {
+        super::terminal::note("stopping; press Ctrl-C again to stop at once");
+    } else if key {
+        std::process::exit(130);
+    }
+}
+
+#[cfg(unix)]
+mod system {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    use signal_hook::iterator::Signals;
+
+    pub fn listen() {
+        // What is ignored stays so: `nohup` ignores SIGHUP, and a shell without job control the SIGINT of what it starts
+        // with `&`.
+        let signals: Vec<i32> = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|&signal| !is_ignored(signal)).collect();
+        // Without handlers a signal kills the process, which loses only what is not saved yet.
+        if let Ok(mut signals) = Signals::new(signals) {
+            let heed = move || signals.forever().for_each(|signal| super::ask(signal == SIGINT));
+            let _ = std::thread::Builder::new().name("signals".into()).spawn(heed);
+        }
+    }
+
+    fn is_ignored(signal: i32) -> bool {
+        // SAFETY: all zeros is a valid `sigaction`, and without a new one the call only fills in the present one.
+        unsafe {
+            let mut present: libc::sigaction = std::mem::zeroed();
+            libc::sigaction(signal, std::ptr::null(), &mut present) == 0 && present.sa_sigaction == libc::SIG_IGN
+        }
+    }
+}
+
+#[cfg(not(unix))]
+mod system {
+    pub fn listen() {
+        let _ = ctrlc::set_handler(|| super::ask(true));
+    }
 }

@@ -1,5 +1,6 @@
 //! `portray train`.
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -55,19 +56,22 @@ pub fn hear(reporter: &mut Reporter, samples: &Path, event: &Event) -> Flow {
 /// The training's.
 pub fn tell(global: &Global, job: &TrainJob, began: Instant, result: Result<Trained>) -> Result<()> {
     let trained = result.inspect_err(|e| {
-        if matches!(e, Error::Interrupted(_)) && !terminal::reader_left() && job.replay.is_none() {
-            terminal::note(&format!("go on with: {}", resume_command(std::env::args())));
+        if matches!(e, Error::Interrupted(_)) && job.replay.is_none() {
+            terminal::note(&format!("go on with: {}", resume_command(std::env::args_os())));
         }
     })?;
     let seconds = began.elapsed().as_secs_f64();
     if global.json {
-        terminal::data(json!({"event": "done", "out": trained.out, "steps": trained.steps, "seconds": seconds}))
+        let mut done = terminal::with_path(json!({"event": "done"}), "out", &trained.out);
+        (done["steps"], done["seconds"]) = (trained.steps.into(), seconds.into());
+        terminal::tell(done);
     } else {
         if !global.quiet {
             terminal::note(&format!("{} steps in {}", trained.steps, table::seconds(seconds)));
         }
-        terminal::data(trained.out.display())
+        terminal::tell_path(&trained.out);
     }
+    Ok(())
 }
 
 /// `OUT-samples/step-000100-1.png`.
@@ -78,7 +82,7 @@ fn save_sample(folder: &Path, step: usize, picture: &Picture) -> Result<PathBuf>
 }
 
 /// The command as it was given, with `--resume`.
-fn resume_command(args: impl Iterator<Item = String>) -> String {
+fn resume_command(args: impl Iterator<Item = OsString>) -> String {
     let mut words: Vec<String> = args.map(|a| quoted(&a)).collect();
     if !words.iter().any(|w| w == "--resume") {
         words.push("--resume".into());
@@ -86,17 +90,55 @@ fn resume_command(args: impl Iterator<Item = String>) -> String {
     words.join(" ")
 }
 
-/// A word as a POSIX shell reads it back.
-fn quoted(word: &str) -> String {
+/// A word as a POSIX shell reads it back; `$'\344'` where it holds what is no text, or what a terminal would act on.
+fn quoted(word: &OsStr) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    match word.to_str() {
+        Some(text) if !text.is_empty() && text.chars().all(plain) => text.into(),
+        Some(text) if !text.contains(char::is_control) => format!("'{}'", text.replace('\'', r"'\''")),
+        _ => {
+            let escaped = |&byte: &u8| match byte {
+                b'\'' | b'\\' => format!("\\{}", char::from(byte)),
+                b' '..=b'~' => char::from(byte).into(),
+                // Three digits, so that a digit after them is not taken for one of theirs.
+                _ => format!("\\{byte:03o}"),
+            };
+            format!("$'{}'", word.as_encoded_bytes().iter().map(escaped).collect::<String>())
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn resuming_repeats_the_command() {
-        let args = ["portray", "train", "--prompt", "a sks dog's"].map(String::from);
-        assert_eq!(super::resume_command(args.into_iter()), r"portray train --prompt 'a sks dog'\''s' --resume");
+        let args = ["portray", "train", "--prompt", "a sks dog's"].map(OsString::from);
+        assert_eq!(resume_command(args.into_iter()), r"portray train --prompt 'a sks dog'\''s' --resume");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_shell_reads_every_word_back() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let words = [
+            &b"bilder-\xe4"[..],
+            b"a\nb",
+            b"\x1b[2J",
+            b"it's \\ \xff1",
+            "\u{1f431} cat".as_bytes(),
+            b"",
+            b"-x",
+            b"$(id)",
+        ];
+        for word in words {
+            let line = format!("printf %s {}", quoted(OsStr::from_bytes(word)));
+            let said = std::process::Command::new("bash").args(["-c", &line]).output();
+            match said {
+                Ok(said) => assert_eq!(said.stdout, word, "{line}"),
+                Err(e) => eprintln!("skipped: no bash ({e})"),
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::event::{Event, Flow, Listener};
+use crate::io::files;
 
 /// Tells a job's caller how it goes, and remembers the strongest answer: what is asked for at any event holds from then on,
 /// wherever the job looks next.
@@ -25,6 +26,13 @@ impl<'a> Ear<'a> {
 
     /// Tells of `event`; what the job is to do, by all answers so far.
     pub fn say(&mut self, event: Event) -> Flow {
+        if let Some(warning) = files::unsynced() {
+            self.tell(Event::Warning(warning));
+        }
+        self.tell(event)
+    }
+
+    fn tell(&mut self, event: Event) -> Flow {
         self.flow = match ((self.listener)(event), self.flow) {
             (Flow::Stop, _) | (_, Flow::Stop) => Flow::Stop,
             (Flow::Finish, _) => self.finish,

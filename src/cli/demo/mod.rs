@@ -91,11 +91,11 @@ pub fn run(global: &Global, args: &DemoArgs) -> Result<()> {
     let report_path = out.join("report.md");
     files::write_text(&report_path, &report.text())?;
     for path in [&lora, &sheet_path, &report_path] {
-        terminal::data(if global.json {
-            serde_json::json!({"event": "saved", "path": path}).to_string()
+        if global.json {
+            terminal::tell(terminal::with_path(serde_json::json!({"event": "saved"}), "path", path));
         } else {
-            path.display().to_string()
-        })?;
+            terminal::tell_path(path);
+        }
     }
     figures.map_or(Ok(()), |figures| judge(global, &figures))
 }
@@ -116,12 +116,12 @@ fn judge(global: &Global, figures: &Figures) -> Result<()> {
     let verdicts = figures.verdicts();
     for v in &verdicts {
         let mark = if v.met { "ok    " } else { "MISSED" };
-        terminal::data(if global.json {
+        terminal::tell(if global.json {
             serde_json::json!({"event": "check", "what": v.what, "measured": v.measured, "bar": v.bar, "met": v.met})
                 .to_string()
         } else {
             format!("{mark} {}: {:.2} ({})", v.what, v.measured, v.bar)
-        })?;
+        });
     }
     match verdicts.iter().filter(|v| !v.met).count() {
         0 => Ok(()),

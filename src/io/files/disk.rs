@@ -1,15 +1,19 @@
 //! The machine's file system.
 
 use std::fs;
-use std::io::{BufWriter, Error, ErrorKind, Result, Write};
+use std::io::{BufWriter, Error, ErrorKind, Result, Seek as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::io::source::Data;
+use tempfile::{Builder, NamedTempFile};
 
-/// The user's folder for what can be made again.
+use super::durable::{sync_file, sync_folder, sync_folders};
+use crate::io::source::{Data, describe};
+
+/// The user's folder for what can be made again. A path that is not absolute is left alone, as the XDG specification asks:
+/// it would be another folder for every folder that the program is started in.
 pub fn cache() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     set("XDG_CACHE_HOME").or_else(|| set("LOCALAPPDATA")).or_else(|| {
         set("HOME").map(|home| home.join(if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" }))
     })
@@ -64,17 +68,70 @@ pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Re
     let target = if path.is_symlink() { fs::canonicalize(path)? } else { path.to_owned() };
     let parent = parent(&target);
     fs::create_dir_all(parent)?;
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".portray-").suffix(".part");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let file = builder.tempfile_in(parent)?;
+    let file = temporary(0o666, |builder| builder.tempfile_in(parent))?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
     fill(&mut out)?;
     let file = out.into_inner().map_err(|e| e.into_error())?;
-    file.as_file().sync_all()?;
-    file.persist(&target).map_err(|e| e.error)?;
-    sync_folder(parent)
+    sync_file(file.as_file(), &target)?;
+    place(file, &target)?;
+    // A folder that is being assembled is synced as a whole, before it gets its name.
+    if parent.ancestors().any(is_staging) { Ok(()) } else { sync_folder(parent).map_err(doubtful) }
+}
+
+/// Gives `file` the name `target`.
+fn place(file: NamedTempFile, target: &Path) -> Result<()> {
+    let Err(refused) = file.persist(target) else { return Ok(()) };
+    if !is_mounted(&refused.error) {
+        return Err(refused.error);
+    }
+    let (mut from, whole) = refused.file.keep()?;
+    let mut fill = || {
+        from.rewind()?;
+        let mut into = fs::File::create(target)?;
+        std::io::copy(&mut from, &mut into)?;
+        sync_file(&into, target)
+    };
+    let kept = |e: Error| Error::new(e.kind(), format!("{}; all of it is in {}", describe(&e), whole.display()));
+    fill().map_err(kept)?;
+    fs::remove_file(&whole)
+}
+
+/// Whether a rename was refused because something is mounted on the name, as containers do with files and folders, or because
+/// it comes from a lower layer of an overlay: what is there can only be written into.
+fn is_mounted(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::CrossesDevices | ErrorKind::ResourceBusy)
+}
+
+/// The error of a result that is in its place, while the disk says that it may not stay.
+fn doubtful(error: Error) -> Error {
+    let what = describe(&error);
+    Error::new(error.kind(), format!("the disk reports \"{what}\" after the last byte: copy what is there elsewhere"))
+}
+
+/// Makes a file or folder with a name of its own, and with the rights that the umask leaves of `mode`.
+fn temporary<T>(mode: u32, make: impl Fn(&Builder<'_, '_>) -> Result<T>) -> Result<T> {
+    let with = |prefix: &str| {
+        let mut builder = Builder::new();
+        builder.prefix(prefix).suffix(ENDING);
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
+        #[cfg(not(unix))]
+        let _ = mode;
+        make(&builder)
+    };
+    // Some file servers refuse hidden names.
+    with(BEGINNINGS[0]).or_else(|e| with(BEGINNINGS[1]).map_err(|_| e))
+}
+
+/// How the names of unfinished files and folders begin: hidden, and where that is refused.
+const BEGINNINGS: [&str; 2] = [".portray-", "portray-"];
+/// How they end.
+const ENDING: &str = ".part";
+
+/// Whether `folder` is one that is being assembled.
+pub fn is_staging(folder: &Path) -> bool {
+    let name = folder.file_name().unwrap_or_default().as_encoded_bytes();
+    name.ends_with(ENDING.as_bytes()) && BEGINNINGS.iter().any(|beginning| name.starts_with(beginning.as_bytes()))
 }
 
 /// A folder beside its place that removes itself unless it is renamed into place.
@@ -88,11 +145,7 @@ impl Folder {
     pub fn beside(path: &Path) -> Result<Folder> {
         let parent = parent(path);
         fs::create_dir_all(parent)?;
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".portray-").suffix(".part");
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-        builder.tempdir_in(parent).map(Folder)
+        temporary(0o777, |builder| builder.tempdir_in(parent)).map(Folder)
     }
 
     pub fn path(&self) -> &Path {
@@ -100,7 +153,8 @@ impl Folder {
     }
 
     pub fn replace(self, path: &Path) -> Result<()> {
-        sync_tree(self.path())?;
+        // Whatever the disk says, what is whole gets its name: it can be copied from there.
+        let synced = sync_folders(self.path());
         let parent = parent(path);
         if let Ok(metadata) = fs::metadata(path) {
             if !metadata.is_dir() {
@@ -118,8 +172,14 @@ impl Folder {
             fs::rename(self.path(), path)?;
         } else {
             // Two renames, so a crash between them leaves the old folder under its staging name, complete.
-            let old = tempfile::Builder::new().prefix(".portray-old-").tempdir_in(parent)?;
-            fs::rename(path, old.path().join("old"))?;
+            let old = temporary(0o777, |builder| builder.tempdir_in(parent))?;
+            match fs::rename(path, old.path().join("old")) {
+                Err(e) if is_mounted(&e) => {
+                    merge(self.path(), path)?;
+                    return synced.and_then(|()| sync_folders(path)).map_err(doubtful);
+                }
+                moved => moved?,
+            }
             if let Err(e) = fs::rename(self.path(), path) {
                 fs::rename(old.path().join("old"), path)?;
                 return Err(e);
@@ -127,23 +187,35 @@ impl Folder {
         }
         // The folder has its real name now; what is left of the guard must not delete it.
         let _ = self.0.keep();
-        sync_folder(parent)
+        synced.and_then(|()| sync_folder(parent)).map_err(doubtful)
     }
 }
 
-fn sync_tree(folder: &Path) -> Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            sync_tree(&path)?;
-        } else {
-            fs::File::open(&path)?.sync_all()?;
+/// Moves all of `from` into the folder `into`, in place of all that is there.
+fn merge(from: &Path, into: &Path) -> Result<()> {
+    for entry in fs::read_dir(into)? {
+        let entry = entry?;
+        match (from.join(entry.file_name()).exists(), entry.file_type()?.is_dir()) {
+            (true, _) => {}
+            (false, true) => fs::remove_dir_all(entry.path())?,
+            (false, false) => fs::remove_file(entry.path())?,
         }
     }
-    sync_folder(folder)
-}
-
-/// Makes a rename durable. Windows cannot open a folder for this and does not need it.
-fn sync_folder(folder: &Path) -> Result<()> {
-    if cfg!(unix) { fs::File::open(folder)?.sync_all() } else { Ok(()) }
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let place = into.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            fs::create_dir_all(&place)?;
+            merge(&entry.path(), &place)?;
+        } else if let Err(e) = fs::rename(entry.path(), &place) {
+            if !is_mounted(&e) {
+                return Err(e);
+            }
+            // Across a mount.
+            let mut file = fs::File::create(&place)?;
+            std::io::copy(&mut fs::File::open(entry.path())?, &mut file)?;
+            sync_file(&file, &place)?;
+        }
+    }
+    Ok(())
 }

@@ -3,12 +3,16 @@
 #[cfg(not(target_arch = "wasm32"))]
 mod disk;
 #[cfg(not(target_arch = "wasm32"))]
+mod durable;
+#[cfg(not(target_arch = "wasm32"))]
 use disk as system;
 
 #[cfg(target_arch = "wasm32")]
 mod page;
 #[cfg(target_arch = "wasm32")]
 use page as system;
+
+pub mod path_form;
 
 use std::path::{Path, PathBuf};
 
@@ -50,4 +54,12 @@ pub fn entries(path: impl AsRef<Path>) -> std::io::Result<Vec<PathBuf>> {
 /// When it cannot be deleted.
 pub fn remove_folder(path: impl AsRef<Path>) -> std::io::Result<()> {
     system::remove_folder(path.as_ref())
+}
+
+/// Takes the warning that results could not be synced to the disk; there is one in the life of a process.
+pub fn unsynced() -> Option<String> {
+    #[cfg(not(target_arch = "wasm32"))]
+    return durable::warning();
+    #[cfg(target_arch = "wasm32")]
+    None
 }
