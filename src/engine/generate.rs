@@ -50,8 +50,8 @@ impl Engine {
         let [width, height] = size;
         let (kind, steps, guidance) = (recipe.trajectory.kind.name(), recipe.steps, recipe.guidance);
         ear.say(Event::Note(format!("{kind}, {steps} steps, guidance {guidance}, {width}x{height}")));
-        for note in &recipe.trajectory.notes {
-            ear.say(Event::Note(note.clone()));
+        for note in recipe.trajectory.notes.iter().cloned().chain(job.idle_options()) {
+            ear.say(Event::Note(note));
         }
 
         let mut texts = Vec::with_capacity(1 + job.prompts.len());

@@ -64,9 +64,8 @@ pub fn parse(key: &str, lone: Option<Part>, model: Option<&ModelModules>, origin
         (kohya::unmangle(name, part, model, originals), 'E')
     } else {
         let style = if stem.contains("base_model.model.") { 'D' } else { style };
-        dotted(stem, lone, originals).map_or((None, style), |(module, other)| {
-            (Some(module), if other { 'G' } else { style })
-        })
+        dotted(stem, lone, originals)
+            .map_or((None, style), |(module, other)| (Some(module), if other { 'G' } else { style }))
     };
     module.map_or(Key::Foreign, |module| Key::Known { module, role, layout: if lycoris { 'F' } else { layout } })
 }
@@ -122,9 +121,9 @@ fn split_role(key: &str) -> Option<(&str, Role, char)> {
         return Some(found);
     }
     // What LyCORIS adds to a norm's factors and offsets is a difference by another name.
-    let norm = [("w_norm", "diff"), ("b_norm", "diff_b")].into_iter().find_map(|(theirs, ours)| {
-        Some((key.strip_suffix(theirs)?.strip_suffix('.')?, Role::Lycoris(ours), 'F'))
-    });
+    let norm = [("w_norm", "diff"), ("b_norm", "diff_b")]
+        .into_iter()
+        .find_map(|(theirs, ours)| Some((key.strip_suffix(theirs)?.strip_suffix('.')?, Role::Lycoris(ours), 'F')));
     if norm.is_some() {
         return norm;
     }
@@ -166,8 +165,7 @@ const PREFIXES: [(&str, Option<Part>, bool); 13] = [
 ];
 
 /// What PyTorch's wrappers (compiling, data parallel, PEFT) put into a module's path.
-const WRAPPERS: [&str; 5] =
-    ["_orig_mod", "module", "base_layer", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
+const WRAPPERS: [&str; 5] = ["_orig_mod", "module", "base_layer", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
 
 const UNET_ROOTS: [&str; 7] =
     ["down_blocks", "mid_block", "up_blocks", "conv_in", "conv_out", "time_embedding", "conv_norm_out"];

@@ -76,12 +76,7 @@ pub fn mangle(path: &str) -> String {
 }
 
 /// The layer that `name` (without `lora_unet_` or `lora_te_`) stands for, by diffusers' names or the original code's.
-pub fn unmangle(
-    name: &str,
-    part: Part,
-    model: Option<&ModelModules>,
-    originals: &OriginalNames,
-) -> Option<ModuleKey> {
+pub fn unmangle(name: &str, part: Part, model: Option<&ModelModules>, originals: &OriginalNames) -> Option<ModuleKey> {
     let name = WRAPPERS.iter().fold(name.to_owned(), |name, wrapper| name.replace(wrapper, ""));
     let name = name.as_str();
     let of_model = model.and_then(|model| {
@@ -127,7 +122,10 @@ mod tests {
     #[test]
     fn original_names_are_found_flattened() {
         for (name, path) in [
-            ("input_blocks_4_1_transformer_blocks_0_attn1_to_out_0", "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0"),
+            (
+                "input_blocks_4_1_transformer_blocks_0_attn1_to_out_0",
+                "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0",
+            ),
             ("input_blocks_3_0_op", "down_blocks.0.downsamplers.0.conv"),
             ("middle_block_2_in_layers_2", "mid_block.resnets.1.conv1"),
             ("output_blocks_2_1_conv", "up_blocks.0.upsamplers.0.conv"),
