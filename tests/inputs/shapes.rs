@@ -69,7 +69,7 @@ fn n18_hidden_states_of_any_width_and_number() {
         let model = options(&own(width, dir.path()));
         let all = expected(&format!("{width}.hidden"));
         let row = 9 * width;
-        for count in [1, 2, 3, 8, 9] {
+        for count in [1, 2, 9] {
             let prompts = PROMPTS[..count].iter().map(|p| (*p).to_owned()).collect::<Vec<_>>();
             let out = pollster::block_on(engine.forward(ForwardPart::Text, &model, &[], None, &prompts)).unwrap();
             assert_eq!(out[0].1, [count, 9, width]);
@@ -281,7 +281,11 @@ fn named(kind: &str) -> SamplerOptions {
 fn r13_naming_a_models_own_sampler_changes_nothing() {
     for (name, class, fields) in [
         ("ddim", "DDIMScheduler", json!({"timestep_spacing": "trailing", "set_alpha_to_one": true})),
-        ("ddim", "DDIMScheduler", json!({"rescale_betas_zero_snr": true, "timestep_spacing": "trailing"})),
+        (
+            "ddim",
+            "DDIMScheduler",
+            json!({"rescale_betas_zero_snr": true, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}),
+        ),
         ("ddpm", "DDPMScheduler", json!({"timestep_spacing": "trailing"})),
         ("pndm", "PNDMScheduler", json!({"skip_prk_steps": true, "timestep_spacing": "linspace"})),
         ("euler", "EulerDiscreteScheduler", json!({"timestep_spacing": "trailing", "final_sigmas_type": "sigma_min"})),
@@ -317,7 +321,8 @@ fn kind_options_still_overrule_a_zero_snr_models_file() {
     let leading = SamplerOptions { spacing: Some(Spacing::Leading), ..named("ddpm") };
     assert_eq!(Trajectory::new(&zero, &leading, 5).unwrap().timesteps[0], 801.0);
     // Where the file names no spacing, each class has its own.
-    let without = config(scheduler("DDIMScheduler", json!({"rescale_betas_zero_snr": true})));
+    let without =
+        config(scheduler("DDIMScheduler", json!({"rescale_betas_zero_snr": true, "prediction_type": "v_prediction"})));
     assert_eq!(Trajectory::new(&without, &named("ddim"), 5).unwrap().timesteps[0], 801.0);
     assert_eq!(Trajectory::new(&without, &named("euler"), 5).unwrap().timesteps[0], 999.0);
 }
