@@ -170,6 +170,7 @@ fn lora(path: &Path, model: Option<&Checkpoint>) -> Result<Finding> {
         Some('D') => "D (PEFT folder)",
         Some('E') => "E (kohya)",
         Some('F') => "F (LyCORIS)",
+        Some('G') => "G (ComfyUI, OneTrainer)",
         _ => "unknown",
     };
     let changes = lora.changes.values().map(|c| c.scale() as f32);

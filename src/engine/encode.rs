@@ -115,7 +115,7 @@ impl Model {
         let mut weights = None;
         let tokens = prompts.first().map_or(0, Vec::len);
         let mut hidden = Hidden { store: Store::new(gpu), count: prompts.len() };
-        let bytes = DType::F32.bytes(tokens * self.text.hidden_size);
+        let bytes = DType::F32.value_bytes(tokens * self.text.hidden_size);
         let keys: Vec<(String, u64)> = (0..prompts.len()).map(|i| (i.to_string(), bytes)).collect();
         hidden.store.allocate("hidden states", &keys)?;
         let mut done = 0;
@@ -135,11 +135,11 @@ impl Model {
             let Some((_, session, at)) = sessions.last() else { continue };
             session.write_ids(at.input, &chunk.concat())?;
             session.run().await?;
-            let mut row = session.place(at.output)?;
-            for _ in chunk {
-                hidden.take(gpu, done, &row)?;
-                (row.offset, done) = (row.offset + bytes, done + 1);
+            let states = session.place(at.output)?;
+            for row in 0..chunk.len() {
+                hidden.take(gpu, done + row, &states.part(row, chunk.len())?)?;
             }
+            done += chunk.len();
         }
         Ok(hidden)
     }
@@ -154,20 +154,16 @@ pub(crate) struct Hidden {
 impl Hidden {
     /// Writes those of prompts `which`, in this order, to `input` of `session`.
     pub(crate) fn give(&self, gpu: &Gpu, which: &[usize], session: &Session, input: Tensor) -> Result<()> {
-        let mut to = session.place(input)?;
-        for i in which {
-            let from = self.store.entry(&i.to_string())?;
-            gpu.copy(from, &to, from.bytes);
-            to.offset += from.bytes;
+        let to = session.place(input)?;
+        for (row, i) in which.iter().enumerate() {
+            gpu.copy(self.store.entry(&i.to_string())?, &to.part(row, which.len())?)?;
         }
         Ok(())
     }
 
-    /// Makes what begins at `from` those of prompt number `index`.
+    /// Copies the hidden states `from` into prompt `index`.
     pub(super) fn take(&self, gpu: &Gpu, index: usize, from: &StoredBuffer) -> Result<()> {
-        let to = self.store.entry(&index.to_string())?;
-        gpu.copy(from, to, to.bytes);
-        Ok(())
+        gpu.copy(from, self.store.entry(&index.to_string())?)
     }
 
     /// All of them, on the host.
@@ -210,7 +206,7 @@ impl VaeSession<'_> {
 
     /// Runs it on what `from` holds.
     pub(crate) async fn run_on(&self, from: &StoredBuffer) -> Result<()> {
-        self.session.gpu().copy(from, &self.session.place(self.input)?, from.bytes);
+        self.session.gpu().copy(from, &self.session.place(self.input)?)?;
         self.session.run().await
     }
 

@@ -50,6 +50,9 @@ impl Engine {
         let [width, height] = size;
         let (kind, steps, guidance) = (recipe.trajectory.kind.name(), recipe.steps, recipe.guidance);
         ear.say(Event::Note(format!("{kind}, {steps} steps, guidance {guidance}, {width}x{height}")));
+        for note in recipe.trajectory.notes.iter().cloned().chain(job.idle_options()) {
+            ear.say(Event::Note(note));
+        }
 
         let mut texts = Vec::with_capacity(1 + job.prompts.len());
         for prompt in std::iter::once(&job.sampling.negative).chain(&job.prompts) {
@@ -154,7 +157,7 @@ impl Making<'_> {
                 Err(Error::Interrupted(_)) => break,
                 Err(e) => return Err(e),
             }
-            engine.gpu.copy(&state, sampled.ends.entry(&index.to_string())?, state.bytes);
+            engine.gpu.copy(&state, sampled.ends.entry(&index.to_string())?)?;
             sampled.steps.push(steps);
             if ear.stopped() {
                 break;

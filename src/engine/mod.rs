@@ -8,6 +8,8 @@ mod ear;
 mod encode;
 mod forward;
 mod generate;
+mod idle_options;
+mod init_lora;
 mod kept;
 mod model;
 mod plan;

@@ -4,7 +4,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::base::DType;
 use crate::error::{Error, Result};
-use crate::event::Flow;
+use crate::event::{Event, Flow};
 use crate::gpu::{Caps, STAGING_BYTES, Variants};
 use crate::job::{Checkpointing, GenerateJob, TrainJob};
 use crate::models::UNet;
@@ -231,10 +231,14 @@ pub fn plan_generate(job: &GenerateJob, caps: &Caps) -> Result<PlanReport> {
         kept_bytes: plans.kept_bytes(),
         dispatches: plans.sampling.step.dispatch_count(),
         flops: plans.sampling.step.total_flops(),
-        notes: vec![
+        notes: [
             "the parts run in turn: the peak is the largest of them beside working memory and staging".into(),
             format!("{} steps of {}", recipe.trajectory.steps.len(), recipe.trajectory.kind.name()),
-        ],
+        ]
+        .into_iter()
+        .chain(recipe.trajectory.notes)
+        .chain(job.idle_options())
+        .collect(),
     })
 }
 
@@ -347,6 +351,13 @@ pub fn plan_train(job: &TrainJob, caps: &Caps) -> Result<PlanReport> {
     job.check_options()?;
     let mut silent = |_| Flow::Continue;
     let model = Model::open(&job.model, &[], &mut silent)?;
+    let mut said = Vec::new();
+    job.open_init_lora(&model, &mut |event| {
+        if let Event::Note(text) | Event::Warning(text) = event {
+            said.push(text);
+        }
+        Flow::Continue
+    })?;
     let planning = Planning { caps, variants: &Variants::default(), gpu: None };
     let ((mut rows, mut peak_bytes), training) = at_once(async {
         if let Some(path) = &job.replay {
@@ -358,7 +369,9 @@ pub fn plan_train(job: &TrainJob, caps: &Caps) -> Result<PlanReport> {
         let plans = TrainPlans::new(job, &model, &job.training_set(&model, planning).await?, planning).await?;
         Ok((plans.before.memory(&plans.training), plans.training))
     })?;
-    let mut notes = vec![format!("{} trained numbers", training.trainable())];
+    let mut notes = job.idle_options();
+    notes.push(format!("{} trained numbers", training.trainable()));
+    notes.append(&mut said);
     if job.class_prompt.is_some() && job.class_images.is_none() {
         let prompt = job.class_prompt.as_deref().unwrap_or_default();
         let class = class_job(&job.model, prompt, job.class_count, [job.side(&model)?; 2], 0);

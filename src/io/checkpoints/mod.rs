@@ -94,15 +94,17 @@ pub struct ModelModules {
     pub unet: BTreeMap<String, Vec<usize>>,
     /// Text encoder, with the prefix `text_model.`.
     pub text_encoder: BTreeMap<String, Vec<usize>>,
-    /// Length of the bias of each of them that has one.
+    /// Factors of each norm of both parts, `[channels]`.
+    pub norms: BTreeMap<ModuleKey, Vec<usize>>,
+    /// Length of the bias of each of all of them that has one.
     pub biases: BTreeMap<ModuleKey, usize>,
 }
 
 impl ModelModules {
-    /// The shape of a layer's weight.
+    /// The shape of the weight of a layer or norm.
     pub fn weight(&self, module: &ModuleKey) -> Option<&[usize]> {
         let paths = if module.part == Part::Unet { &self.unet } else { &self.text_encoder };
-        paths.get(&module.path).map(Vec::as_slice)
+        paths.get(&module.path).or_else(|| self.norms.get(module)).map(Vec::as_slice)
     }
 }
 
@@ -234,14 +236,17 @@ impl Checkpoint {
     pub fn modules(&self) -> ModelModules {
         let modules = |part| self.part(part).modules();
         let (unet, text_encoder) = (modules(Part::Unet), modules(Part::TextEncoder));
-        let mut biases = BTreeMap::new();
+        let (mut norms, mut biases) = (BTreeMap::new(), BTreeMap::new());
         for (part, paths) in [(Part::Unet, &unet), (Part::TextEncoder, &text_encoder)] {
-            for path in paths.keys() {
+            let of_part = |path: &String| ModuleKey { part, path: path.clone() };
+            let own = self.part(part).norms();
+            for path in paths.keys().chain(own.keys()) {
                 let length = self.part(part).find(&format!("{path}.bias")).map(|bias| bias.elements());
-                biases.extend(length.map(|n| (ModuleKey { part, path: path.clone() }, n)));
+                biases.extend(length.map(|n| (of_part(path), n)));
             }
+            norms.extend(own.iter().map(|(path, shape)| (of_part(path), shape.clone())));
         }
-        ModelModules { unet, text_encoder, biases }
+        ModelModules { unet, text_encoder, norms, biases }
     }
 
     /// A short name for exactly these weights, to key caches with: the SHA-256 of all configurations and of the first

@@ -160,8 +160,17 @@ impl Weights {
 
     /// Linear layers and convolutions by module path, with the shape of their weight.
     pub fn modules(&self) -> BTreeMap<String, Vec<usize>> {
+        self.weights_of(|extents| matches!(extents, 2 | 4))
+    }
+
+    /// Norms by module path, with the shape of their factors.
+    pub fn norms(&self) -> BTreeMap<String, Vec<usize>> {
+        self.weights_of(|extents| extents == 1)
+    }
+
+    fn weights_of(&self, with: impl Fn(usize) -> bool) -> BTreeMap<String, Vec<usize>> {
         self.iter()
-            .filter(|tensor| matches!(tensor.shape.len(), 2 | 4) && !tensor.name.contains("embeddings."))
+            .filter(|tensor| with(tensor.shape.len()) && !tensor.name.contains("embeddings."))
             .filter_map(|tensor| Some((tensor.name.strip_suffix(".weight")?.to_owned(), tensor.shape.to_vec())))
             .collect()
     }
