@@ -249,7 +249,6 @@ impl Model {
                 let message = format!("holds {} (element {element}): the file is damaged, get it again", values[i]);
                 return Err(tensor.renamed(weights.stored_name(name)).error(message));
             }
-            weights.release(&some);
             self.merge(key, shape, rows, &mut values)?;
             Ok(values)
         };
