@@ -44,7 +44,7 @@ impl Engine {
     async fn run_training(&self, job: &TrainJob, listener: Listener<'_>) -> Result<Trained> {
         job.check()?;
         let ear = &mut Ear::of_training(listener);
-        let model = self.open_and_tell(&job.model, &[], ear).await?;
+        let model = self.open_and_tell(&job.model, &[], job.reads(), ear).await?;
         self.gpu.breathe().await;
         let record = Record { folder: state_folder(&job.out), options: job.deciding()? };
         let resumed = if job.resume { record.load(job, ear)? } else { None };

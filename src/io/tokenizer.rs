@@ -81,7 +81,8 @@ impl TokenizerFiles {
             let path = folder.join(name);
             if let Some(target) = files::dangling(&path) {
                 let target = target.display();
-                let message = format!("not downloaded: points to {target}, which is not there; download the model again");
+                let message =
+                    format!("not downloaded: points to {target}, which is not there; download the model again");
                 return Err(Error::file(path, message));
             }
         }

@@ -62,7 +62,10 @@ fn present(path: &Path) -> Result<bool> {
     match files::dangling(path) {
         Some(target) => {
             let target = target.display();
-            Err(Error::file(path, format!("not downloaded: points to {target}, which is not there; download the model again")))
+            Err(Error::file(
+                path,
+                format!("not downloaded: points to {target}, which is not there; download the model again"),
+            ))
         }
         None => Ok(false),
     }
@@ -76,7 +79,9 @@ pub fn refuse_part_of_folder(path: &Path) -> Result<()> {
     let folders = path.ancestors().skip(1).take(2);
     let model = folders.into_iter().find(|folder| files::exists(folder.join("model_index.json")));
     let message = match model {
-        Some(folder) if folder.as_os_str().is_empty() => "is one file of a model folder: give the folder it lies in, .".into(),
+        Some(folder) if folder.as_os_str().is_empty() => {
+            "is one file of a model folder: give the folder it lies in, .".into()
+        }
         Some(folder) => format!("is one file of a model folder: give the folder, {}", folder.display()),
         None => format!("is a JSON file: {GIVE_A_FOLDER}"),
     };
@@ -92,9 +97,8 @@ pub fn check_classes(
     scheduler: &mut Value,
     notes: &mut Vec<String>,
 ) -> Result<()> {
-    let fits = |class: &str, known: &[&str]| {
-        known.iter().any(|name| class.contains(name)) && !OTHER_CLASSES.contains(&class)
-    };
+    let fits =
+        |class: &str, known: &[&str]| known.iter().any(|name| class.contains(name)) && !OTHER_CLASSES.contains(&class);
     let pair = |part: &str| Some((index.get(part)?.get(0)?.as_str()?, index.get(part)?.get(1)?.as_str()?));
     for (part, known) in CLASSES {
         if let Some((library, class)) = pair(part).filter(|(_, class)| !fits(class, known)) {
@@ -234,7 +238,9 @@ fn files(folder: &Path, stem: &str, notes: &mut Vec<String>) -> Result<Vec<SafeT
         ([], []) => format!("{expected}: get the model again"),
         ([], [first, ..]) => {
             let count = shards.len();
-            format!("has {count} shards ({first}, ...) without their index: get {stem}.safetensors.index.json, which says what is in them")
+            format!(
+                "has {count} shards ({first}, ...) without their index: get {stem}.safetensors.index.json, which says what is in them"
+            )
         }
         ([one], _) => format!("{expected}, here is {one}: give it that name, where it is the model's"),
         _ => format!("{expected}, here are {}: give the one to be used that name", others.join(", ")),

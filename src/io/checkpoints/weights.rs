@@ -57,7 +57,16 @@ impl Weights {
         let (json, files) = (object(&config)?, vec![file]);
         let parameters = |stored: &str| if is_buffer(stored) { Vec::new() } else { names.canonical(stored) };
         let index = index(part, &files, parameters)?;
-        Ok(Weights { part, location, config: json, config_source: config, files, index, names: Some(names), wrapped: false })
+        Ok(Weights {
+            part,
+            location,
+            config: json,
+            config_source: config,
+            files,
+            index,
+            names: Some(names),
+            wrapped: false,
+        })
     }
 
     /// Which part this is.
@@ -151,22 +160,27 @@ impl Weights {
     }
 
     /// Looks for every one of `wanted`, names and shapes, in a type that is read; nothing of their values is looked at.
-    /// Gives what the files hold beside them, for messages.
+    /// Gives the names in the part's own files that are neither of these nor of `others`, nor anything that the library
+    /// which wrote them puts there.
     ///
     /// # Errors
     /// [`Error::File`] naming the first that is missing, how many are, and a like name that is there instead; as
     /// [`Weights::get_shaped`] and [`Tensor::check_type`].
-    pub fn check(&self, wanted: &[(&str, &[usize])]) -> Result<Vec<&str>> {
+    pub fn check(&self, wanted: &[(&str, &[usize])], others: &[&str]) -> Result<Vec<&str>> {
         let missing: Vec<&str> = wanted.iter().map(|(name, _)| *name).filter(|name| !self.contains(name)).collect();
         let stored = |name: &&str| self.index.get(*name).map(|place| place.stored_name.as_str());
-        let used: HashSet<&str> = wanted.iter().filter_map(|(name, _)| stored(name)).collect();
-        let others: Vec<&str> = self.files.iter().flat_map(|file| file.names()).filter(|n| !used.contains(n)).collect();
+        let used = wanted.iter().map(|(name, _)| name).chain(others);
+        let used: HashSet<&str> = used.filter_map(stored).collect();
+        let prefix = self.names.as_ref().map_or("", Names::prefix);
+        let mine = |name: &&str| name.starts_with(prefix) && !used.contains(name);
+        let others: Vec<&str> = self.files.iter().flat_map(|file| file.names()).filter(mine).collect();
         let Some(first) = missing.first().map(|name| self.stored_name(name)) else {
             for (name, shape) in wanted {
                 let tensor = self.get_shaped(name, shape)?;
                 tensor.renamed(self.stored_name(name)).check_type()?;
             }
-            return Ok(others);
+            let stray = |name: &&str| self.names.is_none() && !BESIDE.iter().any(|mark| name.contains(mark));
+            return Ok(others.into_iter().filter(stray).collect());
         };
         let part = self.part;
         let message = if missing.len() == wanted.len() {
@@ -213,6 +227,9 @@ impl Weights {
             .collect()
     }
 }
+
+/// Marks of what libraries write beside a model's weights, and of what is told apart from them elsewhere.
+const BESIDE: [&str; 6] = ["position_ids", "text_projection", "logit_scale", "n_averaged", "vision_model.", "lora"];
 
 /// Where each of a part's tensors lies; `names` gives what a stored tensor stands for.
 fn index(

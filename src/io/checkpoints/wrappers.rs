@@ -8,8 +8,7 @@ use crate::error::Result;
 use crate::io::SafeTensors;
 
 /// Segments that no model has and wrappers put anywhere.
-const ANYWHERE: [&str; 5] =
-    ["_orig_mod", "module", "base_layer", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
+const ANYWHERE: [&str; 5] = ["_orig_mod", "module", "base_layer", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
 
 /// Segments in front of a model's own names.
 const IN_FRONT: [&str; 11] = [
@@ -101,7 +100,10 @@ mod tests {
             assert_eq!(unet(wrapped), "conv_in.weight");
         }
         for (wrapped, name) in [
-            ("base_model.model.mid_block.attentions.0.proj_in.base_layer.weight", "mid_block.attentions.0.proj_in.weight"),
+            (
+                "base_model.model.mid_block.attentions.0.proj_in.base_layer.weight",
+                "mid_block.attentions.0.proj_in.weight",
+            ),
             ("ema_model.module._orig_mod.up_blocks.0.x", "up_blocks.0.x"),
             ("unet._orig_mod.time_embedding.linear_1.bias", "time_embedding.linear_1.bias"),
             ("vision_model.encoder.layers.0.x", "vision_model.encoder.layers.0.x"),

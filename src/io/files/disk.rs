@@ -51,7 +51,9 @@ impl Slices for OpenFile {
             match read_at(&self.file, left, at) {
                 Ok(0) => {
                     let len = self.len;
-                    return Err(format!("had {len} bytes when it was opened, and ends at byte {at} now: it was cut while it was in use, get the whole file again"));
+                    return Err(format!(
+                        "had {len} bytes when it was opened, and ends at byte {at} now: it was cut while it was in use, get the whole file again"
+                    ));
                 }
                 Ok(n) => (at, left) = (at + n as u64, &mut left[n..]),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}

@@ -125,7 +125,8 @@ impl Configs {
         };
         // The marker of newer trainers for noise levels that end in pure noise (Lin et al. 2023): sampling has to begin there,
         // which the template's PNDM cannot.
-        let zero_snr = file.metadata().get("ss_zero_terminal_snr").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        let zero_snr =
+            file.metadata().get("ss_zero_terminal_snr").is_some_and(|value| value.eq_ignore_ascii_case("true"));
         if zero_snr || file.contains("ztsnr") {
             configs.scheduler["_class_name"] = json!("DDIMScheduler");
             configs.scheduler["rescale_betas_zero_snr"] = json!(true);

@@ -96,7 +96,9 @@ pub fn flavour(file: &SafeTensors) -> Result<TextFlavour> {
     let refuse = |message: String| Err(Error::file(file.name(), message));
     if file.names().any(is_adapter_key) && starts(prefix(Part::Unet, TextFlavour::Clip)) {
         let key = file.names().find(|name| is_adapter_key(name)).unwrap_or_default();
-        return refuse(format!("is a model with a LoRA that is not merged ('{key}'): merge it first, or save it by itself and give it with --lora"));
+        return refuse(format!(
+            "is a model with a LoRA that is not merged ('{key}'): merge it first, or save it by itself and give it with --lora"
+        ));
     }
     if file.names().any(is_adapter_key) {
         return refuse("is a LoRA, which changes a model: give it with --lora, and the model with --model".into());

@@ -69,6 +69,11 @@ impl Names {
         names
     }
 
+    /// What the file puts before every name of the part.
+    pub fn prefix(&self) -> &'static str {
+        self.prefix
+    }
+
     /// Diffusers' names of what the file calls `original`, each with its third of the rows where it is one; none for
     /// what this part has no use for.
     pub fn canonical(&self, original: &str) -> Vec<(String, Option<Third>)> {
@@ -206,7 +211,9 @@ fn vae(names: &mut Names, structure: &Structure) {
         let (canonical, original) = (format!("{half}.mid_block.attentions.0"), format!("{half}.mid.attn_1"));
         names.pairs([&canonical, &original], &VAE_ATTENTION);
         for (module, spellings) in VAE_ATTENTION_SPELLINGS {
-            spellings.iter().for_each(|other| names.also(format!("{canonical}.{module}"), format!("{original}.{other}")));
+            spellings
+                .iter()
+                .for_each(|other| names.also(format!("{canonical}.{module}"), format!("{original}.{other}")));
         }
     }
     for block in 0..blocks {
