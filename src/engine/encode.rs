@@ -4,8 +4,7 @@ use crate::base::DType;
 use crate::error::Result;
 use crate::gpu::{Gpu, Pool, Store, StoredBuffer, Variants};
 use crate::graph::{Graph, Plan, PlanOptions, Session, Tensor};
-use crate::models::{TextEncoder, Vae};
-use crate::nn::{Param, Scope, Settings};
+use crate::nn::{Param, Settings};
 use crate::ops::scale;
 
 use super::Model;
@@ -66,23 +65,22 @@ impl Model {
         prompts: usize,
         tokens: usize,
     ) -> Result<Part> {
-        let scope = Scope::new("text_encoder", Settings { dtype: self.dtype(planning.caps), ..settings });
-        let model = TextEncoder::new(&scope, self.text.clone())?;
+        let (model, params) = self.text_part(Settings { dtype: self.dtype(planning.caps), ..settings })?;
         let mut g = Graph::new();
         let input = g.input("ids", [prompts, tokens], DType::U32);
         let output = model.forward(&mut g, input)?;
         g.output(output);
-        Ok(Part { name: "text encoder", plan: planning.plan(&g)?, input, output, params: scope.params() })
+        Ok(Part { name: "text encoder", plan: planning.plan(&g)?, input, output, params })
     }
 
     pub(crate) fn plan_vae_encode(&self, planning: Planning<'_>, n: usize, [w, h]: [usize; 2]) -> Result<Part> {
-        let scope = Scope::new("vae", Settings { dtype: self.vae_dtype(planning.caps), ..Settings::default() });
-        let vae = Vae::encoder(&scope, self.vae.clone())?;
+        let settings = Settings { dtype: self.vae_dtype(planning.caps), ..Settings::default() };
+        let (vae, params) = self.encoder_part(settings)?;
         let mut g = Graph::new();
         let input = g.input("image", [n, h, w, self.vae.in_channels], DType::F32);
         let output = vae.encode(&mut g, input)?;
         g.output(output);
-        Ok(Part { name: "VAE encoder", plan: planning.plan(&g)?, input, output, params: scope.params() })
+        Ok(Part { name: "VAE encoder", plan: planning.plan(&g)?, input, output, params })
     }
 
     /// From latents as samplers leave them, where they are `scaled`, else as the decoder takes them.
@@ -93,15 +91,15 @@ impl Model {
         [w, h]: [usize; 2],
         scaled: bool,
     ) -> Result<Part> {
-        let scope = Scope::new("vae", Settings { dtype: self.vae_dtype(planning.caps), ..Settings::default() });
-        let vae = Vae::decoder(&scope, self.vae.clone())?;
+        let settings = Settings { dtype: self.vae_dtype(planning.caps), ..Settings::default() };
+        let (vae, params) = self.decoder_part(settings)?;
         let mut g = Graph::new();
         let factor = self.factor();
         let input = g.input("latent", [n, h / factor, w / factor, self.vae.latent_channels], DType::F32);
         let latent = if scaled { scale(&mut g, input, 1.0 / self.vae.scaling_factor)? } else { input };
         let output = vae.decode(&mut g, latent)?;
         g.output(output);
-        Ok(Part { name: "VAE decoder", plan: planning.plan(&g)?, input, output, params: scope.params() })
+        Ok(Part { name: "VAE decoder", plan: planning.plan(&g)?, input, output, params })
     }
 
     /// Hidden states of each of `prompts`.

@@ -25,7 +25,7 @@ impl Engine {
     pub async fn generate(&self, job: &GenerateJob, listener: Listener<'_>) -> Result<Generated> {
         job.check()?;
         let mut ear = Ear::new(listener);
-        let model = self.open_and_tell(&job.model, &job.loras, &mut ear).await?;
+        let model = self.open_and_tell(&job.model, &job.loras, job.reads(), &mut ear).await?;
         self.gpu.watched(self.make(&model, job, &mut ear)).await
     }
 
@@ -44,6 +44,7 @@ impl Engine {
 
     async fn make(&self, model: &Model, job: &GenerateJob, ear: &mut Ear<'_>) -> Result<Generated> {
         self.gpu.breathe().await;
+        model.check_reads(job.reads())?;
         let init = job.init.as_ref().map(io::Picture::open).transpose()?;
         let recipe = Recipe::new(model, &job.sampling, job.model.prediction, init.as_ref().map(|_| job.strength))?;
         let size = model.size(job.sampling.width, job.sampling.height)?;

@@ -19,6 +19,7 @@ mod recipe;
 mod sample;
 mod screen;
 mod self_test;
+mod tensors;
 mod train;
 mod train_data;
 mod train_files;

@@ -45,7 +45,7 @@ impl Engine {
     async fn run_training(&self, job: &TrainJob, listener: Listener<'_>) -> Result<Trained> {
         job.check()?;
         let ear = &mut Ear::of_training(listener);
-        let model = self.open_and_tell(&job.model, &[], ear).await?;
+        let model = self.open_and_tell(&job.model, &[], job.reads(), ear).await?;
         for note in job.idle_options() {
             ear.say(Event::Note(note));
         }
