@@ -106,7 +106,9 @@ impl Model {
             listener(Event::Note(format!("LoRA {}: {} layers", lora.path.display(), report.matched.len())));
             if let Some(listed) = report.listed_unmatched() {
                 let (path, count) = (lora.path.display(), report.unmatched.len());
-                listener(Event::Warning(format!("{path}: {count} keys match nothing in the model and are left out: {listed}")));
+                listener(Event::Warning(format!(
+                    "{path}: {count} keys match nothing in the model and are left out: {listed}"
+                )));
             }
             opened.push((file, lora.scale));
         }
