@@ -83,7 +83,8 @@ impl<'a> Tensors<'a> {
         }
         if let Some(whole) = self.take("diff") {
             // A norm's factors have one extent.
-            let matrix = if whole.shape.len() == 1 { Matrix::Whole(factor(&whole, 1)?) } else { whole_matrix(&whole)? };
+            let norm = key.path.rsplit('.').next().is_some_and(|name| name.contains("norm"));
+            let matrix = if norm { Matrix::Whole(factor(&whole, 1)?) } else { whole_matrix(&whole)? };
             found.push(WeightChange::Full(matrix));
         }
         let bias = self.take("diff_b").map(|bias| factor(&bias, 1)).transpose()?;

@@ -69,6 +69,8 @@ pub struct MatchReport {
     made_for: Option<String>,
     /// Whether it is for another family than is taken.
     other_family: bool,
+    /// Whether any of its names is one of a layer that a model of this kind can have.
+    names_layers: bool,
 }
 
 impl LoraFile {
@@ -83,6 +85,7 @@ impl LoraFile {
             unmatched: Vec::new(),
             mismatched: Vec::new(),
             file: self.name.clone(),
+            names_layers: !self.layers().is_empty(),
             other_family: family.as_ref().is_some_and(|family| family.other),
             made_for: family.filter(|family| family.other || !of_model).map(|family| family.to_string()),
         };
@@ -232,7 +235,7 @@ impl MatchReport {
             Some(family) if taken(family) => format!("; it seems to be made for {family}"),
             Some(family) => format!("; it seems to be made for {family}: {TAKES_LORAS}"),
         };
-        let of_another = self.made_for.is_some() || !self.mismatched.is_empty();
+        let of_another = self.made_for.is_some() || self.names_layers;
         let refuse = |what: String| {
             let whose = if of_another { "LoRA of another model" } else { "LoRA with names of no known layout" };
             Err(Error::file(&self.file, format!("{whose}: {what}{made_for}")))
