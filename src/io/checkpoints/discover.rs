@@ -242,7 +242,6 @@ fn files(folder: &Path, stem: &str, notes: &mut Vec<String>) -> Result<Vec<SafeT
                 "has {count} shards ({first}, ...) without their index: get {stem}.safetensors.index.json, which says what is in them"
             )
         }
-        ([one], _) => format!("{expected}, here is {one}: give it that name, where it is the model's"),
         _ => format!("{expected}, here are {}: give the one to be used that name", others.join(", ")),
     };
     Err(Error::file(folder, message))
