@@ -159,7 +159,9 @@ impl ClipTokenizer {
         let tokens = AddedTokens::new(files, &config, &own)?;
         let [start, end, pad] = tokens.ends.clone();
         for token in [&start, &end, &pad] {
-            if tokenizer.token_to_id(token).is_none() && !tokens.list.iter().any(|(_, own)| own.content == *token) {
+            if tokenizer.token_to_id(token).is_none()
+                && !tokens.list.iter().any(|(id, own)| id.is_some() && own.content == *token)
+            {
                 let message = format!("the vocabulary lacks the special token '{token}'");
                 return Err(Error::file(source.name(), message));
             }
