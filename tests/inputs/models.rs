@@ -11,7 +11,7 @@ use portray::io::{Checkpoint, ClipTokenizer, ElementType, Part, SafeTensors, Sou
 use portray::job::{GenerateJob, ModelOptions, SamplingOptions, TrainJob};
 use serde_json::{Value, json};
 
-use super::support::{copy, fixtures, refused, works};
+use super::support::{copy, fixtures, works};
 
 #[path = "../../examples/make_model/random_model.rs"]
 mod random_model;
