@@ -75,7 +75,10 @@ impl Model {
         }
         let text_of = |part: Part| {
             let weights = checkpoint.part(part);
-            (weights.config_source().name().to_owned(), weights.config().to_string())
+            let config = weights.config();
+            // A whole CLIP's configuration holds that of its text encoder, which transformers takes.
+            let inner = config.get("text_config").filter(|_| config.get("hidden_size").is_none());
+            (weights.config_source().name().to_owned(), inner.unwrap_or(config).to_string())
         };
         let (path, config) = text_of(Part::TextEncoder);
         let text = TextEncoderConfig::parse(&path, &config)?;
@@ -86,6 +89,15 @@ impl Model {
         let mut schedule = ScheduleConfig::from_json(&checkpoint.scheduler().to_string(), checkpoint.scheduler_name())?;
         if let Some(prediction) = options.prediction {
             schedule.prediction_type = prediction;
+        }
+        for part in [Part::TextEncoder, Part::Unet] {
+            let (config, path) = (checkpoint.part(part).config(), checkpoint.part(part).config_source().name());
+            for field in ["dropout", "attention_dropout"] {
+                if let Some(share) = config.get(field).and_then(serde_json::Value::as_f64).filter(|share| *share != 0.0)
+                {
+                    listener(Event::Note(format!("{path}: {field} {share} is not used: trainings drop nothing out")));
+                }
+            }
         }
         let tokenizer = checkpoint.tokenizer()?;
         for note in tokenizer.notes() {

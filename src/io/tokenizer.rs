@@ -159,7 +159,9 @@ impl ClipTokenizer {
         let tokens = AddedTokens::new(files, &config, &own)?;
         let [start, end, pad] = tokens.ends.clone();
         for token in [&start, &end, &pad] {
-            if tokenizer.token_to_id(token).is_none() && !tokens.list.iter().any(|(_, own)| own.content == *token) {
+            if tokenizer.token_to_id(token).is_none()
+                && !tokens.list.iter().any(|(id, own)| id.is_some() && own.content == *token)
+            {
                 let message = format!("the vocabulary lacks the special token '{token}'");
                 return Err(Error::file(source.name(), message));
             }
@@ -280,22 +282,28 @@ impl AddedTokens {
         let named = |name: &str| {
             let default = match name {
                 "bos_token" => Some(START),
-                "eos_token" | "unk_token" => Some(END),
+                "eos_token" | "unk_token" | "pad_token" => Some(END),
                 _ => None,
             };
             let given = field(name).and_then(|value| token(value, true));
             given.or_else(|| default.map(|text| AddedToken::from(text, true)))
         };
-        let extra: Vec<AddedToken> = ["additional_special_tokens", "extra_special_tokens"]
-            .iter()
-            .filter_map(|name| field(name))
-            .flat_map(|value| match value {
-                Value::Array(list) => list.iter().collect::<Vec<_>>(),
-                Value::Object(map) => map.values().collect(),
+        // The older name of the list is asked where the newer one is empty, and in the map after the words were read.
+        let listing = |value: Option<&Value>| {
+            let tokens: Vec<&Value> = match value {
+                Some(Value::Array(list)) => list.iter().collect(),
+                Some(Value::Object(map)) => map.values().collect(),
                 _ => Vec::new(),
-            })
-            .filter_map(|value| token(value, true))
-            .collect();
+            };
+            tokens.into_iter().filter_map(|value| token(value, true)).collect::<Vec<_>>()
+        };
+        let in_map = |name: &str| listing(map.as_ref().and_then(|map| map.get(name)));
+        let (newer, older) = ("extra_special_tokens", "additional_special_tokens");
+        let mut extra = listing(config.get(newer));
+        if extra.is_empty() {
+            extra = listing(config.get(older));
+        }
+        extra.extend(in_map(newer));
         let mut by_id: BTreeMap<u32, AddedToken> = BTreeMap::new();
         let mut put = |id: Option<u64>, token: Option<AddedToken>, file: &str| -> Result<()> {
             let wrong = || Error::file(format!("{}/{file}", files.location), "lists a token without a text or number");
@@ -318,15 +326,22 @@ impl AddedTokens {
                 put(value.get("id").and_then(Value::as_u64), token(value, false), "tokenizer.json")?;
             }
         }
+        if extra.is_empty() {
+            extra = in_map(older);
+        }
         let mut list: Vec<(Option<u32>, AddedToken)> = by_id.into_iter().map(|(id, token)| (Some(id), token)).collect();
+        let listed = list.len();
         for token in NAMED.iter().filter_map(|name| named(name)).chain(extra) {
-            if !list.iter().any(|(_, own)| own.content == token.content) {
-                list.push((None, token));
+            match list.iter().position(|(_, own)| own.content == token.content) {
+                // One text under several names is looked for as the last of them says.
+                Some(at) if at >= listed => list[at].1 = token,
+                Some(_) => {}
+                None => list.push((None, token)),
             }
         }
         let text = |name: &str| named(name).map(|token| token.content);
         let (start, end) = (text("bos_token").unwrap_or_default(), text("eos_token").unwrap_or_default());
-        let pad = text("pad_token").unwrap_or_else(|| end.clone());
+        let pad = field("pad_token").and_then(|value| token(value, true)).map_or(end.clone(), |token| token.content);
         // Those that everything depends on are special, whatever a list says of them.
         for (_, token) in &mut list {
             token.special |= [&start, &end, &pad].contains(&&token.content);

@@ -22,7 +22,7 @@ pub struct HostTensor<'a> {
 pub type FetchRows<'f> = &'f dyn Fn(&str, &[usize], Range<usize>) -> Result<Vec<f32>>;
 
 /// About how many values are on the host at a time while a model is loaded.
-const CHUNK: usize = 1 << 20;
+const CHUNK: usize = 1 << 19;
 
 /// The least number that becomes infinite as a half.
 const ABOVE_HALF: f32 = 65520.0;

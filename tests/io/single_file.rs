@@ -117,7 +117,7 @@ fn a_single_file_is_the_folder() {
         assert_eq!(folder.modules(), file.modules());
         assert_eq!(file.tokenizer().unwrap().pad(), pad);
         assert_eq!(folder.scheduler(), file.scheduler());
-        assert_eq!(file.prediction_known(), name == "tiny-sd1");
+        assert!(!file.prediction_known(), "{name}: nothing says what it predicts");
         // And back: as a folder of its own.
         let unet: Vec<_> = file.part(Part::Unet).iter().collect();
         write_diffusers_folder(dir.path().join("back"), &file, &unet).unwrap();
@@ -154,7 +154,7 @@ fn clip_under_its_oldest_names_is_the_same() {
         assert_eq!((&x.name, &x.shape, x.bytes().unwrap()), (&y.name, &y.shape, y.bytes().unwrap()));
         assert_eq!(b.stored_name(&x.name), x.name.replace("text_model.", prefix), "{}", x.name);
     }
-    assert!(old.prediction_known() && old.tokenizer().unwrap().pad() == new.tokenizer().unwrap().pad());
+    assert!(old.tokenizer().unwrap().pad() == new.tokenizer().unwrap().pad());
 }
 
 /// The tensors of a tiny second-generation file, changed by `change`, with `metadata`.

@@ -101,7 +101,7 @@ fn faults_are_named() {
         message(ClipTokenizer::from_files(&TokenizerFiles::new("t", files)))
     };
     assert!(open(&[("tokenizer.json", b"{}")]).starts_with("t/tokenizer.json: not a tokenizer"));
-    assert!(open(&[("tokenizer.json", b"\xff\xfe")]).starts_with("t/tokenizer.json: not a tokenizer"));
+    assert!(open(&[("tokenizer.json", b"\xff\xfe")]).starts_with("t/tokenizer.json: not UTF-8"));
     assert!(open(&[("vocab.json", b"[1]"), ("merges.txt", b"")]).contains("t/vocab.json: is JSON, but not an object"));
     assert!(open(&[("vocab.json", b"{\"a\":0}"), ("merges.txt", b"\xff")]).contains("t/merges.txt: not UTF-8"));
     assert!(open(&[("vocab.json", b"{\"a\":-1}"), ("merges.txt", b"")]).contains("t/vocab.json: not a tokenizer"));

@@ -178,7 +178,7 @@ pub fn weights(folder: &Path, part: Part, notes: &mut Vec<String>) -> Result<Wei
         return Err(Error::file(&folder, "the model lacks this folder: get the model again"));
     }
     let config = required(&folder.join("config.json"))?;
-    let files = files(&folder, part.stem(), notes)?;
+    let files = files(&folder, part.stem())?;
     if let Some(key) = files.iter().flat_map(SafeTensors::names).find(|name| is_adapter_key(name)) {
         let message = "holds a LoRA that is not merged";
         let advice = "the weights are used without it; to have it, save it by itself and give it with --lora";
@@ -187,17 +187,11 @@ pub fn weights(folder: &Path, part: Part, notes: &mut Vec<String>) -> Result<Wei
     Weights::new(part, folder.display().to_string(), config, files)
 }
 
-/// The weight files: whole or sharded, full precision before the variants of half the size. Where shards of one are not
-/// all there, another that is whole counts.
-fn files(folder: &Path, stem: &str, notes: &mut Vec<String>) -> Result<Vec<SafeTensors>> {
-    let mut incomplete: Option<Error> = None;
-    let mut found = |fault: &mut Option<Error>, path: &Path| {
-        notes.extend(fault.take().map(|fault| format!("{fault}; {} is used instead", path.display())));
-    };
+/// The weight files: whole or sharded, full precision before the variants of half the size.
+fn files(folder: &Path, stem: &str) -> Result<Vec<SafeTensors>> {
     for variant in ["", ".fp16", ".bf16"] {
         let whole = folder.join(format!("{stem}{variant}.safetensors"));
         if present(&whole)? {
-            found(&mut incomplete, &whole);
             return Ok(vec![SafeTensors::open(whole)?]);
         }
         // diffusers has put the variant on either side of the ending.
@@ -205,20 +199,10 @@ fn files(folder: &Path, stem: &str, notes: &mut Vec<String>) -> Result<Vec<SafeT
             [format!("{stem}{variant}.safetensors.index.json"), format!("{stem}.safetensors.index{variant}.json")]
         {
             let index = folder.join(name);
-            if !present(&index)? {
-                continue;
-            }
-            match shards(folder, &Source::open(&index)?)? {
-                Ok(files) => {
-                    found(&mut incomplete, &index);
-                    return Ok(files);
-                }
-                Err(fault) => _ = incomplete.get_or_insert(fault),
+            if present(&index)? {
+                return shards(folder, &Source::open(index)?);
             }
         }
-    }
-    if let Some(fault) = incomplete {
-        return Err(fault);
     }
     let pickled =
         ["diffusion_pytorch_model.bin", "pytorch_model.bin", "model.ckpt", "diffusion_pytorch_model.fp16.bin"];
@@ -242,7 +226,6 @@ fn files(folder: &Path, stem: &str, notes: &mut Vec<String>) -> Result<Vec<SafeT
                 "has {count} shards ({first}, ...) without their index: get {stem}.safetensors.index.json, which says what is in them"
             )
         }
-        ([one], _) => format!("{expected}, here is {one}: give it that name, where it is the model's"),
         _ => format!("{expected}, here are {}: give the one to be used that name", others.join(", ")),
     };
     Err(Error::file(folder, message))
@@ -257,8 +240,8 @@ fn is_shard(name: &str) -> bool {
     })
 }
 
-/// The files an index names, each checked to hold what the index says; the inner error where one of them is not there.
-fn shards(folder: &Path, index: &Source) -> Result<Result<Vec<SafeTensors>>> {
+/// The files an index names, each checked to hold what the index says.
+fn shards(folder: &Path, index: &Source) -> Result<Vec<SafeTensors>> {
     let json = object(index)?;
     let Some(map) = json.get("weight_map").and_then(Value::as_object) else {
         return Err(Error::file(index.name(), "has no object 'weight_map'"));
@@ -273,13 +256,9 @@ fn shards(folder: &Path, index: &Source) -> Result<Result<Vec<SafeTensors>>> {
     }
     for name in &names {
         let path = folder.join(name);
-        match present(&path) {
-            Ok(true) => {}
-            Err(fault) => return Ok(Err(fault)),
-            Ok(false) => {
-                let message = format!("no such file, a part of the weights that {} names: get it again", index.name());
-                return Ok(Err(Error::file(path, message)));
-            }
+        if !present(&path)? {
+            let message = format!("no such file, a part of the weights that {} names: get it again", index.name());
+            return Err(Error::file(path, message));
         }
     }
     let files = names.iter().map(|name| SafeTensors::open(folder.join(name))).collect::<Result<Vec<_>>>()?;
@@ -289,5 +268,5 @@ fn shards(folder: &Path, index: &Source) -> Result<Result<Vec<SafeTensors>>> {
             return Err(Error::file(index.name(), format!("tensor '{tensor}' is not in {file} as the index says")));
         }
     }
-    Ok(Ok(files))
+    Ok(files)
 }

@@ -65,12 +65,13 @@ pub fn read(source: &Source) -> crate::error::Result<Header> {
         return Err(fault(message));
     }
     let length = source.read(0..8)?.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-    // Every header is a JSON object: what begins otherwise is another file.
-    if source.read(8..total.min(9))?.first().is_some_and(|first| *first != b'{') {
+    // Every header is a JSON object: what has no such length, and begins otherwise, is another file.
+    if length > total - 8 && source.read(8..total.min(9))?.first().is_some_and(|first| *first != b'{') {
         let head = source.read(0..total.min(64))?;
+        // A character may be cut at the end.
         let text = std::str::from_utf8(&head).map_or_else(|e| e.valid_up_to() + 4 > head.len(), |_| true);
-        let is = if text { "text, such as JSON" } else { "another kind of file" };
-        return Err(fault(format!("not a safetensors file, but {is}: its header does not begin at byte 8")));
+        let is = if text { "text, such as JSON" } else { "a file of another kind" };
+        return Err(fault(format!("not a safetensors file, but {is}: give the .safetensors file itself")));
     }
     if length > MAX_HEADER_BYTES {
         return Err(fault(format!(
