@@ -4,7 +4,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::base::DType;
 use crate::error::{Error, Result};
-use crate::event::Flow;
+use crate::event::{Event, Flow};
 use crate::gpu::{Caps, STAGING_BYTES, Variants};
 use crate::job::{Checkpointing, GenerateJob, TrainJob};
 use crate::models::UNet;
@@ -215,14 +215,25 @@ impl GeneratePlans {
     }
 }
 
+/// Keeps what a job says of its inputs, for a plan's notes.
+fn told_of(told: &mut Vec<String>, event: Event) -> Flow {
+    match event {
+        Event::Note(text) => told.push(text),
+        Event::Warning(text) => told.push(format!("warning: {text}")),
+        _ => {}
+    }
+    Flow::Continue
+}
+
 /// The plan of a `generate` job on an adapter with `caps`.
 pub fn plan_generate(job: &GenerateJob, caps: &Caps) -> Result<PlanReport> {
     job.check()?;
-    let mut silent = |_| Flow::Continue;
-    let model = Model::open(&job.model, &job.loras, &mut silent)?;
+    let mut told = Vec::new();
+    let mut listener = |event| told_of(&mut told, event);
+    let model = Model::open(&job.model, &job.loras, &mut listener)?;
     let planning = Planning { caps, variants: &Variants::default(), gpu: None };
     let recipe = Recipe::new(&model, &job.sampling, job.model.prediction, job.init.as_ref().map(|_| job.strength))?;
-    let size = model.size(job.sampling.width, job.sampling.height)?;
+    let size = job.picture_size(&model, &mut listener)?;
     let plans = at_once(GeneratePlans::new(job, &model, &recipe, planning, size))?;
     let (rows, peak_bytes) = plans.memory();
     Ok(PlanReport {
@@ -231,10 +242,19 @@ pub fn plan_generate(job: &GenerateJob, caps: &Caps) -> Result<PlanReport> {
         kept_bytes: plans.kept_bytes(),
         dispatches: plans.sampling.step.dispatch_count(),
         flops: plans.sampling.step.total_flops(),
-        notes: vec![
+        notes: [
             "the parts run in turn: the peak is the largest of them beside working memory and staging".into(),
-            format!("{} steps of {}", recipe.trajectory.steps.len(), recipe.trajectory.kind.name()),
-        ],
+            format!(
+                "{} steps of {}, {}x{}",
+                recipe.trajectory.steps.len(),
+                recipe.trajectory.kind.name(),
+                size[0],
+                size[1]
+            ),
+        ]
+        .into_iter()
+        .chain(told)
+        .collect(),
     })
 }
 
@@ -345,8 +365,10 @@ impl BeforeTraining {
 /// The plan of a `train` job on an adapter with `caps`.
 pub fn plan_train(job: &TrainJob, caps: &Caps) -> Result<PlanReport> {
     job.check_options()?;
-    let mut silent = |_| Flow::Continue;
-    let model = Model::open(&job.model, &[], &mut silent)?;
+    let mut told = Vec::new();
+    let mut listener = |event| told_of(&mut told, event);
+    let model = Model::open(&job.model, &[], &mut listener)?;
+    let mut to_make = 0;
     let planning = Planning { caps, variants: &Variants::default(), gpu: None };
     let ((mut rows, mut peak_bytes), training) = at_once(async {
         if let Some(path) = &job.replay {
@@ -355,13 +377,15 @@ pub fn plan_train(job: &TrainJob, caps: &Caps) -> Result<PlanReport> {
             let training = plan_training(job, setup, planning, training_alone).await?;
             return Ok((training_alone(&training), training));
         }
-        let plans = TrainPlans::new(job, &model, &job.training_set(&model, planning).await?, planning).await?;
+        let set = job.training_set(&model, planning, &mut listener).await?;
+        to_make = set.classes_to_make;
+        let plans = TrainPlans::new(job, &model, &set, planning).await?;
         Ok((plans.before.memory(&plans.training), plans.training))
     })?;
-    let mut notes = vec![format!("{} trained numbers", training.trainable())];
-    if job.class_prompt.is_some() && job.class_images.is_none() {
-        let prompt = job.class_prompt.as_deref().unwrap_or_default();
-        let class = class_job(&job.model, prompt, job.class_count, [job.side(&model)?; 2], 0);
+    let mut notes = told;
+    notes.push(format!("{} trainable parameters", training.trainable()));
+    if let Some(prompt) = job.class_prompt.as_ref().filter(|_| to_make > 0) {
+        let class = class_job(&job.model, prompt, to_make, [job.side(&model)?; 2], 0);
         let made = plan_generate(&class, caps)?.peak_bytes;
         rows.push(("class pictures, before all else".into(), made));
         peak_bytes = peak_bytes.max(made);
