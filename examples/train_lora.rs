@@ -18,7 +18,7 @@ fn main() -> portray::Result<()> {
         images: Some(next("assets/subjects/cat").into()),
         prompt: Some(next("a mscds cat")),
         class_prompt: Some(next("a cat")),
-        class_count: CLASS_PICTURES,
+        class_count: Some(CLASS_PICTURES),
         steps: Some(STEPS),
         rank: RANK,
         lr: Some(LEARNING_RATE),

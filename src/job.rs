@@ -73,10 +73,10 @@ pub struct SamplingOptions {
     /// Random stream
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     pub rng: RngKind,
-    /// Width in pixels, at most 8192
+    /// Width in pixels, at most 8192 [default: the model's own, or that of --init]
     #[cfg_attr(feature = "cli", arg(long))]
     pub width: Option<usize>,
-    /// Height in pixels, at most 8192
+    /// Height in pixels, at most 8192 [default: the model's own, or that of --init]
     #[cfg_attr(feature = "cli", arg(long))]
     pub height: Option<usize>,
 }
@@ -271,13 +271,13 @@ pub struct TrainJob {
     /// The subject's class, for prior preservation: "a dog"
     #[cfg_attr(feature = "cli", arg(long, value_name = "TEXT"))]
     pub class_prompt: Option<String>,
-    /// Folder with class pictures; without it the untouched model makes them
+    /// Folder with class pictures; those that it lacks of --class-count, or all without it, the untouched model makes
     #[cfg_attr(feature = "cli", arg(long, value_name = "DIR", requires = "class_prompt"))]
     #[serde(with = "path_form::optional")]
     pub class_images: Option<PathBuf>,
-    /// Class pictures to make, 1 or more
-    #[cfg_attr(feature = "cli", arg(long, value_name = "N", default_value = "100", value_parser = parse_count))]
-    pub class_count: usize,
+    /// Class pictures that are used, 1 or more [default: 100, or all of --class-images]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = parse_count))]
+    pub class_count: Option<usize>,
     /// Weight of the class pictures' loss
     #[cfg_attr(feature = "cli", arg(long, value_name = "W", default_value_t = 1.0))]
     pub prior_weight: f64,
@@ -396,7 +396,7 @@ impl Default for TrainJob {
             prompt: None,
             class_prompt: None,
             class_images: None,
-            class_count: 100,
+            class_count: None,
             prior_weight: 1.0,
             model: ModelOptions::default(),
             method: Method::Lora,

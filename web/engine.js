@@ -175,7 +175,7 @@ export class Realm {
     const weights = JSON.stringify([job.model, job.loras]);
     // Planning opens the model, which takes a while; words and seeds change nothing.
     const like = JSON.stringify({ ...job, prompts: job.prompts.length, sampling: { ...job.sampling, seed: 0, negative: "" } });
-    if (this.#held?.weights === weights && this.#held.like === like) return true;
+    if (!job.init && this.#held?.weights === weights && this.#held.like === like) return true;
     const { keptBytes } = JSON.parse(this.engine.plan("generate", JSON.stringify(job)));
     if (this.#held?.weights === weights && keptBytes <= this.#held.bytes) return true;
     this.#release();
@@ -190,9 +190,10 @@ export class Realm {
   /** @param {(event: object, transfer: Transferable[]) => void} tell  @param {{asked: string | null}} control */
   async generate(job, tell, control) {
     const said = this.#generateJob(job);
-    const keep = await this.#keeps(said);
+    // A start picture decides the size, so that planning reads it.
     if (job.init) put("/init", await content(job.init));
     try {
+      const keep = await this.#keeps(said);
       await this.run((listener) => this.engine.generate(JSON.stringify(said), keep, listener), tell, control);
     } catch (error) {
       if (error.kind !== "interrupted") this.#release();

@@ -186,12 +186,12 @@ impl Trajectory {
         strength: f64,
     ) -> Result<Self> {
         if !(0.0..=1.0).contains(&strength) {
-            return Err(Error::Usage(format!("--strength {strength}: must lie between 0 and 1")));
+            return Err(Error::Usage(format!("--strength {strength:?}: must lie between 0 and 1")));
         }
         let run = ((steps as f64 * strength) as usize).min(steps);
         if steps > 0 && run == 0 {
             return Err(Error::Usage(format!(
-                "--strength {strength} of --steps {steps} leaves no step to run; raise one of them until their product is 1"
+                "--strength {strength:?} of --steps {steps} leaves no step to run; raise one of them until their product is 1"
             )));
         }
         Self::from_step(config, options, steps, steps - run, true)

@@ -55,7 +55,7 @@ impl GenerateJob {
             return wrong(format!("--guidance {guidance:?}: must be a number that f32 holds, such as 7.5"));
         }
         if self.init.is_some() && !(self.strength > 0.0 && self.strength <= 1.0) {
-            return wrong(format!("--strength {}: must be above 0 and at most 1", self.strength));
+            return wrong(format!("--strength {:?}: must be above 0 and at most 1", self.strength));
         }
         Ok(())
     }
@@ -80,6 +80,9 @@ impl TrainJob {
                 "--method full trains the UNet's weights: it takes no --text-encoder and no --init-lora".into(),
             );
         }
+        if self.class_images.is_some() && self.class_prompt.is_none() {
+            return wrong("--class-images needs --class-prompt: what the pictures of the class show".into());
+        }
         if self.replay.is_some() && !self.sample_prompts.is_empty() {
             return wrong("--replay takes no --sample-prompt: it is for comparing numbers".into());
         }
@@ -88,7 +91,7 @@ impl TrainJob {
             ("--batch", Some(self.batch)),
             ("--accumulate", Some(self.accumulate)),
             ("--rank", Some(self.rank)),
-            ("--class-count", Some(self.class_count)),
+            ("--class-count", self.class_count),
             ("--sample-every", Some(self.sample_every)),
             ("--save-every", self.save_every),
             ("--resolution", self.resolution),
@@ -144,7 +147,7 @@ mod tests {
             ("--batch", |job, n| job.batch = n),
             ("--accumulate", |job, n| job.accumulate = n),
             ("--rank", |job, n| job.rank = n),
-            ("--class-count", |job, n| job.class_count = n),
+            ("--class-count", |job, n| job.class_count = Some(n)),
             ("--sample-every", |job, n| job.sample_every = n),
             ("--save-every", |job, n| job.save_every = Some(n)),
             ("--resolution", |job, n| job.resolution = Some(n)),

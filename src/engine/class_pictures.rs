@@ -13,6 +13,8 @@ use crate::job::{GenerateJob, ModelOptions, SamplingOptions};
 use super::ear::Ear;
 use super::{Engine, Model};
 
+/// Class pictures that are made where no number is asked for.
+pub(super) const CLASS_PICTURES: usize = 100;
 /// Sampler steps of a class picture.
 const STEPS: usize = 50;
 /// Guidance of a class picture.
@@ -60,9 +62,9 @@ pub(super) fn class_job(model: &ModelOptions, prompt: &str, count: usize, size: 
 }
 
 /// The pictures that `folder` lacks, as stretches of at most [`GROUP`] that follow one another.
-fn missing(pictures: &[Option<io::Picture>]) -> Vec<std::ops::Range<usize>> {
+fn missing(there: &[bool]) -> Vec<std::ops::Range<usize>> {
     let mut stretches: Vec<std::ops::Range<usize>> = Vec::new();
-    for i in (0..pictures.len()).filter(|&i| pictures[i].is_none()) {
+    for i in (0..there.len()).filter(|&i| !there[i]) {
         match stretches.last_mut().filter(|last| last.end == i && last.len() < GROUP) {
             Some(last) => last.end = i + 1,
             None => stretches.push(i..i + 1),
@@ -72,24 +74,24 @@ fn missing(pictures: &[Option<io::Picture>]) -> Vec<std::ops::Range<usize>> {
 }
 
 impl Engine {
-    /// The pictures of `job`, a [`class_job`] of the untouched `model`: from the cache where they are there. Those that are
+    /// Files of the pictures of `job`, a [`class_job`] of the untouched `model`: from the cache where they are there. Those that are
     /// made are written as they come, so that a run that ends early has the less to make when it is begun again.
     pub(super) async fn class_pictures(
         &self,
         model: &Model,
         job: &GenerateJob,
         ear: &mut Ear<'_>,
-    ) -> Result<Vec<io::Picture>> {
+    ) -> Result<Vec<PathBuf>> {
         let (prompt, seed) = (&job.prompts[0], job.sampling.seed);
         let size = model.size(job.sampling.width, job.sampling.height)?;
         let folder = class_folder(&model.fingerprint()?, prompt, size, seed)?;
-        let mut pictures = Vec::with_capacity(job.count);
+        let mut there = Vec::with_capacity(job.count);
         for i in 0..job.count {
             // A damaged picture is made again.
-            pictures.push(io::Picture::open(cached(&folder, i)).ok());
+            there.push(io::Picture::open(cached(&folder, i)).is_ok());
             self.gpu.breathe().await;
         }
-        let stretches = missing(&pictures);
+        let stretches = missing(&there);
         let total: usize = stretches.iter().map(ExactSizeIterator::len).sum();
         if total > 0 {
             ear.phase(&format!("making {total} class pictures of \"{prompt}\""))?;
@@ -113,7 +115,6 @@ impl Engine {
                         let text = [("parameters", made.parameters.as_str())];
                         let result = io::write_png(path, &picture, &text);
                         written = std::mem::replace(&mut written, Ok(())).and(result);
-                        pictures[stretch.start + made.index] = Some(picture);
                     }
                     _ => {}
                 }
@@ -124,7 +125,7 @@ impl Engine {
             made?;
             done += stretch.len();
         }
-        Ok(pictures.into_iter().flatten().collect())
+        Ok((0..job.count).map(|i| cached(&folder, i)).collect())
     }
 }
 
@@ -134,9 +135,8 @@ mod tests {
 
     #[test]
     fn only_what_is_missing_is_made() {
-        let picture = || Some(io::Picture { width: 1, height: 1, rgb: vec![0; 3] });
-        assert_eq!(missing(&[picture(), None, None, picture(), None]), [1..3, 4..5]);
-        assert_eq!(missing(&vec![None; 2 * GROUP + 1]), [0..GROUP, GROUP..2 * GROUP, 2 * GROUP..2 * GROUP + 1]);
-        assert!(missing(&[picture()]).is_empty());
+        assert_eq!(missing(&[true, false, false, true, false]), [1..3, 4..5]);
+        assert_eq!(missing(&vec![false; 2 * GROUP + 1]), [0..GROUP, GROUP..2 * GROUP, 2 * GROUP..2 * GROUP + 1]);
+        assert!(missing(&[true]).is_empty());
     }
 }

@@ -6,11 +6,13 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Listener, Picture};
 use crate::gpu::{Pool, Store};
 use crate::io;
-use crate::job::GenerateJob;
+use crate::io::image::title;
+use crate::job::{GenerateJob, RngKind, WeightType};
 
 use super::ear::Ear;
 use super::encode::{Hidden, Part, VaeSession, posterior};
 use super::plan::GeneratePlans;
+use super::prompt::{unread_syntax, without_tags};
 use super::recipe::Recipe;
 use super::sample::Sampling;
 use super::{Engine, Generated, Latents, Model};
@@ -45,9 +47,9 @@ impl Engine {
     async fn make(&self, model: &Model, job: &GenerateJob, ear: &mut Ear<'_>) -> Result<Generated> {
         self.gpu.breathe().await;
         model.check_reads(job.reads())?;
-        let init = job.init.as_ref().map(io::Picture::open).transpose()?;
-        let recipe = Recipe::new(model, &job.sampling, job.model.prediction, init.as_ref().map(|_| job.strength))?;
-        let size = model.size(job.sampling.width, job.sampling.height)?;
+        let recipe = Recipe::new(model, &job.sampling, job.model.prediction, job.init.as_ref().map(|_| job.strength))?;
+        let size = job.picture_size(model, &mut |event| ear.say(event))?;
+        let init = job.start_picture(size)?;
         let [width, height] = size;
         let (kind, steps, guidance) = (recipe.trajectory.kind.name(), recipe.steps, recipe.guidance);
         ear.say(Event::Note(format!("{kind}, {steps} steps, guidance {guidance}, {width}x{height}")));
@@ -55,9 +57,16 @@ impl Engine {
             ear.say(Event::Note(note));
         }
 
+        if !job.sampling.negative.is_empty() && !recipe.guided() {
+            let message = format!("--negative does nothing at guidance {guidance}: give a --guidance above 1");
+            ear.say(Event::Warning(message));
+        }
+        for text in job.prompts.iter().chain([&job.sampling.negative]) {
+            warn_of_syntax(text, ear);
+        }
         let mut texts = Vec::with_capacity(1 + job.prompts.len());
         for prompt in std::iter::once(&job.sampling.negative).chain(&job.prompts) {
-            texts.push(model.tokens(prompt, &mut |event| ear.say(event))?);
+            texts.push(model.tokens(&without_tags(prompt).0, &mut |event| ear.say(event))?);
         }
         ear.phase("reading the prompts")?;
         let planning = self.planning();
@@ -70,15 +79,14 @@ impl Engine {
         let start = match init.as_ref().zip(encode) {
             Some((picture, part)) => {
                 let vae = VaeSession::new(&self.gpu, model, &mut pool, part).await?;
-                let pixels = picture.prepare(width, height, io::Crop::CENTER, false)?;
-                self.gpu.breathe().await;
-                Some(posterior(&vae.run(&pixels).await?, model.vae.latent_channels))
+                Some(posterior(&vae.run(&picture.to_unit(false)).await?, model.vae.latent_channels))
             }
             None => None,
         };
 
         ear.phase("loading the model")?;
-        let making = Making { engine: self, model, job, recipe, size };
+        let start_name = job.start_name();
+        let making = Making { engine: self, model, job, recipe, size, start_name };
         let mut store = model.weights(&self.gpu, "UNet", &params).await?;
         let sampling = Sampling::new(&self.gpu, sampling, &unet, &mut pool, &mut store).await?;
         ear.phase("sampling")?;
@@ -98,6 +106,21 @@ struct Making<'a> {
     recipe: Recipe,
     /// Width and height in pixels.
     size: [usize; 2],
+    /// The start picture's name and digest.
+    start_name: Option<(String, String)>,
+}
+
+/// Says what of `prompt` loads or weighs something in other programs, and not here.
+fn warn_of_syntax(prompt: &str, ear: &mut Ear<'_>) {
+    for tag in without_tags(prompt).1 {
+        let message = format!("{tag} in a prompt loads nothing and is left out: give --lora FILE=SCALE");
+        ear.say(Event::Warning(message));
+    }
+    if let Some(found) = unread_syntax(prompt) {
+        let message =
+            format!("\"{found}\" in a prompt is read as words: weights and breaks of other programs do nothing here");
+        ear.say(Event::Warning(message));
+    }
 }
 
 /// Pictures that are sampled to their end: of a job that was stopped, those before the one that was under way.
@@ -244,21 +267,36 @@ impl Making<'_> {
 
     /// The text that goes into a picture's file.
     fn parameters(&self, prompt: &str, seed: u64) -> String {
-        let Making { model, job, recipe, size: [width, height], .. } = self;
-        let name =
-            |path: &std::path::Path| path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned());
-        let model_name = job.model.model.as_deref().map_or_else(|| model.checkpoint.name().to_string(), name);
+        let Making { model, job, recipe, size: [width, height], start_name, .. } = self;
+        let model_name = job.model.model.as_deref().map_or_else(|| model.checkpoint.name().to_string(), title);
+        let sampling = &job.sampling;
+        let mut more = Vec::new();
+        if let Some((name, digest)) = start_name {
+            more.extend([("Init image", name.clone()), ("Init image hash", digest.clone())]);
+        }
+        more.extend(sampling.spacing.map(|spacing| ("Timestep spacing", format!("{spacing:?}").to_lowercase())));
+        more.extend(
+            job.model.prediction.map(|prediction| ("Prediction type", format!("{prediction:?}").to_lowercase())),
+        );
+        if sampling.rng != RngKind::default() {
+            more.push(("RNG", "philox".into()));
+        }
+        if job.model.dtype != WeightType::Auto {
+            more.push(("Weights", format!("{:?}", job.model.dtype).to_lowercase()));
+        }
         io::Parameters {
-            prompt: prompt.to_string(),
-            negative: job.sampling.negative.clone(),
+            prompt: without_tags(prompt).0,
+            negative: if recipe.guided() { without_tags(&sampling.negative).0 } else { String::new() },
             steps: recipe.steps,
             sampler: recipe.trajectory.kind.name().to_string(),
             guidance: recipe.guidance,
             seed,
             size: (*width, *height),
             model: model_name,
-            loras: job.loras.iter().map(|l| (name(&l.path), l.scale)).collect(),
+            loras: job.loras.iter().map(|l| (title(&l.path), l.scale)).collect(),
             strength: job.init.as_ref().map(|_| job.strength),
+            karras: sampling.karras,
+            more,
         }
         .to_string()
     }

@@ -216,16 +216,20 @@ impl GeneratePlans {
     }
 }
 
+/// Keeps what a job says of its inputs, for a plan's notes.
+fn told_of(told: &mut Vec<String>, event: Event) -> Flow {
+    match event {
+        Event::Note(text) => told.push(text),
+        Event::Warning(text) => told.push(format!("warning: {text}")),
+        _ => {}
+    }
+    Flow::Continue
+}
+
 /// Opens the model of a job that `reads` these parts, and gives what is to be said of it: nothing is computed for a plan.
 fn open(options: &ModelOptions, loras: &[LoraArg], reads: Reads) -> Result<(Model, Vec<String>)> {
     let mut notes = Vec::new();
-    let mut hear = |event| {
-        if let Event::Note(text) | Event::Warning(text) = event {
-            notes.push(text);
-        }
-        Flow::Continue
-    };
-    let model = Model::open(options, loras, &mut hear)?;
+    let model = Model::open(options, loras, &mut |event| told_of(&mut notes, event))?;
     notes.extend(model.check_reads(reads)?);
     if !model.checkpoint.prediction_known() && options.prediction.is_none() {
         let name = model.checkpoint.name();
@@ -243,11 +247,12 @@ pub fn plan_generate(job: &GenerateJob, caps: &Caps) -> Result<PlanReport> {
     model.check_prompts(job.prompts.iter().chain([&job.sampling.negative]))?;
     let planning = Planning { caps, variants: &Variants::default(), gpu: None };
     let recipe = Recipe::new(&model, &job.sampling, job.model.prediction, job.init.as_ref().map(|_| job.strength))?;
-    let size = model.size(job.sampling.width, job.sampling.height)?;
+    let size = job.picture_size(&model, &mut |event| told_of(&mut notes, event))?;
     let plans = at_once(GeneratePlans::new(job, &model, &recipe, planning, size))?;
     let (rows, peak_bytes) = plans.memory();
     notes.push("the parts run in turn: the peak is the largest of them beside working memory and staging".into());
-    notes.push(format!("{} steps of {}", recipe.trajectory.steps.len(), recipe.trajectory.kind.name()));
+    let (steps, kind, [width, height]) = (recipe.trajectory.steps.len(), recipe.trajectory.kind.name(), size);
+    notes.push(format!("{steps} steps of {kind}, {width}x{height}"));
     notes.extend(recipe.trajectory.notes.iter().cloned().chain(job.idle_options()));
     Ok(PlanReport {
         rows,
@@ -369,12 +374,9 @@ pub fn plan_train(job: &TrainJob, caps: &Caps) -> Result<PlanReport> {
     job.check_options()?;
     let (model, mut notes) = open(&job.model, &[], job.reads())?;
     notes.extend(job.idle_options());
-    job.open_init_lora(&model, &mut |event| {
-        if let Event::Note(text) | Event::Warning(text) = event {
-            notes.push(text);
-        }
-        Flow::Continue
-    })?;
+    let mut listener = |event| told_of(&mut notes, event);
+    job.open_init_lora(&model, &mut listener)?;
+    let mut to_make = 0;
     let planning = Planning { caps, variants: &Variants::default(), gpu: None };
     let ((mut rows, mut peak_bytes), training) = at_once(async {
         if let Some(path) = &job.replay {
@@ -383,13 +385,14 @@ pub fn plan_train(job: &TrainJob, caps: &Caps) -> Result<PlanReport> {
             let training = plan_training(job, setup, planning, training_alone).await?;
             return Ok((training_alone(&training), training));
         }
-        let plans = TrainPlans::new(job, &model, &job.training_set(&model, planning).await?, planning).await?;
+        let set = job.training_set(&model, planning, &mut listener).await?;
+        to_make = set.classes_to_make;
+        let plans = TrainPlans::new(job, &model, &set, planning).await?;
         Ok((plans.before.memory(&plans.training), plans.training))
     })?;
-    notes.push(format!("{} trained numbers", training.trainable()));
-    if job.class_prompt.is_some() && job.class_images.is_none() {
-        let prompt = job.class_prompt.as_deref().unwrap_or_default();
-        let class = class_job(&job.model, prompt, job.class_count, [job.side(&model)?; 2], 0);
+    notes.push(format!("{} trainable parameters", training.trainable()));
+    if let Some(prompt) = job.class_prompt.as_ref().filter(|_| to_make > 0) {
+        let class = class_job(&job.model, prompt, to_make, [job.side(&model)?; 2], 0);
         let made = plan_generate(&class, caps)?.peak_bytes;
         rows.push(("class pictures, before all else".into(), made));
         peak_bytes = peak_bytes.max(made);

@@ -90,7 +90,7 @@ impl Engine {
             let setup = job.setup(model, self.gpu.caps(), run.samples, run.latent, run.tokens);
             return Ok((run, plan_training(job, setup, self.planning(), training_alone).await?));
         }
-        let set = job.training_set(model, self.planning()).await?;
+        let set = job.training_set(model, self.planning(), &mut |event| ear.say(event)).await?;
         let plans = TrainPlans::new(job, model, &set, self.planning()).await?;
         let chunks = plans.pool();
         let run = self.prepare(job, model, &set, plans.before.encode, &chunks, pool, ear).await?;
@@ -114,7 +114,7 @@ impl Engine {
         model.load(&mut store, "weights", &plan.params).await?;
         self.start_adapters(job, init, &plan.params, &store).await?;
         ear.say(Event::Note(format!(
-            "{} trained numbers, {} dispatches a step, {:.0} MB of working memory",
+            "{} trainable parameters, {} dispatches a step, {:.0} MB of working memory",
             plan.trainable(),
             plan.first.dispatch_count(),
             plan.first.working_bytes() as f64 / 1e6

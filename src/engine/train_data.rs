@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::gpu::Pool;
 use crate::io;
+use crate::io::image::{Decoded, Fit};
 use crate::job::{Crop, TrainJob};
 use crate::train::dataset::{Drawing, micro_batch};
 use crate::train::{Cached, Conditioning, Dataset, MicroBatch, Replay};
@@ -116,22 +117,11 @@ impl Engine {
         ear: &mut Ear<'_>,
     ) -> Result<Run> {
         let (factor, side) = (model.factor(), job.side(model)?);
-        ear.say(Event::Note(set.summary()));
-        let classes = match (&job.class_prompt, &job.class_images) {
-            (Some(_), Some(folder)) => {
-                let mut pictures = Vec::new();
-                for path in &io::list_pictures(folder)? {
-                    pictures.push(io::Picture::open(path)?);
-                    self.gpu.breathe().await;
-                }
-                pictures
-            }
-            (Some(class), None) => {
-                let made = class_job(&job.model, class, job.class_count, [side, side], job.seed);
-                self.class_pictures(model, &made, ear).await?
-            }
-            _ => Vec::new(),
-        };
+        let mut classes = set.classes.clone();
+        if let Some(class) = job.class_prompt.as_ref().filter(|_| set.classes_to_make > 0) {
+            let made = class_job(&job.model, class, set.classes_to_make, [side, side], job.seed);
+            classes.extend(self.class_pictures(model, &made, ear).await?);
+        }
         let mut texts = Vec::new();
         for prompt in set.prompts.iter().chain(&job.class_prompt) {
             texts.push(model.tokens(prompt, &mut |event| ear.say(event))?);
@@ -142,6 +132,10 @@ impl Engine {
             texts.push(model.tokens(sample, &mut |event| ear.say(event))?);
         }
         let tokens = texts[0].len();
+        let end = texts[conditioned].get(1).copied();
+        let words = |ids: &Vec<u32>| ids.iter().skip(1).position(|id| Some(*id) == end).unwrap_or(0);
+        let longest = texts.iter().map(words).max().unwrap_or(0);
+        ear.say(Event::Note(format!("the longest prompt has {longest} of {} tokens", tokens.saturating_sub(2))));
         ear.phase("reading the prompts")?;
         // Class pictures had a pool of their own; from here on one serves everything, the training included.
         pool.reserve(&self.gpu, chunks)?;
@@ -152,16 +146,18 @@ impl Engine {
         };
 
         ear.phase("encoding the pictures")?;
-        let mut photos = [set.photos(), set.class_photos(&classes)];
+        let mut photos = [set.photos(), set.class_photos(classes.len())];
         let total = set.pictures.len() + classes.len();
         let mut done = 0;
         for (size, (&[width, height], part)) in set.sizes.iter().zip(encode).enumerate() {
             let vae = VaeSession::new(&self.gpu, model, pool, part).await?;
             for (kind, (pictures, photos)) in [&set.pictures, &classes].into_iter().zip(&mut photos).enumerate() {
                 let mine = pictures.iter().zip(photos).enumerate().filter(|(_, (_, photo))| photo.size == size);
-                for (i, (picture, photo)) in mine {
+                for (i, (path, photo)) in mine {
+                    let picture = Decoded::open(path)?;
+                    self.gpu.breathe().await;
                     for (crop, flip) in views(job, kind, i) {
-                        let pixels = picture.prepare(width, height, crop, flip)?;
+                        let pixels = picture.resized([width, height], Fit::Cover(crop))?.to_unit(flip);
                         self.gpu.breathe().await;
                         let (mean, std) = posterior(&vae.run(&pixels).await?, model.vae.latent_channels);
                         photo.variants.push(Cached { mean, std });

@@ -7,6 +7,7 @@ use crate::train::Setup;
 
 use super::Model;
 use super::check::LONGEST_SIDE;
+use super::class_pictures::CLASS_PICTURES;
 
 impl TrainJob {
     /// Learning rate of the UNet.
@@ -29,6 +30,9 @@ impl TrainJob {
                 map.remove(free);
             }
             map.insert("lr".into(), self.rate().into());
+            if self.class_images.is_none() {
+                map.insert("class_count".into(), self.class_count.unwrap_or(CLASS_PICTURES).into());
+            }
         }
         Ok(value)
     }

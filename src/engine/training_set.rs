@@ -1,18 +1,21 @@
 //! The subject's pictures as a training sees them: their shapes, and what each shows.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::event::{Event, Listener};
 use crate::io;
+use crate::io::image::{Decoded, PictureFolder};
 use crate::job::TrainJob;
 use crate::train::Photo;
 
 use super::Model;
+use super::class_pictures::CLASS_PICTURES;
 use super::encode::Planning;
 
-/// Pictures of the subject.
+/// Pictures of the subject and of its class, by their files: a picture is in memory only while it is prepared.
 pub(crate) struct TrainingSet {
-    pub pictures: Vec<io::Picture>,
+    pub pictures: Vec<PathBuf>,
     /// Widths and heights in pixels that are trained on.
     pub sizes: Vec<[usize; 2]>,
     /// Which of them each picture is cut to.
@@ -21,6 +24,12 @@ pub(crate) struct TrainingSet {
     pub prompts: Vec<String>,
     /// Which of them is each picture's.
     pub prompt_of: Vec<usize>,
+    /// Pictures that have a caption.
+    captioned: usize,
+    /// Class pictures that the user gives.
+    pub classes: Vec<PathBuf>,
+    /// Class pictures that the untouched model makes beside them.
+    pub classes_to_make: usize,
 }
 
 impl TrainingSet {
@@ -32,6 +41,9 @@ impl TrainingSet {
             size_of: Vec::new(),
             prompts: vec![prompt],
             prompt_of: Vec::new(),
+            captioned: 0,
+            classes: Vec::new(),
+            classes_to_make: 0,
         }
     }
 
@@ -46,53 +58,120 @@ impl TrainingSet {
         self.size_of.iter().zip(&self.prompt_of).map(photo).collect()
     }
 
-    /// The same for class pictures: they take the shapes of the subject's in turn, and the prompt behind its prompts.
-    pub(crate) fn class_photos(&self, classes: &[io::Picture]) -> Vec<Photo> {
+    /// `count` class pictures: they take the shapes of the subject's in turn, and the prompt behind its prompts.
+    pub(crate) fn class_photos(&self, count: usize) -> Vec<Photo> {
         let size = |i: usize| self.size_of.get(i % self.size_of.len().max(1)).copied().unwrap_or(0);
-        (0..classes.len()).map(|i| Photo { variants: Vec::new(), size: size(i), prompt: self.prompts.len() }).collect()
+        (0..count).map(|i| Photo { variants: Vec::new(), size: size(i), prompt: self.prompts.len() }).collect()
     }
 
     /// For the user: how many pictures, in which shapes, with which captions.
-    pub(crate) fn summary(&self) -> String {
+    fn summary(&self, others: &str) -> String {
+        let count = self.pictures.len();
         let shapes = self.sizes.iter().enumerate().map(|(i, [w, h])| match self.sizes.len() {
             1 => format!("{w}x{h}"),
             _ => format!("{w}x{h} ({})", self.size_of.iter().filter(|&&s| s == i).count()),
         });
-        let captions = if self.captioned() { format!(", {} prompts", self.prompts.len()) } else { String::new() };
-        format!("{} pictures at {}{captions}", self.pictures.len(), shapes.collect::<Vec<_>>().join(", "))
+        let pictures = if count == 1 { "picture" } else { "pictures" };
+        let prompts = if self.captioned() { format!(", {} prompts", self.prompts.len()) } else { String::new() };
+        let captions = match self.captioned {
+            0 => "none has a caption: all have --prompt".into(),
+            n if n == count => "each has a caption".into(),
+            n => format!("{n} with a caption, {} with --prompt", count - n),
+        };
+        let others = if others.is_empty() { String::new() } else { format!("; not read: {others}") };
+        format!("{count} {pictures} at {}{prompts}; {captions}{others}", shapes.collect::<Vec<_>>().join(", "))
     }
 }
 
 impl TrainJob {
-    /// Opens the job's pictures and their captions, one by one.
+    /// Looks through the job's pictures, their captions and class pictures, and tells `listener` what is used and what is not.
+    /// Where there is a device to train on, each picture is decoded and dropped: damage is found before the work.
     ///
     /// # Errors
     /// [`Error::File`] for a picture or caption that cannot be read, [`Error::Usage`] for a picture that neither a caption
     /// nor `--prompt` describes.
-    pub(crate) async fn training_set(&self, model: &Model, planning: Planning<'_>) -> Result<TrainingSet> {
+    pub(crate) async fn training_set(
+        &self,
+        model: &Model,
+        planning: Planning<'_>,
+        listener: Listener<'_>,
+    ) -> Result<TrainingSet> {
         let side = self.side(model)?;
         let prompt = self.prompt.clone().filter(|p| !p.trim().is_empty());
-        let Some(folder) = &self.images else {
-            return Ok(TrainingSet::square(side, prompt.unwrap_or_default()));
+        let mut set = TrainingSet::square(side, prompt.clone().unwrap_or_default());
+        if let Some(folder) = &self.images {
+            let found = PictureFolder::open(folder)?;
+            let captions = found.captions()?;
+            if let Some(left_out) = found.left_out(Some(&captions)) {
+                listener(Event::Warning(left_out));
+            }
+            (set.sizes, set.prompts, set.captioned) = (Vec::new(), Vec::new(), captions.count());
+            for (path, caption) in found.pictures.iter().zip(captions.of) {
+                let own = size_of(path, planning)?;
+                let size = if self.buckets { bucket(own, side, model.factor()) } else { [side, side] };
+                set.size_of.push(place(&mut set.sizes, size));
+                let caption = caption.or_else(|| prompt.clone()).ok_or_else(|| undescribed(path))?;
+                set.prompt_of.push(place(&mut set.prompts, caption));
+                planning.breathe().await;
+            }
+            set.pictures = found.pictures.clone();
+            listener(Event::Note(set.summary(&found.others())));
+        }
+        self.class_set(&mut set, planning, listener).await?;
+        Ok(set)
+    }
+
+    /// Adds the class pictures: those of the user's folder in the order of their names, as many as are asked for, and the
+    /// number that is to be made.
+    async fn class_set(&self, set: &mut TrainingSet, planning: Planning<'_>, listener: Listener<'_>) -> Result<()> {
+        if self.class_prompt.is_none() {
+            if self.class_count.is_some() {
+                listener(Event::Warning("--class-count does nothing without --class-prompt".into()));
+            }
+            return Ok(());
+        }
+        let Some(folder) = &self.class_images else {
+            set.classes_to_make = self.class_count.unwrap_or(CLASS_PICTURES);
+            return set.enough_classes(set.classes_to_make);
         };
-        let mut set =
-            TrainingSet { sizes: Vec::new(), prompts: Vec::new(), ..TrainingSet::square(side, String::new()) };
-        for path in &io::list_pictures(folder)? {
-            let picture = io::Picture::open(path)?;
-            let size = match self.buckets {
-                true => bucket([picture.width, picture.height], side, model.factor()),
-                false => [side, side],
-            };
-            set.size_of.push(place(&mut set.sizes, size));
-            let caption = match io::caption(path)?.or_else(|| prompt.clone()) {
-                Some(caption) => caption,
-                None => return Err(undescribed(path)),
-            };
-            set.prompt_of.push(place(&mut set.prompts, caption));
-            set.pictures.push(picture);
+        let found = PictureFolder::open(folder)?;
+        if let Some(left_out) = found.left_out(None) {
+            listener(Event::Warning(left_out));
+        }
+        let there = found.pictures.len();
+        let wanted = self.class_count.unwrap_or(there);
+        set.enough_classes(wanted)?;
+        set.classes = found.pictures.into_iter().take(wanted).collect();
+        set.classes_to_make = wanted - set.classes.len();
+        for path in &set.classes {
+            size_of(path, planning)?;
             planning.breathe().await;
         }
-        Ok(set)
+        let (folder, used, made) = (folder.display(), set.classes.len(), set.classes_to_make);
+        let made = if made > 0 { format!(", {made} to make") } else { String::new() };
+        listener(Event::Note(format!("{wanted} class pictures: {used} of {there} in {folder}{made}")));
+        Ok(())
+    }
+}
+
+impl TrainingSet {
+    /// A micro-batch has pictures of one shape, those of the class too.
+    fn enough_classes(&self, count: usize) -> Result<()> {
+        let shapes = self.sizes.len();
+        match count < shapes {
+            true => Err(Error::Usage(format!(
+                "--class-count {count}: the pictures have {shapes} shapes, and each needs a class picture: give {shapes} or more"
+            ))),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Width and height of the picture at `path`; where it is to be trained on, all of it is decoded.
+fn size_of(path: &Path, planning: Planning<'_>) -> Result<[usize; 2]> {
+    match planning.gpu {
+        Some(_) => Ok(Decoded::open(path)?.size()),
+        None => io::image::size(path),
     }
 }
 

@@ -18,7 +18,7 @@ pub mod tokenizer;
 
 pub use atomic::{write_atomic, write_folder};
 pub use checkpoints::{Bundle, Checkpoint, ModelModules, Part, Weights, write_diffusers_folder};
-pub use image::{Crop, Parameters, Picture, caption, list_pictures, write_png};
+pub use image::{Crop, Parameters, Picture, list_pictures, write_png};
 pub use lora_file::{LoraFile, LoraFormat, LoraModule, ModuleKey};
 pub use safetensors::{ElementType, SafeTensors, Tensor, write_safetensors};
 pub use source::{Slices, Source};

@@ -98,7 +98,7 @@ fn extreme_sizes() {
     let crc = crc32(&png[12..29]);
     png[29..33].copy_from_slice(&crc.to_be_bytes());
     let e = message(Picture::from_source(&Source::from_bytes("huge.png", png)));
-    assert_eq!(e, "huge.png: 20000x20000 pixels are too many, the limit is 64 million: scale it down first");
+    assert_eq!(e, "huge.png: 20000x20000 pixels are too many, the limit is 256 million: scale it down first");
 }
 
 fn crc32(bytes: &[u8]) -> u32 {
@@ -186,6 +186,7 @@ fn parameters_are_written_as_others_write_them() {
         model: "C:/models/x".into(),
         loras: vec![("dog".into(), 0.8), ("cat".into(), 1.0)],
         strength: Some(0.7),
+        ..Parameters::default()
     };
     let version = env!("CARGO_PKG_VERSION");
     let expected = format!(

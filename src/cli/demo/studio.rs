@@ -119,7 +119,7 @@ impl<'a> Studio<'a> {
             images: Some(subject.folder.clone()),
             prompt: Some(subject.phrases.instance.clone()),
             class_prompt: with_prior.then(|| subject.phrases.class.clone()),
-            class_count: CLASS_PICTURES,
+            class_count: Some(CLASS_PICTURES),
             prior_weight: 1.0,
             rank: RANK,
             steps: Some(self.args.steps),

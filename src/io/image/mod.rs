@@ -1,9 +1,16 @@
-//! Pictures: read as photos come, prepared as training takes them, written with their parameters.
+//! Pictures: found in folders, read as photos come, prepared as training takes them, written with their parameters.
 
+mod captions;
+mod folder;
+mod jpeg;
+mod kind;
 mod png_file;
 mod read;
 mod resample;
+mod tiff;
 
-pub use png_file::{Parameters, encode_png, write_png};
-pub use read::{MAX_PIXELS, Picture, caption, list_pictures};
-pub use resample::Crop;
+pub use captions::Captions;
+pub use folder::{PictureFolder, list_pictures};
+pub use png_file::{Parameters, encode_png, title, write_png};
+pub use read::{Decoded, MAX_PIXELS, Picture, size};
+pub use resample::{Crop, Fit, covering};

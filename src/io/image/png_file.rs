@@ -29,6 +29,22 @@ pub struct Parameters {
     pub loras: Vec<(String, f64)>,
     /// Denoising strength of image-to-image.
     pub strength: Option<f64>,
+    /// Whether Karras noise levels were asked for.
+    pub karras: bool,
+    /// Further fields, with the names that they get: what else decides the picture.
+    pub more: Vec<(&'static str, String)>,
+}
+
+/// What the file or folder at `path` is called where people read it: its name without `.safetensors`. Other endings are part
+/// of the name, for versions have dots in them.
+pub fn title(path: &Path) -> String {
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    // "." and ".." have the name of the folder that they stand for.
+    let name = name(path).or_else(|| name(&path.canonicalize().ok()?)).unwrap_or_default();
+    match name.to_lowercase().strip_suffix(".safetensors") {
+        Some(stem) if !stem.is_empty() => name.chars().take(name.chars().count() - ".safetensors".len()).collect(),
+        _ => name,
+    }
 }
 
 impl std::fmt::Display for Parameters {
@@ -38,10 +54,17 @@ impl std::fmt::Display for Parameters {
             writeln!(f, "Negative prompt: {}", self.negative)?;
         }
         let (width, height) = self.size;
-        write!(f, "Steps: {}, Sampler: {}, CFG scale: {}, ", self.steps, quoted(&self.sampler), self.guidance)?;
+        write!(f, "Steps: {}, Sampler: {}, ", self.steps, quoted(&self.sampler))?;
+        if self.karras {
+            write!(f, "Schedule type: Karras, ")?;
+        }
+        write!(f, "CFG scale: {}, ", self.guidance)?;
         write!(f, "Seed: {}, Size: {width}x{height}, Model: {}", self.seed, quoted(&self.model))?;
         if let Some(strength) = self.strength {
             write!(f, ", Denoising strength: {strength}")?;
+        }
+        for (name, value) in &self.more {
+            write!(f, ", {name}: {}", quoted(value))?;
         }
         if !self.loras.is_empty() {
             let list: Vec<String> = self.loras.iter().map(|(name, scale)| format!("{name}: {scale}")).collect();

@@ -1,26 +1,24 @@
 //! Reading a picture by what it is, not by what it is called.
 
+use std::borrow::Cow;
 use std::io::Cursor;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
 
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
+use super::kind::{Content, Format, accepted, content};
+use super::resample::{Fit, resample};
+use super::{jpeg, tiff};
 use crate::error::{Error, Result};
-use crate::io::source::describe;
-use crate::io::{Source, files};
+use crate::io::Source;
 
-/// Largest picture that is decoded, in pixels: beyond, memory goes to what is scaled away at once.
-pub const MAX_PIXELS: u64 = 64_000_000;
-/// What decoders may allocate: [`MAX_PIXELS`] with four 16-bit channels, and as much again to work in.
-const MAX_DECODER_BYTES: u64 = MAX_PIXELS * 16;
-const FORMATS: [(ImageFormat, &str, &[&str]); 6] = [
-    (ImageFormat::Png, "PNG", &["png", "apng"]),
-    (ImageFormat::Jpeg, "JPEG", &["jpg", "jpeg", "jfif"]),
-    (ImageFormat::WebP, "WebP", &["webp"]),
-    (ImageFormat::Gif, "GIF", &["gif"]),
-    (ImageFormat::Bmp, "BMP", &["bmp"]),
-    (ImageFormat::Tiff, "TIFF", &["tif", "tiff"]),
-];
+/// The largest picture that is decoded, in pixels: phones make 200 million. Less where addresses have 32 bits, as in a
+/// browser, for all memory is 4 GB there.
+pub const MAX_PIXELS: u64 = if cfg!(target_pointer_width = "32") { 128_000_000 } else { 256_000_000 };
+/// What decoders may allocate: the largest picture with four 16-bit channels.
+const MAX_DECODER_BYTES: u64 = MAX_PIXELS * 8;
 
 /// An 8-bit sRGB picture.
 #[derive(Clone, PartialEq, Eq)]
@@ -50,68 +48,106 @@ impl Picture {
         Picture::from_source(&Source::open(path)?)
     }
 
-    /// The same from bytes.
+    /// Decodes the picture in `source`.
     ///
     /// # Errors
     /// As [`Picture::open`].
     pub fn from_source(source: &Source) -> Result<Picture> {
-        decode(&source.bytes()?).map_err(|message| Error::file(source.name(), message))
+        Decoded::from_source(source).map(Decoded::into_picture)
     }
 }
 
-fn decode(bytes: &[u8]) -> Result<Picture, String> {
-    let Some(&(format, name, _)) = recognize(bytes) else { return Err(not_a_picture(bytes)) };
-    let damaged = |e: image::ImageError| format!("damaged {name}: {}", e.to_string().replace('\n', " "));
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_DECODER_BYTES);
-    reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(damaged)?;
-    let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > MAX_PIXELS {
-        let most = MAX_PIXELS / 1_000_000;
-        return Err(format!("{width}x{height} pixels are too many, the limit is {most} million: scale it down first"));
-    }
-    if width == 0 || height == 0 {
-        return Err(format!("damaged {name}: it has no pixels"));
-    }
-    if format == ImageFormat::Jpeg && !jpeg_is_complete(bytes) {
-        return Err("damaged JPEG: it ends too early, get it again".into());
-    }
-    // A picture with orientation that cannot be read is shown as it lies by every viewer.
-    let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(damaged)?;
-    picture.apply_orientation(orientation);
-    let rgb = if picture.color().has_alpha() { over_white(picture) } else { picture.into_rgb8() };
-    let (width, height) = (rgb.width() as usize, rgb.height() as usize);
-    Ok(Picture { width, height, rgb: rgb.into_raw() })
+/// Width and height of the picture at `path`, as EXIF turns it, by its header alone; files that end too early are found.
+///
+/// # Errors
+/// As [`Picture::open`], but for damage among the pixels.
+pub fn size(path: impl AsRef<Path>) -> Result<[usize; 2]> {
+    let source = Source::open(path)?;
+    let bytes = source.bytes()?;
+    let header = Header::read(&source, &bytes)?;
+    Ok(turned(header.decoder.dimensions(), header.orientation))
 }
 
-fn recognize(bytes: &[u8]) -> Option<&'static (ImageFormat, &'static str, &'static [&'static str])> {
-    let format = image::guess_format(bytes).ok()?;
-    FORMATS.iter().find(|(known, _, _)| *known == format)
+/// A decoded picture as its file holds it: in its own depth and not turned. Rows are turned and become RGB as they are asked
+/// for, so that a large photo is in memory once.
+pub struct Decoded {
+    pixels: DynamicImage,
+    orientation: Orientation,
 }
 
-fn not_a_picture(bytes: &[u8]) -> String {
-    let brand = bytes.get(4..12).unwrap_or_default();
-    if [b"ftyphei", b"ftyphev", b"ftypmif", b"ftypavi"].iter().any(|known| brand.starts_with(&known[..])) {
-        return "HEIC and AVIF pictures are not read: save it as JPEG or PNG".into();
+impl Decoded {
+    /// Opens the picture at `path`, as [`Picture::open`] does.
+    ///
+    /// # Errors
+    /// As [`Picture::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Decoded> {
+        Decoded::from_source(&Source::open(path)?)
     }
-    if bytes.is_empty() {
-        return "the file is empty".into();
+
+    /// Decodes the picture in `source`.
+    ///
+    /// # Errors
+    /// As [`Picture::open`].
+    pub fn from_source(source: &Source) -> Result<Decoded> {
+        let bytes = source.bytes()?;
+        let Header { decoder, format, orientation } = Header::read(source, &bytes)?;
+        let pixels = DynamicImage::from_decoder(decoder).map_err(|e| refused(source, format, e))?;
+        Ok(Decoded { pixels, orientation })
     }
-    let what = if bytes.is_ascii() { "a text file" } else { "no picture in a known format" };
-    format!("is {what}: expected {}", accepted())
+
+    /// Width and height.
+    pub fn size(&self) -> [usize; 2] {
+        turned((self.pixels.width(), self.pixels.height()), self.orientation)
+    }
+
+    /// The picture brought to `width` x `height` as `fit` says.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when `width` or `height` is zero or the crop is not within 0 to 1.
+    pub fn resized(&self, [width, height]: [usize; 2], fit: Fit) -> Result<Picture> {
+        resample(self.size(), [width, height], fit, |rows| self.rows(rows))
+    }
+
+    /// The whole picture.
+    fn into_picture(self) -> Picture {
+        let [width, height] = self.size();
+        let rgb = match (self.pixels, self.orientation) {
+            (DynamicImage::ImageRgb8(pixels), Orientation::NoTransforms) => pixels.into_raw(),
+            (pixels, orientation) => Decoded { pixels, orientation }.rows(0..height).into_owned(),
+        };
+        Picture { width, height, rgb }
+    }
+
+    /// RGB of some rows, turned.
+    fn rows(&self, rows: Range<usize>) -> Cow<'_, [u8]> {
+        use Orientation as O;
+        let (w, h) = (self.pixels.width(), self.pixels.height());
+        let Range { start, end } = rows;
+        if let (DynamicImage::ImageRgb8(pixels), O::NoTransforms) = (&self.pixels, self.orientation) {
+            let row = w as usize * 3;
+            return Cow::Borrowed(&pixels.as_raw()[start * row..end * row]);
+        }
+        // Sides are 32-bit numbers in the library's own types.
+        let (from, count) = (start as u32, (end - start) as u32);
+        let mut band = match self.orientation {
+            O::NoTransforms | O::FlipHorizontal => self.pixels.crop_imm(0, from, w, count),
+            O::Rotate180 | O::FlipVertical => self.pixels.crop_imm(0, h - from - count, w, count),
+            O::Rotate90 | O::Rotate90FlipH => self.pixels.crop_imm(from, 0, count, h),
+            O::Rotate270 | O::Rotate270FlipH => self.pixels.crop_imm(w - from - count, 0, count, h),
+        };
+        band.apply_orientation(self.orientation);
+        let rgb = if band.color().has_alpha() { over_white(band) } else { band.into_rgb8() };
+        Cow::Owned(rgb.into_raw())
+    }
 }
 
-fn accepted() -> String {
-    FORMATS.map(|(_, name, _)| name).join(", ")
-}
-
-/// The decoder fills what a cut JPEG lacks with gray; a complete one has an end marker after its last scan's start.
-fn jpeg_is_complete(bytes: &[u8]) -> bool {
-    let last = |marker: u8| bytes.windows(2).rposition(|pair| pair == [0xff, marker]);
-    last(0xd9) > last(0xda)
+fn turned((width, height): (u32, u32), orientation: Orientation) -> [usize; 2] {
+    use Orientation as O;
+    let [width, height] = [width as usize, height as usize];
+    match orientation {
+        O::Rotate90 | O::Rotate270 | O::Rotate90FlipH | O::Rotate270FlipH => [height, width],
+        _ => [width, height],
+    }
 }
 
 fn over_white(picture: DynamicImage) -> image::RgbImage {
@@ -123,60 +159,92 @@ fn over_white(picture: DynamicImage) -> image::RgbImage {
     })
 }
 
-/// The pictures in `folder` (not below it), sorted by name: files with a picture's ending, and files that are pictures
-/// whatever their ending. Hidden files and others, such as captions, are passed over.
-///
-/// # Errors
-/// [`Error::File`] when the folder is missing or holds no picture.
-pub fn list_pictures(folder: impl AsRef<Path>) -> Result<Vec<PathBuf>> {
-    let folder = folder.as_ref();
-    if files::is_file(folder) {
-        return Err(Error::file(folder, "is a file: give the folder that holds the pictures"));
-    }
-    let failed = |e: std::io::Error| Error::file(folder, describe(&e));
-    let mut pictures = Vec::new();
-    for path in files::entries(folder).map_err(failed)? {
-        let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-        if !hidden && files::is_file(&path) && (has_ending(&path) || is_picture(&path)) {
-            pictures.push(path);
+/// What a picture's file says before its pixels.
+struct Header<'a> {
+    decoder: Box<dyn ImageDecoder + 'a>,
+    format: &'static Format,
+    orientation: Orientation,
+}
+
+impl<'a> Header<'a> {
+    fn read(source: &Source, bytes: &'a [u8]) -> Result<Header<'a>> {
+        let wrong = |message: String| Error::file(source.name(), message);
+        let format = match content(source)? {
+            Content::Picture(format) => format,
+            Content::Foreign(foreign) => {
+                let (name, one, remedy) = (foreign.name, foreign.one, foreign.remedy());
+                let message = format!("is a {name} {one}, which is not read: {remedy}");
+                return Err(wrong(message.replace("a HEIC", "an HEIC").replace("a video file", "a video")));
+            }
+            Content::Unknown => return Err(wrong(not_a_picture(bytes))),
+        };
+        match format.image {
+            ImageFormat::Jpeg => jpeg::check(bytes).map_err(wrong)?,
+            ImageFormat::Png if png_is_cut(bytes) => {
+                return Err(wrong("damaged PNG: it ends too early, get it again".into()));
+            }
+            _ => {}
         }
+        let mut reader = ImageReader::with_format(Cursor::new(bytes), format.image);
+        let mut limits = Limits::default();
+        limits.max_alloc = Some(MAX_DECODER_BYTES);
+        reader.limits(limits);
+        let mut decoder = Box::new(reader.into_decoder().map_err(|e| refused(source, format, e))?);
+        let (width, height) = decoder.dimensions();
+        let pixels = u64::from(width) * u64::from(height);
+        if pixels > MAX_PIXELS {
+            let most = MAX_PIXELS / 1_000_000;
+            let message = format!("{width}x{height} pixels are too many, the limit is {most} million");
+            return Err(wrong(format!("{message}: scale it down first")));
+        }
+        if pixels == 0 {
+            return Err(wrong(format!("has no pixels ({width}x{height}): get it again")));
+        }
+        // A picture whose orientation cannot be read is shown as it lies by every viewer.
+        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        Ok(Header { decoder, format, orientation })
     }
-    if pictures.is_empty() {
-        return Err(Error::file(folder, format!("holds no pictures: expected {} files", accepted())));
-    }
-    pictures.sort();
-    Ok(pictures)
 }
 
-/// Longest caption that is believed to be one, in bytes.
-const LONGEST_CAPTION: u64 = 16 << 10;
-
-/// What the picture at `path` shows by the text file beside it, of the same name with the ending `.txt`; `None` where
-/// there is none or it is blank. Lines are joined.
-///
-/// # Errors
-/// [`Error::File`] when it is no UTF-8 text, or far longer than a caption.
-pub fn caption(path: impl AsRef<Path>) -> Result<Option<String>> {
-    let beside = path.as_ref().with_extension("txt");
-    if !files::is_file(&beside) {
-        return Ok(None);
-    }
-    let source = Source::open(&beside)?;
-    if source.len() > LONGEST_CAPTION {
-        let message = format!("{} bytes are no caption: give a line of text", source.len());
-        return Err(Error::file(&beside, message));
-    }
-    let text = source.text()?;
-    let words: Vec<&str> = text.split_whitespace().collect();
-    Ok((!words.is_empty()).then(|| words.join(" ")))
+/// Why the library gave up, in words that are true of the file.
+fn refused(source: &Source, format: &Format, error: ImageError) -> Error {
+    let name = format.name;
+    let message = match error {
+        ImageError::Unsupported(_) if format.image == ImageFormat::Tiff => {
+            let what = tiff::Tags::of(source).unwrap_or_default().unusual();
+            format!("is a TIFF of {what}, which is not read: save it as PNG or JPEG of 8 bits a colour")
+        }
+        ImageError::Unsupported(e) => {
+            format!("is a {name} of a kind that is not read ({e}): save it as a usual PNG or JPEG")
+        }
+        ImageError::Limits(_) => {
+            let most = MAX_DECODER_BYTES / 1_000_000;
+            format!(
+                "takes more memory to decode than is allowed ({most} MB): scale it down, or save it with 8 bits a colour"
+            )
+        }
+        error => format!("damaged {name}: {error}"),
+    };
+    Error::file(source.name(), message.replace('\n', " "))
 }
 
-fn has_ending(path: &Path) -> bool {
-    let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-    FORMATS.iter().any(|(_, _, endings)| endings.contains(&ending.as_str()))
+fn not_a_picture(bytes: &[u8]) -> String {
+    if bytes.is_empty() {
+        return "the file is empty".into();
+    }
+    let what = if bytes.is_ascii() { "a text file" } else { "no picture in a known format" };
+    format!("is {what}: expected {}", accepted())
 }
 
-fn is_picture(path: &Path) -> bool {
-    let start = Source::open(path).and_then(|source| Ok(source.read(0..32)?.into_owned()));
-    start.is_ok_and(|start| recognize(&start).is_some())
+/// Whether the file ends within a chunk that holds pixels.
+fn png_is_cut(bytes: &[u8]) -> bool {
+    let mut at = 8;
+    while let Some(&[a, b, c, d, ref kind @ ..]) = bytes.get(at..at + 8) {
+        let end = at.saturating_add(12).saturating_add(u32::from_be_bytes([a, b, c, d]) as usize);
+        if kind == b"IEND" || end > bytes.len() {
+            return kind == b"IDAT";
+        }
+        at = end;
+    }
+    false
 }

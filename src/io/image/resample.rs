@@ -1,6 +1,8 @@
 //! Resizing and cropping in one go, as Pillow's `LANCZOS` filter and torchvision's crops do it.
 
+use std::borrow::Cow;
 use std::f64::consts::PI;
+use std::ops::Range;
 
 use super::Picture;
 use crate::error::{Error, Result};
@@ -19,46 +21,82 @@ impl Crop {
     pub const CENTER: Crop = Crop { x: 0.5, y: 0.5 };
 }
 
-impl Picture {
-    /// Scaled with Lanczos until it just covers `width` x `height`, then cropped to it.
-    ///
-    /// Only the pixels that are kept are computed, so a 20000x20 picture costs no more than a square one.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] when `width` or `height` is zero or the crop is not within 0 to 1.
-    pub fn cover(&self, width: usize, height: usize, crop: Crop) -> Result<Picture> {
-        let within = |share: f64| (0.0..=1.0).contains(&share);
-        if width == 0 || height == 0 || !within(crop.x) || !within(crop.y) {
-            return Err(Error::Usage(format!("cannot crop to {width}x{height} at {}, {}", crop.x, crop.y)));
-        }
-        // The side that has less to spare gets its exact size, the other one follows, rounded down as torchvision does.
-        let (w, h) = (self.width, self.height);
-        let (full_width, full_height) = if width as u128 * h as u128 >= height as u128 * w as u128 {
-            (width, (h as u128 * width as u128 / w as u128) as usize)
-        } else {
-            ((w as u128 * height as u128 / h as u128) as usize, height)
-        };
-        let columns = taps(w, full_width.max(width), offset(full_width, width, crop.x), width);
-        let rows = taps(h, full_height.max(height), offset(full_height, height, crop.y), height);
+/// How a picture is brought to a size.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fit {
+    /// Scaled until it just covers the size, then cropped to it.
+    Cover(Crop),
+    /// Each side scaled by itself, as diffusers' `VaeImageProcessor.resize` does: nothing is left out.
+    Stretch,
+}
 
-        // Pillow's order: across, rounded to bytes, then down.
-        let first = rows.iter().map(|taps| taps.start).min().unwrap_or(0);
-        let end = rows.iter().map(|taps| taps.start + taps.weights.len()).max().unwrap_or(0);
-        let mut across = vec![0u8; (end - first) * width * 3];
-        for (source, out) in self.rgb.chunks(w * 3).skip(first).zip(across.chunks_mut(width * 3)) {
+/// Width and height of a picture of `from` once it is scaled to cover `to`; cropping leaves `to` of it.
+pub fn covering(from: [usize; 2], to: [usize; 2]) -> [usize; 2] {
+    let ([w, h], [width, height]) = (from.map(|n| n as u128), to.map(|n| n as u128));
+    // The side that has less to spare gets its exact size, the other one follows, rounded down as torchvision does.
+    match width * h >= height * w {
+        true => [to[0], (h * width / w.max(1)) as usize],
+        false => [(w * height / h.max(1)) as usize, to[1]],
+    }
+}
+
+/// Source rows that are looked at in one go.
+const BAND: usize = 64;
+
+/// The picture of `from` pixels whose rows `rows` gives (RGB), resized with Lanczos to `to` as `fit` says. It asks for each
+/// row once, in order, and only for those that count; so a 20000x20 picture costs no more than a square one.
+///
+/// # Errors
+/// [`Error::Usage`] when a side of `to` is zero or the crop is not within 0 to 1.
+pub(super) fn resample<'a>(
+    from: [usize; 2],
+    to: [usize; 2],
+    fit: Fit,
+    rows: impl Fn(Range<usize>) -> Cow<'a, [u8]>,
+) -> Result<Picture> {
+    let ([w, h], [width, height]) = (from, to);
+    let within = |share: f64| (0.0..=1.0).contains(&share);
+    let crop = if let Fit::Cover(crop) = fit { crop } else { Crop::CENTER };
+    if width == 0 || height == 0 || !within(crop.x) || !within(crop.y) {
+        return Err(Error::Usage(format!("cannot crop to {width}x{height} at {}, {}", crop.x, crop.y)));
+    }
+    let [full_width, full_height] = if fit == Fit::Stretch { to } else { covering(from, to) };
+    let columns = taps(w, full_width.max(width), offset(full_width, width, crop.x), width);
+    let lines = taps(h, full_height.max(height), offset(full_height, height, crop.y), height);
+
+    // Pillow's order: across, rounded to bytes, then down.
+    let first = lines.iter().map(|taps| taps.start).min().unwrap_or(0);
+    let end = lines.iter().map(|taps| taps.start + taps.weights.len()).max().unwrap_or(0);
+    let mut across = vec![0u8; (end - first) * width * 3];
+    for (band, out) in across.chunks_mut(BAND * width * 3).enumerate() {
+        let begin = first + band * BAND;
+        let source = rows(begin..(begin + BAND).min(end));
+        for (source, out) in source.chunks(w * 3).zip(out.chunks_mut(width * 3)) {
             for (taps, pixel) in columns.iter().zip(out.chunks_mut(3)) {
                 for (channel, value) in pixel.iter_mut().enumerate() {
                     *value = taps.sum(|i| source[i * 3 + channel]);
                 }
             }
         }
-        let mut rgb = vec![0u8; height * width * 3];
-        for (taps, out) in rows.iter().zip(rgb.chunks_mut(width * 3)) {
-            for (i, value) in out.iter_mut().enumerate() {
-                *value = taps.sum(|row| across[(row - first) * width * 3 + i]);
-            }
+    }
+    let mut rgb = vec![0u8; height * width * 3];
+    for (taps, out) in lines.iter().zip(rgb.chunks_mut(width * 3)) {
+        for (i, value) in out.iter_mut().enumerate() {
+            *value = taps.sum(|row| across[(row - first) * width * 3 + i]);
         }
-        Ok(Picture { width, height, rgb })
+    }
+    Ok(Picture { width, height, rgb })
+}
+
+impl Picture {
+    /// Scaled with Lanczos until it just covers `width` x `height`, then cropped to it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when `width` or `height` is zero or the crop is not within 0 to 1.
+    pub fn cover(&self, width: usize, height: usize, crop: Crop) -> Result<Picture> {
+        let row = self.width * 3;
+        let rows = |rows: Range<usize>| Cow::Borrowed(&self.rgb[rows.start * row..rows.end * row]);
+        resample([self.width, self.height], [width, height], Fit::Cover(crop), rows)
     }
 
     /// What the autoencoder takes: [`cover`](Self::cover)ed, mirrored if `flip`, as NHWC values in [-1, 1].
@@ -66,14 +104,16 @@ impl Picture {
     /// # Errors
     /// As [`Picture::cover`].
     pub fn prepare(&self, width: usize, height: usize, crop: Crop, flip: bool) -> Result<Vec<f32>> {
-        let mut picture = self.cover(width, height, crop)?;
-        if flip {
-            for row in picture.rgb.chunks_mut(width * 3) {
-                let mirrored: Vec<u8> = row.chunks(3).rev().flatten().copied().collect();
-                row.copy_from_slice(&mirrored);
-            }
+        Ok(self.cover(width, height, crop)?.to_unit(flip))
+    }
+
+    /// The picture as NHWC values in [-1, 1], mirrored if `flip`.
+    pub fn to_unit(&self, flip: bool) -> Vec<f32> {
+        let unit = |&value: &u8| f32::from(value) / 127.5 - 1.0;
+        match flip {
+            false => self.rgb.iter().map(unit).collect(),
+            true => self.rgb.chunks(self.width * 3).flat_map(|row| row.chunks(3).rev().flatten()).map(unit).collect(),
         }
-        Ok(picture.rgb.iter().map(|&value| f32::from(value) / 127.5 - 1.0).collect())
     }
 
     /// The picture of NHWC `values` in [-1, 1], rounded as diffusers rounds.
