@@ -155,8 +155,8 @@ impl ClipTokenizer {
         };
         let own = json.get_mut("added_tokens").map(Value::take).unwrap_or_default();
         json["added_tokens"] = json!([]);
-        let mut tokenizer = parse(source.name(), json.to_string().as_bytes())?;
         let tokens = AddedTokens::new(files, &config, &own)?;
+        let mut tokenizer = parse(source.name(), json.to_string().as_bytes())?;
         let [start, end, pad] = tokens.ends.clone();
         for token in [&start, &end, &pad] {
             if tokenizer.token_to_id(token).is_none()
