@@ -54,6 +54,7 @@ impl Display {
 fn portray(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portray"));
     command.current_dir(folder).env("XDG_CACHE_HOME", folder.join(".cache"));
+    command.env("MESA_SHADER_CACHE_DIR", Path::new(env!("CARGO_TARGET_TMPDIR")).join("shaders"));
     command.env_remove("DISPLAY").env_remove("WAYLAND_DISPLAY").env_remove("WAYLAND_SOCKET");
     command.stdout(Stdio::null()).stderr(Stdio::null());
     command

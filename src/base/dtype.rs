@@ -17,6 +17,16 @@ pub enum DType {
 }
 
 impl DType {
+    /// Bytes of `elements` values of this type and nothing else: what a copy moves and a readback returns.
+    pub fn value_bytes(self, elements: usize) -> u64 {
+        let elements = elements as u64;
+        match self {
+            DType::F32 | DType::U32 => elements.saturating_mul(4),
+            DType::F16 => elements.saturating_mul(2),
+            DType::Q8 => elements.div_ceil(block8::VALUES as u64).saturating_mul(block8::BYTES as u64),
+        }
+    }
+
     /// Bytes that `elements` of this type take, padded to whole `vec4` so that kernels may read the last vector whole.
     pub fn bytes(self, elements: usize) -> u64 {
         // Numbers that no adapter has stay so: limits are checked against them.

@@ -1,8 +1,9 @@
-//! Data types, shapes, host arrays and random streams. No GPU in here.
+//! Data types, shapes, host arrays, random streams and JSON as Python writes it. No GPU in here.
 
 mod array;
 pub mod block8;
 mod dtype;
+pub mod json;
 pub mod layout;
 pub mod rng;
 mod shape;

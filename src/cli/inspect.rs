@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use portray::io::checkpoints::original::{TAKES, other};
+use portray::engine::Model;
+use portray::event::Flow;
+use portray::io::checkpoints::original::{TAKES, is_checkpoint, other};
 use portray::io::lora_file::is_adapter_key;
 use portray::io::{Checkpoint, LoraFile, Part, SafeTensors, Weights};
+use portray::job::ModelOptions;
 use portray::models::{UnetConfig, VaeConfig};
 use portray::{Error, Result};
 use serde_json::{Value, json};
@@ -47,22 +50,22 @@ fn look(path: &Path, model: Option<&Path>) -> Result<Finding> {
         return Err(Error::file(path, "no such file or folder"));
     }
     if path.join("model_index.json").exists() {
-        return whole_model(&Checkpoint::open(path)?);
+        return whole_model(&Checkpoint::open(path)?, path);
     }
     let model = model.map(Checkpoint::open).transpose()?;
     if path.is_dir() {
         let adapter = ["adapter_config.json", "pytorch_lora_weights.safetensors"].iter().any(|f| path.join(f).exists());
         let part = ["config.json", "scheduler_config.json"].iter().any(|file| path.join(file).exists());
         // The refusal says which model it is a part of.
-        return if part && !adapter { whole_model(&Checkpoint::open(path)?) } else { lora(path, model.as_ref()) };
+        return if part && !adapter { whole_model(&Checkpoint::open(path)?, path) } else { lora(path, model.as_ref()) };
     }
     // A pickle or another format is refused as what it is.
     let file = SafeTensors::open(path).map_err(|e| Checkpoint::open(path).err().unwrap_or(e))?;
+    if is_checkpoint(&file) {
+        return whole_model(&Checkpoint::open(path)?, path);
+    }
     if file.names().any(is_adapter_key) {
         return lora(path, model.as_ref());
-    }
-    if file.names().any(|name| name.starts_with("model.diffusion_model.")) {
-        return whole_model(&Checkpoint::open(path)?);
     }
     match model {
         Some(_) => Err(Error::file(path, "--model goes with a LoRA, but this file has no LoRA keys")),
@@ -114,7 +117,22 @@ fn part_types(weights: &Weights) -> (BTreeMap<&'static str, usize>, usize) {
     (types, bytes)
 }
 
-fn whole_model(model: &Checkpoint) -> Result<Finding> {
+/// Width and height of the pictures that `model` was made for. A configuration that is not supported is still described.
+fn pixels(model: &Checkpoint) -> Option<[usize; 2]> {
+    let config = |part: Part| (model.part(part).config_source().name(), model.part(part).config().to_string());
+    let latent = UnetConfig::parse(config(Part::Unet).0, &config(Part::Unet).1).map(|unet| unet.latent_size());
+    let factor = VaeConfig::parse(config(Part::Vae).0, &config(Part::Vae).1).map(|vae| vae.factor());
+    latent.ok().zip(factor.ok()).map(|([h, w], factor)| [w * factor, h * factor])
+}
+
+/// Why no job can use the model at `path`, if none can, and what is to be said of its files.
+fn usable(path: &Path) -> (Option<Error>, Vec<String>) {
+    let options = ModelOptions { model: Some(path.into()), ..ModelOptions::default() };
+    let checked = Model::open(&options, &[], &mut |_| Flow::Continue).and_then(|model| model.check_weights());
+    checked.map_or_else(|fault| (Some(fault), Vec::new()), |notes| (None, notes))
+}
+
+fn whole_model(model: &Checkpoint, path: &Path) -> Result<Finding> {
     let mut rows = Vec::new();
     let mut parts = serde_json::Map::new();
     for part in Part::ALL {
@@ -138,24 +156,37 @@ fn whole_model(model: &Checkpoint) -> Result<Finding> {
     let scheduler = model.scheduler();
     let class = scheduler.get("_class_name").and_then(Value::as_str).unwrap_or("unnamed");
     let prediction = scheduler.get("prediction_type").and_then(Value::as_str).unwrap_or("epsilon");
-    let config = |part: Part| (model.part(part).config_source().name(), model.part(part).config().to_string());
-    let latent = UnetConfig::parse(config(Part::Unet).0, &config(Part::Unet).1).map(|unet| unet.latent_size());
-    let factor = VaeConfig::parse(config(Part::Vae).0, &config(Part::Vae).1).map(|vae| vae.factor());
-    // A configuration that is not supported is still described.
-    let size = latent.ok().zip(factor.ok()).map(|(latent, factor)| latent.map(|side| side * factor));
+    let size = pixels(model);
     rows.push(("scheduler".into(), class.into()));
-    let predicts = if model.prediction_known() { prediction } else { "not said: seen when it runs, or --prediction" };
-    rows.push(("predicts".into(), predicts.into()));
-    rows.push(("made for".into(), size.map_or("-".into(), |[h, w]| format!("{w}x{h} pixels"))));
+    let predicts = match model.prediction_by() {
+        Some(by) => format!("{prediction}, by {by}"),
+        None => "not said: seen when it runs, or --prediction".into(),
+    };
+    rows.push(("predicts".into(), predicts));
+    let said = |size: Option<[usize; 2]>| size.map_or("-".into(), |[w, h]| format!("{w}x{h} pixels"));
+    let mut made_for = said(size);
+    if !model.prediction_known() {
+        let mut other = model.clone();
+        other.predicts_velocity();
+        if pixels(&other) != size {
+            made_for = format!("{made_for}, or {} if it predicts velocity", said(pixels(&other)));
+        }
+    }
+    rows.push(("made for".into(), made_for));
     rows.push(("UNet channels".into(), field(unet, "block_out_channels").to_string()));
     rows.push(("context width".into(), width.to_string()));
     rows.push(("LoRA layers".into(), model.modules().unet.len().to_string()));
+    let (fault, unread) = usable(path);
+    let fault = fault.map(|fault| fault.to_string());
+    rows.extend(fault.iter().map(|fault| ("cannot be used".to_owned(), terminal::one_line(fault))));
+    let notes: Vec<&String> = model.notes().iter().chain(&unread).collect();
+    rows.extend(notes.iter().map(|note| ("note".to_owned(), terminal::one_line(note))));
     Ok(Finding {
         heading: format!("{}: a {layout}, {family}", model.name()),
         rows,
         lists: Vec::new(),
         json: json!({"event": "model", "model": model.name(), "layout": layout, "family": family, "parts": parts, "scheduler": class,
-            "prediction": model.prediction_known().then_some(prediction), "pixels": size.map(|[height, _]| height), "context_width": width, "fingerprint": model.fingerprint()?}),
+            "prediction": model.prediction_known().then_some(prediction), "pixels": size.map(|[_, height]| height), "context_width": width, "cannot_be_used": fault, "notes": notes, "fingerprint": model.fingerprint()?}),
     })
 }
 
@@ -170,6 +201,7 @@ fn lora(path: &Path, model: Option<&Checkpoint>) -> Result<Finding> {
         Some('D') => "D (PEFT folder)",
         Some('E') => "E (kohya)",
         Some('F') => "F (LyCORIS)",
+        Some('G') => "G (ComfyUI, OneTrainer)",
         _ => "unknown",
     };
     let changes = lora.changes.values().map(|c| c.scale() as f32);

@@ -91,7 +91,9 @@ impl FromStr for SamplerKind {
 /// What the user chose; the default is all that the model's `scheduler_config.json` says.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SamplerOptions {
-    /// A named sampler: its diffusers class with its own defaults and, where it has a leading spacing, offset 1.
+    /// A named sampler: its diffusers class with its own defaults and, where it has a leading spacing, offset 1. The model's
+    /// own sampler keeps the settings of the model's file; so does every sampler of a model with zero terminal SNR (as
+    /// diffusers' `from_config`), which has to begin at its last timestep.
     pub kind: Option<SamplerKind>,
     /// In place of the sampler's own spacing.
     pub spacing: Option<Spacing>,
@@ -133,6 +135,8 @@ pub struct Trajectory {
     pub steps: Vec<Step>,
     /// The timesteps of `steps`: diffusers' `scheduler.timesteps`.
     pub timesteps: Vec<f64>,
+    /// For the user: what of the choices may not be what is expected, one sentence each.
+    pub notes: Vec<String>,
 }
 
 /// Every choice made: options, else the model's file or the named class.
@@ -149,6 +153,7 @@ pub(super) struct Resolved {
     pub(super) timestep_scaling: f64,
     pub(super) zero_snr: bool,
     pub(super) alphas_cumprod: Vec<f64>,
+    notes: Vec<String>,
 }
 
 /// A sampler's steps before they are packed: for each, (timestep, input scale, new slots, draws noise).
@@ -235,6 +240,7 @@ impl Trajectory {
             init_scale: noise as f32,
             timesteps: steps_out.iter().map(|s| s.timestep).collect(),
             steps: steps_out,
+            notes: resolved.notes,
         })
     }
 }
@@ -249,9 +255,19 @@ impl Resolved {
                 SamplerKind::names()
             ))
         })?;
-        let from_file = options.kind.is_none();
-        if from_file {
-            refuse_variants(config, kind)?;
+        let mut notes = Vec::new();
+        let mut from_file = options.kind.is_none() || own == Some(kind) || config.rescale_betas_zero_snr;
+        if let Err(unsupported) = refuse_variants(config, kind) {
+            match options.kind {
+                None => return Err(unsupported),
+                // Another class has settings of its own.
+                Some(_) if own != Some(kind) => {}
+                Some(_) => {
+                    from_file = config.rescale_betas_zero_snr;
+                    let settings = without_advice(&unsupported);
+                    notes.push(format!("{settings}: {} runs without the settings of that file", kind.name()));
+                }
+            }
         }
         let by_sigma =
             matches!(kind, SamplerKind::Euler | SamplerKind::EulerA | SamplerKind::Dpmpp2m | SamplerKind::UniPc);
@@ -278,9 +294,18 @@ impl Resolved {
         // PNDM's class does not know the field.
         let rescale_betas_zero_snr = config.rescale_betas_zero_snr && kind != SamplerKind::Pndm;
         let levels = ScheduleConfig { rescale_betas_zero_snr, ..config.clone() };
+        let spacing = options.spacing.or(file_spacing).unwrap_or(class_spacing);
+        if matches!(kind, SamplerKind::Ddim | SamplerKind::Pndm) && spacing == Spacing::Linspace {
+            notes.push(format!(
+                "{} with linspace spacing goes on by a whole stride from each timestep, as in diffusers, and misses the next \
+                 one: noise is left over; leading and trailing spacing do not",
+                kind.name()
+            ));
+        }
         Ok(Resolved {
             kind,
-            spacing: options.spacing.or(file_spacing).unwrap_or(class_spacing),
+            spacing,
+            notes,
             karras: karras && kind != SamplerKind::EulerA,
             set_alpha_to_one: from_file
                 && config.set_alpha_to_one.unwrap_or(matches!(kind, SamplerKind::Ddim | SamplerKind::Lcm)),
@@ -294,6 +319,12 @@ impl Resolved {
             alphas_cumprod: NoiseSchedule::new(&levels).alphas_cumprod,
         })
     }
+}
+
+/// What `error` says is wrong, without what to do about it.
+fn without_advice(error: &Error) -> String {
+    let said = error.to_string();
+    said.split("; name a sampler").next().unwrap_or(&said).to_owned()
 }
 
 /// Refuses a scheduler file whose class has settings that change the result and are not implemented.

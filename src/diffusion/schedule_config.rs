@@ -5,6 +5,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::spacing::Spacing;
+use crate::base::json;
 use crate::error::{Error, Result};
 
 /// What the network's output means.
@@ -116,8 +117,7 @@ impl ScheduleConfig {
     /// Python writes infinite defaults as `-Infinity`, which JSON does not know; it is read as null.
     pub fn from_json(text: &str, path: &str) -> Result<Self> {
         let refuse = |message: String| Error::file(path, message);
-        let mut value: serde_json::Value =
-            serde_json::from_str(&without_infinities(text)).map_err(|e| refuse(format!("not JSON: {e}")))?;
+        let mut value: serde_json::Value = json::parse(text).map_err(|e| refuse(format!("not JSON: {e}")))?;
         let fields = value.as_object_mut().ok_or_else(|| refuse("not a JSON object".into()))?;
         fields.retain(|_, v| !v.is_null());
         if fields.get("_class_name").and_then(|v| v.as_str()) == Some("LCMScheduler") {
@@ -171,25 +171,6 @@ impl ScheduleConfig {
             ..ScheduleConfig::default()
         }
     }
-}
-
-/// `text` with the bare words NaN, Infinity and -Infinity outside strings replaced by null.
-fn without_infinities(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let (mut in_string, mut escaped) = (false, false);
-    let mut rest = text;
-    while let Some(c) = rest.chars().next() {
-        if !in_string && let Some(word) = ["-Infinity", "Infinity", "NaN"].iter().find(|w| rest.starts_with(**w)) {
-            out.push_str("null");
-            rest = &rest[word.len()..];
-            continue;
-        }
-        in_string ^= c == '"' && !escaped;
-        escaped = in_string && c == '\\' && !escaped;
-        out.push(c);
-        rest = &rest[c.len_utf8()..];
-    }
-    out
 }
 
 #[cfg(test)]

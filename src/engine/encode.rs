@@ -4,8 +4,7 @@ use crate::base::DType;
 use crate::error::Result;
 use crate::gpu::{Gpu, Pool, Store, StoredBuffer, Variants};
 use crate::graph::{Graph, Plan, PlanOptions, Session, Tensor};
-use crate::models::{TextEncoder, Vae};
-use crate::nn::{Param, Scope, Settings};
+use crate::nn::{Param, Settings};
 use crate::ops::scale;
 
 use super::Model;
@@ -66,23 +65,22 @@ impl Model {
         prompts: usize,
         tokens: usize,
     ) -> Result<Part> {
-        let scope = Scope::new("text_encoder", Settings { dtype: self.dtype(planning.caps), ..settings });
-        let model = TextEncoder::new(&scope, self.text.clone())?;
+        let (model, params) = self.text_part(Settings { dtype: self.dtype(planning.caps), ..settings })?;
         let mut g = Graph::new();
         let input = g.input("ids", [prompts, tokens], DType::U32);
         let output = model.forward(&mut g, input)?;
         g.output(output);
-        Ok(Part { name: "text encoder", plan: planning.plan(&g)?, input, output, params: scope.params() })
+        Ok(Part { name: "text encoder", plan: planning.plan(&g)?, input, output, params })
     }
 
     pub(crate) fn plan_vae_encode(&self, planning: Planning<'_>, n: usize, [w, h]: [usize; 2]) -> Result<Part> {
-        let scope = Scope::new("vae", Settings { dtype: self.vae_dtype(planning.caps), ..Settings::default() });
-        let vae = Vae::encoder(&scope, self.vae.clone())?;
+        let settings = Settings { dtype: self.vae_dtype(planning.caps), ..Settings::default() };
+        let (vae, params) = self.encoder_part(settings)?;
         let mut g = Graph::new();
         let input = g.input("image", [n, h, w, self.vae.in_channels], DType::F32);
         let output = vae.encode(&mut g, input)?;
         g.output(output);
-        Ok(Part { name: "VAE encoder", plan: planning.plan(&g)?, input, output, params: scope.params() })
+        Ok(Part { name: "VAE encoder", plan: planning.plan(&g)?, input, output, params })
     }
 
     /// From latents as samplers leave them, where they are `scaled`, else as the decoder takes them.
@@ -93,15 +91,15 @@ impl Model {
         [w, h]: [usize; 2],
         scaled: bool,
     ) -> Result<Part> {
-        let scope = Scope::new("vae", Settings { dtype: self.vae_dtype(planning.caps), ..Settings::default() });
-        let vae = Vae::decoder(&scope, self.vae.clone())?;
+        let settings = Settings { dtype: self.vae_dtype(planning.caps), ..Settings::default() };
+        let (vae, params) = self.decoder_part(settings)?;
         let mut g = Graph::new();
         let factor = self.factor();
         let input = g.input("latent", [n, h / factor, w / factor, self.vae.latent_channels], DType::F32);
         let latent = if scaled { scale(&mut g, input, 1.0 / self.vae.scaling_factor)? } else { input };
         let output = vae.decode(&mut g, latent)?;
         g.output(output);
-        Ok(Part { name: "VAE decoder", plan: planning.plan(&g)?, input, output, params: scope.params() })
+        Ok(Part { name: "VAE decoder", plan: planning.plan(&g)?, input, output, params })
     }
 
     /// Hidden states of each of `prompts`.
@@ -115,7 +113,7 @@ impl Model {
         let mut weights = None;
         let tokens = prompts.first().map_or(0, Vec::len);
         let mut hidden = Hidden { store: Store::new(gpu), count: prompts.len() };
-        let bytes = DType::F32.bytes(tokens * self.text.hidden_size);
+        let bytes = DType::F32.value_bytes(tokens * self.text.hidden_size);
         let keys: Vec<(String, u64)> = (0..prompts.len()).map(|i| (i.to_string(), bytes)).collect();
         hidden.store.allocate("hidden states", &keys)?;
         let mut done = 0;
@@ -135,11 +133,11 @@ impl Model {
             let Some((_, session, at)) = sessions.last() else { continue };
             session.write_ids(at.input, &chunk.concat())?;
             session.run().await?;
-            let mut row = session.place(at.output)?;
-            for _ in chunk {
-                hidden.take(gpu, done, &row)?;
-                (row.offset, done) = (row.offset + bytes, done + 1);
+            let states = session.place(at.output)?;
+            for row in 0..chunk.len() {
+                hidden.take(gpu, done + row, &states.part(row, chunk.len())?)?;
             }
+            done += chunk.len();
         }
         Ok(hidden)
     }
@@ -154,20 +152,16 @@ pub(crate) struct Hidden {
 impl Hidden {
     /// Writes those of prompts `which`, in this order, to `input` of `session`.
     pub(crate) fn give(&self, gpu: &Gpu, which: &[usize], session: &Session, input: Tensor) -> Result<()> {
-        let mut to = session.place(input)?;
-        for i in which {
-            let from = self.store.entry(&i.to_string())?;
-            gpu.copy(from, &to, from.bytes);
-            to.offset += from.bytes;
+        let to = session.place(input)?;
+        for (row, i) in which.iter().enumerate() {
+            gpu.copy(self.store.entry(&i.to_string())?, &to.part(row, which.len())?)?;
         }
         Ok(())
     }
 
-    /// Makes what begins at `from` those of prompt number `index`.
+    /// Copies the hidden states `from` into prompt `index`.
     pub(super) fn take(&self, gpu: &Gpu, index: usize, from: &StoredBuffer) -> Result<()> {
-        let to = self.store.entry(&index.to_string())?;
-        gpu.copy(from, to, to.bytes);
-        Ok(())
+        gpu.copy(from, self.store.entry(&index.to_string())?)
     }
 
     /// All of them, on the host.
@@ -210,7 +204,7 @@ impl VaeSession<'_> {
 
     /// Runs it on what `from` holds.
     pub(crate) async fn run_on(&self, from: &StoredBuffer) -> Result<()> {
-        self.session.gpu().copy(from, &self.session.place(self.input)?, from.bytes);
+        self.session.gpu().copy(from, &self.session.place(self.input)?)?;
         self.session.run().await
     }
 

@@ -10,6 +10,7 @@ use crate::models::{Context, UNet};
 use crate::nn::{Scope, Settings};
 
 use super::encode::{Planning, VaeSession};
+use super::tensors::Reads;
 use super::{Engine, Model};
 
 /// Which part.
@@ -52,6 +53,12 @@ impl Engine {
     ) -> Result<Vec<Named>> {
         let mut silent = |_| crate::event::Flow::Continue;
         let model = Model::open(model, loras, &mut silent)?;
+        model.check_reads(match part {
+            ForwardPart::Text => Reads { text: true, ..Reads::NOTHING },
+            ForwardPart::Unet => Reads { unet: true, ..Reads::NOTHING },
+            ForwardPart::VaeEncode => Reads { encoder: true, ..Reads::NOTHING },
+            ForwardPart::VaeDecode => Reads { decoder: true, ..Reads::NOTHING },
+        })?;
         let given = || inputs.ok_or_else(|| Error::Usage("this part needs tensors: give --in X.safetensors".into()));
         match part {
             ForwardPart::Text => self.forward_text(&model, inputs, prompts).await,

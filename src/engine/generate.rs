@@ -25,7 +25,7 @@ impl Engine {
     pub async fn generate(&self, job: &GenerateJob, listener: Listener<'_>) -> Result<Generated> {
         job.check()?;
         let mut ear = Ear::new(listener);
-        let model = self.open_and_tell(&job.model, &job.loras, &mut ear).await?;
+        let model = self.open_and_tell(&job.model, &job.loras, job.reads(), &mut ear).await?;
         self.gpu.watched(self.make(&model, job, &mut ear)).await
     }
 
@@ -44,12 +44,16 @@ impl Engine {
 
     async fn make(&self, model: &Model, job: &GenerateJob, ear: &mut Ear<'_>) -> Result<Generated> {
         self.gpu.breathe().await;
+        model.check_reads(job.reads())?;
         let init = job.init.as_ref().map(io::Picture::open).transpose()?;
         let recipe = Recipe::new(model, &job.sampling, job.model.prediction, init.as_ref().map(|_| job.strength))?;
         let size = model.size(job.sampling.width, job.sampling.height)?;
         let [width, height] = size;
         let (kind, steps, guidance) = (recipe.trajectory.kind.name(), recipe.steps, recipe.guidance);
         ear.say(Event::Note(format!("{kind}, {steps} steps, guidance {guidance}, {width}x{height}")));
+        for note in recipe.trajectory.notes.iter().cloned().chain(job.idle_options()) {
+            ear.say(Event::Note(note));
+        }
 
         let mut texts = Vec::with_capacity(1 + job.prompts.len());
         for prompt in std::iter::once(&job.sampling.negative).chain(&job.prompts) {
@@ -154,7 +158,7 @@ impl Making<'_> {
                 Err(Error::Interrupted(_)) => break,
                 Err(e) => return Err(e),
             }
-            engine.gpu.copy(&state, sampled.ends.entry(&index.to_string())?, state.bytes);
+            engine.gpu.copy(&state, sampled.ends.entry(&index.to_string())?)?;
             sampled.steps.push(steps);
             if ear.stopped() {
                 break;

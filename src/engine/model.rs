@@ -67,6 +67,9 @@ impl Model {
     /// Opens what `options` name and every LoRA; the weights themselves stay where they are.
     pub fn open(options: &ModelOptions, loras: &[LoraArg], listener: Listener<'_>) -> Result<Model> {
         let mut checkpoint = open_checkpoint(options.model.as_deref())?;
+        for note in checkpoint.notes() {
+            listener(Event::Note(note.clone()));
+        }
         if options.prediction == Some(Prediction::V) && !checkpoint.prediction_known() {
             checkpoint.predicts_velocity();
         }
@@ -85,6 +88,9 @@ impl Model {
             schedule.prediction_type = prediction;
         }
         let tokenizer = checkpoint.tokenizer()?;
+        for note in tokenizer.notes() {
+            listener(Event::Warning(note.clone()));
+        }
         let (given, taken) = (tokenizer.length(), text.max_position_embeddings);
         if given > taken {
             let message = format!("the tokenizer gives {given} tokens a prompt, the text encoder takes {taken}");
@@ -106,12 +112,14 @@ impl Model {
             listener(Event::Note(format!("LoRA {}: {} layers", lora.path.display(), report.matched.len())));
             if let Some(listed) = report.listed_unmatched() {
                 let (path, count) = (lora.path.display(), report.unmatched.len());
-                listener(Event::Warning(format!("{path}: {count} keys match nothing in the model: {listed}")));
+                listener(Event::Warning(format!(
+                    "{path}: {count} keys match nothing in the model and are left out: {listed}"
+                )));
             }
             opened.push((file, lora.scale));
         }
         let weight_type = options.dtype;
-        Ok(Model {
+        let model = Model {
             checkpoint,
             text,
             unet,
@@ -121,7 +129,9 @@ impl Model {
             loras: opened,
             weight_type,
             kept: Kept::default(),
-        })
+        };
+        model.check_tokenizer()?;
+        Ok(model)
     }
 
     /// Settles that a single file's network predicts velocities.
@@ -226,6 +236,10 @@ impl Model {
             let message = format!("the tokenizer gives token {id}, the text encoder knows {rows} (0 to {})", rows - 1);
             return Err(Error::file(self.checkpoint.name(), format!("{message}: parts of different models")));
         }
+        let added = self.tokenizer.added(&encoded.ids);
+        if !added.is_empty() {
+            listener(Event::Note(format!("words that the model's tokenizer adds: {}", added.join(", "))));
+        }
         if let Some(cut) = &encoded.truncated {
             let length = self.tokenizer.length();
             listener(Event::Warning(format!("the prompt is longer than {length} tokens; this is cut: {cut}")));
@@ -249,7 +263,6 @@ impl Model {
                 let message = format!("holds {} (element {element}): the file is damaged, get it again", values[i]);
                 return Err(tensor.renamed(weights.stored_name(name)).error(message));
             }
-            weights.release(&some);
             self.merge(key, shape, rows, &mut values)?;
             Ok(values)
         };

@@ -4,11 +4,11 @@ use std::task::{Context, Poll, Waker};
 
 use crate::base::DType;
 use crate::error::{Error, Result};
-use crate::event::Flow;
+use crate::event::{Event, Flow};
 use crate::gpu::{Caps, STAGING_BYTES, Variants};
-use crate::job::{Checkpointing, GenerateJob, TrainJob};
+use crate::job::{Checkpointing, GenerateJob, LoraArg, ModelOptions, TrainJob};
 use crate::models::UNet;
-use crate::nn::{Mode, Param, Scope, Settings};
+use crate::nn::{Mode, Param, Settings};
 use crate::train::{Setup, TrainPlan};
 
 use super::Model;
@@ -17,6 +17,7 @@ use super::encode::{PROMPTS, Part, Planning};
 use super::preview::SamplePlans;
 use super::recipe::Recipe;
 use super::sample::{Extent, SamplingPlan};
+use super::tensors::Reads;
 use super::training_set::TrainingSet;
 
 /// What a training may take before `--checkpointing auto` recomputes activations where no `--memory` is given: it then
@@ -159,8 +160,8 @@ impl GeneratePlans {
         planning.breathe().await;
         let encode = job.init.as_ref().map(|_| model.plan_vae_encode(planning, 1, [width, height])).transpose()?;
         planning.breathe().await;
-        let scope = Scope::new("unet", Settings { dtype: model.dtype(planning.caps), ..Settings::default() });
-        let unet = UNet::new(&scope, model.unet.clone())?;
+        let settings = Settings { dtype: model.dtype(planning.caps), ..Settings::default() };
+        let (unet, params) = model.unet_part(settings)?;
         let extent = Extent::new(model, [width, height], recipe.guided(), recipe.trajectory.slots);
         let sampling = SamplingPlan::new(planning, &unet, Mode::Inference, extent)?;
         planning.breathe().await;
@@ -169,7 +170,7 @@ impl GeneratePlans {
         let latent = DType::F32.bytes(extent.elements()).next_multiple_of(256);
         let latents = (job.prompts.len() * job.count) as u64 * latent;
         let stores = [hidden_bytes(model, job.prompts.len() + 1), latents];
-        let plans = GeneratePlans { text, encode, unet, params: scope.params(), sampling, decode, stores };
+        let plans = GeneratePlans { text, encode, unet, params, sampling, decode, stores };
         let smaller = if model.eight_bits() { "" } else { " or --dtype q8" };
         within(job.model.memory, plans.memory().1, &format!("try smaller or fewer pictures{smaller}"))?;
         Ok(plans)
@@ -215,26 +216,46 @@ impl GeneratePlans {
     }
 }
 
+/// Opens the model of a job that `reads` these parts, and gives what is to be said of it: nothing is computed for a plan.
+fn open(options: &ModelOptions, loras: &[LoraArg], reads: Reads) -> Result<(Model, Vec<String>)> {
+    let mut notes = Vec::new();
+    let mut hear = |event| {
+        if let Event::Note(text) | Event::Warning(text) = event {
+            notes.push(text);
+        }
+        Flow::Continue
+    };
+    let model = Model::open(options, loras, &mut hear)?;
+    notes.extend(model.check_reads(reads)?);
+    if !model.checkpoint.prediction_known() && options.prediction.is_none() {
+        let name = model.checkpoint.name();
+        notes.push(format!(
+            "{name} does not say what it predicts: planned as for noise; a job looks at one prediction, or --prediction says it"
+        ));
+    }
+    Ok((model, notes))
+}
+
 /// The plan of a `generate` job on an adapter with `caps`.
 pub fn plan_generate(job: &GenerateJob, caps: &Caps) -> Result<PlanReport> {
     job.check()?;
-    let mut silent = |_| Flow::Continue;
-    let model = Model::open(&job.model, &job.loras, &mut silent)?;
+    let (model, mut notes) = open(&job.model, &job.loras, job.reads())?;
+    model.check_prompts(job.prompts.iter().chain([&job.sampling.negative]))?;
     let planning = Planning { caps, variants: &Variants::default(), gpu: None };
     let recipe = Recipe::new(&model, &job.sampling, job.model.prediction, job.init.as_ref().map(|_| job.strength))?;
     let size = model.size(job.sampling.width, job.sampling.height)?;
     let plans = at_once(GeneratePlans::new(job, &model, &recipe, planning, size))?;
     let (rows, peak_bytes) = plans.memory();
+    notes.push("the parts run in turn: the peak is the largest of them beside working memory and staging".into());
+    notes.push(format!("{} steps of {}", recipe.trajectory.steps.len(), recipe.trajectory.kind.name()));
+    notes.extend(recipe.trajectory.notes.iter().cloned().chain(job.idle_options()));
     Ok(PlanReport {
         rows,
         peak_bytes,
         kept_bytes: plans.kept_bytes(),
         dispatches: plans.sampling.step.dispatch_count(),
         flops: plans.sampling.step.total_flops(),
-        notes: vec![
-            "the parts run in turn: the peak is the largest of them beside working memory and staging".into(),
-            format!("{} steps of {}", recipe.trajectory.steps.len(), recipe.trajectory.kind.name()),
-        ],
+        notes,
     })
 }
 
@@ -288,6 +309,7 @@ impl TrainPlans {
         planning: Planning<'_>,
     ) -> Result<TrainPlans> {
         let side = job.side(model)?;
+        model.check_prompts(set.prompts.iter().chain(&job.class_prompt).chain(&job.sample_prompts))?;
         let prompts = set.prompts.len() + 1 + usize::from(job.class_prompt.is_some()) + job.sample_prompts.len();
         let mut sizes = set.sizes.iter().map(|size| size.map(|n| n / model.factor())).map(|[w, h]| [h, w]);
         let [h, w] = sizes.next().unwrap_or_default();
@@ -345,8 +367,14 @@ impl BeforeTraining {
 /// The plan of a `train` job on an adapter with `caps`.
 pub fn plan_train(job: &TrainJob, caps: &Caps) -> Result<PlanReport> {
     job.check_options()?;
-    let mut silent = |_| Flow::Continue;
-    let model = Model::open(&job.model, &[], &mut silent)?;
+    let (model, mut notes) = open(&job.model, &[], job.reads())?;
+    notes.extend(job.idle_options());
+    job.open_init_lora(&model, &mut |event| {
+        if let Event::Note(text) | Event::Warning(text) = event {
+            notes.push(text);
+        }
+        Flow::Continue
+    })?;
     let planning = Planning { caps, variants: &Variants::default(), gpu: None };
     let ((mut rows, mut peak_bytes), training) = at_once(async {
         if let Some(path) = &job.replay {
@@ -358,7 +386,7 @@ pub fn plan_train(job: &TrainJob, caps: &Caps) -> Result<PlanReport> {
         let plans = TrainPlans::new(job, &model, &job.training_set(&model, planning).await?, planning).await?;
         Ok((plans.before.memory(&plans.training), plans.training))
     })?;
-    let mut notes = vec![format!("{} trained numbers", training.trainable())];
+    notes.push(format!("{} trained numbers", training.trainable()));
     if job.class_prompt.is_some() && job.class_images.is_none() {
         let prompt = job.class_prompt.as_deref().unwrap_or_default();
         let class = class_job(&job.model, prompt, job.class_count, [job.side(&model)?; 2], 0);
@@ -381,7 +409,6 @@ pub fn plan_train(job: &TrainJob, caps: &Caps) -> Result<PlanReport> {
 mod tests {
     use super::*;
     use crate::gpu::AdapterClass;
-    use crate::job::ModelOptions;
 
     /// What is said of a job that may take one byte less than it does.
     fn refusal(plan: impl Fn(Option<u64>) -> Result<PlanReport>) -> String {

@@ -6,10 +6,11 @@ use crate::event::{Event, Listener};
 use crate::gpu::{Pool, Store};
 use crate::graph::{Graph, Session};
 use crate::job::{LoraArg, ModelOptions};
-use crate::models::{Context, UNet};
-use crate::nn::{Scope, Settings};
+use crate::models::Context;
+use crate::nn::Settings;
 
 use super::ear::Ear;
+use super::tensors::Reads;
 use super::{Engine, Model};
 
 /// Pixels of a side of the latent that is looked at: the smallest that every UNet of the family halves.
@@ -29,19 +30,25 @@ impl Engine {
     /// # Errors
     /// For files that are not what they should be, LoRAs of which no layer matches, and when the listener stops it.
     pub async fn open(&self, options: &ModelOptions, loras: &[LoraArg], listener: Listener<'_>) -> Result<Model> {
-        self.open_and_tell(options, loras, &mut Ear::new(listener)).await
+        self.open_and_tell(options, loras, Reads::NOTHING, &mut Ear::new(listener)).await
     }
 
-    /// The same of a job that hears its own caller.
+    /// Opens a model for a job that `reads` these parts of it, and hears its own caller.
     pub(super) async fn open_and_tell(
         &self,
         options: &ModelOptions,
         loras: &[LoraArg],
+        reads: Reads,
         ear: &mut Ear<'_>,
     ) -> Result<Model> {
         let mut model = Model::open(options, loras, &mut |event| ear.say(event))?;
         ear.go_on()?;
-        if model.checkpoint.prediction_known() || options.prediction.is_some() {
+        let known = model.checkpoint.prediction_known() || options.prediction.is_some();
+        // Before the probe, which loads the UNet and computes.
+        for note in model.check_reads(Reads { unet: reads.unet || !known, ..reads })? {
+            ear.say(Event::Note(note));
+        }
+        if known {
             return Ok(model);
         }
         ear.phase("seeing whether the model predicts noise or velocity")?;
@@ -51,14 +58,17 @@ impl Engine {
         }
         let (found, other) = if velocity { ("velocity", "epsilon") } else { ("noise", "v") };
         let name = model.checkpoint.name();
-        ear.say(Event::Note(format!("{name} seems to predict {found}; where that is wrong: --prediction {other}")));
+        let seen = "by one prediction of the network, for it does not say";
+        ear.say(Event::Note(format!(
+            "{name} seems to predict {found}, {seen}; where that is wrong: --prediction {other}"
+        )));
         Ok(model)
     }
 
     async fn predicts_velocity(&self, model: &Model) -> Result<bool> {
         let planning = self.planning();
-        let scope = Scope::new("unet", Settings { dtype: model.dtype(planning.caps), ..Settings::default() });
-        let unet = UNet::new(&scope, model.unet.clone())?;
+        let settings = Settings { dtype: model.dtype(planning.caps), ..Settings::default() };
+        let (unet, params) = model.unet_part(settings)?;
         let mut g = Graph::new();
         let sample = g.input("sample", [1, SIDE, SIDE, model.unet.in_channels], DType::F32);
         let timestep = g.input("timestep", [1], DType::F32);
@@ -67,7 +77,7 @@ impl Engine {
         let out = unet.forward(&mut g, sample, timestep, Context::Hidden(hidden))?;
         g.output(out);
         let mut store = Store::new(&self.gpu);
-        model.load(&mut store, "unet", &scope.params()).await?;
+        model.load(&mut store, "unet", &params).await?;
         let session = Session::new(&self.gpu, planning.plan(&g)?, &mut Pool::default(), &store).await?;
         session.write(sample, &vec![FILL; SIDE * SIDE * model.unet.in_channels])?;
         session.write(timestep, &[TIMESTEP])?;

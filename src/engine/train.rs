@@ -14,6 +14,7 @@ use crate::train::schedule::lr_factor;
 use crate::train::{MicroBatch, State, TrainPlan, Trainer, Values};
 
 use super::ear::Ear;
+use super::init_lora::InitLora;
 use super::plan::{TrainPlans, plan_training, training_alone};
 use super::preview::Preview;
 use super::train_data::{Batches, Run};
@@ -44,7 +45,11 @@ impl Engine {
     async fn run_training(&self, job: &TrainJob, listener: Listener<'_>) -> Result<Trained> {
         job.check()?;
         let ear = &mut Ear::of_training(listener);
-        let model = self.open_and_tell(&job.model, &[], ear).await?;
+        let model = self.open_and_tell(&job.model, &[], job.reads(), ear).await?;
+        for note in job.idle_options() {
+            ear.say(Event::Note(note));
+        }
+        let init = job.open_init_lora(&model, &mut |event| ear.say(event))?;
         self.gpu.breathe().await;
         let record = Record { folder: state_folder(&job.out), options: job.deciding()? };
         let resumed = if job.resume { record.load(job, ear)? } else { None };
@@ -55,14 +60,14 @@ impl Engine {
         let (run, plan) = engine.gather(job, &model, &mut pool, ear).await?;
         let total = updates(job, &run.batches)?;
         ear.phase("loading the model")?;
-        let training = engine.load(job, &model, run, plan, pool, ear).await?;
+        let training = engine.load(job, &model, init.as_ref(), run, plan, pool, ear).await?;
         let first = match resumed {
             Some(state) => training.restore(state, &record, total, ear).await?,
             None => 0,
         };
         ear.phase("training")?;
         let steps = training.run(first..total, &record, ear).await?;
-        engine.save(job, &model, &training.params, &training.store, steps).await?;
+        engine.save(job, &model, init.as_ref(), &training.params, &training.store, steps).await?;
         // What a finished run leaves is its result; its state would only resume to the same.
         if files::exists(&record.folder) {
             files::remove_folder(&record.folder).map_err(|e| Error::file(&record.folder, e))?;
@@ -93,10 +98,12 @@ impl Engine {
     }
 
     /// Weights, optimizer and sample pictures, ready for the first update.
+    #[allow(clippy::too_many_arguments, reason = "a private call with one caller")]
     async fn load<'a>(
         &'a self,
         job: &'a TrainJob,
         model: &'a Model,
+        init: Option<&InitLora>,
         run: Run,
         plan: TrainPlan,
         mut pool: Pool,
@@ -105,7 +112,7 @@ impl Engine {
         let mut store = Store::new(&self.gpu);
         Trainer::allocate(&plan, &mut store)?;
         model.load(&mut store, "weights", &plan.params).await?;
-        self.start_adapters(job, model, &plan.params, &store).await?;
+        self.start_adapters(job, init, &plan.params, &store).await?;
         ear.say(Event::Note(format!(
             "{} trained numbers, {} dispatches a step, {:.0} MB of working memory",
             plan.trainable(),

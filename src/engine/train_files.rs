@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gpu::Store;
 use crate::io::lora_file::Factor;
 use crate::io::{self, LoraFile, LoraModule, ModuleKey, Part};
@@ -11,54 +11,24 @@ use crate::nn::{Param, Role, weights};
 use crate::train::Optimizer;
 use crate::train::dreambooth::initial_factor;
 
+use super::init_lora::InitLora;
 use super::{Engine, Model};
 
 impl Engine {
-    /// Starting values of the adapters: those of `--init-lora`, else random.
+    /// Writes the starting values of the adapters: those of `--init-lora`, else random.
     pub(super) async fn start_adapters(
         &self,
         job: &TrainJob,
-        model: &Model,
+        init: Option<&InitLora>,
         params: &[Param],
         store: &Store,
     ) -> Result<()> {
-        let given = match &job.init_lora {
-            Some(path) => {
-                let modules = model.checkpoint.modules();
-                let file = LoraFile::open(path, Some(&modules))?;
-                file.only_low_rank("which training cannot go on from: give a LoRA or LoCon")?;
-                file.match_report(&modules).check()?;
-                self.gpu.breathe().await;
-                Some((path, file))
-            }
-            None => None,
-        };
-        let own_scale = job.lora().map_or(1.0, |lora| lora.scale() as f32);
         for (index, param) in params.iter().filter(|p| p.role == Role::Adapter).enumerate() {
-            let values = match &given {
-                None => initial_factor(param, index, job.seed),
-                Some((path, file)) => {
-                    let (key, which) =
-                        module_of(param).ok_or_else(|| Error::file(path, format!("{} is no adapter", param.key)))?;
-                    let module = file
-                        .modules
-                        .get(&key)
-                        .ok_or_else(|| Error::file(path, format!("has no layer {key}: made with other --targets")))?;
-                    let up = which == "up";
-                    let factor = if up { &module.up } else { &module.down };
-                    if factor.data.len() != param.elements() {
-                        let rank = module.rank();
-                        return Err(Error::file(path, format!("layer {key} has rank {rank}: give --rank {rank}")));
-                    }
-                    // What a file with an alpha adds is what training begins with, whatever alpha the job has; without one the
-                    // factors are the job's to scale, as PEFT has it.
-                    let said = module.alpha.filter(|_| up);
-                    let scale = said.map_or(1.0, |_| module.scale() / own_scale);
-                    let values = factor.data.iter().map(|x| x * scale).collect();
-                    let tensor = weights::HostTensor { shape: param.sources[0].shape.clone(), values };
-                    bytemuck::pod_collect_to_vec(&weights::pack(param, &[tensor])?)
-                }
+            let given = match init.zip(module_of(param)) {
+                Some((init, (layer, which))) => init.values(param, (&layer, which), index, job.seed)?,
+                None => None,
             };
+            let values = given.unwrap_or_else(|| initial_factor(param, index, job.seed));
             store.write(&param.key, bytemuck::cast_slice(&values))?;
             store.settle().await?;
         }
@@ -69,6 +39,7 @@ impl Engine {
         &self,
         job: &TrainJob,
         model: &Model,
+        init: Option<&InitLora>,
         params: &[Param],
         store: &Store,
         steps: usize,
@@ -98,6 +69,7 @@ impl Engine {
         let modules = factors
             .into_iter()
             .filter_map(|(key, [down, up])| Some((key, LoraModule { down: down?, up: up?, alpha: Some(alpha) })));
+        let carried = init.into_iter().flat_map(|init| init.carried.clone());
         let optimizer = if job.optimizer == Optimizer::AdamW { "AdamW" } else { "AdamW8bit" };
         let text = |value: &dyn std::fmt::Display| value.to_string();
         let metadata = [
@@ -111,7 +83,7 @@ impl Engine {
         let metadata = metadata.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
         let file = LoraFile {
             name: job.out.display().to_string(),
-            modules: modules.collect(),
+            modules: modules.chain(carried).collect(),
             metadata,
             ..LoraFile::default()
         };

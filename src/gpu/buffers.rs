@@ -69,12 +69,29 @@ pub(crate) fn storage_buffer(gpu: &Gpu, label: &str, size: u64) -> Buffer {
     gpu.buffer(label, size, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC)
 }
 
-/// A range of a buffer that holds a tensor.
+/// A range of a buffer that holds a tensor's values. The padding that kernels may read behind them is not part of it, so
+/// that the rows of a tensor are found where they lie, whatever their length.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredBuffer {
     pub(crate) buffer: Buffer,
     pub(crate) offset: u64,
+    /// Bytes of the values.
     pub(crate) bytes: u64,
+}
+
+impl StoredBuffer {
+    /// Part `index` of the tensor cut into `count` equal ones, which lie one behind the other.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the values do not divide into so many parts of whole words.
+    pub(crate) fn part(&self, index: usize, count: usize) -> Result<StoredBuffer> {
+        let (index, count) = (index as u64, count as u64);
+        if index >= count || !self.bytes.is_multiple_of(4 * count) {
+            return Err(Error::Device(format!("{} bytes have no part {index} of {count}", self.bytes)));
+        }
+        let bytes = self.bytes / count;
+        Ok(StoredBuffer { buffer: self.buffer.clone(), offset: self.offset + index * bytes, bytes })
+    }
 }
 
 /// Tensors that live across runs, by key: weights, optimizer state, sampler state.
@@ -121,7 +138,8 @@ impl Store {
     }
 
     /// Makes room, zeroed, for `tensors` (key and bytes), several to a buffer; keys that are held already are left alone.
-    /// Returns the ranges' buffers in order of allocation: members of one call lie in sequence, aligned to 256 bytes.
+    /// Members of one call lie in sequence, aligned to 256 bytes, so that behind each there is room for the padding that
+    /// kernels may read.
     pub fn allocate(&mut self, label: &str, tensors: &[(String, u64)]) -> Result<()> {
         self.allocate_limited(label, tensors, self.gpu.caps().max_buffer_bytes).map(drop)
     }
@@ -236,11 +254,18 @@ impl Store {
 }
 
 impl Gpu {
-    /// Copies `bytes` from one tensor to another, on the device. Both lie in different buffers.
-    pub(crate) fn copy(&self, from: &StoredBuffer, to: &StoredBuffer, bytes: u64) {
+    /// Copies one tensor's values to another's place, on the device. Both lie in different buffers.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if they are not equally long.
+    pub(crate) fn copy(&self, from: &StoredBuffer, to: &StoredBuffer) -> Result<()> {
+        if from.bytes != to.bytes {
+            return Err(Error::Device(format!("a tensor of {} bytes has no room for {}", to.bytes, from.bytes)));
+        }
         let mut encoder = self.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&from.buffer, from.offset, &to.buffer, to.offset, bytes);
+        encoder.copy_buffer_to_buffer(&from.buffer, from.offset, &to.buffer, to.offset, from.bytes);
         self.queue.submit([encoder.finish()]);
+        Ok(())
     }
 
     /// A buffer of at least `size` bytes that can be copied to and used as `usage` says.

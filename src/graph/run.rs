@@ -279,7 +279,9 @@ impl Session {
     pub(crate) fn place(&self, t: Tensor) -> Result<StoredBuffer> {
         let root = self.plan.roots[t.0 as usize];
         let (buffer, offset) = self.home(Slot::Tensor(root))?;
-        Ok(StoredBuffer { buffer: buffer.clone(), offset, bytes: self.plan.tensors[t.0 as usize].bytes() })
+        let info = &self.plan.tensors[t.0 as usize];
+        let bytes = info.dtype.value_bytes(info.shape.elements());
+        Ok(StoredBuffer { buffer: buffer.clone(), offset, bytes })
     }
 
     /// Reads a tensor that is an output, an input or stored.

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use super::files;
-use super::source::describe;
+use super::source::{CopyError, describe};
 use crate::error::{Error, Result};
 
 /// Writes the file at `path` through `fill`: beside it, synced, then renamed over it. On any error the old file, if
@@ -15,6 +15,22 @@ use crate::error::{Error, Result};
 pub fn write_atomic(path: impl AsRef<Path>, fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
     let path = path.as_ref();
     files::write(path, fill).map_err(|e| Error::file(path, format!("cannot write: {}", describe(&e))))
+}
+
+/// Writes the file at `path` as [`write_atomic`] does, through a `fill` that reads other files: a fault of theirs is named
+/// as theirs.
+pub(super) fn write_copying(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<(), CopyError>) -> Result<()> {
+    let mut unread = None;
+    let written = write_atomic(path, |out| {
+        fill(out).map_err(|fault| match fault {
+            CopyError::Write(e) => e,
+            CopyError::Read(e) => {
+                unread = Some(e);
+                std::io::ErrorKind::InvalidData.into()
+            }
+        })
+    });
+    unread.map_or(written, Err)
 }
 
 /// Writes the folder `path` through `fill`, which gets a fresh folder beside it; that is renamed to `path` once

@@ -1,4 +1,4 @@
-//! Where bytes come from: a mapped file, bytes in memory, or whatever else gives slices.
+//! Where bytes come from: a file on the disk, bytes in memory, or whatever else gives slices.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -6,10 +6,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::files;
+use crate::base::json;
 use crate::error::{Error, Result};
 
-/// Bytes that are got slice by slice, so that no more of them than is looked at is ever in memory: a file that a web
-/// page was given, say. A page's Worker reads such files without waiting; that is why nothing here is async.
+/// Bytes that are copied at a time.
+const WINDOW: u64 = 1 << 20;
+
+/// What stopped a copy.
+pub(super) enum CopyError {
+    /// The source, with its own message.
+    Read(Error),
+    /// The destination.
+    Write(std::io::Error),
+}
+
+/// Bytes that are got slice by slice, so that no more of them than is looked at is ever in memory: a file on the disk, or
+/// one that a web page was given. A page's Worker reads such files without waiting; that is why nothing here is async.
 pub trait Slices {
     /// Length in bytes.
     fn len(&self) -> u64;
@@ -41,8 +53,6 @@ pub struct Source {
 
 #[derive(Clone)]
 pub(super) enum Data {
-    #[cfg(not(target_arch = "wasm32"))]
-    Mapped(Arc<memmap2::Mmap>),
     Shared(Arc<[u8]>),
     Static(&'static [u8]),
     Slices(SharedSlices),
@@ -80,12 +90,9 @@ impl Source {
         &self.name
     }
 
-    /// All bytes, where they are in memory or mapped. A file that another program shortens while it is mapped is that
-    /// program's fault.
+    /// All bytes, where they are in memory.
     fn present(&self) -> Option<&[u8]> {
         match &self.data {
-            #[cfg(not(target_arch = "wasm32"))]
-            Data::Mapped(map) => Some(map),
             Data::Shared(bytes) => Some(bytes),
             Data::Static(bytes) => Some(bytes),
             Data::Slices(_) => None,
@@ -141,20 +148,18 @@ impl Source {
         }
     }
 
-    /// Gives the pages of `bytes`, a part of this source, back to the system where they are mapped: they are read again
-    /// from the file when they are looked at again.
-    pub fn release(&self, bytes: &[u8]) {
-        #[cfg(unix)]
-        if let Data::Mapped(map) = &self.data {
-            let Some(offset) = (bytes.as_ptr() as usize).checked_sub(map.as_ptr() as usize) else { return };
-            if offset + bytes.len() <= map.len() && !bytes.is_empty() {
-                // SAFETY: the map is of a file and never written, so pages that are dropped come back unchanged. That
-                // the advice may be refused changes nothing.
-                let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, bytes.len()) };
-            }
+    /// Writes the bytes of `range` to `out`, a window at a time: no more than that of a file is ever in memory.
+    ///
+    /// # Errors
+    /// [`CopyError`], by which side failed.
+    pub(super) fn copy_to(&self, range: Range<u64>, out: &mut dyn std::io::Write) -> Result<(), CopyError> {
+        let mut at = range.start;
+        while at < range.end {
+            let end = range.end.min(at + WINDOW);
+            out.write_all(&self.read(at..end).map_err(CopyError::Read)?).map_err(CopyError::Write)?;
+            at = end;
         }
-        #[cfg(not(unix))]
-        let _ = bytes;
+        Ok(())
     }
 
     /// The bytes as UTF-8 text.
@@ -162,20 +167,22 @@ impl Source {
     /// # Errors
     /// [`Error::File`] with the offset of the first byte that is not UTF-8.
     pub fn text(&self) -> Result<Cow<'_, str>> {
-        let wrong =
-            |e: std::str::Utf8Error| Error::file(&self.name, format!("not UTF-8 text (byte {})", e.valid_up_to()));
+        let wrong = |e: std::str::Utf8Error| {
+            let what = self.mistaken().map_or_else(String::new, |what| format!(", {what}"));
+            Error::file(&self.name, format!("not UTF-8 text (byte {}){what}", e.valid_up_to()))
+        };
         match self.bytes()? {
             Cow::Borrowed(bytes) => std::str::from_utf8(bytes).map(Cow::Borrowed).map_err(wrong),
             Cow::Owned(bytes) => String::from_utf8(bytes).map(Cow::Owned).map_err(|e| wrong(e.utf8_error())),
         }
     }
 
-    /// The bytes as JSON.
+    /// The bytes as JSON, with what Python adds to it ([`json::parse`]).
     ///
     /// # Errors
     /// [`Error::File`] with line and column of what is not JSON.
     pub fn json(&self) -> Result<serde_json::Value> {
-        serde_json::from_str(&self.text()?).map_err(|e| {
+        json::parse(&self.text()?).map_err(|e| {
             let what = self.mistaken().map_or(String::new(), |what| format!(", {what}"));
             Error::file(&self.name, format!("not valid JSON: {e}{what}"))
         })
@@ -186,8 +193,11 @@ impl Source {
         let head = self.read(0..self.len().min(512)).ok()?;
         let text = head.trim_ascii_start();
         let begins = |mark: &[u8]| text.get(..mark.len()).is_some_and(|t| t.eq_ignore_ascii_case(mark));
+        let kind = MAGIC.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, kind)| *kind);
         if head.is_empty() {
             Some("but empty, 0 bytes: get it again")
+        } else if kind.is_some() {
+            kind
         } else if begins(b"version https://git-lfs") {
             Some("but a Git LFS pointer, which only says where the file is: get it with `git lfs pull`, or download it")
         } else if begins(b"<!doctype") || begins(b"<html") || begins(b"<?xml") {
@@ -197,6 +207,25 @@ impl Source {
         }
     }
 }
+
+/// First bytes of what is given by mistake, and what it is.
+const MAGIC: [(&[u8], &str); 15] = [
+    (b"PK\x03\x04", "but a zip archive, as PyTorch's pickles are: get the .safetensors version"),
+    (b"\x80\x02", "but a Python pickle: get the .safetensors version"),
+    (b"\x80\x04", "but a Python pickle: get the .safetensors version"),
+    (b"GGUF", "but a GGUF file: get the .safetensors version"),
+    (b"\x89HDF", "but an HDF5 file: get the .safetensors version"),
+    (b"\x89PNG", "but a PNG picture"),
+    (b"\xff\xd8\xff", "but a JPEG picture"),
+    (b"RIFF", "but a WebP picture or another RIFF file"),
+    (b"GIF8", "but a GIF picture"),
+    (b"\x1f\x8b", "but a gzip archive: unpack it"),
+    (b"7z\xbc\xaf", "but a 7z archive: unpack it"),
+    (b"Rar!", "but a RAR archive: unpack it"),
+    (b"\xff\xfe", "but UTF-16 text: save it as UTF-8"),
+    (b"\xfe\xff", "but UTF-16 text: save it as UTF-8"),
+    (b"%PDF", "but a PDF document"),
+];
 
 impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

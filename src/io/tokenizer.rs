@@ -16,8 +16,14 @@ const DEFAULT_LENGTH: usize = 77;
 const END: &str = "<|endoftext|>";
 const START: &str = "<|startoftext|>";
 /// What a tokenizer's folder may hold and this reads.
-const FILES: [&str; 5] =
-    ["tokenizer.json", "vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json"];
+const FILES: [&str; 6] = [
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+];
 
 /// The files of a `tokenizer/` folder, from disk or from the binary.
 #[derive(Clone, Debug)]
@@ -71,6 +77,15 @@ impl TokenizerFiles {
         if !files::is_folder(folder) {
             return Err(Error::file(folder, "the model lacks this folder: get the model again"));
         }
+        for name in FILES {
+            let path = folder.join(name);
+            if let Some(target) = files::dangling(&path) {
+                let target = target.display();
+                let message =
+                    format!("not downloaded: points to {target}, which is not there; download the model again");
+                return Err(Error::file(path, message));
+            }
+        }
         let present = FILES.into_iter().filter(|name| files::is_file(folder.join(name)));
         let files = present.map(|name| Ok((name, Source::open(folder.join(name))?))).collect::<Result<Vec<_>>>()?;
         Ok(TokenizerFiles::new(folder.display().to_string(), files))
@@ -98,6 +113,9 @@ pub struct ClipTokenizer {
     end: u32,
     pad: u32,
     length: usize,
+    /// Words that the model added to CLIP's, by id.
+    added: BTreeMap<u32, String>,
+    notes: Vec<String>,
 }
 
 /// An encoded prompt.
@@ -126,32 +144,65 @@ impl ClipTokenizer {
     /// # Errors
     /// As [`ClipTokenizer::open`].
     pub fn from_files(files: &TokenizerFiles) -> Result<ClipTokenizer> {
-        let config = files.json("tokenizer_config.json")?;
-        let special = files.json("special_tokens_map.json")?;
-        let named = |field: &str| [&special, &config].into_iter().flatten().find_map(|map| token(map.get(field)?));
-
-        let (source, mut tokenizer) =
-            match (files.get("tokenizer.json"), files.get("vocab.json"), files.get("merges.txt")) {
-                (Some(source), _, _) => (source, parse(source.name(), &source.bytes()?)?),
-                (None, Some(vocab), Some(merges)) => (vocab, parse(vocab.name(), &from_vocab(vocab, merges)?)?),
-                _ => {
-                    let message = "holds neither tokenizer.json nor vocab.json with merges.txt: get the model again";
-                    return Err(Error::file(&files.location, message));
-                }
-            };
-        let start = named("bos_token").unwrap_or(START.into());
-        let end = named("eos_token").unwrap_or(END.into());
-        let pad = named("pad_token").unwrap_or(end.clone());
-        let id = |tokenizer: &Tokenizer, token: &str| {
-            let missing = || Error::file(source.name(), format!("the vocabulary lacks the special token '{token}'"));
-            tokenizer.token_to_id(token).ok_or_else(missing)
+        let config = files.json("tokenizer_config.json")?.unwrap_or_default();
+        let (source, mut json) = match (files.get("tokenizer.json"), files.get("vocab.json"), files.get("merges.txt")) {
+            (Some(source), _, _) => (source, super::checkpoints::object(source)?),
+            (None, Some(vocab), Some(merges)) => (vocab, from_vocab(vocab, merges)?),
+            _ => {
+                let message = "holds neither tokenizer.json nor vocab.json with merges.txt: get the model again";
+                return Err(Error::file(&files.location, message));
+            }
         };
-        let (start_id, end_id, pad_id) = (id(&tokenizer, &start)?, id(&tokenizer, &end)?, id(&tokenizer, &pad)?);
-        let specials = [start, end, pad].map(|content| AddedToken::from(content, true).normalized(false));
-        tokenizer.add_special_tokens(&specials);
-        let length = config.as_ref().and_then(|c| c.get("model_max_length")?.as_u64());
+        let own = json.get_mut("added_tokens").map(Value::take).unwrap_or_default();
+        json["added_tokens"] = json!([]);
+        let mut tokenizer = parse(source.name(), json.to_string().as_bytes())?;
+        let tokens = AddedTokens::new(files, &config, &own)?;
+        let [start, end, pad] = tokens.ends.clone();
+        for token in [&start, &end, &pad] {
+            if tokenizer.token_to_id(token).is_none() && !tokens.list.iter().any(|(_, own)| own.content == *token) {
+                let message = format!("the vocabulary lacks the special token '{token}'");
+                return Err(Error::file(source.name(), message));
+            }
+        }
+        let (mut added, mut notes) = (BTreeMap::new(), Vec::new());
+        for (id, token) in &tokens.list {
+            let known = tokenizer.token_to_id(&token.content);
+            tokenizer.add_tokens(std::slice::from_ref(token));
+            let Some(given) = tokenizer.token_to_id(&token.content) else { continue };
+            if let Some(id) = id.filter(|id| *id != given) {
+                let content = &token.content;
+                notes.push(format!(
+                    "{}: token '{content}' is {given}, as transformers numbers it, not {id} as its files say",
+                    files.location
+                ));
+            }
+            if known.is_none() {
+                added.insert(given, token.content.clone());
+            }
+        }
+        let id = |token: &str| tokenizer.token_to_id(token).unwrap_or_default();
+        let (start, end, pad) = (id(&start), id(&end), id(&pad));
+        let length = config.get("model_max_length").and_then(Value::as_u64);
         let length = length.filter(|&n| n <= LARGEST_LENGTH).map_or(DEFAULT_LENGTH, |n| n as usize).max(2);
-        Ok(ClipTokenizer { tokenizer, start: start_id, end: end_id, pad: pad_id, length })
+        Ok(ClipTokenizer { tokenizer, start, end, pad, length, added, notes })
+    }
+
+    /// Ids that every encoded prompt has: the start token, the end token and the padding.
+    pub fn ends(&self) -> [u32; 3] {
+        [self.start, self.end, self.pad]
+    }
+
+    /// Those of `ids` that stand for words which the model added to CLIP's vocabulary.
+    pub fn added(&self, ids: &[u32]) -> Vec<&str> {
+        let mut found: Vec<u32> = ids.iter().copied().filter(|id| self.added.contains_key(id)).collect();
+        found.sort_unstable();
+        found.dedup();
+        found.iter().filter_map(|id| self.added.get(id).map(String::as_str)).collect()
+    }
+
+    /// What a user should know of the tokenizer's files.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Tokens that every encoded prompt has.
@@ -191,9 +242,97 @@ impl ClipTokenizer {
     }
 }
 
-/// A special token is written as its text, or as an object with its text as `content`.
-fn token(value: &Value) -> Option<String> {
-    value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
+/// A token as files write it: its text, or an object with its text as `content` and how it is looked for. What an object
+/// does not say is as `AddedToken` has it.
+fn token(value: &Value, special: bool) -> Option<AddedToken> {
+    if let Some(text) = value.as_str() {
+        return Some(AddedToken::from(text, special));
+    }
+    let flag = |name: &str| value.get(name).and_then(Value::as_bool);
+    let special = special || flag("special").unwrap_or(false);
+    let token = AddedToken::from(value.get("content")?.as_str()?, special);
+    let normalized = flag("normalized").unwrap_or(token.normalized);
+    let [single_word, lstrip, rstrip] = ["single_word", "lstrip", "rstrip"].map(|name| flag(name).unwrap_or(false));
+    Some(token.normalized(normalized).single_word(single_word).lstrip(lstrip).rstrip(rstrip))
+}
+
+/// Tokens beside the vocabulary, in the order in which `transformers` adds them (5.23, `PreTrainedTokenizerBase`'s
+/// `_from_pretrained` and `TokenizersBackend`'s `__init__`).
+struct AddedTokens {
+    /// Each with the id that its file gives it.
+    list: Vec<(Option<u32>, AddedToken)>,
+    /// Start, end and padding.
+    ends: [String; 3],
+}
+
+impl AddedTokens {
+    /// From the folder's `files`, of which `config` is `tokenizer_config.json`, and `own`, what `tokenizer.json` adds. Where
+    /// the configuration lists the tokens, the other files are not asked.
+    fn new(files: &TokenizerFiles, config: &Value, own: &Value) -> Result<AddedTokens> {
+        const NAMED: [&str; 7] =
+            ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+        let listed = config.get("added_tokens_decoder").and_then(Value::as_object);
+        let map = match listed {
+            Some(_) => None,
+            None => files.json("special_tokens_map.json")?,
+        };
+        let field = |name: &str| map.as_ref().and_then(|map| map.get(name)).or_else(|| config.get(name));
+        let named = |name: &str| {
+            let default = match name {
+                "bos_token" => Some(START),
+                "eos_token" | "unk_token" => Some(END),
+                _ => None,
+            };
+            let given = field(name).and_then(|value| token(value, true));
+            given.or_else(|| default.map(|text| AddedToken::from(text, true)))
+        };
+        let extra: Vec<AddedToken> = ["additional_special_tokens", "extra_special_tokens"]
+            .iter()
+            .filter_map(|name| field(name))
+            .flat_map(|value| match value {
+                Value::Array(list) => list.iter().collect::<Vec<_>>(),
+                Value::Object(map) => map.values().collect(),
+                _ => Vec::new(),
+            })
+            .filter_map(|value| token(value, true))
+            .collect();
+        let mut by_id: BTreeMap<u32, AddedToken> = BTreeMap::new();
+        let mut put = |id: Option<u64>, token: Option<AddedToken>, file: &str| -> Result<()> {
+            let wrong = || Error::file(format!("{}/{file}", files.location), "lists a token without a text or number");
+            by_id.insert(id.and_then(|id| u32::try_from(id).ok()).ok_or_else(wrong)?, token.ok_or_else(wrong)?);
+            Ok(())
+        };
+        for (id, value) in listed.into_iter().flatten() {
+            put(id.parse().ok(), token(value, false), "tokenizer_config.json")?;
+        }
+        if listed.is_none() {
+            let special = |text: &str| {
+                let is = |token: &AddedToken| token.content == text;
+                NAMED.iter().filter_map(|name| named(name)).any(|t| is(&t)) || extra.iter().any(is)
+            };
+            let words = files.json("added_tokens.json")?;
+            for (text, id) in words.iter().filter_map(Value::as_object).flatten() {
+                put(id.as_u64(), Some(AddedToken::from(text.as_str(), special(text))), "added_tokens.json")?;
+            }
+            for value in own.as_array().into_iter().flatten() {
+                put(value.get("id").and_then(Value::as_u64), token(value, false), "tokenizer.json")?;
+            }
+        }
+        let mut list: Vec<(Option<u32>, AddedToken)> = by_id.into_iter().map(|(id, token)| (Some(id), token)).collect();
+        for token in NAMED.iter().filter_map(|name| named(name)).chain(extra) {
+            if !list.iter().any(|(_, own)| own.content == token.content) {
+                list.push((None, token));
+            }
+        }
+        let text = |name: &str| named(name).map(|token| token.content);
+        let (start, end) = (text("bos_token").unwrap_or_default(), text("eos_token").unwrap_or_default());
+        let pad = text("pad_token").unwrap_or_else(|| end.clone());
+        // Those that everything depends on are special, whatever a list says of them.
+        for (_, token) in &mut list {
+            token.special |= [&start, &end, &pad].contains(&&token.content);
+        }
+        Ok(AddedTokens { list, ends: [start, end, pad] })
+    }
 }
 
 fn one_line(error: &impl std::fmt::Display) -> String {
@@ -211,14 +350,15 @@ fn parse(name: &str, bytes: &[u8]) -> Result<Tokenizer> {
 
 /// `tokenizer.json` for a vocabulary and its merges: the pipeline that `transformers` builds for CLIP
 /// (`convert_slow_tokenizer.py`, `CLIPConverter`).
-fn from_vocab(vocab: &Source, merges: &Source) -> Result<Vec<u8>> {
+fn from_vocab(vocab: &Source, merges: &Source) -> Result<Value> {
     let vocab = super::checkpoints::object(vocab)?;
     // The first line names the format's version; no merge rule starts with '#version'.
     let merges = merges.text()?;
+    let merges = merges.trim_start_matches('\u{feff}');
     let rules: Vec<&str> =
         merges.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty()).collect();
     let words = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
-    let tokenizer = json!({
+    Ok(json!({
         "version": "1.0",
         "added_tokens": [],
         "normalizer": {"type": "Sequence", "normalizers": [
@@ -235,6 +375,5 @@ fn from_vocab(vocab: &Source, merges: &Source) -> Result<Vec<u8>> {
             "end_of_word_suffix": "</w>", "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
             "vocab": vocab, "merges": rules,
         },
-    });
-    Ok(tokenizer.to_string().into_bytes())
+    }))
 }

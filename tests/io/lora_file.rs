@@ -232,7 +232,7 @@ fn a_lora_of_another_model_is_refused() {
     assert!(e.contains("LoRA of another model") && e.contains("cross-attention width 40"), "{e}");
     let files: [(&[&str], &str); 4] = [
         (&["lora_te2_text_model_encoder_layers_0_self_attn_q_proj"], "Stable Diffusion XL"),
-        (&["lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"], "Stable Diffusion XL"),
+        (&["lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q"], "Stable Diffusion XL"),
         (&["lora_unet_double_blocks_0_img_attn_qkv"], "Flux"),
         (
             &["lora_te3_encoder_block_0_layer_0_SelfAttention_k", "lora_te1_text_model_encoder_layers_9_mlp_fc1"],
@@ -288,18 +288,29 @@ fn a_lora_of_another_model_is_refused() {
 }
 
 #[test]
-fn norm_layers_are_reported() {
+fn norm_layers_are_differences() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.safetensors");
     let file = SafeTensors::open(golden("sd15.lora-kohya.safetensors")).unwrap();
     let norms = ["w_norm", "b_norm"].map(|end| format!("lora_unet_mid_block_resnets_0_norm1.{end}"));
-    let tensors: Vec<_> = file.iter().chain(norms.iter().map(|name| Tensor::f32(name, &[1], &[1.0]))).collect();
-    write_safetensors(&path, &tensors, &BTreeMap::new()).unwrap();
     let sd15 = modules("sd15");
-    let report = LoraFile::open(&path, Some(&sd15)).unwrap().match_report(&sd15);
+    let key = ModuleKey { part: Part::Unet, path: "mid_block.resnets.0.norm1".into() };
+    let channels = sd15.norms[&key][0];
+    let values: Vec<f32> = (0..channels).map(|i| i as f32).collect();
+    let tensors: Vec<_> = file.iter().chain(norms.iter().map(|n| Tensor::f32(n, &[channels], &values))).collect();
+    write_safetensors(&path, &tensors, &BTreeMap::new()).unwrap();
+    let lora = LoraFile::open(&path, Some(&sd15)).unwrap();
+    let report = lora.match_report(&sd15);
     report.check().unwrap();
-    let unmatched: Vec<_> = report.unmatched.iter().map(String::as_str).collect();
-    assert_eq!((report.matched.len(), unmatched), (56, vec![norms[1].as_str(), norms[0].as_str()]));
+    assert_eq!((report.matched.len(), report.unmatched.len(), report.kinds["weight difference"]), (57, 0, 1));
+    let mut factors = vec![1.0; channels];
+    assert!(lora.changes[&key].add_to_weight(&mut factors, 0..channels, 0.5));
+    assert_eq!(factors, values.iter().map(|x| 1.0 + 0.5 * x).collect::<Vec<_>>());
+    // Of another size it is of another model.
+    let short: Vec<_> = file.iter().chain([Tensor::f32(&*norms[0], &[1], &[1.0])]).collect();
+    write_safetensors(&path, &short, &BTreeMap::new()).unwrap();
+    let e = message(LoraFile::open(&path, Some(&sd15)).unwrap().match_report(&sd15).check());
+    assert!(e.contains("'unet.mid_block.resnets.0.norm1' (weight difference) is for [1]"), "{e}");
 }
 
 #[test]

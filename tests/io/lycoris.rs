@@ -310,7 +310,6 @@ fn other_adapters_and_families_are_named() {
     let stem = format!("lora_te1_{}", text.0.replace('.', "_"));
     let own = [format!("{stem}.lora_down.weight"), format!("{stem}.lora_up.weight")];
     for (name, family) in [
-        ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lokr_w1", "Stable Diffusion XL"),
         ("lora_te2_text_model_encoder_layers_0_mlp_fc1.hada_w1_a", "Stable Diffusion XL"),
         ("lora_unet_joint_blocks_0_x_block_attn_qkv.lokr_w1", "Stable Diffusion 3"),
         ("lycoris_single_transformer_blocks_0_attn_to_q.lokr_w1", "Flux"),

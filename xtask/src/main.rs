@@ -1,7 +1,9 @@
 //! `cargo xtask demo` and `cargo xtask test`: everything that they need is installed, or named where that cannot be.
-//! `cargo xtask web` builds the page, `cargo xtask make-model` writes models of full size with random weights.
+//! `cargo xtask web` builds the page, `cargo xtask make-model` writes models of full size with random weights,
+//! `cargo xtask compare` runs this tree and another in turns.
 
 mod browser;
+mod compare;
 mod install;
 mod serve;
 mod tests;
@@ -16,7 +18,8 @@ use wasm::Toolchain;
 
 const USAGE: &str = "usage: cargo xtask demo [options of `portray demo`] | cargo xtask test
        | cargo xtask web [--serve [PORT] [--base /PATH/]]
-       | cargo xtask make-model sd15|sd2-base|sd21|turbo DIR|FILE.safetensors [SEED]";
+       | cargo xtask make-model sd15|sd2-base|sd21|turbo DIR|FILE.safetensors [SEED]
+       | cargo xtask compare REVISION|BINARY";
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -30,6 +33,10 @@ fn main() -> ExitCode {
         Some("web") => match page(&args.collect::<Vec<_>>()) {
             Some(result) => result,
             None => return usage(),
+        },
+        Some("compare") => match args.collect::<Vec<_>>().as_slice() {
+            [other] => compare::run(other),
+            _ => return usage(),
         },
         Some("test") if args.next().is_none() => tests::run(),
         _ => return usage(),

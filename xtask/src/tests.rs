@@ -6,12 +6,23 @@ use std::time::Instant;
 
 use crate::install::{self, Installed};
 use crate::wasm::Toolchain;
-use crate::{Failure, browser, cargo, root, web};
+use crate::{Failure, browser, cargo, root, target_folder, web};
 
 /// Integration tests that need no second driver: those without an adapter, what only wgpu's allocator decides, and the
 /// command line, whose kernels the others compare on both.
-const ONE_DRIVER: &[&str] =
-    &["layers", "shaders", "plan", "io", "diffusion", "memory", "published_models", "interop", "cli", "window"];
+const ONE_DRIVER: &[&str] = &[
+    "layers",
+    "shaders",
+    "plan",
+    "io",
+    "diffusion",
+    "memory",
+    "published_models",
+    "interop",
+    "cli",
+    "inputs",
+    "window",
+];
 /// Tests within the others that a second driver can tell nothing new.
 const ONCE: &[&str] = &["eight_bit_moments"];
 
@@ -183,7 +194,12 @@ fn lint(args: &[&str]) -> Outcome {
 /// Runs cargo with `args` on the driver of `manifest`.
 fn on(manifest: Result<PathBuf, String>, args: &[&str]) -> Outcome {
     match manifest {
-        Ok(manifest) => ran(at_root().args(args).env("VK_ICD_FILENAMES", manifest)),
+        Ok(manifest) => {
+            let mut command = at_root();
+            // Tests that run kernels themselves and tests that run the binary compile each kernel once between them.
+            let shaders = target_folder().join("tmp").join("shaders");
+            ran(command.args(args).env("VK_ICD_FILENAMES", manifest).env("MESA_SHADER_CACHE_DIR", shaders))
+        }
         Err(reason) => {
             eprintln!("{reason}");
             Outcome::Failed

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{Part, Weights, object};
 use crate::error::{Error, Result};
 use crate::io::families::TAKES;
+use crate::io::lora_file::is_adapter_key;
 use crate::io::{SafeTensors, Source, files};
 
 const GIVE_A_FOLDER: &str = "give a diffusers folder (model_index.json, unet/, vae/, text_encoder/, tokenizer/, \
@@ -37,20 +38,114 @@ const OTHER_PIPELINES: [(&str, &str); 9] = [
     ("StableUnCLIP", "a Stable unCLIP model"),
 ];
 
+/// Classes that `model_index.json` and `config.json` may name for what is read here; subclasses have names that hold these.
+const CLASSES: [(&str, &[&str]); 4] = [
+    ("text_encoder", &["CLIPTextModel", "CLIPModel"]),
+    ("tokenizer", &["CLIPTokenizer", "TokenizersBackend", "PreTrainedTokenizerFast"]),
+    ("unet", &["UNet2DConditionModel"]),
+    ("vae", &["AutoencoderKL"]),
+];
+/// What a text encoder's `config.json` may call itself.
+const TEXT_TYPES: [&str; 2] = ["clip_text_model", "clip"];
+/// Classes of which the name holds one of the above, and which are others.
+const OTHER_CLASSES: [&str; 2] = ["AutoencoderKLTemporalDecoder", "AutoencoderKLMagvit"];
+
+/// Whether there is something at `path`.
+///
+/// # Errors
+/// [`Error::File`] where a link is there and nothing behind it: the hub's cache links to files that a download which was
+/// not finished, or a clean-up, has left out.
+fn present(path: &Path) -> Result<bool> {
+    if files::exists(path) {
+        return Ok(true);
+    }
+    match files::dangling(path) {
+        Some(target) => {
+            let target = target.display();
+            Err(Error::file(
+                path,
+                format!("not downloaded: points to {target}, which is not there; download the model again"),
+            ))
+        }
+        None => Ok(false),
+    }
+}
+
+/// Refuses a file of a model folder that was given in place of the folder.
+pub fn refuse_part_of_folder(path: &Path) -> Result<()> {
+    if !path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json")) {
+        return Ok(());
+    }
+    let folders = path.ancestors().skip(1).take(2);
+    let model = folders.into_iter().find(|folder| files::exists(folder.join("model_index.json")));
+    let message = match model {
+        Some(folder) if folder.as_os_str().is_empty() => {
+            "is one file of a model folder: give the folder it lies in, .".into()
+        }
+        Some(folder) => format!("is one file of a model folder: give the folder, {}", folder.display()),
+        None => format!("is a JSON file: {GIVE_A_FOLDER}"),
+    };
+    Err(Error::file(path, message))
+}
+
+/// Refuses parts of another kind than is read, by the classes that `model_index.json` and the configurations name, and
+/// settles the scheduler's class as diffusers does: by `model_index.json`.
+pub fn check_classes(
+    index: &Value,
+    index_name: &str,
+    parts: &[Weights; 3],
+    scheduler: &mut Value,
+    notes: &mut Vec<String>,
+) -> Result<()> {
+    let fits =
+        |class: &str, known: &[&str]| known.iter().any(|name| class.contains(name)) && !OTHER_CLASSES.contains(&class);
+    let pair = |part: &str| Some((index.get(part)?.get(0)?.as_str()?, index.get(part)?.get(1)?.as_str()?));
+    for (part, known) in CLASSES {
+        if let Some((library, class)) = pair(part).filter(|(_, class)| !fits(class, known)) {
+            let message = format!("its {part} is a {class} of {library}, only {} is supported", known[0]);
+            return Err(Error::file(index_name, message));
+        }
+    }
+    for weights in parts {
+        let (config, name) = (weights.config(), weights.config_source().name());
+        let known = CLASSES.iter().find(|(part, _)| *part == weights.part().name()).map_or(&[][..], |(_, known)| known);
+        let listed = config.get("architectures").and_then(Value::as_array).into_iter().flatten();
+        let class = config.get("_class_name").into_iter().chain(listed).filter_map(Value::as_str);
+        if let Some(class) = class.into_iter().find(|class| !fits(class, known)) {
+            return Err(Error::file(name, format!("is of a {class}, only {} is supported", known[0])));
+        }
+        let kind = config.get("model_type").and_then(Value::as_str).filter(|_| weights.part() == Part::TextEncoder);
+        if let Some(kind) = kind.filter(|kind| !TEXT_TYPES.contains(kind)) {
+            return Err(Error::file(name, format!("model_type is {kind}, only clip_text_model is supported")));
+        }
+    }
+    let own = scheduler.get("_class_name").and_then(Value::as_str).unwrap_or("none").to_owned();
+    if let Some((_, class)) = pair("scheduler").filter(|(_, class)| *class != own) {
+        notes.push(format!(
+            "{index_name}: names the scheduler {class}, scheduler_config.json {own}: {class} is used, as in diffusers"
+        ));
+        scheduler["_class_name"] = class.into();
+    }
+    Ok(())
+}
+
 /// `model_index.json` of a Stable Diffusion 1.x or 2.x folder.
 pub fn model_index(folder: &Path) -> Result<Source> {
-    if !files::exists(folder) {
+    if !present(folder)? {
         return Err(Error::file(folder, "no such model folder or file"));
     }
     let path = folder.join("model_index.json");
-    if !files::exists(&path) {
+    if !present(&path)? {
         let inside = files::exists(folder.join("config.json")) || files::exists(folder.join("scheduler_config.json"));
         let parent = folder.parent().filter(|p| inside && files::exists(p.join("model_index.json")));
+        let mut snapshots = files::entries(folder.join("snapshots")).unwrap_or_default();
+        snapshots.sort();
         return Err(Error::file(
             folder,
-            match parent {
-                Some(parent) => format!("is one part of a model: give {}", parent.display()),
-                None => format!("has no model_index.json: {GIVE_A_FOLDER}"),
+            match (parent, snapshots.last()) {
+                (Some(parent), _) => format!("is one part of a model: give {}", parent.display()),
+                (_, Some(inside)) => format!("is a model in the hub's cache: give {}", inside.display()),
+                _ => format!("has no model_index.json: {GIVE_A_FOLDER}"),
             },
         ));
     }
@@ -70,28 +165,39 @@ pub fn model_index(folder: &Path) -> Result<Source> {
 
 /// A file that every model has.
 pub fn required(path: &Path) -> Result<Source> {
-    if !files::exists(path) {
+    if !present(path)? {
         return Err(Error::file(path, "no such file, which every model has: get the model again"));
     }
     Source::open(path)
 }
 
-/// Configuration and weights of one part.
-pub fn weights(folder: &Path, part: Part) -> Result<Weights> {
+/// Configuration and weights of one part; `notes` gets what of the files is left out.
+pub fn weights(folder: &Path, part: Part, notes: &mut Vec<String>) -> Result<Weights> {
     let folder = folder.join(part.name());
-    if !files::is_folder(&folder) {
+    if !present(&folder)? || !files::is_folder(&folder) {
         return Err(Error::file(&folder, "the model lacks this folder: get the model again"));
     }
     let config = required(&folder.join("config.json"))?;
-    let files = files(&folder, part.stem())?;
+    let files = files(&folder, part.stem(), notes)?;
+    if let Some(key) = files.iter().flat_map(SafeTensors::names).find(|name| is_adapter_key(name)) {
+        let message = "holds a LoRA that is not merged";
+        let advice = "the weights are used without it; to have it, save it by itself and give it with --lora";
+        notes.push(format!("{}: {message} ('{key}'): {advice}", folder.display()));
+    }
     Weights::new(part, folder.display().to_string(), config, files)
 }
 
-/// The weight files: whole or sharded, full precision before the variants of half the size.
-fn files(folder: &Path, stem: &str) -> Result<Vec<SafeTensors>> {
+/// The weight files: whole or sharded, full precision before the variants of half the size. Where shards of one are not
+/// all there, another that is whole counts.
+fn files(folder: &Path, stem: &str, notes: &mut Vec<String>) -> Result<Vec<SafeTensors>> {
+    let mut incomplete: Option<Error> = None;
+    let mut found = |fault: &mut Option<Error>, path: &Path| {
+        notes.extend(fault.take().map(|fault| format!("{fault}; {} is used instead", path.display())));
+    };
     for variant in ["", ".fp16", ".bf16"] {
         let whole = folder.join(format!("{stem}{variant}.safetensors"));
-        if files::exists(&whole) {
+        if present(&whole)? {
+            found(&mut incomplete, &whole);
             return Ok(vec![SafeTensors::open(whole)?]);
         }
         // diffusers has put the variant on either side of the ending.
@@ -99,10 +205,20 @@ fn files(folder: &Path, stem: &str) -> Result<Vec<SafeTensors>> {
             [format!("{stem}{variant}.safetensors.index.json"), format!("{stem}.safetensors.index{variant}.json")]
         {
             let index = folder.join(name);
-            if files::exists(&index) {
-                return shards(folder, &Source::open(index)?);
+            if !present(&index)? {
+                continue;
+            }
+            match shards(folder, &Source::open(&index)?)? {
+                Ok(files) => {
+                    found(&mut incomplete, &index);
+                    return Ok(files);
+                }
+                Err(fault) => _ = incomplete.get_or_insert(fault),
             }
         }
+    }
+    if let Some(fault) = incomplete {
+        return Err(fault);
     }
     let pickled =
         ["diffusion_pytorch_model.bin", "pytorch_model.bin", "model.ckpt", "diffusion_pytorch_model.fp16.bin"];
@@ -117,15 +233,32 @@ fn files(folder: &Path, stem: &str) -> Result<Vec<SafeTensors>> {
     let names = names.iter().filter_map(|path| path.file_name()?.to_str().map(str::to_owned));
     let mut others: Vec<String> = names.filter(|name| name.ends_with(".safetensors")).collect();
     others.sort();
-    let message = match others.is_empty() {
-        true => format!("{expected}: get the model again"),
-        false => format!("{expected}, here are {}: give the one to be used that name", others.join(", ")),
+    let (shards, wholes): (Vec<&String>, Vec<&String>) = others.iter().partition(|name| is_shard(name));
+    let message = match (wholes.as_slice(), shards.as_slice()) {
+        ([], []) => format!("{expected}: get the model again"),
+        ([], [first, ..]) => {
+            let count = shards.len();
+            format!(
+                "has {count} shards ({first}, ...) without their index: get {stem}.safetensors.index.json, which says what is in them"
+            )
+        }
+        ([one], _) => format!("{expected}, here is {one}: give it that name, where it is the model's"),
+        _ => format!("{expected}, here are {}: give the one to be used that name", others.join(", ")),
     };
     Err(Error::file(folder, message))
 }
 
-/// The files an index names, each checked to hold what the index says.
-fn shards(folder: &Path, index: &Source) -> Result<Vec<SafeTensors>> {
+/// Whether `name` is that of one of several files: `stem-00001-of-00002.safetensors`.
+fn is_shard(name: &str) -> bool {
+    let numbers = name.trim_end_matches(".safetensors").rsplit_once("-of-");
+    numbers.is_some_and(|(front, total)| {
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
+        digits(total) && front.rsplit_once('-').is_some_and(|(_, number)| digits(number))
+    })
+}
+
+/// The files an index names, each checked to hold what the index says; the inner error where one of them is not there.
+fn shards(folder: &Path, index: &Source) -> Result<Result<Vec<SafeTensors>>> {
     let json = object(index)?;
     let Some(map) = json.get("weight_map").and_then(Value::as_object) else {
         return Err(Error::file(index.name(), "has no object 'weight_map'"));
@@ -138,10 +271,16 @@ fn shards(folder: &Path, index: &Source) -> Result<Vec<SafeTensors>> {
             _ => return Err(Error::file(index.name(), format!("'weight_map' of '{tensor}' is no file name"))),
         };
     }
-    let missing = |name: &&&str| !files::exists(folder.join(name));
-    if let Some(name) = names.iter().find(missing) {
-        let message = format!("no such file, a part of the weights that {} names: get it again", index.name());
-        return Err(Error::file(folder.join(name), message));
+    for name in &names {
+        let path = folder.join(name);
+        match present(&path) {
+            Ok(true) => {}
+            Err(fault) => return Ok(Err(fault)),
+            Ok(false) => {
+                let message = format!("no such file, a part of the weights that {} names: get it again", index.name());
+                return Ok(Err(Error::file(path, message)));
+            }
+        }
     }
     let files = names.iter().map(|name| SafeTensors::open(folder.join(name))).collect::<Result<Vec<_>>>()?;
     for (tensor, file) in map {
@@ -150,5 +289,5 @@ fn shards(folder: &Path, index: &Source) -> Result<Vec<SafeTensors>> {
             return Err(Error::file(index.name(), format!("tensor '{tensor}' is not in {file} as the index says")));
         }
     }
-    Ok(files)
+    Ok(Ok(files))
 }

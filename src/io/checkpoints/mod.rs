@@ -5,6 +5,7 @@ mod discover;
 pub mod original;
 mod save;
 mod weights;
+mod wrappers;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -55,7 +56,7 @@ impl std::fmt::Display for Part {
     }
 }
 
-/// An opened model: configurations parsed, weight files mapped and their headers checked.
+/// An opened model: configurations parsed, weight files opened and their headers checked.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     name: String,
@@ -65,7 +66,11 @@ pub struct Checkpoint {
     scheduler_source: Source,
     scheduler: Value,
     tokenizer: TokenizerFiles,
-    prediction_known: bool,
+    /// What says what the network predicts.
+    prediction_by: Option<String>,
+    /// A single file's.
+    generation: original::Generation,
+    notes: Vec<String>,
 }
 
 /// A model inside the binary: the texts and bytes of a diffusers folder's files.
@@ -94,15 +99,17 @@ pub struct ModelModules {
     pub unet: BTreeMap<String, Vec<usize>>,
     /// Text encoder, with the prefix `text_model.`.
     pub text_encoder: BTreeMap<String, Vec<usize>>,
-    /// Length of the bias of each of them that has one.
+    /// Factors of each norm of both parts, `[channels]`.
+    pub norms: BTreeMap<ModuleKey, Vec<usize>>,
+    /// Length of the bias of each of all of them that has one.
     pub biases: BTreeMap<ModuleKey, usize>,
 }
 
 impl ModelModules {
-    /// The shape of a layer's weight.
+    /// The shape of the weight of a layer or norm.
     pub fn weight(&self, module: &ModuleKey) -> Option<&[usize]> {
         let paths = if module.part == Part::Unet { &self.unet } else { &self.text_encoder };
-        paths.get(&module.path).map(Vec::as_slice)
+        paths.get(&module.path).or_else(|| self.norms.get(module)).map(Vec::as_slice)
     }
 }
 
@@ -115,27 +122,30 @@ impl Checkpoint {
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let folder = path.as_ref();
         if files::is_file(folder) {
-            let original::SingleFile { model_index, parts, scheduler_source, scheduler, tokenizer, prediction_known } =
-                original::open(folder)?;
-            let name = folder.display().to_string();
+            discover::refuse_part_of_folder(folder)?;
+            let file = original::open(folder)?;
             return Ok(Checkpoint {
-                name,
+                name: folder.display().to_string(),
                 folder: None,
-                model_index,
-                parts,
-                scheduler_source,
-                scheduler,
-                tokenizer,
-                prediction_known,
+                model_index: file.model_index,
+                parts: file.parts,
+                scheduler_source: file.scheduler_source,
+                scheduler: file.scheduler,
+                tokenizer: file.tokenizer,
+                prediction_by: file.prediction_by,
+                generation: file.generation,
+                notes: file.notes,
             });
         }
         let model_index = discover::model_index(folder)?;
-        let part = |part| discover::weights(folder, part);
+        let mut notes = Vec::new();
+        let mut part = |part| discover::weights(folder, part, &mut notes);
         let parts = [part(Part::TextEncoder)?, part(Part::Unet)?, part(Part::Vae)?];
         let scheduler_source = discover::required(&folder.join("scheduler").join("scheduler_config.json"))?;
         let tokenizer = TokenizerFiles::open(folder.join("tokenizer"))?;
         let name = folder.display().to_string();
-        let scheduler = object(&scheduler_source)?;
+        let mut scheduler = object(&scheduler_source)?;
+        discover::check_classes(&object(&model_index)?, model_index.name(), &parts, &mut scheduler, &mut notes)?;
         Ok(Checkpoint {
             name,
             folder: Some(folder.into()),
@@ -144,7 +154,9 @@ impl Checkpoint {
             scheduler_source,
             scheduler,
             tokenizer,
-            prediction_known: true,
+            prediction_by: Some("its scheduler_config.json".into()),
+            generation: original::Generation::First,
+            notes,
         })
     }
 
@@ -174,7 +186,9 @@ impl Checkpoint {
             scheduler: object(&scheduler_source)?,
             scheduler_source,
             tokenizer: TokenizerFiles::new(format!("{}/tokenizer", bundle.name), files),
-            prediction_known: true,
+            prediction_by: Some("its scheduler_config.json".into()),
+            generation: original::Generation::First,
+            notes: Vec::new(),
         })
     }
 
@@ -207,19 +221,30 @@ impl Checkpoint {
         self.scheduler_source.name()
     }
 
-    /// Whether the model says what its network predicts. A single file of the second generation may not: then
-    /// [`Checkpoint::scheduler`] says epsilon, and [`Checkpoint::predicts_velocity`] corrects it.
+    /// Whether the model says what its network predicts. A single file may not: then [`Checkpoint::scheduler`] says
+    /// epsilon, and [`Checkpoint::predicts_velocity`] corrects it.
     pub fn prediction_known(&self) -> bool {
-        self.prediction_known
+        self.prediction_by.is_some()
     }
 
-    /// Settles that a single file's network predicts velocities, which makes it a model for 768 pixels.
+    /// What says what the network predicts, if anything does.
+    pub fn prediction_by(&self) -> Option<&str> {
+        self.prediction_by.as_deref()
+    }
+
+    /// Facts about the files that their user should know: what was guessed, and what was left out.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Settles that a single file's network predicts velocities. In the second generation that makes it a model for 768
+    /// pixels.
     pub fn predicts_velocity(&mut self) {
-        let Checkpoint { parts: [_, unet, _], scheduler, .. } = self;
-        unet.change_config(|config| original::velocity(scheduler, config));
+        let Checkpoint { parts: [_, unet, _], scheduler, generation, .. } = self;
+        unet.change_config(|config| original::velocity(scheduler, config, *generation));
         let text = self.scheduler.to_string().into_bytes();
         self.scheduler_source = Source::from_bytes(self.scheduler_source.name(), text);
-        self.prediction_known = true;
+        self.prediction_by = Some("--prediction, or one prediction of the network".into());
     }
 
     /// The model's tokenizer.
@@ -234,14 +259,17 @@ impl Checkpoint {
     pub fn modules(&self) -> ModelModules {
         let modules = |part| self.part(part).modules();
         let (unet, text_encoder) = (modules(Part::Unet), modules(Part::TextEncoder));
-        let mut biases = BTreeMap::new();
+        let (mut norms, mut biases) = (BTreeMap::new(), BTreeMap::new());
         for (part, paths) in [(Part::Unet, &unet), (Part::TextEncoder, &text_encoder)] {
-            for path in paths.keys() {
+            let of_part = |path: &String| ModuleKey { part, path: path.clone() };
+            let own = self.part(part).norms();
+            for path in paths.keys().chain(own.keys()) {
                 let length = self.part(part).find(&format!("{path}.bias")).map(|bias| bias.elements());
-                biases.extend(length.map(|n| (ModuleKey { part, path: path.clone() }, n)));
+                biases.extend(length.map(|n| (of_part(path), n)));
             }
+            norms.extend(own.iter().map(|(path, shape)| (of_part(path), shape.clone())));
         }
-        ModelModules { unet, text_encoder, biases }
+        ModelModules { unet, text_encoder, norms, biases }
     }
 
     /// A short name for exactly these weights, to key caches with: the SHA-256 of all configurations and of the first

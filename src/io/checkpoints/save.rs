@@ -5,8 +5,9 @@ use std::path::Path;
 
 use super::{Checkpoint, Part, Weights};
 use crate::error::{Error, Result};
+use crate::io::atomic::write_copying;
 use crate::io::source::describe;
-use crate::io::{Source, Tensor, files, write_atomic, write_folder, write_safetensors};
+use crate::io::{Source, Tensor, files, write_folder, write_safetensors};
 
 /// Writes `destination` as a diffusers folder like `source`, its UNet's tensors replaced by `unet`; those that `unet` does
 /// not have, such as what a file holds beyond its model, stay as they are. It is assembled beside its destination and
@@ -69,8 +70,7 @@ fn renewed<'a>(old: &'a Weights, new: &[Tensor<'a>]) -> Vec<Tensor<'a>> {
 }
 
 fn copy(from: &Source, to: &Path) -> Result<()> {
-    let bytes = from.bytes()?;
-    write_atomic(to, |out| out.write_all(&bytes))
+    write_copying(to, |out| from.copy_to(0..from.len(), out))
 }
 
 /// What `model_index.json` may name besides: a feature extractor, a safety checker.

@@ -1,11 +1,11 @@
 //! The tensors of one part under their canonical names, whatever age the files have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::Value;
 
-use super::original::{Names, Third};
-use super::{Part, object};
+use super::original::{Names, Third, vae_attention};
+use super::{Part, object, wrappers};
 use crate::error::{Error, Result};
 use crate::io::{SafeTensors, Source, Tensor};
 
@@ -20,6 +20,8 @@ pub struct Weights {
     index: BTreeMap<String, Place>,
     /// What a single file calls the tensors; `None` where they have diffusers' names.
     names: Option<Names>,
+    /// Whether names in the files have wrappers that are none of diffusers' names.
+    wrapped: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -36,9 +38,12 @@ impl Weights {
     /// The tensors of `files` under diffusers' names.
     pub(super) fn new(part: Part, location: String, config: Source, files: Vec<SafeTensors>) -> Result<Weights> {
         let json = object(&config)?;
+        let plain = files.into_iter().map(|file| wrappers::unwrap(file, wrappers::roots(part)));
+        let (files, wrapped): (Vec<_>, Vec<_>) = plain.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        let wrapped = wrapped.contains(&true);
         let index =
             index(part, &files, |stored| canonical(part, stored).map(|name| (name, None)).into_iter().collect())?;
-        Ok(Weights { part, location, config: json, config_source: config, files, index, names: None })
+        Ok(Weights { part, location, config: json, config_source: config, files, index, names: None, wrapped })
     }
 
     /// The tensors of a single file in the original layout that belong to `part`.
@@ -52,7 +57,16 @@ impl Weights {
         let (json, files) = (object(&config)?, vec![file]);
         let parameters = |stored: &str| if is_buffer(stored) { Vec::new() } else { names.canonical(stored) };
         let index = index(part, &files, parameters)?;
-        Ok(Weights { part, location, config: json, config_source: config, files, index, names: Some(names) })
+        Ok(Weights {
+            part,
+            location,
+            config: json,
+            config_source: config,
+            files,
+            index,
+            names: Some(names),
+            wrapped: false,
+        })
     }
 
     /// Which part this is.
@@ -83,7 +97,7 @@ impl Weights {
 
     /// The weight files, where they hold this part alone under diffusers' names.
     pub(super) fn own_files(&self) -> Option<&[SafeTensors]> {
-        self.names.is_none().then_some(self.files.as_slice())
+        (self.names.is_none() && !self.wrapped).then_some(self.files.as_slice())
     }
 
     /// Canonical tensor names in order.
@@ -115,12 +129,7 @@ impl Weights {
     /// [`Error::File`] naming the part's folder and the tensor.
     pub fn get(&self, name: &str) -> Result<Tensor<'_>> {
         self.find(name).ok_or_else(|| {
-            let stored = self.stored_name(name);
-            let message = match self.names.is_some() {
-                true => format!("lacks tensor '{stored}': get the complete checkpoint"),
-                false => format!("the weights have no tensor '{name}': config.json and weights differ"),
-            };
-            Error::file(&self.location, message)
+            Error::file(&self.location, format!("lacks tensor '{}': {}", self.stored_name(name), self.remedy()))
         })
     }
 
@@ -133,19 +142,71 @@ impl Weights {
         if *tensor.shape == *shape {
             return Ok(tensor);
         }
+        // A convolution of one pixel and a linear layer have the same numbers.
+        let stem = |shape: &[usize]| shape.strip_suffix(&[1, 1]).unwrap_or(shape).to_vec();
+        if shape.len().abs_diff(tensor.shape.len()) == 2 && stem(&tensor.shape) == stem(shape) {
+            return tensor.reshaped(shape.to_vec());
+        }
         let by = if self.names.is_some() { "the file's other tensors" } else { "config.json" };
         let message = format!("has shape {:?}, by {by} it must be {shape:?}", tensor.shape);
         Err(tensor.renamed(self.stored_name(name)).error(message))
     }
 
-    /// What the file calls the tensor `name`, for messages.
-    pub fn stored_name(&self, name: &str) -> String {
-        self.names.as_ref().and_then(|names| names.original(name)).map_or(name.to_owned(), |(original, _)| original)
+    fn remedy(&self) -> &'static str {
+        match self.names.is_some() {
+            true => "get the complete checkpoint",
+            false => "its config.json asks for it; get this part of the model again",
+        }
     }
 
-    /// Gives the pages of `tensor`, one of these, back to the system; see [`Source::release`].
-    pub fn release(&self, tensor: &Tensor<'_>) {
-        self.files.iter().for_each(|file| tensor.release(file.source()));
+    /// Looks for every one of `wanted`, names and shapes, in a type that is read; nothing of their values is looked at.
+    /// Gives the names in the part's own files that are neither of these nor of `others`, nor anything that the library
+    /// which wrote them puts there.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the first that is missing, how many are, and a like name that is there instead; as
+    /// [`Weights::get_shaped`] and [`Tensor::check_type`].
+    pub fn check(&self, wanted: &[(&str, &[usize])], others: &[&str]) -> Result<Vec<&str>> {
+        let missing: Vec<&str> = wanted.iter().map(|(name, _)| *name).filter(|name| !self.contains(name)).collect();
+        let stored = |name: &&str| self.index.get(*name).map(|place| place.stored_name.as_str());
+        let used = wanted.iter().map(|(name, _)| name).chain(others);
+        let used: HashSet<&str> = used.filter_map(stored).collect();
+        let prefix = self.names.as_ref().map_or("", Names::prefix);
+        let mine = |name: &&str| name.starts_with(prefix) && !used.contains(name);
+        let others: Vec<&str> = self.files.iter().flat_map(|file| file.names()).filter(mine).collect();
+        let Some(first) = missing.first().map(|name| self.stored_name(name)) else {
+            for (name, shape) in wanted {
+                let tensor = self.get_shaped(name, shape)?;
+                tensor.renamed(self.stored_name(name)).check_type()?;
+            }
+            let stray = |name: &&str| self.names.is_none() && !BESIDE.iter().any(|mark| name.contains(mark));
+            return Ok(others.into_iter().filter(stray).collect());
+        };
+        let part = self.part;
+        let message = if missing.len() == wanted.len() {
+            let has = others.first().map_or_else(String::new, |other| format!(", for example '{other}'"));
+            format!("has none of the {} tensors of {part}, such as '{first}': its names are others{has}", wanted.len())
+        } else {
+            let more = match missing.len() - 1 {
+                0 => String::new(),
+                more => format!(" and {more} more of {}", wanted.len()),
+            };
+            match like(&first, &others) {
+                Some(other) => format!(
+                    "lacks tensor '{first}'{more}; '{other}' is there instead, a name that is not known: save the model again with diffusers"
+                ),
+                None => format!("lacks tensor '{first}'{more}: {}", self.remedy()),
+            }
+        };
+        Err(Error::file(&self.location, message))
+    }
+
+    /// What the file calls the tensor `name`, for messages.
+    pub fn stored_name(&self, name: &str) -> String {
+        if let Some(place) = self.index.get(name).filter(|_| self.names.is_some()) {
+            return place.stored_name.clone();
+        }
+        self.names.as_ref().and_then(|names| names.original(name)).map_or(name.to_owned(), |(original, _)| original)
     }
 
     /// All tensors in the order of their canonical names.
@@ -160,12 +221,24 @@ impl Weights {
 
     /// Linear layers and convolutions by module path, with the shape of their weight.
     pub fn modules(&self) -> BTreeMap<String, Vec<usize>> {
+        self.weights_of(|extents| matches!(extents, 2 | 4))
+    }
+
+    /// Norms by module path, with the shape of their factors.
+    pub fn norms(&self) -> BTreeMap<String, Vec<usize>> {
+        self.weights_of(|extents| extents == 1)
+    }
+
+    fn weights_of(&self, with: impl Fn(usize) -> bool) -> BTreeMap<String, Vec<usize>> {
         self.iter()
-            .filter(|tensor| matches!(tensor.shape.len(), 2 | 4) && !tensor.name.contains("embeddings."))
+            .filter(|tensor| with(tensor.shape.len()) && !tensor.name.contains("embeddings."))
             .filter_map(|tensor| Some((tensor.name.strip_suffix(".weight")?.to_owned(), tensor.shape.to_vec())))
             .collect()
     }
 }
+
+/// Marks of what libraries write beside a model's weights, and of what is told apart from them elsewhere.
+const BESIDE: [&str; 6] = ["position_ids", "text_projection", "logit_scale", "n_averaged", "vision_model.", "lora"];
 
 /// Where each of a part's tensors lies; `names` gives what a stored tensor stands for.
 fn index(
@@ -209,18 +282,27 @@ fn canonical(part: Part, stored: &str) -> Option<String> {
     }
 }
 
-/// Before diffusers 0.18 the VAE's attention had names of its own (`attention_processor.py`, `AttentionBlock`).
+/// That of `names` which has most of `name`'s beginning and end, where that is most of both.
+fn like<'n>(name: &str, names: &[&'n str]) -> Option<&'n str> {
+    let shared = |other: &str| {
+        let pairs = |a: &mut dyn Iterator<Item = (u8, u8)>| a.take_while(|(x, y)| x == y).count();
+        let front = pairs(&mut name.bytes().zip(other.bytes()));
+        let back = pairs(&mut name.bytes().rev().zip(other.bytes().rev()));
+        (front + back).min(name.len().min(other.len())) as f64 / name.len().max(other.len()) as f64
+    };
+    let ranked = names.iter().map(|other| (*other, shared(other)));
+    ranked.filter(|(_, share)| *share > 0.7).max_by(|a, b| a.1.total_cmp(&b.1)).map(|(other, _)| other)
+}
+
+/// The VAE's attention has had names of its own: before diffusers 0.18 (`attention_processor.py`, `AttentionBlock`), and
+/// in what tools made of them.
 fn vae_name(stored: &str) -> String {
-    const RENAMED: [(&str, &str); 4] =
-        [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")];
-    if let Some((module, leaf)) = stored.rsplit_once('.') {
-        for (old, new) in RENAMED {
-            if let Some(block) = module.strip_suffix(old).filter(|block| block.ends_with(".attentions.0.")) {
-                return format!("{block}{new}.{leaf}");
-            }
-        }
-    }
-    stored.to_owned()
+    let known = || {
+        let (block, rest) = stored.split_once(".attentions.0.")?;
+        let (canonical, tail) = vae_attention(rest)?;
+        Some(format!("{block}.attentions.0.{canonical}{tail}"))
+    };
+    known().unwrap_or_else(|| stored.to_owned())
 }
 
 fn is_vae_attention(part: Part, name: &str) -> bool {

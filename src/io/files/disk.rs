@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io::{BufWriter, Error, ErrorKind, Result, Seek as _, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tempfile::{Builder, NamedTempFile};
 
 use super::durable::{sync_file, sync_folder, sync_folders};
-use crate::io::source::{Data, describe};
+use crate::io::source::{Data, Slices, describe};
 
 /// The user's folder for what can be made again. A path that is not absolute is left alone, as the XDG specification asks:
 /// it would be another folder for every folder that the program is started in.
@@ -35,18 +36,70 @@ pub fn remove_folder(path: &Path) -> Result<()> {
     fs::remove_dir_all(path)
 }
 
+/// An open file, read at positions. It is not mapped: not every file system can, and a mapped file that another program
+/// shortens takes the process with it.
+struct OpenFile {
+    file: fs::File,
+    len: u64,
+}
+
+impl Slices for OpenFile {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read(&self, range: Range<u64>) -> std::result::Result<Vec<u8>, String> {
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        let (mut at, mut left) = (range.start, bytes.as_mut_slice());
+        while !left.is_empty() {
+            match read_at(&self.file, left, at) {
+                Ok(0) => {
+                    let len = self.len;
+                    return Err(format!(
+                        "had {len} bytes when it was opened, and ends at byte {at} now: it was cut while it was in use, get the whole file again"
+                    ));
+                }
+                Ok(n) => (at, left) = (at + n as u64, &mut left[n..]),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(format!("cannot read: {}", describe(&e))),
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+#[cfg(unix)]
+fn read_at(file: &fs::File, bytes: &mut [u8], at: u64) -> Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, bytes, at)
+}
+
+#[cfg(windows)]
+fn read_at(file: &fs::File, bytes: &mut [u8], at: u64) -> Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, bytes, at)
+}
+
+/// Files up to this size are read as they are opened, and closed: a model has a dozen, and a process few handles.
+const SMALL: u64 = 1 << 16;
+
 pub fn open(path: &Path) -> Result<Data> {
     let file = fs::File::open(path)?;
     let meta = file.metadata()?;
     if meta.is_dir() {
-        return Err(Error::other("is a folder, expected a file"));
+        return Err(ErrorKind::IsADirectory.into());
     }
-    if meta.len() == 0 {
-        return Ok(Data::Static(&[]));
+    if !meta.is_file() {
+        return Err(Error::other("is a device or pipe, expected a file"));
     }
-    // SAFETY: the map is read-only and we never write a file in place (`write_atomic` renames), so the bytes change
-    // only if another program rewrites the file while we read it, which no mapping reader can prevent.
-    Ok(Data::Mapped(Arc::new(unsafe { memmap2::Mmap::map(&file)? })))
+    let open = OpenFile { file, len: meta.len() };
+    if open.len > SMALL {
+        return Ok(Data::Slices(Arc::new(open)));
+    }
+    open.read(0..open.len).map(|bytes| Data::Shared(bytes.into())).map_err(Error::other)
+}
+
+/// What the link at `path` points to, where nothing is there.
+pub fn dangling(path: &Path) -> Option<PathBuf> {
+    if path.exists() { None } else { fs::read_link(path).ok() }
 }
 
 /// Writes the file at `path` through `fill`: beside it, synced, then renamed.

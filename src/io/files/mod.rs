@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 #[cfg(target_arch = "wasm32")]
 pub use page::{Content, below, file, put, remove, written};
 pub use system::cache;
-pub(super) use system::{Folder, open, write};
+pub(super) use system::{Folder, dangling, open, write};
 
 /// Where a page has the bundled model.
 pub const BUNDLED_MODEL: &str = "/bundled";

@@ -96,6 +96,11 @@ pub fn open(path: &Path) -> Result<Data> {
     }
 }
 
+/// A page's files are no links.
+pub fn dangling(_: &Path) -> Option<PathBuf> {
+    None
+}
+
 pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let mut bytes = Vec::new();
     fill(&mut bytes)?;

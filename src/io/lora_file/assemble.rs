@@ -82,7 +82,9 @@ impl<'a> Tensors<'a> {
             _ => return Err(incomplete()),
         }
         if let Some(whole) = self.take("diff") {
-            found.push(WeightChange::Full(whole_matrix(&whole)?));
+            // A norm's factors have one extent.
+            let matrix = if whole.shape.len() == 1 { Matrix::Whole(factor(&whole, 1)?) } else { whole_matrix(&whole)? };
+            found.push(WeightChange::Full(matrix));
         }
         let bias = self.take("diff_b").map(|bias| factor(&bias, 1)).transpose()?;
         if let Some(lost) = self.by_role.values().next() {

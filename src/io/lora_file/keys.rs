@@ -1,5 +1,6 @@
 //! What a key of a LoRA file says: which layer, and which of its tensors.
 
+use super::original::{OriginalNames, ROOTS, is_original};
 use super::{ModuleKey, kohya};
 use crate::io::{ModelModules, Part};
 
@@ -52,18 +53,19 @@ pub fn is_adapter_key(key: &str) -> bool {
 }
 
 /// Reads `key`. `lone` is the part that keys without a part's name belong to; `model` gives the layer names with which
-/// kohya's are told apart.
-pub fn parse(key: &str, lone: Option<Part>, model: Option<&ModelModules>) -> Key {
+/// kohya's are told apart, `originals` the original code's.
+pub fn parse(key: &str, lone: Option<Part>, model: Option<&ModelModules>, originals: &OriginalNames) -> Key {
     if let Some((_, kind)) = REFUSED.iter().find(|(mark, _)| key.contains(mark)) {
         return Key::Refused(kind);
     }
     let Some((stem, role, style)) = split_role(key) else { return Key::Foreign };
     let lycoris = matches!(role, Role::Lycoris(_));
     let (module, layout) = if let Some((part, name)) = without_dots(stem) {
-        (kohya::unmangle(name, part, model), 'E')
+        (kohya::unmangle(name, part, model, originals), 'E')
     } else {
-        let (peft, stem) = stem.strip_prefix("base_model.model.").map_or((false, stem), |rest| (true, rest));
-        (dotted(stem, lone), if peft { 'D' } else { style })
+        let style = if stem.contains("base_model.model.") { 'D' } else { style };
+        dotted(stem, lone, originals)
+            .map_or((None, style), |(module, other)| (Some(module), if other { 'G' } else { style }))
     };
     module.map_or(Key::Foreign, |module| Key::Known { module, role, layout: if lycoris { 'F' } else { layout } })
 }
@@ -118,6 +120,13 @@ fn split_role(key: &str) -> Option<(&str, Role, char)> {
     if let Some(found) = LYCORIS.iter().chain(&["diff", "diff_b"]).find_map(named) {
         return Some(found);
     }
+    // What LyCORIS adds to a norm's factors and offsets is a difference by another name.
+    let norm = [("w_norm", "diff"), ("b_norm", "diff_b")]
+        .into_iter()
+        .find_map(|(theirs, ours)| Some((key.strip_suffix(theirs)?.strip_suffix('.')?, Role::Lycoris(ours), 'F')));
+    if norm.is_some() {
+        return norm;
+    }
     let plain = ENDINGS.iter().find_map(|&(ending, role, layout)| Some((key.strip_suffix(ending)?, role, layout)));
     if let Some((stem, Role::Alpha, layout)) = plain {
         let stem =
@@ -126,7 +135,7 @@ fn split_role(key: &str) -> Option<(&str, Role, char)> {
     }
     // PEFT puts the adapter's name between, where it is not saved by PEFT's own function.
     plain.or_else(|| {
-        let stem = key.strip_suffix(".weight")?;
+        let stem = key.strip_suffix(".weight").unwrap_or(key);
         let at = |mark: &str| stem.rfind(mark).filter(|&i| !stem[i + 1..].trim_start_matches("lora_").contains("lora"));
         let ends = |mark: &str| {
             let i = at(mark)?;
@@ -138,21 +147,52 @@ fn split_role(key: &str) -> Option<(&str, Role, char)> {
     })
 }
 
-/// The module of a stem written with dots.
-fn dotted(stem: &str, lone: Option<Part>) -> Option<ModuleKey> {
-    const UNET_ROOTS: [&str; 6] =
-        ["down_blocks.", "mid_block.", "up_blocks.", "conv_in", "conv_out", "time_embedding."];
-    let (part, path) = if let Some(path) = stem.strip_prefix("unet.") {
-        (Part::Unet, path)
-    } else if let Some(path) = stem.strip_prefix("text_encoder.") {
-        (Part::TextEncoder, path)
-    } else if stem.starts_with("text_model.") {
-        (Part::TextEncoder, stem)
-    } else if UNET_ROOTS.iter().any(|root| stem.starts_with(root)) {
-        (Part::Unet, stem)
-    } else {
-        (lone?, stem)
+/// What stands before a layer's path, which part it means, and whether only ComfyUI and OneTrainer write it.
+const PREFIXES: [(&str, Option<Part>, bool); 13] = [
+    ("base_model.model.", None, false),
+    ("unet.", Some(Part::Unet), false),
+    ("text_encoder.", Some(Part::TextEncoder), false),
+    ("diffusion_model.", Some(Part::Unet), true),
+    ("model.diffusion_model.", Some(Part::Unet), true),
+    ("lora_unet.", Some(Part::Unet), true),
+    ("lora_te.", Some(Part::TextEncoder), true),
+    ("lora_te1.", Some(Part::TextEncoder), true),
+    ("text_encoders.", None, true),
+    ("clip_l.", Some(Part::TextEncoder), true),
+    ("clip_h.", Some(Part::TextEncoder), true),
+    ("cond_stage_model.", Some(Part::TextEncoder), true),
+    ("transformer.text_model.", Some(Part::TextEncoder), true),
+];
+
+/// What PyTorch's wrappers (compiling, data parallel, PEFT) put into a module's path.
+const WRAPPERS: [&str; 5] = ["_orig_mod", "module", "base_layer", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
+
+const UNET_ROOTS: [&str; 7] =
+    ["down_blocks", "mid_block", "up_blocks", "conv_in", "conv_out", "time_embedding", "conv_norm_out"];
+
+/// The module of a stem written with dots, and whether it has names that only ComfyUI and OneTrainer write.
+fn dotted(stem: &str, lone: Option<Part>, originals: &OriginalNames) -> Option<(ModuleKey, bool)> {
+    let unwrapped = stem.split('.').filter(|segment| !WRAPPERS.contains(segment)).collect::<Vec<_>>().join(".");
+    let (mut part, mut path, mut other) = (None, unwrapped.as_str(), false);
+    while let Some((rest, of, marks)) =
+        PREFIXES.iter().find_map(|(prefix, of, marks)| Some((path.strip_prefix(prefix)?, *of, *marks)))
+    {
+        // The segment `text_model` belongs to the path.
+        path = if path.starts_with("transformer.text_model.") { &path["transformer.".len()..] } else { rest };
+        (part, other) = (of.or(part), other || marks);
+    }
+    let root = path.split('.').next().unwrap_or_default();
+    let of_unet = UNET_ROOTS.contains(&root) || (ROOTS.contains(&root) && path != root);
+    let part = match part {
+        Some(Part::Unet) if !of_unet => return None,
+        Some(part) => part,
+        None if root == "text_model" && path != root => Part::TextEncoder,
+        None if of_unet => Part::Unet,
+        None => lone?,
     };
+    if part == Part::Unet && is_original(path) {
+        return originals.path(path).map(|path| (ModuleKey { part, path }, true));
+    }
     let mut path = path.replace(".processor.", ".");
     if let Some((block, leaf)) = path.rsplit_once('.') {
         let renamed = match (part, leaf) {
@@ -168,15 +208,52 @@ fn dotted(stem: &str, lone: Option<Part>) -> Option<ModuleKey> {
     if part == Part::TextEncoder && !path.starts_with("text_model.") {
         path.insert_str(0, "text_model.");
     }
-    Some(ModuleKey { part, path })
+    Some((ModuleKey { part, path }, other))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn parse_alone(key: &str) -> Key {
+        parse(key, None, None, &OriginalNames::new(None, std::iter::empty()))
+    }
+
+    #[test]
+    fn other_tools_names_are_the_same_layers() {
+        let block = "down_blocks.0.attentions.1.transformer_blocks.0.attn2";
+        let q = format!("unet.{block}.to_q");
+        let text = "text_encoder.text_model.encoder.layers.3.self_attn.q_proj".to_owned();
+        let own = &text["text_encoder.".len()..];
+        let original = "input_blocks.2.1.transformer_blocks.0.attn2.to_q";
+        for (key, module, layout) in [
+            (format!("diffusion_model.{original}.lora_up.weight"), &q, 'G'),
+            (format!("model.diffusion_model.{original}.lora_B.weight"), &q, 'G'),
+            (format!("diffusion_model.{block}.to_q.lora_up.weight"), &q, 'G'),
+            (format!("unet.{original}.lora_up.weight"), &q, 'G'),
+            (format!("{original}.lora_B.default.weight"), &q, 'G'),
+            (format!("lora_unet.{block}.to_q.lora_up.weight"), &q, 'G'),
+            (format!("unet.base_model.model.{block}.to_q.lora_B.weight"), &q, 'D'),
+            (format!("base_model.model.unet.{block}.to_q.lora_B.weight"), &q, 'D'),
+            (format!("_orig_mod.{block}.to_q.lora_B.weight"), &q, 'C'),
+            (format!("module.unet._orig_mod.{block}.to_q.base_layer.lora_B.weight"), &q, 'C'),
+            (format!("unet.{block}.to_q.lora_B"), &q, 'C'),
+            (format!("lora_unet_{}.lora_up.weight", original.replace('.', "_")), &q, 'E'),
+            (format!("text_encoders.clip_l.transformer.{own}.lora_up.weight"), &text, 'G'),
+            (format!("clip_l.transformer.{own}.lora_up.weight"), &text, 'G'),
+            (format!("clip_h.transformer.{own}.lora_up.weight"), &text, 'G'),
+            (format!("clip_l.{own}.lora_up.weight"), &text, 'G'),
+            (format!("cond_stage_model.transformer.{own}.lora_up.weight"), &text, 'G'),
+            (format!("lora_te.{own}.lora_up.weight"), &text, 'G'),
+            (format!("text_encoder.base_model.model.{own}.lora_B.weight"), &text, 'D'),
+            (format!("text_encoder._orig_mod.{own}.lora_B.weight"), &text, 'C'),
+        ] {
+            assert_eq!(known(&key, None), (module.clone(), Role::Up, layout), "{key}");
+        }
+    }
+
     fn known(key: &str, lone: Option<Part>) -> (String, Role, char) {
-        match parse(key, lone, None) {
+        match parse(key, lone, None, &OriginalNames::new(None, std::iter::empty())) {
             Key::Known { module, role, layout } => (module.to_string(), role, layout),
             other => panic!("{key}: {other:?}"),
         }
@@ -237,22 +314,23 @@ mod tests {
             ("lora_unet_x.on_input", "an (IA)3"),
             ("lora_unet_x.scalar", "a LyCORIS file with a scalar"),
         ] {
-            assert!(matches!(parse(key, None, None), Key::Refused(why) if why.starts_with(kind)), "{key}");
+            assert!(matches!(parse_alone(key), Key::Refused(why) if why.starts_with(kind)), "{key}");
             assert!(is_adapter_key(key));
         }
         for key in [
             "lora_te2_text_model_encoder_layers_0_self_attn_q_proj.lora_up.weight",
-            "lora_unet_input_blocks_4_1_proj_in.lora_down.weight",
+            "lora_unet_input_blocks_3_1_proj_in.lora_down.weight",
+            "diffusion_model.double_blocks.0.img_attn.qkv.lora_up.weight",
+            "diffusion_model.input_blocks.3.1.proj_in.lora_down.weight",
+            "text_encoders.clip_g.transformer.text_model.encoder.layers.0.self_attn.q_proj.lora_up.weight",
+            "bundle_emb.sks.clip_l",
             "transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight",
             "down_blocks.0.resnets.0.conv1.weight",
-            // Norm layers are reported with what matches nothing, and the rest of the file is used.
-            "lora_unet_mid_block_resnets_0_norm1.w_norm",
-            "lora_unet_mid_block_resnets_0_norm1.b_norm",
             "",
             ".alpha",
             ".lora_A.weight",
         ] {
-            assert_eq!(parse(key, None, None), Key::Foreign, "{key}");
+            assert_eq!(parse_alone(key), Key::Foreign, "{key}");
         }
     }
 }

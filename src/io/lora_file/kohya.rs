@@ -2,10 +2,11 @@
 //! layers undoes that; without a model, the names that Stable Diffusion's layers are made of do.
 
 use super::ModuleKey;
+use super::original::{OriginalNames, is_original};
 use crate::io::{ModelModules, Part};
 
 /// The words of UNet and text encoder paths, a longer one before its own beginning.
-const WORDS: [&str; 38] = [
+const WORDS: [&str; 56] = [
     "down_blocks",
     "up_blocks",
     "mid_block",
@@ -44,25 +45,51 @@ const WORDS: [&str; 38] = [
     "v_proj",
     "out_proj",
     "mlp",
+    "norm",
+    "norm1",
+    "norm2",
+    "norm3",
+    "conv_norm_out",
+    "layer_norm1",
+    "layer_norm2",
+    "final_layer_norm",
+    // The original code's.
+    "input_blocks",
+    "middle_block",
+    "output_blocks",
+    "in_layers",
+    "out_layers",
+    "emb_layers",
+    "skip_connection",
+    "time_embed",
+    "out",
+    "op",
 ];
 const LAST_WORDS: [&str; 2] = ["fc1", "fc2"];
+
+/// What compiling and other wrapping of a PyTorch module leaves in its layers' names.
+const WRAPPERS: [&str; 3] = ["_orig_mod_", "base_model_model_", "diffusion_model_"];
 
 /// kohya's name for a path.
 pub fn mangle(path: &str) -> String {
     path.replace('.', "_")
 }
 
-/// The layer that `name` (without `lora_unet_` or `lora_te_`) stands for.
-pub fn unmangle(name: &str, part: Part, model: Option<&ModelModules>) -> Option<ModuleKey> {
+/// The layer that `name` (without `lora_unet_` or `lora_te_`) stands for, by diffusers' names or the original code's.
+pub fn unmangle(name: &str, part: Part, model: Option<&ModelModules>, originals: &OriginalNames) -> Option<ModuleKey> {
+    let name = WRAPPERS.iter().fold(name.to_owned(), |name, wrapper| name.replace(wrapper, ""));
+    let name = name.as_str();
     let of_model = model.and_then(|model| {
         let paths = if part == Part::Unet { &model.unet } else { &model.text_encoder };
         paths.keys().find(|path| path.len() == name.len() && mangle(path) == name).cloned()
     });
     let path = of_model.or_else(|| words(name).map(|words| words.join(".")))?;
+    let path = if part == Part::Unet && is_original(&path) { originals.path(&path)? } else { path };
     let root = path.split('.').next().unwrap_or_default();
     let belongs = match part {
         Part::Unet => {
-            ["down_blocks", "up_blocks", "mid_block", "conv_in", "conv_out", "time_embedding"].contains(&root)
+            ["down_blocks", "up_blocks", "mid_block", "conv_in", "conv_out", "time_embedding", "conv_norm_out"]
+                .contains(&root)
         }
         _ => root == "text_model",
     };
@@ -88,6 +115,30 @@ fn words(name: &str) -> Option<Vec<&str>> {
 mod tests {
     use super::*;
 
+    fn unmangle_alone(name: &str, part: Part) -> Option<String> {
+        unmangle(name, part, None, &OriginalNames::new(None, std::iter::empty())).map(|m| m.path)
+    }
+
+    #[test]
+    fn original_names_are_found_flattened() {
+        for (name, path) in [
+            (
+                "input_blocks_4_1_transformer_blocks_0_attn1_to_out_0",
+                "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0",
+            ),
+            ("input_blocks_3_0_op", "down_blocks.0.downsamplers.0.conv"),
+            ("middle_block_2_in_layers_2", "mid_block.resnets.1.conv1"),
+            ("output_blocks_2_1_conv", "up_blocks.0.upsamplers.0.conv"),
+            ("output_blocks_11_0_skip_connection", "up_blocks.3.resnets.2.conv_shortcut"),
+            ("output_blocks_5_0_emb_layers_1", "up_blocks.1.resnets.2.time_emb_proj"),
+            ("time_embed_2", "time_embedding.linear_2"),
+            ("input_blocks_0_0", "conv_in"),
+            ("out_2", "conv_out"),
+        ] {
+            assert_eq!(unmangle_alone(name, Part::Unet).as_deref(), Some(path), "{name}");
+        }
+    }
+
     #[test]
     fn names_come_back_without_a_model() {
         for path in [
@@ -101,21 +152,24 @@ mod tests {
             "time_embedding.linear_1",
             "conv_in",
         ] {
-            assert_eq!(unmangle(&mangle(path), Part::Unet, None).map(|m| m.path).as_deref(), Some(path));
+            assert_eq!(unmangle_alone(&mangle(path), Part::Unet).as_deref(), Some(path));
         }
         let path = "text_model.encoder.layers.11.mlp.fc2";
-        assert_eq!(unmangle(&mangle(path), Part::TextEncoder, None).map(|m| m.path).as_deref(), Some(path));
-        for name in ["", "_", "input_blocks_4_1_proj_in", "down_blocks_", "down_blocks_0_nonsense", "é", "text_model_x"]
+        assert_eq!(unmangle_alone(&mangle(path), Part::TextEncoder).as_deref(), Some(path));
+        for name in ["", "_", "input_blocks_3_1_proj_in", "down_blocks_", "down_blocks_0_nonsense", "é", "text_model_x"]
         {
-            assert_eq!(unmangle(name, Part::Unet, None), None, "{name}");
+            assert_eq!(unmangle_alone(name, Part::Unet), None, "{name}");
         }
+        let wrapped = "_orig_mod_down_blocks_0_attentions_1__orig_mod_proj_in";
+        assert_eq!(unmangle_alone(wrapped, Part::Unet).as_deref(), Some("down_blocks.0.attentions.1.proj_in"));
     }
 
     #[test]
     fn a_models_own_names_come_first() {
         let unet = [("mid_block.a_b.c".to_owned(), vec![1, 1])].into();
         let model = ModelModules { unet, ..Default::default() };
-        let path = |model| unmangle("mid_block_a_b_c", Part::Unet, model).map(|m| m.path);
+        let originals = OriginalNames::new(None, std::iter::empty());
+        let path = |model| unmangle("mid_block_a_b_c", Part::Unet, model, &originals).map(|m| m.path);
         assert_eq!(path(Some(&model)).as_deref(), Some("mid_block.a_b.c"));
         assert_eq!(path(None), None);
     }

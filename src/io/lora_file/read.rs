@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::adapter_config::AdapterConfig;
 use super::assemble::Tensors;
 use super::keys::{Key, Role, is_adapter_key, parse};
+use super::original::OriginalNames;
 use super::{LoraFile, ModuleKey};
 use crate::error::{Error, Result};
 use crate::io::checkpoints::object;
@@ -84,10 +85,11 @@ impl LoraFile {
         model: Option<&ModelModules>,
     ) -> Result<()> {
         let mut parts: BTreeMap<ModuleKey, Tensors<'_>> = BTreeMap::new();
+        let originals = OriginalNames::new(model, file.names());
         let mut any_lora = false;
         for tensor in file.iter() {
             any_lora |= is_adapter_key(&tensor.name);
-            match parse(&tensor.name, lone, model) {
+            match parse(&tensor.name, lone, model, &originals) {
                 Key::Known { module, role, layout } => {
                     any_lora = true;
                     // An alpha is written alike in most layouts; a kind that only LyCORIS has decides.

@@ -9,16 +9,26 @@ use crate::error::{Error, Result};
 use crate::io::ModelModules;
 use crate::io::families::{FAMILIES, TAKES_LORAS};
 
-/// Families told by marks that only a LoRA's names have: a checkpoint of Stable Diffusion 1.x has `input_blocks`, too.
+/// Families told by parts that no Stable Diffusion 1.x or 2.x model has, as LoRA files call them. How a tool writes the names
+/// of parts that all have, `input_blocks` or `diffusion_model.`, tells nothing.
 const BY_LORA: [(&str, &str); 7] = [
     ("lora_te3_", "Stable Diffusion 3"),
+    ("t5xxl.", "Stable Diffusion 3, Flux or another with a T5 encoder"),
     ("lora_te2_", "Stable Diffusion XL"),
     ("text_encoder_2.", "Stable Diffusion XL"),
+    ("clip_g.", "Stable Diffusion XL"),
     ("lora_prior_", "Stable Cascade or Würstchen"),
     ("diffusion_model.blocks", "a video or diffusion transformer (Wan or another)"),
-    ("input_blocks", "Stable Diffusion XL"),
-    ("output_blocks", "Stable Diffusion XL"),
 ];
+
+/// Whose LoRA a file is, and what says so.
+struct Family {
+    name: String,
+    /// What of the file tells it.
+    mark: String,
+    /// Whether it is neither Stable Diffusion 1.x nor 2.x.
+    other: bool,
+}
 
 /// A layer that the model has in another size.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,22 +65,26 @@ pub struct MatchReport {
     /// Layers of another size.
     pub mismatched: Vec<ShapeMismatch>,
     file: String,
+    /// Where it is not what the model is.
     made_for: Option<String>,
-    /// Whether the names alone say that it is for another family.
+    /// Whether it is for another family than is taken.
     other_family: bool,
 }
 
 impl LoraFile {
     /// Holds it against `model`.
     pub fn match_report(&self, model: &ModelModules) -> MatchReport {
+        let family = self.family();
+        let width = model.unet.iter().find(|(path, _)| path.ends_with(CROSS_ATTENTION[0])).map(|(_, shape)| shape[1]);
+        let of_model = width.is_some() && width == self.context_width();
         let mut report = MatchReport {
             matched: Vec::new(),
             kinds: BTreeMap::new(),
             unmatched: Vec::new(),
             mismatched: Vec::new(),
             file: self.name.clone(),
-            made_for: self.made_for(),
-            other_family: self.foreign_family().is_some(),
+            other_family: family.as_ref().is_some_and(|family| family.other),
+            made_for: family.filter(|family| family.other || !of_model).map(|family| family.to_string()),
         };
         for module in self.layers() {
             let Some(shape) = model.weight(module) else {
@@ -105,41 +119,87 @@ impl LoraFile {
         misfit("bias difference", vec![length], bias.into_iter().collect())
     }
 
-    /// The family of models that its names speak of, where that is another one.
-    fn foreign_family(&self) -> Option<(&str, &'static str)> {
-        BY_LORA.iter().chain(&FAMILIES).find_map(|(mark, family)| {
+    /// Columns of the weight of the first layer whose path ends in one of `ends`.
+    fn columns(&self, ends: &[&str]) -> Option<usize> {
+        let layer = self.layers().into_iter().find(|key| ends.iter().any(|end| key.path.ends_with(end)))?;
+        let change = || self.changes.get(layer)?.weight_shape();
+        self.modules.get(layer).map(LoraModule::weight_shape).or_else(change)?.get(1).copied()
+    }
+
+    /// Width of the hidden states that its cross-attention reads.
+    fn context_width(&self) -> Option<usize> {
+        self.columns(&CROSS_ATTENTION)
+    }
+
+    /// The family of models that it is for, from what cannot be otherwise: parts, sizes and depths.
+    fn family(&self) -> Option<Family> {
+        let foreign = BY_LORA.iter().chain(&FAMILIES).find_map(|(mark, family)| {
             let key = self.foreign.iter().find(|key| key.contains(mark))?;
-            Some((key.as_str(), *family))
-        })
-    }
-
-    /// Refuses a LoRA whose names say that it is for another family of models, even where it has layers that fit:
-    /// one for Stable Diffusion XL has a text encoder of Stable Diffusion 1.x.
-    ///
-    /// # Errors
-    /// [`Error::File`] naming one key, the family, and what is taken instead.
-    pub fn check_family(&self) -> Result<()> {
-        let Some((key, family)) = self.foreign_family() else { return Ok(()) };
-        Err(Error::file(&self.name, format!("is a LoRA for {family} (it has '{key}'); {TAKES_LORAS}")))
-    }
-
-    /// The model family that the names and sizes speak of, where they do.
-    pub fn made_for(&self) -> Option<String> {
-        if let Some((_, family)) = self.foreign_family() {
-            return Some(family.to_owned());
+            Some(Family { name: (*family).into(), mark: format!("it has '{key}'"), other: true })
+        });
+        if foreign.is_some() {
+            return foreign;
+        }
+        let of = |name: &str, mark: String, other| Some(Family { name: name.into(), mark, other });
+        if let Some(width) = self.context_width() {
+            let mark = format!("cross-attention width {width}");
+            return match width {
+                768 => of("Stable Diffusion 1.x", mark, false),
+                1024 => of("Stable Diffusion 2.x", mark, false),
+                1280 => of("Stable Diffusion XL's refiner", mark, true),
+                2048 => of("Stable Diffusion XL", mark, true),
+                _ => of("a model", mark, false),
+            };
+        }
+        let second = |key: &&ModuleKey| key.path.contains(".transformer_blocks.1.");
+        if let Some(deep) = self.layers().into_iter().find(second) {
+            return of("Stable Diffusion XL", format!("'{deep}' is of a second transformer block"), true);
         }
         if self.layers().is_empty() && self.foreign.iter().any(|key| key.contains("transformer_blocks")) {
-            return Some("a diffusion transformer (PixArt, Stable Diffusion 3, Flux or another)".into());
+            let mark = "PixArt, Stable Diffusion 3, Flux or another".to_owned();
+            return of("a diffusion transformer", mark, true);
         }
-        let width = self.layers().into_iter().find(|key| key.path.ends_with(".attn2.to_k"))?;
-        let change = || self.changes.get(width)?.weight_shape();
-        let shape = self.modules.get(width).map(LoraModule::weight_shape).or_else(change)?;
-        Some(match shape.get(1)? {
-            768 => "Stable Diffusion 1.x (cross-attention width 768)".into(),
-            1024 => "Stable Diffusion 2.x (cross-attention width 1024)".into(),
-            2048 => "Stable Diffusion XL (cross-attention width 2048)".into(),
-            other => format!("a model of cross-attention width {other}"),
-        })
+        let width = self.columns(&[".self_attn.q_proj", ".self_attn.v_proj"])?;
+        let mark = format!("text encoder width {width}");
+        match width {
+            768 => of("Stable Diffusion 1.x", mark, false),
+            1024 => of("Stable Diffusion 2.x", mark, false),
+            _ => of("a model", mark, false),
+        }
+    }
+
+    /// Refuses a LoRA that is for another family of models, even where it has layers that fit: one for Stable Diffusion XL
+    /// has a text encoder of Stable Diffusion 1.x.
+    ///
+    /// # Errors
+    /// [`Error::File`] saying what of the file tells it, the family, and what is taken instead.
+    pub fn check_family(&self) -> Result<()> {
+        match self.family() {
+            // What has no layer at all is nothing to use, whatever it is.
+            Some(Family { name, mark, other: true }) if !(self.layers().is_empty() && name.starts_with("a ")) => {
+                Err(Error::file(&self.name, format!("is a LoRA for {name} ({mark}); {TAKES_LORAS}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The model family that it is for, where parts and sizes tell.
+    pub fn made_for(&self) -> Option<String> {
+        self.family().map(|family| family.to_string())
+    }
+}
+
+/// Layers whose input is the hidden states of a prompt.
+const CROSS_ATTENTION: [&str; 2] = [".attn2.to_k", ".attn2.to_v"];
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A key is a witness, a size is a description.
+        match (self.name.as_str(), self.mark.contains('\'')) {
+            (name, true) => write!(f, "{name}"),
+            ("a model", false) => write!(f, "a model of {}", self.mark),
+            (name, false) => write!(f, "{name} ({})", self.mark),
+        }
     }
 }
 
@@ -149,7 +209,11 @@ const LISTED: usize = 20;
 impl MatchReport {
     /// What the model does not have, as one line of names; `None` where it has everything.
     pub fn listed_unmatched(&self) -> Option<String> {
-        let listed = self.unmatched.iter().take(LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let named = |key: &String| match key.starts_with("bundle_emb.") {
+            true => format!("{key} (an embedding beside the LoRA, which is not read)"),
+            false => key.clone(),
+        };
+        let listed = self.unmatched.iter().take(LISTED).map(named).collect::<Vec<_>>().join(", ");
         match self.unmatched.len().saturating_sub(LISTED) {
             0 => Some(listed).filter(|listed| !listed.is_empty()),
             more => Some(format!("{listed} and {more} more")),
@@ -168,7 +232,11 @@ impl MatchReport {
             Some(family) if taken(family) => format!("; it seems to be made for {family}"),
             Some(family) => format!("; it seems to be made for {family}: {TAKES_LORAS}"),
         };
-        let refuse = |what: String| Err(Error::file(&self.file, format!("LoRA of another model: {what}{made_for}")));
+        let of_another = self.made_for.is_some() || !self.mismatched.is_empty();
+        let refuse = |what: String| {
+            let whose = if of_another { "LoRA of another model" } else { "LoRA with names of no known layout" };
+            Err(Error::file(&self.file, format!("{whose}: {what}{made_for}")))
+        };
         if let Some(first) = self.mismatched.first() {
             return refuse(match self.mismatched.len() - 1 {
                 0 => first.to_string(),

@@ -8,6 +8,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::ElementType;
+use crate::base::json;
 use crate::error::Error;
 use crate::io::Source;
 
@@ -64,6 +65,13 @@ pub fn read(source: &Source) -> crate::error::Result<Header> {
         return Err(fault(message));
     }
     let length = source.read(0..8)?.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    // Every header is a JSON object: what begins otherwise is another file.
+    if source.read(8..total.min(9))?.first().is_some_and(|first| *first != b'{') {
+        let head = source.read(0..total.min(64))?;
+        let text = std::str::from_utf8(&head).map_or_else(|e| e.valid_up_to() + 4 > head.len(), |_| true);
+        let is = if text { "text, such as JSON" } else { "another kind of file" };
+        return Err(fault(format!("not a safetensors file, but {is}: its header does not begin at byte 8")));
+    }
     if length > MAX_HEADER_BYTES {
         return Err(fault(format!(
             "not a safetensors file, or damaged: it announces a header of {length} bytes, the limit is {MAX_HEADER_BYTES}; get it again"
@@ -82,7 +90,7 @@ fn parse(text: &[u8], data_start: u64, data_bytes: u64) -> Result<Header, String
     let text = std::str::from_utf8(text).map_err(|e| {
         format!("the header is not UTF-8 (byte {}): not a safetensors file or damaged", e.valid_up_to())
     })?;
-    let Pairs(pairs) = serde_json::from_str(text).map_err(|e| format!("the header is not valid JSON: {e}"))?;
+    let Pairs(pairs) = json::parse(text).map_err(|e| format!("the header is not valid JSON: {e}"))?;
 
     let mut header = Header { data_start, entries: BTreeMap::new(), metadata: BTreeMap::new() };
     let mut seen_metadata = false;
@@ -104,15 +112,13 @@ fn parse(text: &[u8], data_start: u64, data_bytes: u64) -> Result<Header, String
 }
 
 fn metadata(value: Value) -> Result<BTreeMap<String, String>, String> {
-    let Value::Object(map) = value else {
-        return Err("'__metadata__' is not an object".into());
-    };
-    map.into_iter()
-        .map(|(key, value)| match value {
-            Value::String(text) => Ok((key, text)),
-            _ => Err(format!("'__metadata__' field '{key}' is not a string")),
-        })
-        .collect()
+    // The format wants strings; tools that write numbers and lists mean their text.
+    let text = |value| if let Value::String(text) = value { text } else { value.to_string() };
+    match value {
+        Value::Null => Ok(BTreeMap::new()),
+        Value::Object(map) => Ok(map.into_iter().map(|(key, value)| (key, text(value))).collect()),
+        _ => Err("'__metadata__' is not an object".into()),
+    }
 }
 
 fn entry(value: &Value, data_bytes: u64) -> Result<Entry, String> {

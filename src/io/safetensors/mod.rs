@@ -24,7 +24,7 @@ pub struct SafeTensors {
 }
 
 impl SafeTensors {
-    /// Maps the file at `path` and checks its header.
+    /// Opens the file at `path` and checks its header.
     ///
     /// # Errors
     /// [`Error::File`] naming the file, the tensor and the fault: truncated, a header that is too long, not UTF-8 or
@@ -51,6 +51,12 @@ impl SafeTensors {
     /// The bytes of the whole file.
     pub fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// The same tensors, each under the name that `name` gives for its own, or under its own.
+    pub(super) fn renamed(mut self, name: impl Fn(&str) -> Option<String>) -> SafeTensors {
+        self.entries = self.entries.into_iter().map(|(own, entry)| (name(&own).unwrap_or(own), entry)).collect();
+        self
     }
 
     /// Tensor names in order.

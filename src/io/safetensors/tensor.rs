@@ -8,6 +8,7 @@ use half::{bf16, f16};
 
 use crate::error::{Error, Result};
 use crate::io::Source;
+use crate::io::source::CopyError;
 
 macro_rules! element_types {
     ($($variant:ident $name:literal $bytes:literal $doc:literal),+ $(,)?) => {
@@ -66,7 +67,7 @@ pub struct Tensor<'a> {
 
 #[derive(Clone, Debug)]
 enum Data<'a> {
-    /// In memory or mapped.
+    /// In memory.
     Here(Cow<'a, [u8]>),
     /// To be read when it is looked at.
     There(&'a Source, Range<u64>),
@@ -200,10 +201,11 @@ impl<'a> Tensor<'a> {
         }
     }
 
-    /// Gives its pages back, where it is a part of the mapped `source`.
-    pub(in crate::io) fn release(&self, source: &Source) {
-        if let Data::Here(Cow::Borrowed(bytes)) = &self.data {
-            source.release(bytes);
+    /// Writes its bytes to `out`, a window of a file at a time.
+    pub(in crate::io) fn write_to(&self, out: &mut dyn std::io::Write) -> Result<(), CopyError> {
+        match &self.data {
+            Data::Here(bytes) => out.write_all(bytes).map_err(CopyError::Write),
+            Data::There(source, range) => source.copy_to(range.clone(), out),
         }
     }
 
@@ -212,24 +214,33 @@ impl<'a> Tensor<'a> {
         Error::file(self.file.as_ref(), format!("tensor '{}': {message}", self.name))
     }
 
+    /// Nothing, where the elements can be had as f32.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_f32`].
+    pub fn check_type(&self) -> Result<()> {
+        match self.dtype {
+            ElementType::F64 | ElementType::F32 | ElementType::F16 | ElementType::BF16 => Ok(()),
+            ElementType::F8E4M3 | ElementType::F8E5M2 => {
+                let name = self.dtype.name();
+                Err(self.error(format!("is {name}, which is not read: get the file in F16, BF16 or F32")))
+            }
+            other => Err(self.error(format!("is {}, expected F32, F16, BF16 or F64", other.name()))),
+        }
+    }
+
     /// The elements as f32, from F64, F32, F16 or BF16.
     ///
     /// # Errors
     /// [`Error::File`] for any other type.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
+        self.check_type()?;
         let bytes = &*self.bytes()?;
         Ok(match self.dtype {
             ElementType::F32 => bytemuck::pod_collect_to_vec(bytes),
             ElementType::F64 => bytemuck::pod_collect_to_vec::<u8, f64>(bytes).iter().map(|&x| x as f32).collect(),
             ElementType::F16 => bytemuck::pod_collect_to_vec::<u8, f16>(bytes).to_f32_vec(),
-            ElementType::BF16 => bytemuck::pod_collect_to_vec::<u8, bf16>(bytes).to_f32_vec(),
-            ElementType::F8E4M3 | ElementType::F8E5M2 => {
-                let name = self.dtype.name();
-                return Err(self.error(format!("is {name}, which is not read: get the file in F16, BF16 or F32")));
-            }
-            other => {
-                return Err(self.error(format!("is {}, expected F32, F16, BF16 or F64", other.name())));
-            }
+            _ => bytemuck::pod_collect_to_vec::<u8, bf16>(bytes).to_f32_vec(),
         })
     }
 

@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 
 use super::Tensor;
 use crate::error::{Error, Result};
-use crate::io::write_atomic;
+use crate::io::atomic::write_copying;
+use crate::io::source::CopyError;
 
 /// Writes `tensors` and string `metadata` to `path`, atomically. The order in the file depends on names and types
 /// alone (wide elements first, then by name, as the reference implementation does), never on the order given.
@@ -44,25 +45,13 @@ pub fn write_safetensors(
         }
         offset += bytes;
     }
-    // Spaces after the JSON keep the data 8-byte aligned in a mapped file.
+    // Spaces after the JSON keep the data 8-byte aligned for readers that map the file.
     let mut text = Value::Object(header).to_string().into_bytes();
     text.resize(text.len().next_multiple_of(8), b' ');
 
-    let mut unread = None;
-    let written = write_atomic(path, |out| {
-        out.write_all(&(text.len() as u64).to_le_bytes())?;
-        out.write_all(&text)?;
-        for tensor in &order {
-            let bytes = tensor.bytes().map_err(|e| {
-                unread = Some(e);
-                std::io::ErrorKind::InvalidData
-            })?;
-            out.write_all(&bytes)?;
-        }
-        Ok(())
-    });
-    match unread {
-        Some(fault) => Err(fault),
-        None => written,
-    }
+    write_copying(path, |out| {
+        let head = [&(text.len() as u64).to_le_bytes()[..], &text];
+        head.into_iter().try_for_each(|bytes| out.write_all(bytes)).map_err(CopyError::Write)?;
+        order.iter().try_for_each(|tensor| tensor.write_to(out))
+    })
 }

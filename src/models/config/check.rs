@@ -4,6 +4,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{PerBlock, WIDEST};
+use crate::base::json;
 use crate::error::{Error, Result};
 
 /// Most channels of anything: far above any model, and low enough that no product of a few of them overflows.
@@ -16,7 +17,7 @@ const BLOCKS: usize = 12;
 /// Reads `text`, refusing fields of `allowed` that are there with another value than the listed ones, or with a list of
 /// others.
 pub(super) fn read<T: DeserializeOwned>(path: &str, text: &str, allowed: &[(&str, Vec<Value>)]) -> Result<T> {
-    let json: Value = serde_json::from_str(text).map_err(|e| Error::file(path, format!("not a config.json: {e}")))?;
+    let json: Value = json::parse(text).map_err(|e| Error::file(path, format!("not a config.json: {e}")))?;
     if !json.is_object() {
         return Err(Error::file(path, "not a config.json: holds no fields"));
     }

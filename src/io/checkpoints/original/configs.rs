@@ -8,12 +8,51 @@ use crate::error::{Error, Result};
 use crate::io::{Part, SafeTensors};
 
 /// Text layers of Stable Diffusion 2: it reads the state before OpenCLIP's last one.
-const OPEN_CLIP_LAYERS: usize = 23;
+const SECOND_LAYERS: usize = 23;
 /// Channels of an attention head in Stable Diffusion 2 and in both text encoders.
 const HEAD: usize = 64;
 
+/// The generation of a model, which decides what no tensor says: activations, heads, padding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Generation {
+    /// Stable Diffusion 1.x, with OpenAI's CLIP.
+    First,
+    /// Stable Diffusion 2.x, with OpenCLIP.
+    Second,
+}
+
+impl Generation {
+    /// That of `file`, and what is to be said where it is no more than likely. Names say nothing of it: text encoders of
+    /// both generations go about under either's names. The width of the text encoder's output does; where it is that of
+    /// neither, as in miniatures, the projections around the UNet's transformers, which are linear in the second.
+    pub fn of(file: &SafeTensors) -> (Generation, Option<String>) {
+        let unet = prefix(Part::Unet, TextFlavour::Clip);
+        let shape = |ending: &str| {
+            let name = file.names().find(|name| name.starts_with(unet) && name.ends_with(ending))?;
+            Some(file.find(name)?.shape.to_vec())
+        };
+        let width = shape(".attn2.to_k.weight").and_then(|shape| shape.get(1).copied()).unwrap_or(0);
+        let linear = shape(".proj_in.weight").is_some_and(|shape| shape.len() == 2);
+        match width {
+            768 => (Generation::First, None),
+            1024 => (Generation::Second, None),
+            _ => {
+                let (generation, name, why) = match linear {
+                    true => (Generation::Second, "Stable Diffusion 2.x", "linear projections"),
+                    false => (Generation::First, "Stable Diffusion 1.x", "projections that are convolutions"),
+                };
+                let message = format!(
+                    "{}: taken for {name} by its {why}, its context width {width} being that of neither 1.x nor 2.x; where that is wrong: give a diffusers folder",
+                    file.name()
+                );
+                (generation, Some(message))
+            }
+        }
+    }
+}
+
 /// Counts what names depend on.
-pub fn structure(file: &SafeTensors, text: TextFlavour) -> Result<Structure> {
+pub fn structure(file: &SafeTensors, text: TextFlavour, generation: Generation) -> Result<Structure> {
     let unet = prefix(Part::Unet, text);
     let inputs = count(file, &format!("{unet}input_blocks."));
     let is_down = |i: &usize| file.contains(&format!("{unet}input_blocks.{i}.0.op.weight"));
@@ -32,7 +71,11 @@ pub fn structure(file: &SafeTensors, text: TextFlavour) -> Result<Structure> {
     let text_layers = match text {
         TextFlavour::Clip => layers("text_model.encoder.layers"),
         TextFlavour::BareClip => layers("encoder.layers"),
-        TextFlavour::OpenClip => layers("transformer.resblocks").min(OPEN_CLIP_LAYERS),
+        TextFlavour::OpenClip => layers("transformer.resblocks"),
+    };
+    let text_layers = match generation {
+        Generation::First => text_layers,
+        Generation::Second => text_layers.min(SECOND_LAYERS),
     };
     Ok(Structure {
         unet_blocks,
@@ -54,19 +97,18 @@ fn count(file: &SafeTensors, prefix: &str) -> usize {
 
 /// All configurations of a file.
 pub struct Configs {
-    unet: Value,
+    pub unet: Value,
     vae: Value,
     text_encoder: Value,
     pub model_index: Value,
     pub scheduler: Value,
-    pub prediction_known: bool,
 }
 
 impl Configs {
-    pub fn new(file: &SafeTensors, structure: &Structure) -> Result<Configs> {
-        let template = match structure.text {
-            TextFlavour::Clip | TextFlavour::BareClip => include_str!("sd1.json"),
-            TextFlavour::OpenClip => include_str!("sd2.json"),
+    pub fn new(file: &SafeTensors, structure: &Structure, generation: Generation) -> Result<Configs> {
+        let template = match generation {
+            Generation::First => include_str!("sd1.json"),
+            Generation::Second => include_str!("sd2.json"),
         };
         let mut template: Value = serde_json::from_str(template)
             .map_err(|e| Error::file(file.name(), format!("configuration template: {e}")))?;
@@ -75,25 +117,20 @@ impl Configs {
         let (model_index, scheduler) = (take("model_index"), take("scheduler"));
         let shapes = |part: Part| Shapes { file, names: Names::new(part, structure) };
         let mut configs = Configs {
-            unet: with(unet, unet_fields(&shapes(Part::Unet), structure)?),
+            unet: with(unet, unet_fields(&shapes(Part::Unet), structure, generation)?),
             vae: with(vae, vae_fields(&shapes(Part::Vae), structure)?),
             text_encoder: with(text, text_fields(&shapes(Part::TextEncoder), structure)?),
             model_index,
             scheduler,
-            prediction_known: true,
         };
         // The marker of newer trainers for noise levels that end in pure noise (Lin et al. 2023): sampling has to begin there,
         // which the template's PNDM cannot.
-        if file.contains("ztsnr") {
+        let zero_snr =
+            file.metadata().get("ss_zero_terminal_snr").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+        if zero_snr || file.contains("ztsnr") {
             configs.scheduler["_class_name"] = json!("DDIMScheduler");
             configs.scheduler["rescale_betas_zero_snr"] = json!(true);
             configs.scheduler["timestep_spacing"] = json!("trailing");
-        }
-        match stated_prediction(file) {
-            Some(true) => velocity(&mut configs.scheduler, &mut configs.unet),
-            Some(false) => {}
-            // Every first-generation model predicts the noise; of the second, both kinds go about.
-            None => configs.prediction_known = structure.text != TextFlavour::OpenClip,
         }
         Ok(configs)
     }
@@ -107,27 +144,15 @@ impl Configs {
     }
 }
 
-/// Turns the configurations of the 512-pixel model into those of the 768-pixel one, which predicts velocities.
-pub fn velocity(scheduler: &mut Value, unet: &mut Value) {
+/// Says in a model's configurations that it predicts velocities. In the second generation that makes the 512-pixel model
+/// the 768-pixel one, with its scheduler.
+pub fn velocity(scheduler: &mut Value, unet: &mut Value, generation: Generation) {
     scheduler["prediction_type"] = json!("v_prediction");
-    scheduler["_class_name"] = json!("DDIMScheduler");
-    if unet["sample_size"] == json!(64) {
-        unet["sample_size"] = json!(96);
-    }
-}
-
-/// Whether the file says that its network predicts velocities (`modelspec.prediction_type`, or the marker tensor of
-/// newer trainers).
-fn stated_prediction(file: &SafeTensors) -> Option<bool> {
-    if file.contains("v_pred") {
-        return Some(true);
-    }
-    let stated =
-        ["modelspec.prediction_type", "ss_v_parameterization"].iter().find_map(|key| file.metadata().get(*key))?;
-    match stated.to_lowercase().as_str() {
-        "v" | "v_prediction" | "velocity" | "true" => Some(true),
-        "epsilon" | "eps" | "noise" | "false" => Some(false),
-        _ => None,
+    if generation == Generation::Second {
+        scheduler["_class_name"] = json!("DDIMScheduler");
+        if unet["sample_size"] == json!(64) {
+            unet["sample_size"] = json!(96);
+        }
     }
 }
 
@@ -158,7 +183,7 @@ impl Shapes<'_> {
     }
 }
 
-fn unet_fields(shapes: &Shapes<'_>, structure: &Structure) -> Result<Value> {
+fn unet_fields(shapes: &Shapes<'_>, structure: &Structure, generation: Generation) -> Result<Value> {
     let blocks = structure.unet_blocks;
     let channels = (0..blocks).map(|i| shapes.extent(&format!("down_blocks.{i}.resnets.0.conv1.weight"), 0));
     let channels = channels.collect::<Result<Vec<usize>>>()?;
@@ -174,9 +199,9 @@ fn unet_fields(shapes: &Shapes<'_>, structure: &Structure) -> Result<Value> {
     let depth =
         (0..).take_while(|i| shapes.find(&format!("{attention}.transformer_blocks.{i}.norm1.weight")).is_some());
     let depth = depth.count().max(1);
-    let heads = match structure.text {
-        TextFlavour::Clip | TextFlavour::BareClip => json!(8),
-        TextFlavour::OpenClip => json!(channels.iter().map(|c| (c / HEAD).max(1)).collect::<Vec<_>>()),
+    let heads = match generation {
+        Generation::First => json!(8),
+        Generation::Second => json!(channels.iter().map(|c| (c / HEAD).max(1)).collect::<Vec<_>>()),
     };
     Ok(json!({
         "in_channels": shapes.extent("conv_in.weight", 1)?,

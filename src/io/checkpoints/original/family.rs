@@ -53,6 +53,13 @@ pub fn refuse_other_formats(path: &Path, source: &Source) -> Result<()> {
     Err(Error::file(path, message))
 }
 
+/// Whether `file` holds a UNet of the original layout, wrapped or not.
+pub fn is_checkpoint(file: &SafeTensors) -> bool {
+    let (unet, bare) = (prefix(Part::Unet, TextFlavour::Clip), "diffusion_model.input_blocks.");
+    let holds = |name: &str| name.contains(unet) || (name.contains("_orig_mod.") && name.contains(bare));
+    file.names().any(holds)
+}
+
 /// What `file` is, where its tensors' names say that it is something else than a Stable Diffusion 1.x or 2.x checkpoint.
 pub fn other(file: &SafeTensors) -> Option<String> {
     let has = |mark: &str| file.names().any(|name| name.contains(mark));
@@ -87,6 +94,12 @@ pub fn other(file: &SafeTensors) -> Option<String> {
 pub fn flavour(file: &SafeTensors) -> Result<TextFlavour> {
     let starts = |prefix: &str| file.names().any(|name| name.starts_with(prefix));
     let refuse = |message: String| Err(Error::file(file.name(), message));
+    if file.names().any(is_adapter_key) && starts(prefix(Part::Unet, TextFlavour::Clip)) {
+        let key = file.names().find(|name| is_adapter_key(name)).unwrap_or_default();
+        return refuse(format!(
+            "is a model with a LoRA that is not merged ('{key}'): merge it first, or save it by itself and give it with --lora"
+        ));
+    }
     if file.names().any(is_adapter_key) {
         return refuse("is a LoRA, which changes a model: give it with --lora, and the model with --model".into());
     }

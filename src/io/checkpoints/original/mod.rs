@@ -4,21 +4,24 @@
 mod configs;
 mod family;
 mod names;
+mod stated;
 
 use std::path::Path;
 
 use serde_json::Value;
 
 pub use crate::io::families::TAKES;
-pub(super) use configs::velocity;
-pub use family::other;
+pub(super) use configs::{Generation, velocity};
+pub use family::{is_checkpoint, other};
+pub(super) use names::vae_attention;
 pub use names::{Names, Structure, TextFlavour, Third};
 
-use super::{Part, Weights, object};
+use super::{Part, Weights, object, wrappers};
 use crate::error::Result;
 use crate::io::tokenizer::TokenizerFiles;
 use crate::io::{SafeTensors, Source};
 use configs::Configs;
+use stated::Stated;
 
 /// A single file, seen as the parts of a diffusers folder.
 pub(super) struct SingleFile {
@@ -27,18 +30,31 @@ pub(super) struct SingleFile {
     pub scheduler_source: Source,
     pub scheduler: Value,
     pub tokenizer: TokenizerFiles,
-    /// Whether the file says what the network predicts; where it does not, the scheduler says epsilon.
-    pub prediction_known: bool,
+    pub generation: Generation,
+    /// What says what the network predicts; where nothing does, the scheduler says epsilon.
+    pub prediction_by: Option<String>,
+    /// What its user should know.
+    pub notes: Vec<String>,
 }
 
 /// Opens the checkpoint at `path`.
 pub(super) fn open(path: &Path) -> Result<SingleFile> {
     let source = Source::open(path)?;
     family::refuse_other_formats(path, &source)?;
-    let file = SafeTensors::from_source(source)?;
+    let (file, _) = wrappers::unwrap(SafeTensors::from_source(source)?, &wrappers::SINGLE_FILE)?;
     let flavour = family::flavour(&file)?;
-    let structure = configs::structure(&file, flavour)?;
-    let configs = Configs::new(&file, &structure)?;
+    let (generation, guessed) = Generation::of(&file);
+    let structure = configs::structure(&file, flavour, generation)?;
+    let mut configs = Configs::new(&file, &structure, generation)?;
+    let stated = stated::prediction(path, &file)?;
+    if stated.as_ref().is_some_and(|stated| stated.velocity) {
+        velocity(&mut configs.scheduler, &mut configs.unet, generation);
+    }
+    let beside = stated.as_ref().filter(|stated| !stated.by.starts_with("its "));
+    let beside = beside.map(|Stated { velocity, by }| {
+        let [says, other] = if *velocity { ["velocity", "epsilon"] } else { ["noise", "v"] };
+        format!("{}: predicts {says}, by {by}; where that is wrong: --prediction {other}", path.display())
+    });
     let name = path.display().to_string();
     let json = |value: &Value| Source::from_bytes(name.as_str(), value.to_string().into_bytes());
     let part = |part: Part| {
@@ -51,23 +67,25 @@ pub(super) fn open(path: &Path) -> Result<SingleFile> {
         parts: [part(Part::TextEncoder)?, part(Part::Unet)?, part(Part::Vae)?],
         scheduler: object(&scheduler_source)?,
         scheduler_source,
-        tokenizer: tokenizer(&name, flavour)?,
-        prediction_known: configs.prediction_known,
+        tokenizer: tokenizer(&name, generation)?,
+        generation,
+        prediction_by: stated.map(|stated| stated.by),
+        notes: guessed.into_iter().chain(beside).collect(),
     })
 }
 
 /// CLIP's vocabulary, which is the same in every model of the family; the padding differs.
 #[cfg(feature = "bundled")]
-fn tokenizer(name: &str, flavour: TextFlavour) -> Result<TokenizerFiles> {
-    Ok(crate::io::bundled::tokenizer(name, padding(flavour)))
+fn tokenizer(name: &str, generation: Generation) -> Result<TokenizerFiles> {
+    Ok(crate::io::bundled::tokenizer(name, padding(generation)))
 }
 
 #[cfg(not(feature = "bundled"))]
-fn tokenizer(name: &str, flavour: TextFlavour) -> Result<TokenizerFiles> {
-    TokenizerFiles::of_bundled_model(name, padding(flavour))
+fn tokenizer(name: &str, generation: Generation) -> Result<TokenizerFiles> {
+    TokenizerFiles::of_bundled_model(name, padding(generation))
 }
 
 /// What shorter prompts are filled with.
-fn padding(flavour: TextFlavour) -> &'static str {
-    if flavour == TextFlavour::OpenClip { "!" } else { "<|endoftext|>" }
+fn padding(generation: Generation) -> &'static str {
+    if generation == Generation::Second { "!" } else { "<|endoftext|>" }
 }

@@ -69,6 +69,11 @@ impl Names {
         names
     }
 
+    /// What the file puts before every name of the part.
+    pub fn prefix(&self) -> &'static str {
+        self.prefix
+    }
+
     /// Diffusers' names of what the file calls `original`, each with its third of the rows where it is one; none for
     /// what this part has no use for.
     pub fn canonical(&self, original: &str) -> Vec<(String, Option<Third>)> {
@@ -91,6 +96,11 @@ impl Names {
         let (canonical, original) = (canonical.into(), original.into());
         self.originals.entry(original.clone()).or_default().push((canonical.clone(), third));
         self.canonicals.insert(canonical, (original, third));
+    }
+
+    /// `original` is another name of `canonical`, beside that which [`Names::original`] gives.
+    fn also(&mut self, canonical: String, original: String) {
+        self.originals.entry(original).or_insert_with(|| vec![(canonical, None)]);
     }
 
     fn pairs(&mut self, [canonical, original]: [&str; 2], modules: &[[&str; 2]]) {
@@ -168,6 +178,23 @@ fn unet(names: &mut Names, structure: &Structure) {
 const VAE_ATTENTION: [[&str; 2]; 5] =
     [["group_norm", "norm"], ["to_q", "q"], ["to_k", "k"], ["to_v", "v"], ["to_out.0", "proj_out"]];
 
+/// What tools call these modules: the original's names, those of diffusers before 0.18 and since, and those of scripts
+/// that put the latter in twice.
+const VAE_ATTENTION_SPELLINGS: [(&str, &[&str]); 5] = [
+    ("group_norm", &["group_norm", "norm"]),
+    ("to_q", &["q", "query", "to_q", "to_to_q"]),
+    ("to_k", &["k", "key", "to_k", "to_to_k"]),
+    ("to_v", &["v", "value", "to_v", "to_to_v"]),
+    ("to_out.0", &["proj_out", "proj_attn", "to_out.0", "to_out", "to_to_out.0", "to_to_out", "proj_out.0"]),
+];
+
+/// Diffusers' name of the module of a VAE's attention that `name` begins with, and the rest of `name`.
+pub fn vae_attention(name: &str) -> Option<(&'static str, &str)> {
+    let (module, leaf) = name.rsplit_once('.')?;
+    let (canonical, _) = VAE_ATTENTION_SPELLINGS.iter().find(|(_, spellings)| spellings.contains(&module))?;
+    Some((canonical, &name[name.len() - leaf.len() - 1..]))
+}
+
 fn vae(names: &mut Names, structure: &Structure) {
     let Structure { vae_blocks: blocks, vae_layers: layers, .. } = *structure;
     names.pair("quant_conv", "quant_conv");
@@ -181,7 +208,13 @@ fn vae(names: &mut Names, structure: &Structure) {
         for i in 0..2 {
             resnet(names, format!("{half}.mid_block.resnets.{i}"), format!("{half}.mid.block_{}", i + 1));
         }
-        names.pairs([&format!("{half}.mid_block.attentions.0"), &format!("{half}.mid.attn_1")], &VAE_ATTENTION);
+        let (canonical, original) = (format!("{half}.mid_block.attentions.0"), format!("{half}.mid.attn_1"));
+        names.pairs([&canonical, &original], &VAE_ATTENTION);
+        for (module, spellings) in VAE_ATTENTION_SPELLINGS {
+            spellings
+                .iter()
+                .for_each(|other| names.also(format!("{canonical}.{module}"), format!("{original}.{other}")));
+        }
     }
     for block in 0..blocks {
         // The original counts the decoder's blocks from the highest resolution down as well.
