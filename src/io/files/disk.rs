@@ -1,11 +1,13 @@
 //! The machine's file system.
 
 use std::fs;
-use std::io::{BufWriter, Error, ErrorKind, Result, Write};
+use std::io::{BufWriter, Error, Result, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::io::source::Data;
+
+use super::put::{Spot, file_spot, followed, settle};
 
 /// The user's folder for what can be made again.
 pub fn cache() -> Option<PathBuf> {
@@ -27,8 +29,13 @@ pub fn entries(path: &Path) -> Result<Vec<PathBuf>> {
     fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect()
 }
 
-pub fn remove_folder(path: &Path) -> Result<()> {
-    fs::remove_dir_all(path)
+pub fn remove_file(path: &Path) -> Result<()> {
+    fs::remove_file(path)
+}
+
+/// Removes the folder `path` if nothing is in it.
+pub fn remove_empty(path: &Path) -> Result<()> {
+    fs::remove_dir(path)
 }
 
 pub fn open(path: &Path) -> Result<Data> {
@@ -47,21 +54,15 @@ pub fn open(path: &Path) -> Result<Data> {
 
 /// Writes the file at `path` through `fill`: beside it, synced, then renamed.
 pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    let existing = fs::metadata(path).ok();
-    if existing.as_ref().is_some_and(|m| m.is_dir()) {
-        return Err(ErrorKind::IsADirectory.into());
-    }
-    if existing.as_ref().is_some_and(|m| !m.is_file()) {
-        // A device or pipe (/dev/stdout, /dev/full) must be written through, not replaced by a file.
-        let mut device = fs::OpenOptions::new().write(true).open(path)?;
-        return fill(&mut device).and_then(|()| device.flush());
-    }
-    // A rename would succeed over a write-protected file; the owner who protected it means the file.
-    if existing.as_ref().is_some_and(|m| m.permissions().readonly()) {
-        return Err(ErrorKind::PermissionDenied.into());
-    }
     // A link stays a link: its target is what gets replaced.
-    let target = if path.is_symlink() { fs::canonicalize(path)? } else { path.to_owned() };
+    let target = match file_spot(path)? {
+        Spot::Free(target) | Spot::Taken(target) => target,
+        Spot::Device => {
+            // A device or pipe (/dev/stdout, /dev/full) must be written through, not replaced by a file.
+            let mut device = fs::OpenOptions::new().write(true).open(path)?;
+            return fill(&mut device).and_then(|()| device.flush());
+        }
+    };
     let parent = parent(&target);
     fs::create_dir_all(parent)?;
     let mut builder = tempfile::Builder::new();
@@ -77,16 +78,23 @@ pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Re
     sync_folder(parent)
 }
 
+/// Where results may be left that have no other place.
+pub fn temporary() -> PathBuf {
+    std::env::temp_dir()
+}
+
 /// A folder beside its place that removes itself unless it is renamed into place.
 pub struct Folder(tempfile::TempDir);
 
-fn parent(path: &Path) -> &Path {
+/// The folder that `path` lies in.
+pub(super) fn parent(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 impl Folder {
     pub fn beside(path: &Path) -> Result<Folder> {
-        let parent = parent(path);
+        let target = followed(path)?;
+        let parent = parent(&target);
         fs::create_dir_all(parent)?;
         let mut builder = tempfile::Builder::new();
         builder.prefix(".portray-").suffix(".part");
@@ -99,35 +107,13 @@ impl Folder {
         self.0.path()
     }
 
+    /// Gives it the name `path`, in place of a folder that has nothing more.
     pub fn replace(self, path: &Path) -> Result<()> {
         sync_tree(self.path())?;
-        let parent = parent(path);
-        if let Ok(metadata) = fs::metadata(path) {
-            if !metadata.is_dir() {
-                return Err(Error::other("is a file, and a folder is to be written: choose another name"));
-            }
-            for entry in fs::read_dir(path)? {
-                let name = entry?.file_name();
-                if !self.path().join(&name).exists() {
-                    let message = format!("the folder holds {name:?}, which would be lost: choose another name");
-                    return Err(Error::other(message));
-                }
-            }
-        }
-        if path.symlink_metadata().is_err() {
-            fs::rename(self.path(), path)?;
-        } else {
-            // Two renames, so a crash between them leaves the old folder under its staging name, complete.
-            let old = tempfile::Builder::new().prefix(".portray-old-").tempdir_in(parent)?;
-            fs::rename(path, old.path().join("old"))?;
-            if let Err(e) = fs::rename(self.path(), path) {
-                fs::rename(old.path().join("old"), path)?;
-                return Err(e);
-            }
-        }
+        settle(self.path(), path, true)?;
         // The folder has its real name now; what is left of the guard must not delete it.
         let _ = self.0.keep();
-        sync_folder(parent)
+        Ok(())
     }
 }
 
@@ -144,6 +130,6 @@ fn sync_tree(folder: &Path) -> Result<()> {
 }
 
 /// Makes a rename durable. Windows cannot open a folder for this and does not need it.
-fn sync_folder(folder: &Path) -> Result<()> {
+pub(super) fn sync_folder(folder: &Path) -> Result<()> {
     if cfg!(unix) { fs::File::open(folder)?.sync_all() } else { Ok(()) }
 }
