@@ -209,6 +209,9 @@ pub struct BenchArgs {
     /// Write every kernel as rendered into this folder, ready for other compilers
     #[arg(long, value_name = "DIR")]
     pub dump: Option<PathBuf>,
+    /// Write into a folder that holds files already
+    #[arg(long, requires = "dump")]
+    pub force: bool,
     /// Measure whole steps of this model instead: a folder in diffusers layout or a single .safetensors file
     #[arg(long, value_name = "DIR|FILE", conflicts_with = "dump")]
     pub model: Option<PathBuf>,
@@ -244,6 +247,9 @@ pub struct DemoArgs {
     /// Folder for the LoRA, sheet.png and report.md
     #[arg(long, value_name = "DIR", default_value = "demo")]
     pub out: PathBuf,
+    /// Overwrite files of an earlier demo in --out
+    #[arg(long)]
+    pub force: bool,
     /// Also judge the result: exit code 1 if it falls short
     #[arg(long)]
     pub check: bool,

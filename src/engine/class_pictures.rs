@@ -11,6 +11,7 @@ use crate::io;
 use crate::job::{GenerateJob, ModelOptions, SamplingOptions};
 
 use super::ear::Ear;
+use super::places::check_class_folder;
 use super::{Engine, Model};
 
 /// Sampler steps of a class picture.
@@ -92,13 +93,13 @@ impl Engine {
         let stretches = missing(&pictures);
         let total: usize = stretches.iter().map(ExactSizeIterator::len).sum();
         if total > 0 {
+            check_class_folder(&folder, total, size)?;
             ear.phase(&format!("making {total} class pictures of \"{prompt}\""))?;
         }
-        let mut done = 0;
+        let (mut done, mut kept) = (0, true);
         for stretch in stretches {
             let mut part = GenerateJob { count: stretch.len(), ..job.clone() };
             part.sampling.seed = seed.wrapping_add(stretch.start as u64);
-            let mut written = Ok(());
             let mut hear = |event: Event| {
                 match event {
                     Event::Progress { done: steps, .. } => {
@@ -111,17 +112,21 @@ impl Engine {
                         let picture = io::Picture { width: made.width, height: made.height, rgb: made.rgb };
                         let path = cached(&folder, stretch.start + made.index);
                         let text = [("parameters", made.parameters.as_str())];
-                        let result = io::write_png(path, &picture, &text);
-                        written = std::mem::replace(&mut written, Ok(())).and(result);
+                        // The picture is there to train on: what it is written for is another run.
+                        if let Err(e) = io::write_png(path, &picture, &text)
+                            && std::mem::take(&mut kept)
+                        {
+                            ear.say(Event::Warning(format!(
+                                "class pictures are used, but not kept for other runs: {e}"
+                            )));
+                        }
                         pictures[stretch.start + made.index] = Some(picture);
                     }
                     _ => {}
                 }
-                if ear.stopped() || written.is_err() { Flow::Stop } else { Flow::Continue }
+                if ear.stopped() { Flow::Stop } else { Flow::Continue }
             };
-            let made = Box::pin(self.generate_with(model, &part, &mut hear)).await;
-            written?;
-            made?;
+            Box::pin(self.generate_with(model, &part, &mut hear)).await?;
             done += stretch.len();
         }
         Ok(pictures.into_iter().flatten().collect())
