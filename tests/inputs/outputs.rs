@@ -93,7 +93,7 @@ fn folder_writers() -> Vec<String> {
 #[cfg(unix)]
 #[test]
 fn n02_every_bad_place_is_refused_before_the_work() {
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::unix::fs::{PermissionsExt, symlink};
     type Make = fn(&Path);
     let file: Make = |path| std::fs::write(path, "precious").unwrap();
     let folder: Make = |path| {
@@ -409,7 +409,7 @@ fn kind_a_demo_overwrites_nothing() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, "precious").unwrap();
         refused_early(home.path(), "demo --steps 1", &["demo", "exists already", "--force"]);
-        accepted(home.path(), "demo --steps 1 --force");
+        accepted(home.path(), "demo --steps 1 --images pics --prompt x --class-prompt y --force");
     }
     let home = home();
     std::fs::create_dir(home.path().join("demo")).unwrap();
