@@ -6,10 +6,26 @@ use portray::engine::{BenchRow, Engine};
 use portray::event::Flow;
 use portray::gpu::{AdapterClass, Caps, Variants};
 use portray::job::ModelOptions;
-use portray::{Result, io};
+use portray::{Error, Result, io};
 
 use super::args::{BenchArgs, Global};
 use super::{stop, terminal};
+
+/// Refuses a folder for kernels that holds something already, or cannot be written.
+///
+/// # Errors
+/// [`Error::File`] naming it.
+pub fn check(args: &BenchArgs) -> Result<()> {
+    let Some(folder) = &args.dump else { return Ok(()) };
+    if folder.as_os_str().is_empty() {
+        return Err(Error::Usage("--dump: the path is empty".into()));
+    }
+    let empty = io::files::entries(folder).is_ok_and(|entries| entries.is_empty());
+    if io::files::is_taken(folder) && !empty && !args.force {
+        return Err(Error::file(folder, "exists already: name another, or add --force to write into it"));
+    }
+    io::Place::file(folder.join("kernel.wgsl"), true).check()
+}
 
 /// Measures `engine`'s adapter, or whole steps of `--model`; with `--dump` writes every kernel as rendered into that folder
 /// instead.

@@ -1,18 +1,29 @@
 //! `portray convert`: between the LoRA layouts.
 
 use portray::Result;
-use portray::io::{Checkpoint, LoraFile};
+use portray::io::place::check_no_input;
+use portray::io::{Checkpoint, LoraFile, Part};
 use serde_json::json;
 
 use super::args::{ConvertArgs, Global};
-use super::{files, terminal};
+use super::terminal;
 
 /// Reads any layout and writes the one asked for.
 pub fn run(global: &Global, args: &ConvertArgs) -> Result<()> {
-    files::check(&args.out, args.force)?;
+    args.format.place(&args.out, &[Part::Unet, Part::TextEncoder], args.force).check()?;
+    if let Some(model) = &args.model {
+        check_no_input(("--out", &args.out), &[("--model", model)])?;
+    }
     let model = args.model.as_ref().map(Checkpoint::open).transpose()?.map(|m| m.modules());
     let lora = LoraFile::open(&args.lora, model.as_ref())?;
-    lora.write(&args.out, args.format)?;
+    let place = lora.place(&args.out, args.format, args.force);
+    place.check()?;
+    let _lock = place.lock(|text| {
+        if !global.quiet && !global.json {
+            terminal::note(&text)
+        }
+    })?;
+    let placed = place.put(|at| lora.write(at, args.format))?;
     if !lora.foreign.is_empty() && !global.quiet && !global.json {
         let (count, first) = (lora.foreign.len(), &lora.foreign[0]);
         terminal::note(&format!(
@@ -20,11 +31,11 @@ pub fn run(global: &Global, args: &ConvertArgs) -> Result<()> {
         ));
     }
     if global.json {
-        let mut saved = terminal::with_path(json!({"event": "saved"}), "path", &args.out);
+        let mut saved = terminal::with_path(json!({"event": "saved"}), "path", &placed.path);
         (saved["modules"], saved["left_out"]) = (lora.modules.len().into(), lora.foreign.into());
         terminal::tell(saved);
     } else {
-        terminal::tell_path(&args.out);
+        terminal::tell_path(&placed.path);
     }
-    Ok(())
+    placed.path().map(drop)
 }

@@ -3,65 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use portray::event::Picture;
-use portray::io::{image, write_atomic};
+use portray::io::{Place, image};
 use portray::job::MOST_PICTURES;
 use portray::{Error, Result};
-
-/// Refuses a path that exists (without `force`), lies in a folder that cannot be written, or is a folder itself.
-///
-/// # Errors
-/// [`Error::File`] naming the path and the remedy.
-pub fn check_file(path: &Path, force: bool) -> Result<()> {
-    check(path, force)?;
-    if path.is_dir() {
-        return Err(Error::file(path, "is a folder: name a file"));
-    }
-    Ok(())
-}
-
-/// As [`check_file`], for a file or a folder that is replaced as a whole.
-pub fn check(path: &Path, force: bool) -> Result<()> {
-    if path.as_os_str().is_empty() {
-        return Err(Error::Usage("--out: the path is empty".into()));
-    }
-    check_free(path, force)?;
-    check_folder(path.parent().unwrap_or(Path::new("")))
-}
-
-/// Refuses a path that exists (without `force`).
-fn check_free(path: &Path, force: bool) -> Result<()> {
-    match path.symlink_metadata().is_ok() && !force && !is_device(path) {
-        true => Err(Error::file(path, "exists already: name another, or add --force to overwrite it")),
-        false => Ok(()),
-    }
-}
-
-/// Checks that files can be made in `folder`, which need not exist yet.
-pub fn check_folder(folder: &Path) -> Result<()> {
-    let mut nearest = folder;
-    while !nearest.as_os_str().is_empty() && nearest.symlink_metadata().is_err() {
-        nearest = nearest.parent().unwrap_or(Path::new(""));
-    }
-    let nearest = if nearest.as_os_str().is_empty() { Path::new(".") } else { nearest };
-    if !nearest.is_dir() {
-        return Err(Error::file(nearest, "is not a folder: name another place to write to"));
-    }
-    // Permissions alone do not tell: a read-only or full disk shows when something is written.
-    let probe = || -> std::io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(".portray-").tempfile_in(nearest)?;
-        std::io::Write::write_all(&mut file, &[0; 4096])
-    };
-    probe().map_err(|e| {
-        let text = e.to_string();
-        let reason =
-            text.split(" at path").next().unwrap_or(&text).split(" (os error").next().unwrap_or(&text).to_owned();
-        Error::file(nearest, format!("cannot write here: {reason}; free it or name another place"))
-    })
-}
-
-fn is_device(path: &Path) -> bool {
-    path.metadata().is_ok_and(|m| !m.is_file() && !m.is_dir())
-}
 
 /// Writes a picture as PNG with its `parameters`.
 ///
@@ -72,15 +16,22 @@ pub fn write_picture(path: &Path, picture: &Picture) -> Result<()> {
     image::write_png(path, &image::Picture { width, height, rgb }, &[("parameters", &picture.parameters)])
 }
 
-/// Writes text, whole or not at all.
+/// Refuses what is in `folder` under one of `names`, unless `force` allows it to be replaced, and what no file can replace.
 ///
 /// # Errors
-/// [`Error::File`] when it cannot be written.
-pub fn write_text(path: &Path, text: &str) -> Result<()> {
-    write_atomic(path, |out| out.write_all(text.as_bytes()))
+/// [`Error::File`] naming the first, or what keeps files from being made there.
+pub fn check_folder(folder: &Path, names: &[&str], force: bool) -> Result<()> {
+    if folder.as_os_str().is_empty() {
+        return Err(Error::Usage("--out: the path is empty".into()));
+    }
+    for name in names {
+        Place::file(folder.join(name), force).check_path()?;
+    }
+    portray::io::files::try_folder(folder)
 }
 
 /// `path` with `suffix` in place of its extension: what belongs to a result lies beside it.
+#[cfg(feature = "window")]
 pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.file_stem().unwrap_or(path.as_os_str()).to_os_string();
     name.push(suffix);
@@ -127,26 +78,27 @@ impl Destination {
         }
     }
 
-    /// Checks that every picture of seeds from `seed` on can be written, as [`check_file`] does.
+    /// Checks that every picture of seeds from `seed` on can be written, as [`Place::check`] does.
     ///
     /// # Errors
-    /// As [`check_file`].
+    /// As [`Place::check`].
     pub fn check(&self, prompts: usize, count: usize, seed: u64, force: bool) -> Result<()> {
-        let folder = match self {
-            Destination::File(path) => return check_file(path, force),
-            Destination::Folder { folder, .. } => folder,
-        };
-        check_folder(folder)?;
-        for prompt in 0..prompts {
-            for i in 0..count as u64 {
-                let path = self.path(prompt, seed.wrapping_add(i));
-                check_free(&path, force)?;
-                if path.is_dir() {
-                    return Err(Error::file(path, "is a folder: name a file"));
-                }
-            }
+        if let Destination::File(path) = self {
+            return Place::file(path, force).check();
         }
-        Ok(())
+        let seeds = || (0..count as u64).map(|i| seed.wrapping_add(i));
+        for path in (0..prompts).flat_map(|prompt| seeds().map(move |seed| self.path(prompt, seed))) {
+            Place::file(path, force).check_path()?;
+        }
+        portray::io::files::try_folder(self.folder())
+    }
+
+    /// The folder of a picture or of all.
+    pub fn folder(&self) -> &Path {
+        match self {
+            Destination::File(path) => path.parent().unwrap_or(Path::new("")),
+            Destination::Folder { folder, .. } => folder,
+        }
     }
 
     /// The file of the picture of `seed` of prompt number `prompt` (from 0).
@@ -197,13 +149,14 @@ mod tests {
     fn existing_and_impossible_places_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.png");
-        assert!(check_file(&file, false).is_ok());
+        let check = |path: &Path, force| Place::file(path, force).check();
+        assert!(check(&file, false).is_ok());
         std::fs::write(&file, "x").unwrap();
-        assert!(check_file(&file, false).is_err());
-        assert!(check_file(&file, true).is_ok());
-        assert!(check_file(folder.path(), true).is_err());
-        assert!(check_file(&file.join("b.png"), false).is_err());
-        assert!(check_file(&folder.path().join("new/deep/b.png"), false).is_ok());
+        assert!(check(&file, false).is_err());
+        assert!(check(&file, true).is_ok());
+        assert!(check(folder.path(), true).is_err());
+        assert!(check(&file.join("b.png"), false).is_err());
+        assert!(check(&folder.path().join("new/deep/b.png"), false).is_ok());
         assert!(!folder.path().join("new").exists());
     }
 }

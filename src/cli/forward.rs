@@ -1,14 +1,16 @@
 //! `portray forward`: one part of a model on given tensors.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use portray::engine::ForwardPart;
-use portray::io::{SafeTensors, Tensor, write_safetensors};
+use portray::io::place::check_no_input;
+use portray::io::{Place, SafeTensors, Tensor, write_safetensors};
 use portray::{Error, Result};
 use serde_json::json;
 
 use super::args::{ForwardArgs, Global, PartArg};
-use super::{files, terminal};
+use super::terminal;
 
 /// Reads, runs, writes.
 pub fn run(global: &Global, args: &ForwardArgs) -> Result<()> {
@@ -21,14 +23,23 @@ pub fn run(global: &Global, args: &ForwardArgs) -> Result<()> {
     if !args.prompt.is_empty() && part != ForwardPart::Text {
         return Err(Error::Usage("--prompt goes with `forward text` only".into()));
     }
-    files::check_file(&args.out, args.force)?;
+    let place = Place::file(&args.out, args.force);
+    place.check()?;
+    let mut read: Vec<(&str, &Path)> = args.loras.iter().map(|lora| ("--lora", lora.path.as_path())).collect();
+    read.extend(args.model.model.as_deref().map(|path| ("--model", path)));
+    check_no_input(("--out", &args.out), &read)?;
+    let _lock = place.lock(|text| {
+        if !global.quiet {
+            terminal::note(&text)
+        }
+    })?;
     let input = args.input.as_ref().map(SafeTensors::open).transpose()?;
     let engine = super::open(global)?;
     let made = engine.forward(part, &args.model, &args.loras, input.as_ref(), &args.prompt);
     let made = pollster::block_on(made)?;
     let tensors: Vec<Tensor<'_>> =
         made.iter().map(|(name, shape, data)| Tensor::f32(name.as_str(), shape, data)).collect();
-    write_safetensors(&args.out, &tensors, &BTreeMap::new())?;
+    let placed = place.put(|at| write_safetensors(at, &tensors, &BTreeMap::new()))?;
     for (name, shape, _) in &made {
         if global.json {
             terminal::tell(json!({"event": "tensor", "name": name, "shape": shape}));
@@ -36,5 +47,5 @@ pub fn run(global: &Global, args: &ForwardArgs) -> Result<()> {
             terminal::tell(format!("{name} {shape:?}"));
         }
     }
-    Ok(())
+    placed.path().map(drop)
 }

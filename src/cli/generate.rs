@@ -1,13 +1,16 @@
 //! `portray generate`.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use portray::Result;
 use portray::engine::{Generated, Latents};
 use portray::event::{Event, Picture};
-use portray::io::{Tensor, write_safetensors};
+use portray::io::files::Lock;
+use portray::io::place::{check_apart, check_no_input};
+use portray::io::{Place, Placed, Tensor, write_safetensors};
 use portray::job::GenerateJob;
+use portray::{Error, Result};
 use serde_json::json;
 
 use super::args::{GenerateArgs, Global};
@@ -34,26 +37,61 @@ pub fn run(global: &Global, args: GenerateArgs) -> Result<()> {
 pub struct Results {
     destination: Destination,
     latents: Option<PathBuf>,
+    force: bool,
     /// Pictures of a prompt.
     count: usize,
     json: bool,
+    /// Of the first result that is not where it was to go.
+    misplaced: RefCell<Option<Error>>,
+    /// Against other runs that write the same files.
+    _locks: Vec<Lock>,
 }
 
 impl Results {
     /// The job of `args`, and where its results go.
     ///
     /// # Errors
-    /// For places that cannot be written, or hold something already.
+    /// For places that cannot be written, hold something already, are one, are what the job reads, or are another run's.
     pub fn new(global: &Global, args: GenerateArgs) -> Result<(GenerateJob, Results)> {
         let GenerateArgs { mut job, output } = args;
         let destination = Destination::new(output.out.as_deref(), job.prompts.len(), job.count)?;
         destination.check(job.prompts.len(), job.count, job.sampling.seed, output.force)?;
+        let mut read: Vec<(&str, &Path)> = job.loras.iter().map(|lora| ("--lora", lora.path.as_path())).collect();
+        read.extend(job.model.model.as_deref().map(|path| ("--model", path)));
+        let mut files = Vec::new();
+        if let Destination::File(path) = &destination {
+            check_no_input(("--out", path), &read)?;
+            files.push(Place::file(path, output.force));
+        }
         if let Some(path) = &output.latents_out {
-            files::check_file(path, output.force)?;
+            if path.as_os_str().is_empty() {
+                return Err(Error::Usage("--latents-out: the path is empty".into()));
+            }
+            for i in 0..job.prompts.len() * job.count {
+                let picture = destination.path(i / job.count, job.sampling.seed.wrapping_add((i % job.count) as u64));
+                check_apart(&[("--out", &picture), ("--latents-out", path)])?;
+            }
+            let place = Place::file(path, output.force);
+            place.check()?;
+            if let Destination::Folder { folder, .. } = &destination
+                && !folder.as_os_str().is_empty()
+                && portray::io::files::same(folder, path)
+            {
+                check_apart(&[("--out", folder), ("--latents-out", path)])?;
+            }
+            read.extend(job.init.as_deref().map(|path| ("--init", path)));
+            check_no_input(("--latents-out", path), &read)?;
+            files.push(place);
             job.keep_latents = true;
         }
+        check_space(&job, &destination, files.last().filter(|_| job.keep_latents))?;
+        let mut locks = Vec::new();
+        for place in &files {
+            locks.extend(place.lock(|text| warn(global.json, &text))?);
+        }
         let count = job.count.max(1);
-        Ok((job, Results { destination, latents: output.latents_out, count, json: global.json }))
+        let (latents, force, json) = (output.latents_out, output.force, global.json);
+        Ok((job, Results { destination, latents, force, count, json, misplaced: RefCell::new(None), _locks: locks }))
     }
 
     /// The file of a picture.
@@ -66,10 +104,19 @@ impl Results {
     /// # Errors
     /// When it cannot be written.
     pub fn picture(&self, picture: &Picture) -> Result<()> {
-        let path = self.path(picture);
-        files::write_picture(&path, picture)?;
+        let place = Place::file(self.path(picture), self.force);
+        self.told(place.put(|at| files::write_picture(at, picture))?).map(drop)
+    }
+
+    /// Names the file that a result is in, and keeps why it is not the one that was asked for.
+    fn told(&self, placed: Placed) -> Result<PathBuf> {
+        let path = placed.path.clone();
         self.tell(&path);
-        Ok(())
+        if let Err(e) = placed.path() {
+            warn(self.json, &e.to_string());
+            self.misplaced.borrow_mut().get_or_insert(e);
+        }
+        Ok(path)
     }
 
     /// Writes a picture that was not asked for at first, over nothing: where there is a file of its name, its seed is added.
@@ -82,22 +129,18 @@ impl Results {
         if path.exists() {
             path = files::beside(&path, &format!("-{}.png", picture.seed));
         }
-        files::check_file(&path, false)?;
-        files::write_picture(&path, picture)?;
-        self.tell(&path);
-        Ok(path)
+        self.told(Place::file(path, false).put(|at| files::write_picture(at, picture))?)
     }
 
-    /// Writes the latents that were asked for.
+    /// Writes the latents that were asked for; the end of the results.
     ///
     /// # Errors
-    /// When they cannot be written.
+    /// When they cannot be written, or a result is not where it was to go.
     pub fn latents(&self, made: &Generated) -> Result<()> {
         if let (Some(path), Some(latents)) = (&self.latents, &made.latents) {
-            write_latents(path, latents)?;
-            self.tell(path);
+            self.told(Place::file(path, self.force).put(|at| write_latents(at, latents))?)?;
         }
-        Ok(())
+        self.misplaced.borrow_mut().take().map_or(Ok(()), Err)
     }
 
     /// Names a file that was written.
@@ -108,6 +151,27 @@ impl Results {
             terminal::tell_path(path);
         }
     }
+}
+
+/// A line that is no result.
+fn warn(json: bool, text: &str) {
+    if json {
+        terminal::tell(json!({"event": "warning", "text": text}));
+    } else {
+        terminal::note(&format!("warning: {}", terminal::one_line(text)));
+    }
+}
+
+/// Asks whether there is room for pictures whose size is given, and for their latents.
+fn check_space(job: &GenerateJob, to: &Destination, latents: Option<&Place>) -> Result<()> {
+    let (Some(width), Some(height)) = (job.sampling.width, job.sampling.height) else { return Ok(()) };
+    let (pixels, pictures) = (width.saturating_mul(height) as u64, (job.prompts.len() * job.count) as u64);
+    // Of photos, PNG keeps about half.
+    let name = to.folder().join("pictures");
+    Place::file(name, true).check_space(pixels.saturating_mul(3 * pictures) / 2, "what is made")?;
+    let Some(place) = latents else { return Ok(()) };
+    let numbers = (pixels / 64).saturating_mul(4 * pictures * (job.sampling.steps.unwrap_or(0) as u64 + 1));
+    place.check_space(numbers.saturating_mul(4), "the result")
 }
 
 /// `latents` [N,4,h,w] as diffusers gives them with `output_type="latent"`, `steps` [S,N,4,h,w], `timesteps` [S].

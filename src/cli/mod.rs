@@ -54,7 +54,9 @@ pub fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&global, &args),
         Command::Forward(args) => forward::run(&global, &args),
         Command::Info(args) => info::run(&global, &args),
-        Command::Bench(args) => open(&global).and_then(|engine| bench::run(&global, &engine, &args)),
+        Command::Bench(args) => {
+            bench::check(&args).and_then(|()| open(&global)).and_then(|engine| bench::run(&global, &engine, &args))
+        }
     };
     if let Some(warning) = portray::io::files::unsynced() {
         report::Reporter::new(&global).hear(&Event::Warning(warning));

@@ -4,8 +4,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use portray::engine::Trained;
-use portray::event::{Event, Flow, Picture};
+use portray::engine::{Trained, sample_file, samples_folder};
+use portray::event::{Event, Flow};
 use portray::job::TrainJob;
 use portray::{Error, Result};
 use serde_json::json;
@@ -31,20 +31,19 @@ pub fn run(global: &Global, args: TrainArgs) -> Result<()> {
 /// # Errors
 /// For places that cannot be written, or hold something already.
 pub fn samples(job: &TrainJob) -> Result<PathBuf> {
-    files::check(&job.out, job.force || job.resume)?;
-    let samples = files::beside(&job.out, "-samples");
-    if !job.sample_prompts.is_empty() && !job.resume {
-        files::check(&samples, job.force)?;
-    }
-    Ok(samples)
+    job.check_places()?;
+    Ok(samples_folder(&job.out))
 }
 
-/// Writes sample pictures as they come, and passes events on.
+/// Writes sample pictures as they come, and passes events on. One that cannot be written does not end the training.
 pub fn hear(reporter: &mut Reporter, samples: &Path, event: &Event) -> Flow {
     if let Event::Sample { step, picture } = event {
-        match save_sample(samples, *step, picture) {
-            Ok(path) => reporter.note(&format!("sample {}", path.display())),
-            Err(e) => reporter.hold(Err(e)),
+        let path = sample_file(samples, *step, picture.index);
+        match files::write_picture(&path, picture) {
+            Ok(()) => reporter.note(&format!("sample {}", path.display())),
+            Err(e) => {
+                reporter.hear(&Event::Warning(e.to_string()));
+            }
         }
     }
     reporter.hear(event)
@@ -72,13 +71,6 @@ pub fn tell(global: &Global, job: &TrainJob, began: Instant, result: Result<Trai
         terminal::tell_path(&trained.out);
     }
     Ok(())
-}
-
-/// `OUT-samples/step-000100-1.png`.
-fn save_sample(folder: &Path, step: usize, picture: &Picture) -> Result<PathBuf> {
-    let path = folder.join(format!("step-{step:06}-{}.png", picture.index + 1));
-    files::write_picture(&path, picture)?;
-    Ok(path)
 }
 
 /// The command as it was given, with `--resume`.

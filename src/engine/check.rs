@@ -1,7 +1,6 @@
 //! What is refused of a job before anything is opened: numbers that make no sense, options that contradict each other.
 
 use crate::error::{Error, Result};
-use crate::io::files;
 use crate::job::{GenerateJob, MOST_PICTURES, Method, TrainJob};
 
 /// The longest side of a picture in pixels: what WebGPU promises of a texture.
@@ -67,10 +66,7 @@ impl TrainJob {
             return wrong("train needs pictures: give --images DIR".into());
         }
         self.check_options()?;
-        if files::exists(&self.out) && !self.force && !self.resume {
-            return wrong(format!("{} exists: give --force to overwrite it, or another --out", self.out.display()));
-        }
-        Ok(())
+        self.check_places()
     }
 
     /// What it takes to plan the job.

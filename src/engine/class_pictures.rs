@@ -1,5 +1,6 @@
 //! Class pictures for prior preservation: made by the untouched model, kept in the user's cache.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -11,6 +12,8 @@ use crate::io;
 use crate::job::{GenerateJob, ModelOptions, SamplingOptions};
 
 use super::ear::Ear;
+use super::places::check_class_folder;
+use super::training_set::TrainingPicture;
 use super::{Engine, Model};
 
 /// Class pictures that are made where no number is asked for.
@@ -74,14 +77,15 @@ fn missing(there: &[bool]) -> Vec<std::ops::Range<usize>> {
 }
 
 impl Engine {
-    /// Files of the pictures of `job`, a [`class_job`] of the untouched `model`: from the cache where they are there. Those that are
-    /// made are written as they come, so that a run that ends early has the less to make when it is begun again.
+    /// The pictures of `job`, a [`class_job`] of the untouched `model`: from the cache where they are there. Those that are
+    /// made are written as they come, so that a run that ends early has the less to make when it is begun again; where they
+    /// cannot be, they are held.
     pub(super) async fn class_pictures(
         &self,
         model: &Model,
         job: &GenerateJob,
         ear: &mut Ear<'_>,
-    ) -> Result<Vec<PathBuf>> {
+    ) -> Result<Vec<TrainingPicture>> {
         let (prompt, seed) = (&job.prompts[0], job.sampling.seed);
         let size = model.size(job.sampling.width, job.sampling.height)?;
         let folder = class_folder(&model.fingerprint()?, prompt, size, seed)?;
@@ -94,13 +98,13 @@ impl Engine {
         let stretches = missing(&there);
         let total: usize = stretches.iter().map(ExactSizeIterator::len).sum();
         if total > 0 {
+            check_class_folder(&folder, total, size)?;
             ear.phase(&format!("making {total} class pictures of \"{prompt}\""))?;
         }
-        let mut done = 0;
+        let (mut done, mut held) = (0, BTreeMap::new());
         for stretch in stretches {
             let mut part = GenerateJob { count: stretch.len(), ..job.clone() };
             part.sampling.seed = seed.wrapping_add(stretch.start as u64);
-            let mut written = Ok(());
             let mut hear = |event: Event| {
                 match event {
                     Event::Progress { done: steps, .. } => {
@@ -113,19 +117,26 @@ impl Engine {
                         let picture = io::Picture { width: made.width, height: made.height, rgb: made.rgb };
                         let path = cached(&folder, stretch.start + made.index);
                         let text = [("parameters", made.parameters.as_str())];
-                        let result = io::write_png(path, &picture, &text);
-                        written = std::mem::replace(&mut written, Ok(())).and(result);
+                        let number = stretch.start + made.index;
+                        // The picture is there to train on: what it is written for is another run.
+                        if let Err(e) = io::write_png(path, &picture, &text) {
+                            held.insert(number, picture);
+                            if held.len() == 1 {
+                                let message = format!("class pictures are used, but not kept for other runs: {e}");
+                                ear.say(Event::Warning(message));
+                            }
+                        }
                     }
                     _ => {}
                 }
-                if ear.stopped() || written.is_err() { Flow::Stop } else { Flow::Continue }
+                if ear.stopped() { Flow::Stop } else { Flow::Continue }
             };
-            let made = Box::pin(self.generate_with(model, &part, &mut hear)).await;
-            written?;
-            made?;
+            Box::pin(self.generate_with(model, &part, &mut hear)).await?;
             done += stretch.len();
         }
-        Ok((0..job.count).map(|i| cached(&folder, i)).collect())
+        let picture =
+            |i| held.remove(&i).map_or_else(|| TrainingPicture::File(cached(&folder, i)), TrainingPicture::Made);
+        Ok((0..job.count).map(picture).collect())
     }
 }
 

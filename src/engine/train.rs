@@ -6,7 +6,6 @@ use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Result};
 use crate::event::{Event, Listener, StepReport};
 use crate::gpu::{Pool, Store};
-use crate::io::files;
 use crate::job::{LrSchedule, TrainJob};
 use crate::nn::Param;
 use crate::train::checkpoint::state_folder;
@@ -45,14 +44,19 @@ impl Engine {
     async fn run_training(&self, job: &TrainJob, listener: Listener<'_>) -> Result<Trained> {
         job.check()?;
         let ear = &mut Ear::of_training(listener);
+        // Held until the run is over.
+        let _lock = job.place(None)?.lock(|text| {
+            ear.say(Event::Note(text));
+        })?;
         let model = self.open_and_tell(&job.model, &[], job.reads(), ear).await?;
         for note in job.idle_options() {
             ear.say(Event::Note(note));
         }
         let init = job.open_init_lora(&model, &mut |event| ear.say(event))?;
         self.gpu.breathe().await;
-        let record = Record { folder: state_folder(&job.out), options: job.deciding()? };
-        let resumed = if job.resume { record.load(job, ear)? } else { None };
+        let mut record =
+            Record { folder: state_folder(&job.out), options: job.deciding()?, ours: job.resume, last: None };
+        let resumed = if job.resume { record.load(ear)? } else { None };
         // All of a run has the kernels that it began with, so that a resumed one comes to the same result.
         let variants = resumed.as_ref().map_or_else(|| self.variants.clone(), |state| state.variants.clone());
         let engine = Engine { variants, ..self.clone() };
@@ -66,14 +70,22 @@ impl Engine {
             None => 0,
         };
         ear.phase("training")?;
-        let steps = training.run(first..total, &record, ear).await?;
-        engine.save(job, &model, init.as_ref(), &training.params, &training.store, steps).await?;
-        // What a finished run leaves is its result; its state would only resume to the same.
-        if files::exists(&record.folder) {
-            files::remove_folder(&record.folder).map_err(|e| Error::file(&record.folder, e))?;
+        let steps = training.run(first..total, &mut record, ear).await?;
+        let placed = engine.save(job, &model, init.as_ref(), &training.params, &training.store, steps).await?;
+        ear.say(Event::Saved(placed.path.clone()));
+        let beside = placed.path.parent() == job.out.parent();
+        let out = placed.path();
+        if let Err(e) = &out {
+            ear.say(Event::Warning(e.to_string()));
         }
-        ear.say(Event::Saved(job.out.clone()));
-        Ok(Trained { out: job.out.clone(), steps })
+        // What a finished run leaves is its result; its state would only resume to the same. What is not the run's stays.
+        if beside
+            && (record.ours || job.force)
+            && let Err(e) = State::remove(&record.folder)
+        {
+            ear.say(Event::Warning(e.to_string()));
+        }
+        Ok(Trained { out: out?, steps })
     }
 
     /// What the run feeds on, and its plan where that is made already: one pool serves all that runs on pictures.
@@ -88,10 +100,13 @@ impl Engine {
             let run = job.open_replay(model, path)?;
             self.gpu.breathe().await;
             let setup = job.setup(model, self.gpu.caps(), run.samples, run.latent, run.tokens);
-            return Ok((run, plan_training(job, setup, self.planning(), training_alone).await?));
+            let plan = plan_training(job, setup, self.planning(), training_alone).await?;
+            job.check_space(&model.checkpoint, &plan, ear)?;
+            return Ok((run, plan));
         }
         let set = job.training_set(model, self.planning(), &mut |event| ear.say(event)).await?;
         let plans = TrainPlans::new(job, model, &set, self.planning()).await?;
+        job.check_space(&model.checkpoint, &plans.training, ear)?;
         let chunks = plans.pool();
         let run = self.prepare(job, model, &set, plans.before.encode, &chunks, pool, ear).await?;
         Ok((run, plans.training))
@@ -149,22 +164,46 @@ fn updates(job: &TrainJob, batches: &Batches) -> Result<usize> {
 struct Record {
     folder: PathBuf,
     options: serde_json::Value,
+    /// Whether what lies there is this run's.
+    ours: bool,
+    /// The update after which it was saved last.
+    last: Option<usize>,
 }
 
 impl Record {
     /// The run's saved state; `None` for one that was stopped before its first.
-    fn load(&self, job: &TrainJob, ear: &mut Ear<'_>) -> Result<Option<State>> {
+    fn load(&mut self, ear: &mut Ear<'_>) -> Result<Option<State>> {
         let folder = &self.folder;
         let Some(state) = State::load(folder)? else {
-            if files::exists(&job.out) {
-                let message = "is there already, and no checkpoint beside it: that run came to its end";
-                return Err(Error::file(&job.out, message));
-            }
             ear.say(Event::Note(format!("{} holds no checkpoint yet: starting at step 0", folder.display())));
             return Ok(None);
         };
         state.refuse_changed(folder, &self.options)?;
+        self.last = Some(state.step);
         Ok(Some(state))
+    }
+
+    /// Saves `state` in place of this run's last, or of another's where the job may.
+    fn save(&mut self, state: &State, force: bool) -> Result<()> {
+        if !self.ours && !force && State::is_at(&self.folder)? {
+            return Err(Error::file(&self.folder, "another run's state appeared there"));
+        }
+        state.save(&self.folder)?;
+        (self.ours, self.last) = (true, Some(state.step));
+        Ok(())
+    }
+
+    /// What is said of a run that ends after update `step` because it is asked to, its state not saved for `reason`.
+    fn unsaved(&self, step: usize, reason: &Error) -> Error {
+        let left = self.last.map_or_else(
+            || "nothing of the run is left".into(),
+            |n| format!("the checkpoint of step {n} is left, go on from it with --resume"),
+        );
+        let reason = match reason {
+            Error::File { message, .. } => message.clone(),
+            other => other.to_string(),
+        };
+        Error::file(&self.folder, format!("the state after step {step} could not be saved: {reason}; {left}"))
     }
 }
 
@@ -203,7 +242,7 @@ impl Training<'_> {
     ///
     /// # Errors
     /// [`Error::Interrupted`] where it is stopped before the last, its state saved.
-    async fn run(&self, steps: std::ops::Range<usize>, record: &Record, ear: &mut Ear<'_>) -> Result<usize> {
+    async fn run(&self, steps: std::ops::Range<usize>, record: &mut Record, ear: &mut Ear<'_>) -> Result<usize> {
         let (job, total, mut done) = (self.job, steps.end, steps.start);
         for step in steps {
             let report = self.update(step, total).await?;
@@ -214,8 +253,22 @@ impl Training<'_> {
             }
             // The last update's state is the result.
             if done < total && (ear.stopped() || job.save_every.is_some_and(|n| done % n == 0)) {
-                self.save_state(done, record).await?;
-                ear.say(Event::Saved(record.folder.clone()));
+                let state = self.state(done, record).await?;
+                match record.save(&state, job.force) {
+                    Ok(()) => {
+                        ear.say(Event::Saved(record.folder.clone()));
+                    }
+                    Err(e) if ear.stopped() => return Err(record.unsaved(done, &e)),
+                    Err(e) => {
+                        let left = record
+                            .last
+                            .map_or_else(|| "there is none yet".into(), |n| format!("that of step {n} stays"));
+                        let text = format!(
+                            "the checkpoint of step {done} could not be saved: {e}; {left}, the training goes on"
+                        );
+                        ear.say(Event::Warning(text));
+                    }
+                }
             }
             if done < total && ear.stopped() {
                 return Err(Error::Interrupted(format!(
@@ -248,8 +301,11 @@ impl Training<'_> {
         Ok(report)
     }
 
-    /// Saves the state after `step` updates.
-    async fn save_state(&self, step: usize, record: &Record) -> Result<()> {
+    /// The state after `step` updates.
+    ///
+    /// # Errors
+    /// When a value of it is not finite.
+    async fn state(&self, step: usize, record: &Record) -> Result<State> {
         let mut tensors = Vec::new();
         for (key, packed) in self.trainer.state_keys() {
             let values = Values::new(&self.store.read(&key).await?, packed);
@@ -257,7 +313,9 @@ impl Training<'_> {
         }
         self.engine.gpu.breathe().await;
         let (options, variants) = (record.options.clone(), self.engine.variants.clone());
-        State { step, options, variants, tensors }.save(&record.folder)
+        let state = State { step, options, variants, tensors };
+        state.check(&record.folder)?;
+        Ok(state)
     }
 }
 

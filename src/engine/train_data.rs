@@ -1,6 +1,6 @@
 //! Where a training's batches come from: pictures and prompts, encoded once, or a replay file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::base::rng::{CounterRng, Stream};
 use crate::diffusion::NoiseSchedule;
@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::gpu::Pool;
 use crate::io;
-use crate::io::image::{Decoded, Fit};
+use crate::io::image::Fit;
 use crate::job::{Crop, TrainJob};
 use crate::train::dataset::{Drawing, micro_batch};
 use crate::train::{Cached, Conditioning, Dataset, MicroBatch, Replay};
@@ -17,7 +17,7 @@ use super::class_pictures::class_job;
 use super::ear::Ear;
 use super::encode::{Part, VaeSession, posterior};
 use super::preview::SamplePrompts;
-use super::training_set::TrainingSet;
+use super::training_set::{TrainingPicture, TrainingSet};
 use super::{Engine, Model};
 
 /// What a training run feeds on.
@@ -117,7 +117,9 @@ impl Engine {
         ear: &mut Ear<'_>,
     ) -> Result<Run> {
         let (factor, side) = (model.factor(), job.side(model)?);
-        let mut classes = set.classes.clone();
+        let file = |path: &PathBuf| TrainingPicture::File(path.clone());
+        let pictures: Vec<TrainingPicture> = set.pictures.iter().map(file).collect();
+        let mut classes: Vec<TrainingPicture> = set.classes.iter().map(file).collect();
         if let Some(class) = job.class_prompt.as_ref().filter(|_| set.classes_to_make > 0) {
             let made = class_job(&job.model, class, set.classes_to_make, [side, side], job.seed);
             classes.extend(self.class_pictures(model, &made, ear).await?);
@@ -147,14 +149,14 @@ impl Engine {
 
         ear.phase("encoding the pictures")?;
         let mut photos = [set.photos(), set.class_photos(classes.len())];
-        let total = set.pictures.len() + classes.len();
+        let total = pictures.len() + classes.len();
         let mut done = 0;
         for (size, (&[width, height], part)) in set.sizes.iter().zip(encode).enumerate() {
             let vae = VaeSession::new(&self.gpu, model, pool, part).await?;
-            for (kind, (pictures, photos)) in [&set.pictures, &classes].into_iter().zip(&mut photos).enumerate() {
+            for (kind, (pictures, photos)) in [&pictures, &classes].into_iter().zip(&mut photos).enumerate() {
                 let mine = pictures.iter().zip(photos).enumerate().filter(|(_, (_, photo))| photo.size == size);
-                for (i, (path, photo)) in mine {
-                    let picture = Decoded::open(path)?;
+                for (i, (picture, photo)) in mine {
+                    let picture = picture.open()?;
                     self.gpu.breathe().await;
                     for (crop, flip) in views(job, kind, i) {
                         let pixels = picture.resized([width, height], Fit::Cover(crop))?.to_unit(flip);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::error::Result;
 use crate::gpu::Store;
 use crate::io::lora_file::Factor;
-use crate::io::{self, LoraFile, LoraModule, ModuleKey, Part};
+use crate::io::{self, LoraFile, LoraModule, ModuleKey, Part, Placed};
 use crate::job::{Method, TrainJob};
 use crate::nn::{Param, Role, weights};
 use crate::train::Optimizer;
@@ -35,6 +35,7 @@ impl Engine {
         Ok(())
     }
 
+    /// Puts what came of the training at the job's place, or where there is one.
     pub(super) async fn save(
         &self,
         job: &TrainJob,
@@ -43,7 +44,8 @@ impl Engine {
         params: &[Param],
         store: &Store,
         steps: usize,
-    ) -> Result<()> {
+    ) -> Result<Placed> {
+        let place = job.place(Some(&model.checkpoint))?;
         if job.method == Method::Full {
             let mut owned = Vec::new();
             for param in params.iter().filter(|p| p.role != Role::Adapter && p.key.starts_with("unet.")) {
@@ -54,7 +56,7 @@ impl Engine {
                 .iter()
                 .map(|(key, t)| io::Tensor::f32(key.trim_start_matches("unet."), &t.shape, &t.values))
                 .collect();
-            return io::write_diffusers_folder(&job.out, &model.checkpoint, &tensors);
+            return place.put(|at| io::write_diffusers_folder(at, &model.checkpoint, &tensors));
         }
         let mut factors: BTreeMap<ModuleKey, [Option<Factor>; 2]> = BTreeMap::new();
         for param in params.iter().filter(|p| p.role == Role::Adapter) {
@@ -87,7 +89,7 @@ impl Engine {
             metadata,
             ..LoraFile::default()
         };
-        file.write(&job.out, job.format)
+        place.put(|at| file.write(at, job.format))
     }
 }
 

@@ -5,13 +5,35 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::event::{Event, Listener};
 use crate::io;
-use crate::io::image::{Decoded, PictureFolder};
+use crate::io::image::{Decoded, Picture, PictureFolder};
 use crate::job::TrainJob;
 use crate::train::Photo;
 
 use super::Model;
 use super::class_pictures::CLASS_PICTURES;
 use super::encode::Planning;
+
+/// A picture to train on.
+#[derive(Clone)]
+pub(crate) enum TrainingPicture {
+    /// In a file, decoded when it is prepared.
+    File(PathBuf),
+    /// Made for this run, and in no file.
+    Made(Picture),
+}
+
+impl TrainingPicture {
+    /// Decodes it.
+    ///
+    /// # Errors
+    /// [`Error::File`] where its file cannot be read any more.
+    pub(crate) fn open(&self) -> Result<Decoded> {
+        match self {
+            TrainingPicture::File(path) => Decoded::open(path),
+            TrainingPicture::Made(picture) => Ok(picture.clone().into()),
+        }
+    }
+}
 
 /// Pictures of the subject and of its class, by their files: a picture is in memory only while it is prepared.
 pub(crate) struct TrainingSet {

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// [`Error::File`] naming `path` when the folder is missing and cannot be made, read-only or full; `fill`'s own error.
 pub fn write_atomic(path: impl AsRef<Path>, fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
     let path = path.as_ref();
-    files::write(path, fill).map_err(|e| Error::file(path, format!("cannot write: {}", describe(&e))))
+    files::write(path, fill).map_err(|e| cannot_write(path, &e))
 }
 
 /// Writes the file at `path` as [`write_atomic`] does, through a `fill` that reads other files: a fault of theirs is named
@@ -42,16 +42,22 @@ pub(super) fn write_copying(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Re
 /// own error. Nothing is left behind then, and the old folder is in place.
 pub fn write_folder(path: impl AsRef<Path>, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let path = path.as_ref();
-    let failed = |e: std::io::Error| Error::file(path, format!("cannot write: {}", describe(&e)));
+    let failed = |e: std::io::Error| cannot_write(path, &e);
     let staging = files::Folder::beside(path).map_err(failed)?;
     fill(staging.path()).map_err(|e| under_final_name(e, staging.path(), path))?;
     staging.replace(path).map_err(failed)
 }
 
-/// The user knows nothing of the staging folder.
-fn under_final_name(error: Error, staging: &Path, path: &Path) -> Error {
+/// Why `path` cannot be written.
+pub(super) fn cannot_write(path: &Path, error: &std::io::Error) -> Error {
+    Error::file(path, format!("cannot write: {}", describe(error)))
+}
+
+/// The user knows nothing of what is staged.
+pub(super) fn under_final_name(error: Error, staging: &Path, path: &Path) -> Error {
     match error {
         Error::File { path: at, message } => match Path::new(&at).strip_prefix(staging) {
+            Ok(inner) if inner.as_os_str().is_empty() => Error::file(path, message),
             Ok(inner) => Error::file(path.join(inner), message),
             Err(_) => Error::File { path: at, message },
         },

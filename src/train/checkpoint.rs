@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::gpu::Variants;
 use crate::io::safetensors::{ElementType, Tensor, first_non_finite, write_safetensors};
+use crate::io::source::describe;
 use crate::io::{SafeTensors, files};
 
 /// Where a run stands: weights, moments, position, and what it was started with.
@@ -82,11 +83,53 @@ pub fn state_folder(out: &Path) -> PathBuf {
 }
 
 impl State {
-    /// Replaces what is at `folder`.
+    /// Whether a state is at `folder`.
     ///
     /// # Errors
-    /// [`Error::File`] when it cannot be written or a value is not finite; an older state stays in place then.
-    pub fn save(&self, folder: &Path) -> Result<()> {
+    /// [`Error::File`] when something else is there, which a state would lie among or replace.
+    pub fn is_at(folder: &Path) -> Result<bool> {
+        if !files::is_taken(folder) {
+            return Ok(false);
+        }
+        let remedy = "where the state of the run belongs: move it, or name another --out";
+        if !files::is_folder(folder) {
+            return Err(Error::file(folder, format!("is no folder, {remedy}")));
+        }
+        let file = folder.join(FILE);
+        if files::is_taken(&file) {
+            let ours = SafeTensors::open(&file).is_ok_and(|file| file.metadata().contains_key(RECORD));
+            return if ours { Ok(true) } else { Err(Error::file(file, DAMAGED)) };
+        }
+        let entries = files::entries(folder).map_err(|e| Error::file(folder, describe(&e)))?;
+        match entries.iter().find(|path| !files::is_staging(path)) {
+            Some(path) => {
+                let name = path.file_name().unwrap_or_default();
+                Err(Error::file(folder, format!("holds {name:?} and no state, {remedy}")))
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// Removes the state at `folder`, and the folder if nothing else is in it.
+    ///
+    /// # Errors
+    /// [`Error::File`] when a file of it cannot be removed.
+    pub fn remove(folder: &Path) -> Result<()> {
+        let left = |path: &Path| files::entries(path).unwrap_or_default().into_iter().filter(|p| files::is_staging(p));
+        let file = folder.join(FILE);
+        for path in left(folder).chain(files::is_file(&file).then_some(file)) {
+            files::remove_file(&path).map_err(|e| Error::file(&path, describe(&e)))?;
+        }
+        // What a user put there is the user's.
+        let _ = files::remove_empty(folder);
+        Ok(())
+    }
+
+    /// Refuses values that no training goes on from.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming `folder` and the first value that is not finite.
+    pub fn check(&self, folder: &Path) -> Result<()> {
         for (name, values) in &self.tensors {
             let Values::F32(values) = values else { continue };
             if let Some(i) = first_non_finite(values) {
@@ -94,6 +137,15 @@ impl State {
                 return Err(Error::file(folder, message));
             }
         }
+        Ok(())
+    }
+
+    /// Replaces what is at `folder`.
+    ///
+    /// # Errors
+    /// [`Error::File`] when it cannot be written or a value is not finite; an older state stays in place then.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        self.check(folder)?;
         let tensors = self.tensors.iter().map(|(name, values)| (name.clone(), values.len())).collect();
         let (options, variants) = (self.options.clone(), self.variants.clone());
         let record = Record { step: self.step, options, variants, tensors };

@@ -157,6 +157,13 @@ impl TrainPlan {
         self.groups.iter().flat_map(|g| &g.params)
     }
 
+    /// Bytes of a run's state on disk: parameters and moments.
+    pub fn state_bytes(&self) -> u64 {
+        self.trained()
+            .map(|p| DType::F32.bytes(p.elements()) + 2 * self.setup.optimizer.moment_bytes(p.elements()))
+            .sum()
+    }
+
     /// Bytes of gradients and moments: what an update needs beside the parameters.
     pub fn optimizer_bytes(&self) -> u64 {
         let padded = |bytes: u64| bytes.next_multiple_of(256);

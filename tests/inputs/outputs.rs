@@ -1,1 +1,524 @@
 //! Where results go: nothing that was there is lost, and no result of finished work.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use portray::Error;
+use portray::engine::{Engine, EngineOptions};
+use portray::event::{Event, Flow};
+use portray::io::{LoraFormat, Part, Place, files};
+use portray::job::{Method, ModelOptions, TrainJob};
+
+use super::support::*;
+
+/// Every file below `folder` with its bytes, every link with what it leads to, every empty folder.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let metadata = path.symlink_metadata().unwrap();
+        if metadata.is_symlink() {
+            found.insert(path.clone(), std::fs::read_link(&path).unwrap().to_string_lossy().as_bytes().to_vec());
+        } else if metadata.is_dir() {
+            found.insert(path.clone(), Vec::new());
+            found.extend(contents(&path));
+        } else {
+            found.insert(path.clone(), std::fs::read(&path).unwrap());
+        }
+    }
+    found.retain(|path, _| !path.ends_with(".cache"));
+    found
+}
+
+/// A run in which reaching for an adapter is an error of its own.
+fn without_adapter(folder: &Path, line: &str) -> Output {
+    let mut command = portray(folder);
+    command.env("VK_ICD_FILENAMES", "/nonexistent").env("VK_DRIVER_FILES", "/nonexistent").args(words(line));
+    command.output().unwrap()
+}
+
+/// Runs a line that must be refused before an adapter is opened, with every byte left as it was.
+fn refused_early(folder: &Path, line: &str, named: &[&str]) {
+    let before = contents(folder);
+    let output = without_adapter(folder, line);
+    let text = stderr(&output);
+    let code = output.status.code();
+    assert!(matches!(code, Some(1 | 2)), "portray {line}\n{code:?}\n{text}");
+    assert!(!text.contains("adapter") && !text.contains("panicked"), "portray {line}: came to the adapter\n{text}");
+    for word in named {
+        assert!(text.contains(word), "portray {line}\n'{word}' is not in: {text}");
+    }
+    assert!(contents(folder) == before, "portray {line}: changed something\n{text}");
+}
+
+/// A line whose places are in order: what ends it is that there is no adapter.
+fn accepted(folder: &Path, line: &str) {
+    let before = contents(folder);
+    let text = stderr(&without_adapter(folder, line));
+    assert!(text.contains("adapter"), "portray {line}\n{text}");
+    assert!(contents(folder) == before, "portray {line}: changed something\n{text}");
+}
+
+/// A folder with two pictures, a LoRA and a model.
+fn home() -> tempfile::TempDir {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::create_dir(home.path().join("pics")).unwrap();
+    for name in ["a", "b"] {
+        picture(&home.path().join(format!("pics/{name}.png")), 48, 48);
+    }
+    std::fs::copy(fixtures().join("sd2.lora-peft.safetensors"), home.path().join("in.safetensors")).unwrap();
+    home
+}
+
+const TRAIN: &str = "train --model {F}/sd2 --images pics --prompt x --steps 2 --rank 1";
+
+/// Every command with a file as its result, `OUT` in its place.
+fn writers() -> Vec<(String, &'static str)> {
+    vec![
+        ("generate x --model {F}/sd2 --steps 1 --out OUT.png".into(), ".png"),
+        ("generate x --model {F}/sd2 --steps 1 --out fresh.png --latents-out OUT.safetensors".into(), ".safetensors"),
+        (format!("{TRAIN} --out OUT.safetensors"), ".safetensors"),
+        (format!("{TRAIN} --save-every 1 --sample-prompt y --out OUT.safetensors"), ".safetensors"),
+        ("forward text --model {F}/sd2 --prompt x --out OUT.safetensors".into(), ".safetensors"),
+        ("convert in.safetensors --format kohya --out OUT.safetensors".into(), ".safetensors"),
+    ]
+}
+
+fn folder_writers() -> Vec<String> {
+    vec![format!("{TRAIN} --format peft-folder --out OUT"), format!("{TRAIN} --method full --out OUT")]
+}
+
+/// Each command with each bad state of its output.
+#[cfg(unix)]
+#[test]
+fn n02_every_bad_place_is_refused_before_the_work() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    type Make = fn(&Path);
+    let file: Make = |path| std::fs::write(path, "precious").unwrap();
+    let folder: Make = |path| {
+        std::fs::create_dir(path).unwrap();
+        std::fs::write(path.join("notes.txt"), "precious").unwrap();
+    };
+    let protected: Make = |path| {
+        std::fs::write(path, "precious").unwrap();
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o444)).unwrap();
+    };
+    let link_to_file: Make = |path| {
+        std::fs::write(path.with_file_name("target"), "precious").unwrap();
+        symlink("target", path).unwrap();
+    };
+    let link_to_folder: Make = |path| {
+        std::fs::create_dir(path.with_file_name("target")).unwrap();
+        std::fs::write(path.with_file_name("target").join("notes.txt"), "precious").unwrap();
+        symlink("target", path).unwrap();
+    };
+    let dangling: Make = |path| symlink("nowhere", path).unwrap();
+    let circle: Make = |path| symlink(path.file_name().unwrap(), path).unwrap();
+    // Whether --force leaves it refused, of a file and of a folder.
+    let states: [(&str, Make, bool, bool); 7] = [
+        ("file", file, false, true),
+        ("folder", folder, true, true),
+        ("protected", protected, true, true),
+        ("link to file", link_to_file, false, true),
+        ("link to folder", link_to_folder, true, true),
+        ("dangling link", dangling, false, false),
+        ("circle", circle, true, true),
+    ];
+    let files = writers().into_iter().map(|(line, ending)| (line, ending, true));
+    let folders = folder_writers().into_iter().map(|line| (line, "", false));
+    for (line, ending, is_file) in files.chain(folders) {
+        for (_state, make, file_forced, folder_forced) in states {
+            let home = home();
+            make(&home.path().join(format!("OUT{ending}")));
+            refused_early(home.path(), &line, &["OUT"]);
+            if if is_file { file_forced } else { folder_forced } {
+                refused_early(home.path(), &format!("{line} --force"), &["OUT"]);
+            }
+        }
+        // What is no place at all.
+        let home = home();
+        std::fs::write(home.path().join("plain"), "precious").unwrap();
+        for name in ["plain/OUT", &"n".repeat(300)] {
+            refused_early(home.path(), &line.replace("OUT", name), &[]);
+        }
+        // A longer name that fits, but not with what is added to it.
+        if line.starts_with("train") && is_file {
+            let long = "n".repeat(255 - ending.len());
+            refused_early(home.path(), &line.replace("OUT", &long), &["too long"]);
+        }
+    }
+}
+
+#[test]
+fn n02_what_a_folder_holds_is_not_lost_at_any_depth() {
+    let home = home();
+    for (format, inner) in [
+        ("--format peft-folder", "text_encoder/adapter_config.json"),
+        ("--format peft-folder", "unet/notes.txt"),
+        ("--method full", "README.md"),
+        ("--method full", "unet/notes.txt"),
+        ("--method full", "safety_checker/config.json"),
+    ] {
+        let out = home.path().join("out");
+        let path = out.join(inner);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        refused_early(home.path(), &format!("{TRAIN} {format} --out out --force"), &["out", "would be lost"]);
+        std::fs::remove_dir_all(out).unwrap();
+    }
+    // What the new folder has may be replaced.
+    let out = home.path().join("out/unet");
+    std::fs::create_dir_all(&out).unwrap();
+    std::fs::write(out.join("adapter_config.json"), "{}").unwrap();
+    accepted(home.path(), &format!("{TRAIN} --format peft-folder --out out --force"));
+    refused_early(home.path(), &format!("{TRAIN} --format peft-folder --out out"), &["out", "exists already"]);
+}
+
+#[test]
+fn n01_a_state_is_its_runs() {
+    let home = home();
+    let dir = home.path();
+    // A run stopped after its first update leaves its state.
+    let stopped = |out: &str| {
+        let job = job(dir, out);
+        let mut steps = 0;
+        let result = pollster::block_on(engine().train(&job, &mut |event| {
+            steps += usize::from(matches!(event, Event::Step(_)));
+            if steps > 0 { Flow::Stop } else { Flow::Continue }
+        }));
+        assert!(matches!(result, Err(Error::Interrupted(_))), "{result:?}");
+    };
+    stopped("a.safetensors");
+    let state = dir.join("a.safetensors.state/state.safetensors");
+    let saved = std::fs::read(&state).unwrap();
+    for options in ["", "--steps 9", "--rank 3", "--method full"] {
+        let line = format!("train --model {{F}}/sd2 --images pics --prompt x --out a.safetensors {options}");
+        refused_early(dir, &line, &["a.safetensors.state", "--resume", "--force"]);
+    }
+    assert_eq!(std::fs::read(&state).unwrap(), saved);
+    // A user's folder of that name is no state, whatever is allowed.
+    std::fs::create_dir(dir.join("b.state")).unwrap();
+    std::fs::write(dir.join("b.state/notes.txt"), "precious").unwrap();
+    for force in ["", "--force", "--resume"] {
+        refused_early(dir, &format!("{TRAIN} --format peft-folder --out b {force}"), &["b.state", "notes.txt"]);
+    }
+    // A file is none either, nor a user's tensors.
+    std::fs::write(dir.join("c.state"), "precious").unwrap();
+    refused_early(dir, &format!("{TRAIN} --format peft-folder --out c --force"), &["c.state", "no folder"]);
+    std::fs::create_dir(dir.join("d.state")).unwrap();
+    std::fs::copy(dir.join("in.safetensors"), dir.join("d.state/state.safetensors")).unwrap();
+    refused_early(dir, &format!("{TRAIN} --format peft-folder --out d --force"), &["d.state"]);
+    // What a user put beside a state stays; the state goes with its run.
+    std::fs::write(dir.join("a.safetensors.state/notes.txt"), "precious").unwrap();
+    let resumed = TrainJob { resume: true, ..job(dir, "a.safetensors") };
+    pollster::block_on(engine().train(&resumed, &mut |_| Flow::Continue)).unwrap();
+    assert!(!state.exists() && dir.join("a.safetensors").is_file());
+    assert_eq!(std::fs::read_to_string(dir.join("a.safetensors.state/notes.txt")).unwrap(), "precious");
+}
+
+fn engine() -> Engine {
+    pollster::block_on(Engine::request(&EngineOptions::default())).unwrap()
+}
+
+/// Two updates of a small LoRA into `out`.
+fn job(folder: &Path, out: &str) -> TrainJob {
+    TrainJob {
+        model: ModelOptions { model: Some(fixtures().join("sd2")), ..Default::default() },
+        images: Some(folder.join("pics")),
+        prompt: Some("x".into()),
+        steps: Some(2),
+        rank: 1,
+        out: folder.join(out),
+        ..Default::default()
+    }
+}
+
+/// What a training says whose surroundings `mischief` changes after its first update: its end, warnings, places saved.
+fn train_with(
+    engine: &Engine,
+    job: &TrainJob,
+    mischief: impl Fn(),
+) -> (Result<PathBuf, String>, Vec<String>, Vec<PathBuf>) {
+    let (mut warnings, mut saved, mut done) = (Vec::new(), Vec::new(), false);
+    let result = pollster::block_on(engine.train(job, &mut |event| {
+        match event {
+            Event::Step(_) if !std::mem::replace(&mut done, true) => mischief(),
+            Event::Warning(text) => warnings.push(text),
+            Event::Saved(path) => saved.push(path),
+            _ => {}
+        }
+        Flow::Continue
+    }));
+    (result.map(|trained| trained.out).map_err(|e| e.to_string()), warnings, saved)
+}
+
+#[test]
+fn n04_what_appears_meanwhile_is_not_replaced() {
+    let (home, engine) = (home(), engine());
+    let dir = home.path();
+    let out = dir.join("a.safetensors");
+    let precious = || std::fs::write(&out, "precious").unwrap();
+    let (result, warnings, saved) = train_with(&engine, &job(dir, "a.safetensors"), precious);
+    let error = result.unwrap_err();
+    assert!(error.contains("exists already") && error.contains("a-1.safetensors"), "{error}");
+    assert!(warnings.iter().any(|text| text.contains("a-1.safetensors")), "{warnings:?}");
+    assert_eq!(saved, [dir.join("a-1.safetensors")]);
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), "precious");
+    assert!(portray::io::LoraFile::open(&saved[0], None).is_ok());
+    // A whole folder in the place of a LoRA, with --force.
+    let folder = dir.join("b.safetensors");
+    let forced = TrainJob { force: true, ..job(dir, "b.safetensors") };
+    let (result, _, saved) = train_with(&engine, &forced, || {
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("notes.txt"), "precious").unwrap();
+    });
+    assert!(result.unwrap_err().contains("b-1.safetensors"));
+    assert_eq!(saved, [dir.join("b-1.safetensors")]);
+    assert!(folder.join("notes.txt").is_file());
+    // A folder of a model that somebody puts something into.
+    let model = dir.join("m");
+    let full = TrainJob { method: Method::Full, ..job(dir, "m") };
+    let (result, _, saved) = train_with(&engine, &full, || std::fs::create_dir(&model).unwrap());
+    assert!(result.unwrap_err().contains("m-1"));
+    assert!(saved[0].join("unet/diffusion_pytorch_model.safetensors").is_file());
+}
+
+#[test]
+fn n14_a_checkpoint_that_cannot_be_written_is_a_warning() {
+    let (home, engine) = (home(), engine());
+    let dir = home.path();
+    let state = dir.join("a.safetensors.state");
+    let often = TrainJob { save_every: Some(1), steps: Some(3), ..job(dir, "a.safetensors") };
+    let (result, warnings, _) = train_with(&engine, &often, || {
+        // After the listener has heard the first step: a file where the state's folder belongs.
+        std::fs::write(&state, "precious").unwrap();
+    });
+    assert_eq!(result.unwrap(), dir.join("a.safetensors"));
+    assert!(
+        warnings.iter().any(|text| text.contains("checkpoint of step 1") && text.contains("goes on")),
+        "{warnings:?}"
+    );
+    assert_eq!(std::fs::read_to_string(&state).unwrap(), "precious");
+}
+
+#[cfg(unix)]
+#[test]
+fn n04_two_runs_on_one_name() {
+    let (home, engine) = (home(), engine());
+    let dir = home.path();
+    std::os::unix::fs::symlink(dir, dir.join("here")).unwrap();
+    let first = job(dir, "a.safetensors");
+    let (result, ..) = train_with(&engine, &first, || {
+        for second in ["a.safetensors", "here/a.safetensors", "pics/../a.safetensors"] {
+            let text = stderr(&works_not(dir, &format!("{TRAIN} --force --out {second}")));
+            let who = format!("process {}", std::process::id());
+            assert!(text.contains("is being written by") && text.contains(&who), "{text}");
+        }
+    });
+    assert_eq!(result.unwrap(), first.out);
+    let left: Vec<_> = listing(dir).into_iter().filter(|(path, _)| path.to_string_lossy().contains(".lock")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+fn works_not(folder: &Path, line: &str) -> Output {
+    let output = run(folder, line);
+    assert!(!output.status.success(), "portray {line}");
+    output
+}
+
+#[test]
+fn n05_two_outputs_of_one_name() {
+    let home = home();
+    let dir = home.path();
+    let generate = "generate x --model {F}/sd2 --steps 1";
+    for (out, latents) in [
+        ("same.png", "same.png"),
+        ("same.png", "./same.png"),
+        ("pics/../same.png", "same.png"),
+        ("new", "new/portray-0.png"),
+        ("new", "new"),
+        ("new/a.png", "new"),
+    ] {
+        let line = format!("{generate} --out {out} --latents-out {latents}");
+        refused_early(dir, &line, &["--out", "--latents-out"]);
+        refused_early(dir, &format!("{line} --force"), &["--out", "--latents-out"]);
+    }
+    refused_early(dir, &format!("{generate} --latents-out portray-0.png --force"), &["--latents-out"]);
+    accepted(dir, &format!("{generate} --out a.png --latents-out a.safetensors"));
+}
+
+#[cfg(unix)]
+#[test]
+fn kind_two_outputs_of_one_name_through_links() {
+    let home = home();
+    let dir = home.path();
+    std::os::unix::fs::symlink("later.png", dir.join("a.png")).unwrap();
+    std::os::unix::fs::symlink(".", dir.join("here")).unwrap();
+    let generate = "generate x --model {F}/sd2 --steps 1 --force";
+    refused_early(dir, &format!("{generate} --out a.png --latents-out later.png"), &["--latents-out"]);
+    refused_early(dir, &format!("{generate} --out here/b.png --latents-out b.png"), &["--latents-out"]);
+}
+
+#[test]
+fn kind_what_is_read_is_not_replaced() {
+    let home = home();
+    let dir = home.path();
+    copy(&fixtures().join("sd2"), &dir.join("m"));
+    std::fs::write(dir.join("l.safetensors"), "precious").unwrap();
+    for line in [
+        "generate x --model m --out new.png --latents-out m/unet/config.json --force",
+        "generate x --model m --lora l.safetensors --out new.png --latents-out l.safetensors --force",
+        "generate x --model m --init pics/a.png --out new.png --latents-out pics/a.png --force",
+        "train --model m --images pics --prompt x --out m/unet/config.json --force",
+        "train --model m --images pics --prompt x --out pics/a.png --force",
+        "train --model m --images pics --prompt x --format peft-folder --out m --force",
+        "train --model m --images pics --prompt x --format peft-folder --out pics --force",
+        "train --model m --images pics --prompt x --method full --out pics --force",
+        "forward text --model m --prompt x --out m/unet/config.json --force",
+    ] {
+        refused_early(dir, line, &[]);
+    }
+    std::fs::rename(dir.join("pics"), dir.join("run-samples")).unwrap();
+    let line = "train --model m --images run-samples --prompt x --sample-prompt y --out run.safetensors --force";
+    refused_early(dir, line, &["run-samples", "--images"]);
+}
+
+#[test]
+fn r15_samples_are_each_runs_own() {
+    let home = home();
+    let dir = home.path();
+    std::fs::create_dir(dir.join("run-v1.5-samples")).unwrap();
+    std::fs::write(dir.join("run-v1.5-samples/step-000001-1.png"), "precious").unwrap();
+    let train = format!("{TRAIN} --format peft-folder --sample-prompt x");
+    accepted(dir, &format!("{train} --out run-v1.6"));
+    refused_early(dir, &format!("{train} --out run-v1.5"), &["run-v1.5-samples"]);
+    accepted(dir, &format!("{train} --out run-v1.5 --force"));
+    accepted(dir, &format!("{TRAIN} --format peft-folder --out run-v1.5"));
+    // A file where the folder belongs.
+    std::fs::write(dir.join("a-samples"), "precious").unwrap();
+    refused_early(dir, &format!("{TRAIN} --sample-prompt x --out a.safetensors --force"), &["a-samples"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn kind_a_demo_overwrites_nothing() {
+    for name in ["sheet.png", "report.md", "lora.safetensors", "photos/2.png"] {
+        let home = home();
+        let path = home.path().join("demo").join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        refused_early(home.path(), "demo --steps 1", &["demo", "exists already", "--force"]);
+        accepted(home.path(), "demo --steps 1 --images pics --prompt x --class-prompt y --force");
+    }
+    let home = home();
+    std::fs::create_dir(home.path().join("demo")).unwrap();
+    std::fs::write(home.path().join("demo/notes.txt"), "precious").unwrap();
+    accepted(home.path(), "demo --steps 1 --images pics --prompt x --class-prompt y");
+}
+
+#[test]
+fn kind_kernels_are_not_dumped_over_files() {
+    let home = home();
+    refused_early(home.path(), "bench --dump pics", &["pics", "--force"]);
+    std::fs::write(home.path().join("plain"), "precious").unwrap();
+    refused_early(home.path(), "bench --dump plain --force", &["plain"]);
+    accepted(home.path(), "bench --dump pics --force");
+    accepted(home.path(), "bench --dump new");
+}
+
+/// A place at which a result is put that cannot stay there.
+#[test]
+fn kind_a_result_finds_a_place() {
+    let home = home();
+    let dir = home.path();
+    let write = |at: &Path| portray::io::write_atomic(at, |out| out.write_all(b"result"));
+    let long = dir.join("n".repeat(300));
+    let below = dir.join("pics/a.png/out.txt");
+    std::fs::write(dir.join("x.txt"), "precious").unwrap();
+    for number in 1..4 {
+        let placed = Place::file(dir.join("x.txt"), false).put(write).unwrap();
+        assert_eq!(placed.path, dir.join(format!("x-{number}.txt")));
+        assert!(placed.path().unwrap_err().to_string().contains("the result is"));
+    }
+    assert!(Place::file(&long, true).check().unwrap_err().to_string().contains("too long"));
+    let placed = Place::file(&long, true).put(write).unwrap();
+    assert_eq!(placed.path, dir.join("result-1"));
+    let placed = Place::file(&below, true).put(write).unwrap();
+    assert_eq!(std::fs::read_to_string(&placed.path).unwrap(), "result");
+    let _ = std::fs::remove_file(&placed.path);
+    // Neither devices nor folders are replaced; a folder comes beside a file.
+    let folder = LoraFormat::PeftFolder.place(dir.join("x.txt"), &[Part::Unet], true);
+    assert!(folder.check().unwrap_err().to_string().contains("is a file"));
+    let placed = folder.put(|at| portray::io::write_atomic(at.join("unet/a"), |out| out.write_all(b"a"))).unwrap();
+    assert_eq!(placed.path, dir.join("x.txt-1"));
+    assert_eq!(std::fs::read_to_string(dir.join("x.txt")).unwrap(), "precious");
+    assert!(files::free_bytes(dir).is_none_or(|free| free > 0));
+    assert!(Place::file(dir.join("new"), false).check_space(u64::MAX, "it").unwrap_err().to_string().contains("MB"));
+}
+
+/// Runs shell commands in a private mount namespace, with the binary as `$portray`; `None` where there can be none.
+fn mounted(folder: &Path, commands: &str) -> Option<Output> {
+    let ready = Command::new("unshare").args(["-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).output();
+    if !ready.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no private mount namespace can be had");
+        return None;
+    }
+    let mut command = Command::new("unshare");
+    command.args(["-rm", "sh", "-c", commands]).current_dir(folder).env("XDG_CACHE_HOME", folder.join(".cache"));
+    command.env("portray", env!("CARGO_BIN_EXE_portray")).env("F", fixtures());
+    Some(command.output().unwrap())
+}
+
+#[test]
+fn n09_class_pictures_have_a_place_before_they_are_made() {
+    let home = home();
+    let train = "$portray train --model $F/sd2 --images pics --prompt x --class-prompt y --class-count 1 --steps 1";
+    let commands =
+        format!("mkdir ro && mount -t tmpfs -o ro tmpfs ro && XDG_CACHE_HOME=$PWD/ro {train} --out a.safetensors");
+    let Some(output) = mounted(home.path(), &commands) else { return };
+    let text = stderr(&output);
+    assert!(!output.status.success() && text.contains("XDG_CACHE_HOME") && text.contains("--class-images"), "{text}");
+    assert!(!text.contains("making"), "{text}");
+    assert!(!home.path().join("a.safetensors").exists());
+}
+
+#[test]
+fn n14_a_disk_too_small_is_seen_before_the_work() {
+    let home = home();
+    let train = "$portray train --model $F/sd2 --images pics --prompt x --steps 1 --rank 64";
+    let commands =
+        format!("mkdir small && mount -t tmpfs -o size=64k tmpfs small && {train} --out small/a.safetensors");
+    let Some(output) = mounted(home.path(), &commands) else { return };
+    let text = stderr(&output);
+    assert!(!output.status.success() && text.contains("MB are free") && !text.contains("training\n"), "{text}");
+}
+
+#[test]
+fn kind_read_only_and_full_disks_are_refused_early() {
+    let home = home();
+    let lines: Vec<String> = writers()
+        .into_iter()
+        .map(|(line, _)| line)
+        .chain(folder_writers())
+        .chain(["bench --dump OUT".into(), "demo --out OUT".into()])
+        .map(|line| line.replace("{F}", "$F"))
+        .collect();
+    let mut script = String::from(
+        "export VK_ICD_FILENAMES=/nonexistent VK_DRIVER_FILES=/nonexistent; mkdir ro full\n\
+         mount -t tmpfs -o ro tmpfs ro; mount -t tmpfs -o size=4k tmpfs full; echo x > full/x\n",
+    );
+    for place in ["ro", "full"] {
+        for line in &lines {
+            script +=
+                &format!("$portray {} 2>&1 | sed 's/^/{place}: /'\n", line.replace("OUT", &format!("{place}/OUT")));
+        }
+    }
+    let Some(output) = mounted(home.path(), &script) else { return };
+    let text = stdout(&output);
+    let errors: Vec<&str> = text.lines().filter(|line| line.contains("error: ")).collect();
+    assert_eq!(errors.len(), 2 * lines.len(), "{text}\n{}", stderr(&output));
+    for error in errors {
+        assert!(error.contains("read-only") || error.contains("disk is full"), "{error}");
+    }
+}

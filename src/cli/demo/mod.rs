@@ -8,7 +8,7 @@ mod studio;
 mod subject;
 
 use portray::event::Picture;
-use portray::io::image;
+use portray::io::{Place, image, write_atomic};
 use portray::{Error, Result};
 
 use super::args::{DemoArgs, Global};
@@ -38,7 +38,14 @@ const SEED_GAP: u64 = 1000;
 /// Trains twice, makes all pictures, writes the sheet and the report, and judges them if asked to.
 pub fn run(global: &Global, args: &DemoArgs) -> Result<()> {
     let out = &args.out;
-    files::check_folder(out)?;
+    let mut names = vec!["lora.safetensors", "lora-without-prior.safetensors", "sheet.png", "report.md"];
+    names.extend(["lora.safetensors.state", "lora-without-prior.safetensors.state"].iter().filter(|_| !args.force));
+    if args.images.is_none() {
+        names.extend(["photos/0.png", "photos/1.png", "photos/2.png", "photos/3.png"]);
+    }
+    files::check_folder(out, &names, args.force)?;
+    let sheet = Place::file(out.join("sheet.png"), args.force);
+    let _lock = Place::folder(out, Vec::new(), true).lock(|text| terminal::note(&text))?;
     let subject = Subject::open(args, &out.join("photos"))?;
     let (phrases, seed) = (&subject.phrases, args.seed.wrapping_add(SEED_GAP));
     stop::listen();
@@ -74,9 +81,9 @@ pub fn run(global: &Global, args: &DemoArgs) -> Result<()> {
         &subtitle,
         &sections(&subject, &scenes, &class, &tuned, &drift),
     )?;
-    let sheet_path = out.join("sheet.png");
     let (width, height) = (page.width() as usize, page.height() as usize);
-    image::write_png(&sheet_path, &image::Picture { width, height, rgb: page.into_raw() }, &[])?;
+    let page = image::Picture { width, height, rgb: page.into_raw() };
+    let sheet = sheet.put(|at| image::write_png(at, &page, &[]))?;
 
     let figures = if args.check {
         let judged = judged(&scenes, &tuned);
@@ -88,14 +95,18 @@ pub fn run(global: &Global, args: &DemoArgs) -> Result<()> {
     };
     let report =
         Report { subject: &subject, args, studio: &studio, with_prior, without_prior, figures: figures.as_ref() };
-    let report_path = out.join("report.md");
-    files::write_text(&report_path, &report.text())?;
-    for path in [&lora, &sheet_path, &report_path] {
+    let text = report.text();
+    let written = Place::file(out.join("report.md"), args.force)
+        .put(|at| write_atomic(at, |out| out.write_all(text.as_bytes())))?;
+    for path in [&lora, &sheet.path, &written.path] {
         if global.json {
             terminal::tell(terminal::with_path(serde_json::json!({"event": "saved"}), "path", path));
         } else {
             terminal::tell_path(path);
         }
+    }
+    for placed in [sheet, written] {
+        placed.path()?;
     }
     figures.map_or(Ok(()), |figures| judge(global, &figures))
 }

@@ -131,7 +131,7 @@ impl<'a> Studio<'a> {
             seed: self.args.seed,
             sample_every: 100,
             out: out.into(),
-            force: true,
+            force: self.args.force,
             ..Default::default()
         };
         let mut training = Training { instance: Vec::new(), prior: Vec::new() };

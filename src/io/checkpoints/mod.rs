@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-pub use save::write_diffusers_folder;
+pub use save::{diffusers_folder_files, write_diffusers_folder};
 pub use weights::Weights;
 
 use super::tokenizer::{ClipTokenizer, TokenizerFiles};

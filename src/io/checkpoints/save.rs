@@ -1,7 +1,7 @@
 //! Writing a trained model as a diffusers folder: a new UNet, the rest as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Checkpoint, Part, Weights};
 use crate::error::{Error, Result};
@@ -20,34 +20,65 @@ use crate::io::{Source, Tensor, files, write_folder, write_safetensors};
 pub fn write_diffusers_folder(destination: impl AsRef<Path>, source: &Checkpoint, unet: &[Tensor<'_>]) -> Result<()> {
     let destination = destination.as_ref();
     check(destination, source.part(Part::Unet), unet)?;
+    let files = contents(source)?;
     write_folder(destination, |folder| {
-        copy(&source.model_index, &folder.join("model_index.json"))?;
-        copy(&source.scheduler_source, &folder.join("scheduler").join("scheduler_config.json"))?;
-        for (name, file) in source.tokenizer.iter() {
-            copy(file, &folder.join("tokenizer").join(name))?;
-        }
-        for part in Part::ALL {
-            let weights = source.part(part);
-            let to = folder.join(part.name());
-            copy(weights.config_source(), &to.join("config.json"))?;
-            let file = to.join(format!("{}.safetensors", part.stem()));
-            let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-            match (part, weights.own_files()) {
-                (Part::Unet, _) => write_safetensors(file, &renewed(weights, unet), &metadata)?,
-                (_, Some([whole])) => copy(whole.source(), &file)?,
-                // Shards become one file, under the names they are stored with.
-                (_, Some(shards)) => {
-                    let tensors: Vec<_> = shards.iter().flat_map(|shard| shard.iter()).collect();
-                    write_safetensors(file, &tensors, &metadata)?;
-                }
-                (_, None) => write_safetensors(file, &weights.iter().collect::<Vec<_>>(), &metadata)?,
+        for (path, content) in &files {
+            let to = folder.join(path);
+            match content {
+                Content::Copy(source) => copy(source, &to)?,
+                Content::Other(path) => copy(&Source::open(path)?, &to)?,
+                Content::Weights(part) => write_weights(source.part(*part), unet, &to)?,
             }
         }
-        match source.folder() {
-            Some(from) => copy_other_components(from, folder),
-            None => Ok(()),
-        }
+        Ok(())
     })
+}
+
+/// What a file of the folder holds.
+enum Content<'a> {
+    Copy(&'a Source),
+    Other(PathBuf),
+    Weights(Part),
+}
+
+/// The files of the folder that [`write_diffusers_folder`] writes, by their paths in it.
+///
+/// # Errors
+/// When a folder of the source cannot be read.
+pub fn diffusers_folder_files(source: &Checkpoint) -> Result<Vec<PathBuf>> {
+    Ok(contents(source)?.into_iter().map(|(path, _)| path).collect())
+}
+
+fn contents(source: &Checkpoint) -> Result<Vec<(PathBuf, Content<'_>)>> {
+    let mut files = vec![
+        ("model_index.json".into(), Content::Copy(&source.model_index)),
+        (Path::new("scheduler").join("scheduler_config.json"), Content::Copy(&source.scheduler_source)),
+    ];
+    let tokenizer = source.tokenizer.iter();
+    files.extend(tokenizer.map(|(name, file)| (Path::new("tokenizer").join(name), Content::Copy(file))));
+    for part in Part::ALL {
+        let folder = Path::new(part.name());
+        files.push((folder.join("config.json"), Content::Copy(source.part(part).config_source())));
+        files.push((folder.join(format!("{}.safetensors", part.stem())), Content::Weights(part)));
+    }
+    if let Some(from) = source.folder() {
+        other_components(from, &mut files)?;
+    }
+    Ok(files)
+}
+
+fn write_weights(weights: &Weights, unet: &[Tensor<'_>], to: &Path) -> Result<()> {
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    match (weights.part(), weights.own_files()) {
+        (Part::Unet, _) => write_safetensors(to, &renewed(weights, unet), &metadata),
+        (_, Some([whole])) => copy(whole.source(), to),
+        // Shards become one file, under the names they are stored with.
+        (_, Some(shards)) => {
+            let tensors: Vec<_> = shards.iter().flat_map(|shard| shard.iter()).collect();
+            write_safetensors(to, &tensors, &metadata)
+        }
+        (_, None) => write_safetensors(to, &weights.iter().collect::<Vec<_>>(), &metadata),
+    }
 }
 
 fn check(destination: &Path, old: &Weights, new: &[Tensor<'_>]) -> Result<()> {
@@ -74,7 +105,7 @@ fn copy(from: &Source, to: &Path) -> Result<()> {
 }
 
 /// What `model_index.json` may name besides: a feature extractor, a safety checker.
-fn copy_other_components(from: &Path, to: &Path) -> Result<()> {
+fn other_components(from: &Path, files: &mut Vec<(PathBuf, Content<'_>)>) -> Result<()> {
     for component in ["feature_extractor", "safety_checker", "image_encoder"] {
         let folder = from.join(component);
         if !files::is_folder(&folder) {
@@ -83,10 +114,10 @@ fn copy_other_components(from: &Path, to: &Path) -> Result<()> {
         let paths = files::entries(&folder).map_err(|e| Error::file(&folder, describe(&e)))?;
         let ends = |path: &Path, ending: &str| path.extension().is_some_and(|e| e == ending);
         let has_safetensors = paths.iter().any(|path| ends(path, "safetensors"));
-        for path in paths.iter().filter(|path| files::is_file(path)) {
-            let superseded = has_safetensors && ["bin", "ckpt", "msgpack", "h5"].iter().any(|e| ends(path, e));
+        for path in paths.into_iter().filter(|path| files::is_file(path)) {
+            let superseded = has_safetensors && ["bin", "ckpt", "msgpack", "h5"].iter().any(|e| ends(&path, e));
             if let (false, Some(name)) = (superseded, path.file_name()) {
-                copy(&Source::open(path)?, &to.join(component).join(name))?;
+                files.push((Path::new(component).join(name), Content::Other(path.clone())));
             }
         }
     }

@@ -1,14 +1,15 @@
 //! The machine's file system.
 
 use std::fs;
-use std::io::{BufWriter, Error, ErrorKind, Result, Seek as _, Write};
+use std::io::{BufWriter, Error, ErrorKind, Result, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tempfile::{Builder, NamedTempFile};
 
-use super::durable::{sync_file, sync_folder, sync_folders};
+use super::durable::{sync_file, sync_folder};
+use super::put::{BEGINNINGS, ENDING, Spot, copy_over, doubtful, file_spot, followed, is_mounted, is_staged, settle};
 use crate::io::source::{Data, Slices, describe};
 
 /// The user's folder for what can be made again. A path that is not absolute is left alone, as the XDG specification asks:
@@ -32,8 +33,13 @@ pub fn entries(path: &Path) -> Result<Vec<PathBuf>> {
     fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect()
 }
 
-pub fn remove_folder(path: &Path) -> Result<()> {
-    fs::remove_dir_all(path)
+pub fn remove_file(path: &Path) -> Result<()> {
+    fs::remove_file(path)
+}
+
+/// Removes the folder `path` if nothing is in it.
+pub fn remove_empty(path: &Path) -> Result<()> {
+    fs::remove_dir(path)
 }
 
 /// An open file, read at positions. It is not mapped: not every file system can, and a mapped file that another program
@@ -104,65 +110,37 @@ pub fn dangling(path: &Path) -> Option<PathBuf> {
 
 /// Writes the file at `path` through `fill`: beside it, synced, then renamed.
 pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    let existing = fs::metadata(path).ok();
-    if existing.as_ref().is_some_and(|m| m.is_dir()) {
-        return Err(ErrorKind::IsADirectory.into());
-    }
-    if existing.as_ref().is_some_and(|m| !m.is_file()) {
-        // A device or pipe (/dev/stdout, /dev/full) must be written through, not replaced by a file.
-        let mut device = fs::OpenOptions::new().write(true).open(path)?;
-        return fill(&mut device).and_then(|()| device.flush());
-    }
-    // A rename would succeed over a write-protected file; the owner who protected it means the file.
-    if existing.as_ref().is_some_and(|m| m.permissions().readonly()) {
-        return Err(ErrorKind::PermissionDenied.into());
-    }
     // A link stays a link: its target is what gets replaced.
-    let target = if path.is_symlink() { fs::canonicalize(path)? } else { path.to_owned() };
+    let target = match file_spot(path)? {
+        Spot::Free(target) | Spot::Taken(target) => target,
+        Spot::Device => {
+            // A device or pipe (/dev/stdout, /dev/full) must be written through, not replaced by a file.
+            let mut device = fs::OpenOptions::new().write(true).open(path)?;
+            return fill(&mut device).and_then(|()| device.flush());
+        }
+    };
     let parent = parent(&target);
     fs::create_dir_all(parent)?;
-    let file = temporary(0o666, |builder| builder.tempfile_in(parent))?;
+    let file = staged(0o666, |builder| builder.tempfile_in(parent))?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
     fill(&mut out)?;
     let file = out.into_inner().map_err(|e| e.into_error())?;
     sync_file(file.as_file(), &target)?;
     place(file, &target)?;
     // A folder that is being assembled is synced as a whole, before it gets its name.
-    if parent.ancestors().any(is_staging) { Ok(()) } else { sync_folder(parent).map_err(doubtful) }
+    if is_staged(parent) { Ok(()) } else { sync_folder(parent).map_err(doubtful) }
 }
 
 /// Gives `file` the name `target`.
 fn place(file: NamedTempFile, target: &Path) -> Result<()> {
-    let Err(refused) = file.persist(target) else { return Ok(()) };
-    if !is_mounted(&refused.error) {
-        return Err(refused.error);
+    match file.persist(target) {
+        Err(refused) if is_mounted(&refused.error) => copy_over(refused.file.path(), target),
+        placed => placed.map(drop).map_err(|refused| refused.error),
     }
-    let (mut from, whole) = refused.file.keep()?;
-    let mut fill = || {
-        from.rewind()?;
-        let mut into = fs::File::create(target)?;
-        std::io::copy(&mut from, &mut into)?;
-        sync_file(&into, target)
-    };
-    let kept = |e: Error| Error::new(e.kind(), format!("{}; all of it is in {}", describe(&e), whole.display()));
-    fill().map_err(kept)?;
-    fs::remove_file(&whole)
-}
-
-/// Whether a rename was refused because something is mounted on the name, as containers do with files and folders, or because
-/// it comes from a lower layer of an overlay: what is there can only be written into.
-fn is_mounted(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::CrossesDevices | ErrorKind::ResourceBusy)
-}
-
-/// The error of a result that is in its place, while the disk says that it may not stay.
-fn doubtful(error: Error) -> Error {
-    let what = describe(&error);
-    Error::new(error.kind(), format!("the disk reports \"{what}\" after the last byte: copy what is there elsewhere"))
 }
 
 /// Makes a file or folder with a name of its own, and with the rights that the umask leaves of `mode`.
-fn temporary<T>(mode: u32, make: impl Fn(&Builder<'_, '_>) -> Result<T>) -> Result<T> {
+pub(super) fn staged<T>(mode: u32, make: impl Fn(&Builder<'_, '_>) -> Result<T>) -> Result<T> {
     let with = |prefix: &str| {
         let mut builder = Builder::new();
         builder.prefix(prefix).suffix(ENDING);
@@ -176,99 +154,34 @@ fn temporary<T>(mode: u32, make: impl Fn(&Builder<'_, '_>) -> Result<T>) -> Resu
     with(BEGINNINGS[0]).or_else(|e| with(BEGINNINGS[1]).map_err(|_| e))
 }
 
-/// How the names of unfinished files and folders begin: hidden, and where that is refused.
-const BEGINNINGS: [&str; 2] = [".portray-", "portray-"];
-/// How they end.
-const ENDING: &str = ".part";
-
-/// Whether `folder` is one that is being assembled.
-pub fn is_staging(folder: &Path) -> bool {
-    let name = folder.file_name().unwrap_or_default().as_encoded_bytes();
-    name.ends_with(ENDING.as_bytes()) && BEGINNINGS.iter().any(|beginning| name.starts_with(beginning.as_bytes()))
+/// Where results may be left that have no other place.
+pub fn temporary() -> PathBuf {
+    std::env::temp_dir()
 }
 
 /// A folder beside its place that removes itself unless it is renamed into place.
 pub struct Folder(tempfile::TempDir);
 
-fn parent(path: &Path) -> &Path {
+/// The folder that `path` lies in.
+pub(super) fn parent(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 impl Folder {
     pub fn beside(path: &Path) -> Result<Folder> {
-        let parent = parent(path);
+        let target = followed(path)?;
+        let parent = parent(&target);
         fs::create_dir_all(parent)?;
-        temporary(0o777, |builder| builder.tempdir_in(parent)).map(Folder)
+        staged(0o777, |builder| builder.tempdir_in(parent)).map(Folder)
     }
 
     pub fn path(&self) -> &Path {
         self.0.path()
     }
 
+    /// Gives it the name `path`, in place of a folder that has nothing more.
     pub fn replace(self, path: &Path) -> Result<()> {
-        // Whatever the disk says, what is whole gets its name: it can be copied from there.
-        let synced = sync_folders(self.path());
-        let parent = parent(path);
-        if let Ok(metadata) = fs::metadata(path) {
-            if !metadata.is_dir() {
-                return Err(Error::other("is a file, and a folder is to be written: choose another name"));
-            }
-            for entry in fs::read_dir(path)? {
-                let name = entry?.file_name();
-                if !self.path().join(&name).exists() {
-                    let message = format!("the folder holds {name:?}, which would be lost: choose another name");
-                    return Err(Error::other(message));
-                }
-            }
-        }
-        if path.symlink_metadata().is_err() {
-            fs::rename(self.path(), path)?;
-        } else {
-            // Two renames, so a crash between them leaves the old folder under its staging name, complete.
-            let old = temporary(0o777, |builder| builder.tempdir_in(parent))?;
-            match fs::rename(path, old.path().join("old")) {
-                Err(e) if is_mounted(&e) => {
-                    merge(self.path(), path)?;
-                    return synced.and_then(|()| sync_folders(path)).map_err(doubtful);
-                }
-                moved => moved?,
-            }
-            if let Err(e) = fs::rename(self.path(), path) {
-                fs::rename(old.path().join("old"), path)?;
-                return Err(e);
-            }
-        }
-        // The folder has its real name now; what is left of the guard must not delete it.
-        let _ = self.0.keep();
-        synced.and_then(|()| sync_folder(parent)).map_err(doubtful)
+        // What is left of the guard has no such folder to remove any more.
+        settle(self.path(), path, true)?.map_or(Ok(()), Err)
     }
-}
-
-/// Moves all of `from` into the folder `into`, in place of all that is there.
-fn merge(from: &Path, into: &Path) -> Result<()> {
-    for entry in fs::read_dir(into)? {
-        let entry = entry?;
-        match (from.join(entry.file_name()).exists(), entry.file_type()?.is_dir()) {
-            (true, _) => {}
-            (false, true) => fs::remove_dir_all(entry.path())?,
-            (false, false) => fs::remove_file(entry.path())?,
-        }
-    }
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let place = into.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            fs::create_dir_all(&place)?;
-            merge(&entry.path(), &place)?;
-        } else if let Err(e) = fs::rename(entry.path(), &place) {
-            if !is_mounted(&e) {
-                return Err(e);
-            }
-            // Across a mount.
-            let mut file = fs::File::create(&place)?;
-            std::io::copy(&mut fs::File::open(entry.path())?, &mut file)?;
-            sync_file(&file, &place)?;
-        }
-    }
-    Ok(())
 }

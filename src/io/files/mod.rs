@@ -5,7 +5,15 @@ mod disk;
 #[cfg(not(target_arch = "wasm32"))]
 mod durable;
 #[cfg(not(target_arch = "wasm32"))]
-use disk as system;
+mod lock;
+#[cfg(not(target_arch = "wasm32"))]
+mod put;
+#[cfg(not(target_arch = "wasm32"))]
+mod system {
+    pub use super::disk::*;
+    pub use super::lock::{Lock, Locked, lock};
+    pub use super::put::{Spot, file_spot, folder_spot, free_bytes, is_staging, same, settle, try_folder, within};
+}
 
 #[cfg(target_arch = "wasm32")]
 mod page;
@@ -16,10 +24,13 @@ pub mod path_form;
 
 use std::path::{Path, PathBuf};
 
+use super::source::describe;
+use crate::error::{Error, Result};
+
 #[cfg(target_arch = "wasm32")]
 pub use page::{Content, below, file, put, remove, written};
-pub use system::cache;
-pub(super) use system::{Folder, dangling, open, write};
+pub(super) use system::{Folder, Locked, Spot, dangling, file_spot, folder_spot, lock, open, settle, temporary, write};
+pub use system::{Lock, cache, free_bytes, is_staging, same, within};
 
 /// Where a page has the bundled model.
 pub const BUNDLED_MODEL: &str = "/bundled";
@@ -48,12 +59,43 @@ pub fn entries(path: impl AsRef<Path>) -> std::io::Result<Vec<PathBuf>> {
     system::entries(path.as_ref())
 }
 
-/// Deletes the folder `path` with all that is in it.
+/// Deletes the file `path`.
 ///
 /// # Errors
 /// When it cannot be deleted.
-pub fn remove_folder(path: impl AsRef<Path>) -> std::io::Result<()> {
-    system::remove_folder(path.as_ref())
+pub fn remove_file(path: impl AsRef<Path>) -> std::io::Result<()> {
+    system::remove_file(path.as_ref())
+}
+
+/// Deletes the folder `path` if nothing is in it.
+///
+/// # Errors
+/// When it cannot be deleted.
+pub fn remove_empty(path: impl AsRef<Path>) -> std::io::Result<()> {
+    system::remove_empty(path.as_ref())
+}
+
+/// Whether there is anything at `path`, a link that leads nowhere too.
+pub fn is_taken(path: impl AsRef<Path>) -> bool {
+    let path = path.as_ref();
+    exists(path) || path.symlink_metadata().is_ok()
+}
+
+/// Tries whether files can be made in `folder`, which need not exist yet.
+///
+/// # Errors
+/// [`Error::File`] naming the folder that cannot be written, and why.
+pub fn try_folder(folder: impl AsRef<Path>) -> Result<()> {
+    system::try_folder(folder.as_ref()).map_err(|(at, e)| {
+        let reason = describe(&e);
+        // What the system says has no remedy, what we say has.
+        let message = match (e.kind(), reason.contains(':')) {
+            (std::io::ErrorKind::Other, _) => reason,
+            (_, true) => format!("cannot write here: {reason}"),
+            (_, false) => format!("cannot write here: {reason}: free it or name another place"),
+        };
+        Error::file(at, message)
+    })
 }
 
 /// Takes the warning that results could not be synced to the disk; there is one in the life of a process.

@@ -83,8 +83,13 @@ pub fn entries(path: &Path) -> Result<Vec<PathBuf>> {
     if found.is_empty() { Err(ErrorKind::NotFound.into()) } else { Ok(found.into_iter().collect()) }
 }
 
-pub fn remove_folder(path: &Path) -> Result<()> {
-    remove(path);
+pub fn remove_file(path: &Path) -> Result<()> {
+    with(|f| f.files.remove(path).map(|_| f.written.remove(path)));
+    Ok(())
+}
+
+/// A folder without files is none here.
+pub fn remove_empty(_: &Path) -> Result<()> {
     Ok(())
 }
 
@@ -124,19 +129,7 @@ impl Folder {
     }
 
     pub fn replace(self, path: &Path) -> Result<()> {
-        if is_file(path) {
-            return Err(Error::other("is a file, and a folder is to be written: choose another name"));
-        }
-        with(|f| {
-            let moved: Vec<PathBuf> = f.files.keys().filter(|file| file.starts_with(&self.0)).cloned().collect();
-            for file in moved {
-                let (Ok(inner), Some(content)) = (file.strip_prefix(&self.0), f.files.remove(&file)) else { continue };
-                f.written.remove(&file);
-                f.written.insert(path.join(inner));
-                f.files.insert(path.join(inner), content);
-            }
-        });
-        Ok(())
+        settle(&self.0, path, true).map(drop)
     }
 }
 
@@ -144,4 +137,95 @@ impl Drop for Folder {
     fn drop(&mut self) {
         remove(&self.0);
     }
+}
+
+/// What is where a result is to go.
+pub enum Spot {
+    /// Nothing.
+    Free(PathBuf),
+    /// A file or folder that the result may replace.
+    Taken(PathBuf),
+    /// Of a machine.
+    #[allow(dead_code, reason = "a page has no devices")]
+    Device,
+}
+
+pub fn file_spot(path: &Path) -> Result<Spot> {
+    match (is_file(path), is_folder(path)) {
+        (_, true) => Err(ErrorKind::IsADirectory.into()),
+        (true, _) => Ok(Spot::Taken(path.into())),
+        _ => Ok(Spot::Free(path.into())),
+    }
+}
+
+pub fn folder_spot(path: &Path, _: &dyn Fn(&Path, bool) -> bool) -> Result<Spot> {
+    if is_file(path) {
+        return Err(Error::other("is a file, and a folder is to be written: choose another name"));
+    }
+    Ok(if is_folder(path) { Spot::Taken(path.into()) } else { Spot::Free(path.into()) })
+}
+
+/// Gives the file or folder `from` the name `path`.
+pub fn settle(from: &Path, path: &Path, replace: bool) -> Result<Option<Error>> {
+    let is_folder = is_folder(from);
+    let spot = if is_folder { folder_spot(path, &|_, _| true)? } else { file_spot(path)? };
+    if matches!(spot, Spot::Taken(_)) && !replace {
+        return Err(ErrorKind::AlreadyExists.into());
+    }
+    with(|f| {
+        let moved: Vec<PathBuf> = f.files.keys().filter(|file| file.starts_with(from)).cloned().collect();
+        for file in moved {
+            let (Ok(inner), Some(content)) = (file.strip_prefix(from), f.files.remove(&file)) else { continue };
+            // Joined with nothing, a path would end in a slash.
+            let to = if inner.as_os_str().is_empty() { path.into() } else { path.join(inner) };
+            f.written.remove(&file);
+            f.written.insert(to.clone());
+            f.files.insert(to, content);
+        }
+    });
+    Ok(None)
+}
+
+/// A page's memory has room, or the job ends.
+pub fn try_folder(_: &Path) -> std::result::Result<(), (PathBuf, Error)> {
+    Ok(())
+}
+
+pub fn free_bytes(_: &Path) -> Option<u64> {
+    None
+}
+
+pub fn same(a: &Path, b: &Path) -> bool {
+    a == b
+}
+
+pub fn within(path: &Path, folder: &Path) -> bool {
+    path != folder && path.starts_with(folder)
+}
+
+pub fn is_staging(_: &Path) -> bool {
+    false
+}
+
+/// Where results may be left that have no other place.
+pub fn temporary() -> PathBuf {
+    "/tmp".into()
+}
+
+/// A page's files are one engine's.
+pub struct Lock(());
+
+/// What came of asking for a lock.
+#[allow(dead_code, reason = "a page's lock is always free")]
+pub enum Locked {
+    /// It is ours.
+    Held(Lock),
+    /// Another run has it.
+    Busy(Option<String>),
+    /// The folder cannot lock.
+    Cannot(Error),
+}
+
+pub fn lock(_: &Path) -> Locked {
+    Locked::Held(Lock(()))
 }

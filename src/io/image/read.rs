@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 
 use super::kind::{Content, Format, accepted, content};
 use super::resample::{Fit, resample};
@@ -73,6 +73,14 @@ pub fn size(path: impl AsRef<Path>) -> Result<[usize; 2]> {
 pub struct Decoded {
     pixels: DynamicImage,
     orientation: Orientation,
+}
+
+impl From<Picture> for Decoded {
+    fn from(picture: Picture) -> Decoded {
+        let Picture { width, height, rgb } = picture;
+        let pixels = RgbImage::from_raw(width as u32, height as u32, rgb).unwrap_or_default();
+        Decoded { pixels: DynamicImage::ImageRgb8(pixels), orientation: Orientation::NoTransforms }
+    }
 }
 
 impl Decoded {

@@ -1,7 +1,7 @@
 //! Writing layouts B, C, D and E.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
@@ -9,11 +9,29 @@ use super::adapter_config::describe;
 use super::read::{ADAPTER_METADATA, PEFT_CONFIG, PEFT_WEIGHTS};
 use super::{LoraFile, LoraFormat, LoraModule, ModuleKey, kohya, most_common};
 use crate::error::{Error, Result};
-use crate::io::{Part, Tensor, write_atomic, write_folder, write_safetensors};
+use crate::io::{Part, Place, Tensor, write_atomic, write_folder, write_safetensors};
 
 type Modules<'a> = BTreeMap<&'a ModuleKey, &'a LoraModule>;
 
+impl LoraFormat {
+    /// The place of a LoRA of `parts` at `path`, which replaces what is there only if `replace` says so.
+    pub fn place(self, path: impl Into<PathBuf>, parts: &[Part], replace: bool) -> Place {
+        if self != LoraFormat::PeftFolder {
+            return Place::file(path, replace);
+        }
+        let files = |part: &Part| [PEFT_WEIGHTS, PEFT_CONFIG].map(|file| Path::new(part.name()).join(file));
+        Place::folder(path, parts.iter().flat_map(files).collect(), replace)
+    }
+}
+
 impl LoraFile {
+    /// Its place at `path` in the layout `format`, which replaces what is there only if `replace` says so.
+    pub fn place(&self, path: impl Into<PathBuf>, format: LoraFormat, replace: bool) -> Place {
+        let parts: Vec<Part> =
+            [Part::Unet, Part::TextEncoder].into_iter().filter(|&part| self.of(part).next().is_some()).collect();
+        format.place(path, &parts, replace)
+    }
+
     /// Writes it to `path` (a folder for [`LoraFormat::PeftFolder`]), atomically; what is there is replaced.
     ///
     /// An alpha that is not the rank survives in every layout. `peft` and `peft-folder` have it in PEFT's configuration
