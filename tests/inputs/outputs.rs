@@ -319,7 +319,7 @@ fn n04_two_runs_on_one_name() {
         }
     });
     assert_eq!(result.unwrap(), first.out);
-    let left: Vec<_> = listing(dir).into_iter().filter(|(path, _)| path.to_string_lossy().contains(".lock")).collect();
+    let left: Vec<_> = contents(dir).into_keys().filter(|path| path.to_string_lossy().contains(".lock")).collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
