@@ -70,12 +70,13 @@ pub fn works(folder: &Path, line: &str) -> Output {
     output
 }
 
-/// All files below `folder` but the cache's, with their sizes.
+/// All files below `folder` but the cache's and locks that killed runs left, with their sizes.
 pub fn listing(folder: &Path) -> Vec<(PathBuf, u64)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten() {
         let entry = entry.unwrap();
-        if entry.file_name() == ".cache" {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name == ".cache" || (name.starts_with(".portray-") && name.ends_with(".lock")) {
             continue;
         }
         let meta = entry.path().symlink_metadata().unwrap();
