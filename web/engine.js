@@ -143,9 +143,20 @@ export class Realm {
 
   // ---- jobs
 
+  /** A start picture decides the size, and is read first: with one it gives a promise. */
   plan(kind, job) {
+    if (kind !== "train" && job.init) return this.#planFrom(job);
     const said = kind === "train" ? this.trainings.job({ ...job, images: [] }, this.loaded(), "/none") : this.#generateJob(job);
     return JSON.parse(this.engine.plan(kind, JSON.stringify(said)));
+  }
+
+  async #planFrom(job) {
+    put("/init", await content(job.init));
+    try {
+      return JSON.parse(this.engine.plan("generate", JSON.stringify(this.#generateJob(job))));
+    } finally {
+      wasm.remove("/init");
+    }
   }
 
   async preparePicture(blob, resolution) {

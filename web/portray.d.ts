@@ -32,6 +32,7 @@ export interface GenerateJob {
   sampler?: "ddim" | "ddpm" | "pndm" | "euler" | "euler-a" | "dpm++2m" | "unipc" | "lcm";
   spacing?: "leading" | "linspace" | "trailing"; karras?: boolean; seed?: number; rng?: "torch" | "philox";
   count?: number; width?: number; height?: number; loras?: { name: string; scale: number }[];
+  /** A picture to start from: without width and height its own size, rounded down, is made. */
   init?: Blob; strength?: number;
   /** Events of what the picture will be after every step; default true. */
   previews?: boolean;

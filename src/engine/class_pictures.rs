@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn only_what_is_missing_is_made() {
         assert_eq!(missing(&[true, false, false, true, false]), [1..3, 4..5]);
-        assert_eq!(missing(&vec![false; 2 * GROUP + 1]), [0..GROUP, GROUP..2 * GROUP, 2 * GROUP..2 * GROUP + 1]);
+        assert_eq!(missing(&[false; 2 * GROUP + 1]), [0..GROUP, GROUP..2 * GROUP, 2 * GROUP..2 * GROUP + 1]);
         assert!(missing(&[true]).is_empty());
     }
 }
