@@ -69,8 +69,11 @@ const ENDS: [&str; 2] = [".lora_down.weight", ".lora_up.weight"];
 const PEFT: [&str; 2] = [".lora_A.weight", ".lora_B.weight"];
 const PEFT_NAMED: [&str; 2] = [".lora_A.default.weight", ".lora_B.default.weight"];
 
+/// What a tool is called, the ends of its factors' names, and what it makes of a layer's path.
+type Naming<'a> = (&'a str, [&'a str; 2], &'a dyn Fn(&str) -> String);
+
 /// Names of other tools and what wrappers leave in them are the layers that they stand for, with the model and without.
-fn read_alike(layout: char, cases: &[(&str, [&str; 2], &dyn Fn(&str) -> String)]) {
+fn read_alike(layout: char, cases: &[Naming<'_>]) {
     let (dir, model, expected) = (tempfile::tempdir().unwrap(), sd15(), kohya());
     let path = dir.path().join("x.safetensors");
     for (what, ends, named) in cases {

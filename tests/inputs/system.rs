@@ -1,16 +1,19 @@
 //! Paths, signals and streams of any system.
 #![cfg(unix)]
 
+mod streams;
+
 use std::ffi::{OsStr, OsString};
-use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use portray::io::LoraFile;
 use portray::job::{LoraArg, TrainJob};
 use serde_json::{Value, json};
+
+use streams::{kill, said, spawned};
 
 use super::support::{fixtures, listing, stderr, stdout, words};
 
@@ -412,142 +415,6 @@ fn kind_a_folder_that_is_gone_is_told() {
         assert!(said.contains("the current folder is gone") && count(&said, "error: ") == 1, "{said}");
     }
 }
-
-fn spawned(mut command: Command) -> (Child, impl Iterator<Item = std::io::Result<String>>) {
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    (child, lines)
-}
-
-fn kill(signal: &str, child: &Child) {
-    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
-}
-
-fn said(child: &mut Child) -> String {
-    let mut text = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-    text
-}
-
-/// `line` by a shell that ignores `signals`.
-fn deaf(folder: &Path, signals: &str, line: &str) -> Command {
-    let portray = portray(folder);
-    let mut command = Command::new("sh");
-    command.args(["-c", &format!("trap '' {signals}; exec \"$0\" \"$@\"")]).arg(portray.get_program());
-    command.args(words(line)).current_dir(folder).envs(portray.get_envs().filter_map(|(k, v)| Some((k, v?))));
-    command
-}
-
-#[test]
-fn n06_a_training_under_nohup_goes_on() {
-    let dir = tempfile::tempdir().unwrap();
-    // A background job of a shell without job control ignores SIGINT too.
-    let (mut child, mut lines) =
-        spawned(deaf(dir.path(), "HUP INT TERM", &format!("{TRAIN} --steps 8 --json --out l.safetensors")));
-    assert!(lines.any(|line| line.unwrap().contains("\"step\":0")));
-    for signal in ["-HUP", "-INT", "-TERM", "-HUP"] {
-        kill(signal, &child);
-    }
-    assert!(lines.any(|line| line.unwrap().contains("\"event\":\"done\"")));
-    drop(lines);
-    let said = said(&mut child);
-    assert_eq!((child.wait().unwrap().code(), said.as_str()), (Some(0), ""));
-    assert!(LoraFile::open(dir.path().join("l.safetensors"), None).is_ok());
-}
-
-#[test]
-fn n06_a_terminal_that_closes_leaves_a_state() {
-    let dir = tempfile::tempdir().unwrap();
-    // SIGINT is ignored, and SIGHUP is heeded all the same. A terminal's shell hangs up a second time.
-    let (mut child, mut lines) =
-        spawned(deaf(dir.path(), "INT", &format!("{TRAIN} --steps 5000 --json --out l.safetensors")));
-    assert!(lines.any(|line| line.unwrap().contains("\"step\":0")));
-    for signal in ["-INT", "-HUP", "-HUP", "-TERM"] {
-        kill(signal, &child);
-    }
-    let rest: Vec<String> = lines.map_while(Result::ok).collect();
-    assert!(rest.iter().any(|line| line.contains("l.safetensors.state")), "{rest:?}");
-    let said = said(&mut child);
-    assert_eq!(child.wait().unwrap().code(), Some(130), "{said}");
-    assert!(
-        said.contains("go on with: ") && dir.path().join("l.safetensors.state/state.safetensors").exists(),
-        "{said}"
-    );
-}
-
-#[test]
-fn n07_a_training_goes_on_when_its_reader_leaves() {
-    let dir = tempfile::tempdir().unwrap();
-    let line = |out: &str| words(&format!("{TRAIN} --steps 2 --json --out {out}"));
-    // At once, as with `| true`, and in the middle, as with `| head`.
-    let mut command = portray(dir.path());
-    command.args(line("l.safetensors"));
-    let (mut child, mut lines) = spawned(command);
-    assert!(lines.any(|line| line.unwrap().contains("\"step\":0")));
-    drop(lines);
-    let text = said(&mut child);
-    assert_eq!(child.wait().unwrap().code(), Some(0), "{text}");
-    assert_eq!(count(&text, "the reader of standard output left"), 1, "{text}");
-    assert!(LoraFile::open(dir.path().join("l.safetensors"), None).is_ok());
-
-    // A full disk is told once, and by the exit code at the end.
-    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
-    let Ok(full) = full else { return skipped("n07", "no /dev/full") };
-    let output = portray(dir.path()).args(line("full.safetensors")).stdout(full).output().unwrap();
-    let text = stderr(&output);
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(count(&text, "standard output: cannot write") == 1 && text.lines().count() == 1, "{text}");
-    assert!(LoraFile::open(dir.path().join("full.safetensors"), None).is_ok());
-}
-
-#[test]
-fn n07_pictures_are_written_when_no_reader_is_left() {
-    let dir = tempfile::tempdir().unwrap();
-    for (json, out) in [(" --json", "a"), ("", "b")] {
-        let mut command = portray(dir.path());
-        command.args(words(&format!("generate x --model {{F}}/sd15 --steps 1 --count 2 --out {out}{json}")));
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // Nobody reads either.
-        drop((child.stdout.take(), child.stderr.take()));
-        assert_eq!(child.wait().unwrap().code(), Some(0));
-        assert_eq!(std::fs::read_dir(dir.path().join(out)).unwrap().count(), 2);
-    }
-}
-
-#[test]
-fn kind_answers_end_quietly_and_faults_are_told() {
-    let dir = tempfile::tempdir().unwrap();
-    let unread = |line: &str| {
-        let mut command = portray(dir.path());
-        let mut child = command.args(words(line)).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        drop(child.stdout.take());
-        let text = said(&mut child);
-        (child.wait().unwrap().code(), text)
-    };
-    for line in ["inspect {F}/sd15", "inspect {F}/sd15 --json", "plan generate x --model {F}/sd15", "info --licenses"] {
-        assert_eq!(unread(line), (Some(0), String::new()), "{line}");
-    }
-    // A fault is one, whoever reads.
-    let (code, text) = unread("inspect nothing.safetensors");
-    assert!(code == Some(1) && text.contains("no such file"), "{text}");
-    // What was written is there, and its name was not asked for.
-    let (code, text) = unread(&format!("convert {} --format peft --out o.safetensors", lora().display()));
-    assert!(code == Some(0) && is_whole(&dir.path().join("o.safetensors")), "{text}");
-    if let Ok(full) = std::fs::OpenOptions::new().write(true).open("/dev/full") {
-        let output = portray(dir.path()).args(words("inspect {F}/sd15")).stdout(full).output().unwrap();
-        assert_eq!(output.status.code(), Some(1));
-        assert!(stderr(&output).contains("standard output: cannot write: no space left"), "{}", stderr(&output));
-    }
-    for closed in [">&-", "2>&-", ">&- 2>&- <&-"] {
-        let mut command = Command::new("sh");
-        command
-            .args(["-c", &format!("exec \"$0\" \"$@\" {closed}"), env!("CARGO_BIN_EXE_portray")])
-            .current_dir(dir.path());
-        command.arg("convert").arg(lora()).args(["--format", "peft", "--force", "--out", "o.safetensors"]);
-        assert_eq!(command.output().unwrap().status.code(), Some(0), "{closed}");
-    }
-}
-
 /// Terminals of no width, of one column, and those that can nothing.
 #[test]
 fn kind_bars_fit_any_terminal() {

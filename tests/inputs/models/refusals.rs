@@ -67,7 +67,8 @@ fn n03_jobs_refuse_before_they_compute() {
     };
     let decoder = "decoder.conv_in.weight";
     let at = |tensors: &[Stored], name: &str| tensors.iter().position(|t| t.0 == name).unwrap();
-    let cases: [(&dyn Fn(&mut Vec<Stored>), &str); 3] = [
+    type Damage<'a> = &'a dyn Fn(&mut Vec<Stored>);
+    let cases: [(Damage<'_>, &str); 3] = [
         (&|t| t.retain(|t| t.0 != decoder), "lacks tensor 'decoder.conv_in.weight'"),
         (
             &|t| {
