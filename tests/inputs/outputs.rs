@@ -1,8 +1,9 @@
 //! Where results go: nothing that was there is lost, and no result of finished work.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use portray::Error;
 use portray::engine::{Engine, EngineOptions};
@@ -12,6 +13,7 @@ use portray::job::{Method, ModelOptions, TrainJob};
 
 use super::support::*;
 
+mod apart;
 mod mounts;
 
 /// Every file below `folder` with its bytes, every link with what it leads to, every empty folder.
@@ -88,7 +90,11 @@ fn writers() -> Vec<(String, &'static str)> {
 }
 
 fn folder_writers() -> Vec<String> {
-    vec![format!("{TRAIN} --format peft-folder --out OUT"), format!("{TRAIN} --method full --out OUT")]
+    vec![
+        format!("{TRAIN} --format peft-folder --out OUT"),
+        format!("{TRAIN} --method full --out OUT"),
+        "convert in.safetensors --format peft-folder --out OUT".into(),
+    ]
 }
 
 /// Each command with each bad state of its output.
@@ -286,6 +292,48 @@ fn n04_what_appears_meanwhile_is_not_replaced() {
     assert!(saved[0].join("unet/diffusion_pytorch_model.safetensors").is_file());
 }
 
+/// A picture that appears while the picture of that name is made, of the command line.
+#[test]
+fn n04_a_picture_that_appears_meanwhile_is_not_replaced() {
+    let home = home();
+    let dir = home.path();
+    let line =
+        "generate x --model {F}/sd2 --width 32 --height 32 --steps 40 --out g.png --latents-out l.safetensors --json";
+    let mut child = portray(dir).args(words(line)).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut saved = Vec::new();
+    for said in BufReader::new(child.stdout.take().unwrap()).lines() {
+        let said: serde_json::Value = serde_json::from_str(&said.unwrap()).unwrap();
+        if said["event"] == "progress" && !dir.join("g.png").exists() {
+            std::fs::write(dir.join("g.png"), "precious").unwrap();
+            std::fs::write(dir.join("l.safetensors"), "precious").unwrap();
+        }
+        saved.extend(said["path"].as_str().filter(|_| said["event"] == "saved").map(str::to_owned));
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("g-1.png"), "{}", stderr(&output));
+    assert_eq!(saved, ["g-1.png", "l-1.safetensors"]);
+    for name in ["g.png", "l.safetensors"] {
+        assert_eq!(std::fs::read_to_string(dir.join(name)).unwrap(), "precious");
+    }
+    assert!(portray::io::Picture::open(dir.join("g-1.png")).is_ok());
+}
+
+/// Pictures of a folder are asked about by their names.
+#[test]
+fn kind_a_folder_takes_pictures_beside_others() {
+    let home = home();
+    let dir = home.path();
+    let line = "generate x --model {F}/sd2 --steps 1 --count 2 --seed 5 --out pics";
+    accepted(dir, line);
+    std::fs::write(dir.join("pics/portray-6.png"), "precious").unwrap();
+    refused_early(dir, line, &["portray-6.png", "--force"]);
+    accepted(dir, &format!("{line} --force"));
+    std::fs::remove_file(dir.join("pics/portray-6.png")).unwrap();
+    std::fs::create_dir(dir.join("pics/portray-6.png")).unwrap();
+    refused_early(dir, &format!("{line} --force"), &["portray-6.png"]);
+}
+
 #[test]
 fn n14_a_checkpoint_that_cannot_be_written_is_a_warning() {
     let (home, engine) = (home(), engine());
@@ -312,10 +360,18 @@ fn n04_two_runs_on_one_name() {
     std::os::unix::fs::symlink(dir, dir.join("here")).unwrap();
     let first = job(dir, "a.safetensors");
     let (result, ..) = train_with(&engine, &first, || {
-        for second in ["a.safetensors", "here/a.safetensors", "pics/../a.safetensors"] {
-            let text = stderr(&works_not(dir, &format!("{TRAIN} --force --out {second}")));
+        let train = |out: &str| format!("{TRAIN} --force --out {out}");
+        for second in [
+            train("a.safetensors"),
+            train("here/a.safetensors"),
+            train("pics/../a.safetensors"),
+            "convert in.safetensors --format kohya --out a.safetensors --force".into(),
+            "forward text --model {F}/sd2 --prompt x --out a.safetensors --force".into(),
+            "generate x --model {F}/sd2 --steps 1 --out g.png --latents-out a.safetensors --force".into(),
+        ] {
+            let text = stderr(&works_not(dir, &second));
             let who = format!("process {}", std::process::id());
-            assert!(text.contains("is being written by") && text.contains(&who), "{text}");
+            assert!(text.contains("is being written by") && text.contains(&who), "{second}: {text}");
         }
     });
     assert_eq!(result.unwrap(), first.out);
@@ -327,63 +383,6 @@ fn works_not(folder: &Path, line: &str) -> Output {
     let output = run(folder, line);
     assert!(!output.status.success(), "portray {line}");
     output
-}
-
-#[test]
-fn n05_two_outputs_of_one_name() {
-    let home = home();
-    let dir = home.path();
-    let generate = "generate x --model {F}/sd2 --steps 1";
-    for (out, latents) in [
-        ("same.png", "same.png"),
-        ("same.png", "./same.png"),
-        ("pics/../same.png", "same.png"),
-        ("new", "new/portray-0.png"),
-        ("new", "new"),
-        ("new/a.png", "new"),
-    ] {
-        let line = format!("{generate} --out {out} --latents-out {latents}");
-        refused_early(dir, &line, &["--out", "--latents-out"]);
-        refused_early(dir, &format!("{line} --force"), &["--out", "--latents-out"]);
-    }
-    refused_early(dir, &format!("{generate} --latents-out portray-0.png --force"), &["--latents-out"]);
-    accepted(dir, &format!("{generate} --out a.png --latents-out a.safetensors"));
-}
-
-#[cfg(unix)]
-#[test]
-fn kind_two_outputs_of_one_name_through_links() {
-    let home = home();
-    let dir = home.path();
-    std::os::unix::fs::symlink("later.png", dir.join("a.png")).unwrap();
-    std::os::unix::fs::symlink(".", dir.join("here")).unwrap();
-    let generate = "generate x --model {F}/sd2 --steps 1 --force";
-    refused_early(dir, &format!("{generate} --out a.png --latents-out later.png"), &["--latents-out"]);
-    refused_early(dir, &format!("{generate} --out here/b.png --latents-out b.png"), &["--latents-out"]);
-}
-
-#[test]
-fn kind_what_is_read_is_not_replaced() {
-    let home = home();
-    let dir = home.path();
-    copy(&fixtures().join("sd2"), &dir.join("m"));
-    std::fs::write(dir.join("l.safetensors"), "precious").unwrap();
-    for line in [
-        "generate x --model m --out new.png --latents-out m/unet/config.json --force",
-        "generate x --model m --lora l.safetensors --out new.png --latents-out l.safetensors --force",
-        "generate x --model m --init pics/a.png --out new.png --latents-out pics/a.png --force",
-        "train --model m --images pics --prompt x --out m/unet/config.json --force",
-        "train --model m --images pics --prompt x --out pics/a.png --force",
-        "train --model m --images pics --prompt x --format peft-folder --out m --force",
-        "train --model m --images pics --prompt x --format peft-folder --out pics --force",
-        "train --model m --images pics --prompt x --method full --out pics --force",
-        "forward text --model m --prompt x --out m/unet/config.json --force",
-    ] {
-        refused_early(dir, line, &[]);
-    }
-    std::fs::rename(dir.join("pics"), dir.join("run-samples")).unwrap();
-    let line = "train --model m --images run-samples --prompt x --sample-prompt y --out run.safetensors --force";
-    refused_early(dir, line, &["run-samples", "--images"]);
 }
 
 #[test]

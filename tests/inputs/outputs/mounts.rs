@@ -43,6 +43,25 @@ fn n14_a_disk_too_small_is_seen_before_the_work() {
     assert!(!output.status.success() && text.contains("MB are free") && !text.contains("training\n"), "{text}");
 }
 
+/// The disk turns full after the first update: the LoRA is somewhere that is named.
+#[test]
+fn n14_a_disk_that_turns_full_costs_no_training() {
+    let home = home();
+    let train = "$portray train --model $F/sd2 --images pics --prompt x --steps 30 --rank 1 --save-every 10 --json";
+    let commands = format!(
+        "mkdir small && mount -t tmpfs -o size=2m tmpfs small && \
+         {{ {train} --out small/a.safetensors; echo \"{{\\\"exit\\\":$?}}\"; }} | while read -r line; do \
+         echo \"$line\"; case \"$line\" in *'\"step\":0,'*) cat /dev/zero > small/fill 2>/dev/null;; esac; done"
+    );
+    let Some(output) = mounted(home.path(), &commands) else { return };
+    let text = stdout(&output);
+    let place = home.path().join(".cache/portray/results/a-1.safetensors");
+    assert!(text.contains("\"exit\":1") && text.contains("a-1.safetensors"), "{text}\n{}", stderr(&output));
+    assert!(text.contains("checkpoint of step 10"), "{text}");
+    assert!(stderr(&output).contains("a-1.safetensors"), "{}", stderr(&output));
+    assert!(portray::io::LoraFile::open(place, None).is_ok());
+}
+
 #[test]
 fn kind_read_only_and_full_disks_are_refused_early() {
     let home = home();
