@@ -15,12 +15,12 @@ pub fn asked() -> bool {
     ASKED.load(Ordering::SeqCst)
 }
 
-/// Asks to stop. A second time ends the process where it was a key: a terminal that is closed hangs up once for itself and
-/// once for its shell, and a job that is saving goes on saving.
-fn ask(key: bool) {
+/// Asks to stop. A second time ends the process where that was `meant`: a terminal that is closed hangs up once for itself
+/// and once for its shell, and a job that is saving goes on saving.
+fn ask(meant: bool) {
     if !ASKED.swap(true, Ordering::SeqCst) {
         super::terminal::note("stopping; press Ctrl-C again to stop at once");
-    } else if key {
+    } else if meant {
         std::process::exit(130);
     }
 }
@@ -31,12 +31,13 @@ mod system {
     use signal_hook::iterator::Signals;
 
     pub fn listen() {
-        // What is ignored stays so: `nohup` ignores SIGHUP, and a shell without job control the SIGINT of what it starts
-        // with `&`.
-        let signals: Vec<i32> = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|&signal| !is_ignored(signal)).collect();
+        // `nohup` ignores SIGHUP, and that stays so. A shell without job control has what it starts with `&` ignore SIGINT,
+        // which only somebody who means this process sends then.
+        let nohup = is_ignored(SIGHUP);
+        let signals: Vec<i32> = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|&s| s != SIGHUP || !nohup).collect();
         // Without handlers a signal kills the process, which loses only what is not saved yet.
         if let Ok(mut signals) = Signals::new(signals) {
-            let heed = move || signals.forever().for_each(|signal| super::ask(signal == SIGINT));
+            let heed = move || signals.forever().for_each(|signal| super::ask(signal != SIGHUP));
             let _ = std::thread::Builder::new().name("signals".into()).spawn(heed);
         }
     }

@@ -191,18 +191,22 @@ pub fn try_folder(_: &Path) -> std::result::Result<(), (PathBuf, Error)> {
     Ok(())
 }
 
+/// Bytes that are free in a folder: nothing tells.
 pub fn free_bytes(_: &Path) -> Option<u64> {
     None
 }
 
+/// Whether two paths are one file.
 pub fn same(a: &Path, b: &Path) -> bool {
     a == b
 }
 
+/// Whether `path` lies below `folder`.
 pub fn within(path: &Path, folder: &Path) -> bool {
     path != folder && path.starts_with(folder)
 }
 
+/// Whether `path` is what a killed run left: a page's memory goes with its run.
 pub fn is_staging(_: &Path) -> bool {
     false
 }

@@ -1,10 +1,14 @@
 //! Paths in JSON, which holds text alone. A path that is text is a string. One that is not has serde's form of the system's
 //! own strings, `{"Unix": [BYTES]}` or `{"Windows": [UTF-16 UNITS]}`: none is refused, and none comes back changed.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
+#[cfg(any(unix, windows))]
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Deserializer, Serialize as _, Serializer};
+#[cfg(any(unix, windows))]
+use serde::Serialize as _;
+use serde::{Deserialize, Deserializer, Serializer};
 
 /// Path of either form.
 #[derive(Deserialize)]
