@@ -13,7 +13,9 @@ const FIELDS = {
 const SENTENCES = [
   [/start again without --resume/g, "begin a new training"],
   [/give the same options or begin a new training/g, "load the model as it was then, or begin a new training"],
-  [/, go on with --resume/g, ""],
+  [/(, go on with|: go on with it by|, go on from it with) --resume/g, ""],
+  [/,? or add --force to [a-z ]+/g, ""],
+  [/; where that is wrong: --prediction \w+/g, ""],
   [/\bgive --images DIR/g, "add some"],
 ];
 

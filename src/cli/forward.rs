@@ -27,12 +27,14 @@ pub fn run(global: &Global, args: &ForwardArgs) -> Result<()> {
     place.check()?;
     let mut read: Vec<(&str, &Path)> = args.loras.iter().map(|lora| ("--lora", lora.path.as_path())).collect();
     read.extend(args.model.model.as_deref().map(|path| ("--model", path)));
+    read.extend(args.input.as_deref().map(|path| ("--in", path)));
     check_no_input(("--out", &args.out), &read)?;
     let _lock = place.lock(|text| {
         if !global.quiet {
             terminal::note(&text)
         }
     })?;
+    place.check()?;
     let input = args.input.as_ref().map(SafeTensors::open).transpose()?;
     let engine = super::open(global)?;
     let made = engine.forward(part, &args.model, &args.loras, input.as_ref(), &args.prompt);

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use portray::engine::{Trained, sample_file, samples_folder};
 use portray::event::{Event, Flow};
+use portray::io::{Place, Placed};
 use portray::job::TrainJob;
 use portray::{Error, Result};
 use serde_json::json;
@@ -22,7 +23,7 @@ pub fn run(global: &Global, args: TrainArgs) -> Result<()> {
     let engine = super::open(global)?;
     let mut reporter = Reporter::new(global);
     let began = Instant::now();
-    let result = pollster::block_on(engine.train(&job, &mut |event| hear(&mut reporter, &samples, &event)));
+    let result = pollster::block_on(engine.train(&job, &mut |event| hear(&mut reporter, &job, &samples, &event)));
     tell(global, &job, began, reporter.finish(result))
 }
 
@@ -36,11 +37,11 @@ pub fn samples(job: &TrainJob) -> Result<PathBuf> {
 }
 
 /// Writes sample pictures as they come, and passes events on. One that cannot be written does not end the training.
-pub fn hear(reporter: &mut Reporter, samples: &Path, event: &Event) -> Flow {
+pub fn hear(reporter: &mut Reporter, job: &TrainJob, samples: &Path, event: &Event) -> Flow {
     if let Event::Sample { step, picture } = event {
-        let path = sample_file(samples, *step, picture.index);
-        match files::write_picture(&path, picture) {
-            Ok(()) => reporter.note(&format!("sample {}", path.display())),
+        let place = Place::file(sample_file(samples, *step, picture.index), job.force || job.resume);
+        match place.put(|at| files::write_picture(at, picture)).and_then(Placed::path) {
+            Ok(path) => reporter.note(&format!("sample {}", path.display())),
             Err(e) => {
                 reporter.hear(&Event::Warning(e.to_string()));
             }

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::io::{self, Checkpoint, Part, Place, files};
 use crate::job::{Method, TrainJob};
-use crate::train::checkpoint::state_folder;
+use crate::train::checkpoint::{STATE_FILE, state_folder};
 use crate::train::{State, TrainPlan};
 
 use super::ear::Ear;
@@ -46,7 +46,7 @@ impl TrainJob {
         }
         self.place(None)?.check()?;
         // What is wrong with a state that is to be gone on with is told where it is read.
-        let file = state.join("state.safetensors");
+        let file = state.join(STATE_FILE);
         let interrupted = if self.resume && files::is_file(&file) { true } else { interrupted? };
         if interrupted && !self.resume && !self.force {
             let message = "is the state of an interrupted run: go on with it by --resume, or add --force to start anew";

@@ -390,7 +390,7 @@ pub fn plan_train(job: &TrainJob, caps: &Caps) -> Result<PlanReport> {
         let plans = TrainPlans::new(job, &model, &set, planning).await?;
         Ok((plans.before.memory(&plans.training), plans.training))
     })?;
-    notes.push(format!("{} trainable parameters", training.trainable()));
+    notes.push(training.trained_summary());
     if let Some(prompt) = job.class_prompt.as_ref().filter(|_| to_make > 0) {
         let class = class_job(&job.model, prompt, to_make, [job.side(&model)?; 2], 0);
         let made = plan_generate(&class, caps)?.peak_bytes;

@@ -6,9 +6,10 @@ use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Result};
 use crate::event::{Event, Listener, StepReport};
 use crate::gpu::{Pool, Store};
+use crate::io::Place;
 use crate::job::{LrSchedule, TrainJob};
 use crate::nn::Param;
-use crate::train::checkpoint::state_folder;
+use crate::train::checkpoint::{STATE_FILE, state_folder};
 use crate::train::schedule::lr_factor;
 use crate::train::{MicroBatch, State, TrainPlan, Trainer, Values};
 
@@ -16,6 +17,7 @@ use super::ear::Ear;
 use super::init_lora::InitLora;
 use super::plan::{TrainPlans, plan_training, training_alone};
 use super::preview::Preview;
+use super::tensors::Reads;
 use super::train_data::{Batches, Run};
 use super::{Engine, Model};
 
@@ -46,16 +48,17 @@ impl Engine {
         let ear = &mut Ear::of_training(listener);
         // Held until the run is over.
         let _lock = job.place(None)?.lock(|text| {
-            ear.say(Event::Note(text));
+            ear.say(Event::Warning(text));
         })?;
+        // Another run may have come to its end between the first look and the lock.
+        job.check_places()?;
         let model = self.open_and_tell(&job.model, &[], job.reads(), ear).await?;
         for note in job.idle_options() {
             ear.say(Event::Note(note));
         }
         let init = job.open_init_lora(&model, &mut |event| ear.say(event))?;
         self.gpu.breathe().await;
-        let mut record =
-            Record { folder: state_folder(&job.out), options: job.deciding()?, ours: job.resume, last: None };
+        let mut record = Record { folder: state_folder(&job.out), options: job.deciding()?, ours: false, last: None };
         let resumed = if job.resume { record.load(ear)? } else { None };
         // All of a run has the kernels that it began with, so that a resumed one comes to the same result.
         let variants = resumed.as_ref().map_or_else(|| self.variants.clone(), |state| state.variants.clone());
@@ -71,9 +74,14 @@ impl Engine {
         };
         ear.phase("training")?;
         let steps = training.run(first..total, &mut record, ear).await?;
-        let placed = engine.save(job, &model, init.as_ref(), &training.params, &training.store, steps).await?;
+        let placed = match engine.save(job, &model, init.as_ref(), &training.params, &training.store, steps).await {
+            Ok(placed) => placed,
+            Err(e) => return Err(record.unwritten(&training.state(steps, &record).await?, &e, job.force)),
+        };
         ear.say(Event::Saved(placed.path.clone()));
-        let beside = placed.path.parent() == job.out.parent();
+        // A result of which the disk says that it may not stay is not all that there should be.
+        let safe = placed.reason.is_none() || placed.path != job.out;
+        let beside = safe && placed.path.parent() == job.out.parent();
         let out = placed.path();
         if let Err(e) = &out {
             ear.say(Event::Warning(e.to_string()));
@@ -105,6 +113,9 @@ impl Engine {
             return Ok((run, plan));
         }
         let set = job.training_set(model, self.planning(), &mut |event| ear.say(event)).await?;
+        if set.classes_to_make > 0 {
+            model.check_reads(Reads { encoder: false, ..Reads::ALL })?;
+        }
         let plans = TrainPlans::new(job, model, &set, self.planning()).await?;
         job.check_space(&model.checkpoint, &plans.training, ear)?;
         let chunks = plans.pool();
@@ -129,8 +140,8 @@ impl Engine {
         model.load(&mut store, "weights", &plan.params).await?;
         self.start_adapters(job, init, &plan.params, &store).await?;
         ear.say(Event::Note(format!(
-            "{} trainable parameters, {} dispatches a step, {:.0} MB of working memory",
-            plan.trainable(),
+            "{}, {} dispatches a step, {:.0} MB of working memory",
+            plan.trained_summary(),
             plan.first.dispatch_count(),
             plan.first.working_bytes() as f64 / 1e6
         )));
@@ -179,7 +190,7 @@ impl Record {
             return Ok(None);
         };
         state.refuse_changed(folder, &self.options)?;
-        self.last = Some(state.step);
+        (self.ours, self.last) = (true, Some(state.step));
         Ok(Some(state))
     }
 
@@ -193,17 +204,37 @@ impl Record {
         Ok(())
     }
 
-    /// What is said of a run that ends after update `step` because it is asked to, its state not saved for `reason`.
-    fn unsaved(&self, step: usize, reason: &Error) -> Error {
-        let left = self.last.map_or_else(
-            || "nothing of the run is left".into(),
-            |n| format!("the checkpoint of step {n} is left, go on from it with --resume"),
-        );
+    /// What is said of a run that ends with `state` because it is asked to, which could not be saved for `reason`: it is put
+    /// where results go that have no place of their own.
+    fn unsaved(&self, state: &State, reason: &Error) -> Error {
+        let (folder, step) = (self.folder.display(), state.step);
+        let left = match Place::folder(&self.folder, vec![STATE_FILE.into()], false).put(|at| state.save(at)) {
+            Ok(placed) => {
+                format!("it is {}: move it to {folder} and go on with --resume", placed.path.display())
+            }
+            Err(_) => self.last.map_or_else(
+                || "nothing of the run is left".into(),
+                |n| format!("the checkpoint of step {n} is left, go on from it with --resume"),
+            ),
+        };
         let reason = match reason {
             Error::File { message, .. } => message.clone(),
             other => other.to_string(),
         };
         Error::file(&self.folder, format!("the state after step {step} could not be saved: {reason}; {left}"))
+    }
+
+    /// What is said of a run that came to its end with `state`, and whose result can be written nowhere for `reason`: its
+    /// state is kept, of which the result can be made.
+    fn unwritten(&mut self, state: &State, reason: &Error, force: bool) -> Error {
+        match self.save(state, force) {
+            Ok(()) => {
+                let message = "holds the finished training, whose result could not be written";
+                let remedy = "mend that, and the same command with --resume writes it";
+                Error::file(&self.folder, format!("{message} ({reason}): {remedy}"))
+            }
+            Err(also) => self.unsaved(state, &also),
+        }
     }
 }
 
@@ -249,7 +280,10 @@ impl Training<'_> {
             ear.say(Event::Step(report));
             done = step + 1;
             if let Some(preview) = self.preview.as_ref().filter(|_| done % job.sample_every == 0 || done == total) {
-                self.engine.show(job, self.model, preview, &self.store, done, ear).await?;
+                let shown = self.engine.show(job, self.model, preview, &self.store, done, ear).await;
+                if let Err(e) = shown {
+                    ear.say(Event::Warning(format!("no samples of step {done}: {e}; the training goes on")));
+                }
             }
             // The last update's state is the result.
             if done < total && (ear.stopped() || job.save_every.is_some_and(|n| done % n == 0)) {
@@ -258,7 +292,7 @@ impl Training<'_> {
                     Ok(()) => {
                         ear.say(Event::Saved(record.folder.clone()));
                     }
-                    Err(e) if ear.stopped() => return Err(record.unsaved(done, &e)),
+                    Err(e) if ear.stopped() => return Err(record.unsaved(&state, &e)),
                     Err(e) => {
                         let left = record
                             .last

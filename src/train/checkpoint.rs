@@ -71,8 +71,9 @@ struct Record {
 
 /// The metadata field that holds the [`Record`].
 const RECORD: &str = "record";
-/// The one file of a state: it is replaced by one rename, so a kill at any moment leaves the old or the new state.
-const FILE: &str = "state.safetensors";
+/// The one file of a state, in its folder: it is replaced by one rename, so a kill at any moment leaves the old or the new
+/// state.
+pub const STATE_FILE: &str = "state.safetensors";
 const DAMAGED: &str = "the checkpoint is damaged; delete the folder and start again";
 
 /// The state folder of a run that writes `out`.
@@ -95,7 +96,7 @@ impl State {
         if !files::is_folder(folder) {
             return Err(Error::file(folder, format!("is no folder, {remedy}")));
         }
-        let file = folder.join(FILE);
+        let file = folder.join(STATE_FILE);
         if files::is_taken(&file) {
             let ours = SafeTensors::open(&file).is_ok_and(|file| file.metadata().contains_key(RECORD));
             return if ours { Ok(true) } else { Err(Error::file(file, DAMAGED)) };
@@ -116,7 +117,7 @@ impl State {
     /// [`Error::File`] when a file of it cannot be removed.
     pub fn remove(folder: &Path) -> Result<()> {
         let left = |path: &Path| files::entries(path).unwrap_or_default().into_iter().filter(|p| files::is_staging(p));
-        let file = folder.join(FILE);
+        let file = folder.join(STATE_FILE);
         for path in left(folder).chain(files::is_file(&file).then_some(file)) {
             files::remove_file(&path).map_err(|e| Error::file(&path, describe(&e)))?;
         }
@@ -151,7 +152,7 @@ impl State {
         let record = Record { step: self.step, options, variants, tensors };
         let json = serde_json::to_string(&record).map_err(|e| Error::file(folder, e))?;
         let tensors: Vec<Tensor> = self.tensors.iter().map(|(key, values)| values.tensor(key)).collect();
-        write_safetensors(folder.join(FILE), &tensors, &BTreeMap::from([(RECORD.to_owned(), json)]))
+        write_safetensors(folder.join(STATE_FILE), &tensors, &BTreeMap::from([(RECORD.to_owned(), json)]))
     }
 
     /// Reads `folder`; `None` where no state was saved.
@@ -159,7 +160,7 @@ impl State {
     /// # Errors
     /// [`Error::File`] when it is truncated or damaged.
     pub fn load(folder: &Path) -> Result<Option<State>> {
-        let path = folder.join(FILE);
+        let path = folder.join(STATE_FILE);
         if !files::exists(&path) {
             return Ok(None);
         }
@@ -193,6 +194,12 @@ impl State {
         let keys: BTreeSet<&String> = now.keys().chain(saved.keys()).collect();
         let mut changes = Vec::new();
         for key in keys {
+            // A number of class pictures counts where it is given.
+            let given =
+                |options: &serde_json::Map<String, Value>| options.get(key).is_some_and(|value| !value.is_null());
+            if key == "class_count" && !(given(saved) && given(now)) {
+                continue;
+            }
             let (was, is) = (saved.get(key).unwrap_or(&Value::Null), now.get(key).unwrap_or(&Value::Null));
             if was != is {
                 changes.push(format!("--{} {was}, not {is}", key.replace('_', "-")));
@@ -248,7 +255,7 @@ mod tests {
 
     /// Rewrites the file with another record.
     fn rewrite(path: &Path, change: impl Fn(&str) -> String) {
-        let path = path.join(FILE);
+        let path = path.join(STATE_FILE);
         let file = SafeTensors::open(&path).unwrap();
         let metadata = BTreeMap::from([(RECORD.to_owned(), change(&file.metadata()[RECORD]))]);
         write_safetensors(&path, &file.iter().collect::<Vec<_>>(), &metadata).unwrap();
@@ -263,10 +270,10 @@ mod tests {
     #[test]
     fn damage_is_named() {
         let message = fault(|path| {
-            let bytes = std::fs::read(path.join(FILE)).unwrap();
-            std::fs::write(path.join(FILE), &bytes[..bytes.len() - 5]).unwrap();
+            let bytes = std::fs::read(path.join(STATE_FILE)).unwrap();
+            std::fs::write(path.join(STATE_FILE), &bytes[..bytes.len() - 5]).unwrap();
         });
-        assert!(message.contains(FILE), "{message}");
+        assert!(message.contains(STATE_FILE), "{message}");
         for (from, to, expected) in [
             ("\"z\":3", "\"z\":4", "names 4 values"),
             ("\"z\":3", "\"y\":3", "no tensor 'y'"),

@@ -153,6 +153,13 @@ impl TrainPlan {
         self.trained().map(Param::elements).sum()
     }
 
+    /// What is trained, for people: how many parameters, in how many layers of a LoRA.
+    pub fn trained_summary(&self) -> String {
+        let layers = self.trained().filter(|param| param.role == Role::Adapter && param.key.ends_with(".up")).count();
+        let of = if layers > 0 { format!(" in {layers} LoRA layers") } else { String::new() };
+        format!("{} trainable parameters{of}", self.trainable())
+    }
+
     fn trained(&self) -> impl Iterator<Item = &Param> {
         self.groups.iter().flat_map(|g| &g.params)
     }

@@ -9,11 +9,12 @@ use portray::Error;
 use portray::engine::{Engine, EngineOptions};
 use portray::event::{Event, Flow};
 use portray::io::{LoraFormat, Part, Place, files};
-use portray::job::{Method, ModelOptions, TrainJob};
+use portray::job::{ModelOptions, TrainJob};
 
 use super::support::*;
 
 mod apart;
+mod meanwhile;
 mod mounts;
 
 /// Every file below `folder` with its bytes, every link with what it leads to, every empty folder.
@@ -242,56 +243,6 @@ fn job(folder: &Path, out: &str) -> TrainJob {
     }
 }
 
-/// What a training says whose surroundings `mischief` changes after its first update: its end, warnings, places saved.
-fn train_with(
-    engine: &Engine,
-    job: &TrainJob,
-    mischief: impl Fn(),
-) -> (Result<PathBuf, String>, Vec<String>, Vec<PathBuf>) {
-    let (mut warnings, mut saved, mut done) = (Vec::new(), Vec::new(), false);
-    let result = pollster::block_on(engine.train(job, &mut |event| {
-        match event {
-            Event::Step(_) if !std::mem::replace(&mut done, true) => mischief(),
-            Event::Warning(text) => warnings.push(text),
-            Event::Saved(path) => saved.push(path),
-            _ => {}
-        }
-        Flow::Continue
-    }));
-    (result.map(|trained| trained.out).map_err(|e| e.to_string()), warnings, saved)
-}
-
-#[test]
-fn n04_what_appears_meanwhile_is_not_replaced() {
-    let (home, engine) = (home(), engine());
-    let dir = home.path();
-    let out = dir.join("a.safetensors");
-    let precious = || std::fs::write(&out, "precious").unwrap();
-    let (result, warnings, saved) = train_with(&engine, &job(dir, "a.safetensors"), precious);
-    let error = result.unwrap_err();
-    assert!(error.contains("exists already") && error.contains("a-1.safetensors"), "{error}");
-    assert!(warnings.iter().any(|text| text.contains("a-1.safetensors")), "{warnings:?}");
-    assert_eq!(saved, [dir.join("a-1.safetensors")]);
-    assert_eq!(std::fs::read_to_string(&out).unwrap(), "precious");
-    assert!(portray::io::LoraFile::open(&saved[0], None).is_ok());
-    // A whole folder in the place of a LoRA, with --force.
-    let folder = dir.join("b.safetensors");
-    let forced = TrainJob { force: true, ..job(dir, "b.safetensors") };
-    let (result, _, saved) = train_with(&engine, &forced, || {
-        std::fs::create_dir(&folder).unwrap();
-        std::fs::write(folder.join("notes.txt"), "precious").unwrap();
-    });
-    assert!(result.unwrap_err().contains("b-1.safetensors"));
-    assert_eq!(saved, [dir.join("b-1.safetensors")]);
-    assert!(folder.join("notes.txt").is_file());
-    // A folder of a model that somebody puts something into.
-    let model = dir.join("m");
-    let full = TrainJob { method: Method::Full, ..job(dir, "m") };
-    let (result, _, saved) = train_with(&engine, &full, || std::fs::create_dir(&model).unwrap());
-    assert!(result.unwrap_err().contains("m-1"));
-    assert!(saved[0].join("unet/diffusion_pytorch_model.safetensors").is_file());
-}
-
 /// A picture that appears while the picture of that name is made, of the command line.
 #[test]
 fn n04_a_picture_that_appears_meanwhile_is_not_replaced() {
@@ -332,57 +283,6 @@ fn kind_a_folder_takes_pictures_beside_others() {
     std::fs::remove_file(dir.join("pics/portray-6.png")).unwrap();
     std::fs::create_dir(dir.join("pics/portray-6.png")).unwrap();
     refused_early(dir, &format!("{line} --force"), &["portray-6.png"]);
-}
-
-#[test]
-fn n14_a_checkpoint_that_cannot_be_written_is_a_warning() {
-    let (home, engine) = (home(), engine());
-    let dir = home.path();
-    let state = dir.join("a.safetensors.state");
-    let often = TrainJob { save_every: Some(1), steps: Some(3), ..job(dir, "a.safetensors") };
-    let (result, warnings, _) = train_with(&engine, &often, || {
-        // After the listener has heard the first step: a file where the state's folder belongs.
-        std::fs::write(&state, "precious").unwrap();
-    });
-    assert_eq!(result.unwrap(), dir.join("a.safetensors"));
-    assert!(
-        warnings.iter().any(|text| text.contains("checkpoint of step 1") && text.contains("goes on")),
-        "{warnings:?}"
-    );
-    assert_eq!(std::fs::read_to_string(&state).unwrap(), "precious");
-}
-
-#[cfg(unix)]
-#[test]
-fn n04_two_runs_on_one_name() {
-    let (home, engine) = (home(), engine());
-    let dir = home.path();
-    std::os::unix::fs::symlink(dir, dir.join("here")).unwrap();
-    let first = job(dir, "a.safetensors");
-    let (result, ..) = train_with(&engine, &first, || {
-        let train = |out: &str| format!("{TRAIN} --force --out {out}");
-        for second in [
-            train("a.safetensors"),
-            train("here/a.safetensors"),
-            train("pics/../a.safetensors"),
-            "convert in.safetensors --format kohya --out a.safetensors --force".into(),
-            "forward text --model {F}/sd2 --prompt x --out a.safetensors --force".into(),
-            "generate x --model {F}/sd2 --steps 1 --out g.png --latents-out a.safetensors --force".into(),
-        ] {
-            let text = stderr(&works_not(dir, &second));
-            let who = format!("process {}", std::process::id());
-            assert!(text.contains("is being written by") && text.contains(&who), "{second}: {text}");
-        }
-    });
-    assert_eq!(result.unwrap(), first.out);
-    let left: Vec<_> = contents(dir).into_keys().filter(|path| path.to_string_lossy().contains(".lock")).collect();
-    assert!(left.is_empty(), "{left:?}");
-}
-
-fn works_not(folder: &Path, line: &str) -> Output {
-    let output = run(folder, line);
-    assert!(!output.status.success(), "portray {line}");
-    output
 }
 
 #[test]

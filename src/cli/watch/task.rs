@@ -220,7 +220,7 @@ impl Task {
                     let label = format!("step {step}: {}", picture.prompt);
                     self.view.put(picture.index, Tile { label, face: Some(stage.upload(picture)) });
                 }
-                train::hear(&mut self.reporter, &training.samples, event)
+                train::hear(&mut self.reporter, &training.job, &training.samples, event)
             }
         };
         if flow != Flow::Continue {

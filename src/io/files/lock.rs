@@ -99,10 +99,10 @@ fn hold(path: &Path) -> Result<Option<File>> {
         if !text.is_empty() && !text.starts_with(MARK.as_bytes()) {
             return Err(Error::other(format!("{} is no lock", path.display())));
         }
-        file.set_len(0)?;
-        file.rewind()?;
         let host = host().map_or_else(String::new, |host| format!(" on {host}"));
-        file.write_all(format!("{MARK}process {}{host}\n", std::process::id()).as_bytes())?;
+        let who = format!("{MARK}process {}{host}\n", std::process::id());
+        // The lock holds on a full disk too, where others cannot read whose it is.
+        let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(who.as_bytes()));
         return Ok(Some(file));
     }
     Ok(None)

@@ -172,6 +172,10 @@ pub fn settle(from: &Path, path: &Path, replace: bool) -> Result<Option<Error>> 
     if matches!(spot, Spot::Taken(_)) && !replace {
         return Err(ErrorKind::AlreadyExists.into());
     }
+    // What the new folder lacks would be read as a part of it.
+    if is_folder {
+        remove(path);
+    }
     with(|f| {
         let moved: Vec<PathBuf> = f.files.keys().filter(|file| file.starts_with(from)).cloned().collect();
         for file in moved {

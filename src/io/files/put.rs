@@ -58,13 +58,17 @@ fn explained(error: Error) -> Error {
 /// # Errors
 /// Where no file may go, whatever the caller allows: a folder is there, or a file that is protected.
 pub fn file_spot(path: &Path) -> Result<Spot> {
+    // The links of /dev/stdout lead to names that are none (`pipe:[1]`): what is there says the system alone.
+    if let Ok(metadata) = fs::metadata(path)
+        && !metadata.is_dir()
+        && !metadata.is_file()
+    {
+        return if is_disk(&metadata) { Err(Error::other("is a disk: name a file")) } else { Ok(Spot::Device) };
+    }
     let at = followed(path)?;
     let Some(metadata) = found(&at)? else { return Ok(Spot::Free(at)) };
     if metadata.is_dir() {
         return Err(ErrorKind::IsADirectory.into());
-    }
-    if !metadata.is_file() {
-        return if is_disk(&metadata) { Err(Error::other("is a disk: name a file")) } else { Ok(Spot::Device) };
     }
     // A rename would succeed over a write-protected file; the owner who protected it means the file.
     if metadata.permissions().readonly() {
@@ -222,6 +226,8 @@ pub fn settle(from: &Path, path: &Path, replace: bool) -> Result<Option<Error>> 
     let synced = if is_folder && !is_staged(parent(path)) { sync_folders(from) } else { Ok(()) };
     let at = match spot {
         Spot::Device => return Err(ErrorKind::AlreadyExists.into()),
+        // It appeared since.
+        Spot::Taken(_) if !replace => return Err(ErrorKind::AlreadyExists.into()),
         Spot::Free(at) => {
             fs::create_dir_all(parent(&at))?;
             if is_folder {
@@ -267,7 +273,8 @@ fn rename_new(from: &Path, to: &Path) -> Result<()> {
         return Err(ErrorKind::AlreadyExists.into());
     }
     // Some file systems know neither such a rename nor hard links.
-    fs::rename(from, to)
+    let unknown = [ErrorKind::Unsupported, ErrorKind::InvalidInput, ErrorKind::PermissionDenied];
+    if unknown.contains(&error.kind()) { fs::rename(from, to) } else { Err(error) }
 }
 
 /// The folder at or above `folder` that is there, or what is there instead.

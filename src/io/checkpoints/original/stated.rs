@@ -33,7 +33,8 @@ pub fn prediction(path: &Path, file: &SafeTensors) -> Result<Option<Stated>> {
     for ending in ["yaml", "yml"] {
         let beside = path.with_extension(ending);
         if files::is_file(&beside) {
-            let text = Source::open(&beside)?.text()?.into_owned();
+            // It may be another program's.
+            let Ok(text) = Source::open(&beside)?.text().map(|text| text.into_owned()) else { continue };
             return Ok(of_yaml(&text).and_then(|velocity| stated(velocity, &beside.display().to_string())));
         }
     }
