@@ -67,7 +67,8 @@ pub fn tell(global: &Global, job: &TrainJob, began: Instant, result: Result<Trai
         terminal::tell(done);
     } else {
         if !global.quiet {
-            terminal::note(&format!("{} steps in {}", trained.steps, table::seconds(seconds)));
+            let steps = if trained.steps == 1 { "step" } else { "steps" };
+            terminal::note(&format!("{} {steps} in {}", trained.steps, table::seconds(seconds)));
         }
         terminal::tell_path(&trained.out);
     }

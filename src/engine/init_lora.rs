@@ -98,8 +98,10 @@ impl TrainJob {
         let given: Vec<_> =
             options.into_iter().filter(|option| lost.iter().any(|(_, needed)| needed == option)).collect();
         let (count, given) = (lost.len(), given.join(" and "));
-        let message =
-            format!("holds {count} layers that would not be trained and be lost, for example {first}: give {given}");
+        let layers = if count == 1 { "layer" } else { "layers" };
+        let message = format!(
+            "holds {count} {layers} that would not be trained and would be lost, for example {first}: give {given}"
+        );
         Err(Error::file(&file.name, message))
     }
 

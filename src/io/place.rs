@@ -111,6 +111,8 @@ impl Place {
     pub fn put(&self, write: impl Fn(&Path) -> Result<()>) -> Result<Placed> {
         let reason = match self.put_at(&self.path, self.replace, &write) {
             Ok(reason) => return Ok(Placed { path: self.path.clone(), reason }),
+            // A fault of what is written, or of what it is made from, is one at every place.
+            Err(fault) if !self.is_of_place(&fault) => return Err(fault),
             Err(reason) => reason,
         };
         let folders =
@@ -130,6 +132,11 @@ impl Place {
             }
         }
         Err(reason)
+    }
+
+    /// Whether `fault` names the place, or something in it.
+    fn is_of_place(&self, fault: &Error) -> bool {
+        matches!(fault, Error::File { path, .. } if path.starts_with(&self.path.display().to_string()))
     }
 
     /// `out-1.safetensors`, `out-2.safetensors`, ...

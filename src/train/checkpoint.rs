@@ -94,12 +94,16 @@ impl State {
         }
         let remedy = "where the state of the run belongs: move it, or name another --out";
         if !files::is_folder(folder) {
-            return Err(Error::file(folder, format!("is no folder, {remedy}")));
+            return Err(Error::file(folder, format!("is not a folder, {remedy}")));
         }
         let file = folder.join(STATE_FILE);
         if files::is_taken(&file) {
             let ours = SafeTensors::open(&file).is_ok_and(|file| file.metadata().contains_key(RECORD));
-            return if ours { Ok(true) } else { Err(Error::file(file, DAMAGED)) };
+            return if ours {
+                Ok(true)
+            } else {
+                Err(Error::file(file, format!("is not a state, or damaged, {remedy}")))
+            };
         }
         let entries = files::entries(folder).map_err(|e| Error::file(folder, describe(&e)))?;
         match entries.iter().find(|path| !files::is_staging(path)) {

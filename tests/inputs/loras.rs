@@ -276,7 +276,7 @@ fn r10_more_layers_than_are_trained_are_refused_with_the_options() {
     let error = planned(&TrainJob { targets: Targets::All, ..job.clone() }).unwrap_err();
     assert!(error.contains("holds 8 layers") && error.ends_with("give --text-encoder"), "{error}");
     let notes = planned(&TrainJob { targets: Targets::All, text_encoder: true, ..job }).unwrap();
-    assert!(!notes.contains("layers"), "{notes}");
+    assert!(notes.contains("in 137 LoRA layers") && notes.matches("layers").count() == 1, "{notes}");
     // Fewer layers are no reason to stop: the others begin at zero, which is said.
     let few = training(&golden("sd15.lora-kohya.safetensors"), 3);
     let notes = planned(&TrainJob { targets: Targets::All, ..few }).unwrap();

@@ -214,7 +214,7 @@ fn n01_a_state_is_its_runs() {
     }
     // A file is none either, nor a user's tensors.
     std::fs::write(dir.join("c.state"), "precious").unwrap();
-    refused_early(dir, &format!("{TRAIN} --format peft-folder --out c --force"), &["c.state", "no folder"]);
+    refused_early(dir, &format!("{TRAIN} --format peft-folder --out c --force"), &["c.state", "not a folder"]);
     std::fs::create_dir(dir.join("d.state")).unwrap();
     std::fs::copy(dir.join("in.safetensors"), dir.join("d.state/state.safetensors")).unwrap();
     refused_early(dir, &format!("{TRAIN} --format peft-folder --out d --force"), &["d.state"]);

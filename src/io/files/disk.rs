@@ -115,7 +115,7 @@ pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Re
         Spot::Free(target) | Spot::Taken(target) => target,
         Spot::Device => {
             // A device or pipe (/dev/stdout, /dev/full) must be written through, not replaced by a file.
-            let mut device = fs::OpenOptions::new().write(true).open(path)?;
+            let mut device = open_device(path)?;
             return fill(&mut device).and_then(|()| device.flush());
         }
     };
@@ -129,6 +129,23 @@ pub fn write(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Re
     place(file, &target)?;
     // A folder that is being assembled is synced as a whole, before it gets its name.
     if is_staged(parent) { Ok(()) } else { sync_folder(parent).map_err(doubtful) }
+}
+
+/// Opens a device or pipe to write to. A pipe that nobody reads is refused: opening it would wait for ever.
+fn open_device(path: &Path) -> Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true);
+    #[cfg(unix)]
+    let _reader_is_there = {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+        let at_once = fs::OpenOptions::new().write(true).custom_flags(flags).open(path);
+        at_once.map_err(|e| match e.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) {
+            true => Error::other("is a pipe that nobody reads: start its reader first"),
+            false => e,
+        })?
+    };
+    options.open(path)
 }
 
 /// Gives `file` the name `target`.

@@ -43,6 +43,14 @@ pub struct Foreign {
     endings: &'static [&'static str],
 }
 
+impl Foreign {
+    /// Whether `name` ends as files of this kind do.
+    fn is_called(&self, name: &str) -> bool {
+        let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
+        self.endings.iter().any(|known| ending.eq_ignore_ascii_case(known))
+    }
+}
+
 const fn kind(name: &'static str, marks: &'static [&'static [u8]], endings: &'static [&'static str]) -> Foreign {
     Foreign { name, one: "picture", marks, endings }
 }
@@ -122,7 +130,10 @@ pub(super) fn content(source: &Source) -> Result<Content> {
     Ok(match format {
         // Two letters alone are a word's beginning as well: a caption may start with "BMW".
         Some(Format { image: ImageFormat::Bmp, .. }) if !is_bitmap(&head) => Content::Unknown,
-        Some(Format { image: ImageFormat::Tiff, .. }) if tiff::Tags::of(source).is_some_and(|tags| tags.raw()) => {
+        // Raw photos are TIFFs inside, told by their tags or, where those are a maker's own, by their ending.
+        Some(Format { image: ImageFormat::Tiff, .. })
+            if RAW.is_called(source.name()) || tiff::Tags::of(source).is_some_and(|tags| tags.raw()) =>
+        {
             Content::Foreign(&RAW)
         }
         Some(format) => Content::Picture(format),

@@ -158,7 +158,11 @@ impl LoraFile {
         if let Some(deep) = self.layers().into_iter().find(second) {
             return of("Stable Diffusion XL", format!("'{deep}' is of a second transformer block"), true);
         }
-        if self.layers().is_empty() && self.foreign.iter().any(|key| key.contains("transformer_blocks")) {
+        let foreign = |mark: &str| self.foreign.iter().any(|key| key.contains(mark));
+        if self.layers().is_empty()
+            && foreign("transformer_blocks")
+            && !["down_", "mid_", "up_"].into_iter().any(foreign)
+        {
             let mark = "PixArt, Stable Diffusion 3, Flux or another".to_owned();
             return of("a diffusion transformer", mark, true);
         }

@@ -55,7 +55,9 @@ impl LoraFile {
         };
         self.only_low_rank(&format!("which layout {layout} cannot hold: use the file as it is"))?;
         if self.modules.is_empty() {
-            return Err(Error::file(path, "the LoRA holds no layer of this model: nothing to write"));
+            let example = self.foreign.first().map_or_else(String::new, |key| format!(", for example '{key}'"));
+            let message = format!("none of its keys has the name of a layer{example}: there is nothing to write");
+            return Err(Error::file(&self.name, message));
         }
         let all: Modules<'_> = self.modules.iter().collect();
         let metadata = self.metadata_for(format);

@@ -70,7 +70,11 @@ pub fn read(source: &Source) -> crate::error::Result<Header> {
         let head = source.read(0..total.min(64))?;
         // A character may be cut at the end.
         let text = std::str::from_utf8(&head).map_or_else(|e| e.valid_up_to() + 4 > head.len(), |_| true);
-        let is = if text { "text, such as JSON" } else { "a file of another kind" };
+        let text = text && !head.iter().any(|byte| byte.is_ascii_control() && !byte.is_ascii_whitespace());
+        let is = match text {
+            true => "text, such as JSON".into(),
+            false => format!("a file of another kind (it announces a header of {length} bytes)"),
+        };
         return Err(fault(format!("not a safetensors file, but {is}: give the .safetensors file itself")));
     }
     if length > MAX_HEADER_BYTES {

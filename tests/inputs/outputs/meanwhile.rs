@@ -177,4 +177,8 @@ fn kind_pipes_are_written_through() {
         assert!(output.stdout.starts_with(&whole), "{out}");
     }
     works(home.path(), &format!("{line} /dev/null"));
+    // A pipe that nobody reads is not waited for.
+    assert!(std::process::Command::new("mkfifo").arg(home.path().join("pipe")).status().unwrap().success());
+    let said = stderr(&works_not(home.path(), &format!("{line} pipe")));
+    assert!(said.contains("nobody reads") && said.contains("result-1") || said.contains("pipe-1"), "{said}");
 }
