@@ -52,7 +52,8 @@ impl Engine {
         let init = job.start_picture(size)?;
         let [width, height] = size;
         let (kind, steps, guidance) = (recipe.trajectory.kind.name(), recipe.steps, recipe.guidance);
-        ear.say(Event::Note(format!("{kind}, {steps} steps, guidance {guidance}, {width}x{height}")));
+        let plural = if steps == 1 { "" } else { "s" };
+        ear.say(Event::Note(format!("{kind}, {steps} step{plural}, guidance {guidance}, {width}x{height}")));
         for note in recipe.trajectory.notes.iter().cloned().chain(job.idle_options()) {
             ear.say(Event::Note(note));
         }

@@ -6,10 +6,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tempfile::{Builder, NamedTempFile};
+use tempfile::NamedTempFile;
 
 use super::durable::{sync_file, sync_folder};
-use super::put::{BEGINNINGS, ENDING, Spot, copy_over, doubtful, file_spot, followed, is_mounted, is_staged, settle};
+use super::paths::followed;
+use super::put::{Spot, copy_over, doubtful, file_spot, is_mounted, settle};
+use super::staging::{is_staged, parent, staged};
 use crate::io::source::{Data, Slices, describe};
 
 /// The user's folder for what can be made again. A path that is not absolute is left alone, as the XDG specification asks:
@@ -156,21 +158,6 @@ fn place(file: NamedTempFile, target: &Path) -> Result<()> {
     }
 }
 
-/// Makes a file or folder with a name of its own, and with the rights that the umask leaves of `mode`.
-pub(super) fn staged<T>(mode: u32, make: impl Fn(&Builder<'_, '_>) -> Result<T>) -> Result<T> {
-    let with = |prefix: &str| {
-        let mut builder = Builder::new();
-        builder.prefix(prefix).suffix(ENDING);
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
-        #[cfg(not(unix))]
-        let _ = mode;
-        make(&builder)
-    };
-    // Some file servers refuse hidden names.
-    with(BEGINNINGS[0]).or_else(|e| with(BEGINNINGS[1]).map_err(|_| e))
-}
-
 /// Where results may be left that have no other place.
 pub fn temporary() -> PathBuf {
     std::env::temp_dir()
@@ -178,11 +165,6 @@ pub fn temporary() -> PathBuf {
 
 /// A folder beside its place that removes itself unless it is renamed into place.
 pub struct Folder(tempfile::TempDir);
-
-/// The folder that `path` lies in.
-pub(super) fn parent(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
 
 impl Folder {
     pub fn beside(path: &Path) -> Result<Folder> {

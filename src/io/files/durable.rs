@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::put::is_staging;
+use super::staging::is_staging;
 use crate::io::source::describe;
 
 static WARNED: AtomicBool = AtomicBool::new(false);

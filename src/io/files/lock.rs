@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::disk::parent;
-use super::put::followed;
+use super::paths::followed;
+use super::staging::parent;
 
 /// What came of asking for a lock.
 pub enum Locked {

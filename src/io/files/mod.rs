@@ -7,12 +7,18 @@ mod durable;
 #[cfg(not(target_arch = "wasm32"))]
 mod lock;
 #[cfg(not(target_arch = "wasm32"))]
+mod paths;
+#[cfg(not(target_arch = "wasm32"))]
 mod put;
+#[cfg(not(target_arch = "wasm32"))]
+mod staging;
 #[cfg(not(target_arch = "wasm32"))]
 mod system {
     pub use super::disk::*;
     pub use super::lock::{Lock, Locked, lock};
-    pub use super::put::{Spot, file_spot, folder_spot, free_bytes, is_staging, same, settle, try_folder, within};
+    pub use super::paths::{free_bytes, same, try_folder, within};
+    pub use super::put::{Spot, file_spot, folder_spot, settle};
+    pub use super::staging::is_staging;
 }
 
 #[cfg(target_arch = "wasm32")]
