@@ -51,15 +51,26 @@ fn n06_a_terminal_that_closes_leaves_a_state() {
     let dir = tempfile::tempdir().unwrap();
     // A terminal's shell hangs up a second time. A shell without job control has its background jobs ignore SIGINT.
     for (ignored, signals) in [("INT", &["-HUP", "-HUP"][..]), ("INT HUP", &["-INT"])] {
+        if signals.contains(&"-HUP") && hangups_are_ignored() {
+            skipped("n06_a_terminal_that_closes", "these tests run under nohup");
+            continue;
+        }
         closed(dir.path(), ignored, signals);
         std::fs::remove_dir_all(dir.path().join("l.safetensors.state")).unwrap();
     }
 }
 
+/// Whether this process, and so what it starts, ignores SIGHUP.
+fn hangups_are_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+}
+
 /// A training that ignores `ignored` is stopped by `signals`, with its state saved.
 fn closed(dir: &Path, ignored: &str, signals: &[&str]) {
     let (mut child, mut lines) =
-        spawned(deaf(dir, ignored, &format!("{TRAIN} --steps 5000 --json --out l.safetensors")));
+        spawned(deaf(dir, ignored, &format!("{TRAIN} --steps 600 --json --out l.safetensors")));
     assert!(lines.any(|line| line.unwrap().contains("\"step\":0")));
     signals.iter().for_each(|signal| kill(signal, &child));
     let rest: Vec<String> = lines.map_while(Result::ok).collect();
