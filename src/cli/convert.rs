@@ -18,11 +18,7 @@ pub fn run(global: &Global, args: &ConvertArgs) -> Result<()> {
     let lora = LoraFile::open(&args.lora, model.as_ref())?;
     let place = lora.place(&args.out, args.format, args.force);
     place.check()?;
-    let _lock = place.lock(|text| {
-        if !global.quiet && !global.json {
-            terminal::note(&text)
-        }
-    })?;
+    let _lock = place.lock(|text| terminal::warn(global.json, &text))?;
     let placed = place.put(|at| lora.write(at, args.format))?;
     if !lora.foreign.is_empty() && !global.quiet && !global.json {
         let (count, first) = (lora.foreign.len(), &lora.foreign[0]);

@@ -29,11 +29,7 @@ pub fn run(global: &Global, args: &ForwardArgs) -> Result<()> {
     read.extend(args.model.model.as_deref().map(|path| ("--model", path)));
     read.extend(args.input.as_deref().map(|path| ("--in", path)));
     check_no_input(("--out", &args.out), &read)?;
-    let _lock = place.lock(|text| {
-        if !global.quiet {
-            terminal::note(&text)
-        }
-    })?;
+    let _lock = place.lock(|text| terminal::warn(global.json, &text))?;
     place.check()?;
     let input = args.input.as_ref().map(SafeTensors::open).transpose()?;
     let engine = super::open(global)?;

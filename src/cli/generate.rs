@@ -84,10 +84,13 @@ impl Results {
             files.push(place);
             job.keep_latents = true;
         }
-        check_space(&job, &destination, files.last().filter(|_| job.keep_latents))?;
+        if let Err(e) = check_space(&job, &destination, files.last().filter(|_| job.keep_latents)) {
+            // How small a PNG is, and how large a model's latents are, is seen when they are made.
+            terminal::warn(global.json, &format!("{e}; by an estimate"));
+        }
         let mut locks = Vec::new();
         for place in &files {
-            locks.extend(place.lock(|text| warn(global.json, &text))?);
+            locks.extend(place.lock(|text| terminal::warn(global.json, &text))?);
         }
         let count = job.count.max(1);
         let (latents, force, json) = (output.latents_out, output.force, global.json);
@@ -113,7 +116,7 @@ impl Results {
         let path = placed.path.clone();
         self.tell(&path);
         if let Err(e) = placed.path() {
-            warn(self.json, &e.to_string());
+            terminal::warn(self.json, &e.to_string());
             self.misplaced.borrow_mut().get_or_insert(e);
         }
         Ok(path)
@@ -150,15 +153,6 @@ impl Results {
         } else {
             terminal::tell_path(path);
         }
-    }
-}
-
-/// A line that is no result.
-fn warn(json: bool, text: &str) {
-    if json {
-        terminal::tell(json!({"event": "warning", "text": text}));
-    } else {
-        terminal::note(&format!("warning: {}", terminal::one_line(text)));
     }
 }
 

@@ -92,6 +92,15 @@ pub fn note(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
+/// Warns of something that does not end a command: on stderr, or as an event of `--json`.
+pub fn warn(json: bool, text: &str) {
+    if json {
+        tell(serde_json::json!({"event": "warning", "text": text}));
+    } else {
+        note(&format!("warning: {}", one_line(text)));
+    }
+}
+
 /// Writes a one-line error to stderr.
 pub fn complain(text: &str) {
     note(&format!("error: {}", one_line(text)));

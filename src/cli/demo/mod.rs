@@ -45,7 +45,7 @@ pub fn run(global: &Global, args: &DemoArgs) -> Result<()> {
     }
     files::check_folder(out, &names, args.force)?;
     let sheet = Place::file(out.join("sheet.png"), args.force);
-    let _lock = Place::folder(out, Vec::new(), true).lock(|text| terminal::note(&text))?;
+    let _lock = Place::folder(out, Vec::new(), true).lock(|text| terminal::warn(global.json, &text))?;
     let subject = Subject::open(args, &out.join("photos"))?;
     let (phrases, seed) = (&subject.phrases, args.seed.wrapping_add(SEED_GAP));
     stop::listen();
