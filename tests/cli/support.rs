@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// The binary, in `folder`, with a cache of its own there. What the driver compiled is kept for every test: a cold start
-/// costs lavapipe ten times as long as a warm one.
+/// The binary, in `folder`, with a cache of its own there. What the driver compiled is kept for every test: each process
+/// would compile every kernel again.
 pub fn portray(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portray"));
     command.current_dir(folder).env("XDG_CACHE_HOME", folder.join(".cache"));
