@@ -15,7 +15,7 @@ use super::subject::{self, Subject};
 use super::{CLASS_PICTURES, GUIDANCE, LEARNING_RATE, RANK, STEPS};
 
 /// Pixels of a side of the bundled model's pictures.
-pub const SIDE: usize = 64;
+pub const SIDE: usize = 128;
 
 /// An engine with the demo's settings, and how long everything took.
 pub struct Studio<'a> {
