@@ -13,7 +13,9 @@ const id = (name) => `[data-testid=${name}]`;
 async function page(t, mock, options = {}) {
   const server = await site(t);
   server.files.set("/portray.js", { bytes: await readFile(new URL("mock/portray.js", import.meta.url)), type: "text/javascript" });
-  server.files.set("/assets/sheet.png", { bytes: await readFile(path.join(ROOT, "assets/sheet.png")), type: "image/png" });
+  for (const picture of ["cat", "dog"].flatMap((subject) => [0, 1, 2, 3].map((i) => `assets/subjects/${subject}/${i}.png`))) {
+    server.files.set(`/${picture}`, { bytes: await readFile(path.join(ROOT, picture)), type: "image/png" });
+  }
   return open(t, `/index.html?mock=${mock}&speed=20`, { ...options, server });
 }
 

@@ -117,9 +117,9 @@ async function psnr(pictures) {
   const pixels = await Promise.all(pictures.map(async (base64) => {
     const blob = new Blob([Uint8Array.from(atob(base64), (c) => c.charCodeAt(0))]);
     const image = await createImageBitmap(blob);
-    const canvas = new OffscreenCanvas(64, 64);
-    canvas.getContext("2d").drawImage(image, 0, 0, 64, 64);
-    return canvas.getContext("2d").getImageData(0, 0, 64, 64).data;
+    const canvas = new OffscreenCanvas(128, 128);
+    canvas.getContext("2d").drawImage(image, 0, 0, 128, 128);
+    return canvas.getContext("2d").getImageData(0, 0, 128, 128).data;
   }));
   let sum = 0;
   for (let i = 0; i < pixels[0].length; i++) sum += i % 4 === 3 ? 0 : (pixels[0][i] - pixels[1][i]) ** 2;
@@ -269,16 +269,17 @@ test("a device of the page's own", async (t) => {
     const refused = await Portray.create({ device: engine.device }).catch((error) => [error.kind, error.message]);
     // A texture's pixels come back as the picture's own.
     let same = null;
-    for await (const said of engine.generate({ prompt: "a cat", steps: 1, texture: true })) {
+    for await (const said of engine.generate({ prompt: "a cat", steps: 1, width: 64, height: 64, texture: true })) {
       if (said.type !== "picture") continue;
-      const buffer = engine.device.createBuffer({ size: 64 * 64 * 4, usage: GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ });
+      const { width, height } = said;
+      const buffer = engine.device.createBuffer({ size: width * height * 4, usage: GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ });
       const encoder = engine.device.createCommandEncoder();
-      encoder.copyTextureToBuffer({ texture: said.texture }, { buffer, bytesPerRow: 256 }, [64, 64]);
+      encoder.copyTextureToBuffer({ texture: said.texture }, { buffer, bytesPerRow: width * 4 }, [width, height]);
       engine.device.queue.submit([encoder.finish()]);
       await buffer.mapAsync(GPUMapMode.READ);
-      const canvas = new OffscreenCanvas(64, 64);
+      const canvas = new OffscreenCanvas(width, height);
       canvas.getContext("2d").drawImage(said.image, 0, 0);
-      const expected = canvas.getContext("2d").getImageData(0, 0, 64, 64).data;
+      const expected = canvas.getContext("2d").getImageData(0, 0, width, height).data;
       same = new Uint8Array(buffer.getMappedRange()).every((value, i) => value === expected[i]);
     }
     return { device: engine.device instanceof GPUDevice, refused, same };
