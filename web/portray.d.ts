@@ -54,7 +54,9 @@ export interface TrainJob {
 
 type Common =
   | { type: "phase" | "note" | "warning"; text: string }
-  | { type: "progress"; unit: string; done: number; total: number };
+  | { type: "progress"; unit: string; done: number; total: number }
+  /** Kernels that the driver has compiled of those that this engine had not: a first job's take it some time. */
+  | { type: "compiling"; done: number; total: number };
 
 export type GenerateEvent = Common
   | { type: "preview"; index: number; step: number; steps: number; image: ImageBitmap }

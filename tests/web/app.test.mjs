@@ -88,6 +88,19 @@ test("a training holds the engine: no model takes its place, and it ends where i
   assert.match(await at.textContent(id("training-done")), /keeps it until you remove it/);
 });
 
+test("while kernels are compiled, that is what is said, until there is more to say", async (t) => {
+  const at = await page(t, "compiling");
+  await ready(at);
+  await at.click(id("generate"));
+  await says(at, "status", /^Compiling 41 of 63 kernels$/);
+  await says(at, "status", /^Step \d+ of/);
+  await at.click(id("stop"));
+  await train(at, 2000);
+  await says(at, "training-status", /^Compiling 41 of 63 kernels$/);
+  assert.equal(await at.getAttribute(id("training-bar"), "aria-valuenow"), "65");
+  await says(at, "training-status", /^Step/);
+});
+
 test("what nothing keeps is said, whichever panel is open", async (t) => {
   const at = await page(t, "unkept");
   await ready(at);

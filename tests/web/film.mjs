@@ -1,7 +1,7 @@
 // Screenshots as an animated WebP (https://developers.google.com/speed/webp/docs/riff_container). Chromium encodes the
 // frames, each only where it differs from the one before.
 
-/** Whole frames of a picture without what did not change, in blocks of so many pixels. */
+/** Frames are compared in blocks of so many pixels, those of VP8. */
 const BLOCK = 16;
 
 /**

@@ -1,6 +1,6 @@
 // Stands in for web/portray.js: the same interface with no engine behind it, for work on the page.
 // What goes wrong, or is there, is asked for in the address: ?mock=nogpu,software,lost,memory,oom,runs,full,unkept,kept,
-// others,nobundled
+// others,nobundled,compiling
 const asked = new Set((new URLSearchParams(location.search).get("mock") ?? "").split(","));
 const speed = Number(new URLSearchParams(location.search).get("speed") ?? 1);
 const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms / speed));
@@ -95,6 +95,14 @@ const stored = {
   cache: asked.has("kept") ? 1.2e6 : 0,
 };
 
+/** What a first job says, with ?mock=compiling. */
+async function* compiled() {
+  for (const done of asked.has("compiling") ? [0, 41, 63] : []) {
+    yield { type: "compiling", done, total: 63 };
+    await wait(4000);
+  }
+}
+
 export class Portray {
   #loras = [];
   last = Promise.resolve();
@@ -168,6 +176,7 @@ export class Portray {
     return new Job(this, async function* (self) {
       yield { type: "phase", text: "reading the prompt" };
       await wait(200);
+      yield* compiled();
       if (asked.has("oom")) throw new PortrayError("limit", "This takes 3.10 GB of graphics memory, which this adapter cannot give now. Choose dtype q8 or f16, a smaller size, or close other programs.");
       for (let index = 0; index < count; index++) {
         const canvas = await painting(loras.length ? prompt : prompt.replace(/\bsks /, ""), seed + index, width, height);
@@ -203,6 +212,7 @@ export class Portray {
       }
       if (asked.has("unkept")) yield { type: "warning", text: "This browser keeps no files for this page (a private window?): the training lasts only as long as this tab. Download its LoRA before you close it." };
       yield { type: "phase", text: "training" };
+      yield* compiled();
       engine.running = run.id;
       try {
         while (run.step < run.steps) {
