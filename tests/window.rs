@@ -109,7 +109,8 @@ fn pictures_form_in_the_window_and_are_written_as_without_it() {
     assert_eq!(colours(&display.picture(), BODY), 1, "there is nothing on the screen yet");
     let words = "generate cat --steps 4 --width 64 --height 64 --count 2 --out".split(' ');
     let mut watch = portray(folder.path());
-    let screen = shown(&display, watch.arg("watch").args(words.clone()).args(["watched", "--close"]), |p| colours(p, BODY));
+    let screen =
+        shown(&display, watch.arg("watch").args(words.clone()).args(["watched", "--close"]), |p| colours(p, BODY));
     keep("watch-generate.png", &screen);
     assert!(colours(&screen, BODY) > 1000, "{} colours", colours(&screen, BODY));
     assert!(portray(folder.path()).args(words).arg("plain").status().unwrap().success());

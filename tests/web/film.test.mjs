@@ -1,7 +1,7 @@
 // Twenty seconds of the page learning a subject, for the README: PORTRAY_SHOTS=DIR makes DIR/page.webp of real frames.
 
 import assert from "node:assert/strict";
-import { writeFile } from "node:fs/promises";
+import { mkdir, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { test } from "node:test";
 
@@ -76,10 +76,11 @@ test("a film of the page learning a cat and drawing it on a beach", { skip: WHY 
   await take(900);
   await page.click(id("generate"));
   await form(page, take);
-  await page.evaluate(() => scrollTo(0, 0));
-  await take(3500);
+  await lowest(page);
+  await take(4000);
   const { page: bare } = await realm(t, "page");
-  const bytes = await film(bare, shots);
+  const bytes = await film(bare, shots, { quality: 0.9 });
+  await mkdir(SHOTS, { recursive: true });
   await writeFile(path.join(SHOTS, "page.webp"), bytes);
   const seconds = shots.reduce((sum, { ms }) => sum + ms, 0) / 1000;
   t.diagnostic(`${shots.length} frames, ${seconds.toFixed(1)} s, ${bytes.length} bytes`);
@@ -113,9 +114,14 @@ async function learn(page, take) {
   }
 }
 
+/** Brings what was made last into view. */
+const lowest = (page) => page.evaluate(() => scrollTo(0, document.documentElement.scrollHeight));
+
 /** Draws two pictures, with and without what was learnt: a frame whenever they have changed. */
 async function form(page, take) {
   let last = "";
+  await page.waitForSelector(id("live"));
+  await lowest(page);
   for (;;) {
     const [status, made] = await page.evaluate(() => [document.querySelector("[data-testid=status]").textContent, document.querySelectorAll("[data-testid=picture]").length]);
     if (made === 2) return;
