@@ -210,14 +210,14 @@ test("single files and addresses are loaded, kept, and draw", async (t) => {
   await makeModel("tiny-sd2", file);
   page.server.files.set("/hub/tiny.safetensors", { bytes: await readFile(file), etag: '"1"' });
   const found = await page.evaluate(async () => {
-    const draws = async (job) => (await all(engine.generate({ prompt: "a cat", steps: 1, ...job }))).some((event) => event.type === "picture");
+    const draws = async (side) => (await all(engine.generate({ prompt: "a cat", steps: 1, width: side, height: side }))).some((event) => event.type === "picture");
     const bundled = await engine.load();
     const folder = await engine.load("/model/");
-    const found = { folder: [folder.name, folder.parameters === bundled.parameters, await draws()] };
+    const found = { folder: [folder.name, folder.parameters === bundled.parameters, await draws(64)] };
     const blob = await (await fetch("/hub/tiny.safetensors")).blob();
     for (const source of [new File([blob], "tiny.safetensors"), "/hub/tiny.safetensors"]) {
       const { name, family, predictionKnown } = await engine.load(source);
-      found[typeof source] = [name, family, predictionKnown, await draws({ width: 32, height: 32 })];
+      found[typeof source] = [name, family, predictionKnown, await draws(32)];
     }
     found.kept = (await engine.models()).map(({ name, whole, loaded }) => [name, whole, loaded]);
     return found;
@@ -262,7 +262,7 @@ test("a full storage ends a training with its LoRA at hand", async (t) => {
     const blobs = photos.map((photo) => new Blob([Uint8Array.from(atob(photo), (c) => c.charCodeAt(0))]));
     const images = blobs.map((blob, i) => ({ name: `${i}.png`, blob }));
     const said = [];
-    for await (const event of engine.train({ images, prompt: "a sks dog", steps: 200, rank: 4, saveEvery: 3 })) {
+    for await (const event of engine.train({ images, prompt: "a sks dog", steps: 200, rank: 4, resolution: 64, saveEvery: 3 })) {
       globalThis.trained = event.type === "step" ? event.step : globalThis.trained;
       if (["checkpoint", "storage", "done"].includes(event.type)) said.push({ type: event.type, message: event.message, bytes: event.file?.size });
     }
@@ -316,7 +316,7 @@ test("what the adapter cannot hold is refused with its size, and the tab goes on
     const refused = [await engine.load().catch(tell), await all(engine.generate({ prompt: "a cat", steps: 1 })).catch(tell)];
     GPUDevice.prototype.popErrorScope = popErrorScope;
     await engine.load();
-    return [refused, await all(engine.generate({ prompt: "a cat", steps: 1 }))];
+    return [refused, await all(engine.generate({ prompt: "a cat", steps: 1, width: 64, height: 64 }))];
   });
   for (const [kind, message] of refused) {
     assert.equal(kind, "limit");

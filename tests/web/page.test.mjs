@@ -70,7 +70,7 @@ test("models come from folders and single files, and the panel says what they ar
 test("a training goes on after a reload, and another tab leaves it alone", async (t) => {
   const page = await gpuPage(t, "/index.html");
   await ready(page);
-  await trainForm(page, { steps: 400 });
+  await trainForm(page, { steps: 400, resolution: 64 });
   await page.click(id("train"));
   await page.waitForFunction(() => /^Step [4-9]/.test(document.querySelector("[data-testid=training-status]").textContent), null, LONG);
   const other = await open(t, "/index.html", { beside: page });
