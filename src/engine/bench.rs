@@ -26,25 +26,29 @@ pub struct BenchRow {
     /// Share of the ceiling that binds it: arithmetic or memory, whichever is nearer; of a whole step, its rate against
     /// that of its contractions alone.
     pub share: Option<f64>,
+    /// Seconds that preparing and the first run took beyond a warm run: what the driver compiled.
+    pub first_extra: Option<f64>,
 }
 
 /// Runs of each op; the median counts.
 const RUNS: usize = 5;
 
-/// Seconds of one run: the median of [`RUNS`] after a warm-up.
-async fn time(session: &Session) -> Result<f64> {
+/// Seconds of one run: the median of [`RUNS`] after a first one; and seconds from `began`, before the session was made, to the
+/// end of that.
+async fn time(session: &Session, began: Instant) -> Result<[f64; 2]> {
     let run = async || {
         session.run().await?;
         session.gpu().wait().await
     };
     run().await?;
+    let first = began.elapsed().as_secs_f64();
     let mut seconds = Vec::with_capacity(RUNS);
     for _ in 0..RUNS {
         let start = Instant::now();
         run().await?;
         seconds.push(start.elapsed().as_secs_f64());
     }
-    Ok(median(&mut seconds))
+    Ok([median(&mut seconds), first])
 }
 
 pub(super) fn median(values: &mut [f64]) -> f64 {
@@ -66,9 +70,10 @@ impl Engine {
         let out = build(&mut g)?;
         g.output(out);
         let bytes = g.stored_tensors().map(|(_, t)| g.info(t).bytes()).sum::<u64>() + g.info(out).bytes();
+        let began = Instant::now();
         let (session, flops) = self.session(&g).await?;
-        let seconds = time(&session).await?;
-        Ok(BenchRow { name: name.into(), seconds, flops, bytes, share: None })
+        let [seconds, first] = time(&session, began).await?;
+        Ok(BenchRow { name: name.into(), seconds, flops, bytes, share: None, first_extra: Some(first - seconds) })
     }
 
     /// Measures; each line goes to `line` as it is done.
