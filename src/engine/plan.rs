@@ -323,7 +323,7 @@ pub(crate) struct BeforeTraining {
     /// By size of pictures.
     pub encode: Vec<Part>,
     /// Sampling and decoding of sample pictures.
-    pub preview: Option<SamplePlans>,
+    pub(super) preview: Option<SamplePlans>,
 }
 
 impl TrainPlans {

@@ -181,6 +181,7 @@ impl Drop for Claim {
 #[derive(Default)]
 pub(crate) struct Needed {
     numbers: Mutex<BTreeSet<usize>>,
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "a page has one thread"))]
     queue: Option<Arc<Queue>>,
 }
 
@@ -209,7 +210,7 @@ impl Gpu {
         }
         let needed =
             Needed { numbers: Mutex::new(unready.into_iter().collect()), queue: crew.as_ref().map(Crew::queue) };
-        Ok(Ahead { gpu: Gpu { needed: Some(Arc::new(needed)), ..self.clone() }, _crew: crew })
+        Ok(Ahead { gpu: self.counting(Some(Arc::new(needed))), _crew: crew })
     }
 
     /// Kernels of the job that are ready, of those that were not when it began; `None` where there are none.
@@ -305,19 +306,19 @@ impl Gpu {
         Ok(())
     }
 
-    /// Has threads compile those of `numbers` that nobody is at: the job's, else some that end with what is returned. Only on
-    /// a device of our own, and not where a host drives the job.
+    /// Has threads compile those of `numbers` that nobody is at, where they are several: the job's, else some that end with what
+    /// is returned. Only on a device of our own, and not where a host drives the job.
     #[cfg(not(target_arch = "wasm32"))]
     fn hire(&self, numbers: &[usize]) -> Option<Crew> {
         let wanted = self.known().of_state(numbers, |state| matches!(state, State::Wanted));
-        if !self.is_ours() || self.turn.is_some() || wanted.is_empty() {
+        if !self.is_ours() || self.turn.is_some() || wanted.len() < 2 {
             return None;
         }
         if let Some(queue) = self.needed.as_ref().and_then(|needed| needed.queue.as_ref()) {
             queue.put_first(&wanted);
             return None;
         }
-        let gpu = Gpu { needed: None, ..self.clone() };
+        let gpu = self.counting(None);
         Some(Crew::new(wanted, move |number| {
             if let Next::Build(number, source) = gpu.known().claim(&[number]) {
                 // What is wrong is found again by who needs it, and told.

@@ -53,10 +53,10 @@ pub(super) struct Crew {
 impl Crew {
     /// Has `build` called with each of `numbers` and of what is put before them later.
     pub fn new(numbers: Vec<usize>, build: impl Fn(usize) + Clone + Send + 'static) -> Crew {
-        let queue = Arc::new(Queue { left: Mutex::new((numbers.into(), false)), ..Queue::default() });
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         // The caller's thread compiles too, where it waits for a kernel.
-        let count = cores.min(MOST).saturating_sub(1).max(1);
+        let count = (cores.min(MOST) - 1).clamp(1, numbers.len().max(1));
+        let queue = Arc::new(Queue { left: Mutex::new((numbers.into(), false)), ..Queue::default() });
         let spawn = |i: usize| {
             let (queue, build) = (queue.clone(), build.clone());
             let run = move || std::iter::from_fn(|| queue.next()).for_each(&build);

@@ -194,6 +194,11 @@ impl Gpu {
         Gpu { turn: Some(turn), ..self.clone() }
     }
 
+    /// The same device for a job that counts what it has compiled.
+    pub(super) fn counting(&self, needed: Option<Arc<Needed>>) -> Gpu {
+        Gpu { needed, ..self.clone() }
+    }
+
     /// Makes every job on the device end with an error: it is lost.
     pub(crate) fn lose(&self, why: &str) {
         self.shared.lose(why.to_owned());
