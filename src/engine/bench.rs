@@ -26,6 +26,8 @@ pub struct BenchRow {
     /// Share of the ceiling that binds it: arithmetic or memory, whichever is nearer; of a whole step, its rate against
     /// that of its contractions alone.
     pub share: Option<f64>,
+    /// Seconds that preparing and the first run took beyond a warm run: what the driver compiled.
+    pub first_extra: Option<f64>,
 }
 
 /// Runs of each op; the median counts.
@@ -36,8 +38,9 @@ const LEAST: f64 = 5e-3;
 /// Runs within a timing, at most.
 const MOST_RUNS: f64 = 100.0;
 
-/// Seconds of one run: the median of [`RUNS`] timings after a warm-up, each of as many runs as last [`LEAST`].
-async fn time(session: &Session) -> Result<f64> {
+/// Seconds of one run: the median of [`RUNS`] timings after a first run, each of as many runs as last [`LEAST`]; and seconds
+/// from `began`, before the session was made, to the end of the first run.
+async fn time(session: &Session, began: Instant) -> Result<[f64; 2]> {
     let timed = async |runs: usize| {
         let start = Instant::now();
         for _ in 0..runs {
@@ -47,12 +50,13 @@ async fn time(session: &Session) -> Result<f64> {
         Ok(start.elapsed().as_secs_f64() / runs as f64)
     };
     timed(1).await?;
+    let first = began.elapsed().as_secs_f64();
     let runs = (LEAST / timed(1).await?).ceil().clamp(1.0, MOST_RUNS) as usize;
     let mut seconds = Vec::with_capacity(RUNS);
     for _ in 0..RUNS {
         seconds.push(timed(runs).await?);
     }
-    Ok(median(&mut seconds))
+    Ok([median(&mut seconds), first])
 }
 
 pub(super) fn median(values: &mut [f64]) -> f64 {
@@ -74,9 +78,10 @@ impl Engine {
         let out = build(&mut g)?;
         g.output(out);
         let bytes = g.stored_tensors().map(|(_, t)| g.info(t).bytes()).sum::<u64>() + g.info(out).bytes();
+        let began = Instant::now();
         let (session, flops) = self.session(&g).await?;
-        let seconds = time(&session).await?;
-        Ok(BenchRow { name: name.into(), seconds, flops, bytes, share: None })
+        let [seconds, first] = time(&session, began).await?;
+        Ok(BenchRow { name: name.into(), seconds, flops, bytes, share: None, first_extra: Some(first - seconds) })
     }
 
     /// Multiply-adds in registers by as many threads as keep the adapter busy for [`LEAST`]: 16 thousand leave most of a

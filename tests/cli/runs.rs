@@ -100,7 +100,19 @@ fn plans_need_no_adapter() {
         command.args(words(line)).env("VK_ICD_FILENAMES", "/nonexistent").env("VK_DRIVER_FILES", "/nonexistent");
         let output = command.output().unwrap();
         assert!(output.status.success(), "{line}: {}", stderr(&output));
-        assert!(stdout(&output).contains("peak"), "{line}");
+        let text = stdout(&output);
+        assert!(text.contains("peak"), "{line}");
+        // Each job has some tens of kernels, of some thousands of bytes.
+        match serde_json::from_str::<Value>(&text) {
+            Ok(said) => {
+                let count = said["kernels"].as_u64().unwrap();
+                assert!(count > 10 && said["kernel_bytes"].as_u64().unwrap() > 1000 * count, "{text}");
+            }
+            Err(_) => {
+                let line = text.lines().find(|line| line.contains("kernels to compile")).expect("a line of kernels");
+                assert!(line.contains(" kB of WGSL)"), "{line}");
+            }
+        }
     }
     assert_eq!(listing(dir.path()), []);
 }
