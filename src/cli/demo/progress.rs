@@ -74,9 +74,9 @@ impl Progress {
             }
             Event::Progress { unit: "step", done, .. } => self.advance(done * unit),
             // The phases within a part would only flicker by, and its file is told of when it is of use.
-            Event::Phase(_) | Event::Note(_) | Event::Progress { .. } | Event::Saved(_) if !self.json => {
-                self.reporter.hear(&Event::Preview { index: 0, step: 0, steps: 0, width: 0, height: 0, rgb: Vec::new() })
-            }
+            Event::Phase(_) | Event::Note(_) | Event::Progress { .. } | Event::Saved(_) if !self.json => self
+                .reporter
+                .hear(&Event::Preview { index: 0, step: 0, steps: 0, width: 0, height: 0, rgb: Vec::new() }),
             other => self.reporter.hear(other),
         }
     }

@@ -139,4 +139,3 @@ impl<'a> Studio<'a> {
         Ok(training)
     }
 }
-
