@@ -74,9 +74,7 @@ fn told(listener: &Function, event: Event) -> Flow {
         Event::Progress { unit, done, total } => {
             (json!({"type": "progress", "unit": unit, "done": done, "total": total}), (None, None))
         }
-        Event::Compiling { done, total } => {
-            (json!({"type": "compiling", "done": done, "total": total}), (None, None))
-        }
+        Event::Compiling { done, total } => (json!({"type": "compiling", "done": done, "total": total}), (None, None)),
         Event::Preview { index, step, steps, width, height, rgb } => {
             let said = json!({"type": "preview", "index": index, "step": step, "steps": steps,
                 "width": width, "height": height});

@@ -91,7 +91,16 @@ impl Reporter {
             (.., true) => Style::Bar,
             _ => Style::Plain,
         };
-        Reporter { style, phase: String::new(), bar: None, meter: None, spoke: None, compiling: None, loss: None, fault: None }
+        Reporter {
+            style,
+            phase: String::new(),
+            bar: None,
+            meter: None,
+            spoke: None,
+            compiling: None,
+            loss: None,
+            fault: None,
+        }
     }
 
     /// Passes one event on; says whether the job goes on.

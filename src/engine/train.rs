@@ -99,13 +99,7 @@ impl Engine {
     }
 
     /// What the run feeds on, and its plan where that is made already: one pool serves all that runs on pictures.
-    async fn gather(
-        &self,
-        job: &TrainJob,
-        model: &Model,
-        pool: &mut Pool,
-        ear: &mut Ear<'_>,
-    ) -> Result<Gathered> {
+    async fn gather(&self, job: &TrainJob, model: &Model, pool: &mut Pool, ear: &mut Ear<'_>) -> Result<Gathered> {
         if let Some(path) = &job.replay {
             let run = job.open_replay(model, path)?;
             self.gpu.breathe().await;

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::{Caps, Gpu};
 use super::waiting::Signal;
+use super::{Caps, Gpu};
 use crate::error::{Error, Result};
 
 /// A buffer whose memory goes with its last owner. JavaScript would keep it until it collects its garbage, which knows
@@ -158,7 +158,8 @@ impl Store {
     }
 
     fn allocate_limited(&mut self, label: &str, tensors: &[(String, u64)], limit: u64) -> Result<Vec<(Buffer, u64)>> {
-        let new: Vec<(String, u64)> = tensors.iter().filter(|(key, _)| !self.entries.contains_key(key)).cloned().collect();
+        let new: Vec<(String, u64)> =
+            tensors.iter().filter(|(key, _)| !self.entries.contains_key(key)).cloned().collect();
         let groups = groups(&new, limit, self.gpu.caps())?;
         let mut buffers = Vec::with_capacity(groups.len());
         for (size, members) in groups {

@@ -186,7 +186,17 @@ impl Gpu {
     /// Uses a host application's device, and leaves its callbacks alone.
     pub fn from_device(info: wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue, bounds_checks: bool) -> Gpu {
         let caps = caps_of(&info, &device.limits(), device.features());
-        Gpu { device, queue, info, caps, bounds_checks, is_ours: false, turn: None, needed: None, shared: Arc::default() }
+        Gpu {
+            device,
+            queue,
+            info,
+            caps,
+            bounds_checks,
+            is_ours: false,
+            turn: None,
+            needed: None,
+            shared: Arc::default(),
+        }
     }
 
     /// The same device for a job that a host drives: it takes what `turn` allows, and never polls or blocks.

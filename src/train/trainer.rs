@@ -70,12 +70,7 @@ impl Trainer {
     }
 
     /// Compiles the run; all parameters must be in `store`.
-    pub async fn new(
-        gpu: &Gpu,
-        plan: TrainPlan,
-        pool: &mut Pool,
-        store: &Store,
-    ) -> Result<Trainer> {
+    pub async fn new(gpu: &Gpu, plan: TrainPlan, pool: &mut Pool, store: &Store) -> Result<Trainer> {
         for arena in plan.plans().map(|p| &p.arena) {
             pool.reserve(gpu, arena)?;
         }

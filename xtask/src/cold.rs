@@ -73,8 +73,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     let jobs = jobs(options, &folder, &trees[trees.len() - 1].1)?;
     // By job, then by tree.
-    let mut taken: Vec<Vec<Vec<Taken>>> =
-        jobs.iter().map(|_| trees.iter().map(|_| Vec::new()).collect()).collect();
+    let mut taken: Vec<Vec<Vec<Taken>>> = jobs.iter().map(|_| trees.iter().map(|_| Vec::new()).collect()).collect();
     for pair in 0..PAIRS {
         for (job, taken) in jobs.iter().zip(&mut taken) {
             eprintln!("{} of {PAIRS}: {}", pair + 1, job.name);

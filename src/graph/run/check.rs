@@ -3,8 +3,8 @@
 use super::Session;
 use crate::base::Array;
 use crate::error::{Error, Result};
-use crate::graph::plan::{GUARD_BYTES, Home};
 use crate::graph::Slot;
+use crate::graph::plan::{GUARD_BYTES, Home};
 
 /// A quiet NaN that no kernel computes.
 const SENTINEL: u32 = 0x7fc0_dead;
