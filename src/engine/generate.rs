@@ -260,9 +260,9 @@ impl Making<'_> {
             let (prompt, seed) = (job.prompts[index / job.count].clone(), self.seed(index));
             let parameters = self.parameters(&prompt, seed);
             let picture = Picture { width, height, rgb, prompt, seed, index, parameters };
+            ear.tell_compiled(&engine.gpu);
             ear.say(Event::Picture(picture.clone()));
             pictures.push(picture);
-            ear.tell_compiled(&engine.gpu);
             engine.gpu.breathe().await;
         }
         match self.pictures() {
