@@ -41,7 +41,11 @@ impl Subject {
     pub fn open(args: &DemoArgs, folder: &Path, side: usize) -> Result<Subject> {
         let phrases = |instance: &str, class: &str| Phrases { instance: instance.into(), class: class.into() };
         if let (Some(images), Some(prompt), Some(class)) = (&args.images, &args.prompt, &args.class_prompt) {
-            return Ok(Subject { folder: images.clone(), photos: open_all(images, side)?, phrases: phrases(prompt, class) });
+            return Ok(Subject {
+                folder: images.clone(),
+                photos: open_all(images, side)?,
+                phrases: phrases(prompt, class),
+            });
         }
         let (files, phrases) = match args.subject {
             args::Subject::Cat => (&CAT, phrases("a mscds cat", "a cat")),
