@@ -256,6 +256,9 @@ pub struct DemoArgs {
     /// Optimizer updates of a training
     #[arg(long, value_name = "N", default_value = "200", allow_negative_numbers = true, value_parser = portray::job::parse_count)]
     pub steps: usize,
+    /// Sampler steps of every picture
+    #[arg(long, value_name = "N", default_value = "10", allow_negative_numbers = true, value_parser = portray::job::parse_count)]
+    pub sampling_steps: usize,
     /// Seed of everything random
     #[arg(long, default_value_t = 0)]
     pub seed: u64,

@@ -4,6 +4,8 @@ mod bad_input;
 mod captions;
 #[path = "../common/mod.rs"]
 mod common;
+mod demo;
+mod demo;
 mod golden;
 mod killed;
 mod lycoris;

@@ -27,14 +27,12 @@ use subject::Subject;
 
 /// Sampler of every picture.
 const SAMPLER: SamplerKind = SamplerKind::Dpmpp2m;
-/// Sampling steps of every picture.
-const STEPS: usize = 12;
 /// Guidance of every picture.
-const GUIDANCE: f64 = 6.0;
+const GUIDANCE: f64 = 4.5;
 /// Rank of the LoRAs.
 const RANK: usize = 8;
-/// Learning rate of the LoRAs.
-const LEARNING_RATE: f64 = 1e-3;
+/// Learning rate of the LoRAs, which falls along a cosine.
+const LEARNING_RATE: f64 = 2e-3;
 /// Class pictures that training with prior preservation sees.
 const CLASS_PICTURES: usize = 12;
 /// Seeds that judge drift, and none of which made a class picture.
@@ -50,7 +48,7 @@ pub fn run(global: &Global, args: &DemoArgs) -> Result<()> {
     let subject = Subject::open(args, &out.join("photos"), studio::side()?)?;
     let scenes = subject.phrases.scenes();
     stop::listen();
-    let studio = Studio::open(global, args, work(args, &scenes).units(STEPS))?;
+    let studio = Studio::open(global, args, work(args, &scenes).units(args.sampling_steps))?;
     let mut demo = Demo {
         global,
         args,
@@ -175,7 +173,9 @@ impl Demo<'_> {
             let seed = self.seed(self.tuned.len());
             let title = format!("{}: personalized", scene.title);
             self.tuned.extend(self.studio.pictures(&title, &personalized, &prompts, 1, seed)?);
-            self.write_sheet(None)?;
+            if self.base.is_empty() {
+                self.write_sheet(None)?;
+            }
             let title = format!("{}: the untouched model", scene.title);
             self.base.extend(self.studio.pictures(&title, &untouched, &prompts, 1, seed)?);
             self.write_sheet(None)?;

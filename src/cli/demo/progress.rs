@@ -5,7 +5,7 @@ use portray::{Error, Result};
 
 use super::super::args::Global;
 use super::super::report::{Meter, Reporter};
-use super::super::terminal;
+use super::super::{stop, terminal};
 
 /// Work that is yet to be done, in sampler steps of one guided picture.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -73,10 +73,9 @@ impl Progress {
                 self.advance((step.step + 1) * unit)
             }
             Event::Progress { unit: "step", done, .. } => self.advance(done * unit),
-            // The phases within a part would only flicker by, and its file is told of when it is of use.
-            Event::Phase(_) | Event::Note(_) | Event::Progress { .. } | Event::Saved(_) if !self.json => self
-                .reporter
-                .hear(&Event::Preview { index: 0, step: 0, steps: 0, width: 0, height: 0, rgb: Vec::new() }),
+            // The phases within a part would only flicker by, and its file is told of when all is done.
+            Event::Progress { .. } | Event::Saved(_) => going_on(),
+            Event::Phase(_) | Event::Note(_) if !self.json => going_on(),
             other => self.reporter.hear(other),
         }
     }
@@ -112,6 +111,10 @@ impl Progress {
             other => other,
         }))
     }
+}
+
+fn going_on() -> Flow {
+    if stop::asked() { Flow::Stop } else { Flow::Continue }
 }
 
 #[cfg(test)]

@@ -161,7 +161,7 @@ fn draw_asked(page: &mut RgbImage, letters: &Lettering, cell: &Cell<'_>, [x, y]:
     }
     if let Some(base) = cell.base {
         place(page, base, x, y, SMALL)?;
-        letters.draw(page, left, (y + SMALL) as f32 - 27.0, &letters.fit("← before training", width, LABEL), LABEL);
+        letters.draw(page, left, (y + SMALL) as f32 - 27.0, &letters.fit("before training", width, LABEL), LABEL);
     }
     Ok(())
 }

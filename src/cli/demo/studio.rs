@@ -6,12 +6,12 @@ use std::time::Instant;
 use portray::Result;
 use portray::engine::{Engine, Model};
 use portray::event::{Event, Flow, Picture};
-use portray::job::{GenerateJob, LoraArg, ModelOptions, SamplingOptions, TrainJob};
+use portray::job::{GenerateJob, LoraArg, LrSchedule, ModelOptions, SamplingOptions, TrainJob};
 
 use super::super::args::{DemoArgs, Global};
 use super::progress::{Progress, UPDATE};
 use super::subject::Subject;
-use super::{CLASS_PICTURES, GUIDANCE, LEARNING_RATE, RANK, SAMPLER, STEPS};
+use super::{CLASS_PICTURES, GUIDANCE, LEARNING_RATE, RANK, SAMPLER};
 
 /// An engine with the demo's settings, and how long everything took.
 pub struct Studio<'a> {
@@ -85,7 +85,7 @@ impl<'a> Studio<'a> {
         seed: u64,
     ) -> Result<Vec<Picture>> {
         let sampling = SamplingOptions {
-            steps: Some(STEPS),
+            steps: Some(self.args.sampling_steps),
             guidance: Some(GUIDANCE),
             sampler: Some(SAMPLER),
             seed,
@@ -97,7 +97,7 @@ impl<'a> Studio<'a> {
         let progress = &mut self.progress;
         let mut listener = |event: Event| progress.hear(&event, 1);
         let made = pollster::block_on(self.engine.generate_with(model, &job, &mut listener))?;
-        self.progress.end(prompts.len() * count * STEPS);
+        self.progress.end(prompts.len() * count * self.args.sampling_steps);
         self.times.push((title.to_owned(), began.elapsed().as_secs_f64()));
         Ok(made.pictures)
     }
@@ -117,6 +117,7 @@ impl<'a> Studio<'a> {
             rank: RANK,
             steps: Some(self.args.steps),
             lr: Some(LEARNING_RATE),
+            schedule: LrSchedule::Cosine,
             seed: self.args.seed,
             out: out.into(),
             force: self.args.force,
