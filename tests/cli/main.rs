@@ -5,7 +5,6 @@ mod captions;
 #[path = "../common/mod.rs"]
 mod common;
 mod demo;
-mod demo;
 mod golden;
 mod killed;
 mod lycoris;
