@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use portray::{Error, Result};
 use portray::event::Picture;
 use portray::io::{image, write_atomic};
+use portray::{Error, Result};
 
 use super::super::args::{self, DemoArgs};
 use super::scenes::Phrases;
