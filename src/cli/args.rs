@@ -328,6 +328,11 @@ fn number(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     }
 }
 
+/// As many as the bundled model's noise schedule has timesteps.
+fn sampler_steps() -> clap::builder::RangedU64ValueParser<usize> {
+    clap::builder::RangedU64ValueParser::new().range(1..=1000)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -455,9 +460,4 @@ mod tests {
             }
         }
     }
-}
-
-/// As many as the bundled model's noise schedule has timesteps.
-fn sampler_steps() -> clap::builder::RangedU64ValueParser<usize> {
-    clap::builder::RangedU64ValueParser::new().range(1..=1000)
 }
