@@ -1,8 +1,8 @@
 // Attention forward for software drivers: ROWS queries of one head a thread, in registers; keys KEYS at a time with a
-// running maximum and sum. Values: W (4: vectors, 1: scalars) ROWS KEYS SG D causal.
+// running maximum and sum. Values: W (4: vectors, 1: scalars) ROWS KEYS SG D.
 // SG = 0: each thread loads keys and values for itself. SG > 0 is the adapter's subgroup size, the same for every subgroup:
 // a workgroup is one subgroup on one head, whose threads each load a part of the keys and values and hand it round.
-// Uniforms: threads (with SG: workgroups) heads queries keys q_width k_width v_width q_offset k_offset v_offset scale.
+// Uniforms: threads (with SG: workgroups) heads queries keys q_width k_width v_width q_offset k_offset v_offset scale causal.
 //% set SG = SG if SG is defined else 0
 //% set KEYS = KEYS if KEYS is defined else (4 if SG else 1)
 //% set E = "vec4<f32>" if W == 4 else "f32"
@@ -49,11 +49,12 @@ fn main(
     var m{{ r }} = -3.0e38;
     var l{{ r }} = 0.0;
     //% endfor
-    //% if causal
-    let last = min({{ "first - lane * " ~ ROWS ~ "u" if SG else "first" }} + {{ span }}u, p.keys);
-    //% else
-    let last = p.keys;
-    //% endif
+    var last = p.keys;
+    if p.causal > 0u { last = min({{ "first - lane * " ~ ROWS ~ "u" if SG else "first" }} + {{ span }}u, p.keys); }
+    // Row r sees the keys before end{r}.
+    //% for r in range(ROWS)
+    let end{{ r }} = select(p.keys, min(t{{ r }} + 1u, p.keys), p.causal > 0u);
+    //% endfor
     let k_first = (sample * p.keys * p.k_width + p.k_offset + head * {{ D }}u) / {{ W }}u;
     let v_first = (sample * p.keys * p.v_width + p.v_offset + head * {{ D }}u) / {{ W }}u;
     let k_step = p.k_width / {{ W }}u;
@@ -95,11 +96,7 @@ fn main(
         //% endfor
         //% for r in range(ROWS)
         //% for kk in range(KEYS)
-        //% if causal
-        let seen{{ r }}_{{ kk }} = key + {{ kk }}u <= t{{ r }};
-        //% else
-        let seen{{ r }}_{{ kk }} = key + {{ kk }}u < p.keys;
-        //% endif
+        let seen{{ r }}_{{ kk }} = key + {{ kk }}u < end{{ r }};
         //% endfor
         {
             //% set best = namespace(text="m" ~ r)

@@ -2,25 +2,26 @@
 // tile a thread, no workgroup memory. There a load costs each lane some twenty cycles and an FMA next to none, so what
 // counts is how many FMAs a load feeds.
 //
-// a: rows of `x` (and then of `x2`): row m itself, or with `geometry` the row of the picture that tap reaches.
+// a: rows of `x`: row m itself, or with `geometry` the row of the picture that tap reaches (a plain row is a pixel of a
+// picture of one line, under a window of one pixel: one kernel less). A second source is a second dispatch that adds.
 // b: index = k * b_k + tap * b_tap + b_col0 + n * b_n; `b` says which of k ("nk") and n ("kn") is contiguous.
-// Values: TM TN WG SG x_vec x2_vec b_vec out_vec geometry b x2 bias add lora activation geglu batched.
+// Values: TM TN WG SG x_vec b_vec out_vec add_vec geometry b geglu batched.
 // SG = 0: neighbouring threads take neighbouring rows. SG > 0 is the adapter's subgroup size, the same for every
 // subgroup, WG = SG, and TM a multiple of it: a workgroup takes one TM x (SG * TN) tile, its threads neighbouring
 // columns; each loads every SG-th row of a and hands it round with subgroupBroadcast.
-// Uniforms: tiles (threads, or with SG workgroups, that have work) tiles_m tiles_n m n c1 c2 taps b_k b_tap b_n b_col0
-// a_batch b_batch out_batch rank rows_per_sample add_stride add_offset alpha lora_scale, and those of lib/geometry.
+// Uniforms: tiles (threads, or with SG workgroups, that have work) tiles_m tiles_n m n c1 taps b_k b_tap b_n b_col0 a_batch
+// b_batch out_batch bias rank add_rows add_stride add_offset alpha lora_scale, and those of lib/geometry.
 //% include "lib/activation.wgsl"
 //% include "lib/geometry.wgsl"
 //% set xyzw = ["x", "y", "z", "w"]
 //% set cols = (TN // 2) if geglu else TN
 //% set SG = SG if SG is defined else 0
 //% set loads = (TM // SG) if SG else TM
-//% macro load_x(name, i, vec)
-//% if vec
-{{ name }}_at4((r{{ i }} + k) >> 2u)
+//% macro load_x(i)
+//% if x_vec
+x_at4((r{{ i }} + k) >> 2u)
 //% else
-vec4<f32>({{ name }}_at(r{{ i }} + k), {{ name }}_at(r{{ i }} + k + 1u), {{ name }}_at(r{{ i }} + k + 2u), {{ name }}_at(r{{ i }} + k + 3u))
+vec4<f32>(x_at(r{{ i }} + k), x_at(r{{ i }} + k + 1u), x_at(r{{ i }} + k + 2u), x_at(r{{ i }} + k + 3u))
 //% endif
 //% endmacro
 
@@ -74,101 +75,96 @@ fn main(
     //% endfor
     //% endfor
     for (var tap = 0u; tap < p.taps; tap++) {
-        //% for source in (["x", "x2"] if x2 else ["x"])
-        //% set width = "p.c1" if source == "x" else "p.c2"
-        //% set vec = x_vec if source == "x" else x2_vec
-        {
+        //% for i in range(loads)
+        //% if geometry == "rows"
+        let r{{ i }} = batch * p.a_batch + from{{ i }} * p.c1;
+        //% else
+        let s{{ i }} = source_row(at{{ i }}, tap);
+        let r{{ i }} = u32(max(s{{ i }}, 0)) * p.c1;
+        //% endif
+        //% endfor
+        let kb = tap * p.b_tap;
+        var k = 0u;
+        for (; k + 4u <= p.c1; k += 4u) {
             //% for i in range(loads)
             //% if geometry == "rows"
-            let r{{ i }} = batch * p.a_batch + from{{ i }} * {{ width }};
+            let a{{ i }} = {{ load_x(i) }};
             //% else
-            let s{{ i }} = source_row(at{{ i }}, tap);
-            let r{{ i }} = u32(max(s{{ i }}, 0)) * {{ width }};
+            let a{{ i }} = select(vec4<f32>(0.0), {{ load_x(i) }}, s{{ i }} >= 0);
             //% endif
             //% endfor
-            let kb = tap * p.b_tap{{ " + p.c1 * p.b_k" if source == "x2" else "" }};
-            var k = 0u;
-            for (; k + 4u <= {{ width }}; k += 4u) {
-                //% for i in range(loads)
-                //% if geometry == "rows"
-                let a{{ i }} = {{ load_x(source, i, vec) }};
-                //% else
-                let a{{ i }} = select(vec4<f32>(0.0), {{ load_x(source, i, vec) }}, s{{ i }} >= 0);
-                //% endif
-                //% endfor
-                // w{j}: the four k of column j.
-                //% if b == "nk"
+            // w{j}: the four k of column j.
+            //% if b == "nk"
+            //% for j in range(TN)
+            //% if b_vec
+            let w{{ j }} = w_at4((b{{ j }} + kb + k) >> 2u);
+            //% else
+            let o{{ j }} = b{{ j }} + kb + k;
+            let w{{ j }} = vec4<f32>(w_at(o{{ j }}), w_at(o{{ j }} + 1u), w_at(o{{ j }} + 2u), w_at(o{{ j }} + 3u));
+            //% endif
+            //% endfor
+            //% else
+            let o0 = kb + k * p.b_k;
+            let o1 = o0 + p.b_k;
+            let o2 = o1 + p.b_k;
+            let o3 = o2 + p.b_k;
+            //% if b_vec
+            //% for v in range(TN // 4)
+            //% for kk in range(4)
+            let q{{ v }}_{{ kk }} = w_at4((b{{ v * 4 }} + o{{ kk }}) >> 2u);
+            //% endfor
+            //% for j in range(4)
+            let w{{ v * 4 + j }} = vec4<f32>(q{{ v }}_0.{{ xyzw[j] }}, q{{ v }}_1.{{ xyzw[j] }}, q{{ v }}_2.{{ xyzw[j] }}, q{{ v }}_3.{{ xyzw[j] }});
+            //% endfor
+            //% endfor
+            //% else
+            //% for j in range(TN)
+            let w{{ j }} = vec4<f32>(w_at(b{{ j }} + o0), w_at(b{{ j }} + o1), w_at(b{{ j }} + o2), w_at(b{{ j }} + o3));
+            //% endfor
+            //% endif
+            //% endif
+            //% if SG
+            //% for i in range(TM)
+            {
+                let e = subgroupBroadcast(a{{ i // SG }}, {{ i % SG }}u);
                 //% for j in range(TN)
-                //% if b_vec
-                let w{{ j }} = w_at4((b{{ j }} + kb + k) >> 2u);
-                //% else
-                let o{{ j }} = b{{ j }} + kb + k;
-                let w{{ j }} = vec4<f32>(w_at(o{{ j }}), w_at(o{{ j }} + 1u), w_at(o{{ j }} + 2u), w_at(o{{ j }} + 3u));
-                //% endif
-                //% endfor
-                //% else
-                let o0 = kb + k * p.b_k;
-                let o1 = o0 + p.b_k;
-                let o2 = o1 + p.b_k;
-                let o3 = o2 + p.b_k;
-                //% if b_vec
-                //% for v in range(TN // 4)
-                //% for kk in range(4)
-                let q{{ v }}_{{ kk }} = w_at4((b{{ v * 4 }} + o{{ kk }}) >> 2u);
-                //% endfor
-                //% for j in range(4)
-                let w{{ v * 4 + j }} = vec4<f32>(q{{ v }}_0.{{ xyzw[j] }}, q{{ v }}_1.{{ xyzw[j] }}, q{{ v }}_2.{{ xyzw[j] }}, q{{ v }}_3.{{ xyzw[j] }});
-                //% endfor
-                //% endfor
-                //% else
-                //% for j in range(TN)
-                let w{{ j }} = vec4<f32>(w_at(b{{ j }} + o0), w_at(b{{ j }} + o1), w_at(b{{ j }} + o2), w_at(b{{ j }} + o3));
-                //% endfor
-                //% endif
-                //% endif
-                //% if SG
-                //% for i in range(TM)
-                {
-                    let e = subgroupBroadcast(a{{ i // SG }}, {{ i % SG }}u);
-                    //% for j in range(TN)
-                    c{{ i }}_{{ j }} += dot(e, w{{ j }});
-                    //% endfor
-                }
-                //% endfor
-                //% else
-                //% for j in range(TN)
-                //% for i in range(TM)
-                c{{ i }}_{{ j }} += dot(a{{ i }}, w{{ j }});
-                //% endfor
-                //% endfor
-                //% endif
-            }
-            //% if not vec
-            for (; k < {{ width }}; k++) {
-                //% for i in range(loads)
-                //% if geometry == "rows"
-                let a{{ i }} = {{ source }}_at(r{{ i }} + k);
-                //% else
-                let a{{ i }} = select(0.0, {{ source }}_at(r{{ i }} + k), s{{ i }} >= 0);
-                //% endif
-                //% endfor
-                //% for j in range(TN)
-                let w{{ j }} = w_at(b{{ j }} + kb + k * p.b_k);
-                //% endfor
-                //% for i in range(TM)
-                //% if SG
-                let e{{ i }} = subgroupBroadcast(a{{ i // SG }}, {{ i % SG }}u);
-                //% else
-                let e{{ i }} = a{{ i }};
-                //% endif
-                //% for j in range(TN)
-                c{{ i }}_{{ j }} += e{{ i }} * w{{ j }};
-                //% endfor
+                c{{ i }}_{{ j }} += dot(e, w{{ j }});
                 //% endfor
             }
+            //% endfor
+            //% else
+            //% for j in range(TN)
+            //% for i in range(TM)
+            c{{ i }}_{{ j }} += dot(a{{ i }}, w{{ j }});
+            //% endfor
+            //% endfor
             //% endif
         }
-        //% endfor
+        //% if not x_vec
+        for (; k < p.c1; k++) {
+            //% for i in range(loads)
+            //% if geometry == "rows"
+            let a{{ i }} = x_at(r{{ i }} + k);
+            //% else
+            let a{{ i }} = select(0.0, x_at(r{{ i }} + k), s{{ i }} >= 0);
+            //% endif
+            //% endfor
+            //% for j in range(TN)
+            let w{{ j }} = w_at(b{{ j }} + kb + k * p.b_k);
+            //% endfor
+            //% for i in range(TM)
+            //% if SG
+            let e{{ i }} = subgroupBroadcast(a{{ i // SG }}, {{ i % SG }}u);
+            //% else
+            let e{{ i }} = a{{ i }};
+            //% endif
+            //% for j in range(TN)
+            c{{ i }}_{{ j }} += e{{ i }} * w{{ j }};
+            //% endfor
+            //% endfor
+        }
+        //% endif
     }
+    //% set activation = ""
     //% include "lib/gemm_epilogue.wgsl"
 }

@@ -4,7 +4,7 @@
     //% set GN = 4
     //% set block = [1, 32 // TN] | max
     //% set block = block if TM % block == 0 else 1
-    //% if lora
+    // Which operands there are is told by uniforms: a kernel each would be as many more for a driver to compile.
     for (var r = 0u; r < p.rank; r++) {
         //% for j in range(TN)
         let u{{ j }} = up_at(n{{ j }} * p.rank + r);
@@ -21,17 +21,27 @@
         }
         //% endfor
     }
-    //% endif
-    //% if bias
     //% for j in range(TN)
-    let bias{{ j }} = bias_at(n{{ j }});
+    var bias{{ j }} = 0.0;
     //% endfor
+    if p.bias > 0u {
+        //% for j in range(TN)
+        bias{{ j }} = bias_at(n{{ j }});
+        //% endfor
+    }
+    //% if not geglu
+    // The addend's row of row m; a division for each row would be eight, lane by lane.
+    //% set added = "added"
+    var added = (batch * p.m + m_first) / max(p.add_rows, 1u);
     //% endif
     let m_end = min(m_first + {{ TM }}u, p.m);
     for (var top = m_first; top < m_end; top += {{ block }}u) {
         //% for i in range([block, TM] | min)
         if top + {{ i }}u < m_end {
             let m = top + {{ i }}u;
+            //% if not geglu
+            added += u32(batch * p.m + m >= (added + 1u) * p.add_rows);
+            //% endif
             //% include "lib/gemm_row.wgsl"
         }
         //% endfor

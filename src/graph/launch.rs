@@ -56,7 +56,15 @@ pub struct Launch<'a> {
     pub(super) dispatches: Vec<Dispatch>,
     pub(super) scratch: Vec<u64>,
     pub(super) scratch_base: u32,
+    /// The scratch memory of operands that are not there.
+    pub(super) unused: Option<u32>,
 }
+
+/// Operands of a dispatch that may be absent.
+const UNUSED: u64 = 4;
+
+/// A vector of four.
+const UNUSED_BYTES: u64 = 16;
 
 impl<'a> Launch<'a> {
     /// Operand `i`.
@@ -90,17 +98,33 @@ impl<'a> Launch<'a> {
         Slot::Scratch(self.scratch_base + self.scratch.len() as u32 - 1)
     }
 
+    /// How the memory of `slot` is stored and bound.
+    pub fn declared(&self, slot: Slot) -> (DType, Access) {
+        let (dtype, _, access) = self.slot_info(slot);
+        (dtype, access)
+    }
+
     /// Starts a dispatch of `template`; [`KernelLaunch::grid`] ends it.
     pub fn kernel(&mut self, template: Template) -> KernelLaunch<'_, 'a> {
         let kernel = Kernel { template, values: Default::default(), bindings: Vec::new(), fields: Vec::new() };
-        KernelLaunch { launch: self, kernel, bindings: Vec::new() }
+        KernelLaunch { launch: self, kernel, bindings: Vec::new(), absent: 0 }
+    }
+
+    /// Memory that the `nth` absent operand of a dispatch is bound to: apart from all others, for it is not read alone.
+    fn unused(&mut self, nth: u64) -> Binding {
+        let step = self.caps.storage_alignment.max(UNUSED_BYTES);
+        let index = *self.unused.get_or_insert_with(|| {
+            self.scratch.push(UNUSED * step);
+            self.scratch_base + self.scratch.len() as u32 - 1
+        });
+        Binding { slot: Slot::Scratch(index), offset: nth * step, bytes: UNUSED_BYTES, written: false }
     }
 
     fn slot_info(&self, slot: Slot) -> (DType, u64, Access) {
         match slot {
             Slot::Tensor(t) => {
                 let info = self.graph.info(t);
-                let fixed = !matches!(info.source, Source::Node(..)) && !self.written_stored.contains(&t);
+                let fixed = matches!(info.source, Source::Stored(_)) && !self.written_stored.contains(&t);
                 (info.dtype, info.bytes(), if fixed { Access::Read } else { Access::ReadWrite })
             }
             Slot::Scratch(i) => (DType::F32, self.scratch[(i - self.scratch_base) as usize], Access::ReadWrite),
@@ -113,6 +137,8 @@ pub struct KernelLaunch<'l, 'a> {
     launch: &'l mut Launch<'a>,
     kernel: Kernel,
     bindings: Vec<Binding>,
+    /// How many operands are declared and not there.
+    absent: u64,
 }
 
 impl KernelLaunch<'_, '_> {
@@ -161,6 +187,20 @@ impl KernelLaunch<'_, '_> {
     /// Binds `slot` to be written as scalars or, if `vec4`, as vectors of four.
     pub fn write_as(self, name: &'static str, slot: Slot, vec4: bool) -> Self {
         self.bind(name, slot, vec4, true)
+    }
+
+    /// Declares `name` for a text that reads it only where a uniform says that it is there, and binds memory that is at
+    /// hand: the text stays that of a dispatch which has the operand.
+    pub fn absent(mut self, name: &'static str, dtype: DType, vec4: bool, access: Access) -> Self {
+        let read = self.kernel.bindings.iter().find(|b| access == Access::Read && b.access == access && !b.written);
+        let binding = match read {
+            Some(b) => self.bindings[b.slot].clone(),
+            None => self.launch.unused(self.absent),
+        };
+        self.absent += 1;
+        self.bindings.push(binding);
+        self.kernel.bindings.push(BindingSpec { name, dtype, vec4, written: false, access, slot: self.bindings.len() - 1 });
+        self
     }
 
     fn bind(mut self, name: &'static str, slot: Slot, vec4: bool, written: bool) -> Self {

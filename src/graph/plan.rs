@@ -77,6 +77,7 @@ impl Plan {
                 dispatches: Vec::new(),
                 scratch: Vec::new(),
                 scratch_base: scratch.len() as u32,
+                unused: None,
             };
             node.op.launch(&mut launch)?;
             dispatches.append(&mut launch.dispatches);

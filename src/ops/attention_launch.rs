@@ -20,8 +20,12 @@ pub(super) fn forward(of: &Attention, l: &mut Launch, d: &Dims) -> Result<()> {
             .value("SG", share.lanes)
             .value("D", spec.head_dim),
     };
+    let kernel = if blocks.is_some() {
+        kernel.value("causal", spec.causal)
+    } else {
+        kernel.u32("causal", usize::from(spec.causal))
+    };
     let kernel = kernel
-        .value("causal", spec.causal)
         .read_as("q", q, vec)
         .read_as("k", k, vec)
         .read_as("v", v, vec)

@@ -187,6 +187,9 @@ impl Gemm {
             if !d.n.is_multiple_of(2) {
                 return fail(format!("w is {w}: a GEGLU pair needs an even number of columns"));
             }
+            if self.add.is_some() || self.x2 {
+                return fail("a GEGLU pair takes no addend and no second source".into());
+            }
             d.n /= 2;
             d.out = d.out.with_last(d.n);
         }

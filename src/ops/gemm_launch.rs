@@ -1,8 +1,9 @@
 //! The kernels that run a [`Gemm`].
 
 use super::gemm::{Dims, Operands};
+use super::gemm_epilogue::Epilogue;
 use super::tile::{Extent, STEP, Tile};
-use super::{Activation, AddKind, Gemm, Result, Rows};
+use super::{Conv, Gemm, Result, Rows};
 use crate::gpu::AdapterClass;
 use crate::gpu::shader;
 use crate::graph::{KernelLaunch, Launch, Slot};
@@ -18,83 +19,12 @@ pub(super) fn launch(gemm: &Gemm, l: &mut Launch, at: &Operands, d: &Dims) -> Re
         window: gemm.rows != Rows::Same,
     };
     let tile = Tile::choose(l.caps, l.variants, extent);
-    let (tiles, tiles_m, tiles_n) = tile.counts(extent);
+    let tiles = tile.counts(extent);
     let epilogue = Epilogue::new(gemm, l, at, d, tile.fours);
-    let (x, x2, w) = (l.input_slot(0), at.x2.map(|i| l.input_slot(i)), l.input_slot(at.w));
-    let split = tile.splits > 1;
-    let parts = split.then(|| l.scratch(tile.splits * d.m * d.n));
-
-    let four = |n: usize| n.is_multiple_of(4);
-    let k_contiguous = d.b_k == 1;
-    let b_vec = if k_contiguous {
-        four(d.b_n) && four(d.b_tap) && four(d.c1)
-    } else {
-        four(d.b_k) && four(d.b_tap) && four(d.b_col0) && four(d.n) && tile.fours
-    };
-    let hardware = tile.class == AdapterClass::Gpu;
-    let mut k = l.kernel(if hardware { shader!("gemm_gpu") } else { shader!("gemm_cpu") });
-    for &(name, value) in &tile.values {
-        k = k.value(name, value);
-    }
-    let whole = |n: usize| n.is_multiple_of(STEP);
-    k = k
-        .value("split", split)
-        .value("k_whole", whole(d.c1) && whole(d.c2))
-        .value("x_vec", four(d.c1))
-        .value("x2_vec", four(d.c2))
-        .value("b_vec", b_vec)
-        .value("b", if k_contiguous { "nk" } else { "kn" })
-        .value("x2", gemm.x2)
-        .value(
-            "geometry",
-            match gemm.rows {
-                Rows::Same => "rows",
-                Rows::Conv(_) => "conv",
-                Rows::Transposed { .. } => "transposed",
-            },
-        )
-        .value("geglu", gemm.geglu)
-        .value("batched", gemm.batched)
-        .read_as("x", x, four(d.c1));
-    if let Some(x2) = x2 {
-        k = k.read_as("x2", x2, four(d.c2));
-    }
-    k = k.read_as("w", w, b_vec);
-    k = match parts {
-        Some(parts) => epilogue.values(k, four(d.n)).write_as("out", parts, four(d.n)),
-        None => epilogue.bind(k),
-    };
-    k = k
-        .u32("tiles", tiles)
-        .u32("tiles_m", tiles_m)
-        .u32("tiles_n", tiles_n)
-        .u32("splits", tile.splits)
-        .u32("c1", d.c1)
-        .u32("c2", d.c2)
-        .u32("taps", d.taps)
-        .u32("b_k", d.b_k)
-        .u32("b_tap", d.b_tap)
-        .u32("b_n", d.b_n)
-        .u32("b_col0", d.b_col0)
-        .u32("a_batch", d.m * d.c1)
-        .u32("b_batch", d.w_elements / d.batch.max(1));
-    k = epilogue.uniforms(k);
-    if let Rows::Conv(conv) | Rows::Transposed { conv, .. } = &gemm.rows {
-        k = k
-            .u32("out_h", d.out_size[0])
-            .u32("out_w", d.out_size[1])
-            .u32("in_h", d.in_size[0])
-            .u32("in_w", d.in_size[1])
-            .u32("kw", d.kernel[1])
-            .u32("stride", conv.stride)
-            .u32("pad_top", conv.pad[0])
-            .u32("pad_left", conv.pad[1])
-            .u32("up", usize::from(conv.upsample));
-    }
-    k.linear(tiles.div_ceil(tile.units))?;
-    match parts {
-        Some(parts) => reduce(l, parts, tile.splits, &epilogue),
-        None => Ok(()),
+    let product = Product { gemm, d, tile, tiles, w: l.input_slot(at.w) };
+    match product.tile.class {
+        AdapterClass::Cpu => product.software(l, at, epilogue),
+        AdapterClass::Gpu => product.hardware(l, at, &epilogue),
     }
 }
 
@@ -106,99 +36,194 @@ pub(super) fn reduce(l: &mut Launch, parts: Slot, splits: usize, epilogue: &Epil
     epilogue.uniforms(k).linear((epilogue.m * vectors).div_ceil(64))
 }
 
-/// What happens to a sum before it is written.
-pub(super) struct Epilogue {
-    pub m: usize,
-    pub n: usize,
-    pub out: Slot,
-    pub out_vec: bool,
-    bias: Option<Slot>,
-    add: Option<Slot>,
-    add_kind: Option<AddKind>,
-    add_stride: usize,
-    rows_per_sample: usize,
-    /// Hidden rows, up projection, rank, scale.
-    lora: Option<(Slot, Slot, usize, f64)>,
-    activation: Option<Activation>,
-    alpha: f64,
+/// A contraction that is about to be launched.
+struct Product<'a> {
+    gemm: &'a Gemm,
+    d: &'a Dims,
+    tile: Tile,
+    /// Tiles in all, along the rows, and along the columns.
+    tiles: (usize, usize, usize),
+    w: Slot,
 }
 
-impl Epilogue {
-    /// Writes sums unchanged.
-    pub fn plain(m: usize, n: usize, out: Slot, out_vec: bool) -> Epilogue {
-        Epilogue {
-            m,
-            n,
-            out,
-            out_vec,
-            bias: None,
-            add: None,
-            add_kind: None,
-            add_stride: 0,
-            rows_per_sample: 1,
-            lora: None,
-            activation: None,
-            alpha: 1.0,
-        }
-    }
-
-    fn new(gemm: &Gemm, l: &Launch, at: &Operands, d: &Dims, fours: bool) -> Epilogue {
-        let width = |i: usize| l.input(i).shape.last();
-        let lora = match (at.hidden, at.up, gemm.lora) {
-            (Some(hidden), Some(up), Some(scale)) => Some((l.input_slot(hidden), l.input_slot(up), width(up), scale)),
-            _ => None,
+impl Product<'_> {
+    /// On software drivers, what a kernel costs before its first run outweighs another pass over a result: a second
+    /// source and an activation are dispatches of their own, and a plain row is a pixel under a window of one.
+    fn software(&self, l: &mut Launch, at: &Operands, mut epilogue: Epilogue) -> Result<()> {
+        let (d, x) = (self.d, l.input_slot(0));
+        let window = match &self.gemm.rows {
+            Rows::Same if !self.gemm.batched => Some(Window::line(d.m)),
+            rows => Window::new(rows, d),
         };
-        Epilogue {
-            bias: at.bias.map(|i| l.input_slot(i)),
-            add: at.add.map(|i| l.input_slot(i)),
-            add_kind: gemm.add,
-            add_stride: at.add.map_or(0, width),
-            rows_per_sample: (d.m / d.out[0].max(1)).max(1),
-            lora,
-            activation: gemm.activation,
-            alpha: gemm.alpha,
-            ..Epilogue::plain(d.m, d.n, l.output_slot(0), d.n.is_multiple_of(4) && fours)
+        let activation = epilogue.activation.take();
+        if let Some(x2) = at.x2 {
+            let sum = l.scratch(d.m * d.n);
+            self.pass(l, [0, d.c1], x, window, &epilogue.clone().bare_into(sum))?;
+            epilogue.add_all_of(sum);
+            self.pass(l, [d.c1, d.c2], l.input_slot(x2), window, &epilogue)?;
+        } else {
+            self.pass(l, [0, d.c1], x, window, &epilogue)?;
         }
+        activation.map_or(Ok(()), |activation| activation.in_place(l, epilogue.out, d.m * d.n))
     }
 
-    fn values<'l, 'a>(&self, k: KernelLaunch<'l, 'a>, out_vec: bool) -> KernelLaunch<'l, 'a> {
-        let add = match self.add_kind {
-            None => "none",
-            Some(AddKind::Full) => "full",
-            Some(AddKind::PerSample { .. }) => "sample",
+    /// The contraction of the source `x`, whose channels are `count` of `w`'s from `first` on.
+    fn pass(
+        &self,
+        l: &mut Launch,
+        [first, count]: [usize; 2],
+        x: Slot,
+        window: Option<Window>,
+        epilogue: &Epilogue,
+    ) -> Result<()> {
+        let k = self.values(l.kernel(shader!("gemm_cpu")), window, first).value("x_vec", four(count));
+        let k = k.read_as("x", x, four(count)).read_as("w", self.w, self.w_vec(first));
+        let k = epilogue.bind(k).u32("c1", count);
+        let k = self.uniforms(k, window, first);
+        epilogue.uniforms(k).linear(self.tiles.0.div_ceil(self.tile.units))
+    }
+
+    fn hardware(&self, l: &mut Launch, at: &Operands, epilogue: &Epilogue) -> Result<()> {
+        let (d, splits) = (self.d, self.tile.splits);
+        let parts = (splits > 1).then(|| l.scratch(splits * d.m * d.n));
+        let (x, x2) = (l.input_slot(0), at.x2.map(|i| l.input_slot(i)));
+        let window = Window::new(&self.gemm.rows, d);
+        let whole = |n: usize| n.is_multiple_of(STEP);
+        // One loop reads `w` for both sources.
+        let second = if self.gemm.x2 { d.c1 } else { 0 };
+        let mut k = self
+            .values(l.kernel(shader!("gemm_gpu")), window, second)
+            .value("split", parts.is_some())
+            .value("k_whole", whole(d.c1) && whole(d.c2))
+            .value("x_vec", four(d.c1))
+            .value("x2_vec", four(d.c2))
+            .value("x2", self.gemm.x2)
+            .read_as("x", x, four(d.c1));
+        if let Some(x2) = x2 {
+            k = k.read_as("x2", x2, four(d.c2));
+        }
+        k = k.read_as("w", self.w, self.w_vec(second));
+        k = match parts {
+            Some(parts) => Epilogue::plain(d.m, d.n, parts, four(d.n)).bind_result(k),
+            None => epilogue.bind(k),
         };
-        k.value("out_vec", out_vec)
-            .value("bias", self.bias.is_some())
-            .value("add", add)
-            .value("lora", self.lora.is_some())
-            .value("activation", self.activation.map_or("", Activation::wgsl))
+        k = self.uniforms(k.u32("c1", d.c1).u32("c2", d.c2).u32("splits", splits), window, 0);
+        epilogue.uniforms(k).linear(self.tiles.0)?;
+        match parts {
+            Some(parts) => reduce(l, parts, splits, epilogue),
+            None => Ok(()),
+        }
     }
 
-    fn bind<'l, 'a>(&self, k: KernelLaunch<'l, 'a>) -> KernelLaunch<'l, 'a> {
-        let mut k = self.values(k, self.out_vec);
-        if let Some(bias) = self.bias {
-            k = k.read("bias", bias);
+    /// Where the sums begin to read `w`.
+    fn w_first(&self, window: Option<Window>, first: usize) -> usize {
+        let last_tap = if window.is_some_and(|w| w.turned) { (self.d.taps - 1) * self.d.b_tap } else { 0 };
+        self.d.b_col0 + first * self.d.b_k + last_tap
+    }
+
+    /// Whether `w` is read in vectors by those who begin at its channel `first`.
+    fn w_vec(&self, first: usize) -> bool {
+        let d = self.d;
+        let along = if d.b_k == 1 { four(d.b_n) } else { four(d.b_k) && four(d.n) && self.tile.fours };
+        along && four(d.b_tap) && four(self.w_first(None, first))
+    }
+
+    fn values<'l, 'a>(&self, mut k: KernelLaunch<'l, 'a>, window: Option<Window>, first: usize) -> KernelLaunch<'l, 'a> {
+        for &(name, value) in &self.tile.values {
+            k = k.value(name, value);
         }
-        if let Some(add) = self.add {
-            k = k.read_as("add", add, self.add_kind == Some(AddKind::Full) && self.out_vec);
+        k.value("b_vec", self.w_vec(first))
+            .value("b", if self.d.b_k == 1 { "nk" } else { "kn" })
+            .value("geometry", window.map_or("rows", |w| if w.transposed { "transposed" } else { "conv" }))
+            .value("geglu", self.gemm.geglu)
+            .value("batched", self.gemm.batched)
+    }
+
+    fn uniforms<'l, 'a>(&self, k: KernelLaunch<'l, 'a>, window: Option<Window>, first: usize) -> KernelLaunch<'l, 'a> {
+        let d = self.d;
+        // Under a window that is turned round, taps go backwards through `w`: sums of indices wrap back into its range.
+        let b_tap = if window.is_some_and(|w| w.turned) { 0usize.wrapping_sub(d.b_tap) } else { d.b_tap };
+        let k = k
+            .u32("tiles", self.tiles.0)
+            .u32("tiles_m", self.tiles.1)
+            .u32("tiles_n", self.tiles.2)
+            .u32("taps", d.taps)
+            .u32("b_k", d.b_k)
+            .u32("b_tap", b_tap)
+            .u32("b_n", d.b_n)
+            .u32("b_col0", self.w_first(window, first))
+            .u32("a_batch", d.m * d.c1)
+            .u32("b_batch", d.w_elements / d.batch.max(1));
+        match window {
+            Some(window) => window.uniforms(k),
+            None => k,
         }
-        if let Some((hidden, up, ..)) = self.lora {
-            k = k.read("hidden", hidden).read("up", up);
+    }
+}
+
+fn four(n: usize) -> bool {
+    n.is_multiple_of(4)
+}
+
+/// Which pixels feed a row of the result, as `shaders/lib/geometry.wgsl` has it.
+#[derive(Clone, Copy)]
+struct Window {
+    /// Height and width of the result and of the source.
+    out: [usize; 2],
+    input: [usize; 2],
+    /// Its width.
+    columns: usize,
+    stride: usize,
+    /// Above and to the left.
+    pad: [usize; 2],
+    upsample: bool,
+    /// The source's pixels are outputs of the convolution, the result's its inputs.
+    transposed: bool,
+    /// Its taps are read from the last to the first.
+    turned: bool,
+}
+
+impl Window {
+    /// One pixel of a line of `m`: row for row.
+    fn line(m: usize) -> Window {
+        let size = [1, m];
+        let (transposed, turned) = (false, false);
+        Window { out: size, input: size, columns: 1, stride: 1, pad: [0; 2], upsample: false, transposed, turned }
+    }
+
+    fn new(rows: &Rows, d: &Dims) -> Option<Window> {
+        let of = |conv: &Conv| Window {
+            out: d.out_size,
+            input: d.in_size,
+            columns: d.kernel[1],
+            stride: conv.stride,
+            pad: [conv.pad[0], conv.pad[1]],
+            upsample: conv.upsample,
+            transposed: false,
+            turned: false,
+        };
+        match rows {
+            Rows::Same => None,
+            Rows::Conv(conv) => Some(of(conv)),
+            // The outputs that read an input at every step of the window lie under the window turned round. Padding
+            // beyond its edge wraps, as positions do.
+            Rows::Transposed { conv, .. } if conv.stride == 1 => {
+                let pad = [0, 1].map(|i| (d.kernel[i] - 1).wrapping_sub(conv.pad[i]));
+                Some(Window { pad, turned: true, ..of(conv) })
+            }
+            Rows::Transposed { conv, .. } => Some(Window { transposed: true, ..of(conv) }),
         }
-        k.write_as("out", self.out, self.out_vec)
     }
 
     fn uniforms<'l, 'a>(&self, k: KernelLaunch<'l, 'a>) -> KernelLaunch<'l, 'a> {
-        let offset = if let Some(AddKind::PerSample { offset }) = self.add_kind { offset } else { 0 };
-        let (rank, scale) = self.lora.map_or((0, 0.0), |(.., rank, scale)| (rank, scale));
-        k.u32("m", self.m)
-            .u32("n", self.n)
-            .u32("out_batch", self.m * self.n)
-            .u32("rank", rank)
-            .u32("rows_per_sample", self.rows_per_sample)
-            .u32("add_stride", self.add_stride)
-            .u32("add_offset", offset)
-            .f32("alpha", self.alpha)
-            .f32("lora_scale", scale / self.alpha)
+        k.u32("out_h", self.out[0])
+            .u32("out_w", self.out[1])
+            .u32("in_h", self.input[0])
+            .u32("in_w", self.input[1])
+            .u32("kw", self.columns)
+            .u32("stride", self.stride)
+            .u32("pad_top", self.pad[0])
+            .u32("pad_left", self.pad[1])
+            .u32("up", usize::from(self.upsample))
     }
 }

@@ -26,6 +26,7 @@ mod attention_backward;
 mod attention_launch;
 mod attention_wide;
 mod gemm_cases;
+mod gemm_epilogue;
 mod gemm_grad;
 mod gemm_launch;
 mod team;

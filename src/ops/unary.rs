@@ -2,7 +2,7 @@
 
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
-use crate::graph::{Launch, Op, TensorInfo, Vjp};
+use crate::graph::{Launch, Op, Slot, TensorInfo, Vjp};
 use crate::gpu::shader;
 
 /// An activation function.
@@ -71,6 +71,15 @@ pub fn erf(x: f64) -> f64 {
         1.0 - (-a * a).exp() / fraction / std::f64::consts::PI.sqrt()
     };
     value.copysign(x)
+}
+
+impl Activation {
+    /// Applies it to the `elements` of `slot`, where they are.
+    pub(super) fn in_place(self, l: &mut Launch, slot: Slot, elements: usize) -> Result<()> {
+        let vectors = elements.div_ceil(4);
+        let k = l.kernel(shader!("unary")).value("f", self.wgsl()).value("backward", false);
+        k.read_as("x", slot, true).write_as("out", slot, true).u32("vectors", vectors).linear(vectors.div_ceil(64))
+    }
 }
 
 /// `activation(x)`, elementwise; with a second operand, `dout * activation'(x)`.

@@ -1,6 +1,7 @@
 //! The gradient of a linear layer or convolution by its weight: `dw = alpha * dout^T . rows(x)`.
 
-use super::gemm_launch::{Epilogue, reduce};
+use super::gemm_epilogue::Epilogue;
+use super::gemm_launch::reduce;
 use super::tile::{Extent, Tile};
 use super::{Case, Conv, Given, Result, Rows};
 use crate::base::{Array, DType, Shape};
