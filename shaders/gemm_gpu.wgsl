@@ -4,7 +4,7 @@
 //
 // Operands as in gemm_cpu. Both are kept [k][row or column] in workgroup memory; whichever lies along k in its buffer is
 // turned in registers, four by four.
-// Values: BM BN BK TM TN x_vec x2_vec b_vec k_whole out_vec add_vec geometry b x2 activation geglu batched split.
+// Values: BM BN BK TM TN x_vec x2_vec b_vec k_whole out_vec add_vec geometry b x2 lora activation geglu batched split.
 // Threads: BM / TM * BN / TN. Workgroup memory: 4 * BK * (BM + BN) bytes and some padding.
 // k_whole: c1 and c2 are multiples of BK. geglu: TN = 8, and half of BN's columns are gates.
 // split > 0: the contraction is cut into p.splits parts; part s writes its bare sums to out[s][m][n] for gemm_reduce.
@@ -330,6 +330,7 @@ fn main(
     //% for i in range(TM)
     let m{{ i }} = m_tile + thread_m * 4u + {{ i // 4 * GM + i % 4 }}u;
     //% endfor
+    //% if lora
     for (var r = 0u; r < p.rank; r++) {
         //% for v in range(TN // 4)
         let u{{ v }} = vec4<f32>(up_at(n{{ v * 4 }} * p.rank + r), up_at(n{{ v * 4 + 1 }} * p.rank + r), up_at(n{{ v * 4 + 2 }} * p.rank + r), up_at(n{{ v * 4 + 3 }} * p.rank + r));
@@ -341,6 +342,7 @@ fn main(
         //% endfor
         //% endfor
     }
+    //% endif
     //% set added = "((batch * p.m + m) / p.add_rows)"
     //% for i in range(TM)
     if m{{ i }} < p.m {

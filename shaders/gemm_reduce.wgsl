@@ -1,5 +1,5 @@
 // The second half of a gemm_gpu whose contraction was split: out[m, n] = epilogue(sum of parts[s][m][n]), four columns a
-// thread. Values: out_vec add_vec activation. Uniforms: those of gemm_cpu, splits, and vectors, how many groups of
+// thread. Values: out_vec add_vec lora activation. Uniforms: those of gemm_cpu, splits, and vectors, how many groups of
 // four columns a row has.
 //% include "lib/activation.wgsl"
 //% set xyzw = ["x", "y", "z", "w"]
@@ -32,10 +32,12 @@ fn main(
         c0_0 += vec4<f32>(parts_at(from_ + n0), parts_at(from_ + n1), parts_at(from_ + n2), parts_at(from_ + n3));
         //% endif
     }
+    //% if lora
     for (var r = 0u; r < p.rank; r++) {
         c0_0 += p.lora_scale * hidden_at(m * p.rank + r)
             * vec4<f32>(up_at(n0 * p.rank + r), up_at(n1 * p.rank + r), up_at(n2 * p.rank + r), up_at(n3 * p.rank + r));
     }
+    //% endif
     //% set i = 0
     //% set added = "(m / p.add_rows)"
     //% include "lib/gemm_row.wgsl"

@@ -2,9 +2,8 @@
     // moves the others up: unrolled over the tile, this would be most of what a driver compiles (a dozen times the K loop).
     //% set packed_ = false
     //% set GN = 4
-    //% set block = [1, 32 // TN] | max
-    //% set block = block if TM % block == 0 else 1
-    // Which operands there are is told by uniforms: a kernel each would be as many more for a driver to compile.
+    //% set block = 4 if TM % 4 == 0 else 1
+    //% if lora
     for (var r = 0u; r < p.rank; r++) {
         //% for j in range(TN)
         let u{{ j }} = up_at(n{{ j }} * p.rank + r);
@@ -21,6 +20,8 @@
         }
         //% endfor
     }
+    //% endif
+    // Whether there are a bias and an addend is told by uniforms: kernels for each case are as many more to compile.
     //% for j in range(TN)
     var bias{{ j }} = 0.0;
     //% endfor

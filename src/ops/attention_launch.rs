@@ -142,6 +142,13 @@ impl Blocks {
     }
 }
 
+/// Tokens from which on loads are worth saving with more rows a thread.
+const LONG: usize = 1024;
+/// Rows of a thread below that.
+const SHORT_ROWS: usize = 4;
+/// Values a token beyond which a thread's registers hold one row.
+const WIDE: usize = 80;
+
 /// How tokens are shared out to threads.
 #[derive(Clone, Copy)]
 struct Share {
@@ -162,8 +169,12 @@ impl Share {
             let fit = (caps.register_tile / width.max(1)).clamp(1, 4);
             return Share { rows: if tokens < 16 { 1 } else { fit }, block: 1, lanes };
         }
+        // A driver takes twice as long for eight rows as for four, and longer than a short sequence's whole job. One kernel
+        // serves all short ones: lanes without a row cost less than another.
+        let most = if tokens < LONG { most.min(SHORT_ROWS) } else { most };
+        let most = if width > WIDE { 1 } else { most };
         let fit = (caps.register_tile / width.max(1)).clamp(1, most);
-        Share { rows: fit.min(tokens.div_ceil(lanes)), block: if width <= 80 { 4 } else { 2 }, lanes }
+        Share { rows: fit, block: if width <= WIDE { 4 } else { 2 }, lanes }
     }
 
     fn dispatch(&self, k: KernelLaunch, heads: usize, tokens: usize) -> Result<()> {

@@ -48,11 +48,12 @@ struct Product<'a> {
 
 impl Product<'_> {
     /// On software drivers, what a kernel costs before its first run outweighs another pass over a result: a second
-    /// source and an activation are dispatches of their own, and a plain row is a pixel under a window of one.
+    /// source and an activation are dispatches of their own, and a plain row is a pixel under a window of one, of the
+    /// kind that other products with such a `w` have.
     fn software(&self, l: &mut Launch, at: &Operands, mut epilogue: Epilogue) -> Result<()> {
         let (d, x) = (self.d, l.input_slot(0));
         let window = match &self.gemm.rows {
-            Rows::Same if !self.gemm.batched => Some(Window::line(d.m)),
+            Rows::Same if !self.gemm.batched => Some(Window::line(d.m, self.gemm.k_major)),
             rows => Window::new(rows, d),
         };
         let activation = epilogue.activation.take();
@@ -115,17 +116,11 @@ impl Product<'_> {
         }
     }
 
-    /// Where the sums begin to read `w`.
-    fn w_first(&self, window: Option<Window>, first: usize) -> usize {
-        let last_tap = if window.is_some_and(|w| w.turned) { (self.d.taps - 1) * self.d.b_tap } else { 0 };
-        self.d.b_col0 + first * self.d.b_k + last_tap
-    }
-
     /// Whether `w` is read in vectors by those who begin at its channel `first`.
     fn w_vec(&self, first: usize) -> bool {
         let d = self.d;
         let along = if d.b_k == 1 { four(d.b_n) } else { four(d.b_k) && four(d.n) && self.tile.fours };
-        along && four(d.b_tap) && four(self.w_first(None, first))
+        along && four(d.b_tap) && four(d.b_col0 + first * d.b_k)
     }
 
     fn values<'l, 'a>(&self, mut k: KernelLaunch<'l, 'a>, window: Option<Window>, first: usize) -> KernelLaunch<'l, 'a> {
@@ -141,17 +136,15 @@ impl Product<'_> {
 
     fn uniforms<'l, 'a>(&self, k: KernelLaunch<'l, 'a>, window: Option<Window>, first: usize) -> KernelLaunch<'l, 'a> {
         let d = self.d;
-        // Under a window that is turned round, taps go backwards through `w`: sums of indices wrap back into its range.
-        let b_tap = if window.is_some_and(|w| w.turned) { 0usize.wrapping_sub(d.b_tap) } else { d.b_tap };
         let k = k
             .u32("tiles", self.tiles.0)
             .u32("tiles_m", self.tiles.1)
             .u32("tiles_n", self.tiles.2)
             .u32("taps", d.taps)
             .u32("b_k", d.b_k)
-            .u32("b_tap", b_tap)
+            .u32("b_tap", d.b_tap)
             .u32("b_n", d.b_n)
-            .u32("b_col0", self.w_first(window, first))
+            .u32("b_col0", d.b_col0 + first * d.b_k)
             .u32("a_batch", d.m * d.c1)
             .u32("b_batch", d.w_elements / d.batch.max(1));
         match window {
@@ -179,16 +172,13 @@ struct Window {
     upsample: bool,
     /// The source's pixels are outputs of the convolution, the result's its inputs.
     transposed: bool,
-    /// Its taps are read from the last to the first.
-    turned: bool,
 }
 
 impl Window {
     /// One pixel of a line of `m`: row for row.
-    fn line(m: usize) -> Window {
+    fn line(m: usize, transposed: bool) -> Window {
         let size = [1, m];
-        let (transposed, turned) = (false, false);
-        Window { out: size, input: size, columns: 1, stride: 1, pad: [0; 2], upsample: false, transposed, turned }
+        Window { out: size, input: size, columns: 1, stride: 1, pad: [0; 2], upsample: false, transposed }
     }
 
     fn new(rows: &Rows, d: &Dims) -> Option<Window> {
@@ -200,17 +190,10 @@ impl Window {
             pad: [conv.pad[0], conv.pad[1]],
             upsample: conv.upsample,
             transposed: false,
-            turned: false,
         };
         match rows {
             Rows::Same => None,
             Rows::Conv(conv) => Some(of(conv)),
-            // The outputs that read an input at every step of the window lie under the window turned round. Padding
-            // beyond its edge wraps, as positions do.
-            Rows::Transposed { conv, .. } if conv.stride == 1 => {
-                let pad = [0, 1].map(|i| (d.kernel[i] - 1).wrapping_sub(conv.pad[i]));
-                Some(Window { pad, turned: true, ..of(conv) })
-            }
             Rows::Transposed { conv, .. } => Some(Window { transposed: true, ..of(conv) }),
         }
     }

@@ -66,7 +66,6 @@ impl Tile {
     fn registers(caps: &Caps, e: Extent, subgroup: usize) -> Tile {
         let pair = 1 + usize::from(e.pair);
         let fma_per_load = if caps.register_tile >= 256 { 70.0 } else { 5.0 };
-        let lanes = 8;
         let mut best = (f64::INFINITY, Tile::thread(4, 4, pair));
         let mut offer = |groups: usize, loads: usize, outputs: usize, tile: Tile| {
             let cost = loads as f64 + outputs as f64 / fma_per_load;
@@ -76,23 +75,31 @@ impl Tile {
                 best = (cost * turns, tile);
             }
         };
-        for rows in [1, 2, 4, 8, 16] {
-            for columns in [4, 8, 16] {
-                if rows * columns <= caps.register_tile && (!e.pair || columns >= 8) {
-                    let tile = Tile::thread(rows, columns, pair);
-                    let groups = tile.counts(e).0.div_ceil(lanes);
-                    offer(groups, rows + columns, rows * columns, tile);
+        let lanes = subgroup;
+        if lanes == 0 {
+            for rows in [1, 2, 4, 8, 16] {
+                for columns in [4, 8, 16] {
+                    if rows * columns <= caps.register_tile && (!e.pair || columns >= 8) {
+                        let tile = Tile::thread(rows, columns, pair);
+                        let groups = tile.counts(e).0.div_ceil(8);
+                        offer(groups, rows + columns, rows * columns, tile);
+                    }
                 }
             }
+            return best.1;
         }
-        let lanes = subgroup;
-        if lanes > 0 {
-            for rows in [8, 16, 32, 64] {
-                for columns in [1, 2, 4, 8] {
-                    if rows * columns <= 2 * caps.register_tile && (!e.pair || columns >= 2) {
-                        let tile = Tile::subgroup(lanes, rows, columns, pair);
-                        offer(tile.counts(e).0, rows / lanes + columns, rows * columns, tile);
-                    }
+        // Every tile is a kernel more to compile, so those that hardly gain over another are not offered.
+        let columns: &[usize] = if e.pair { &[8] } else { &[1, 2, 4, 8] };
+        for &columns in columns {
+            let rows: &[usize] = match columns {
+                1 => &[8, 16, 32],
+                _ if e.pair => &[8, 64],
+                _ => &[8, 16, 32, 64],
+            };
+            for &rows in rows {
+                if rows * columns <= 2 * caps.register_tile {
+                    let tile = Tile::subgroup(lanes, rows, columns, pair);
+                    offer(tile.counts(e).0, rows / lanes + columns, rows * columns, tile);
                 }
             }
         }
