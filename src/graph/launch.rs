@@ -5,7 +5,7 @@ use minijinja::Value;
 use super::{Graph, Node, Source, Tensor, TensorInfo};
 use crate::base::DType;
 use crate::error::{Error, Result};
-use crate::gpu::{Access, BindingSpec, Caps, Field, Kernel, Template, Variants};
+use crate::gpu::{Access, AdapterClass, BindingSpec, Caps, Field, Kernel, Template, Variants};
 
 /// Memory that a dispatch binds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -124,7 +124,10 @@ impl<'a> Launch<'a> {
         match slot {
             Slot::Tensor(t) => {
                 let info = self.graph.info(t);
-                let fixed = matches!(info.source, Source::Stored(_)) && !self.written_stored.contains(&t);
+                // What a driver for CPUs makes of a kernel is the same for both: one declaration, fewer texts to compile.
+                let fixed = self.caps.class == AdapterClass::Gpu
+                    && matches!(info.source, Source::Stored(_))
+                    && !self.written_stored.contains(&t);
                 (info.dtype, info.bytes(), if fixed { Access::Read } else { Access::ReadWrite })
             }
             Slot::Scratch(i) => (DType::F32, self.scratch[(i - self.scratch_base) as usize], Access::ReadWrite),

@@ -22,8 +22,8 @@ pub(super) struct Epilogue {
     bias_like: (DType, Access),
     add: Option<Added>,
     /// Hidden rows, up projection, rank, scale.
-    lora: Option<(Slot, Slot, usize, f64)>,
-    alpha: f64,
+    pub lora: Option<(Slot, Slot, usize, f64)>,
+    pub alpha: f64,
 }
 
 /// Columns `offset..` of row `m / rows` of a matrix of `stride` columns, for row m of the result.
@@ -79,9 +79,9 @@ impl Epilogue {
         }
     }
 
-    /// The first part of a result of two: without what is added once, written to `out`.
-    pub fn bare_into(self, out: Slot) -> Epilogue {
-        Epilogue { bias: None, lora: None, out, ..self }
+    /// All but the last of a result's parts: without its bias, written to `out`.
+    pub fn bare_into(&self, out: Slot) -> Epilogue {
+        Epilogue { bias: None, out, ..self.clone() }
     }
 
     /// Adds `sum` [m, n] in place of what was added.

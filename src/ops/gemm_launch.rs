@@ -46,69 +46,87 @@ struct Product<'a> {
     w: Slot,
 }
 
+/// The factors of a contraction, and where their elements lie.
+#[derive(Clone, Copy)]
+struct Factors {
+    x: Slot,
+    channels: usize,
+    w: Slot,
+    taps: usize,
+    /// From one element of `w` to the next along k, taps and columns, and to the first.
+    strides: [usize; 3],
+    first: usize,
+    window: Option<Window>,
+}
+
 impl Product<'_> {
     /// On software drivers, what a kernel costs before its first run outweighs another pass over a result: a second
-    /// source and an activation are dispatches of their own, and a plain row is a pixel under a window of one, of the
-    /// kind that other products with such a `w` have.
+    /// source, a LoRA's term and an activation are dispatches of their own, and a plain row is a pixel under a window of
+    /// one, of the kind that other products with such a `w` have.
     fn software(&self, l: &mut Launch, at: &Operands, mut epilogue: Epilogue) -> Result<()> {
-        let (d, x) = (self.d, l.input_slot(0));
+        let d = self.d;
         let window = match &self.gemm.rows {
             Rows::Same if !self.gemm.batched => Some(Window::line(d.m, self.gemm.k_major)),
             rows => Window::new(rows, d),
         };
-        let activation = epilogue.activation.take();
+        let whole = self.factors(l, window);
+        let mut passes = vec![(whole, self.gemm.alpha)];
         if let Some(x2) = at.x2 {
-            let sum = l.scratch(d.m * d.n);
-            self.pass(l, [0, d.c1], x, window, &epilogue.clone().bare_into(sum))?;
-            epilogue.add_all_of(sum);
-            self.pass(l, [d.c1, d.c2], l.input_slot(x2), window, &epilogue)?;
-        } else {
-            self.pass(l, [0, d.c1], x, window, &epilogue)?;
+            let first = d.b_col0 + d.c1 * d.b_k;
+            passes.push((Factors { x: l.input_slot(x2), channels: d.c2, first, ..whole }, self.gemm.alpha));
+        }
+        if !self.gemm.geglu && !self.gemm.batched && let Some((hidden, up, rank, scale)) = epilogue.lora.take() {
+            let window = Some(Window::line(d.m, false));
+            let strides = [1, 0, rank];
+            let lora = Factors { x: hidden, channels: rank, w: up, taps: 1, strides, first: 0, window };
+            passes.push((lora, scale));
+        }
+        let activation = epilogue.activation.take();
+        let last = passes.len() - 1;
+        for (i, (factors, alpha)) in passes.into_iter().enumerate() {
+            epilogue.alpha = alpha;
+            if i == last {
+                self.pass(l, &factors, &epilogue)?;
+            } else {
+                let sum = l.scratch(d.m * d.n);
+                self.pass(l, &factors, &epilogue.bare_into(sum))?;
+                epilogue.add_all_of(sum);
+            }
         }
         activation.map_or(Ok(()), |activation| activation.in_place(l, epilogue.out, d.m * d.n))
     }
 
-    /// The contraction of the source `x`, whose channels are `count` of `w`'s from `first` on.
-    fn pass(
-        &self,
-        l: &mut Launch,
-        [first, count]: [usize; 2],
-        x: Slot,
-        window: Option<Window>,
-        epilogue: &Epilogue,
-    ) -> Result<()> {
-        let k = self.values(l.kernel(shader!("gemm_cpu")), window, first).value("x_vec", four(count));
-        let k = k.read_as("x", x, four(count)).read_as("w", self.w, self.w_vec(first));
-        let k = epilogue.bind(k).u32("c1", count);
-        let k = self.uniforms(k, window, first);
+    fn pass(&self, l: &mut Launch, of: &Factors, epilogue: &Epilogue) -> Result<()> {
+        let x_vec = four(of.channels);
+        let k = self.values(l.kernel(shader!("gemm_cpu")), of).value("x_vec", x_vec);
+        let k = epilogue.bind(k.read_as("x", of.x, x_vec).read_as("w", of.w, self.w_vec(of)));
+        let k = self.uniforms(k.u32("c1", of.channels), of);
         epilogue.uniforms(k).linear(self.tiles.0.div_ceil(self.tile.units))
     }
 
     fn hardware(&self, l: &mut Launch, at: &Operands, epilogue: &Epilogue) -> Result<()> {
         let (d, splits) = (self.d, self.tile.splits);
         let parts = (splits > 1).then(|| l.scratch(splits * d.m * d.n));
-        let (x, x2) = (l.input_slot(0), at.x2.map(|i| l.input_slot(i)));
-        let window = Window::new(&self.gemm.rows, d);
         let whole = |n: usize| n.is_multiple_of(STEP);
-        // One loop reads `w` for both sources.
-        let second = if self.gemm.x2 { d.c1 } else { 0 };
+        let of = self.factors(l, Window::new(&self.gemm.rows, d));
+        let x2 = at.x2.map(|i| l.input_slot(i));
         let mut k = self
-            .values(l.kernel(shader!("gemm_gpu")), window, second)
+            .values(l.kernel(shader!("gemm_gpu")), &of)
             .value("split", parts.is_some())
             .value("k_whole", whole(d.c1) && whole(d.c2))
             .value("x_vec", four(d.c1))
             .value("x2_vec", four(d.c2))
             .value("x2", self.gemm.x2)
-            .read_as("x", x, four(d.c1));
+            .read_as("x", of.x, four(d.c1));
         if let Some(x2) = x2 {
             k = k.read_as("x2", x2, four(d.c2));
         }
-        k = k.read_as("w", self.w, self.w_vec(second));
+        k = k.read_as("w", of.w, self.w_vec(&of));
         k = match parts {
             Some(parts) => Epilogue::plain(d.m, d.n, parts, four(d.n)).bind_result(k),
             None => epilogue.bind(k),
         };
-        k = self.uniforms(k.u32("c1", d.c1).u32("c2", d.c2).u32("splits", splits), window, 0);
+        k = self.uniforms(k.u32("c1", d.c1).u32("c2", d.c2).u32("splits", splits), &of);
         epilogue.uniforms(k).linear(self.tiles.0)?;
         match parts {
             Some(parts) => reduce(l, parts, splits, epilogue),
@@ -116,38 +134,47 @@ impl Product<'_> {
         }
     }
 
-    /// Whether `w` is read in vectors by those who begin at its channel `first`.
-    fn w_vec(&self, first: usize) -> bool {
+    /// The first source, and `w`.
+    fn factors(&self, l: &Launch, window: Option<Window>) -> Factors {
         let d = self.d;
-        let along = if d.b_k == 1 { four(d.b_n) } else { four(d.b_k) && four(d.n) && self.tile.fours };
-        along && four(d.b_tap) && four(d.b_col0 + first * d.b_k)
+        let strides = [d.b_k, d.b_tap, d.b_n];
+        Factors { x: l.input_slot(0), channels: d.c1, w: self.w, taps: d.taps, strides, first: d.b_col0, window }
     }
 
-    fn values<'l, 'a>(&self, mut k: KernelLaunch<'l, 'a>, window: Option<Window>, first: usize) -> KernelLaunch<'l, 'a> {
+    /// Whether `w` is read in vectors.
+    fn w_vec(&self, of: &Factors) -> bool {
+        let [k, tap, n] = of.strides;
+        let along = if k == 1 { four(n) } else { four(k) && four(self.d.n) && self.tile.fours };
+        // A second source of the same kernel begins behind the first.
+        along && four(tap) && four(of.first) && (!self.gemm.x2 || four(self.d.c1))
+    }
+
+    fn values<'l, 'a>(&self, mut k: KernelLaunch<'l, 'a>, of: &Factors) -> KernelLaunch<'l, 'a> {
         for &(name, value) in &self.tile.values {
             k = k.value(name, value);
         }
-        k.value("b_vec", self.w_vec(first))
-            .value("b", if self.d.b_k == 1 { "nk" } else { "kn" })
-            .value("geometry", window.map_or("rows", |w| if w.transposed { "transposed" } else { "conv" }))
+        k.value("b_vec", self.w_vec(of))
+            .value("b", if of.strides[0] == 1 { "nk" } else { "kn" })
+            .value("geometry", of.window.map_or("rows", |w| if w.transposed { "transposed" } else { "conv" }))
             .value("geglu", self.gemm.geglu)
             .value("batched", self.gemm.batched)
     }
 
-    fn uniforms<'l, 'a>(&self, k: KernelLaunch<'l, 'a>, window: Option<Window>, first: usize) -> KernelLaunch<'l, 'a> {
+    fn uniforms<'l, 'a>(&self, k: KernelLaunch<'l, 'a>, of: &Factors) -> KernelLaunch<'l, 'a> {
         let d = self.d;
+        let [b_k, b_tap, b_n] = of.strides;
         let k = k
             .u32("tiles", self.tiles.0)
             .u32("tiles_m", self.tiles.1)
             .u32("tiles_n", self.tiles.2)
-            .u32("taps", d.taps)
-            .u32("b_k", d.b_k)
-            .u32("b_tap", d.b_tap)
-            .u32("b_n", d.b_n)
-            .u32("b_col0", d.b_col0 + first * d.b_k)
+            .u32("taps", of.taps)
+            .u32("b_k", b_k)
+            .u32("b_tap", b_tap)
+            .u32("b_n", b_n)
+            .u32("b_col0", of.first)
             .u32("a_batch", d.m * d.c1)
             .u32("b_batch", d.w_elements / d.batch.max(1));
-        match window {
+        match of.window {
             Some(window) => window.uniforms(k),
             None => k,
         }
