@@ -48,7 +48,8 @@ pub(super) fn backward(of: &Attention, l: &mut Launch, d: &Dims) -> Result<()> {
         let blocks = Blocks::choose(l.caps, s.head_dim, vec).filter(|_| stage != "delta");
         let share = match stage {
             "delta" => Share { rows: 1, block: 1, lanes: 0 },
-            _ => Share::choose(l.caps, l.variants, tokens, 2 * s.head_dim, 4),
+            // Nothing but loads of two statistics is saved by a longer block.
+            _ => Share { block: 2, ..Share::choose(l.caps, l.variants, tokens, 2 * s.head_dim, 4) },
         };
         let k = match &blocks {
             Some(blocks) => blocks.values(l.kernel(shader!("attention_gpu"))),
@@ -171,10 +172,10 @@ impl Share {
         }
         // A driver takes twice as long for eight rows as for four, and longer than a short sequence's whole job. One kernel
         // serves all short ones: lanes without a row cost less than another.
-        let most = if tokens < LONG { most.min(SHORT_ROWS) } else { most };
-        let most = if width > WIDE { 1 } else { most };
+        let (most, block) = if tokens < LONG { (most.min(SHORT_ROWS), 2) } else { (most, 4) };
+        let (most, block) = if width > WIDE { (1, 2) } else { (most, block) };
         let fit = (caps.register_tile / width.max(1)).clamp(1, most);
-        Share { rows: fit, block: if width <= WIDE { 4 } else { 2 }, lanes }
+        Share { rows: fit, block, lanes }
     }
 
     fn dispatch(&self, k: KernelLaunch, heads: usize, tokens: usize) -> Result<()> {
