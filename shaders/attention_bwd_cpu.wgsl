@@ -1,7 +1,7 @@
 // Attention backward for software drivers. Values: stage W ROWS BLOCK SG D causal.
 // delta: sum of o * dout per query. dq: ROWS queries a thread, over keys. dkv: ROWS keys a thread, over queries; the other
 // side is taken BLOCK tokens at a time. SG as in attention_cpu (not for delta).
-// Uniforms: threads (with SG: workgroups) heads queries keys scale.
+// Uniforms: threads (with SG: workgroups) rows (ROWS, for loops that no compiler unrolls) heads queries keys scale.
 //% set SG = SG if SG is defined and stage != "delta" else 0
 //% set BLOCK = BLOCK if BLOCK is defined else (4 if SG else 1)
 //% set E = "vec4<f32>" if W == 4 else "f32"
@@ -43,9 +43,9 @@ fn main(
     let step = p.heads * {{ C }}u;
     //% for r in range(ROWS)
     let t{{ r }} = min(first + {{ r }}u, {{ tokens }} - 1u);
-    let b{{ r }} = ((sample * {{ tokens }} + t{{ r }}) * p.heads + head) * {{ C }}u;
     //% endfor
     //% if stage == "delta"
+    let b0 = ((sample * {{ tokens }} + t0) * p.heads + head) * {{ C }}u;
     var sum = 0.0;
     for (var c = 0u; c < {{ C }}u; c++) { sum += product(o{{ at }}(b0 + c), dout{{ at }}(b0 + c)); }
     delta_put(statistics + t0, sum);
@@ -57,14 +57,30 @@ fn main(
     let delta{{ r }} = delta_at(statistics + t{{ r }});
     //% endif
     //% for c in range(C)
-    let x{{ r }}_{{ c }} = {{ mine[0] }}{{ at }}(b{{ r }} + {{ c }}u);
-    let y{{ r }}_{{ c }} = {{ mine[1] }}{{ at }}(b{{ r }} + {{ c }}u);
+    var x{{ r }}_{{ c }} = {{ E }}(0.0);
+    var y{{ r }}_{{ c }} = {{ E }}(0.0);
     var g{{ r }}_{{ c }} = {{ E }}(0.0);
     //% if stage == "dkv"
     var h{{ r }}_{{ c }} = {{ E }}(0.0);
     //% endif
     //% endfor
     //% endfor
+    //% if ROWS > 1
+    for (var r = 0u; r < p.rows; r++) {
+    //% else
+    {
+        let r = 0u;
+    //% endif
+        let from_ = ((sample * {{ tokens }} + min(first + r, {{ tokens }} - 1u)) * p.heads + head) * {{ C }}u;
+        //% for c in range(C)
+        //% for r in range(ROWS - 1)
+        x{{ r }}_{{ c }} = x{{ r + 1 }}_{{ c }};
+        y{{ r }}_{{ c }} = y{{ r + 1 }}_{{ c }};
+        //% endfor
+        x{{ ROWS - 1 }}_{{ c }} = {{ mine[0] }}{{ at }}(from_ + {{ c }}u);
+        y{{ ROWS - 1 }}_{{ c }} = {{ mine[1] }}{{ at }}(from_ + {{ c }}u);
+        //% endfor
+    }
     //% if SG
     //% for i in range(parts)
     let part{{ i }} = min(lane + {{ i * SG }}u, {{ BLOCK * C - 1 }}u);

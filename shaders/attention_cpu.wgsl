@@ -2,7 +2,8 @@
 // running maximum and sum. Values: W (4: vectors, 1: scalars) ROWS KEYS SG D.
 // SG = 0: each thread loads keys and values for itself. SG > 0 is the adapter's subgroup size, the same for every subgroup:
 // a workgroup is one subgroup on one head, whose threads each load a part of the keys and values and hand it round.
-// Uniforms: threads (with SG: workgroups) heads queries keys q_width k_width v_width q_offset k_offset v_offset scale causal.
+// Uniforms: threads (with SG: workgroups) rows (ROWS, for a loop that no compiler unrolls) heads queries keys q_width
+// k_width v_width q_offset k_offset v_offset scale causal.
 //% set SG = SG if SG is defined else 0
 //% set KEYS = KEYS if KEYS is defined else (4 if SG else 1)
 //% set E = "vec4<f32>" if W == 4 else "f32"
@@ -41,14 +42,27 @@ fn main(
     let head = head_of - sample * p.heads;
     //% for r in range(ROWS)
     let t{{ r }} = min(first + {{ r }}u, p.queries - 1u);
-    let q{{ r }} = ((sample * p.queries + t{{ r }}) * p.q_width + p.q_offset + head * {{ D }}u) / {{ W }}u;
     //% for c in range(C)
-    let q{{ r }}_{{ c }} = q{{ at }}(q{{ r }} + {{ c }}u) * p.scale;
+    var q{{ r }}_{{ c }} = {{ E }}(0.0);
     var o{{ r }}_{{ c }} = {{ E }}(0.0);
     //% endfor
     var m{{ r }} = -3.0e38;
     var l{{ r }} = 0.0;
     //% endfor
+    //% if ROWS > 1
+    for (var r = 0u; r < p.rows; r++) {
+    //% else
+    {
+        let r = 0u;
+    //% endif
+        let from_ = ((sample * p.queries + min(first + r, p.queries - 1u)) * p.q_width + p.q_offset + head * {{ D }}u) / {{ W }}u;
+        //% for c in range(C)
+        //% for r in range(ROWS - 1)
+        q{{ r }}_{{ c }} = q{{ r + 1 }}_{{ c }};
+        //% endfor
+        q{{ ROWS - 1 }}_{{ c }} = q{{ at }}(from_ + {{ c }}u) * p.scale;
+        //% endfor
+    }
     var last = p.keys;
     if p.causal > 0u { last = min({{ "first - lane * " ~ ROWS ~ "u" if SG else "first" }} + {{ span }}u, p.keys); }
     // Row r sees the keys before end{r}.

@@ -180,7 +180,7 @@ impl Share {
 
     fn dispatch(&self, k: KernelLaunch, heads: usize, tokens: usize) -> Result<()> {
         let threads = heads * tokens.div_ceil(self.rows * self.lanes.max(1));
-        k.u32("threads", threads).linear(threads.div_ceil(if self.lanes > 0 { 1 } else { 8 }))
+        k.u32("threads", threads).u32("rows", self.rows).linear(threads.div_ceil(if self.lanes > 0 { 1 } else { 8 }))
     }
 }
 
