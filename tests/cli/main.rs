@@ -5,6 +5,10 @@ mod captions;
 #[path = "../common/mod.rs"]
 mod common;
 mod golden;
+#[path = "../inputs/mod.rs"]
+mod inputs;
+#[path = "../interop/mod.rs"]
+mod interop;
 mod killed;
 mod lycoris;
 #[path = "../../examples/make_model/random_model.rs"]
@@ -12,3 +16,6 @@ mod random_model;
 mod runs;
 mod single_file;
 mod support;
+#[cfg(feature = "window")]
+#[path = "../window/mod.rs"]
+mod window;

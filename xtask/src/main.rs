@@ -3,6 +3,7 @@
 //! `cargo xtask compare` runs this tree and another in turns.
 
 mod browser;
+mod cases;
 mod compare;
 mod install;
 mod serve;
