@@ -12,7 +12,6 @@ use portray::models::{Context, MapSizes, TextEncoder, TextEncoderConfig, UNet, U
 use portray::nn::weights::{self, HostTensor};
 use portray::nn::{LoraSpec, Mode, Param, Role, Scope, Settings, Targets, lora};
 
-use crate::common;
 use portray::ops::oracle::close;
 
 pub const KINDS: [&str; 2] = ["sd2", "sd15"];
