@@ -107,15 +107,26 @@ fn main(
         //% endif
         //% endfor
         //% set lanes = [SG, 1] | max
-        //% for i in range(TM)
-        {
-            //% set part = "d" ~ (i // (span * lanes)) ~ "_" ~ (i % span)
-            let e = {{ "subgroupBroadcast(" ~ part ~ ", " ~ (i // span % SG) ~ "u)" if SG else part }};
+        // A loop over the four positions, not four times the code: drivers compile it at its first dispatch.
+        for (var u = 0u; u < 4u; u++) {
+            //% for i in range(parts)
+            //% for s in range(span)
+            let e{{ i }}_{{ s }} = d{{ i }}_{{ s }}[u];
+            //% endfor
+            //% endfor
             //% for j in range(TN)
-            c{{ i }}_{{ j }} += dot(e, w{{ j }});
+            let t{{ j }} = w{{ j }}[u];
+            //% endfor
+            //% for i in range(TM)
+            {
+                //% set part = "e" ~ (i // (span * lanes)) ~ "_" ~ (i % span)
+                let e = {{ "subgroupBroadcast(" ~ part ~ ", " ~ (i // span % SG) ~ "u)" if SG else part }};
+                //% for j in range(TN)
+                c{{ i }}_{{ j }} = fma(e, t{{ j }}, c{{ i }}_{{ j }});
+                //% endfor
+            }
             //% endfor
         }
-        //% endfor
     }
     // A loop over blocks of rows, the others moving up: unrolled over the tile it would be most of what a driver compiles.
     let n_end = min(n_first + {{ TM }}u, p.n);

@@ -18,6 +18,16 @@ pub enum Event {
         /// Units in all.
         total: usize,
     },
+    /// `done` of the `total` kernels that the job has to have compiled are: those that its device did not have when it began.
+    /// A kernel is done where it can run at once: since the driver made its pipeline or, of drivers that compile later, since
+    /// it ran. Kernels of class pictures join when they are begun with. Comes whenever the numbers change, and not at all
+    /// where nothing is to be compiled.
+    Compiling {
+        /// Kernels compiled.
+        done: usize,
+        /// Kernels in all.
+        total: usize,
+    },
     /// What a picture will be, from its latent after a step: rough, of as many pixels as the latent.
     Preview {
         /// Index of the picture among the job's.

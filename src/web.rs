@@ -74,6 +74,7 @@ fn told(listener: &Function, event: Event) -> Flow {
         Event::Progress { unit, done, total } => {
             (json!({"type": "progress", "unit": unit, "done": done, "total": total}), (None, None))
         }
+        Event::Compiling { done, total } => (json!({"type": "compiling", "done": done, "total": total}), (None, None)),
         Event::Preview { index, step, steps, width, height, rgb } => {
             let said = json!({"type": "preview", "index": index, "step": step, "steps": steps,
                 "width": width, "height": height});
@@ -205,6 +206,7 @@ impl WebEngine {
         let said = report.map(|r| {
             let rows: Vec<Value> = r.rows.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect();
             json!({"peakBytes": r.peak_bytes, "keptBytes": r.kept_bytes, "dispatches": r.dispatches, "flops": r.flops, "rows": rows,
+                "kernels": r.kernels, "kernelBytes": r.kernel_bytes,
                 "text": r.notes.join("\n")})
         });
         said.map(|v| v.to_string()).map_err(thrown)

@@ -25,7 +25,8 @@ export interface KeptModel { key: string; name: string; bytes: number; whole: bo
 
 /** What a job takes; bytes of the adapter's memory at their highest. */
 /** `keptBytes`: where the weights stay on the adapter for the next pictures, as they do where it can hold them. */
-export interface Plan { peakBytes: number; keptBytes: number; dispatches: number; flops: number; rows: { name: string; bytes: number }[]; text: string }
+/** `kernels`: those that a first job has compiled, and how long their texts are together. */
+export interface Plan { peakBytes: number; keptBytes: number; dispatches: number; flops: number; kernels: number; kernelBytes: number; rows: { name: string; bytes: number }[]; text: string }
 
 export interface GenerateJob {
   prompt: string; negative?: string; steps?: number; guidance?: number;
@@ -54,7 +55,9 @@ export interface TrainJob {
 
 type Common =
   | { type: "phase" | "note" | "warning"; text: string }
-  | { type: "progress"; unit: string; done: number; total: number };
+  | { type: "progress"; unit: string; done: number; total: number }
+  /** Kernels that the driver has compiled of those that this engine had not: a first job's take it some time. */
+  | { type: "compiling"; done: number; total: number };
 
 export type GenerateEvent = Common
   | { type: "preview"; index: number; step: number; steps: number; image: ImageBitmap }

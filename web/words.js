@@ -28,6 +28,9 @@ export function plainly(message) {
   return text.replaceAll(/(?<![\w-])--([a-z][a-z0-9-]*)( [A-Z]+\b(?!:))?/g, (_, name) => FIELDS[name] ?? name.replaceAll("-", " "));
 }
 
+/** What a page says while the driver compiles: `{ done, total }` kernels. */
+export const compiling = ({ done, total }) => `Compiling ${done} of ${total} kernels`;
+
 /** What an error is to who called: one of the kinds of a PortrayError, and its message. */
 export function plain(error) {
   const kind = error?.kind ?? (error?.name === "AbortError" ? "interrupted" : "usage");

@@ -250,12 +250,15 @@ pub struct DemoArgs {
     /// Overwrite files of an earlier demo in --out
     #[arg(long)]
     pub force: bool,
-    /// Also judge the result: exit code 1 if it falls short
+    /// Also train without prior preservation and judge the result: exit code 1 if it falls short
     #[arg(long)]
     pub check: bool,
-    /// Optimizer updates of each of the two trainings
-    #[arg(long, value_name = "N", default_value = "300", allow_negative_numbers = true, value_parser = portray::job::parse_count)]
+    /// Optimizer updates of a training
+    #[arg(long, value_name = "N", default_value = "200", allow_negative_numbers = true, value_parser = portray::job::parse_count)]
     pub steps: usize,
+    /// Sampler steps of every picture
+    #[arg(long, value_name = "N", default_value = "10", allow_negative_numbers = true, value_parser = portray::job::parse_count)]
+    pub sampling_steps: usize,
     /// Seed of everything random
     #[arg(long, default_value_t = 0)]
     pub seed: u64,

@@ -37,7 +37,8 @@ pub fn run(global: &Global, engine: &Engine, args: &BenchArgs) -> Result<()> {
     if !global.json {
         let variants: Vec<String> = engine.variants().chosen.iter().map(|(k, v)| format!("{k}: {v}")).collect();
         terminal::note(&format!("{}; {}", engine.gpu().info().name, variants.join(", ")));
-        terminal::note(&format!("{:<58} {:>10} {:>12} {:>10} {:>8}", "", "ms", "GFLOP/s", "GB/s", "ceiling"));
+        let columns = ["ms", "GFLOP/s", "GB/s", "ceiling", "first, +ms"];
+        terminal::note(&line("", columns.map(str::to_owned)));
     }
     let mut printed = Ok(());
     let mut show = |row: &BenchRow| {
@@ -58,7 +59,12 @@ pub fn run(global: &Global, engine: &Engine, args: &BenchArgs) -> Result<()> {
 fn human(row: &BenchRow) -> String {
     let rate = |amount: u64| if amount == 0 { "-".into() } else { format!("{:.2}", amount as f64 / row.seconds / 1e9) };
     let share = row.share.map_or_else(|| "-".into(), |share| format!("{:.0} %", share * 100.0));
-    format!("{:<58} {:>10.2} {:>12} {:>10} {share:>8}", row.name, row.seconds * 1e3, rate(row.flops), rate(row.bytes))
+    let first = row.first_extra.map_or_else(|| "-".into(), |extra| format!("{:.0}", extra * 1e3));
+    line(&row.name, [format!("{:.2}", row.seconds * 1e3), rate(row.flops), rate(row.bytes), share, first])
+}
+
+fn line(name: &str, [ms, flops, bytes, share, first]: [String; 5]) -> String {
+    format!("{name:<58} {ms:>10} {flops:>12} {bytes:>10} {share:>8} {first:>10}")
 }
 
 /// One file a kernel, named by class of adapter, template and a number, as other compilers take it: the adapter's own, and

@@ -36,6 +36,8 @@ fn as_json(report: &PlanReport, adapter: &str) -> serde_json::Value {
         "peak_bytes": report.peak_bytes,
         "dispatches": report.dispatches,
         "flops": report.flops,
+        "kernels": report.kernels,
+        "kernel_bytes": report.kernel_bytes,
         "rows": rows,
         "notes": report.notes,
     })
@@ -47,6 +49,8 @@ fn print(report: &PlanReport, adapter: &str) -> Result<()> {
     rows.push(row("peak memory", table::bytes(report.peak_bytes)));
     rows.push(row("dispatches", report.dispatches.to_string()));
     rows.push(row("work", table::flops(report.flops as f64)));
+    let (count, bytes) = (report.kernels, table::bytes(report.kernel_bytes));
+    rows.push(row("kernels to compile", format!("{count} ({bytes} of WGSL)")));
     terminal::data(format!("planned for {adapter}"))?;
     for line in table::lines(&rows) {
         terminal::data(format!("  {line}"))?;

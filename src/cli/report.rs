@@ -13,6 +13,8 @@ use super::{stop, table, terminal};
 
 /// Seconds between two lines of progress where there is no terminal.
 const EVERY: Duration = Duration::from_secs(5);
+/// What compiles within a blink is not worth a word.
+const BLINK: Duration = Duration::from_millis(500);
 /// Share of a new loss in the mean that is shown: losses of single steps jump with their timesteps, a mean over some tens of
 /// them shows where it goes.
 const SMOOTHING: f64 = 0.05;
@@ -37,6 +39,8 @@ pub struct Reporter {
     bar: Option<ProgressBar>,
     meter: Option<Meter>,
     spoke: Option<Instant>,
+    /// When the first kernel of this phase was seen to be missing.
+    compiling: Option<Instant>,
     loss: Option<f64>,
     fault: Option<Error>,
 }
@@ -87,7 +91,16 @@ impl Reporter {
             (.., true) => Style::Bar,
             _ => Style::Plain,
         };
-        Reporter { style, phase: String::new(), bar: None, meter: None, spoke: None, loss: None, fault: None }
+        Reporter {
+            style,
+            phase: String::new(),
+            bar: None,
+            meter: None,
+            spoke: None,
+            compiling: None,
+            loss: None,
+            fault: None,
+        }
     }
 
     /// Passes one event on; says whether the job goes on.
@@ -142,6 +155,7 @@ impl Reporter {
                 }
             }
             Event::Progress { unit, done, total } => self.advance(unit, *done, *total, ""),
+            Event::Compiling { done, total } => self.compiling(*done, *total),
             Event::Step(step) => self.step(step),
             Event::Saved(path) => self.note(&format!("saved {}", path.display())),
             Event::Preview { .. } | Event::Picture(_) | Event::Sample { .. } => {}
@@ -167,7 +181,26 @@ impl Reporter {
             bar.finish_and_clear();
         }
         self.meter = None;
+        self.compiling = None;
         self.loss = None;
+    }
+
+    fn compiling(&mut self, done: usize, total: usize) {
+        let began = *self.compiling.get_or_insert_with(Instant::now);
+        let text = compiling_text(done, total);
+        match (self.style, &self.bar) {
+            (Style::Bar, Some(bar)) if bar.length().is_none() && began.elapsed() >= BLINK => {
+                bar.set_message(format!("{}: {text}", self.phase));
+            }
+            (Style::Plain, _) => {
+                let spoke = self.spoke.map_or(began, |spoke| spoke.max(began));
+                if spoke.elapsed() >= EVERY {
+                    terminal::note(&format!("  {text}"));
+                    self.spoke = Some(Instant::now());
+                }
+            }
+            _ => {}
+        }
     }
 
     fn step(&mut self, step: &StepReport) {
@@ -207,6 +240,11 @@ impl Reporter {
     }
 }
 
+/// `compiling 41 of 63 kernels`: how many can run by now.
+pub fn compiling_text(done: usize, total: usize) -> String {
+    format!("compiling {done} of {total} kernels")
+}
+
 fn bar_style() -> ProgressStyle {
     let plain = ProgressStyle::default_bar;
     ProgressStyle::with_template("{prefix} {bar:28} {pos}/{len}  {msg}")
@@ -223,6 +261,7 @@ fn json_line(event: &Event) -> Value {
         Event::Progress { unit, done, total } => {
             json!({"event": "progress", "unit": unit, "done": done, "total": total})
         }
+        Event::Compiling { done, total } => json!({"event": "compiling", "done": done, "total": total}),
         Event::Preview { index, step, steps, .. } => {
             json!({"event": "preview", "index": index, "step": step, "steps": steps})
         }
@@ -259,6 +298,13 @@ mod tests {
         );
         step.prior = None;
         assert!(!json_line(&Event::Step(step)).to_string().contains("prior"));
+    }
+
+    #[test]
+    fn what_is_compiled_is_counted() {
+        let line = json_line(&Event::Compiling { done: 41, total: 63 }).to_string();
+        assert_eq!(line, r#"{"event":"compiling","done":41,"total":63}"#);
+        assert_eq!(compiling_text(41, 63), "compiling 41 of 63 kernels");
     }
 
     #[test]

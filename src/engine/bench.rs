@@ -26,25 +26,37 @@ pub struct BenchRow {
     /// Share of the ceiling that binds it: arithmetic or memory, whichever is nearer; of a whole step, its rate against
     /// that of its contractions alone.
     pub share: Option<f64>,
+    /// Seconds that preparing and the first run took beyond a warm run: what the driver compiled.
+    pub first_extra: Option<f64>,
 }
 
 /// Runs of each op; the median counts.
 const RUNS: usize = 5;
 
-/// Seconds of one run: the median of [`RUNS`] after a warm-up.
-async fn time(session: &Session) -> Result<f64> {
-    let run = async || {
-        session.run().await?;
-        session.gpu().wait().await
+/// What a timing lasts at least, in seconds: a fast card runs one op in less than it takes to submit and wait.
+const LEAST: f64 = 5e-3;
+/// Runs within a timing, at most.
+const MOST_RUNS: f64 = 100.0;
+
+/// Seconds of one run: the median of [`RUNS`] timings after a first run, each of as many runs as last [`LEAST`]; and seconds
+/// from `began`, before the session was made, to the end of the first run.
+async fn time(session: &Session, began: Instant) -> Result<[f64; 2]> {
+    let timed = async |runs: usize| {
+        let start = Instant::now();
+        for _ in 0..runs {
+            session.run().await?;
+        }
+        session.gpu().wait().await?;
+        Ok(start.elapsed().as_secs_f64() / runs as f64)
     };
-    run().await?;
+    timed(1).await?;
+    let first = began.elapsed().as_secs_f64();
+    let runs = (LEAST / timed(1).await?).ceil().clamp(1.0, MOST_RUNS) as usize;
     let mut seconds = Vec::with_capacity(RUNS);
     for _ in 0..RUNS {
-        let start = Instant::now();
-        run().await?;
-        seconds.push(start.elapsed().as_secs_f64());
+        seconds.push(timed(runs).await?);
     }
-    Ok(median(&mut seconds))
+    Ok([median(&mut seconds), first])
 }
 
 pub(super) fn median(values: &mut [f64]) -> f64 {
@@ -66,19 +78,33 @@ impl Engine {
         let out = build(&mut g)?;
         g.output(out);
         let bytes = g.stored_tensors().map(|(_, t)| g.info(t).bytes()).sum::<u64>() + g.info(out).bytes();
+        let began = Instant::now();
         let (session, flops) = self.session(&g).await?;
-        let seconds = time(&session).await?;
-        Ok(BenchRow { name: name.into(), seconds, flops, bytes, share: None })
+        let [seconds, first] = time(&session, began).await?;
+        Ok(BenchRow { name: name.into(), seconds, flops, bytes, share: None, first_extra: Some(first - seconds) })
+    }
+
+    /// Multiply-adds in registers by as many threads as keep the adapter busy for [`LEAST`]: 16 thousand leave most of a
+    /// large card idle.
+    async fn fma_ceiling(&self) -> Result<BenchRow> {
+        let mut threads = 1 << 14;
+        loop {
+            let row = self.op("register FMA", |g| {
+                let x = g.stored("x", [threads], DType::F32)?;
+                ops::fma_peak(g, x, 2000)
+            });
+            let row = row.await?;
+            if row.seconds >= LEAST || threads >= 1 << 22 {
+                return Ok(row);
+            }
+            threads *= 4;
+        }
     }
 
     /// Measures; each line goes to `line` as it is done.
     pub async fn bench(&self, line: &mut dyn FnMut(&BenchRow) -> Flow) -> Result<Vec<BenchRow>> {
         let mut rows: Vec<BenchRow> = Vec::new();
-        let fma = self.op("register FMA", |g| {
-            let x = g.stored("x", [1 << 14], DType::F32)?;
-            ops::fma_peak(g, x, 2000)
-        });
-        let fma = fma.await?;
+        let fma = self.fma_ceiling().await?;
         let copy = self.op("copy of 64 MB", |g| {
             let x = g.stored("x", [1 << 24], DType::F32)?;
             ops::scale(g, x, 1.0)

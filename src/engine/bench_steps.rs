@@ -45,7 +45,7 @@ impl Part {
 }
 
 fn row(name: String, seconds: f64, flops: u64, share: Option<f64>) -> BenchRow {
-    BenchRow { name, seconds, flops, bytes: 0, share }
+    BenchRow { name, seconds, flops, bytes: 0, share, first_extra: None }
 }
 
 impl Engine {
@@ -79,11 +79,13 @@ impl Engine {
         let store = self.zeroed(&plan)?;
         let (flops, dispatches) = (plan.total_flops(), plan.dispatch_count());
         let pairs = if flops > LONG { 1 } else { PAIRS };
+        let began = Instant::now();
         let session = Session::new(&self.gpu, plan, &mut Pool::default(), &store).await?;
         let (mut wholes, mut ratios, mut to_largest) = (Vec::new(), Vec::new(), Vec::new());
         let (mut by_op, mut by_rows): (BTreeMap<&str, Part>, BTreeMap<usize, Part>) = Default::default();
         session.run().await?;
         self.gpu.wait().await?;
+        let first = began.elapsed().as_secs_f64();
         for _ in 0..pairs {
             let start = Instant::now();
             session.run().await?;
@@ -107,7 +109,8 @@ impl Engine {
         }
         let whole = median(&mut wholes);
         let share = |values: &mut [f64]| Some(median(values));
-        add(row(format!("{name}, {dispatches} dispatches"), whole, flops, None));
+        let first_extra = Some(first - whole);
+        add(BenchRow { first_extra, ..row(format!("{name}, {dispatches} dispatches"), whole, flops, None) });
         add(row(format!("  {name} against the rate of its contractions"), whole, flops, share(&mut ratios)));
         add(row(format!("  {name} against the rate of its largest contraction"), whole, flops, share(&mut to_largest)));
         let each = |part: &Part| (part.seconds / pairs as f64, part.flops / pairs as u64);

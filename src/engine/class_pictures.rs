@@ -113,6 +113,7 @@ impl Engine {
                     Event::Warning(_) => {
                         ear.say(event);
                     }
+                    Event::Compiling { .. } => ear.tell_compiled(&self.gpu),
                     Event::Picture(made) => {
                         let picture = io::Picture { width: made.width, height: made.height, rgb: made.rgb };
                         let path = cached(&folder, stretch.start + made.index);

@@ -1,7 +1,11 @@
 //! The caller's ear, and what it has answered.
 
+use std::pin::pin;
+use std::task::Poll;
+
 use crate::error::{Error, Result};
 use crate::event::{Event, Flow, Listener};
+use crate::gpu::Gpu;
 use crate::io::files;
 
 /// Tells a job's caller how it goes, and remembers the strongest answer: what is asked for at any event holds from then on,
@@ -9,6 +13,8 @@ use crate::io::files;
 pub(crate) struct Ear<'a> {
     listener: Listener<'a>,
     flow: Flow,
+    /// Kernels that were said to be compiled, of how many.
+    compiled: (usize, usize),
     /// What [`Flow::Finish`] means to the job.
     finish: Flow,
 }
@@ -16,7 +22,7 @@ pub(crate) struct Ear<'a> {
 impl<'a> Ear<'a> {
     /// Of a job that has nothing to finish: [`Flow::Finish`] stops it.
     pub fn new(listener: Listener<'a>) -> Ear<'a> {
-        Ear { listener, flow: Flow::Continue, finish: Flow::Stop }
+        Ear { listener, flow: Flow::Continue, compiled: (0, 0), finish: Flow::Stop }
     }
 
     /// Of a training.
@@ -48,6 +54,40 @@ impl<'a> Ear<'a> {
     pub fn phase(&mut self, name: &str) -> Result<()> {
         self.say(Event::Phase(name.into()));
         self.go_on()
+    }
+
+    /// Does a `part` of a job on `gpu` to its end, and tells meanwhile how many of the job's kernels are compiled.
+    pub async fn during<T>(&mut self, gpu: &Gpu, part: impl Future<Output = Result<T>>) -> Result<T> {
+        self.attend(gpu, part, false).await
+    }
+
+    /// The same of a part that leaves nothing behind.
+    ///
+    /// # Errors
+    /// The part's, and [`Error::Interrupted`] where the job is to stop before a kernel that the part waits for is compiled.
+    pub async fn until_stopped<T>(&mut self, gpu: &Gpu, part: impl Future<Output = Result<T>>) -> Result<T> {
+        self.attend(gpu, part, true).await
+    }
+
+    async fn attend<T>(&mut self, gpu: &Gpu, part: impl Future<Output = Result<T>>, stops: bool) -> Result<T> {
+        let mut part = pin!(part);
+        std::future::poll_fn(|cx| {
+            let polled = part.as_mut().poll(cx);
+            self.tell_compiled(gpu);
+            match self.go_on().err().filter(|_| stops && polled.is_pending()) {
+                Some(interrupted) => Poll::Ready(Err(interrupted)),
+                None => polled,
+            }
+        })
+        .await
+    }
+
+    /// Says how many of the job's kernels are compiled, where that is news.
+    pub fn tell_compiled(&mut self, gpu: &Gpu) {
+        if let Some((done, total)) = gpu.compiled().filter(|compiled| *compiled != self.compiled) {
+            self.compiled = (done, total);
+            self.say(Event::Compiling { done, total });
+        }
     }
 
     /// Whether the job is to save what there is as its result.

@@ -14,6 +14,7 @@ use super::kept::Weights;
 pub(crate) const PROMPTS: usize = 8;
 
 /// A recorded part: its graph's plan, what to write and what to read.
+#[derive(Clone)]
 pub(crate) struct Part {
     /// What people call it.
     pub name: &'static str,
@@ -25,6 +26,20 @@ pub(crate) struct Part {
     pub output: Tensor,
     /// Its weights.
     pub params: Vec<Param>,
+}
+
+/// The text encoder as it takes prompts, some at once.
+pub(crate) struct TextParts {
+    /// Of the first ones, as many as all but the last take.
+    pub whole: Part,
+    /// Of those that are left in the end, where they are fewer.
+    pub rest: Option<Part>,
+}
+
+impl TextParts {
+    pub(super) fn plans(&self) -> impl Iterator<Item = &Plan> {
+        std::iter::once(&self.whole).chain(&self.rest).map(|part| &part.plan)
+    }
 }
 
 /// What it takes to plan: the adapter as data.
@@ -53,11 +68,18 @@ impl Planning<'_> {
 }
 
 impl Model {
-    pub(crate) fn plan_text(&self, planning: Planning<'_>, prompts: usize, tokens: usize) -> Result<Part> {
-        self.plan_text_as(Settings::default(), planning, prompts, tokens)
+    /// The text encoder of `prompts` prompts, [`PROMPTS`] at once.
+    pub(crate) async fn plan_texts(&self, planning: Planning<'_>, prompts: usize, tokens: usize) -> Result<TextParts> {
+        let plan = |prompts| self.plan_text_as(Settings::default(), planning, prompts, tokens);
+        let whole = plan(prompts.min(PROMPTS))?;
+        planning.breathe().await;
+        let left = Some(prompts % PROMPTS).filter(|&left| prompts > PROMPTS && left > 0);
+        let rest = left.map(plan).transpose()?;
+        planning.breathe().await;
+        Ok(TextParts { whole, rest })
     }
 
-    /// The same with the mode and the adapters of `settings`.
+    /// That of so many prompts at once, with the mode and the adapters of `settings`.
     pub(super) fn plan_text_as(
         &self,
         settings: Settings,
@@ -102,38 +124,32 @@ impl Model {
         Ok(Part { name: "VAE decoder", plan: planning.plan(&g)?, input, output, params })
     }
 
-    /// Hidden states of each of `prompts`.
+    /// Hidden states of each of `prompts`, by the plans of so many.
     pub(crate) async fn encode_prompts(
         &self,
         gpu: &Gpu,
-        planning: Planning<'_>,
+        TextParts { whole, rest }: TextParts,
         pool: &mut Pool,
         prompts: &[Vec<u32>],
     ) -> Result<Hidden> {
-        let mut weights = None;
         let tokens = prompts.first().map_or(0, Vec::len);
         let mut hidden = Hidden { store: Store::new(gpu), count: prompts.len() };
         let bytes = DType::F32.value_bytes(tokens * self.text.hidden_size);
         let keys: Vec<(String, u64)> = (0..prompts.len()).map(|i| (i.to_string(), bytes)).collect();
         hidden.store.allocate("hidden states", &keys)?;
+        // A last, shorter chunk has the same weights.
+        let weights = self.weights(gpu, whole.name, &whole.params).await?;
+        let mut sessions = Vec::with_capacity(2);
+        for part in [Some(whole), rest].into_iter().flatten() {
+            sessions.push((Session::new(gpu, part.plan, pool, &weights).await?, part.input, part.output));
+        }
         let mut done = 0;
-        let mut sessions: Vec<(usize, Session, Ends)> = Vec::new();
         for chunk in prompts.chunks(PROMPTS) {
-            if sessions.last().is_none_or(|(n, ..)| *n != chunk.len()) {
-                let part = self.plan_text(planning, chunk.len(), tokens)?;
-                planning.breathe().await;
-                // A last, shorter chunk has the same weights.
-                let store = match &mut weights {
-                    Some(store) => store,
-                    none => none.insert(self.weights(gpu, part.name, &part.params).await?),
-                };
-                let session = Session::new(gpu, part.plan, pool, store).await?;
-                sessions.push((chunk.len(), session, Ends { input: part.input, output: part.output }));
-            }
-            let Some((_, session, at)) = sessions.last() else { continue };
-            session.write_ids(at.input, &chunk.concat())?;
+            let is_whole = chunk.len() == prompts.len().min(PROMPTS);
+            let Some((session, input, output)) = sessions.get(usize::from(!is_whole)) else { continue };
+            session.write_ids(*input, &chunk.concat())?;
             session.run().await?;
-            let states = session.place(at.output)?;
+            let states = session.place(*output)?;
             for row in 0..chunk.len() {
                 hidden.take(gpu, done + row, &states.part(row, chunk.len())?)?;
             }
@@ -172,11 +188,6 @@ impl Hidden {
         }
         Ok(all)
     }
-}
-
-struct Ends {
-    input: Tensor,
-    output: Tensor,
 }
 
 /// The autoencoder's half that is at work, with its weights.

@@ -106,8 +106,8 @@ impl Engine {
         let Some(tokens) = rows.first().map(Vec::len) else {
             return Err(Error::Usage("text needs --prompt or a file with input_ids".into()));
         };
-        let hidden =
-            model.encode_prompts(&self.gpu, self.planning(), &mut Pool::default(), &rows).await?.read().await?;
+        let parts = model.plan_texts(self.planning(), rows.len(), tokens).await?;
+        let hidden = model.encode_prompts(&self.gpu, parts, &mut Pool::default(), &rows).await?.read().await?;
         let shape = vec![rows.len(), tokens, model.text.hidden_size];
         Ok(vec![("hidden".into(), shape, hidden.concat())])
     }

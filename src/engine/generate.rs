@@ -5,6 +5,7 @@ use crate::base::rng::NoiseRng;
 use crate::error::{Error, Result};
 use crate::event::{Event, Listener, Picture};
 use crate::gpu::{Pool, Store};
+use crate::graph::Plan;
 use crate::io;
 use crate::io::image::title;
 use crate::job::{GenerateJob, RngKind, WeightType};
@@ -70,16 +71,17 @@ impl Engine {
             texts.push(model.tokens(&without_tags(prompt).0, &mut |event| ear.say(event))?);
         }
         ear.phase("reading the prompts")?;
-        let planning = self.planning();
-        let plans = GeneratePlans::new(job, model, &recipe, planning, size).await?;
+        let plans = GeneratePlans::new(job, model, &recipe, self.planning(), size).await?;
+        let ahead = self.gpu.compile_ahead(plans.plans().flat_map(Plan::kernels)).await?;
+        let (gpu, engine) = (&ahead.gpu, &Engine { gpu: ahead.gpu.clone(), ..self.clone() });
         let mut pool = Pool::default();
-        pool.reserve(&self.gpu, &plans.pool())?;
-        let GeneratePlans { encode, unet, params, sampling, decode, .. } = plans;
-        let hidden = model.encode_prompts(&self.gpu, planning, &mut pool, &texts).await?;
+        pool.reserve(gpu, &plans.pool())?;
+        let GeneratePlans { text, encode, unet, params, sampling, decode, .. } = plans;
+        let hidden = ear.until_stopped(gpu, model.encode_prompts(gpu, text, &mut pool, &texts)).await?;
 
         let start = match init.as_ref().zip(encode) {
             Some((picture, part)) => {
-                let vae = VaeSession::new(&self.gpu, model, &mut pool, part).await?;
+                let vae = ear.until_stopped(gpu, VaeSession::new(gpu, model, &mut pool, part)).await?;
                 Some(posterior(&vae.run(&picture.to_unit(false)).await?, model.vae.latent_channels))
             }
             None => None,
@@ -87,9 +89,10 @@ impl Engine {
 
         ear.phase("loading the model")?;
         let start_name = job.start_name();
-        let making = Making { engine: self, model, job, recipe, size, start_name };
-        let mut store = model.weights(&self.gpu, "UNet", &params).await?;
-        let sampling = Sampling::new(&self.gpu, sampling, &unet, &mut pool, &mut store).await?;
+        let making = Making { engine, model, job, recipe, size, start_name };
+        let mut store = ear.until_stopped(gpu, model.weights(gpu, "UNet", &params)).await?;
+        let sampling = Sampling::new(gpu, sampling, &unet, &mut pool, &mut store);
+        let sampling = ear.until_stopped(gpu, sampling).await?;
         ear.phase("sampling")?;
         let sampled = making.sample(&sampling, &store, &hidden, start, ear).await?;
         drop((sampling, store, hidden));
@@ -204,6 +207,7 @@ impl Making<'_> {
         ear: &mut Ear<'_>,
     ) -> Result<()> {
         let trajectory = &self.recipe.trajectory.steps;
+        ear.tell_compiled(&self.engine.gpu);
         if self.job.previews {
             // The next step's scale brings what it starts from to about unit variance.
             let scale = trajectory.get(i + 1).map_or(1.0, |next| next.input_scale);
@@ -242,7 +246,7 @@ impl Making<'_> {
             return Err(Error::Interrupted(String::new()));
         }
         ear.say(Event::Phase("decoding".into()));
-        let vae = VaeSession::new(&engine.gpu, self.model, pool, decode).await?;
+        let vae = ear.during(&engine.gpu, VaeSession::new(&engine.gpu, self.model, pool, decode)).await?;
         let mut pictures = Vec::with_capacity(count);
         for index in 0..count {
             vae.run_on(sampled.ends.entry(&index.to_string())?).await?;
@@ -256,6 +260,7 @@ impl Making<'_> {
             let (prompt, seed) = (job.prompts[index / job.count].clone(), self.seed(index));
             let parameters = self.parameters(&prompt, seed);
             let picture = Picture { width, height, rgb, prompt, seed, index, parameters };
+            ear.tell_compiled(&engine.gpu);
             ear.say(Event::Picture(picture.clone()));
             pictures.push(picture);
             engine.gpu.breathe().await;

@@ -11,6 +11,7 @@ mod generate;
 mod idle_options;
 mod init_lora;
 mod kept;
+mod kernel_texts;
 mod model;
 mod places;
 mod plan;

@@ -6,6 +6,7 @@ use crate::base::DType;
 use crate::error::{Error, Result};
 use crate::event::{Event, Flow};
 use crate::gpu::{Caps, STAGING_BYTES, Variants};
+use crate::graph::Plan;
 use crate::job::{Checkpointing, GenerateJob, LoraArg, ModelOptions, TrainJob};
 use crate::models::UNet;
 use crate::nn::{Mode, Param, Settings};
@@ -13,7 +14,8 @@ use crate::train::{Setup, TrainPlan};
 
 use super::Model;
 use super::class_pictures::class_job;
-use super::encode::{PROMPTS, Part, Planning};
+use super::encode::{Part, Planning, TextParts};
+use super::kernel_texts::KernelTexts;
 use super::preview::SamplePlans;
 use super::recipe::Recipe;
 use super::sample::{Extent, SamplingPlan};
@@ -37,6 +39,10 @@ pub struct PlanReport {
     pub dispatches: usize,
     /// FLOPs of a step.
     pub flops: u64,
+    /// Kernels of all phases, told apart by their texts: what a driver that knows none of them compiles.
+    pub kernels: usize,
+    /// Bytes of their WGSL.
+    pub kernel_bytes: u64,
     /// What else is worth knowing.
     pub notes: Vec<String>,
 }
@@ -132,7 +138,7 @@ fn at_once<T>(planning: impl Future<Output = Result<T>>) -> Result<T> {
 
 /// Every plan of a `generate` job.
 pub(crate) struct GeneratePlans {
-    pub text: Part,
+    pub text: TextParts,
     pub encode: Option<Part>,
     pub unet: UNet,
     pub params: Vec<Param>,
@@ -156,8 +162,7 @@ impl GeneratePlans {
         planning: Planning<'_>,
         [width, height]: [usize; 2],
     ) -> Result<GeneratePlans> {
-        let text = model.plan_text(planning, (job.prompts.len() + 1).min(PROMPTS), model.tokenizer.length())?;
-        planning.breathe().await;
+        let text = model.plan_texts(planning, job.prompts.len() + 1, model.tokenizer.length()).await?;
         let encode = job.init.as_ref().map(|_| model.plan_vae_encode(planning, 1, [width, height])).transpose()?;
         planning.breathe().await;
         let settings = Settings { dtype: model.dtype(planning.caps), ..Settings::default() };
@@ -189,6 +194,12 @@ impl GeneratePlans {
         self.memory().1 - largest + weights + beside
     }
 
+    /// All of them, in the order in which they run.
+    pub(crate) fn plans(&self) -> impl Iterator<Item = &Plan> {
+        let encode = self.encode.iter().map(|part| &part.plan);
+        self.text.plans().chain(encode).chain(self.sampling.plans()).chain([&self.decode.plan])
+    }
+
     /// Chunks that serve all of them in turn.
     pub(crate) fn pool(&self) -> Vec<u64> {
         pool(self.phases().iter().map(|p| &p.arena))
@@ -199,7 +210,7 @@ impl GeneratePlans {
         let step = &self.sampling.step;
         let beside = self.sampling.plans().map(|p| p.input_bytes + p.uniform_bytes).sum::<u64>();
         let [hidden, latents] = self.stores;
-        let mut phases = vec![Phase::part(&self.text)];
+        let mut phases = vec![Phase::part(&self.text.whole)];
         phases.extend(self.encode.as_ref().map(Phase::part));
         phases.iter_mut().for_each(|phase| phase.beside += hidden);
         phases.push(Phase {
@@ -242,6 +253,11 @@ fn open(options: &ModelOptions, loras: &[LoraArg], reads: Reads) -> Result<(Mode
 
 /// The plan of a `generate` job on an adapter with `caps`.
 pub fn plan_generate(job: &GenerateJob, caps: &Caps) -> Result<PlanReport> {
+    generate_report(job, caps).map(|(report, _)| report)
+}
+
+/// The same, with the job's kernels.
+fn generate_report(job: &GenerateJob, caps: &Caps) -> Result<(PlanReport, KernelTexts)> {
     job.check()?;
     let (model, mut notes) = open(&job.model, &job.loras, job.reads())?;
     model.check_prompts(job.prompts.iter().chain([&job.sampling.negative]))?;
@@ -254,14 +270,18 @@ pub fn plan_generate(job: &GenerateJob, caps: &Caps) -> Result<PlanReport> {
     let (steps, kind, [width, height]) = (recipe.trajectory.steps.len(), recipe.trajectory.kind.name(), size);
     notes.push(format!("{steps} steps of {kind}, {width}x{height}"));
     notes.extend(recipe.trajectory.notes.iter().cloned().chain(job.idle_options()));
-    Ok(PlanReport {
+    let texts = KernelTexts::of(plans.plans())?;
+    let report = PlanReport {
         rows,
         peak_bytes,
         kept_bytes: plans.kept_bytes(),
         dispatches: plans.sampling.step.dispatch_count(),
         flops: plans.sampling.step.total_flops(),
+        kernels: texts.count(),
+        kernel_bytes: texts.bytes(),
         notes,
-    })
+    };
+    Ok((report, texts))
 }
 
 /// The plan of a job that then takes what `memory` says; with `--checkpointing auto` recomputation is turned on when that
@@ -297,13 +317,13 @@ pub(crate) struct TrainPlans {
 
 /// What runs before and between the updates.
 pub(crate) struct BeforeTraining {
-    text: Part,
+    pub text: TextParts,
     /// Bytes of all prompts' hidden states.
     hidden: u64,
     /// By size of pictures.
     pub encode: Vec<Part>,
     /// Sampling and decoding of sample pictures.
-    preview: Option<SamplePlans>,
+    pub(super) preview: Option<SamplePlans>,
 }
 
 impl TrainPlans {
@@ -322,8 +342,7 @@ impl TrainPlans {
         let samples = [job.batch, if job.class_prompt.is_some() { job.batch } else { 0 }];
         let mut setup = job.setup(model, planning.caps, samples, latent, model.tokenizer.length());
         (setup.more_sizes, setup.captions) = (sizes.collect(), set.captioned());
-        let text = model.plan_text(planning, prompts.min(PROMPTS), model.tokenizer.length())?;
-        planning.breathe().await;
+        let text = model.plan_texts(planning, prompts, model.tokenizer.length()).await?;
         let mut encode = Vec::with_capacity(set.sizes.len());
         for &size in &set.sizes {
             encode.push(model.plan_vae_encode(planning, 1, size)?);
@@ -337,6 +356,13 @@ impl TrainPlans {
         let before = BeforeTraining { text, hidden: hidden_bytes(model, prompts), encode, preview };
         let training = plan_training(job, setup, planning, |training| before.memory(training)).await?;
         Ok(TrainPlans { before, training })
+    }
+
+    /// All of them, those that are needed first in front.
+    pub(crate) fn plans(&self) -> impl Iterator<Item = &Plan> {
+        let encode = self.before.encode.iter().map(|part| &part.plan);
+        let preview = self.before.preview.iter().flat_map(|plans| plans.plans().chain([&plans.decode.plan]));
+        self.before.text.plans().chain(encode).chain(self.training.plans()).chain(preview)
     }
 
     /// Chunks that serve all of them in turn.
@@ -359,7 +385,7 @@ impl BeforeTraining {
     }
 
     fn phases(&self, training: &TrainPlan) -> Vec<Phase> {
-        let mut text = Phase::part(&self.text);
+        let mut text = Phase::part(&self.text.whole);
         text.beside += self.hidden;
         let mut training = Phase::training(training, self.preview.as_ref());
         if self.preview.is_some() {
@@ -378,22 +404,25 @@ pub fn plan_train(job: &TrainJob, caps: &Caps) -> Result<PlanReport> {
     job.open_init_lora(&model, &mut listener)?;
     let mut to_make = 0;
     let planning = Planning { caps, variants: &Variants::default(), gpu: None };
-    let ((mut rows, mut peak_bytes), training) = at_once(async {
+    let ((mut rows, mut peak_bytes), training, mut texts) = at_once(async {
         if let Some(path) = &job.replay {
             let run = job.open_replay(&model, path)?;
             let setup = job.setup(&model, caps, run.samples, run.latent, run.tokens);
             let training = plan_training(job, setup, planning, training_alone).await?;
-            return Ok((training_alone(&training), training));
+            let texts = KernelTexts::of(training.plans())?;
+            return Ok((training_alone(&training), training, texts));
         }
         let set = job.training_set(&model, planning, &mut listener).await?;
         to_make = set.classes_to_make;
         let plans = TrainPlans::new(job, &model, &set, planning).await?;
-        Ok((plans.before.memory(&plans.training), plans.training))
+        let texts = KernelTexts::of(plans.plans())?;
+        Ok((plans.before.memory(&plans.training), plans.training, texts))
     })?;
     notes.push(training.trained_summary());
     if let Some(prompt) = job.class_prompt.as_ref().filter(|_| to_make > 0) {
         let class = class_job(&job.model, prompt, to_make, [job.side(&model)?; 2], 0);
-        let made = plan_generate(&class, caps)?.peak_bytes;
+        let (PlanReport { peak_bytes: made, .. }, theirs) = generate_report(&class, caps)?;
+        texts.join(theirs);
         rows.push(("class pictures, before all else".into(), made));
         peak_bytes = peak_bytes.max(made);
         notes.push("class pictures that are in the cache are not made again".into());
@@ -404,6 +433,8 @@ pub fn plan_train(job: &TrainJob, caps: &Caps) -> Result<PlanReport> {
         rows,
         dispatches: training.first.dispatch_count(),
         flops: training.first.total_flops() * job.accumulate as u64,
+        kernels: texts.count(),
+        kernel_bytes: texts.bytes(),
         notes,
     })
 }

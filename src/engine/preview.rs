@@ -24,6 +24,8 @@ pub(super) struct Preview {
     prompts: SamplePrompts,
     /// The text encoder where it is trained, one prompt at a time, with its input and its result.
     text: Option<(Session, Tensor, Tensor)>,
+    /// Run in memory of its own, which goes each time.
+    decode: Part,
     size: [usize; 2],
 }
 
@@ -39,6 +41,8 @@ pub(super) struct SamplePrompts {
 
 /// Plans of sample pictures.
 pub(super) struct SamplePlans {
+    recipe: Recipe,
+    unet: UNet,
     sampling: SamplingPlan,
     text: Option<Part>,
     pub decode: Part,
@@ -76,9 +80,9 @@ impl Model {
 
     /// Plans of sample pictures of `size`, width and height in pixels.
     pub(super) fn plan_preview(&self, job: &TrainJob, planning: Planning<'_>, size: [usize; 2]) -> Result<SamplePlans> {
-        let (_, _, sampling) = self.preview_sampling(job, planning, size)?;
+        let (recipe, unet, sampling) = self.preview_sampling(job, planning, size)?;
         let decode = self.plan_vae_decode(planning, 1, size, true)?;
-        Ok(SamplePlans { sampling, text: self.preview_text(job, planning)?, decode })
+        Ok(SamplePlans { recipe, unet, sampling, text: self.preview_text(job, planning)?, decode })
     }
 }
 
@@ -87,21 +91,21 @@ impl Engine {
         &self,
         job: &TrainJob,
         model: &Model,
+        plans: SamplePlans,
         pool: &mut Pool,
         store: &mut Store,
         prompts: SamplePrompts,
     ) -> Result<Preview> {
         let side = job.side(model)?;
-        let (recipe, unet, plan) = model.preview_sampling(job, self.planning(), [side, side])?;
-        self.gpu.breathe().await;
-        let sampling = Sampling::new(&self.gpu, plan, &unet, pool, store).await?;
-        let text = match model.preview_text(job, self.planning())? {
+        let SamplePlans { recipe, unet, sampling, text, decode } = plans;
+        let sampling = Sampling::new(&self.gpu, sampling, &unet, pool, store).await?;
+        let text = match text {
             Some(Part { plan, input, output, .. }) => {
                 Some((Session::new(&self.gpu, plan, pool, store).await?, input, output))
             }
             None => None,
         };
-        Ok(Preview { sampling, recipe, prompts, text, size: [side, side] })
+        Ok(Preview { sampling, recipe, prompts, text, decode, size: [side, side] })
     }
 
     /// Makes the sample pictures of `step` updates. Stopped, it leaves out those that are not there yet: a training waits
@@ -115,7 +119,7 @@ impl Engine {
         step: usize,
         ear: &mut Ear<'_>,
     ) -> Result<()> {
-        let Preview { sampling, recipe, prompts: SamplePrompts { hidden, first, ids }, text, size } = preview;
+        let Preview { sampling, recipe, prompts: SamplePrompts { hidden, first, ids }, text, decode, size } = preview;
         if ear.stopped() {
             return Ok(());
         }
@@ -125,9 +129,8 @@ impl Engine {
             session.run().await?;
             hidden.take(&self.gpu, first + index, &session.place(*output)?)?;
         }
-        let part = model.plan_vae_decode(self.planning(), 1, *size, true)?;
-        self.gpu.breathe().await;
-        let vae = VaeSession::new(&self.gpu, model, &mut Pool::default(), part).await?;
+        let mut pool = Pool::default();
+        let vae = ear.during(&self.gpu, VaeSession::new(&self.gpu, model, &mut pool, decode.clone())).await?;
         let (steps, total) = (recipe.trajectory.steps.len(), recipe.trajectory.steps.len() * job.sample_prompts.len());
         for (index, prompt) in job.sample_prompts.iter().enumerate() {
             sampling.set_prompt(hidden, [*first, first + 1 + index]).await?;

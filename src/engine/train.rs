@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Result};
 use crate::event::{Event, Listener, StepReport};
-use crate::gpu::{Pool, Store};
+use crate::gpu::{Ahead, Pool, Store};
+use crate::graph::Plan;
 use crate::io::Place;
 use crate::job::{LrSchedule, TrainJob};
 use crate::nn::Param;
@@ -15,8 +16,8 @@ use crate::train::{MicroBatch, State, TrainPlan, Trainer, Values};
 
 use super::ear::Ear;
 use super::init_lora::InitLora;
-use super::plan::{TrainPlans, plan_training, training_alone};
-use super::preview::Preview;
+use super::plan::{BeforeTraining, TrainPlans, plan_training, training_alone};
+use super::preview::{Preview, SamplePlans};
 use super::tensors::Reads;
 use super::train_data::{Batches, Run};
 use super::{Engine, Model};
@@ -64,10 +65,11 @@ impl Engine {
         let variants = resumed.as_ref().map_or_else(|| self.variants.clone(), |state| state.variants.clone());
         let engine = Engine { variants, ..self.clone() };
         let mut pool = Pool::default();
-        let (run, plan) = engine.gather(job, &model, &mut pool, ear).await?;
-        let total = updates(job, &run.batches)?;
+        let gathered = engine.gather(job, &model, &mut pool, ear).await?;
+        let total = updates(job, &gathered.run.batches)?;
         ear.phase("loading the model")?;
-        let training = engine.load(job, &model, init.as_ref(), run, plan, pool, ear).await?;
+        let engine = Engine { gpu: gathered.ahead.gpu.clone(), ..engine };
+        let training = engine.load(job, &model, init.as_ref(), gathered, pool, ear).await?;
         let first = match resumed {
             Some(state) => training.restore(state, &record, total, ear).await?,
             None => 0,
@@ -97,20 +99,15 @@ impl Engine {
     }
 
     /// What the run feeds on, and its plan where that is made already: one pool serves all that runs on pictures.
-    async fn gather(
-        &self,
-        job: &TrainJob,
-        model: &Model,
-        pool: &mut Pool,
-        ear: &mut Ear<'_>,
-    ) -> Result<(Run, TrainPlan)> {
+    async fn gather(&self, job: &TrainJob, model: &Model, pool: &mut Pool, ear: &mut Ear<'_>) -> Result<Gathered> {
         if let Some(path) = &job.replay {
             let run = job.open_replay(model, path)?;
             self.gpu.breathe().await;
             let setup = job.setup(model, self.gpu.caps(), run.samples, run.latent, run.tokens);
             let plan = plan_training(job, setup, self.planning(), training_alone).await?;
             job.check_space(&model.checkpoint, &plan, ear)?;
-            return Ok((run, plan));
+            let ahead = self.gpu.compile_ahead(plan.plans().flat_map(Plan::kernels)).await?;
+            return Ok(Gathered { run, plan, samples: None, ahead });
         }
         let set = job.training_set(model, self.planning(), &mut |event| ear.say(event)).await?;
         if set.classes_to_make > 0 {
@@ -118,26 +115,28 @@ impl Engine {
         }
         let plans = TrainPlans::new(job, model, &set, self.planning()).await?;
         job.check_space(&model.checkpoint, &plans.training, ear)?;
+        let ahead = self.gpu.compile_ahead(plans.plans().flat_map(Plan::kernels)).await?;
+        let engine = Engine { gpu: ahead.gpu.clone(), ..self.clone() };
         let chunks = plans.pool();
-        let run = self.prepare(job, model, &set, plans.before.encode, &chunks, pool, ear).await?;
-        Ok((run, plans.training))
+        let BeforeTraining { text, encode, preview: samples, .. } = plans.before;
+        let run = engine.prepare(job, model, &set, text, encode, &chunks, pool, ear).await?;
+        Ok(Gathered { run, plan: plans.training, samples, ahead })
     }
 
     /// Weights, optimizer and sample pictures, ready for the first update.
-    #[allow(clippy::too_many_arguments, reason = "a private call with one caller")]
     async fn load<'a>(
         &'a self,
         job: &'a TrainJob,
         model: &'a Model,
         init: Option<&InitLora>,
-        run: Run,
-        plan: TrainPlan,
+        Gathered { run, plan, samples, ahead }: Gathered,
         mut pool: Pool,
         ear: &mut Ear<'_>,
     ) -> Result<Training<'a>> {
         let mut store = Store::new(&self.gpu);
         Trainer::allocate(&plan, &mut store)?;
-        model.load(&mut store, "weights", &plan.params).await?;
+        let gpu = &self.gpu;
+        ear.until_stopped(gpu, model.load(&mut store, "weights", &plan.params)).await?;
         self.start_adapters(job, init, &plan.params, &store).await?;
         ear.say(Event::Note(format!(
             "{}, {} dispatches a step, {:.0} MB of working memory",
@@ -146,14 +145,18 @@ impl Engine {
             plan.first.working_bytes() as f64 / 1e6
         )));
         let params = plan.params.clone();
-        let mut trainer = Trainer::new(&self.gpu, plan, &mut pool, &store, &self.variants).await?;
+        let mut trainer = ear.until_stopped(gpu, Trainer::new(gpu, plan, &mut pool, &store)).await?;
         trainer.set_prompts(run.conditioning)?;
-        let preview = match run.sample_prompts {
-            Some(prompts) => Some(self.preview(job, model, &mut pool, &mut store, prompts).await?),
+        let preview = match run.sample_prompts.zip(samples) {
+            Some((prompts, plans)) => {
+                let preview = self.preview(job, model, plans, &mut pool, &mut store, prompts);
+                Some(ear.until_stopped(gpu, preview).await?)
+            }
             None => None,
         };
         let schedule = NoiseSchedule::new(&model.schedule);
-        Ok(Training { engine: self, job, model, schedule, batches: run.batches, store, params, trainer, preview })
+        let batches = run.batches;
+        Ok(Training { engine: self, job, model, schedule, batches, store, params, trainer, preview, _ahead: ahead })
     }
 }
 
@@ -238,6 +241,14 @@ impl Record {
     }
 }
 
+/// What a run needs before its weights are loaded.
+struct Gathered {
+    run: Run,
+    plan: TrainPlan,
+    samples: Option<SamplePlans>,
+    ahead: Ahead,
+}
+
 /// A run whose weights are on the device.
 struct Training<'a> {
     engine: &'a Engine,
@@ -249,6 +260,7 @@ struct Training<'a> {
     params: Vec<Param>,
     trainer: Trainer,
     preview: Option<Preview>,
+    _ahead: Ahead,
 }
 
 impl Training<'_> {
@@ -277,6 +289,7 @@ impl Training<'_> {
         let (job, total, mut done) = (self.job, steps.end, steps.start);
         for step in steps {
             let report = self.update(step, total).await?;
+            ear.tell_compiled(&self.engine.gpu);
             ear.say(Event::Step(report));
             done = step + 1;
             if let Some(preview) = self.preview.as_ref().filter(|_| done % job.sample_every == 0 || done == total) {

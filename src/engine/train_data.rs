@@ -15,7 +15,7 @@ use crate::train::{Cached, Conditioning, Dataset, MicroBatch, Replay};
 
 use super::class_pictures::class_job;
 use super::ear::Ear;
-use super::encode::{Part, VaeSession, posterior};
+use super::encode::{Part, TextParts, VaeSession, posterior};
 use super::preview::SamplePrompts;
 use super::training_set::{TrainingPicture, TrainingSet};
 use super::{Engine, Model};
@@ -103,14 +103,15 @@ impl TrainJob {
 }
 
 impl Engine {
-    /// Pictures to cached posteriors, by the plans `encode` of their sizes, and prompts to hidden states, in a pool of
-    /// `chunks`.
+    /// Pictures to cached posteriors, by the plans `encode` of their sizes, and prompts to hidden states by those of `text`, in
+    /// a pool of `chunks`.
     #[allow(clippy::too_many_arguments, reason = "a private call with one caller")]
     pub(super) async fn prepare(
         &self,
         job: &TrainJob,
         model: &Model,
         set: &TrainingSet,
+        text: TextParts,
         encode: Vec<Part>,
         chunks: &[u64],
         pool: &mut Pool,
@@ -141,7 +142,7 @@ impl Engine {
         ear.phase("reading the prompts")?;
         // Class pictures had a pool of their own; from here on one serves everything, the training included.
         pool.reserve(&self.gpu, chunks)?;
-        let hidden = model.encode_prompts(&self.gpu, self.planning(), pool, &texts).await?;
+        let hidden = ear.until_stopped(&self.gpu, model.encode_prompts(&self.gpu, text, pool, &texts)).await?;
         let conditioning = match job.text_encoder {
             true => Conditioning::Ids(texts[..conditioned].concat(), tokens),
             false => Conditioning::Context(hidden.read().await?[..conditioned].concat(), tokens),
@@ -152,7 +153,7 @@ impl Engine {
         let total = pictures.len() + classes.len();
         let mut done = 0;
         for (size, (&[width, height], part)) in set.sizes.iter().zip(encode).enumerate() {
-            let vae = VaeSession::new(&self.gpu, model, pool, part).await?;
+            let vae = ear.until_stopped(&self.gpu, VaeSession::new(&self.gpu, model, pool, part)).await?;
             for (kind, (pictures, photos)) in [&pictures, &classes].into_iter().zip(&mut photos).enumerate() {
                 let mine = pictures.iter().zip(photos).enumerate().filter(|(_, (_, photo))| photo.size == size);
                 for (i, (picture, photo)) in mine {

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use web_time::Instant;
 
 use crate::error::Result;
-use crate::gpu::{Gpu, Pool, Store, Variants};
+use crate::gpu::{AdapterClass, Gpu, Pool, Store, Variants};
 use crate::graph::{Graph, Plan, PlanOptions, Session};
 use crate::io;
 use crate::ops::{Choice, choices};
@@ -16,7 +16,8 @@ const RUNS: usize = 5;
 /// What another variant must save to displace the first.
 const GAIN: f64 = 0.05;
 
-/// The variants for `gpu` that `folder` remembers; measured now, and remembered, where it does not.
+/// The variants for `gpu` that `folder` remembers; measured now, and remembered, where it does not. Of a software driver the
+/// usual ones: it compiles for seconds what would be measured for milliseconds, and they are what was measured on every one.
 ///
 /// A folder that cannot be read or written costs a measurement each time, nothing else.
 ///
@@ -26,6 +27,14 @@ pub(super) async fn remembered(gpu: &Gpu, folder: &Path) -> Result<Variants> {
     if let Some(found) = known(gpu, folder) {
         return Ok(found);
     }
+    if gpu.caps().class == AdapterClass::Cpu {
+        return Ok(Variants::default());
+    }
+    measured(gpu, folder).await
+}
+
+/// The variants that are fastest on `gpu`, from now on remembered in `folder`.
+async fn measured(gpu: &Gpu, folder: &Path) -> Result<Variants> {
     let measured = measure(gpu).await?;
     if let Ok(json) = serde_json::to_vec_pretty(&measured)
         && let Err(e) = io::write_atomic(file(gpu, folder), |out| out.write_all(&json))
@@ -105,10 +114,20 @@ mod tests {
     }
 
     #[test]
-    fn the_choice_is_made_once_and_a_damaged_file_is_made_again() {
+    fn a_software_driver_compiles_nothing_to_choose() {
         let gpu = pollster::block_on(Gpu::request(&Default::default())).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let first = pollster::block_on(remembered(&gpu, folder.path())).unwrap();
+        let is_software = gpu.caps().class == AdapterClass::Cpu;
+        assert_eq!(first == Variants::default() && !file(&gpu, folder.path()).exists(), is_software);
+    }
+
+    #[test]
+    fn the_choice_is_made_once_and_a_damaged_file_is_made_again() {
+        let gpu = pollster::block_on(Gpu::request(&Default::default())).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let first = pollster::block_on(measured(&gpu, folder.path())).unwrap();
+        assert_eq!(pollster::block_on(remembered(&gpu, folder.path())).unwrap(), first);
         let path = file(&gpu, folder.path());
         let keys: Vec<&str> = choices(gpu.caps()).iter().map(|c| c.key).collect();
         assert!(keys.iter().all(|k| first.get(k).is_some()));
@@ -116,7 +135,7 @@ mod tests {
         for damage in ["{", "{\"chosen\":{\"gemm\":\"none such\",\"x\":\"y\"}}"] {
             std::fs::write(&path, damage).unwrap();
             assert_eq!(read(&path, &gpu), None);
-            pollster::block_on(remembered(&gpu, folder.path())).unwrap();
+            pollster::block_on(measured(&gpu, folder.path())).unwrap();
             assert!(read(&path, &gpu).is_some());
         }
     }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::Gpu;
 use super::waiting::Signal;
+use super::{Caps, Gpu};
 use crate::error::{Error, Result};
 
 /// A buffer whose memory goes with its last owner. JavaScript would keep it until it collects its garbage, which knows
@@ -158,31 +158,11 @@ impl Store {
     }
 
     fn allocate_limited(&mut self, label: &str, tensors: &[(String, u64)], limit: u64) -> Result<Vec<(Buffer, u64)>> {
-        let align = self.gpu.caps().storage_alignment.max(256);
-        // Bytes used so far, and members as (key, offset, bytes).
-        type Group<'a> = (u64, Vec<(&'a str, u64, u64)>);
-        let mut groups: Vec<Group> = Vec::new();
-        for (key, bytes) in tensors {
-            if self.entries.contains_key(key) {
-                continue;
-            }
-            if *bytes > limit {
-                return Err(Error::Limit(format!(
-                    "{key} takes {bytes} bytes, more than the {limit} that this adapter holds in one piece; try --dtype f16"
-                )));
-            }
-            let fits = groups.last().is_some_and(|(used, _)| used + bytes <= limit);
-            if !fits {
-                groups.push((0, Vec::new()));
-            }
-            if let Some((used, members)) = groups.last_mut() {
-                members.push((key, *used, *bytes));
-                *used = (*used + bytes).next_multiple_of(align);
-            }
-        }
+        let new: Vec<(String, u64)> =
+            tensors.iter().filter(|(key, _)| !self.entries.contains_key(key)).cloned().collect();
+        let groups = groups(&new, limit, self.gpu.caps())?;
         let mut buffers = Vec::with_capacity(groups.len());
-        for (used, members) in groups {
-            let size = used.min(limit);
+        for (size, members) in groups {
             let buffer = storage_buffer(&self.gpu, label, size);
             for (key, offset, bytes) in members {
                 self.entries.insert(key.to_string(), StoredBuffer { buffer: buffer.clone(), offset, bytes });
@@ -242,6 +222,7 @@ impl Store {
             self.staged.store(0, Relaxed);
             self.gpu.queue.submit([]);
             self.gpu.wait().await?;
+            self.gpu.look_up().await;
         }
         Ok(())
     }
@@ -251,6 +232,37 @@ impl Store {
         let entry = self.entry(key)?;
         self.gpu.read(&entry.buffer, entry.offset, entry.bytes).await
     }
+}
+
+/// Bytes of a buffer, and its members as (key, offset, bytes).
+type Group<'a> = (u64, Vec<(&'a str, u64, u64)>);
+
+/// `tensors` in buffers of at most `limit` bytes.
+fn groups<'a>(tensors: &'a [(String, u64)], limit: u64, caps: &Caps) -> Result<Vec<Group<'a>>> {
+    let align = caps.storage_alignment.max(256);
+    let mut groups: Vec<Group> = Vec::new();
+    for (key, bytes) in tensors {
+        if *bytes > limit {
+            return Err(Error::Limit(format!(
+                "{key} takes {bytes} bytes, more than the {limit} that this adapter holds in one piece; try --dtype f16"
+            )));
+        }
+        let fits = groups.last().is_some_and(|(used, _)| used + bytes <= limit);
+        if !fits {
+            groups.push((0, Vec::new()));
+        }
+        if let Some((used, members)) = groups.last_mut() {
+            members.push((key, *used, *bytes));
+            *used = (*used + bytes).next_multiple_of(align);
+        }
+    }
+    groups.iter_mut().for_each(|(used, _)| *used = limit.min(*used));
+    Ok(groups)
+}
+
+/// Bytes of the flat vectors that [`Store::allocate_flat`] makes of `tensors`, which none of them holds yet.
+pub(crate) fn flat_bytes(tensors: &[(String, u64)], caps: &Caps) -> Result<Vec<u64>> {
+    Ok(groups(tensors, caps.max_binding_bytes, caps)?.into_iter().map(|(bytes, _)| bytes).collect())
 }
 
 impl Gpu {

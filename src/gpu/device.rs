@@ -1,17 +1,11 @@
-//! Adapters, the device, and the cache of compiled kernels.
+//! Adapters and the device.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-#[cfg(not(target_arch = "wasm32"))]
-use std::{
-    pin::pin,
-    sync::atomic::AtomicUsize,
-    task::{Context, Poll, Waker},
-};
 
+use super::compile::{Kernels, Needed};
 use super::turn::Turn;
-use super::{Access, AdapterClass, Caps, Kernel, Watch};
+use super::{AdapterClass, Caps, Watch};
 use crate::error::{Error, Result};
 
 /// Which adapter to use, and how.
@@ -44,12 +38,6 @@ impl AdapterEntry {
     }
 }
 
-/// A compiled kernel.
-pub struct Pipeline {
-    pub(crate) pipeline: wgpu::ComputePipeline,
-    pub(crate) layout: wgpu::BindGroupLayout,
-}
-
 /// A device with its queue and compiled kernels. Cheap to clone.
 #[derive(Clone)]
 pub struct Gpu {
@@ -57,21 +45,20 @@ pub struct Gpu {
     pub(crate) queue: wgpu::Queue,
     info: wgpu::AdapterInfo,
     caps: Caps,
-    bounds_checks: bool,
+    pub(super) bounds_checks: bool,
     /// Opened here: its callbacks are set, and kernels may be compiled on threads of our own.
     is_ours: bool,
     /// Where a host application drives the job: what it allows. It polls the device too; else waiting blocks the thread,
     /// which is ours.
-    pub(super) turn: Option<Turn>,
+    pub(crate) turn: Option<Turn>,
+    /// What the job that this handle is of has to have compiled.
+    pub(super) needed: Option<Arc<Needed>>,
     shared: Arc<Shared>,
 }
 
 #[derive(Default)]
 struct Shared {
-    /// Those that were built without an error, by text: kernels of several keys are rendered to the same where a template has parts that use some of its values.
-    pipelines: Mutex<HashMap<String, Arc<Pipeline>>>,
-    /// The same by [`Kernel::key`], which needs no rendering.
-    kernels: Mutex<HashMap<String, Arc<Pipeline>>>,
+    kernels: Kernels,
     /// What paints textures, once it is known to work.
     paint: Mutex<Option<wgpu::ComputePipeline>>,
     fault: Mutex<Option<String>>,
@@ -199,12 +186,27 @@ impl Gpu {
     /// Uses a host application's device, and leaves its callbacks alone.
     pub fn from_device(info: wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue, bounds_checks: bool) -> Gpu {
         let caps = caps_of(&info, &device.limits(), device.features());
-        Gpu { device, queue, info, caps, bounds_checks, is_ours: false, turn: None, shared: Arc::default() }
+        Gpu {
+            device,
+            queue,
+            info,
+            caps,
+            bounds_checks,
+            is_ours: false,
+            turn: None,
+            needed: None,
+            shared: Arc::default(),
+        }
     }
 
     /// The same device for a job that a host drives: it takes what `turn` allows, and never polls or blocks.
     pub(crate) fn driven(&self, turn: Turn) -> Gpu {
         Gpu { turn: Some(turn), ..self.clone() }
+    }
+
+    /// The same device for a job that counts what it has compiled.
+    pub(super) fn counting(&self, needed: Option<Arc<Needed>>) -> Gpu {
+        Gpu { needed, ..self.clone() }
     }
 
     /// Makes every job on the device end with an error: it is lost.
@@ -214,6 +216,10 @@ impl Gpu {
 
     pub(super) fn is_ours(&self) -> bool {
         self.is_ours
+    }
+
+    pub(super) fn known(&self) -> &Kernels {
+        &self.shared.kernels
     }
 
     /// An error that wgpu reported.
@@ -304,135 +310,6 @@ impl Gpu {
     pub(crate) fn set_pace(&self, pace: f64) {
         *lock(&self.shared.pace) = Some(pace);
     }
-
-    /// The pipelines of `kernels`; renders and compiles those that are not there yet.
-    pub(crate) async fn compile(&self, kernels: &[&Kernel]) -> Result<Vec<Arc<Pipeline>>> {
-        let keys: Vec<String> = kernels.iter().map(|kernel| kernel.key()).collect();
-        let (mut unknown, mut unbuilt): (HashMap<&str, String>, Vec<(String, &Kernel)>) = Default::default();
-        for (key, kernel) in keys.iter().zip(kernels) {
-            if unknown.contains_key(key.as_str()) || lock(&self.shared.kernels).contains_key(key) {
-                continue;
-            }
-            let text = kernel.render()?;
-            let known = lock(&self.shared.pipelines).contains_key(&text) || unbuilt.iter().any(|(t, _)| *t == text);
-            if !known {
-                unbuilt.push((text.clone(), kernel));
-            }
-            unknown.insert(key, text);
-            self.breathe().await;
-        }
-        self.build(&unbuilt).await?;
-        self.check()?;
-        let (pipelines, mut known) = (lock(&self.shared.pipelines), lock(&self.shared.kernels));
-        let mut compiled = Vec::with_capacity(kernels.len());
-        for (key, kernel) in keys.iter().zip(kernels) {
-            if let Some(built) = unknown.get(key.as_str()).and_then(|text| pipelines.get(text)) {
-                known.insert(key.clone(), built.clone());
-            }
-            let message = || format!("kernel {} did not compile", kernel.template.name);
-            compiled.push(known.get(key).cloned().ok_or_else(|| Error::Device(message()))?);
-        }
-        Ok(compiled)
-    }
-
-    /// Builds `kernels`: where a host drives the job, as many a step as fit; in a browser, which builds them beside the page,
-    /// all at once.
-    async fn build(&self, kernels: &[(String, &Kernel)]) -> Result<()> {
-        #[cfg(not(target_arch = "wasm32"))]
-        if self.is_ours && self.turn.is_none() {
-            return self.build_on_threads(kernels);
-        }
-        #[cfg(target_arch = "wasm32")]
-        if self.turn.is_none() {
-            let begun: Vec<_> = kernels.iter().map(|kernel| self.build_one(kernel)).collect();
-            for building in begun {
-                building.await?;
-            }
-            return Ok(());
-        }
-        for kernel in kernels {
-            self.build_one(kernel).await?;
-            self.breathe().await;
-        }
-        Ok(())
-    }
-
-    #[cfg(not(target_arch = "wasm32"))]
-    fn build_on_threads(&self, kernels: &[(String, &Kernel)]) -> Result<()> {
-        // Drivers compile on the calling thread; two at a time halves the wait on small machines.
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(4);
-        let (next, outcome) = (AtomicUsize::new(0), Mutex::new(Ok(())));
-        std::thread::scope(|scope| {
-            for _ in 0..threads.min(kernels.len()) {
-                scope.spawn(|| {
-                    while let Some(kernel) = kernels.get(next.fetch_add(1, Relaxed)) {
-                        // Natively what error scopes caught is known at once.
-                        let built = pin!(self.build_one(kernel)).poll(&mut Context::from_waker(Waker::noop()));
-                        if let Poll::Ready(Err(e)) = built {
-                            *lock(&outcome) = Err(e);
-                        }
-                    }
-                });
-            }
-        });
-        outcome.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Builds a kernel before this returns; the future keeps it, if nothing is wrong with it.
-    fn build_one(&self, (text, kernel): &(String, &Kernel)) -> impl Future<Output = Result<()>> + use<> {
-        let mut watch = Watch::new(self);
-        let built = watch.during(|| self.pipeline(text, kernel));
-        let (shared, text, name) = (self.shared.clone(), text.clone(), kernel.template.name);
-        async move {
-            let built = watch.kept(built).await.map_err(|e| Error::Device(format!("kernel {name}: {e}")))?;
-            lock(&shared.pipelines).insert(text, Arc::new(built));
-            Ok(())
-        }
-    }
-
-    fn pipeline(&self, text: &str, kernel: &Kernel) -> Pipeline {
-        let label = kernel.template.name;
-        let descriptor =
-            wgpu::ShaderModuleDescriptor { label: Some(label), source: wgpu::ShaderSource::Wgsl(text.into()) };
-        let checks = if self.bounds_checks || !kernel.template.trusted {
-            wgpu::ShaderRuntimeChecks::checked()
-        } else {
-            wgpu::ShaderRuntimeChecks::unchecked()
-        };
-        // SAFETY: every kernel of this crate keeps its indices within its bindings and its loops finite; the op tests run
-        // each one between sentinel words, and once with the checks on. Others are not trusted.
-        let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
-        let buffer = |binding: u32, ty: wgpu::BufferBindingType| wgpu::BindGroupLayoutEntry {
-            binding,
-            visibility: wgpu::ShaderStages::COMPUTE,
-            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
-            count: None,
-        };
-        let mut entries = vec![buffer(0, wgpu::BufferBindingType::Uniform)];
-        entries
-            .extend((kernel.slots().iter().enumerate()).map(|(i, a)| {
-                buffer(i as u32 + 1, wgpu::BufferBindingType::Storage { read_only: *a == Access::Read })
-            }));
-        let layout = (self.device)
-            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(label), entries: &entries });
-        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(label),
-            bind_group_layouts: &[Some(&layout)],
-            immediate_size: 0,
-        });
-        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(label),
-            layout: Some(&pipeline_layout),
-            module: &module,
-            entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                constants: &[],
-                zero_initialize_workgroup_memory: self.bounds_checks,
-            },
-            cache: None,
-        });
-        Pipeline { pipeline, layout }
-    }
 }
 
 impl Shared {
@@ -445,7 +322,7 @@ impl Shared {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

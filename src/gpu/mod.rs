@@ -2,6 +2,9 @@
 
 mod buffers;
 mod caps;
+mod compile;
+#[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "a page has one thread"))]
+mod crew;
 mod device;
 mod kernel;
 mod pace;
@@ -12,9 +15,10 @@ mod turn;
 mod waiting;
 mod watch;
 
-pub(crate) use buffers::{Buffer, StoredBuffer, storage_buffer};
+pub(crate) use buffers::{Buffer, StoredBuffer, flat_bytes, storage_buffer};
 pub use buffers::{Pool, STAGING_BYTES, Store};
 pub use caps::{AdapterClass, Caps, Variants};
+pub(crate) use compile::{Ahead, Pipeline};
 pub(crate) use device::USED_FEATURES;
 pub use device::{AdapterEntry, DeviceOptions, Gpu, adapters, choose_adapter};
 pub(crate) use kernel::shader;

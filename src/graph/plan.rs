@@ -31,6 +31,7 @@ pub(crate) enum Home {
 }
 
 /// A graph, placed: every dispatch, every byte, known before the first one runs.
+#[derive(Clone)]
 pub struct Plan {
     pub(crate) dispatches: Vec<Dispatch>,
     pub(crate) homes: HashMap<Slot, Home>,

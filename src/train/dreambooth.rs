@@ -13,6 +13,7 @@ use crate::nn::{LoraSpec, Mode, Param, Role, Scope, Settings};
 use crate::ops::{self, clip_factor, dot, repeat, weighted_mse};
 
 use super::optimizer::{Optimizer, UpdateInputs};
+use super::update::{Group, UpdatePlan, Vector, vectors};
 
 /// What is trained, and on what.
 #[derive(Clone, Debug)]
@@ -67,13 +68,6 @@ impl Setup {
     }
 }
 
-/// Parameters with one learning rate.
-#[derive(Clone, Debug)]
-pub(super) struct Group {
-    pub label: &'static str,
-    pub params: Vec<Param>,
-}
-
 /// The plans of a run, and the parameters that they touch.
 pub struct TrainPlan {
     pub(super) setup: Setup,
@@ -85,6 +79,10 @@ pub struct TrainPlan {
     pub(super) more: Vec<(Plan, Option<Plan>, Inputs)>,
     pub(super) inputs: Inputs,
     pub(super) groups: Vec<Group>,
+    /// What is updated in one dispatch each.
+    pub(super) vectors: Vec<Vector>,
+    /// Behind the passes; fused, they update themselves.
+    pub(super) update: Option<UpdatePlan>,
     /// Every parameter of the models, frozen ones too.
     pub params: Vec<Param>,
 }
@@ -139,13 +137,19 @@ impl TrainPlan {
             let (first, next, inputs, ..) = both([h, w, setup.latent[2]])?;
             more.push((first, next, inputs));
         }
-        Ok(TrainPlan { setup: setup.clone(), first, next, more, inputs, groups, params })
+        let vectors = vectors(setup.fused, &groups, caps)?;
+        let update = match setup.fused {
+            true => None,
+            false => Some(UpdatePlan::new(setup.optimizer, &groups, &vectors, caps, variants)?),
+        };
+        Ok(TrainPlan { setup: setup.clone(), first, next, more, inputs, groups, vectors, update, params })
     }
 
-    /// The plans of both passes or kinds of micro-batch, for every size of pictures.
+    /// The plans of both passes or kinds of micro-batch, for every size of pictures, and of the update behind them.
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
         let more = self.more.iter().flat_map(|(first, next, _)| std::iter::once(first).chain(next));
-        std::iter::once(&self.first).chain(&self.next).chain(more)
+        let update = self.update.iter().map(|update| &update.plan);
+        std::iter::once(&self.first).chain(&self.next).chain(more).chain(update)
     }
 
     /// Numbers that are trained.

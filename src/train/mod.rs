@@ -8,6 +8,7 @@ pub mod optimizer;
 pub mod replay;
 pub mod schedule;
 pub mod trainer;
+mod update;
 
 pub use checkpoint::{State, Values};
 pub use dataset::{Cached, Dataset, Draw, MicroBatch, Photo};

@@ -1,16 +1,15 @@
 //! A training run on a device: the step's sessions, and the vectors that they update.
 
-use crate::base::DType;
 use crate::error::{Error, Result};
-use crate::gpu::{Gpu, Pool, Store, Variants};
-use crate::graph::{Graph, Plan, PlanOptions, Session, Tensor};
+use crate::gpu::{Gpu, Pool, Store};
+use crate::graph::{Session, Tensor};
 use crate::nn::Param;
-use crate::ops::clip_grad_norm;
 
 use super::dataset::MicroBatch;
-use super::dreambooth::{CLIP, Group, Inputs, Setup, TrainPlan};
-use super::optimizer::{Optimizer, UpdateInputs};
+use super::dreambooth::{CLIP, Inputs, Setup, TrainPlan};
+use super::optimizer::UpdateInputs;
 use super::replay::Conditioning;
+use super::update::{Group, UpdatePlan, Vector};
 
 /// A run on a device.
 pub struct Trainer {
@@ -37,18 +36,6 @@ struct Update {
     norm: Tensor,
 }
 
-/// Parameters that are updated in one dispatch: a piece of a group stored flat, or one tensor. Moments lie beside it as
-/// `m.KEY` and `v.KEY`.
-#[derive(Clone, Debug)]
-struct Vector {
-    group: usize,
-    /// Key of the parameters.
-    param: String,
-    /// Key of their moments, behind `m.` and `v.`.
-    moments: String,
-    elements: usize,
-}
-
 /// Of one update: each sample's error by micro-batch, and the norm of all gradients before clipping.
 #[derive(Clone, Debug)]
 pub struct UpdateReport {
@@ -73,7 +60,7 @@ impl Trainer {
         if fused {
             store.allocate(CLIP, &[(CLIP.into(), 16)])?;
         }
-        for vector in vectors(plan, store) {
+        for vector in &plan.vectors {
             let bytes = plan.setup.optimizer.moment_bytes(vector.elements);
             for moment in ["m", "v"] {
                 store.allocate(moment, &[(format!("{moment}.{}", vector.moments), bytes)])?;
@@ -83,22 +70,8 @@ impl Trainer {
     }
 
     /// Compiles the run; all parameters must be in `store`.
-    pub async fn new(
-        gpu: &Gpu,
-        plan: TrainPlan,
-        pool: &mut Pool,
-        store: &Store,
-        variants: &Variants,
-    ) -> Result<Trainer> {
-        let vectors = vectors(&plan, store);
-        let update = match plan.setup.fused {
-            true => None,
-            false => {
-                let (graph, at, norm) = update_graph(&plan.groups, &vectors, plan.setup.optimizer)?;
-                Some((Plan::new(&graph, gpu.caps(), variants, &PlanOptions::default())?, at, norm))
-            }
-        };
-        for arena in plan.plans().chain(update.iter().map(|(plan, ..)| plan)).map(|p| &p.arena) {
+    pub async fn new(gpu: &Gpu, plan: TrainPlan, pool: &mut Pool, store: &Store) -> Result<Trainer> {
+        for arena in plan.plans().map(|p| &p.arena) {
             pool.reserve(gpu, arena)?;
         }
         let mut passes = Vec::with_capacity(1 + plan.more.len());
@@ -109,11 +82,14 @@ impl Trainer {
             };
             passes.push(Passes { first: Session::new(gpu, first, pool, store).await?, next, at });
         }
-        let update = match update {
-            Some((plan, at, norm)) => Some(Update { session: Session::new(gpu, plan, pool, store).await?, at, norm }),
+        let update = match plan.update {
+            Some(UpdatePlan { plan, at, norm }) => {
+                Some(Update { session: Session::new(gpu, plan, pool, store).await?, at, norm })
+            }
             None => None,
         };
-        Ok(Trainer { passes, captions: None, update, groups: plan.groups, vectors, setup: plan.setup })
+        let (vectors, groups) = (plan.vectors, plan.groups);
+        Ok(Trainer { passes, captions: None, update, groups, vectors, setup: plan.setup })
     }
 
     /// Sets the prompts: the instances' and the class's, or with captions all that micro-batches number.
@@ -223,41 +199,4 @@ impl Trainer {
         };
         self.vectors.iter().flat_map(keys).collect()
     }
-}
-
-/// The vectors of a run whose parameters are in `store`.
-fn vectors(plan: &TrainPlan, store: &Store) -> Vec<Vector> {
-    let mut vectors = Vec::new();
-    for (group, Group { label, params }) in plan.groups.iter().enumerate() {
-        if plan.setup.fused {
-            vectors.extend(params.iter().map(|p| Vector {
-                group,
-                param: p.key.clone(),
-                moments: p.key.clone(),
-                elements: p.elements(),
-            }));
-            continue;
-        }
-        for piece in 0.. {
-            let (moments, param) = (format!("{label}#{piece}"), format!("param.{label}#{piece}"));
-            let Some(bytes) = store.bytes(&param) else { break };
-            vectors.push(Vector { group, param, moments, elements: bytes as usize / 4 });
-        }
-    }
-    vectors
-}
-
-/// The norm of all gradients, and the update of every flat vector.
-fn update_graph(groups: &[Group], vectors: &[Vector], optimizer: Optimizer) -> Result<(Graph, UpdateInputs, Tensor)> {
-    let mut g = Graph::new();
-    let at = UpdateInputs::new(&mut g, optimizer, groups.iter().map(|group| group.label));
-    let gradient = |g: &mut Graph, v: &Vector| g.stored(&format!("grad.{}", v.moments), [v.elements], DType::F32);
-    let grads: Vec<Tensor> = vectors.iter().map(|v| gradient(&mut g, v)).collect::<Result<_>>()?;
-    let (norm, clip) = clip_grad_norm(&mut g, &grads, at.max_norm)?;
-    g.output(norm);
-    for (vector, grad) in vectors.iter().zip(grads) {
-        let param = g.stored(&vector.param, [vector.elements], DType::F32)?;
-        optimizer.record(&mut g, &vector.moments, param, grad, clip, at.hyper[vector.group])?;
-    }
-    Ok((g, at, norm))
 }

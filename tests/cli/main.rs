@@ -4,6 +4,7 @@ mod bad_input;
 mod captions;
 #[path = "../common/mod.rs"]
 mod common;
+mod demo;
 mod golden;
 #[path = "../inputs/mod.rs"]
 mod inputs;

@@ -27,7 +27,7 @@ fn generate_writes_pictures_and_latents() {
     assert_eq!(stdout(&output), "portray-7.png\nportray-8.png\nl.safetensors\n");
     let bytes = std::fs::read(dir.path().join("portray-8.png")).unwrap();
     let text = String::from_utf8_lossy(&bytes);
-    for part in ["parameters", "cat", "Steps: 2", "Seed: 8", "Size: 64x64"] {
+    for part in ["parameters", "cat", "Steps: 2", "Seed: 8", "Size: 128x128"] {
         assert!(text.contains(part), "{part}");
     }
     let latents = portray::io::SafeTensors::open(dir.path().join("l.safetensors")).unwrap();
@@ -51,7 +51,7 @@ fn odd_pictures_are_pictures() {
     picture(&photos.join("a.png"), 1, 1);
     picture(&photos.join("b.png"), 20000, 20);
     std::fs::write(photos.join("caption.txt"), "not a picture").unwrap();
-    let output = works(dir.path(), "train --images photos --prompt dot --steps 1 --out l.safetensors");
+    let output = works(dir.path(), "train --model {F}/sd2 --images photos --prompt dot --steps 1 --out l.safetensors");
     assert_eq!(stdout(&output), "l.safetensors\n");
 }
 
@@ -89,7 +89,7 @@ fn layouts_convert_and_are_recognized() {
         assert!(said["matched"].as_array().unwrap().len() > 50, "{format}");
     }
     let text = stdout(&works(dir.path(), "inspect {A}/model"));
-    assert!(text.contains("v_prediction") && text.contains("5.88 M"), "{text}");
+    assert!(text.contains("v_prediction") && text.contains("8.74 M"), "{text}");
 }
 
 #[test]
@@ -100,7 +100,19 @@ fn plans_need_no_adapter() {
         command.args(words(line)).env("VK_ICD_FILENAMES", "/nonexistent").env("VK_DRIVER_FILES", "/nonexistent");
         let output = command.output().unwrap();
         assert!(output.status.success(), "{line}: {}", stderr(&output));
-        assert!(stdout(&output).contains("peak"), "{line}");
+        let text = stdout(&output);
+        assert!(text.contains("peak"), "{line}");
+        // Each job has some tens of kernels, of some thousands of bytes.
+        match serde_json::from_str::<Value>(&text) {
+            Ok(said) => {
+                let count = said["kernels"].as_u64().unwrap();
+                assert!(count > 10 && said["kernel_bytes"].as_u64().unwrap() > 1000 * count, "{text}");
+            }
+            Err(_) => {
+                let line = text.lines().find(|line| line.contains("kernels to compile")).expect("a line of kernels");
+                assert!(line.contains(" kB of WGSL)"), "{line}");
+            }
+        }
     }
     assert_eq!(listing(dir.path()), []);
 }
@@ -143,12 +155,12 @@ fn interrupted(folder: &Path, line: &str, at: impl Fn(&Value) -> bool) -> (Vec<V
 #[test]
 fn an_interrupted_generation_keeps_its_finished_pictures() {
     let dir = tempfile::tempdir().unwrap();
-    let line = "generate cat --steps 30 --count 3 --out out";
+    let line = "generate cat --steps 30 --width 64 --height 64 --count 3 --out out";
     let (lines, said) = interrupted(dir.path(), line, |said| said["event"] == "progress" && said["done"] == 31);
     let saved: Vec<_> = lines.iter().filter(|l| l["event"] == "saved").map(|l| l["path"].clone()).collect();
     assert_eq!(saved, ["out/portray-0.png"]);
     assert!(said.contains("interrupted after picture 1 of 3"), "{said}");
-    works(dir.path(), "generate cat --steps 30 --out alone.png");
+    works(dir.path(), "generate cat --steps 30 --width 64 --height 64 --out alone.png");
     let read = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
     assert!(read("out/portray-0.png") == read("alone.png"));
 }
@@ -180,7 +192,7 @@ fn class_pictures_that_are_made_need_not_be_made_again() {
 #[test]
 fn an_interrupted_training_goes_on_where_it_stopped() {
     let dir = tempfile::tempdir().unwrap();
-    let train = "train --images {A}/subjects/cat --prompt cat --rank 2 --seed 3 --steps 6 --lr 1e-3";
+    let train = "train --images {A}/subjects/cat --prompt cat --resolution 64 --rank 2 --seed 3 --steps 6 --lr 1e-3";
     works(dir.path(), &format!("{train} --json --out whole.safetensors"));
     let (_, said) = interrupted(dir.path(), &format!("{train} --out parts.safetensors"), |said| said["step"] == 1);
     assert!(said.contains("--resume"), "{said}");

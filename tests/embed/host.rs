@@ -108,7 +108,7 @@ pub fn tiny_job() -> GenerateJob {
     }
 }
 
-/// A picture of the bundled model.
+/// A picture of the bundled model, of its own size.
 pub fn bundled_job(steps: usize) -> GenerateJob {
     GenerateJob {
         prompts: vec!["a cat".into()],
@@ -116,4 +116,11 @@ pub fn bundled_job(steps: usize) -> GenerateJob {
         previews: true,
         ..Default::default()
     }
+}
+
+/// The same of a quarter as many pixels.
+pub fn small_bundled_job(steps: usize) -> GenerateJob {
+    let mut job = bundled_job(steps);
+    (job.sampling.width, job.sampling.height) = (Some(64), Some(64));
+    job
 }

@@ -9,7 +9,7 @@ use portray::event::Event;
 use portray::gpu::Budget;
 use portray::job::{GenerateJob, ModelOptions, TrainJob};
 
-use super::host::{Host, bundled_job, fixture, tiny, tiny_job, tiny_options};
+use super::host::{Host, fixture, small_bundled_job, tiny, tiny_job, tiny_options};
 
 fn picture(host: &Host, job: GenerateJob, budget: Budget) -> Vec<u8> {
     let mut work = host.engine.start_generate(job);
@@ -20,7 +20,7 @@ fn picture(host: &Host, job: GenerateJob, budget: Budget) -> Vec<u8> {
 #[test]
 fn any_budget_gives_the_same_picture() {
     let host = Host::generous();
-    let expected = picture(&host, bundled_job(2), Budget::dispatches(usize::MAX));
+    let expected = picture(&host, small_bundled_job(2), Budget::dispatches(usize::MAX));
     for budget in [
         Budget::dispatches(1),
         Budget::dispatches(37),
@@ -29,9 +29,9 @@ fn any_budget_gives_the_same_picture() {
         Budget::time(Duration::from_micros(300)),
         Budget::time(Duration::from_millis(5)).at_most(3),
     ] {
-        assert!(picture(&host, bundled_job(2), budget) == expected, "{budget:?}");
+        assert!(picture(&host, small_bundled_job(2), budget) == expected, "{budget:?}");
     }
-    let other = GenerateJob { prompts: vec!["a dog".into()], ..bundled_job(2) };
+    let other = GenerateJob { prompts: vec!["a dog".into()], ..small_bundled_job(2) };
     assert!(picture(&host, other, Budget::time(Duration::from_millis(50))) != expected);
 }
 

@@ -7,7 +7,7 @@ use portray::event::{Event, Flow};
 use portray::gpu::Budget;
 use portray::job::GenerateJob;
 
-use super::host::{Host, bundled_job, tiny, tiny_job};
+use super::host::{Host, small_bundled_job, tiny, tiny_job};
 
 /// What the engine makes on a device of its own, RGB.
 fn plain(job: &GenerateJob) -> Vec<u8> {
@@ -26,14 +26,14 @@ fn difference(rgba: &[u8], rgb: &[u8]) -> u8 {
 #[test]
 fn the_result_is_a_texture_of_the_hosts_device_and_nothing_was_read_back() {
     let host = Host::modest();
-    let mut work = host.engine.start_generate(bundled_job(3));
+    let mut work = host.engine.start_generate(small_bundled_job(3));
     let made = host.finish(&mut work, Budget::time(Duration::from_millis(20))).unwrap();
     assert_eq!(host.engine.gpu().readbacks(), 0);
     assert!(made.pictures[0].rgb.is_empty());
     let textures = work.pictures();
     assert_eq!(textures.len(), 1);
     let rgba = host.read(&textures[0]);
-    let expected = plain(&bundled_job(3));
+    let expected = plain(&small_bundled_job(3));
     assert!(rgba.chunks(4).all(|p| p[3] == 255));
     // Other limits and features may choose other kernels: rounding may differ by a step.
     assert!(difference(&rgba, &expected) <= 1);

@@ -13,7 +13,9 @@ const id = (name) => `[data-testid=${name}]`;
 async function page(t, mock, options = {}) {
   const server = await site(t);
   server.files.set("/portray.js", { bytes: await readFile(new URL("mock/portray.js", import.meta.url)), type: "text/javascript" });
-  server.files.set("/assets/sheet.png", { bytes: await readFile(path.join(ROOT, "assets/sheet.png")), type: "image/png" });
+  for (const picture of ["cat", "dog"].flatMap((subject) => [0, 1, 2, 3].map((i) => `assets/subjects/${subject}/${i}.png`))) {
+    server.files.set(`/${picture}`, { bytes: await readFile(path.join(ROOT, picture)), type: "image/png" });
+  }
   return open(t, `/index.html?mock=${mock}&speed=20`, { ...options, server });
 }
 
@@ -84,6 +86,19 @@ test("a training holds the engine: no model takes its place, and it ends where i
   await at.click(id("finish"));
   await at.waitForSelector(`${id("training-done")}:not([hidden])`);
   assert.match(await at.textContent(id("training-done")), /keeps it until you remove it/);
+});
+
+test("while kernels are compiled, that is what is said, until there is more to say", async (t) => {
+  const at = await page(t, "compiling");
+  await ready(at);
+  await at.click(id("generate"));
+  await says(at, "status", /^Compiling 41 of 63 kernels$/);
+  await says(at, "status", /^Step \d+ of/);
+  await at.click(id("stop"));
+  await train(at, 2000);
+  await says(at, "training-status", /^Compiling 41 of 63 kernels$/);
+  assert.equal(await at.getAttribute(id("training-bar"), "aria-valuenow"), "65");
+  await says(at, "training-status", /^Step/);
 });
 
 test("what nothing keeps is said, whichever panel is open", async (t) => {

@@ -117,9 +117,9 @@ async function psnr(pictures) {
   const pixels = await Promise.all(pictures.map(async (base64) => {
     const blob = new Blob([Uint8Array.from(atob(base64), (c) => c.charCodeAt(0))]);
     const image = await createImageBitmap(blob);
-    const canvas = new OffscreenCanvas(64, 64);
-    canvas.getContext("2d").drawImage(image, 0, 0, 64, 64);
-    return canvas.getContext("2d").getImageData(0, 0, 64, 64).data;
+    const canvas = new OffscreenCanvas(128, 128);
+    canvas.getContext("2d").drawImage(image, 0, 0, 128, 128);
+    return canvas.getContext("2d").getImageData(0, 0, 128, 128).data;
   }));
   let sum = 0;
   for (let i = 0; i < pixels[0].length; i++) sum += i % 4 === 3 ? 0 : (pixels[0][i] - pixels[1][i]) ** 2;
@@ -148,6 +148,20 @@ test("a step in the tab takes at most 1.3 times what it takes natively", async (
     } while (medians.at(-1) > 1.3 && medians.length < 3);
     assert.ok(medians.at(-1) <= 1.3, `${step}: ${medians} times as long in every attempt`);
   }
+});
+
+test("the first picture and the next are the same, but for what compiling takes", async (t) => {
+  const page = await tab(t);
+  const [first, next] = await page.evaluate(async () => {
+    const timed = async () => {
+      const began = performance.now();
+      const said = await all(engine.generate({ prompt: "a cat", steps: 12, seed: 3 }));
+      return { seconds: (performance.now() - began) / 1000, png: said.find((event) => event.type === "picture").png };
+    };
+    return [await timed(), await timed()];
+  });
+  t.diagnostic(`cold extra ${(first.seconds - next.seconds).toFixed(1)} s: ${first.seconds.toFixed(1)} s, then ${next.seconds.toFixed(1)}`);
+  assert.deepEqual(first.png, next.png);
 });
 
 test("fifty generations leave no buffers and no memory behind", async (t) => {
@@ -196,14 +210,14 @@ test("single files and addresses are loaded, kept, and draw", async (t) => {
   await makeModel("tiny-sd2", file);
   page.server.files.set("/hub/tiny.safetensors", { bytes: await readFile(file), etag: '"1"' });
   const found = await page.evaluate(async () => {
-    const draws = async (job) => (await all(engine.generate({ prompt: "a cat", steps: 1, ...job }))).some((event) => event.type === "picture");
+    const draws = async (side) => (await all(engine.generate({ prompt: "a cat", steps: 1, width: side, height: side }))).some((event) => event.type === "picture");
     const bundled = await engine.load();
     const folder = await engine.load("/model/");
-    const found = { folder: [folder.name, folder.parameters === bundled.parameters, await draws()] };
+    const found = { folder: [folder.name, folder.parameters === bundled.parameters, await draws(64)] };
     const blob = await (await fetch("/hub/tiny.safetensors")).blob();
     for (const source of [new File([blob], "tiny.safetensors"), "/hub/tiny.safetensors"]) {
       const { name, family, predictionKnown } = await engine.load(source);
-      found[typeof source] = [name, family, predictionKnown, await draws({ width: 32, height: 32 })];
+      found[typeof source] = [name, family, predictionKnown, await draws(32)];
     }
     found.kept = (await engine.models()).map(({ name, whole, loaded }) => [name, whole, loaded]);
     return found;
@@ -248,7 +262,7 @@ test("a full storage ends a training with its LoRA at hand", async (t) => {
     const blobs = photos.map((photo) => new Blob([Uint8Array.from(atob(photo), (c) => c.charCodeAt(0))]));
     const images = blobs.map((blob, i) => ({ name: `${i}.png`, blob }));
     const said = [];
-    for await (const event of engine.train({ images, prompt: "a sks dog", steps: 200, rank: 4, saveEvery: 3 })) {
+    for await (const event of engine.train({ images, prompt: "a sks dog", steps: 200, rank: 4, resolution: 64, saveEvery: 3 })) {
       globalThis.trained = event.type === "step" ? event.step : globalThis.trained;
       if (["checkpoint", "storage", "done"].includes(event.type)) said.push({ type: event.type, message: event.message, bytes: event.file?.size });
     }
@@ -269,16 +283,17 @@ test("a device of the page's own", async (t) => {
     const refused = await Portray.create({ device: engine.device }).catch((error) => [error.kind, error.message]);
     // A texture's pixels come back as the picture's own.
     let same = null;
-    for await (const said of engine.generate({ prompt: "a cat", steps: 1, texture: true })) {
+    for await (const said of engine.generate({ prompt: "a cat", steps: 1, width: 64, height: 64, texture: true })) {
       if (said.type !== "picture") continue;
-      const buffer = engine.device.createBuffer({ size: 64 * 64 * 4, usage: GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ });
+      const { width, height } = said;
+      const buffer = engine.device.createBuffer({ size: width * height * 4, usage: GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ });
       const encoder = engine.device.createCommandEncoder();
-      encoder.copyTextureToBuffer({ texture: said.texture }, { buffer, bytesPerRow: 256 }, [64, 64]);
+      encoder.copyTextureToBuffer({ texture: said.texture }, { buffer, bytesPerRow: width * 4 }, [width, height]);
       engine.device.queue.submit([encoder.finish()]);
       await buffer.mapAsync(GPUMapMode.READ);
-      const canvas = new OffscreenCanvas(64, 64);
+      const canvas = new OffscreenCanvas(width, height);
       canvas.getContext("2d").drawImage(said.image, 0, 0);
-      const expected = canvas.getContext("2d").getImageData(0, 0, 64, 64).data;
+      const expected = canvas.getContext("2d").getImageData(0, 0, width, height).data;
       same = new Uint8Array(buffer.getMappedRange()).every((value, i) => value === expected[i]);
     }
     return { device: engine.device instanceof GPUDevice, refused, same };
@@ -301,7 +316,7 @@ test("what the adapter cannot hold is refused with its size, and the tab goes on
     const refused = [await engine.load().catch(tell), await all(engine.generate({ prompt: "a cat", steps: 1 })).catch(tell)];
     GPUDevice.prototype.popErrorScope = popErrorScope;
     await engine.load();
-    return [refused, await all(engine.generate({ prompt: "a cat", steps: 1 }))];
+    return [refused, await all(engine.generate({ prompt: "a cat", steps: 1, width: 64, height: 64 }))];
   });
   for (const [kind, message] of refused) {
     assert.equal(kind, "limit");

@@ -1,57 +1,13 @@
-// The page as somebody uses it, and what it must survive. Screenshots go to the folder that PORTRAY_SHOTS names.
+// The page as somebody uses it, and what it must survive. Screenshots go to the folder that PORTRAY_SHOTS names; those of
+// a training that has learnt something are film.test.mjs's.
 
 import assert from "node:assert/strict";
-import { mkdir } from "node:fs/promises";
 import path from "node:path";
 import { test } from "node:test";
 
 import { gpuPage, open, site } from "./harness.mjs";
 import { ROOT } from "./native.mjs";
-
-const PHOTOS = [0, 1, 2, 3].map((i) => path.join(ROOT, `assets/subjects/dog/${i}.png`));
-const SIZES = { wide: { width: 1440, height: 900 }, narrow: { width: 390, height: 844 } };
-const LONG = { timeout: 240_000 };
-const id = (name) => `[data-testid=${name}]`;
-
-/** Whether the page is light or dark now, whatever it calls that. */
-const shade = (page) => page.evaluate(() => document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
-
-const folder = process.env.PORTRAY_SHOTS;
-
-async function shoot(page, name) {
-  if (folder) await mkdir(folder, { recursive: true });
-  for (const [size, viewport] of Object.entries(SIZES)) {
-    await page.setViewportSize(viewport);
-    const spill = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-    assert.ok(spill <= 0, `${name} is ${spill} pixels wider than ${viewport.width}`);
-    for (const theme of folder ? ["light", "dark"] : []) {
-      for (let i = 0; i < 3 && (await shade(page)) !== theme; i++) await page.click("#theme");
-      await page.waitForTimeout(300);
-      await page.screenshot({ path: path.join(folder, `${name}-${size}-${theme}.png`) });
-    }
-  }
-  await page.setViewportSize(SIZES.wide);
-}
-
-async function ready(page) {
-  await page.waitForSelector(`${id("generate")}:not([disabled])`, { ...LONG, state: "attached" });
-}
-
-async function pictures(page, count) {
-  await page.waitForFunction((count) => document.querySelectorAll("[data-testid=picture]").length >= count, count, LONG);
-}
-
-async function trainForm(page, { steps = 9, every = 3, samples = 1000 } = {}) {
-  await page.click(id("tab-train"));
-  await page.setInputFiles(id("photos"), PHOTOS);
-  await page.waitForFunction(() => document.querySelectorAll("[data-testid=thumb]").length === 4, null, LONG);
-  await page.fill(id("class"), "dog");
-  await page.uncheck(id("prior"));
-  await page.fill(id("train-steps"), String(steps));
-  await page.click("#panel-train summary");
-  await page.fill(id("sample-every"), String(samples));
-  await page.fill(id("save-every"), String(every));
-}
+import { LONG, SIZES, id, pictures, ready, shoot, trainForm, trained } from "./visitor.mjs";
 
 test("pictures, a training, and pictures with what it made", async (t) => {
   const page = await gpuPage(t, "/index.html", { viewport: SIZES.wide });
@@ -77,12 +33,10 @@ test("pictures, a training, and pictures with what it made", async (t) => {
   await pictures(page, 3);
   assert.equal(await page.locator(id("picture")).count(), 3);
 
-  // Who looks at it wants to see a curve and samples.
-  const [steps, samples, enough] = folder ? [240, 40, 170] : [9, 1000, 4];
-  await trainForm(page, { steps, samples, every: folder ? 25 : 3 });
+  await trainForm(page);
   await shoot(page, "train");
   await page.click(id("train"));
-  await page.waitForFunction((enough) => Number(/^Step (\d+)/.exec(document.querySelector("[data-testid=training-status]").textContent)?.[1]) >= enough, enough, LONG);
+  await trained(page, 4);
   await shoot(page, "training");
   await page.waitForSelector(`${id("training-done")}:not([hidden])`, LONG);
   await shoot(page, "trained");
@@ -116,7 +70,7 @@ test("models come from folders and single files, and the panel says what they ar
 test("a training goes on after a reload, and another tab leaves it alone", async (t) => {
   const page = await gpuPage(t, "/index.html");
   await ready(page);
-  await trainForm(page, { steps: 400 });
+  await trainForm(page, { steps: 400, resolution: 64 });
   await page.click(id("train"));
   await page.waitForFunction(() => /^Step [4-9]/.test(document.querySelector("[data-testid=training-status]").textContent), null, LONG);
   const other = await open(t, "/index.html", { beside: page });

@@ -106,9 +106,10 @@ fn pictures_form_in_the_window_and_are_written_as_without_it() {
     let Some(display) = Display::open() else { return };
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(colours(&display.picture(), BODY), 1, "there is nothing on the screen yet");
-    let words = ["generate", "a cat on the beach", "--steps", "4", "--count", "2", "--out"];
+    let words = "generate cat --steps 4 --width 64 --height 64 --count 2 --out".split(' ');
     let mut watch = portray(folder.path());
-    let screen = shown(&display, watch.arg("watch").args(words).args(["watched", "--close"]), |p| colours(p, BODY));
+    let screen =
+        shown(&display, watch.arg("watch").args(words.clone()).args(["watched", "--close"]), |p| colours(p, BODY));
     keep("watch-generate.png", &screen);
     assert!(colours(&screen, BODY) > 1000, "{} colours", colours(&screen, BODY));
     assert!(portray(folder.path()).args(words).arg("plain").status().unwrap().success());
@@ -187,7 +188,7 @@ impl Drop for Job {
 fn keys_ask_for_another_seed_and_save_it() {
     let Some(display) = Display::open() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let words = ["generate", "a cat", "--steps", "2"];
+    let words = ["generate", "a cat", "--steps", "2", "--width", "64", "--height", "64"];
     let [first, second] = ["portray-0.png", "portray-1.png"].map(|name| folder.path().join(name));
     let mut watch = portray(folder.path());
     let mut job = Job(watch.arg("watch").args(words).env("DISPLAY", &display.name).spawn().unwrap());
@@ -215,7 +216,8 @@ fn a_training_whose_display_goes_leaves_a_state() {
     let folder = tempfile::tempdir().unwrap();
     let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/subjects/cat");
     let mut watch = portray(folder.path());
-    watch.args(["watch", "train", "--prompt", "a cat", "--steps", "100000", "--out", "l.safetensors", "--images"]);
+    watch.args(["watch", "train", "--prompt", "a cat", "--resolution", "64", "--steps", "100000"]);
+    watch.args(["--out", "l.safetensors", "--images"]);
     let mut job = Job(watch.arg(images).env("DISPLAY", &display.name).spawn().unwrap());
     appears(&folder.path().join("l.safetensors.state"));
     display.server.kill().unwrap();
@@ -229,8 +231,8 @@ fn keys_finish_a_training_that_is_paused() {
     let folder = tempfile::tempdir().unwrap();
     let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/subjects/cat");
     let mut watch = portray(folder.path());
-    watch.args(["watch", "train", "--prompt", "a cat", "--steps", "100000", "--out", "l.safetensors"]);
-    watch.args(["--sample-prompt", "a cat", "--sample-every", "1", "--images"]).arg(images);
+    watch.args(["watch", "train", "--prompt", "a cat", "--resolution", "64", "--steps", "100000"]);
+    watch.args(["--out", "l.safetensors", "--sample-prompt", "a cat", "--sample-every", "1", "--images"]).arg(images);
     let mut job = Job(watch.env("DISPLAY", &display.name).spawn().unwrap());
     appears(&folder.path().join("l-samples"));
     let mut presses = 0;
@@ -260,7 +262,7 @@ fn a_job_that_fails_closes_the_window_and_says_why() {
 #[test]
 fn without_a_display_the_job_is_done_all_the_same() {
     let folder = tempfile::tempdir().unwrap();
-    let words = ["generate", "a cat", "--steps", "1", "--out"];
+    let words = ["generate", "a cat", "--steps", "1", "--width", "64", "--height", "64", "--out"];
     let output = portray(folder.path()).arg("watch").args(words).arg("a.png").stderr(Stdio::piped()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && said.contains("no window: ") && said.contains("going on without"), "{said}");

@@ -1,12 +1,18 @@
-//! The models that people have, from their configurations alone: how many parameters they hold, and how many of them a
-//! LoRA adds.
+//! The models that people have, from their configurations alone: how many parameters they hold, how many of them a LoRA
+//! adds, and how many kernels their jobs have compiled.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use portray::base::DType;
+use portray::engine::{plan_generate, plan_train};
 use portray::gpu::{AdapterClass, Caps, Variants};
 use portray::graph::{Graph, Plan, PlanOptions};
+use portray::job::{GenerateJob, ModelOptions, TrainJob};
 use portray::models::{Context, MapSizes, TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
 use portray::nn::{LoraSpec, Mode, Role, Scope, Settings, Targets};
 use portray::train::{Optimizer, Setup, TrainPlan};
+use serde_json::{Value, json};
 
 const UNET_1: &str = r#"{"cross_attention_dim": 768}"#;
 const UNET_2: &str =
@@ -206,4 +212,131 @@ fn large_pictures_and_trainings_bind_little() {
     };
     let plan = TrainPlan::new(&setup, &caps, &Variants::default()).unwrap();
     println!("LoRA at 768, 1 + 1: {:.2} GB beside weights", plan.first.working_bytes() as f64 / 1e9);
+}
+
+/// What a job may have compiled at most: kernels that differ, and bytes of their WGSL. Where kernels become fewer or shorter,
+/// the test prints the numbers to write here.
+struct Most {
+    model: &'static str,
+    class: AdapterClass,
+    generate: (usize, u64),
+    train: (usize, u64),
+}
+
+const MOST: &[Most] = &[
+    Most { model: "bundled", class: AdapterClass::Cpu, generate: (49, 1_354_060), train: (90, 2_140_604) },
+    Most { model: "bundled", class: AdapterClass::Gpu, generate: (48, 537_745), train: (82, 860_402) },
+    Most { model: "sd15", class: AdapterClass::Cpu, generate: (49, 1_223_644), train: (86, 1_881_049) },
+    Most { model: "sd15", class: AdapterClass::Gpu, generate: (70, 939_400), train: (119, 1_516_631) },
+    Most { model: "sd2-base", class: AdapterClass::Cpu, generate: (45, 1_086_264), train: (78, 1_664_128) },
+    Most { model: "sd2-base", class: AdapterClass::Gpu, generate: (67, 872_488), train: (112, 1_381_465) },
+    Most { model: "sd21", class: AdapterClass::Cpu, generate: (47, 1_091_967), train: (78, 1_663_458) },
+    Most { model: "sd21", class: AdapterClass::Gpu, generate: (65, 830_833), train: (101, 1_224_815) },
+];
+
+/// A model of full size whose weights are holes in its files: what is planned reads their shapes alone.
+fn hollow(model: &str, folder: &Path) -> Option<PathBuf> {
+    if model == "bundled" {
+        return None;
+    }
+    let (template, tokenizer) = match model {
+        "sd15" => (include_str!("../../src/io/checkpoints/original/sd1.json"), "sd15"),
+        _ => (include_str!("../../src/io/checkpoints/original/sd2.json"), "sd2"),
+    };
+    let mut configs: Value = serde_json::from_str(template).unwrap();
+    if model == "sd21" {
+        configs["scheduler"]["prediction_type"] = json!("v_prediction");
+        configs["unet"]["sample_size"] = json!(96);
+    }
+    let folder = folder.join(model);
+    let put = |path: &str, text: &[u8]| {
+        let path = folder.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    put("model_index.json", configs["model_index"].to_string().as_bytes());
+    put("scheduler/scheduler_config.json", configs["scheduler"].to_string().as_bytes());
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden");
+    for entry in std::fs::read_dir(golden.join(tokenizer).join("tokenizer")).unwrap() {
+        let path = entry.unwrap().path();
+        put(&format!("tokenizer/{}", path.file_name().unwrap().to_str().unwrap()), &std::fs::read(&path).unwrap());
+    }
+    for (part, file) in
+        [("text_encoder", "model"), ("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model")]
+    {
+        let config = configs[part].to_string();
+        put(&format!("{part}/config.json"), config.as_bytes());
+        let scope = Scope::new(part, settings(Mode::Training, None));
+        match part {
+            "text_encoder" => drop(TextEncoder::new(&scope, TextEncoderConfig::parse(part, &config).unwrap()).unwrap()),
+            "unet" => drop(UNet::new(&scope, UnetConfig::parse(part, &config).unwrap()).unwrap()),
+            _ => drop(Vae::new(&scope, VaeConfig::parse(part, &config).unwrap()).unwrap()),
+        }
+        let (mut header, mut end) = (BTreeMap::new(), 0);
+        for source in scope.params().into_iter().flat_map(|param| param.sources) {
+            let begin = end;
+            end += 2 * source.shape.iter().product::<usize>();
+            let name = source.key.split_once('.').unwrap().1.to_owned();
+            header.insert(name, json!({"dtype": "F16", "shape": source.shape, "data_offsets": [begin, end]}));
+        }
+        let header = serde_json::to_vec(&header).unwrap();
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], &header].concat();
+        let path = put(&format!("{part}/{file}.safetensors"), &bytes);
+        std::fs::File::options().write(true).open(path).unwrap().set_len((bytes.len() + end) as u64).unwrap();
+    }
+    Some(folder)
+}
+
+/// Kernels and their bytes of a picture, and of a LoRA that is trained with class pictures which are there.
+fn kernels(model: Option<PathBuf>, class: AdapterClass) -> [(usize, u64); 2] {
+    // A software driver's subgroups are as wide as Mesa's with AVX2.
+    let subgroup = if class == AdapterClass::Cpu { 8 } else { 0 };
+    let caps = Caps { subgroup, ..Caps::webgpu_defaults(class) };
+    let model = || ModelOptions { model: model.clone(), ..ModelOptions::default() };
+    let picture = GenerateJob { prompts: vec!["a cat".into()], model: model(), ..GenerateJob::default() };
+    let subjects = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/subjects");
+    let training = TrainJob {
+        images: Some(subjects.join("cat")),
+        prompt: Some("a sks cat".into()),
+        class_images: Some(subjects.join("dog")),
+        class_prompt: Some("a cat".into()),
+        model: model(),
+        ..TrainJob::default()
+    };
+    [plan_generate(&picture, &caps), plan_train(&training, &caps)].map(|plan| {
+        let plan = plan.unwrap();
+        (plan.kernels, plan.kernel_bytes)
+    })
+}
+
+/// What is more than it may be.
+fn excess(most: &Most, [generate, train]: [(usize, u64); 2]) -> Vec<String> {
+    let jobs = [("generate", generate, most.generate), ("train", train, most.train)];
+    let more = jobs.into_iter().filter(|(_, is, may)| is.0 > may.0 || is.1 > may.1);
+    let name = format!("{} {:?}", most.model, most.class);
+    more.map(|(job, is, may)| format!("{name}: {job} has {is:?} kernels and bytes compiled, at most {may:?}")).collect()
+}
+
+#[test]
+fn jobs_have_few_and_short_kernels_compiled() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut wrong = Vec::new();
+    for most in MOST {
+        let [generate, train] = kernels(hollow(most.model, folder.path()), most.class);
+        println!(
+            "    Most {{ model: {:?}, class: AdapterClass::{:?}, generate: {generate:?}, train: {train:?} }},",
+            most.model, most.class
+        );
+        wrong.extend(excess(most, [generate, train]));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn more_or_longer_kernels_are_seen() {
+    let most = Most { model: "m", class: AdapterClass::Gpu, generate: (3, 900), train: (4, 1000) };
+    assert!(excess(&most, [(3, 900), (4, 1000)]).is_empty());
+    assert_eq!(excess(&most, [(4, 900), (4, 1000)]).len(), 1);
+    assert_eq!(excess(&most, [(3, 901), (1, 1001)]).len(), 2);
 }

@@ -2,6 +2,7 @@
 import { $, announce, complain, draw, el, hush, number, passFocus, setBar } from "./dom.js";
 import { startGallery } from "./gallery.js";
 import { startLoras } from "./loras.js";
+import { compiling } from "../words.js";
 
 const TRIES = ["a dog wearing a crown", "a panda at night", "a line drawing of a fox", "a cat in the snow"];
 const random = () => crypto.getRandomValues(new Uint32Array(1))[0];
@@ -121,6 +122,7 @@ export function startGenerate(app) {
   function tell(said, pictures, part, parts) {
     if (stopped) return void said.image?.close();
     if (said.type === "phase") $("status").textContent = said.text.charAt(0).toUpperCase() + said.text.slice(1);
+    if (said.type === "compiling" && $("preview").hidden) $("status").textContent = compiling(said);
     if (said.type !== "preview") return;
     draw($("preview"), said.image);
     $("preview").hidden = false;

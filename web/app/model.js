@@ -78,7 +78,7 @@ export function startModel(app) {
     $("model-dot").className = "dot ready";
     $("model-title").textContent = bundled(held) ? "The miniature" : held.name;
     $("model-note").textContent = bundled(held)
-      ? "It comes with the page so that something happens at once: 64 × 64 pixels, in the style of emoji. Good for trying everything out, not for posters. Load a real model for those."
+      ? `It comes with the page so that something happens at once: ${held.side} × ${held.side} pixels, in the style of emoji. Good for trying everything out, not for posters. Load a real model for those.`
       : "";
     const fact = (name, value) => el("div", {}, el("dt", {}, name), el("dd", {}, value));
     $("model-facts").replaceChildren(

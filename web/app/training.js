@@ -2,6 +2,7 @@
 import { $, announce, canvasOf, complain, duration, el, fresh, hush, marked, passFocus, save, setBar } from "./dom.js";
 import { Plot } from "./plot.js";
 import { startRuns } from "./runs.js";
+import { compiling } from "../words.js";
 
 const FORMATS = [["diffusers", "diffusers, ComfyUI"], ["peft", "PEFT"], ["kohya", "A1111, kohya’s scripts"]];
 const TITLE = document.title;
@@ -39,7 +40,7 @@ export function startTraining(app, changed) {
     $("training-status").textContent = app.model ? "Starting…" : "Waits for a model";
     $("training-title").focus();
     announce(`Training ${prompt} has started`);
-    const clock = { began: performance.now(), each: null, last: null };
+    const clock = { began: performance.now(), each: null, last: null, stepped: false };
     let end = null;
     try {
       for await (const said of job) {
@@ -86,6 +87,11 @@ export function startTraining(app, changed) {
       const phase = clock.phase ? `${clock.phase.charAt(0).toUpperCase()}${clock.phase.slice(1)}: ` : "";
       status.textContent = `${phase}${said.unit} ${said.done} of ${said.total}`;
     }
+    // Kernels of sample pictures take no time worth a word.
+    if (said.type === "compiling" && !clock.stepped) {
+      setBar(bar, said.done / said.total);
+      status.textContent = compiling(said);
+    }
     if (said.type === "step") step(said, clock);
     if (said.type === "sample") {
       $("samples-empty").hidden = true;
@@ -107,6 +113,7 @@ export function startTraining(app, changed) {
       clock.each = clock.each === null ? took : clock.each + (took - clock.each) * 0.1;
     }
     clock.last = now;
+    clock.stepped = true;
     current.steps = steps;
     const left = clock.each === null ? "" : `, about ${duration(clock.each * (steps - step - 1))} left`;
     $("training-status").textContent = `Step ${step + 1} of ${steps}, loss ${loss.toFixed(3)}${step + 1 < steps ? left : ""}`;

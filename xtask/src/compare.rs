@@ -1,7 +1,7 @@
 //! `cargo xtask compare`: this tree's binary against another's, run in turns on one machine.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use crate::{Failure, cargo, output, root, succeed, target_folder};
 
@@ -13,7 +13,7 @@ type Figures = Vec<(String, f64)>;
 
 /// Compares this tree with `other`, a binary or a revision that git knows, and prints medians of the ratios.
 pub fn run(other: &str) -> Result<(), Failure> {
-    let (there, here) = (other_binary(other)?, build(&root(), &target_folder())?);
+    let (there, here) = (other_binary(other)?, own_binary()?);
     let folder = target_folder().join("compare");
     std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     let mut pairs: Vec<(Figures, Figures)> = Vec::new();
@@ -38,14 +38,20 @@ pub fn run(other: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+/// The middle of `values`.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     if values.len().is_multiple_of(2) { (values[middle - 1] + values[middle]) / 2.0 } else { values[middle] }
 }
 
+/// The binary of this tree, built now.
+pub(crate) fn own_binary() -> Result<PathBuf, Failure> {
+    build(&root(), &target_folder())
+}
+
 /// The file `other`, or what revision `other` builds.
-fn other_binary(other: &str) -> Result<PathBuf, Failure> {
+pub(crate) fn other_binary(other: &str) -> Result<PathBuf, Failure> {
     if Path::new(other).is_file() {
         return Ok(std::path::absolute(other).unwrap_or_else(|_| other.into()));
     }
@@ -93,7 +99,8 @@ fn figures(binary: &Path, folder: &Path) -> Result<Figures, Failure> {
     for (name, args) in jobs {
         let mut command = Command::new(binary);
         command.current_dir(folder).args(args).args(["--force", "--quiet"]).stdout(Stdio::null());
-        figures.extend(peak_bytes(&mut command)?.map(|bytes| (name.to_owned(), bytes / 1e6)));
+        let usage = succeed_counted(&mut command)?;
+        figures.extend(usage.map(|usage| (name.to_owned(), usage.peak_bytes / 1e6)));
     }
     let size = std::fs::metadata(binary).map_err(|e| format!("{binary_text}: {e}"))?.len();
     figures.push(("binary, MB".into(), size as f64 / 1e6));
@@ -106,26 +113,42 @@ fn seconds_of(rows: &str, step: &str) -> Option<f64> {
     row.split("\"seconds\":").nth(1)?.split([',', '}']).next()?.parse().ok()
 }
 
-/// The largest resident memory of `command`; `None` where the system does not tell.
-#[cfg(unix)]
-fn peak_bytes(command: &mut Command) -> Result<Option<f64>, Failure> {
+/// What a process took that has ended.
+pub(crate) struct Usage {
+    /// Its largest resident memory.
+    pub peak_bytes: f64,
+    /// Seconds that its threads ran outside the kernel.
+    pub user_secs: f64,
+}
+
+/// Runs `command` and tells what it took; `None` where the system does not tell.
+fn succeed_counted(command: &mut Command) -> Result<Option<Usage>, Failure> {
     let name = command.get_program().to_string_lossy().into_owned();
     let child = command.spawn().map_err(|e| format!("cannot run {name}: {e}"))?;
+    let (success, usage) = usage(child).map_err(|e| format!("{name}: {e}"))?;
+    if success { Ok(usage) } else { Err(format!("{name} failed").into()) }
+}
+
+/// Waits for `child`: whether it ended well, and what it took where the system tells.
+#[cfg(unix)]
+pub(crate) fn usage(child: Child) -> std::io::Result<(bool, Option<Usage>)> {
     let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
     // SAFETY: the pointers are of this frame, and nobody else waits for the child.
-    let waited = unsafe { libc::wait4(child.id() as libc::pid_t, &mut status, 0, usage.as_mut_ptr()) };
-    if waited < 0 || !libc::WIFEXITED(status) || libc::WEXITSTATUS(status) != 0 {
-        return Err(format!("{name} failed").into());
+    if unsafe { libc::wait4(child.id() as libc::pid_t, &mut status, 0, usage.as_mut_ptr()) } < 0 {
+        return Err(std::io::Error::last_os_error());
     }
     // SAFETY: zeroed is a valid value, and wait4 has filled it.
-    let kilobytes = unsafe { usage.assume_init() }.ru_maxrss as f64;
+    let usage = unsafe { usage.assume_init() };
     // macOS counts bytes.
-    Ok(Some(if cfg!(target_os = "macos") { kilobytes } else { kilobytes * 1024.0 }))
+    let unit = if cfg!(target_os = "macos") { 1.0 } else { 1024.0 };
+    let user_secs = usage.ru_utime.tv_sec as f64 + usage.ru_utime.tv_usec as f64 / 1e6;
+    let success = libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0;
+    Ok((success, Some(Usage { peak_bytes: usage.ru_maxrss as f64 * unit, user_secs })))
 }
 
 #[cfg(not(unix))]
-fn peak_bytes(command: &mut Command) -> Result<Option<f64>, Failure> {
-    succeed(command).map(|()| None)
+pub(crate) fn usage(mut child: Child) -> std::io::Result<(bool, Option<Usage>)> {
+    Ok((child.wait()?.success(), None))
 }
 
 #[cfg(test)]

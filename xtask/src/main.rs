@@ -1,9 +1,10 @@
 //! `cargo xtask demo` and `cargo xtask test`: everything that they need is installed, or named where that cannot be.
 //! `cargo xtask web` builds the page, `cargo xtask make-model` writes models of full size with random weights,
-//! `cargo xtask compare` runs this tree and another in turns.
+//! `cargo xtask compare` runs this tree and another in turns, `cargo xtask cold` the same with nothing compiled before.
 
 mod browser;
 mod cases;
+mod cold;
 mod compare;
 mod install;
 mod serve;
@@ -20,7 +21,8 @@ use wasm::Toolchain;
 const USAGE: &str = "usage: cargo xtask demo [options of `portray demo`] | cargo xtask test
        | cargo xtask web [--serve [PORT] [--base /PATH/]]
        | cargo xtask make-model sd15|sd2-base|sd21|turbo DIR|FILE.safetensors [SEED]
-       | cargo xtask compare REVISION|BINARY";
+       | cargo xtask compare REVISION|BINARY
+       | cargo xtask cold [--base REVISION|BINARY] [--icd FILE] [--model DIR|FILE.safetensors] [--first-step]";
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -38,6 +40,10 @@ fn main() -> ExitCode {
         Some("compare") => match args.collect::<Vec<_>>().as_slice() {
             [other] => compare::run(other),
             _ => return usage(),
+        },
+        Some("cold") => match cold::Options::parse(args) {
+            Some(options) => cold::run(&options),
+            None => return usage(),
         },
         Some("test") if args.next().is_none() => tests::run(),
         _ => return usage(),

@@ -1,33 +1,38 @@
 //! `portray demo`: from four pictures of a subject to a sheet of that subject anywhere, with the bundled model.
 
 mod check;
+mod progress;
 mod report;
 mod scenes;
 mod sheet;
 mod studio;
 mod subject;
 
+use std::path::{Path, PathBuf};
+
 use portray::event::Picture;
 use portray::io::{Place, image, write_atomic};
+use portray::job::SamplerKind;
 use portray::{Error, Result};
 
 use super::args::{DemoArgs, Global};
 use super::{files, stop, terminal};
 use check::{Drift, Figures};
+use progress::Work;
 use report::Report;
 use scenes::Scenes;
-use sheet::{Band, Cell, Section};
-use studio::Studio;
+use sheet::{Cell, Row, Sheet, Strip};
+use studio::{Studio, Training};
 use subject::Subject;
 
-/// Sampling steps of every picture on the sheet.
-const STEPS: usize = 20;
-/// Guidance of every picture on the sheet.
-const GUIDANCE: f64 = 4.0;
+/// Sampler of every picture.
+const SAMPLER: SamplerKind = SamplerKind::Dpmpp2m;
+/// Guidance of every picture.
+const GUIDANCE: f64 = 4.5;
 /// Rank of the LoRAs.
 const RANK: usize = 8;
-/// Learning rate of the LoRAs.
-const LEARNING_RATE: f64 = 1e-3;
+/// Learning rate of the LoRAs, which falls along a cosine.
+const LEARNING_RATE: f64 = 2e-3;
 /// Class pictures that training with prior preservation sees.
 const CLASS_PICTURES: usize = 12;
 /// Seeds that judge drift, and none of which made a class picture.
@@ -35,85 +40,248 @@ const DRIFT_PICTURES: usize = 12;
 /// How far the seeds of the sheet's pictures lie from those of the class pictures.
 const SEED_GAP: u64 = 1000;
 
-/// Trains twice, makes all pictures, writes the sheet and the report, and judges them if asked to.
+/// Trains, makes all pictures, writes the sheet as it grows and the report, and judges them if asked to.
 pub fn run(global: &Global, args: &DemoArgs) -> Result<()> {
     let out = &args.out;
-    let mut names = vec!["lora.safetensors", "lora-without-prior.safetensors", "sheet.png", "report.md"];
-    names.extend(["lora.safetensors.state", "lora-without-prior.safetensors.state"].iter().filter(|_| !args.force));
-    if args.images.is_none() {
-        names.extend(["photos/0.png", "photos/1.png", "photos/2.png", "photos/3.png"]);
-    }
-    files::check_folder(out, &names, args.force)?;
-    let sheet = Place::file(out.join("sheet.png"), args.force);
+    files::check_folder(out, &names(args).iter().map(String::as_str).collect::<Vec<_>>(), args.force)?;
     let _lock = Place::folder(out, Vec::new(), true).lock(|text| terminal::warn(global.json, &text))?;
-    let subject = Subject::open(args, &out.join("photos"))?;
-    let (phrases, seed) = (&subject.phrases, args.seed.wrapping_add(SEED_GAP));
+    let subject = Subject::open(args, &out.join("photos"), studio::side()?)?;
+    let scenes = subject.phrases.scenes();
     stop::listen();
-    let mut studio = Studio::open(global, args)?;
-
-    let drift_count = if args.check { DRIFT_PICTURES } else { 6 };
-    let drift_of = |studio: &mut Studio<'_>, title, lora| {
-        studio.pictures(title, std::slice::from_ref(&phrases.class), drift_count, seed, lora)
+    let studio = Studio::open(global, args, work(args, &scenes).units(args.sampling_steps))?;
+    let mut demo = Demo {
+        global,
+        args,
+        subject: &subject,
+        scenes: &scenes,
+        studio,
+        tuned: Vec::new(),
+        base: Vec::new(),
+        sheet: Written::new(out.join("sheet.png"), args.force),
     };
-    let before = drift_of(&mut studio, "class prompt before training", None)?;
-
-    let (lora, plain) = (out.join("lora.safetensors"), out.join("lora-without-prior.safetensors"));
-    let with_prior = studio.train("training with prior preservation", &subject, true, &lora)?;
-    let class = studio.class_pictures(&phrases.class)?;
-    let without_prior = studio.train("training without prior preservation", &subject, false, &plain)?;
-
-    let scenes = phrases.scenes();
-    let prompts: Vec<String> = scenes.iter().flat_map(|s| s.prompts.iter().map(|(_, prompt)| prompt.clone())).collect();
-    let tuned = studio.pictures("personalized pictures", &prompts, 1, seed, Some(&lora))?;
-    let with = drift_of(&mut studio, "class prompt after training with prior preservation", Some(&lora))?;
-    let without = drift_of(&mut studio, "class prompt after training without it", Some(&plain))?;
-    let drift = Drift { before, with, without };
-
-    let subtitle = format!(
-        "“{}” taught to {} from {} pictures: LoRA of rank {RANK}, {} steps. {STEPS} sampling steps a picture, seed {seed}.",
-        phrases.instance,
-        studio.model_name(),
-        subject.photos.len(),
-        args.steps,
-    );
-    let page = sheet::draw(
-        "Four pictures in, the subject anywhere",
-        &subtitle,
-        &sections(&subject, &scenes, &class, &tuned, &drift),
-    )?;
-    let (width, height) = (page.width() as usize, page.height() as usize);
-    let page = image::Picture { width, height, rgb: page.into_raw() };
-    let sheet = sheet.put(|at| image::write_png(at, &page, &[]))?;
-
-    let figures = if args.check {
-        let judged = judged(&scenes, &tuned);
-        let prompts: Vec<String> = judged.iter().map(|p| p.prompt.clone()).collect();
-        let base = studio.pictures("the same prompts before training", &prompts, 1, seed, None)?;
-        Some(Figures::measure(&drift, &base, &judged, &subject.photos))
-    } else {
-        None
-    };
-    let report =
-        Report { subject: &subject, args, studio: &studio, with_prior, without_prior, figures: figures.as_ref() };
-    let text = report.text();
+    let made = demo.make();
+    let Demo { studio, sheet, .. } = demo;
+    let Made { report, figures } = studio.progress.finish(made, out)?;
     let written = Place::file(out.join("report.md"), args.force)
-        .put(|at| write_atomic(at, |out| out.write_all(text.as_bytes())))?;
-    for path in [&lora, &sheet.path, &written.path] {
-        if global.json {
-            terminal::tell(terminal::with_path(serde_json::json!({"event": "saved"}), "path", path));
-        } else {
-            terminal::tell_path(path);
-        }
+        .put(|at| write_atomic(at, |out| out.write_all(report.as_bytes())))?;
+    for path in [&out.join("lora.safetensors"), &written.path] {
+        told(global, path);
     }
-    for placed in [sheet, written] {
-        placed.path()?;
-    }
+    sheet.result()?;
+    written.path()?;
     figures.map_or(Ok(()), |figures| judge(global, &figures))
 }
 
-/// The pictures that `--check` holds against the untouched model's.
-fn judged(scenes: &[Scenes], tuned: &[Picture]) -> Vec<Picture> {
-    let mut rest = tuned;
+/// Names of the files that the demo writes.
+fn names(args: &DemoArgs) -> Vec<String> {
+    let mut loras = vec!["lora.safetensors"];
+    loras.extend(args.check.then_some("lora-without-prior.safetensors"));
+    let mut names = vec!["sheet.png".to_owned(), "report.md".to_owned()];
+    for lora in loras {
+        names.push(lora.to_owned());
+        names.extend((!args.force).then(|| format!("{lora}.state")));
+    }
+    names.extend((0..CLASS_PICTURES).map(class_name));
+    names.extend((0..4).filter(|_| args.images.is_none()).map(|i| format!("photos/{i}.png")));
+    names
+}
+
+fn class_name(index: usize) -> String {
+    format!("class/{index:04}.png")
+}
+
+/// All that is to be done.
+fn work(args: &DemoArgs, scenes: &[Scenes]) -> Work {
+    let shown = 2 * scenes.iter().map(|s| s.prompts.len()).sum::<usize>();
+    Work {
+        pictures: CLASS_PICTURES + shown + if args.check { 3 * DRIFT_PICTURES } else { 0 },
+        with_prior: args.steps,
+        without_prior: if args.check { args.steps } else { 0 },
+    }
+}
+
+fn told(global: &Global, path: &Path) {
+    if global.json {
+        terminal::tell(terminal::with_path(serde_json::json!({"event": "saved"}), "path", path));
+    } else {
+        terminal::tell_path(path);
+    }
+}
+
+/// A file that is written again and again, as a whole each time.
+struct Written {
+    place: Place,
+    fault: Option<Error>,
+    path: Option<PathBuf>,
+}
+
+impl Written {
+    fn new(path: PathBuf, force: bool) -> Written {
+        Written { place: Place::file(path, force), fault: None, path: None }
+    }
+
+    /// Writes `picture`; where it went, if that is for the first time.
+    fn put(&mut self, picture: &image::Picture) -> Result<Option<PathBuf>> {
+        let placed = self.place.put(|at| image::write_png(at, picture, &[]))?;
+        // What stands there from now on is the demo's own.
+        self.place = Place::file(&placed.path, true);
+        let first = self.path.as_ref() != Some(&placed.path);
+        self.path = Some(placed.path.clone());
+        self.fault = placed.path().err().or(self.fault.take());
+        Ok(self.path.clone().filter(|_| first))
+    }
+
+    /// # Errors
+    /// Why the file is not where it was to go, where it is not.
+    fn result(self) -> Result<()> {
+        self.fault.map_or(Ok(()), Err)
+    }
+}
+
+/// The demo under way.
+struct Demo<'a> {
+    global: &'a Global,
+    args: &'a DemoArgs,
+    subject: &'a Subject,
+    scenes: &'a [Scenes],
+    studio: Studio<'a>,
+    /// Personalized pictures, in the scenes' order, as far as they are made.
+    tuned: Vec<Picture>,
+    /// The untouched model's of the same prompts and seeds.
+    base: Vec<Picture>,
+    sheet: Written,
+}
+
+/// What came of it.
+struct Made {
+    report: String,
+    figures: Option<Figures>,
+}
+
+impl Demo<'_> {
+    fn make(&mut self) -> Result<Made> {
+        let (out, subject) = (&self.args.out, self.subject);
+        let untouched = self.studio.model(None)?;
+        self.make_class_pictures(&untouched)?;
+        let lora = out.join("lora.safetensors");
+        let folder = Some(out.join("class"));
+        let with_prior = self.studio.train("training with prior preservation", subject, folder, &lora)?;
+        let personalized = self.studio.model(Some(&lora))?;
+        let scenes = self.scenes;
+        for scene in scenes {
+            let prompts: Vec<String> = scene.prompts.iter().map(|(_, prompt)| prompt.clone()).collect();
+            let seed = self.seed(self.tuned.len());
+            let title = format!("{}: personalized", scene.title);
+            self.tuned.extend(self.studio.pictures(&title, &personalized, &prompts, 1, seed)?);
+            if self.base.is_empty() {
+                self.write_sheet(None)?;
+            }
+            let title = format!("{}: the untouched model", scene.title);
+            self.base.extend(self.studio.pictures(&title, &untouched, &prompts, 1, seed)?);
+            self.write_sheet(None)?;
+        }
+        let (mut without_prior, mut figures) = (None, None);
+        if self.args.check {
+            let (training, drift) = self.drift(&untouched, &personalized)?;
+            without_prior = Some(training);
+            self.write_sheet(Some(&drift))?;
+            let (base, tuned) = (judged(scenes, &self.base), judged(scenes, &self.tuned));
+            figures = Some(Figures::measure(&drift, &base, &tuned, &subject.photos));
+        }
+        let (args, studio) = (self.args, &self.studio);
+        let report = Report { subject, args, studio, with_prior, without_prior, figures: figures.as_ref() }.text();
+        Ok(Made { report, figures })
+    }
+
+    /// The seed of the sheet's picture number `index`.
+    fn seed(&self, index: usize) -> u64 {
+        self.args.seed.wrapping_add(SEED_GAP + index as u64)
+    }
+
+    /// Class pictures in few steps, in a folder of the demo's.
+    fn make_class_pictures(&mut self, untouched: &portray::engine::Model) -> Result<()> {
+        let prompt = std::slice::from_ref(&self.subject.phrases.class);
+        let made = self.studio.pictures("class pictures", untouched, prompt, CLASS_PICTURES, self.args.seed)?;
+        for (index, picture) in made.iter().enumerate() {
+            files::write_picture(&self.args.out.join(class_name(index)), picture)?;
+        }
+        Ok(())
+    }
+
+    /// Trains without prior preservation, and shows what either training did to the class.
+    fn drift(
+        &mut self,
+        untouched: &portray::engine::Model,
+        personalized: &portray::engine::Model,
+    ) -> Result<(Training, Drift)> {
+        let (seed, plain) = (self.seed(0), self.args.out.join("lora-without-prior.safetensors"));
+        let training = self.studio.train("training without prior preservation", self.subject, None, &plain)?;
+        let prompt = std::slice::from_ref(&self.subject.phrases.class);
+        let studio = &mut self.studio;
+        let unguarded = studio.model(Some(&plain))?;
+        let mut of = |title: &str, model| studio.pictures(title, model, prompt, DRIFT_PICTURES, seed);
+        let drift = Drift {
+            before: of("class prompt before training", untouched)?,
+            with: of("class prompt after training with prior preservation", personalized)?,
+            without: of("class prompt after training without it", &unguarded)?,
+        };
+        Ok((training, drift))
+    }
+
+    /// Writes what there is of the sheet, and says where it is when that is new.
+    fn write_sheet(&mut self, drift: Option<&Drift>) -> Result<()> {
+        let subtitle = format!(
+            "On the right all that training saw, as “{}”. {} steps of a rank {RANK} LoRA later:",
+            self.subject.phrases.instance, self.args.steps
+        );
+        let class = &self.subject.phrases.class;
+        let labels = [
+            format!("“{class}” before training"),
+            format!("“{class}” after training with prior preservation, the same seeds"),
+            format!("“{class}” after training without it"),
+        ];
+        let strips = drift.map_or(Vec::new(), |d| {
+            let pictures = [&d.before, &d.with, &d.without];
+            labels.iter().zip(pictures).map(|(label, pictures)| Strip { label, pictures }).collect()
+        });
+        let page = Sheet {
+            title: "Four pictures in, the subject anywhere",
+            subtitle: &subtitle,
+            photos: &self.subject.photos,
+            rows: rows(self.scenes, &self.tuned, &self.base),
+            strips,
+        }
+        .draw()?;
+        let (width, height) = (page.width() as usize, page.height() as usize);
+        let page = image::Picture { width, height, rgb: page.into_raw() };
+        if let Some(path) = self.sheet.put(&page)? {
+            self.studio.progress.note("the first pictures are there; the sheet grows with every row:");
+            told(self.global, &path);
+        }
+        Ok(())
+    }
+}
+
+/// The rows of which personalized pictures are made.
+fn rows<'a>(scenes: &'a [Scenes], tuned: &'a [Picture], base: &'a [Picture]) -> Vec<Row<'a>> {
+    let mut rows = Vec::new();
+    let mut start = 0;
+    for scene in scenes {
+        let of = |(i, (_, prompt)): (usize, &'a (String, String))| {
+            Some(Cell { prompt, tuned: tuned.get(start + i)?, base: base.get(start + i) })
+        };
+        let cells: Vec<Cell<'a>> = scene.prompts.iter().enumerate().filter_map(of).collect();
+        start += scene.prompts.len();
+        if !cells.is_empty() {
+            rows.push(Row { title: scene.title, note: scene.note, cells });
+        }
+    }
+    rows
+}
+
+/// Those of the scenes' `pictures` that `--check` holds against each other.
+fn judged(scenes: &[Scenes], pictures: &[Picture]) -> Vec<Picture> {
+    let mut rest = pictures;
     let mut judged = Vec::new();
     for scene in scenes {
         let (row, after) = rest.split_at(scene.prompts.len().min(rest.len()));
@@ -138,52 +306,4 @@ fn judge(global: &Global, figures: &Figures) -> Result<()> {
         0 => Ok(()),
         missed => Err(Error::Limit(format!("demo --check: {missed} of {} bars missed", verdicts.len()))),
     }
-}
-
-fn sections<'a>(
-    subject: &'a Subject,
-    scenes: &'a [Scenes],
-    class: &'a [Picture],
-    tuned: &'a [Picture],
-    drift: &'a Drift,
-) -> Vec<Section<'a>> {
-    let (instance, class_prompt) = (&subject.phrases.instance, &subject.phrases.class);
-    let seeds = |pictures: &'a [Picture], most: usize| -> Vec<Cell<'a>> {
-        pictures.iter().take(most).map(|p| Cell { picture: p, caption: format!("seed {}", p.seed) }).collect()
-    };
-    let band = |label, large, cells| Band { label, large, cells };
-    let photos = subject.photos.iter().take(8).enumerate();
-    let photos = photos.map(|(i, p)| Cell { picture: p, caption: format!("picture {}", i + 1) }).collect();
-    let mut sections = vec![
-        Section {
-            title: "Training pictures",
-            note: format!("All that training sees of the subject, as “{instance}”."),
-            bands: vec![band("", true, photos)],
-        },
-        Section {
-            title: "Class pictures",
-            note: format!(
-                "“{class_prompt}” as the untouched model draws it. Prior preservation trains on these too, so that the class stays what it was."
-            ),
-            bands: vec![band("", false, seeds(class, CLASS_PICTURES))],
-        },
-    ];
-    let mut rest = tuned;
-    for scene in scenes {
-        let (row, after) = rest.split_at(scene.prompts.len().min(rest.len()));
-        rest = after;
-        let cells = row.iter().zip(&scene.prompts).map(|(p, (label, _))| Cell { picture: p, caption: label.clone() });
-        let note = format!("{} “{}”", scene.note, scene.prompts.first().map_or("", |(_, prompt)| prompt));
-        sections.push(Section { title: scene.title, note, bands: vec![band("", true, cells.collect())] });
-    }
-    sections.push(Section {
-        title: "Language drift",
-        note: format!("“{class_prompt}”, the same seeds three times: does the word still mean its class?"),
-        bands: vec![
-            band("before training", false, seeds(&drift.before, 6)),
-            band("after training with prior preservation", false, seeds(&drift.with, 6)),
-            band("after training without it", false, seeds(&drift.without, 6)),
-        ],
-    });
-    sections
 }

@@ -5,7 +5,7 @@ use super::super::table;
 use super::check::Figures;
 use super::studio::{Studio, Training};
 use super::subject::Subject;
-use super::{CLASS_PICTURES, GUIDANCE, LEARNING_RATE, RANK, STEPS};
+use super::{CLASS_PICTURES, GUIDANCE, LEARNING_RATE, RANK, SAMPLER};
 
 /// All that the report speaks of.
 pub struct Report<'a> {
@@ -17,8 +17,8 @@ pub struct Report<'a> {
     pub studio: &'a Studio<'a>,
     /// Losses with prior preservation.
     pub with_prior: Training,
-    /// Losses without.
-    pub without_prior: Training,
+    /// Losses without, which `--check` asks for.
+    pub without_prior: Option<Training>,
     /// What `--check` measured.
     pub figures: Option<&'a Figures>,
 }
@@ -29,9 +29,9 @@ impl Report<'_> {
         let phrases = &self.subject.phrases;
         let mut text = format!(
             "# Demo: “{}”\n\n\
-             {} pictures of the subject, trained into {} as “{}”: a LoRA of rank {RANK} on the attention layers, learning rate {LEARNING_RATE}, \
+             {} pictures of the subject, trained into {} as “{}”: a LoRA of rank {RANK} on the attention layers, learning rate {LEARNING_RATE} falling along a cosine, \
              {} steps of one picture of the subject and one of {CLASS_PICTURES} class pictures (“{}”). The pictures are in `sheet.png` \
-             ({STEPS} sampling steps, guidance {GUIDANCE}), the LoRA in `lora.safetensors`. Adapter: {}.\n\n",
+             ({sampling} steps of {sampler}, guidance {GUIDANCE}), the LoRA in `lora.safetensors`. Adapter: {}.\n\n",
             phrases.instance,
             self.subject.photos.len(),
             self.studio.model_name(),
@@ -39,6 +39,8 @@ impl Report<'_> {
             self.args.steps,
             phrases.class,
             self.studio.adapter(),
+            sampling = self.args.sampling_steps,
+            sampler = SAMPLER.name(),
         );
         text.push_str(&self.losses());
         text.push_str(&self.times());
@@ -55,7 +57,7 @@ impl Report<'_> {
         format!("## Losses\n\n| mean squared error | first {window} steps | last {window} steps |\n|---|---|---|\n")
             + &row("subject, with prior preservation", &self.with_prior.instance)
             + &row("class, with prior preservation", &self.with_prior.prior)
-            + &row("subject, without", &self.without_prior.instance)
+            + &self.without_prior.as_ref().map_or(String::new(), |t| row("subject, without", &t.instance))
             + "\nSingle steps jump with the noise level that they drew.\n\n"
     }
 

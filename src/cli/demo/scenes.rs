@@ -11,7 +11,7 @@ pub struct Phrases {
 
 /// A row of the sheet.
 pub struct Scenes {
-    /// What the row shows, in the terms of the DreamBooth paper (Ruiz et al. 2023, section 4.3).
+    /// What the row shows.
     pub title: &'static str,
     /// One line about it.
     pub note: &'static str,
@@ -30,35 +30,32 @@ impl Phrases {
         };
         let after = |label: &str| format!("{it} {label}");
         let style = |label: &str| format!("a {label} of {it}");
-        let mut property = rows(&["small", "big"], &|size| self.qualified(size));
-        let others = ["panda", "tiger", "rabbit"].into_iter().filter(|a| *a != self.class_noun()).take(2);
-        property.extend(others.map(|animal| (format!("crossed with a {animal}"), self.crossed(animal))));
+        let worn = |label: &str| after(&format!("wearing {label}"));
+        let sized = |label: &str| {
+            let (size, place) = label.split_once(' ').unwrap_or((label, ""));
+            format!("{} {place}", self.qualified(size))
+        };
+        let mut property = rows(&["big in the snow", "small on the grass"], &sized);
+        property.extend(rows(&["on a red background", "in the sky"], &after));
         vec![
             Scenes {
-                title: "Recontextualization",
-                note: "The subject in places that no photo showed.",
-                prompts: rows(&["on the beach", "in the snow", "at night", "in the forest"], &after),
+                title: "Somewhere else",
+                note: "Places that no photo showed.",
+                prompts: rows(&["on the beach", "in the snow", "at night", "on the grass"], &after),
                 judged: 4,
             },
             Scenes {
-                title: "Art rendition",
-                note: "The subject in other styles.",
-                prompts: rows(&["line drawing", "flat icon", "cartoon", "3d render"], &style),
+                title: "Dressed up",
+                note: "With what the model knows from others.",
+                prompts: rows(&["a crown", "sunglasses", "a top hat", "a graduation cap"], &worn),
                 judged: 3,
             },
+            Scenes { title: "Larger, smaller, elsewhere", note: "Sizes and grounds.", prompts: property, judged: 2 },
             Scenes {
-                title: "Accessories",
-                note: "The subject dressed up.",
-                prompts: rows(&["a crown", "sunglasses", "a top hat", "a graduation cap"], &|l| {
-                    after(&format!("wearing {l}"))
-                }),
+                title: "Drawn another way",
+                note: "The model's four styles.",
+                prompts: rows(&["flat icon", "3d render", "line drawing", "cartoon"], &style),
                 judged: 3,
-            },
-            Scenes {
-                title: "Property change",
-                note: "The subject in another size, and what its word makes of another animal.",
-                prompts: property,
-                judged: 2,
             },
         ]
     }
@@ -69,18 +66,6 @@ impl Phrases {
             Some((_, rest)) => format!("a {adjective} {rest}"),
             None => format!("{adjective} {}", self.instance),
         }
-    }
-
-    /// "a mscds panda".
-    fn crossed(&self, animal: &str) -> String {
-        let noun = self.class_noun();
-        let word =
-            self.instance.strip_suffix(noun).map(str::trim_end).filter(|w| !w.is_empty()).unwrap_or(&self.instance);
-        format!("{word} {animal}")
-    }
-
-    fn class_noun(&self) -> &str {
-        split_article(&self.class).map_or(self.class.as_str(), |(_, noun)| noun)
     }
 }
 
@@ -104,8 +89,8 @@ mod tests {
             "a mscds cat on the beach",
             "a line drawing of a mscds cat",
             "a mscds cat wearing a top hat",
-            "a small mscds cat",
-            "a mscds panda",
+            "a big mscds cat in the snow",
+            "a mscds cat in the sky",
         ] {
             assert!(all.contains(&wanted), "{wanted} is not among {all:?}");
         }
@@ -114,8 +99,7 @@ mod tests {
 
     #[test]
     fn other_subjects_phrases() {
-        assert_eq!(phrases("a sks panda", "a panda").scenes()[3].prompts[2].1, "a sks tiger");
-        assert_eq!(phrases("sks", "toy").crossed("panda"), "sks panda");
+        assert_eq!(phrases("sks", "toy").scenes()[2].prompts[1].1, "small sks on the grass");
         assert_eq!(phrases("sks toy", "toy").qualified("big"), "big sks toy");
     }
 }

@@ -1,4 +1,4 @@
-//! The sheet of results: one picture with everything on it, labelled.
+//! The sheet of results: one picture with everything on it, twice as large as a README shows it.
 
 use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
@@ -10,139 +10,158 @@ use crate::cli::lettering::{Lettering, Type, blend};
 const INK: [u8; 3] = [24, 24, 27];
 const GREY: [u8; 3] = [96, 96, 104];
 const RULE: [u8; 3] = [228, 228, 231];
+const PAPER: [u8; 3] = [255, 255, 255];
 
+const WIDTH: u32 = 1800;
 const MARGIN: u32 = 72;
-const LABELS: u32 = 252;
-const GRID: u32 = 1072;
-const GRID_LEFT: u32 = MARGIN + LABELS + 36;
-const WIDTH: u32 = GRID_LEFT + GRID + MARGIN;
-/// Large cells are four to a line: 64-pixel pictures come out four times as large.
-const LARGE: u32 = 256;
-/// Small cells are six to a line.
-const SMALL: u32 = 165;
-const CAPTION: u32 = 30;
-const LINE_GAP: u32 = 14;
-const SECTION_GAP: u32 = 30;
-const CORNER: f32 = 8.0;
+const GAP: u32 = 24;
+/// Personalized pictures are four to a row: three times as large as the bundled model makes them.
+const LARGE: u32 = (WIDTH - 2 * MARGIN - 3 * GAP) / 4;
+/// The untouched model's picture of the same prompt and seed stands below, beside the prompt.
+const SMALL: u32 = 176;
+/// Photos stand beside the title.
+const PHOTO: u32 = 256;
+const TITLE_WIDTH: u32 = WIDTH - 2 * MARGIN - 4 * (PHOTO + GAP) - GAP;
+/// Class pictures, six to a row.
+const CLASS: u32 = (WIDTH - 2 * MARGIN - 5 * GAP) / 6;
+const SECTION_GAP: u32 = 52;
+const HEADING_HEIGHT: u32 = 60;
+const CORNER: f32 = 14.0;
 
-const TITLE: Type = Type { bold: true, size: 52.0, color: INK };
-const SUBTITLE: Type = Type { bold: false, size: 22.0, color: GREY };
-const HEADING: Type = Type { bold: true, size: 25.0, color: INK };
-const SUBHEADING: Type = Type { bold: true, size: 18.0, color: INK };
-const NOTE: Type = Type { bold: false, size: 18.0, color: GREY };
-const LABEL: Type = Type { bold: false, size: 18.0, color: GREY };
+const TITLE: Type = Type { bold: true, size: 64.0, color: INK };
+const SUBTITLE: Type = Type { bold: false, size: 26.0, color: GREY };
+const HEADING: Type = Type { bold: true, size: 36.0, color: INK };
+const NOTE: Type = Type { bold: false, size: 26.0, color: GREY };
+const PROMPT: Type = Type { bold: true, size: 27.0, color: INK };
+const LABEL: Type = Type { bold: false, size: 22.0, color: GREY };
 
-/// A labelled picture.
+/// A prompt, and what came of it.
 pub struct Cell<'a> {
-    /// The picture.
-    pub picture: &'a Picture,
-    /// What stands below it.
-    pub caption: String,
+    /// What was asked for.
+    pub prompt: &'a str,
+    /// The personalized picture.
+    pub tuned: &'a Picture,
+    /// The untouched model's of the same prompt and seed, where it is made already.
+    pub base: Option<&'a Picture>,
 }
 
-/// Pictures of one size under one another.
-pub struct Band<'a> {
-    /// Stands beside it, below the section's note; may be empty.
-    pub label: &'static str,
-    /// Whether its cells are large ones.
-    pub large: bool,
+/// A titled row of four.
+pub struct Row<'a> {
+    /// Title.
+    pub title: &'static str,
+    /// A few words about it.
+    pub note: &'a str,
     /// Its pictures.
     pub cells: Vec<Cell<'a>>,
 }
 
-/// A titled part of the sheet.
-pub struct Section<'a> {
+/// A labelled row of class pictures.
+pub struct Strip<'a> {
+    /// What they are.
+    pub label: &'a str,
+    /// The pictures, of which six are shown.
+    pub pictures: &'a [Picture],
+}
+
+/// All that is on the page.
+pub struct Sheet<'a> {
     /// Title.
-    pub title: &'static str,
-    /// A few words about it.
-    pub note: String,
-    /// Its pictures.
-    pub bands: Vec<Band<'a>>,
+    pub title: &'a str,
+    /// What stands below the title.
+    pub subtitle: &'a str,
+    /// The training pictures, of which four are shown.
+    pub photos: &'a [Picture],
+    /// Rows of results, as far as they are made.
+    pub rows: Vec<Row<'a>>,
+    /// Rows of class pictures, the same seeds in each.
+    pub strips: Vec<Strip<'a>>,
 }
 
-impl Band<'_> {
-    fn columns(&self) -> u32 {
-        if self.large { 4 } else { 6 }
-    }
-
-    fn side(&self) -> u32 {
-        if self.large { LARGE } else { SMALL }
-    }
-
-    fn height(&self) -> u32 {
-        let lines = (self.cells.len() as u32).div_ceil(self.columns()).max(1);
-        lines * (self.side() + CAPTION) + (lines - 1) * LINE_GAP
-    }
-}
-
-/// Draws the sheet.
-///
-/// # Errors
-/// [`Error::File`] when a face does not open or a picture's pixels do not fit its size.
-pub fn draw(title: &str, subtitle: &str, sections: &[Section<'_>]) -> Result<RgbImage> {
-    let letters = Lettering::new()?;
-    let subtitle = letters.wrap(subtitle, (WIDTH - 2 * MARGIN) as f32, SUBTITLE);
-    let header = MARGIN + 64 + 30 * subtitle.len() as u32 + 28;
-    let heights: Vec<u32> = sections.iter().map(|s| section_height(&letters, s)).collect();
-    let height = header + heights.iter().map(|h| h + 2 * SECTION_GAP).sum::<u32>() + MARGIN - SECTION_GAP;
-    let mut page = RgbImage::from_pixel(WIDTH, height, Rgb([255; 3]));
-    letters.draw(&mut page, MARGIN as f32, MARGIN as f32 - 10.0, title, TITLE);
-    for (i, line) in subtitle.iter().enumerate() {
-        letters.draw(&mut page, MARGIN as f32, (MARGIN + 60 + 30 * i as u32) as f32, line, SUBTITLE);
-    }
-    let mut y = header;
-    for (section, height) in sections.iter().zip(heights) {
-        imageops::replace(&mut page, &RgbImage::from_pixel(WIDTH - 2 * MARGIN, 1, Rgb(RULE)), MARGIN.into(), y.into());
-        draw_section(&mut page, &letters, section, y + SECTION_GAP)?;
-        y += height + 2 * SECTION_GAP;
-    }
-    Ok(page)
-}
-
-fn note_lines(letters: &Lettering, section: &Section<'_>) -> Vec<String> {
-    letters.wrap(&section.note, LABELS as f32, NOTE)
-}
-
-fn section_height(letters: &Lettering, section: &Section<'_>) -> u32 {
-    let text = 40 + 25 * note_lines(letters, section).len() as u32;
-    let labelled = section.bands.iter().any(|b| !b.label.is_empty());
-    let bands: u32 = section.bands.iter().map(Band::height).sum();
-    let gaps = section.bands.len().saturating_sub(1) as u32 * LINE_GAP;
-    // Labels of bands stand where the bands are, so the note above them needs room of its own.
-    if labelled { bands + gaps + text + LINE_GAP } else { (bands + gaps).max(text) }
-}
-
-fn draw_section(page: &mut RgbImage, letters: &Lettering, section: &Section<'_>, top: u32) -> Result<()> {
-    let labelled = section.bands.iter().any(|b| !b.label.is_empty());
-    let left = MARGIN as f32;
-    letters.draw(page, left, top as f32 - 4.0, section.title, HEADING);
-    let width = if labelled { WIDTH - 2 * MARGIN } else { LABELS };
-    let mut text_y = top + 34;
-    for line in letters.wrap(&section.note, width as f32, NOTE) {
-        letters.draw(page, left, text_y as f32, &line, NOTE);
-        text_y += 25;
-    }
-    let mut y = if labelled { text_y + LINE_GAP } else { top };
-    for band in &section.bands {
-        for (i, line) in letters.wrap(band.label, LABELS as f32, SUBHEADING).iter().enumerate() {
-            letters.draw(page, left, y as f32 + 25.0 * i as f32, line, SUBHEADING);
+impl Sheet<'_> {
+    /// Draws it.
+    ///
+    /// # Errors
+    /// [`Error::File`] when a face does not open or a picture's pixels do not fit its size.
+    pub fn draw(&self) -> Result<RgbImage> {
+        let letters = Lettering::new()?;
+        let strip_height = CLASS + HEADING_HEIGHT + GAP;
+        let height = self.header_height(&letters)
+            + self.rows.len() as u32 * (row_height() + SECTION_GAP)
+            + self.strips.len() as u32 * strip_height
+            + MARGIN;
+        let mut page = RgbImage::from_pixel(WIDTH, height, Rgb(PAPER));
+        self.draw_header(&mut page, &letters)?;
+        let mut y = self.header_height(&letters);
+        for row in &self.rows {
+            draw_row(&mut page, &letters, row, y)?;
+            y += row_height() + SECTION_GAP;
         }
-        draw_band(page, letters, band, y)?;
-        y += band.height() + LINE_GAP;
+        for strip in &self.strips {
+            letters.draw(&mut page, MARGIN as f32, y as f32, strip.label, NOTE);
+            for (picture, x) in strip.pictures.iter().zip((MARGIN..).step_by((CLASS + GAP) as usize)).take(6) {
+                place(&mut page, picture, x, y + HEADING_HEIGHT - 12, CLASS)?;
+            }
+            y += strip_height;
+        }
+        Ok(page)
+    }
+
+    fn header_height(&self, letters: &Lettering) -> u32 {
+        let lines = |text, style| letters.wrap(text, TITLE_WIDTH as f32, style).len() as u32;
+        let text = 68 * lines(self.title, TITLE) + 24 + 34 * lines(self.subtitle, SUBTITLE);
+        MARGIN + text.max(PHOTO) + SECTION_GAP
+    }
+
+    fn draw_header(&self, page: &mut RgbImage, letters: &Lettering) -> Result<()> {
+        let mut y = MARGIN as f32 - 12.0;
+        for line in letters.wrap(self.title, TITLE_WIDTH as f32, TITLE) {
+            letters.draw(page, MARGIN as f32, y, &line, TITLE);
+            y += 68.0;
+        }
+        y += 24.0;
+        for line in letters.wrap(self.subtitle, TITLE_WIDTH as f32, SUBTITLE) {
+            letters.draw(page, MARGIN as f32, y, &line, SUBTITLE);
+            y += 34.0;
+        }
+        let shown = self.photos.len().min(4) as u32;
+        for (i, photo) in (0..shown).zip(self.photos) {
+            place(page, photo, WIDTH - MARGIN - (shown - i) * (PHOTO + GAP) + GAP, MARGIN, PHOTO)?;
+        }
+        Ok(())
+    }
+}
+
+fn row_height() -> u32 {
+    SECTION_GAP + HEADING_HEIGHT + LARGE + GAP / 2 + SMALL
+}
+
+fn draw_row(page: &mut RgbImage, letters: &Lettering, row: &Row<'_>, top: u32) -> Result<()> {
+    imageops::replace(page, &RgbImage::from_pixel(WIDTH - 2 * MARGIN, 2, Rgb(RULE)), MARGIN.into(), top.into());
+    let y = top + SECTION_GAP - 12;
+    letters.draw(page, MARGIN as f32, y as f32, row.title, HEADING);
+    let beside = MARGIN as f32 + letters.width(row.title, HEADING) + GAP as f32;
+    let note = letters.fit(row.note, (WIDTH - MARGIN) as f32 - beside, NOTE);
+    letters.draw(page, beside, y as f32 + 8.0, &note, NOTE);
+    let y = top + SECTION_GAP + HEADING_HEIGHT - 8;
+    for (cell, x) in row.cells.iter().zip((MARGIN..).step_by((LARGE + GAP) as usize)) {
+        place(page, cell.tuned, x, y, LARGE)?;
+        draw_asked(page, letters, cell, [x, y + LARGE + GAP / 2])?;
     }
     Ok(())
 }
 
-fn draw_band(page: &mut RgbImage, letters: &Lettering, band: &Band<'_>, top: u32) -> Result<()> {
-    let (columns, side) = (band.columns(), band.side());
-    let step = (GRID - side) as f32 / (columns - 1) as f32;
-    for (i, cell) in band.cells.iter().enumerate() {
-        let (column, line) = (i as u32 % columns, i as u32 / columns);
-        let x = GRID_LEFT + (column as f32 * step).round() as u32;
-        let y = top + line * (side + CAPTION + LINE_GAP);
-        place(page, cell.picture, x, y, side)?;
-        let caption = letters.fit(&cell.caption, side as f32, LABEL);
-        letters.draw(page, x as f32, (y + side) as f32 + 5.0, &caption, LABEL);
+/// The prompt beside what the untouched model makes of it.
+fn draw_asked(page: &mut RgbImage, letters: &Lettering, cell: &Cell<'_>, [x, y]: [u32; 2]) -> Result<()> {
+    let left = (x + SMALL + 16) as f32;
+    let width = (LARGE - SMALL - 16) as f32;
+    let mut line_y = y as f32;
+    for line in letters.wrap(cell.prompt, width, PROMPT).iter().take(4) {
+        letters.draw(page, left, line_y, &letters.fit(line, width, PROMPT), PROMPT);
+        line_y += 34.0;
+    }
+    if let Some(base) = cell.base {
+        place(page, base, x, y, SMALL)?;
+        letters.draw(page, left, (y + SMALL) as f32 - 27.0, &letters.fit("before training", width, LABEL), LABEL);
     }
     Ok(())
 }
@@ -184,39 +203,48 @@ mod tests {
         Picture { width: 64, height: 64, rgb, prompt: String::new(), seed: 0, index: 0, parameters: String::new() }
     }
 
+    fn sheet<'a>(tuned: &'a [Picture], base: &'a [Picture], photos: &'a [Picture]) -> Sheet<'a> {
+        let cell = |(i, tuned)| Cell { prompt: "a cat wearing a graduation cap", tuned, base: base.get(i) };
+        Sheet {
+            title: "A title of several words",
+            subtitle: "And what it is",
+            photos,
+            rows: vec![Row { title: "One", note: "a note", cells: tuned.iter().enumerate().map(cell).collect() }],
+            strips: vec![Strip { label: "class", pictures: base }],
+        }
+    }
+
     #[test]
     fn every_picture_is_on_the_page() {
-        let colors = [[200, 0, 0], [0, 200, 0], [0, 0, 200], [200, 200, 0], [0, 200, 200], [200, 0, 200], [90, 90, 0]];
-        let pictures: Vec<Picture> = colors.iter().map(|c| picture(*c)).collect();
-        let cells = |n: usize| pictures[..n].iter().map(|p| Cell { picture: p, caption: "a caption".into() }).collect();
-        let band = |label, large, n| Band { label, large, cells: cells(n) };
-        let sections = [
-            Section {
-                title: "One",
-                note: "A note of several words that has to be wrapped.".into(),
-                bands: vec![band("", true, 4)],
-            },
-            Section { title: "Two", note: String::new(), bands: vec![band("a", false, 7), band("b", false, 7)] },
-        ];
-        let page = draw("Title", "Subtitle", &sections).unwrap();
-        let count = |c: [u8; 3]| page.pixels().filter(|p| p.0 == c).count();
-        for c in &colors[..4] {
-            assert!(count(*c) > (LARGE * LARGE + 2 * SMALL * SMALL) as usize * 9 / 10, "{c:?}");
-        }
-        assert!(count(colors[6]) > (2 * SMALL * SMALL) as usize * 9 / 10);
+        let of = |colors: &[[u8; 3]]| colors.iter().map(|c| picture(*c)).collect::<Vec<_>>();
+        let tuned = [[200, 0, 0], [0, 200, 0], [0, 0, 200], [200, 200, 0]];
+        let base = [[0, 200, 200], [200, 0, 200], [90, 90, 0], [0, 90, 90]];
+        let photos = [[90, 0, 90], [10, 20, 30], [70, 60, 50], [120, 10, 10]];
+        let (large, small, shown) = (of(&tuned), of(&base), of(&photos));
+        let page = sheet(&large, &small, &shown).draw().unwrap();
+        let count = |c: &[u8; 3]| page.pixels().filter(|p| p.0 == *c).count() as u32;
+        assert!(tuned.iter().all(|c| count(c) > LARGE * LARGE * 9 / 10));
+        assert!(base.iter().all(|c| count(c) > (SMALL * SMALL + CLASS * CLASS) * 9 / 10));
+        assert!(photos.iter().all(|c| count(c) > PHOTO * PHOTO * 9 / 10));
         // Nothing is drawn over the margins.
         assert!(page.enumerate_pixels().all(|(x, y, p)| {
-            p.0 == [255; 3]
-                || ((MARGIN..WIDTH - MARGIN).contains(&x) && y > MARGIN / 2 && y < page.height() - MARGIN / 2)
+            p.0 == PAPER || ((MARGIN..WIDTH - MARGIN).contains(&x) && y > MARGIN / 2 && y < page.height() - MARGIN / 2)
         }));
+    }
+
+    #[test]
+    fn a_page_grows_with_its_rows() {
+        let pictures = [picture([200, 0, 0])];
+        let mut one = sheet(&pictures, &[], &pictures);
+        let height = one.draw().unwrap().height();
+        one.rows.push(Row { title: "Two", note: "", cells: Vec::new() });
+        assert_eq!(one.draw().unwrap().height(), height + row_height() + SECTION_GAP);
     }
 
     #[test]
     fn a_broken_picture_is_an_error() {
         let mut broken = picture([0; 3]);
         broken.rgb.pop();
-        let bands =
-            vec![Band { label: "", large: true, cells: vec![Cell { picture: &broken, caption: String::new() }] }];
-        assert!(draw("t", "s", &[Section { title: "x", note: String::new(), bands }]).is_err());
+        assert!(sheet(&[broken], &[], &[]).draw().is_err());
     }
 }

@@ -8,7 +8,6 @@ use portray::io::{image, write_atomic};
 
 use super::super::args::{self, DemoArgs};
 use super::scenes::Phrases;
-use super::studio::SIDE;
 
 macro_rules! photos {
     ($name:literal) => {
@@ -35,14 +34,18 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// The user's own pictures, or bundled ones, which are put into `folder` first.
+    /// The user's own pictures, or bundled ones, which are put into `folder` first; cut to `side` pixels a side.
     ///
     /// # Errors
     /// [`Error::File`] when a picture or folder cannot be read or written.
-    pub fn open(args: &DemoArgs, folder: &Path) -> Result<Subject> {
+    pub fn open(args: &DemoArgs, folder: &Path, side: usize) -> Result<Subject> {
         let phrases = |instance: &str, class: &str| Phrases { instance: instance.into(), class: class.into() };
         if let (Some(images), Some(prompt), Some(class)) = (&args.images, &args.prompt, &args.class_prompt) {
-            return Ok(Subject { folder: images.clone(), photos: open_all(images)?, phrases: phrases(prompt, class) });
+            return Ok(Subject {
+                folder: images.clone(),
+                photos: open_all(images, side)?,
+                phrases: phrases(prompt, class),
+            });
         }
         let (files, phrases) = match args.subject {
             args::Subject::Cat => (&CAT, phrases("a mscds cat", "a cat")),
@@ -52,20 +55,16 @@ impl Subject {
         for (i, bytes) in files.iter().enumerate() {
             write_atomic(folder.join(format!("{i}.png")), |out| out.write_all(bytes))?;
         }
-        Ok(Subject { folder: folder.into(), photos: open_all(folder)?, phrases })
+        Ok(Subject { folder: folder.into(), photos: open_all(folder, side)?, phrases })
     }
 }
 
-fn open_all(folder: &Path) -> Result<Vec<Picture>> {
-    image::list_pictures(folder)?.iter().enumerate().map(|(index, path)| open(path, index, 0)).collect()
+fn open_all(folder: &Path, side: usize) -> Result<Vec<Picture>> {
+    image::list_pictures(folder)?.iter().enumerate().map(|(index, path)| open(path, index, side)).collect()
 }
 
-/// One picture, cut to the model's size.
-///
-/// # Errors
-/// As [`image::Picture::open`].
-pub fn open(path: &Path, index: usize, seed: u64) -> Result<Picture> {
-    let photo = image::Picture::open(path)?.cover(SIDE, SIDE, image::Crop::CENTER)?;
+fn open(path: &Path, index: usize, side: usize) -> Result<Picture> {
+    let photo = image::Picture::open(path)?.cover(side, side, image::Crop::CENTER)?;
     let (width, height, rgb) = (photo.width, photo.height, photo.rgb);
-    Ok(Picture { width, height, rgb, prompt: String::new(), seed, index, parameters: String::new() })
+    Ok(Picture { width, height, rgb, prompt: String::new(), seed: 0, index, parameters: String::new() })
 }

@@ -14,7 +14,7 @@ use super::page::{Tile, View};
 use super::stage::Stage;
 use crate::cli::args::{Global, WatchJob};
 use crate::cli::generate::Results;
-use crate::cli::report::{Meter, Reporter, smoothed};
+use crate::cli::report::{Meter, Reporter, compiling_text, smoothed};
 use crate::cli::{stop, table, train};
 
 /// What the job may take of the device at a time: a window of 30 frames a second stays smooth beside it.
@@ -235,6 +235,8 @@ impl Task {
                 (self.view.phase, self.view.detail, self.view.share) = (phase.clone(), String::new(), None);
                 self.meter = None;
             }
+            Event::Compiling { done, total } if done == total => self.view.detail.clear(),
+            Event::Compiling { done, total } => self.view.detail = compiling_text(*done, *total),
             Event::Progress { unit, done, total } => self.count(unit, *done, *total),
             Event::Step(step) => self.count_update(step),
             Event::Warning(text) => self.view.notice = text.clone(),

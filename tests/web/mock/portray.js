@@ -1,6 +1,6 @@
 // Stands in for web/portray.js: the same interface with no engine behind it, for work on the page.
 // What goes wrong, or is there, is asked for in the address: ?mock=nogpu,software,lost,memory,oom,runs,full,unkept,kept,
-// others,nobundled
+// others,nobundled,compiling
 const asked = new Set((new URLSearchParams(location.search).get("mock") ?? "").split(","));
 const speed = Number(new URLSearchParams(location.search).get("speed") ?? 1);
 const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms / speed));
@@ -14,29 +14,20 @@ export class PortrayError extends Error {
   }
 }
 
-const SIDE = 64;
-// Pictures of assets/sheet.png: x, y, side.
-const row = (y, side, xs) => xs.map((x) => [x, y, side]);
-const SHEET = {
-  subject: [...row(688, 166, [242, 423, 604, 784]), ...row(1150, 166, [242, 423, 604, 784])],
-  class: [...row(381, 105, [242, 362, 483, 604, 724, 844]), ...row(520, 105, [242, 362, 483, 604, 724, 844])],
-};
-let sheet = null;
+const SIDE = 128;
 
 function canvasOf(width, height) {
   const canvas = new OffscreenCanvas(width, height);
   return [canvas, canvas.getContext("2d")];
 }
 
-/** A picture that fits the prompt somehow. */
+/** A picture that fits the prompt somehow: of assets/subjects. */
 async function painting(prompt, seed, width, height) {
-  sheet ??= await asset("sheet.png");
-  const places = SHEET[/\bsks\b/.test(prompt) && !prompt.startsWith("!") ? "subject" : "class"];
+  const subject = /\bsks\b/.test(prompt) ? "cat" : "dog";
   const at = Math.max(0, ["beach", "snow", "night", "forest", "crown"].findIndex((word) => prompt.includes(word)));
-  const [x, y, side] = places[(at + (seed % 7) * (places === SHEET.class ? 1 : 0)) % places.length];
   const [canvas, context] = canvasOf(width, height);
   context.imageSmoothingQuality = "high";
-  context.drawImage(sheet, x, y, side, side, 0, 0, width, height);
+  context.drawImage(await asset(`subjects/${subject}/${(at + seed) % 4}.png`), 0, 0, width, height);
   return canvas;
 }
 
@@ -104,6 +95,14 @@ const stored = {
   cache: asked.has("kept") ? 1.2e6 : 0,
 };
 
+/** What a first job says, with ?mock=compiling. */
+async function* compiled() {
+  for (const done of asked.has("compiling") ? [0, 41, 63] : []) {
+    yield { type: "compiling", done, total: 63 };
+    await wait(4000);
+  }
+}
+
 export class Portray {
   #loras = [];
   last = Promise.resolve();
@@ -138,8 +137,8 @@ export class Portray {
     if (/\.(ckpt|png)$/.test(name)) throw new PortrayError("file", `${name} is not a .safetensors file`);
     if (asked.has("memory")) throw new PortrayError("limit", "Making a picture with this model takes 2.27 GB of graphics memory, which this adapter cannot give now. Choose dtype q8 or f16, a smaller size, or close other programs.");
     this.model = model === undefined
-      ? { name, family: "small Stable Diffusion", side: SIDE, factor: 8, parameters: 4.9e6, bytes: 9.8e6, prediction: "epsilon", predictionKnown: true, steps: 25, guidance: 7.5, sampler: "ddim" }
-      : { name, family: "Stable Diffusion 2", side: 512, factor: 64, parameters: 1.29e9, bytes: 1.74e9, prediction: "v", predictionKnown: !name.endsWith(".safetensors"), steps: 25, guidance: 7.5, sampler: "pndm" };
+      ? { name, family: "small Stable Diffusion", side: SIDE, factor: 8, parameters: 15.6e6, bytes: 31.2e6, prediction: "v", predictionKnown: true, steps: 25, guidance: 7.5, sampler: "ddim" }
+      : { name, family: "Stable Diffusion 2", side: 512, factor: 8, parameters: 1.29e9, bytes: 1.74e9, prediction: "v", predictionKnown: !name.endsWith(".safetensors"), steps: 25, guidance: 7.5, sampler: "pndm" };
     return this.model;
   }
 
@@ -177,6 +176,7 @@ export class Portray {
     return new Job(this, async function* (self) {
       yield { type: "phase", text: "reading the prompt" };
       await wait(200);
+      yield* compiled();
       if (asked.has("oom")) throw new PortrayError("limit", "This takes 3.10 GB of graphics memory, which this adapter cannot give now. Choose dtype q8 or f16, a smaller size, or close other programs.");
       for (let index = 0; index < count; index++) {
         const canvas = await painting(loras.length ? prompt : prompt.replace(/\bsks /, ""), seed + index, width, height);
@@ -212,6 +212,7 @@ export class Portray {
       }
       if (asked.has("unkept")) yield { type: "warning", text: "This browser keeps no files for this page (a private window?): the training lasts only as long as this tab. Download its LoRA before you close it." };
       yield { type: "phase", text: "training" };
+      yield* compiled();
       engine.running = run.id;
       try {
         while (run.step < run.steps) {

@@ -1,0 +1,392 @@
+//! The kernels of a device: rendered, told apart by their texts, compiled once, and counted for the job that needs them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::task::Poll;
+
+use super::crew::{Crew, Queue};
+use super::device::lock;
+use super::{Access, AdapterClass, Gpu, Kernel, Watch};
+use crate::error::{Error, Result};
+
+/// A compiled kernel.
+pub struct Pipeline {
+    pub(crate) pipeline: wgpu::ComputePipeline,
+    pub(crate) layout: wgpu::BindGroupLayout,
+    /// Machine code is there.
+    ready: AtomicBool,
+}
+
+impl Pipeline {
+    /// Whether it can run without being compiled first: since it was made or, where the driver compiles so late, since its
+    /// first dispatch.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load(Relaxed)
+    }
+
+    /// Has been dispatched.
+    pub(crate) fn set_ready(&self) {
+        self.ready.store(true, Relaxed);
+    }
+}
+
+/// What a pipeline is made of.
+#[derive(Clone)]
+struct Source {
+    name: &'static str,
+    text: Arc<str>,
+    trusted: bool,
+    slots: Vec<Access>,
+}
+
+enum State {
+    /// Nobody is at it. A kernel that failed to compile is compiled again by the next who asks.
+    Wanted,
+    /// A thread compiles it.
+    Building,
+    Built(Arc<Pipeline>),
+}
+
+impl State {
+    fn is_ready(&self) -> bool {
+        matches!(self, State::Built(pipeline) if pipeline.is_ready())
+    }
+}
+
+/// All kernels that were asked for, by number.
+#[derive(Default)]
+struct Known {
+    /// By [`Kernel::key`], which needs no rendering.
+    by_key: HashMap<String, usize>,
+    /// Kernels of several keys are rendered to the same where a template has parts that use some of its values.
+    by_text: HashMap<Arc<str>, usize>,
+    entries: Vec<(Source, State)>,
+}
+
+/// What a device knows of kernels.
+#[derive(Default)]
+pub(super) struct Kernels {
+    known: Mutex<Known>,
+    changed: Condvar,
+}
+
+/// What can be done now for some kernels.
+#[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "a page has one thread"))]
+enum Next {
+    /// This one is the caller's to compile.
+    Build(usize, Source),
+    /// The rest of them are being compiled elsewhere.
+    Wait,
+    Done,
+}
+
+#[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "a page has one thread"))]
+impl Kernels {
+    fn number_of(&self, key: &str) -> Option<usize> {
+        lock(&self.known).by_key.get(key).copied()
+    }
+
+    fn number(&self, key: String, kernel: &Kernel, text: String) -> usize {
+        let mut known = lock(&self.known);
+        let known = &mut *known;
+        let text: Arc<str> = text.into();
+        let number = *known.by_text.entry(text.clone()).or_insert(known.entries.len());
+        if number == known.entries.len() {
+            let Kernel { template, .. } = kernel;
+            let source = Source { name: template.name, text, trusted: template.trusted, slots: kernel.slots() };
+            known.entries.push((source, State::Wanted));
+        }
+        known.by_key.insert(key, number);
+        number
+    }
+
+    fn pipeline(&self, number: usize) -> Option<Arc<Pipeline>> {
+        match lock(&self.known).entries.get(number)? {
+            (_, State::Built(pipeline)) => Some(pipeline.clone()),
+            _ => None,
+        }
+    }
+
+    #[cfg(target_arch = "wasm32")]
+    fn source(&self, number: usize) -> Option<Source> {
+        lock(&self.known).entries.get(number).map(|(source, _)| source.clone())
+    }
+
+    /// The first of `numbers` that nobody is at, from now on the caller's to compile.
+    fn claim(&self, numbers: &[usize]) -> Next {
+        let mut known = lock(&self.known);
+        let mut waits = false;
+        for &number in numbers {
+            match known.entries.get_mut(number) {
+                Some((source, state @ State::Wanted)) => {
+                    *state = State::Building;
+                    return Next::Build(number, source.clone());
+                }
+                Some((_, State::Building)) => waits = true,
+                _ => {}
+            }
+        }
+        if waits { Next::Wait } else { Next::Done }
+    }
+
+    fn settle(&self, number: usize, state: State) {
+        if let Some(entry) = lock(&self.known).entries.get_mut(number) {
+            entry.1 = state;
+        }
+        self.changed.notify_all();
+    }
+
+    /// Waits until something changes, unless nobody is at any of `numbers`.
+    fn wait(&self, numbers: &[usize]) {
+        let known = lock(&self.known);
+        let is_building = |n: &usize| matches!(known.entries.get(*n), Some((_, State::Building)));
+        if numbers.iter().any(is_building) {
+            drop(self.changed.wait(known).unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// Those of `numbers` whose state is as asked for, each once.
+    fn of_state(&self, numbers: &[usize], is: impl Fn(&State) -> bool) -> Vec<usize> {
+        let known = lock(&self.known);
+        let mut seen = BTreeSet::new();
+        let is = |n: &usize| known.entries.get(*n).is_some_and(|(_, state)| is(state));
+        numbers.iter().copied().filter(|n| is(n) && seen.insert(*n)).collect()
+    }
+}
+
+/// A kernel that a thread is at: let go of without a pipeline, it is wanted again.
+struct Claim {
+    gpu: Gpu,
+    number: usize,
+    built: Option<Arc<Pipeline>>,
+}
+
+impl Claim {
+    fn keep(mut self, built: Pipeline) {
+        #[cfg_attr(target_arch = "wasm32", allow(clippy::arc_with_non_send_sync, reason = "a page has one thread"))]
+        let built = Arc::new(built);
+        self.built = Some(built);
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let state = self.built.take().map_or(State::Wanted, State::Built);
+        self.gpu.known().settle(self.number, state);
+    }
+}
+
+/// The kernels of a job that were not ready when it began.
+#[derive(Default)]
+pub(crate) struct Needed {
+    numbers: Mutex<BTreeSet<usize>>,
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "a page has one thread"))]
+    queue: Option<Arc<Queue>>,
+}
+
+/// Kernels on their way while a job does something else. Dropped, those that nobody has begun are left alone.
+pub(crate) struct Ahead {
+    /// The device as the job is to use it: it counts.
+    pub gpu: Gpu,
+    _crew: Option<Crew>,
+}
+
+impl Gpu {
+    /// Begins to compile `kernels`, those that are needed first in front, and to count them, together with those of the job
+    /// that this one is a part of. On a device of our own that happens on other threads; where a host drives the job, or in a
+    /// browser, nothing is compiled before it is needed.
+    ///
+    /// # Errors
+    /// When a kernel's text cannot be made.
+    pub(crate) async fn compile_ahead(&self, kernels: impl IntoIterator<Item = &Kernel>) -> Result<Ahead> {
+        let kernels: Vec<&Kernel> = kernels.into_iter().collect();
+        let numbers = self.numbers(&kernels).await?;
+        let unready = self.known().of_state(&numbers, |state| !state.is_ready());
+        let crew = self.hire(&unready);
+        if let Some(needed) = &self.needed {
+            lock(&needed.numbers).extend(unready);
+            return Ok(Ahead { gpu: self.clone(), _crew: crew });
+        }
+        let needed =
+            Needed { numbers: Mutex::new(unready.into_iter().collect()), queue: crew.as_ref().map(Crew::queue) };
+        Ok(Ahead { gpu: self.counting(Some(Arc::new(needed))), _crew: crew })
+    }
+
+    /// Kernels of the job that are ready, of those that were not when it began; `None` where there are none.
+    pub(crate) fn compiled(&self) -> Option<(usize, usize)> {
+        let numbers: Vec<usize> = lock(&self.needed.as_ref()?.numbers).iter().copied().collect();
+        let done = self.known().of_state(&numbers, State::is_ready).len();
+        (!numbers.is_empty()).then_some((done, numbers.len()))
+    }
+
+    /// Lets whoever runs the job look at what [`Gpu::compiled`] says.
+    pub(crate) async fn look_up(&self) {
+        let mut looked = self.needed.is_none() || self.turn.is_some();
+        std::future::poll_fn(|cx| {
+            if std::mem::replace(&mut looked, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Whether the driver compiles a kernel when it is dispatched first: software drivers do, some of them.
+    pub(crate) fn compiles_late(&self) -> bool {
+        cfg!(not(target_arch = "wasm32")) && self.caps().class == AdapterClass::Cpu
+    }
+
+    /// The pipelines of `kernels`; renders and compiles those that are not there yet.
+    pub(crate) async fn compile(&self, kernels: &[&Kernel]) -> Result<Vec<Arc<Pipeline>>> {
+        let numbers = self.numbers(kernels).await?;
+        self.build(&numbers).await?;
+        self.check()?;
+        let compiled = numbers.iter().zip(kernels).map(|(&number, kernel)| {
+            let message = || format!("kernel {} did not compile", kernel.template.name);
+            self.known().pipeline(number).ok_or_else(|| Error::Device(message()))
+        });
+        compiled.collect()
+    }
+
+    /// The numbers of `kernels`; renders those that are new.
+    async fn numbers(&self, kernels: &[&Kernel]) -> Result<Vec<usize>> {
+        let mut numbers = Vec::with_capacity(kernels.len());
+        for kernel in kernels {
+            let key = kernel.key();
+            let number = match self.known().number_of(&key) {
+                Some(number) => number,
+                None => {
+                    let number = self.known().number(key, kernel, kernel.render()?);
+                    self.breathe().await;
+                    number
+                }
+            };
+            numbers.push(number);
+        }
+        Ok(numbers)
+    }
+
+    /// Builds `numbers`, on other threads too where that may be.
+    #[cfg(not(target_arch = "wasm32"))]
+    async fn build(&self, numbers: &[usize]) -> Result<()> {
+        let _crew = self.hire(numbers);
+        loop {
+            match self.known().claim(numbers) {
+                Next::Build(number, source) => self.build_one(number, &source).await?,
+                Next::Wait => self.known().wait(numbers),
+                Next::Done => return Ok(()),
+            }
+            self.breathe().await;
+            self.look_up().await;
+        }
+    }
+
+    /// Builds `numbers`: where a host drives the job, as many a step as fit; else, as browsers build them beside the page, all
+    /// at once. Another job may be at the same ones, and nobody waits for it.
+    #[cfg(target_arch = "wasm32")]
+    async fn build(&self, numbers: &[usize]) -> Result<()> {
+        let mut begun = Vec::new();
+        for number in self.known().of_state(numbers, |state| !matches!(state, State::Built(_))) {
+            let Some(source) = self.known().source(number) else { continue };
+            let building = self.build_one(number, &source);
+            match self.turn {
+                None => begun.push(building),
+                Some(_) => {
+                    building.await?;
+                    self.breathe().await;
+                }
+            }
+        }
+        for building in begun {
+            building.await?;
+            self.look_up().await;
+        }
+        Ok(())
+    }
+
+    /// Has threads compile those of `numbers` that nobody is at, where they are several: the job's, else some that end with what
+    /// is returned. Only on a device of our own, and not where a host drives the job.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn hire(&self, numbers: &[usize]) -> Option<Crew> {
+        let wanted = self.known().of_state(numbers, |state| matches!(state, State::Wanted));
+        if !self.is_ours() || self.turn.is_some() || wanted.len() < 2 {
+            return None;
+        }
+        if let Some(queue) = self.needed.as_ref().and_then(|needed| needed.queue.as_ref()) {
+            queue.put_first(&wanted);
+            return None;
+        }
+        let gpu = self.counting(None);
+        Some(Crew::new(wanted, move |number| {
+            if let Next::Build(number, source) = gpu.known().claim(&[number]) {
+                // What is wrong is found again by who needs it, and told.
+                let built = std::pin::pin!(gpu.build_one(number, &source));
+                let _ = built.poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+            }
+        }))
+    }
+
+    #[cfg(target_arch = "wasm32")]
+    fn hire(&self, _: &[usize]) -> Option<Crew> {
+        None
+    }
+
+    /// Builds a claimed kernel before this returns; the future keeps it, if nothing is wrong with it.
+    fn build_one(&self, number: usize, source: &Source) -> impl Future<Output = Result<()>> + use<> {
+        let claim = Claim { gpu: self.clone(), number, built: None };
+        let mut watch = Watch::new(self);
+        let built = watch.during(|| self.pipeline(source));
+        let name = source.name;
+        async move {
+            let built = watch.kept(built).await.map_err(|e| Error::Device(format!("kernel {name}: {e}")))?;
+            claim.keep(built);
+            Ok(())
+        }
+    }
+
+    fn pipeline(&self, source: &Source) -> Pipeline {
+        let label = source.name;
+        let wgsl = wgpu::ShaderSource::Wgsl((&*source.text).into());
+        let descriptor = wgpu::ShaderModuleDescriptor { label: Some(label), source: wgsl };
+        let checks = if self.bounds_checks || !source.trusted {
+            wgpu::ShaderRuntimeChecks::checked()
+        } else {
+            wgpu::ShaderRuntimeChecks::unchecked()
+        };
+        // SAFETY: every kernel of this crate keeps its indices within its bindings and its loops finite; the op tests run
+        // each one between sentinel words, and once with the checks on. Others are not trusted.
+        let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
+        let buffer = |binding: u32, ty: wgpu::BufferBindingType| wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+            count: None,
+        };
+        let mut entries = vec![buffer(0, wgpu::BufferBindingType::Uniform)];
+        entries
+            .extend((source.slots.iter().enumerate()).map(|(i, a)| {
+                buffer(i as u32 + 1, wgpu::BufferBindingType::Storage { read_only: *a == Access::Read })
+            }));
+        let layout = (self.device)
+            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(label), entries: &entries });
+        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(label),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(label),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &[],
+                zero_initialize_workgroup_memory: self.bounds_checks,
+            },
+            cache: None,
+        });
+        Pipeline { pipeline, layout, ready: AtomicBool::new(!self.compiles_late()) }
+    }
+}
