@@ -36,7 +36,7 @@ impl Program {
 
 /// The test programs among the messages of `cargo test --no-run --message-format json-render-diagnostics`.
 pub fn programs(messages: &str) -> Vec<Program> {
-    let tests = messages.lines().filter(|line| line.contains(r#""test":true},"#));
+    let tests = messages.lines().filter(|line| line.contains(r#""test":true},"features""#));
     let paths = tests.filter_map(|line| line.split_once(r#""executable":""#)?.1.split_once('"'));
     paths.map(|(path, _)| Program { path: Path::new(&path.replace(r"\\", r"\")).to_owned() }).collect()
 }
@@ -110,14 +110,17 @@ mod tests {
 
     #[test]
     fn test_programs_are_found_among_what_cargo_says() {
-        let messages = concat!(
-            r#"{"reason":"compiler-artifact","target":{"name":"ops"},"profile":{"test":true},"executable":"/t/ops-0a1b","fresh":true}"#,
-            "\n",
-            r#"{"reason":"compiler-artifact","target":{"name":"portray"},"profile":{"test":false},"executable":"/t/portray","fresh":true}"#,
-            "\n",
-            r#"{"reason":"compiler-artifact","target":{"name":"half"},"profile":{"test":false},"executable":null,"fresh":true}"#,
-        );
-        let found = programs(messages);
+        let said = |name: &str, test: bool, executable: &str| {
+            format!(
+                r#"{{"target":{{"name":"{name}","test":true}},"profile":{{"test":{test}}},"features":[],"executable":{executable}}}"#
+            )
+        };
+        let built = [
+            said("ops", true, r#""/t/ops-0a1b""#),
+            said("portray", false, r#""/t/portray""#),
+            said("half", false, "null"),
+        ];
+        let found = programs(&built.join("\n"));
         assert_eq!(found.iter().map(Program::name).collect::<Vec<_>>(), ["ops"]);
     }
 }
