@@ -107,7 +107,7 @@ fn main(
         //% endif
         //% endfor
         //% set lanes = [SG, 1] | max
-        // A loop over the four positions, not four times the code: drivers compile it at its first dispatch.
+        // A loop over the four positions, not four times the code: a first run waits until it is compiled.
         for (var u = 0u; u < 4u; u++) {
             //% for i in range(parts)
             //% for s in range(span)

@@ -24,7 +24,7 @@
 //!     Flow::Continue
 //! };
 //! let made = engine.generate(&job, &mut listener).await?;
-//! assert_eq!(made.pictures[0].rgb.len(), 64 * 64 * 3);
+//! assert_eq!(made.pictures[0].rgb.len(), 128 * 128 * 3);
 //! # Ok::<(), portray::Error>(())
 //! # }).unwrap();
 //! # }

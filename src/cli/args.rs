@@ -257,7 +257,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value = "200", allow_negative_numbers = true, value_parser = portray::job::parse_count)]
     pub steps: usize,
     /// Sampler steps of every picture
-    #[arg(long, value_name = "N", default_value = "10", allow_negative_numbers = true, value_parser = portray::job::parse_count)]
+    #[arg(long, value_name = "N", default_value = "10", allow_negative_numbers = true, value_parser = sampler_steps())]
     pub sampling_steps: usize,
     /// Seed of everything random
     #[arg(long, default_value_t = 0)]
@@ -326,6 +326,11 @@ fn number(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
         Some(_) => Some("must be a whole number, 0 or more"),
         None => error.is::<ParseFloatError>().then_some("must be a number"),
     }
+}
+
+/// As many as the bundled model's noise schedule has timesteps.
+fn sampler_steps() -> clap::builder::RangedU64ValueParser<usize> {
+    clap::builder::RangedU64ValueParser::new().range(1..=1000)
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ mod tests {
         for part in Part::ALL {
             assert!(model.part(part).iter().all(|t| t.dtype == ElementType::F16), "{part}");
         }
-        assert_eq!(model.part(Part::Unet).parameters(), 5_880_068);
+        assert_eq!(model.part(Part::Unet).parameters(), 8_739_076);
         assert_eq!(model.tokenizer().unwrap().pad(), 0);
     }
 }

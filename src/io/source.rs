@@ -193,7 +193,8 @@ impl Source {
         let head = self.read(0..self.len().min(512)).ok()?;
         let text = head.trim_ascii_start();
         let begins = |mark: &[u8]| text.get(..mark.len()).is_some_and(|t| t.eq_ignore_ascii_case(mark));
-        let kind = MAGIC.iter().find(|(magic, _)| head.starts_with(magic)).map(|(_, kind)| *kind);
+        let kind = MAGIC.iter().filter(|_| !begins_safetensors(&head)).find(|(magic, _)| head.starts_with(magic));
+        let kind = kind.map(|(_, kind)| *kind);
         if head.is_empty() {
             Some("but empty, 0 bytes: get it again")
         } else if kind.is_some() {
@@ -206,6 +207,12 @@ impl Source {
             None
         }
     }
+}
+
+/// Whether `head` begins with the length of a safetensors header and that header's brace, whatever else the length looks like:
+/// that of 640 bytes begins as a pickle does.
+pub(crate) fn begins_safetensors(head: &[u8]) -> bool {
+    head.get(4..9).is_some_and(|bytes| bytes == b"\0\0\0\0{")
 }
 
 /// First bytes of what is given by mistake, and what it is.

@@ -53,3 +53,25 @@ fn the_sheet_grows_and_the_time_left_is_told() {
     let total = 12 + 2 * 3 + 32;
     assert_eq!((counts[0], counts[counts.len() - 1]), ([1, total], [total, total]));
 }
+
+#[test]
+fn what_cannot_be_asked_for_is_said_before_the_first_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let photos = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/subjects/cat");
+    let own = |prompt: &str, class: &str| {
+        ["demo", "--images", photos, "--prompt", prompt, "--class-prompt", class].map(str::to_owned).to_vec()
+    };
+    let cases = [
+        (words("demo --sampling-steps 1001"), "--sampling-steps"),
+        (words("demo --sampling-steps -1"), "--sampling-steps"),
+        (own(" ", "a cat"), "--prompt is empty"),
+        (own("a sks cat", ""), "--class-prompt is empty"),
+    ];
+    for (args, said) in cases {
+        let out = portray(folder.path()).args(&args).output().unwrap();
+        let text = String::from_utf8(out.stderr).unwrap();
+        assert_eq!((out.status.code(), text.lines().count()), (Some(2), 1), "{args:?}: {text}");
+        assert!(text.contains(said), "{args:?}: {text}");
+        assert!(!folder.path().join("demo/class").exists());
+    }
+}

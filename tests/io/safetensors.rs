@@ -125,6 +125,21 @@ fn every_fault_is_named() {
     assert!(message(SafeTensors::open(golden(""))).contains("is a folder"));
 }
 
+/// The length of the header is what a file begins with, and some lengths begin as other kinds of files do.
+#[test]
+fn a_header_s_length_says_nothing_of_the_kind() {
+    let folder = tempfile::tempdir().unwrap();
+    for length in [0x0280, 0x0480, 0x8b1f, 0xfeff] {
+        let header = format!("{:<length$}", r#"{"t":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#);
+        let bytes = file(&header, &1f32.to_le_bytes());
+        let path = folder.path().join(format!("{length}.safetensors"));
+        std::fs::write(&path, &bytes).unwrap();
+        let opened = SafeTensors::open(&path).unwrap_or_else(|e| panic!("{length}: {e}"));
+        assert_eq!(opened.get("t").unwrap().to_f32().unwrap(), [1.0]);
+        assert!(!message(portray::io::Checkpoint::open(&path)).contains("pickle"), "{length}");
+    }
+}
+
 #[test]
 fn mutated_files_never_panic() {
     let good = std::fs::read(golden("sd15-all.lora-folder/text_encoder/adapter_model.safetensors")).unwrap();

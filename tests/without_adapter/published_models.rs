@@ -224,13 +224,13 @@ struct Most {
 }
 
 const MOST: &[Most] = &[
-    Most { model: "bundled", class: AdapterClass::Cpu, generate: (49, 1_354_060), train: (90, 2_140_604) },
+    Most { model: "bundled", class: AdapterClass::Cpu, generate: (49, 1_354_060), train: (90, 2_143_872) },
     Most { model: "bundled", class: AdapterClass::Gpu, generate: (48, 537_745), train: (82, 860_402) },
-    Most { model: "sd15", class: AdapterClass::Cpu, generate: (49, 1_223_644), train: (86, 1_881_049) },
+    Most { model: "sd15", class: AdapterClass::Cpu, generate: (49, 1_223_644), train: (86, 1_885_067) },
     Most { model: "sd15", class: AdapterClass::Gpu, generate: (70, 939_400), train: (119, 1_516_631) },
-    Most { model: "sd2-base", class: AdapterClass::Cpu, generate: (45, 1_086_264), train: (78, 1_664_128) },
+    Most { model: "sd2-base", class: AdapterClass::Cpu, generate: (45, 1_086_264), train: (78, 1_668_146) },
     Most { model: "sd2-base", class: AdapterClass::Gpu, generate: (67, 872_488), train: (112, 1_381_465) },
-    Most { model: "sd21", class: AdapterClass::Cpu, generate: (47, 1_091_967), train: (78, 1_663_458) },
+    Most { model: "sd21", class: AdapterClass::Cpu, generate: (47, 1_091_967), train: (78, 1_667_476) },
     Most { model: "sd21", class: AdapterClass::Gpu, generate: (65, 830_833), train: (101, 1_224_815) },
 ];
 

@@ -42,6 +42,17 @@ impl Options {
         Some(options)
     }
 
+    /// Looks for the files that are given, before anything is built.
+    fn check(&self) -> Result<(), Failure> {
+        let given = [("--icd", &self.icd), ("--model", &self.model)];
+        for (option, path) in given.into_iter().filter_map(|(option, path)| Some((option, path.as_ref()?))) {
+            if !path.exists() {
+                return Err(format!("{option} {}: no such file or folder", path.display()).into());
+            }
+        }
+        Ok(())
+    }
+
     fn model(&self) -> Result<PathBuf, Failure> {
         let model = self.model.clone().unwrap_or_else(|| root().join("assets").join("model"));
         std::path::absolute(&model).map_err(|e| format!("{}: {e}", model.display()).into())
@@ -64,6 +75,7 @@ struct Taken {
 
 /// Runs this tree and `options.base` in turns, each time as on the first day, and prints medians.
 pub fn run(options: &Options) -> Result<(), Failure> {
+    options.check()?;
     let mut trees = Vec::new();
     if let Some(base) = &options.base {
         trees.push((base.as_str(), other_binary(base)?));
@@ -197,6 +209,13 @@ mod tests {
         assert_eq!((options.icd, options.model), (Some("lvp.json".into()), Some("m".into())));
         assert_eq!(parse(""), Some(Options::default()));
         assert!(parse("--base").is_none() && parse("191f943").is_none());
+    }
+
+    #[test]
+    fn files_that_are_not_there_are_named() {
+        let given = Options { icd: Some("no such.json".into()), ..Options::default() };
+        assert!(given.check().is_err_and(|failure| failure.message.contains("--icd no such.json")));
+        assert!(Options { model: Some(root()), ..Options::default() }.check().is_ok());
     }
 
     #[test]

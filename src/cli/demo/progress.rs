@@ -18,8 +18,8 @@ pub struct Work {
     pub without_prior: usize,
 }
 
-/// What an update takes, in sampler steps: with a class picture beside, and without (lavapipe, two x86-64 cores: 0.22 s and
-/// 0.15 s where a sampler step of v0.1.0's miniature took 0.083 s).
+/// What an update takes, in sampler steps: with a class picture beside, and without. Rough weights for the time left alone: the
+/// first from one run on lavapipe (0.22 s where a sampler step took 0.083 s), the second an estimate.
 pub const UPDATE: [usize; 2] = [3, 2];
 
 impl Work {

@@ -29,7 +29,7 @@ impl Report<'_> {
         let phrases = &self.subject.phrases;
         let mut text = format!(
             "# Demo: “{}”\n\n\
-             {} pictures of the subject, trained into {} as “{}”: a LoRA of rank {RANK} on the attention layers, learning rate {LEARNING_RATE} falling along a cosine, \
+             {} pictures of the subject, trained into {} as “{}”: a LoRA of rank {RANK} on the attention layers, learning rate {LEARNING_RATE}, \
              {} steps of one picture of the subject and one of {CLASS_PICTURES} class pictures (“{}”). The pictures are in `sheet.png` \
              ({sampling} steps of {sampler}, guidance {GUIDANCE}), the LoRA in `lora.safetensors`. Adapter: {}.\n\n",
             phrases.instance,

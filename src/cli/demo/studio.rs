@@ -6,7 +6,7 @@ use std::time::Instant;
 use portray::Result;
 use portray::engine::{Engine, Model};
 use portray::event::{Event, Flow, Picture};
-use portray::job::{GenerateJob, LoraArg, LrSchedule, ModelOptions, SamplingOptions, TrainJob};
+use portray::job::{GenerateJob, LoraArg, ModelOptions, SamplingOptions, TrainJob};
 
 use super::super::args::{DemoArgs, Global};
 use super::progress::{Progress, UPDATE};
@@ -117,7 +117,6 @@ impl<'a> Studio<'a> {
             rank: RANK,
             steps: Some(self.args.steps),
             lr: Some(LEARNING_RATE),
-            schedule: LrSchedule::Cosine,
             seed: self.args.seed,
             out: out.into(),
             force: self.args.force,

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use portray::Result;
 use portray::event::Picture;
 use portray::io::{image, write_atomic};
+use portray::{Error, Result};
 
 use super::super::args::{self, DemoArgs};
 use super::scenes::Phrases;
@@ -37,10 +37,17 @@ impl Subject {
     /// The user's own pictures, or bundled ones, which are put into `folder` first; cut to `side` pixels a side.
     ///
     /// # Errors
-    /// [`Error::File`] when a picture or folder cannot be read or written.
+    /// [`Error::File`] when a picture or folder cannot be read or written, [`Error::Usage`] for a prompt without words.
     pub fn open(args: &DemoArgs, folder: &Path, side: usize) -> Result<Subject> {
         let phrases = |instance: &str, class: &str| Phrases { instance: instance.into(), class: class.into() };
         if let (Some(images), Some(prompt), Some(class)) = (&args.images, &args.prompt, &args.class_prompt) {
+            for (option, text) in [("--prompt", prompt), ("--class-prompt", class)] {
+                if text.trim().is_empty() {
+                    return Err(Error::Usage(format!(
+                        "{option} is empty: give words, as in --prompt \"a sks dog\" --class-prompt \"a dog\""
+                    )));
+                }
+            }
             return Ok(Subject {
                 folder: images.clone(),
                 photos: open_all(images, side)?,

@@ -53,7 +53,7 @@ impl Session {
         used.unwrap_or(0).next_multiple_of(self.plan.caps.storage_alignment.max(16))
     }
 
-    /// After a run of a plan made with [`super::PlanOptions::keep_all`]: computes every node's reference from the values
+    /// After a run of a plan made with [`crate::graph::PlanOptions::keep_all`]: computes every node's reference from the values
     /// that the GPU gave its inputs, and returns the first node whose result is off by more than `tolerance`.
     pub async fn check(&self, tolerance: f64) -> Result<Option<Mismatch>> {
         for (id, node) in self.plan.nodes.iter().enumerate() {

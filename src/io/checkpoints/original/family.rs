@@ -6,6 +6,7 @@ use super::names::{TextFlavour, prefix};
 use crate::error::{Error, Result};
 use crate::io::families::{FAMILIES, TAKES, by_input_channels};
 use crate::io::lora_file::is_adapter_key;
+use crate::io::source::begins_safetensors;
 use crate::io::{Part, SafeTensors, Source};
 
 /// Channels of a Stable Diffusion latent.
@@ -40,12 +41,13 @@ const PARTS: [(&str, &str); 6] = [
 
 /// Refuses what is no safetensors file before it is parsed as one.
 pub fn refuse_other_formats(path: &Path, source: &Source) -> Result<()> {
-    let head = source.read(0..source.len().min(8))?;
+    let head = source.read(0..source.len().min(9))?;
     let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let marked = |mark: &[u8]| head.starts_with(mark) && !begins_safetensors(&head);
     let pickled = ["ckpt", "pt", "pth", "bin"].contains(&ending.as_str());
-    let message = if head.starts_with(b"GGUF") || ending == "gguf" {
+    let message = if marked(b"GGUF") || ending == "gguf" {
         format!("is a GGUF file; {TAKES}")
-    } else if pickled || head.starts_with(b"PK\x03\x04") || head.starts_with(&[0x80, 0x02]) {
+    } else if pickled || marked(b"PK\x03\x04") || marked(&[0x80, 0x02]) {
         "is a Python pickle, which runs code of its author's when it is opened: get the .safetensors version, or convert it where you trust it (diffusers: StableDiffusionPipeline.from_single_file(…).save_pretrained(…))".into()
     } else {
         return Ok(());
