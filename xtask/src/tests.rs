@@ -128,11 +128,11 @@ fn tests(summary: &mut Summary, times: &mut Times) {
     });
     let documented = ["test", "--package", "portray", "--release", "--quiet", "--doc"];
     summary.step("examples in the documentation", || on(&lavapipe, at_root().args(documented).args(FEATURES), ran));
-    summary.step("all tests, lavapipe", || all(&programs, &lavapipe, &[], times));
+    summary.step("all tests, lavapipe", || all(&programs, "lavapipe", &lavapipe, &[], times));
     summary.step("LoRA files in diffusers and PEFT", interop);
     programs.retain(|program| !ONE_DRIVER.contains(&program.name()));
     let skipped: Vec<&str> = ONCE.iter().flat_map(|name| ["--skip", name]).collect();
-    summary.step("GPU tests, SwiftShader", || all(&programs, &swiftshader, &skipped, times));
+    summary.step("GPU tests, SwiftShader", || all(&programs, "SwiftShader", &swiftshader, &skipped, times));
     summary.step("the page in Chromium", || built.and(|| browser::tests(times)));
 }
 
@@ -155,13 +155,20 @@ fn build(programs: &mut Vec<Program>) -> Outcome {
     }
 }
 
-/// Runs all `programs` with `args` on a driver; fails where there are none.
-fn all(programs: &[Program], manifest: &Result<PathBuf, String>, args: &[&str], times: &mut Times) -> Outcome {
+/// Runs all `programs` with `args` on the driver of that `name`; fails where there are none.
+fn all(
+    programs: &[Program],
+    name: &str,
+    manifest: &Result<PathBuf, String>,
+    args: &[&str],
+    times: &mut Times,
+) -> Outcome {
     let mut outcome = if programs.is_empty() { Outcome::Failed } else { Outcome::Passed };
     for program in programs {
-        eprintln!("{}", program.name());
+        let what = format!("{} on {name}", program.name());
+        eprintln!("{what}");
         let mut command = program.command(args);
-        if matches!(on(manifest, command.current_dir(root()), |it| times.of(program.name(), it)), Outcome::Failed) {
+        if matches!(on(manifest, command.current_dir(root()), |it| times.of(&what, it)), Outcome::Failed) {
             outcome = Outcome::Failed;
         }
     }
