@@ -32,7 +32,7 @@
 //!
 //! # Layers
 //!
-//! Imports go one way, which `tests/layers.rs` holds.
+//! Imports go one way, which `tests/without_adapter/layers.rs` holds.
 //!
 //! | module | what lives there |
 //! |---|---|

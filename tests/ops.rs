@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::gpu;
+use common::engine;
 use portray::gpu::{AdapterClass, Caps, Gpu, Variants};
 use portray::ops::{Case, Embedding, Given, cases, large_tiles};
 
@@ -30,8 +30,8 @@ fn run_all(gpu: &Gpu, caps: &Caps, variants: &Variants, ops: &[&str]) {
 
 #[test]
 fn kernels_match_their_references() {
-    let gpu = gpu();
-    run_all(&gpu, gpu.caps(), &Variants::default(), &[]);
+    let gpu = engine().gpu();
+    run_all(gpu, gpu.caps(), &Variants::default(), &[]);
 }
 
 /// The ops whose kernels differ between adapters.
@@ -40,29 +40,29 @@ const VARIED: &[&str] = &["attention", "conv2d", "gemm", "matmul", "weight_grad"
 /// A table larger than a binding is read in pieces.
 #[test]
 fn tables_larger_than_a_binding_match_their_references() {
-    let gpu = gpu();
+    let gpu = engine().gpu();
     let caps = Caps { max_binding_bytes: 4096, ..gpu.caps().clone() };
     let ids = || Given::Ids([2, 40].into(), 700);
     for table in [Given::normal([700, 4]), Given::half([700, 4]), Given::normal([700, 3])] {
         let positions = Given::normal([40, table.shape().last()]);
         for inputs in [vec![table.clone(), ids()], vec![table.clone(), ids(), positions]] {
-            run(&gpu, &caps, &Variants::default(), &Case::new(Embedding, inputs), 1).unwrap();
+            run(gpu, &caps, &Variants::default(), &Case::new(Embedding, inputs), 1).unwrap();
         }
     }
 }
 
 #[test]
 fn hardware_kernels_match_their_references() {
-    let gpu = gpu();
+    let gpu = engine().gpu();
     let caps = Caps { class: AdapterClass::Gpu, ..gpu.caps().clone() };
-    run_all(&gpu, &caps, &Variants::default(), VARIED);
+    run_all(gpu, &caps, &Variants::default(), VARIED);
     for variants in large_tiles() {
-        run_all(&gpu, &caps, &variants, &["conv2d", "gemm", "matmul", "weight_grad"]);
+        run_all(gpu, &caps, &variants, &["conv2d", "gemm", "matmul", "weight_grad"]);
     }
 }
 
 #[test]
 fn kernels_without_subgroups_match_their_references() {
-    let gpu = gpu();
-    run_all(&gpu, &Caps { class: AdapterClass::Cpu, subgroup: 0, ..gpu.caps().clone() }, &Variants::default(), VARIED);
+    let gpu = engine().gpu();
+    run_all(gpu, &Caps { class: AdapterClass::Cpu, subgroup: 0, ..gpu.caps().clone() }, &Variants::default(), VARIED);
 }

@@ -6,6 +6,10 @@ mod captions;
 mod common;
 mod demo;
 mod golden;
+#[path = "../inputs/mod.rs"]
+mod inputs;
+#[path = "../interop/mod.rs"]
+mod interop;
 mod killed;
 mod lycoris;
 #[path = "../../examples/make_model/random_model.rs"]
@@ -13,3 +17,6 @@ mod random_model;
 mod runs;
 mod single_file;
 mod support;
+#[cfg(feature = "window")]
+#[path = "../window/mod.rs"]
+mod window;

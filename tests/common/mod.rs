@@ -2,8 +2,9 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use portray::gpu::{DeviceOptions, Gpu};
+use portray::engine::{Engine, EngineOptions};
 
 /// A file of what PyTorch and diffusers gave: a fixture, or one of another folder that `PORTRAY_GOLDEN` names.
 pub fn golden(name: &str) -> PathBuf {
@@ -11,7 +12,10 @@ pub fn golden(name: &str) -> PathBuf {
     std::env::var_os("PORTRAY_GOLDEN").map_or_else(fixtures, PathBuf::from).join(name)
 }
 
-/// The adapter that `WGPU_ADAPTER_NAME` or `VK_ICD_FILENAMES` selects.
-pub fn gpu() -> Gpu {
-    pollster::block_on(Gpu::request(&DeviceOptions::default())).expect("an adapter: run `cargo xtask test`")
+/// One engine for all tests of a process, on the adapter that `WGPU_ADAPTER_NAME` or `VK_ICD_FILENAMES` selects: a driver
+/// without a cache on disk compiles a kernel once for all of them.
+pub fn engine() -> &'static Engine {
+    static ENGINE: OnceLock<Engine> = OnceLock::new();
+    let request = || pollster::block_on(Engine::request(&EngineOptions::default()));
+    ENGINE.get_or_init(|| request().expect("an adapter: run `cargo xtask test`"))
 }

@@ -27,7 +27,7 @@ fn training(folder: &Path) -> TrainJob {
 
 /// Trains, and gives `answer` to the first event that `asks`, which is heard once; what came of it, and the events after it.
 fn answered(job: &TrainJob, answer: Flow, asks: impl Fn(&Event) -> bool) -> (Result<Trained>, Vec<Event>) {
-    let host = Host::generous();
+    let host = Host::shared();
     let (mut asked, mut after) = (false, Vec::new());
     let result = pollster::block_on(host.engine.train(job, &mut |event| {
         let now = !asked && asks(&event);
@@ -92,7 +92,7 @@ fn a_training_that_is_to_finish_does_its_first_update() {
 
 /// Pictures of a job that is stopped when `done` of its steps are, and what came of it.
 fn stopped_at(job: &GenerateJob, done: usize) -> (Vec<Picture>, Result<usize>) {
-    let host = Host::generous();
+    let host = Host::shared();
     let mut pictures = Vec::new();
     let made = pollster::block_on(host.engine.generate(job, &mut |event| match event {
         Event::Picture(picture) => {
@@ -129,7 +129,7 @@ fn a_stopped_job_gives_the_pictures_that_are_sampled() {
 
 #[test]
 fn a_host_that_stops_a_job_has_its_finished_pictures() {
-    let host = Host::generous();
+    let host = Host::shared();
     let model = tiny(&host.engine);
     let mut work = host.engine.start_generate_with(model, GenerateJob { count: 3, ..tiny_job() });
     let error = loop {
@@ -148,7 +148,7 @@ fn a_host_that_stops_a_job_has_its_finished_pictures() {
 
 #[test]
 fn a_training_breathes_between_its_pictures() {
-    let host = Host::generous();
+    let host = Host::shared();
     let folder = tempfile::tempdir().unwrap();
     let images = folder.path().join("images");
     std::fs::create_dir(&images).unwrap();

@@ -1,7 +1,7 @@
 //! A host application without a window.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use portray::engine::{Engine, EngineOptions, Model, Work};
 use portray::event::Flow;
@@ -36,6 +36,13 @@ impl Host {
             required_limits: portray::engine::required_limits(adapter),
             ..Default::default()
         })
+    }
+
+    /// A generous one that tests share where they look at nothing of the device: SwiftShader compiles every kernel for every
+    /// device anew.
+    pub fn shared() -> &'static Host {
+        static HOST: OnceLock<Host> = OnceLock::new();
+        HOST.get_or_init(Host::generous)
     }
 
     fn new(descriptor: impl Fn(&wgpu::Adapter) -> wgpu::DeviceDescriptor<'static>) -> Host {

@@ -19,8 +19,8 @@ fn picture(host: &Host, job: GenerateJob, budget: Budget) -> Vec<u8> {
 
 #[test]
 fn any_budget_gives_the_same_picture() {
-    let host = Host::generous();
-    let expected = picture(&host, small_bundled_job(2), Budget::dispatches(usize::MAX));
+    let host = Host::shared();
+    let expected = picture(host, small_bundled_job(2), Budget::dispatches(usize::MAX));
     for budget in [
         Budget::dispatches(1),
         Budget::dispatches(37),
@@ -29,10 +29,10 @@ fn any_budget_gives_the_same_picture() {
         Budget::time(Duration::from_micros(300)),
         Budget::time(Duration::from_millis(5)).at_most(3),
     ] {
-        assert!(picture(&host, small_bundled_job(2), budget) == expected, "{budget:?}");
+        assert!(picture(host, small_bundled_job(2), budget) == expected, "{budget:?}");
     }
     let other = GenerateJob { prompts: vec!["a dog".into()], ..small_bundled_job(2) };
-    assert!(picture(&host, other, Budget::time(Duration::from_millis(50))) != expected);
+    assert!(picture(host, other, Budget::time(Duration::from_millis(50))) != expected);
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn training(out: std::path::PathBuf) -> TrainJob {
 
 #[test]
 fn any_budget_gives_the_same_lora() {
-    let host = Host::generous();
+    let host = Host::shared();
     let folder = tempfile::tempdir().unwrap();
     let trained = |name: &str, budget: Option<Budget>| {
         let job = training(folder.path().join(name));
@@ -161,12 +161,12 @@ fn a_device_that_the_engine_opened_can_be_driven_and_rendered_with() {
 
 #[test]
 fn several_jobs_share_an_engine() {
-    let host = Host::generous();
+    let host = Host::shared();
     let model = tiny(&host.engine);
     let job = |prompt: &str| GenerateJob { prompts: vec![prompt.into()], ..tiny_job() };
     let prompts = ["a dog", "a cat", "a tree"];
     let alone: Vec<Vec<u8>> =
-        prompts.iter().map(|p| picture(&host, job(p), Budget::time(Duration::from_millis(50)))).collect();
+        prompts.iter().map(|p| picture(host, job(p), Budget::time(Duration::from_millis(50)))).collect();
     let mut works: Vec<Work<_>> =
         prompts.iter().map(|p| host.engine.start_generate_with(model.clone(), job(p))).collect();
     while works.iter().any(|work| !work.is_over()) {
@@ -183,7 +183,7 @@ fn several_jobs_share_an_engine() {
 
 #[test]
 fn a_stopped_training_saves_its_state_and_goes_on() {
-    let host = Host::generous();
+    let host = Host::shared();
     let folder = tempfile::tempdir().unwrap();
     let whole = training(folder.path().join("whole.safetensors"));
     host.finish(&mut host.engine.start_train(whole.clone()), Budget::dispatches(500)).unwrap();

@@ -1,6 +1,7 @@
 //! The engine inside somebody else's application: on the host's device, within its frames, to its textures.
 
 mod asked;
+mod compiling;
 mod host;
 mod jobs;
 mod pace;

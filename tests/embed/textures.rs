@@ -46,7 +46,7 @@ fn the_result_is_a_texture_of_the_hosts_device_and_nothing_was_read_back() {
 
 #[test]
 fn previews_are_painted_with_every_step() {
-    let host = Host::generous();
+    let host = Host::shared();
     let job = tiny_job();
     let mut heard: Vec<Vec<u8>> = Vec::new();
     pollster::block_on(host.engine.generate(&job, &mut |event| {

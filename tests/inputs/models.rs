@@ -12,11 +12,9 @@ use portray::job::{GenerateJob, ModelOptions, SamplingOptions, TrainJob};
 use serde_json::{Value, json};
 
 use super::support::{copy, fixtures, works};
+use crate::random_model::RandomModel;
 
-#[path = "../../examples/make_model/random_model.rs"]
-mod random_model;
 mod refusals;
-use random_model::RandomModel;
 
 /// A tensor of a file: name, type, shape, bytes.
 type Stored = (String, ElementType, Vec<usize>, Vec<u8>);

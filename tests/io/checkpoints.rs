@@ -6,7 +6,7 @@ use std::path::Path;
 
 use portray::io::{Bundle, Checkpoint, Part, SafeTensors, Tensor, write_diffusers_folder, write_safetensors};
 
-use crate::support::{Stream, golden, message};
+use super::support::{Stream, golden, message};
 
 fn copy_tree(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();

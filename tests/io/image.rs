@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use portray::io::{Crop, Parameters, Picture, Source, list_pictures, write_png};
 use serde_json::Value;
 
-use crate::support::{Stream, golden, message};
+use super::support::{Stream, golden, message};
 
 fn pictures() -> PathBuf {
     golden("../io/pictures")

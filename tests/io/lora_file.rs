@@ -8,7 +8,7 @@ use portray::io::{
     write_safetensors,
 };
 
-use crate::support::{distance, golden, message};
+use super::support::{distance, golden, message};
 
 const FORMATS: [LoraFormat; 4] = [LoraFormat::Diffusers, LoraFormat::Peft, LoraFormat::PeftFolder, LoraFormat::Kohya];
 

@@ -8,7 +8,7 @@ use portray::io::{
     LoraFile, LoraFormat, ModelModules, ModuleKey, Part, SafeTensors, Source, Tensor, write_safetensors,
 };
 
-use crate::support::{Stream, distance, golden, message};
+use super::support::{Stream, distance, golden, message};
 
 const BLOCK: &str = "down_blocks.0.attentions.0.transformer_blocks.0";
 const FORMATS: [(LoraFormat, &str); 4] = [

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use portray::io::{ElementType, SafeTensors, Source, Tensor, write_atomic, write_folder, write_safetensors};
 
-use crate::support::{Stream, golden, message};
+use super::support::{Stream, golden, message};
 
 fn file(header: &str, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()

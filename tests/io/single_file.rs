@@ -10,8 +10,8 @@ use portray::io::{Checkpoint, ElementType, Part, SafeTensors, Tensor, write_diff
 use portray::models::{TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
 use portray::nn::{Mode, Scope, Settings};
 
-use crate::random_model::RandomModel;
-use crate::support::message;
+use super::random_model::RandomModel;
+use super::support::message;
 
 fn full_size(text: TextFlavour) -> Structure {
     let text_layers = if text == TextFlavour::Clip { 12 } else { 23 };

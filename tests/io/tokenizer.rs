@@ -6,7 +6,7 @@ use std::path::Path;
 use portray::io::{ClipTokenizer, SafeTensors, Source, TokenizerFiles};
 use serde_json::{Value, json};
 
-use crate::support::{golden, message};
+use super::support::{golden, message};
 
 /// golden.py's PROMPTS.
 fn prompts() -> [String; 6] {

@@ -1,5 +1,4 @@
-// `node tests/web/run.mjs [NAME…]`: all tests beside this file, or those whose names contain one of the words. One file
-// at a time: browsers that draw in software would only take the processors from each other.
+// `node tests/web/run.mjs [NAME…]`: all tests beside this file, or those whose names contain one of the words.
 
 import { existsSync, readdirSync } from "node:fs";
 import path from "node:path";
@@ -23,8 +22,13 @@ const files = readdirSync(here)
   .map((name) => path.join(here, name));
 if (files.length === 0) refuse(`no test is called ${words.join(" or ")}`);
 
-// A worker that waits for a GPU in software is slow, not stuck.
-run({ files, concurrency: 1, timeout: 20 * 60_000 })
-  .on("test:fail", () => { process.exitCode = 1; })
-  .compose(new spec())
-  .pipe(process.stdout);
+// Browsers that draw in software would only take the processors from each other; the others wait most of the time.
+const DRAW = ["engine", "module", "page"];
+const draws = (file) => DRAW.includes(path.basename(file, ".test.mjs"));
+for (const [some, concurrency] of [[files.filter((file) => !draws(file)), 2], [files.filter(draws), 1]]) {
+  if (some.length === 0) continue;
+  // A worker that waits for a GPU in software is slow, not stuck.
+  const tests = run({ files: some, concurrency, timeout: 20 * 60_000 });
+  tests.on("test:fail", () => { process.exitCode = 1; });
+  for await (const text of tests.compose(new spec())) process.stdout.write(text);
+}

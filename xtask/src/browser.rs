@@ -2,6 +2,7 @@
 
 use std::process::{Command, Stdio};
 
+use crate::cases::Times;
 use crate::install::{self, Installed, works};
 use crate::tests::{FEATURES, Outcome, at_root, ran};
 use crate::wasm::Toolchain;
@@ -21,8 +22,8 @@ const OFFLINE: &[&str] = &[
     "network",
 ];
 
-/// Builds the page and what its results are compared with, and runs every test of tests/web.
-pub fn tests() -> Outcome {
+/// Builds the page, once what its tests need is there.
+pub fn page() -> Outcome {
     for (program, package) in NEEDED {
         if works(Command::new(program).arg("--version")) {
             continue;
@@ -39,10 +40,15 @@ pub fn tests() -> Outcome {
         Ok(toolchain) => toolchain,
         Err(reason) => return Outcome::Skipped(reason),
     };
-    packages().and(|| page(&toolchain)).and(native).and(|| {
+    packages().and(|| build(&toolchain))
+}
+
+/// Builds what the page's results are compared with, and runs every test of tests/web.
+pub fn tests(times: &mut Times) -> Outcome {
+    native().and(|| {
         let mut node = Command::new("node");
         node.arg("tests/web/run.mjs").current_dir(root()).env("CARGO_TARGET_DIR", target_folder());
-        ran(&mut node)
+        times.of("page", &mut node)
     })
 }
 
@@ -70,7 +76,7 @@ fn offline(text: &str) -> Option<&str> {
     text.lines().find(|line| OFFLINE.iter().any(|word| line.contains(word)))
 }
 
-fn page(toolchain: &Toolchain) -> Outcome {
+fn build(toolchain: &Toolchain) -> Outcome {
     match web::build(toolchain) {
         Ok(()) => Outcome::Passed,
         Err(failure) => {

@@ -3,6 +3,7 @@
 //! `cargo xtask compare` runs this tree and another in turns, `cargo xtask cold` the same with nothing compiled before.
 
 mod browser;
+mod cases;
 mod cold;
 mod compare;
 mod install;

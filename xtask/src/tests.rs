@@ -1,28 +1,17 @@
 //! `cargo xtask test`: formatting, lints, every test on two software drivers, and the page in a browser.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use crate::cases::{self, Program, Times};
 use crate::install::{self, Installed};
 use crate::wasm::Toolchain;
 use crate::{Failure, browser, cargo, root, target_folder, web};
 
-/// Integration tests that need no second driver: those without an adapter, what only wgpu's allocator decides, and the
+/// Test programs that need no second driver: those without an adapter, what only wgpu's allocator decides, and the
 /// command line, whose kernels the others compare on both.
-const ONE_DRIVER: &[&str] = &[
-    "layers",
-    "shaders",
-    "plan",
-    "io",
-    "diffusion",
-    "memory",
-    "published_models",
-    "interop",
-    "cli",
-    "inputs",
-    "window",
-];
+const ONE_DRIVER: &[&str] = &["portray", "xtask", "without_adapter", "memory", "cli"];
 /// Tests within the others that a second driver can tell nothing new.
 const ONCE: &[&str] = &["eight_bit_moments"];
 
@@ -38,6 +27,7 @@ const DISPLAY: &str = "xvfb xdotool libxcursor1 libxi6 libxkbcommon-x11-0 libxra
 const BASELINE: &str = "v0.1.0";
 
 /// What came of a step.
+#[derive(Clone)]
 pub enum Outcome {
     /// It ran, and all was well.
     Passed,
@@ -54,6 +44,7 @@ impl Outcome {
     }
 }
 
+#[derive(Default)]
 struct Summary(Vec<(String, Outcome, f64)>);
 
 impl Summary {
@@ -87,7 +78,15 @@ impl Summary {
 
 /// Runs everything and sums it up.
 pub fn run() -> Result<(), Failure> {
-    let mut summary = Summary(Vec::new());
+    let (mut summary, mut times) = (Summary::default(), Times::default());
+    lints(&mut summary);
+    tests(&mut summary, &mut times);
+    times.print();
+    summary.print()
+}
+
+/// What is read, and not run.
+fn lints(summary: &mut Summary) {
     summary.step("formatting", || {
         let apart = |package: &str| ran(of(package, "fmt").arg("--check"));
         ran(at_root().args(["fmt", "--all", "--check"])).and(|| apart(BINDGEN)).and(|| apart(EGUI))
@@ -108,27 +107,72 @@ pub fn run() -> Result<(), Failure> {
     let document = ["doc", "--release", "--no-deps", "--quiet"];
     summary.step("documentation", || ran(at_root().args(document).env("RUSTDOCFLAGS", "-D warnings")));
     summary.step("public interface", public_interface);
+}
 
+/// What is run.
+fn tests(summary: &mut Summary, times: &mut Times) {
     summary.step("a display for the window", || match install::package(DISPLAY) {
         Ok(Installed::Yes) => Outcome::Passed,
         Ok(Installed::No(reason)) | Err(reason) => Outcome::Skipped(reason),
     });
     let lavapipe = driver("mesa-vulkan-drivers", lavapipe_manifest);
-    let mut everything = vec!["test", "--workspace", "--release", "--quiet", "--no-fail-fast"];
-    everything.extend(FEATURES);
-    summary.step("all tests, lavapipe", || on(lavapipe, &everything));
-    summary.step("LoRA files in diffusers and PEFT", interop);
-
     let swiftshader = driver("chromium", || Some(PathBuf::from(SWIFTSHADER)).filter(|p| p.exists()));
-    let names = gpu_tests();
-    let mut again = vec!["test", "--release", "--quiet", "--no-fail-fast"];
-    again.extend(FEATURES);
-    again.extend(names.iter().flat_map(|name| ["--test", name]));
-    again.push("--");
-    again.extend(ONCE.iter().flat_map(|name| ["--skip", name]));
-    summary.step("GPU tests, SwiftShader", || if names.is_empty() { Outcome::Passed } else { on(swiftshader, &again) });
-    summary.step("the page in Chromium", browser::tests);
-    summary.print()
+    // The page is compiled on one core for the most part, these on all.
+    let page = std::thread::spawn(browser::page);
+    let mut programs = Vec::new();
+    summary.step("tests and examples", || build(&mut programs));
+    let mut built = Outcome::Failed;
+    summary.step("the page", || {
+        built = page.join().unwrap_or(Outcome::Failed);
+        built.clone()
+    });
+    let documented = ["test", "--package", "portray", "--release", "--quiet", "--doc"];
+    summary.step("examples in the documentation", || on(&lavapipe, at_root().args(documented).args(FEATURES), ran));
+    summary.step("all tests, lavapipe", || all(&programs, "lavapipe", &lavapipe, &[], times));
+    summary.step("LoRA files in diffusers and PEFT", interop);
+    programs.retain(|program| !ONE_DRIVER.contains(&program.name()));
+    let skipped: Vec<&str> = ONCE.iter().flat_map(|name| ["--skip", name]).collect();
+    summary.step("GPU tests, SwiftShader", || all(&programs, "SwiftShader", &swiftshader, &skipped, times));
+    summary.step("the page in Chromium", || built.and(|| browser::tests(times)));
+}
+
+/// Builds every test, and the examples with them.
+fn build(programs: &mut Vec<Program>) -> Outcome {
+    let mut command = at_root();
+    command.args(["test", "--workspace", "--release", "--quiet", "--no-run"]).args(FEATURES);
+    command.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
+    match command.output() {
+        Ok(output) if output.status.success() => {
+            *programs = cases::programs(&String::from_utf8_lossy(&output.stdout));
+            programs.sort();
+            Outcome::Passed
+        }
+        Ok(_) => Outcome::Failed,
+        Err(e) => {
+            eprintln!("cannot run cargo: {e}");
+            Outcome::Failed
+        }
+    }
+}
+
+/// Runs all `programs` with `args` on the driver of that `name`; fails where there are none.
+fn all(
+    programs: &[Program],
+    name: &str,
+    manifest: &Result<PathBuf, String>,
+    args: &[&str],
+    times: &mut Times,
+) -> Outcome {
+    let mut outcome = if programs.is_empty() { Outcome::Failed } else { Outcome::Passed };
+    for program in programs {
+        let what = format!("{} on {name}", program.name());
+        eprintln!("{what}");
+        let mut command = program.command(args);
+        if matches!(on(manifest, command.current_dir(root()), |it| times.of(&what, it)), Outcome::Failed) {
+            outcome = Outcome::Failed;
+        }
+    }
+    outcome
 }
 
 /// cargo, in the repository.
@@ -183,7 +227,7 @@ fn interop() -> Outcome {
         let reason = format!("{python} has no diffusers and PEFT: pip install torch diffusers transformers peft");
         return Outcome::Skipped(reason);
     }
-    let test = ["test", "--release", "--quiet", "--test", "interop", "--", "--ignored"];
+    let test = ["test", "--release", "--quiet", "--test", "cli", "--", "--ignored", "interop"];
     ran(at_root().args(&test[..3]).args(FEATURES).args(&test[3..]))
 }
 
@@ -191,14 +235,13 @@ fn lint(args: &[&str]) -> Outcome {
     ran(at_root().args(["clippy", "--workspace", "--release", "--quiet"]).args(args))
 }
 
-/// Runs cargo with `args` on the driver of `manifest`.
-fn on(manifest: Result<PathBuf, String>, args: &[&str]) -> Outcome {
+/// Runs `command` on the driver of `manifest`.
+fn on(manifest: &Result<PathBuf, String>, command: &mut Command, run: impl FnOnce(&mut Command) -> Outcome) -> Outcome {
     match manifest {
         Ok(manifest) => {
-            let mut command = at_root();
             // Tests that run kernels themselves and tests that run the binary compile each kernel once between them.
             let shaders = target_folder().join("tmp").join("shaders");
-            ran(command.args(args).env("VK_ICD_FILENAMES", manifest).env("MESA_SHADER_CACHE_DIR", shaders))
+            run(command.env("VK_ICD_FILENAMES", manifest).env("MESA_SHADER_CACHE_DIR", shaders))
         }
         Err(reason) => {
             eprintln!("{reason}");
@@ -216,25 +259,6 @@ fn driver(package: &str, manifest: impl Fn() -> Option<PathBuf>) -> Result<PathB
         Installed::Yes => manifest().ok_or_else(|| format!("{package} is installed, but has no Vulkan driver")),
         Installed::No(remedy) => Err(format!("no Vulkan driver of {package}; {remedy}")),
     }
-}
-
-/// The integration tests that run kernels.
-fn gpu_tests() -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(root().join("tests"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| test_name(&entry.path()))
-        .filter(|name| !ONE_DRIVER.contains(&name.as_str()))
-        .collect();
-    names.sort();
-    names
-}
-
-/// `tests/x.rs` and `tests/x/main.rs` are the test `x`.
-fn test_name(path: &Path) -> Option<String> {
-    let is_test = path.extension().is_some_and(|e| e == "rs") || path.join("main.rs").exists();
-    path.file_stem().filter(|_| is_test).map(|stem| stem.to_string_lossy().into_owned())
 }
 
 fn lavapipe_manifest() -> Option<PathBuf> {

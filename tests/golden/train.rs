@@ -1,11 +1,10 @@
 //! Training runs replayed number by number against what PyTorch and PEFT recorded (`tests/fixtures/golden/*-train`,
 //! `*-full`, `*-text`): the loss of every step, the gradient norm, and the final weights.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use portray::engine::{Engine, EngineOptions};
+use crate::common;
+use portray::engine::Engine;
 use portray::event::{Event, Flow, StepReport};
 use portray::io::{LoraFile, LoraFormat, Part, SafeTensors};
 use portray::job::{
@@ -69,7 +68,7 @@ fn job(kind: &str, what: &str, tag: &str, out: PathBuf) -> TrainJob {
 
 #[test]
 fn sample_pictures_are_those_that_the_lora_gives() {
-    let engine = pollster::block_on(Engine::request(&EngineOptions::default())).expect("an adapter");
+    let engine = common::engine();
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("both.safetensors");
     let model = ModelOptions { model: Some(common::golden("sd2")), dtype: WeightType::F32, ..Default::default() };
@@ -114,7 +113,7 @@ fn sample_pictures_are_those_that_the_lora_gives() {
 
 #[test]
 fn an_initial_lora_counts_as_its_file_says() {
-    let engine = pollster::block_on(Engine::request(&EngineOptions::default())).expect("an adapter");
+    let engine = common::engine();
     let folder = tempfile::tempdir().expect("a folder");
     // Factors of rank 3 and half that alpha, for a job whose alpha is its rank; and the same change without an alpha.
     let half = common::golden("sd2.lora-kohya-half.safetensors");
@@ -248,11 +247,11 @@ fn replays(what: &str, tags: &[&str]) {
 }
 
 fn replays_changed(what: &str, tags: &[&str], change: Change<'_>, allowed: Allowed) {
-    let engine = pollster::block_on(Engine::request(&EngineOptions::default())).expect("an adapter");
+    let engine = common::engine();
     let mut wrong = Vec::new();
     for kind in ["sd2", "sd15"] {
         for tag in tags {
-            if let Err(e) = replay(&engine, kind, what, tag, change, allowed) {
+            if let Err(e) = replay(engine, kind, what, tag, change, allowed) {
                 wrong.push(format!("{kind} {what} {tag}: {e}"));
             }
         }

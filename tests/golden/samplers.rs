@@ -1,12 +1,11 @@
 //! Whole generations against diffusers pipelines: every latent of guided trajectories, through [`Engine::generate`] as a
 //! user calls it, and image to image (`tests/fixtures/golden`; `img2img.*` by `tests/fixtures/make_img2img.py`).
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
+use crate::common;
 use portray::diffusion::{SamplerKind, Spacing};
-use portray::engine::{Engine, EngineOptions, Latents};
+use portray::engine::{Engine, Latents};
 use portray::event::{Event, Flow};
 use portray::io::SafeTensors;
 use portray::job::{GenerateJob, ModelOptions, SamplingOptions, WeightType};
@@ -61,7 +60,7 @@ fn compare(got: &Latents, expected: &[f64], tolerance: f64) -> Result<(), String
 
 #[test]
 fn trajectories_are_those_of_diffusers() {
-    let engine = pollster::block_on(Engine::request(&EngineOptions::default())).expect("an adapter");
+    let engine = common::engine();
     let mut wrong = Vec::new();
     for kind in ["sd2", "sd15"] {
         let file = open(&common::golden(&format!("{kind}.safetensors")));
@@ -76,7 +75,7 @@ fn trajectories_are_those_of_diffusers() {
             job.sampling.karras = name.ends_with("-karras");
             let factor = vae_factor(&common::golden(kind));
             (job.sampling.height, job.sampling.width) = (Some(shape[2] * factor), Some(shape[3] * factor));
-            let got = latents(&engine, &job);
+            let got = latents(engine, &job);
             if let Err(e) = compare(&got, &expected, 1e-3) {
                 wrong.push(format!("{kind} {name}: {e}"));
             }
@@ -99,7 +98,7 @@ fn vae_factor(model: &Path) -> usize {
 
 #[test]
 fn image_to_image_is_that_of_diffusers() {
-    let engine = pollster::block_on(Engine::request(&EngineOptions::default())).expect("an adapter");
+    let engine = common::engine();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/img2img");
     let file = open(&fixtures.join("latents.safetensors"));
     for kind in ["sd2", "sd15"] {
@@ -112,7 +111,7 @@ fn image_to_image_is_that_of_diffusers() {
             job.init = Some(fixtures.join("init.png"));
             (job.sampling.width, job.sampling.height) = (Some(40), Some(48));
             job.strength = strength;
-            let got = latents(&engine, &job);
+            let got = latents(engine, &job);
             let (shape, expected) = tensor(&file, &format!("{kind}.{name}"));
             assert_eq!(got.shape, shape);
             portray::ops::oracle::close(&got.last, &expected, 1e-3)

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::OnceLock;
 
 use portray::base::{Array, DType, layout};
 use portray::gpu::{Gpu, Pool, Store, Variants};
@@ -13,7 +12,6 @@ use portray::models::{Context, MapSizes, TextEncoder, TextEncoderConfig, UNet, U
 use portray::nn::weights::{self, HostTensor};
 use portray::nn::{LoraSpec, Mode, Param, Role, Scope, Settings, Targets, lora};
 
-use crate::common;
 use portray::ops::oracle::close;
 
 pub const KINDS: [&str; 2] = ["sd2", "sd15"];
@@ -25,9 +23,6 @@ pub struct Golden {
     pub model: Checkpoint,
     pub values: SafeTensors,
 }
-
-/// One device for all tests, so that each kernel is compiled once.
-pub static GPU: OnceLock<Gpu> = OnceLock::new();
 
 /// A LoRA file's factors, as `lora.<path>.down` and `.up`.
 /// Changes a checkpoint tensor before it is packed: key, shape, values.
@@ -107,7 +102,7 @@ impl Golden {
             return self.evaluate(&g, params, inputs, output, loras, &patch);
         }
         pollster::block_on(async {
-            let gpu = GPU.get_or_init(common::gpu);
+            let gpu = crate::common::engine().gpu();
             let mut store = Store::new(gpu);
             self.load(&mut store, params, loras, &patch)?;
             run_plan(gpu, &g, &store, &inputs).await?.read(output).await

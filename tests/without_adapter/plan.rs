@@ -1,7 +1,5 @@
 //! The planner: nothing alive overlaps, memory is reused, and what WebGPU would refuse is refused with a reason.
 
-mod common;
-
 use portray::base::DType;
 use portray::gpu::{AdapterClass, Caps, Variants};
 use portray::graph::{Graph, Plan, PlanOptions};

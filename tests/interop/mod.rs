@@ -11,7 +11,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 #[test]
-#[ignore = "needs diffusers and PEFT: cargo test --release --test interop -- --ignored"]
+#[ignore = "needs diffusers and PEFT: cargo test --release --test cli -- --ignored interop"]
 fn diffusers_and_peft_load_what_is_written() {
     let dir = tempfile::tempdir().expect("a folder");
     let python = std::env::var("PORTRAY_PYTHON").unwrap_or_else(|_| "python3".into());

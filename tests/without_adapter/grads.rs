@@ -1,7 +1,5 @@
 //! Every op's gradient rule, evaluated with the f64 references, against finite differences of its f64 reference.
 
-mod common;
-
 use std::collections::HashMap;
 
 use portray::base::Array;

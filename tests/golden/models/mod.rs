@@ -2,14 +2,12 @@
 //!
 //! `PORTRAY_BACKEND=reference` runs every op's f64 reference in place of the kernels, which needs no GPU.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod gradients;
 mod harness;
 
 use std::collections::BTreeMap;
 
-use harness::{Golden, KINDS, Loras, MODES, run_plan, settings};
+use self::harness::{Golden, KINDS, Loras, MODES, run_plan, settings};
 use portray::base::DType;
 use portray::gpu::Store;
 use portray::graph::Graph;
@@ -180,7 +178,7 @@ fn a_context_in_the_store_serves_the_unet() {
     let (scope, model) = golden.unet_model(Settings::default());
     let ((shape, sample), (_, hidden)) = (golden.picture("unet.sample"), golden.f32("unet.context"));
     let steps = golden.values.get("unet.timestep").unwrap().to_i64().unwrap();
-    let gpu = harness::GPU.get_or_init(common::gpu);
+    let gpu = crate::common::engine().gpu();
     let mut store = Store::new(gpu);
     golden.load(&mut store, &scope.params(), &Loras::default(), &|_, _, _| Ok(())).unwrap();
     store.allocate("context", &model.context_tensors(3, 77)).unwrap();

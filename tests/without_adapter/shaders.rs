@@ -2,8 +2,6 @@
 //! uniforms and workgroup agree with what the op declares and with WebGPU's default limits, and it translates to
 //! SPIR-V, MSL, HLSL and GLSL.
 
-mod common;
-
 use std::collections::BTreeMap;
 
 use naga::back::{glsl, hlsl, msl, spv};

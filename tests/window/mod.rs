@@ -1,5 +1,4 @@
 //! `portray watch` under a display without a screen: what it shows, and that it does what the plain command does.
-#![cfg(feature = "window")]
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};

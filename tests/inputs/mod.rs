@@ -7,6 +7,6 @@ mod models;
 mod outputs;
 mod pictures;
 mod shapes;
-#[path = "../cli/support.rs"]
-mod support;
 mod system;
+
+use crate::support;

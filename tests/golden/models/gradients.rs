@@ -9,7 +9,7 @@ use portray::models::Context;
 use portray::nn::{Mode, Param, Role, Targets};
 use portray::ops::{dot, grad};
 
-use crate::harness::{Golden, Loras, settings};
+use super::harness::{Golden, Loras, settings};
 use portray::ops::oracle::Random;
 
 struct Recorded {

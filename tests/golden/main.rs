@@ -1,0 +1,7 @@
+//! Models, trainings and whole generations against what PyTorch, PEFT and diffusers gave.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod models;
+mod samplers;
+mod train;

@@ -1,0 +1,11 @@
+//! What needs no adapter: kernels as texts, gradient rules by their references, plans, schedules, files, and the layers of
+//! the sources.
+
+mod diffusion;
+mod grads;
+#[path = "../io/mod.rs"]
+mod io;
+mod layers;
+mod plan;
+mod published_models;
+mod shaders;
