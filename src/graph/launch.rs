@@ -202,7 +202,14 @@ impl KernelLaunch<'_, '_> {
         };
         self.absent += 1;
         self.bindings.push(binding);
-        self.kernel.bindings.push(BindingSpec { name, dtype, vec4, written: false, access, slot: self.bindings.len() - 1 });
+        self.kernel.bindings.push(BindingSpec {
+            name,
+            dtype,
+            vec4,
+            written: false,
+            access,
+            slot: self.bindings.len() - 1,
+        });
         self
     }
 

@@ -75,7 +75,10 @@ impl Product<'_> {
             let first = d.b_col0 + d.c1 * d.b_k;
             passes.push((Factors { x: l.input_slot(x2), channels: d.c2, first, ..whole }, self.gemm.alpha));
         }
-        if !self.gemm.geglu && !self.gemm.batched && let Some((hidden, up, rank, scale)) = epilogue.lora.take() {
+        if !self.gemm.geglu
+            && !self.gemm.batched
+            && let Some((hidden, up, rank, scale)) = epilogue.lora.take()
+        {
             let window = Some(Window::line(d.m, false));
             let strides = [1, 0, rank];
             let lora = Factors { x: hidden, channels: rank, w: up, taps: 1, strides, first: 0, window };

@@ -163,13 +163,15 @@ fn a_step_takes_few_dispatches() {
     let out = unet.forward(&mut g, sample, timestep, Context::KeyValues(&keys)).unwrap();
     assert_eq!(**g.shape(out), [2, 64, 64, 4]);
     g.output(out);
-    for class in [AdapterClass::Cpu, AdapterClass::Gpu] {
+    // On software drivers a skip connection's half is a dispatch of its own: that is fewer kernels.
+    for (class, most) in [(AdapterClass::Cpu, 420), (AdapterClass::Gpu, 400)] {
         let plan = Plan::new(&g, &Caps::webgpu_defaults(class), &Variants::default(), &PlanOptions::default()).unwrap();
         let mut kernels = std::collections::BTreeMap::new();
         plan.kernels().for_each(|k| *kernels.entry(k.template.name).or_insert(0) += 1);
         println!("{class:?}: {kernels:?}");
         let reductions = kernels.get("gemm_reduce").copied().unwrap_or(0);
-        assert!(plan.dispatch_count() - reductions <= 400, "{} dispatches", plan.dispatch_count() - reductions);
+        let dispatches = plan.dispatch_count() - reductions;
+        assert!(dispatches <= most, "{class:?}: {dispatches} dispatches");
     }
 }
 
@@ -224,14 +226,14 @@ struct Most {
 }
 
 const MOST: &[Most] = &[
-    Most { model: "bundled", class: AdapterClass::Cpu, generate: (49, 1_354_060), train: (90, 2_143_872) },
-    Most { model: "bundled", class: AdapterClass::Gpu, generate: (48, 537_745), train: (82, 860_402) },
-    Most { model: "sd15", class: AdapterClass::Cpu, generate: (49, 1_223_644), train: (86, 1_885_067) },
-    Most { model: "sd15", class: AdapterClass::Gpu, generate: (70, 939_400), train: (119, 1_516_631) },
-    Most { model: "sd2-base", class: AdapterClass::Cpu, generate: (45, 1_086_264), train: (78, 1_668_146) },
-    Most { model: "sd2-base", class: AdapterClass::Gpu, generate: (67, 872_488), train: (112, 1_381_465) },
-    Most { model: "sd21", class: AdapterClass::Cpu, generate: (47, 1_091_967), train: (78, 1_667_476) },
-    Most { model: "sd21", class: AdapterClass::Gpu, generate: (65, 830_833), train: (101, 1_224_815) },
+    Most { model: "bundled", class: AdapterClass::Cpu, generate: (29, 373_717), train: (60, 721_006) },
+    Most { model: "bundled", class: AdapterClass::Gpu, generate: (42, 461_778), train: (75, 779_576) },
+    Most { model: "sd15", class: AdapterClass::Cpu, generate: (41, 649_260), train: (68, 877_262) },
+    Most { model: "sd15", class: AdapterClass::Gpu, generate: (62, 818_925), train: (110, 1_447_693) },
+    Most { model: "sd2-base", class: AdapterClass::Cpu, generate: (38, 536_128), train: (61, 690_501) },
+    Most { model: "sd2-base", class: AdapterClass::Gpu, generate: (59, 752_013), train: (103, 1_312_305) },
+    Most { model: "sd21", class: AdapterClass::Cpu, generate: (40, 541_831), train: (61, 689_831) },
+    Most { model: "sd21", class: AdapterClass::Gpu, generate: (60, 720_610), train: (94, 1_166_921) },
 ];
 
 /// A model of full size whose weights are holes in its files: what is planned reads their shapes alone.
