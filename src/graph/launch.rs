@@ -197,7 +197,7 @@ impl KernelLaunch<'_, '_> {
     pub fn absent(mut self, name: &'static str, dtype: DType, vec4: bool, access: Access) -> Self {
         let read = self.kernel.bindings.iter().find(|b| access == Access::Read && b.access == access && !b.written);
         let binding = match read {
-            Some(b) => self.bindings[b.slot].clone(),
+            Some(b) => self.bindings[b.slot],
             None => self.launch.unused(self.absent),
         };
         self.absent += 1;
