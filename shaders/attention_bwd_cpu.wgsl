@@ -1,7 +1,7 @@
 // Attention backward for software drivers. Values: stage W ROWS BLOCK SG D causal.
 // delta: sum of o * dout per query. dq: ROWS queries a thread, over keys. dkv: ROWS keys a thread, over queries; the other
 // side is taken BLOCK tokens at a time. SG as in attention_cpu (not for delta).
-// Uniforms: threads (with SG: workgroups) rows (ROWS, for loops that no compiler unrolls) heads queries keys scale.
+// Uniforms: threads (with SG: workgroups) turns (ROWS, for a loop that no compiler unrolls) heads queries keys scale.
 //% set SG = SG if SG is defined and stage != "delta" else 0
 //% set BLOCK = BLOCK if BLOCK is defined else (4 if SG else 1)
 //% set E = "vec4<f32>" if W == 4 else "f32"
@@ -66,7 +66,7 @@ fn main(
     //% endfor
     //% endfor
     //% if ROWS > 1
-    for (var r = 0u; r < p.rows; r++) {
+    for (var r = 0u; r < p.turns; r++) {
     //% else
     {
         let r = 0u;

@@ -2,8 +2,8 @@
 // running maximum and sum. Values: W (4: vectors, 1: scalars) ROWS KEYS SG D.
 // SG = 0: each thread loads keys and values for itself. SG > 0 is the adapter's subgroup size, the same for every subgroup:
 // a workgroup is one subgroup on one head, whose threads each load a part of the keys and values and hand it round.
-// Uniforms: threads (with SG: workgroups) rows (ROWS, for a loop that no compiler unrolls) heads queries keys q_width
-// k_width v_width q_offset k_offset v_offset scale causal.
+// Uniforms: threads (with SG: workgroups) turns (ROWS, or for one row D / W: for loops that no compiler unrolls) heads queries
+// keys q_width k_width v_width q_offset k_offset v_offset scale causal.
 //% set SG = SG if SG is defined else 0
 //% set KEYS = KEYS if KEYS is defined else (4 if SG else 1)
 //% set E = "vec4<f32>" if W == 4 else "f32"
@@ -49,12 +49,10 @@ fn main(
     var m{{ r }} = -3.0e38;
     var l{{ r }} = 0.0;
     //% endfor
+    // Values move up as they are loaded, by rows, or by the columns of a lone row: unrolled, loads and stores are most of what
+    // a driver compiles.
     //% if ROWS > 1
-    for (var r = 0u; r < p.rows; r++) {
-    //% else
-    {
-        let r = 0u;
-    //% endif
+    for (var r = 0u; r < p.turns; r++) {
         let from_ = ((sample * p.queries + min(first + r, p.queries - 1u)) * p.q_width + p.q_offset + head * {{ D }}u) / {{ W }}u;
         //% for c in range(C)
         //% for r in range(ROWS - 1)
@@ -63,6 +61,15 @@ fn main(
         q{{ ROWS - 1 }}_{{ c }} = q{{ at }}(from_ + {{ c }}u) * p.scale;
         //% endfor
     }
+    //% else
+    let q_first = ((sample * p.queries + t0) * p.q_width + p.q_offset + head * {{ D }}u) / {{ W }}u;
+    for (var c = 0u; c < p.turns; c++) {
+        //% for c in range(C - 1)
+        q0_{{ c }} = q0_{{ c + 1 }};
+        //% endfor
+        q0_{{ C - 1 }} = q{{ at }}(q_first + c) * p.scale;
+    }
+    //% endif
     var last = p.keys;
     if p.causal > 0u { last = min({{ "first - lane * " ~ ROWS ~ "u" if SG else "first" }} + {{ span }}u, p.keys); }
     // Row r sees the keys before end{r}.
@@ -149,7 +156,7 @@ fn main(
         }
         //% endfor
     }
-    // A loop over rows, the others moving up, compiles faster than all stores unrolled.
+    //% if ROWS > 1
     let end = min(first + {{ ROWS }}u, p.queries);
     for (var t = first; t < end; t++) {
         let ob = ((sample * p.queries + t) * p.heads + head) * {{ C }}u;
@@ -165,4 +172,15 @@ fn main(
         //% endfor
         //% endfor
     }
+    //% else
+    if first < p.queries {
+        lse_put((sample * p.heads + head) * p.queries + first, m0 + log(l0));
+        for (var c = 0u; c < p.turns; c++) {
+            out{{ put }}(((sample * p.queries + first) * p.heads + head) * {{ C }}u + c, o0_0 / l0);
+            //% for c in range(C - 1)
+            o0_{{ c }} = o0_{{ c + 1 }};
+            //% endfor
+        }
+    }
+    //% endif
 }

@@ -5,7 +5,8 @@
 // a: rows of `x`: row m itself, or with `geometry` the row of the picture that tap reaches (a plain row is a pixel of a
 // picture of one line, under a window of one pixel: one kernel less). A second source is a second dispatch that adds.
 // b: index = k * b_k + tap * b_tap + b_col0 + n * b_n; `b` says which of k ("nk") and n ("kn") is contiguous.
-// Values: TM TN WG SG x_vec b_vec out_vec add_vec geometry b lora geglu batched.
+// Values: TM TN WG SG x_vec x_fours (four k at a time, for c1 of 4 and more) b_vec out_vec add_vec geometry b lora geglu
+// batched.
 // SG = 0: neighbouring threads take neighbouring rows. SG > 0 is the adapter's subgroup size, the same for every
 // subgroup, WG = SG, and TM a multiple of it: a workgroup takes one TM x (SG * TN) tile, its threads neighbouring
 // columns; each loads every SG-th row of a and hands it round with subgroupBroadcast.
@@ -17,6 +18,13 @@
 //% set cols = (TN // 2) if geglu else TN
 //% set SG = SG if SG is defined else 0
 //% set loads = (TM // SG) if SG else TM
+//% macro load_x(i)
+//% if x_vec
+x_at4((r{{ i }} + k) >> 2u)
+//% else
+vec4<f32>(x_at(r{{ i }} + k), x_at(r{{ i }} + k + 1u), x_at(r{{ i }} + k + 2u), x_at(r{{ i }} + k + 3u))
+//% endif
+//% endmacro
 
 @compute @workgroup_size({{ WG }})
 fn main(
@@ -77,13 +85,14 @@ fn main(
         //% endif
         //% endfor
         let kb = tap * p.b_tap;
-        //% if x_vec
-        for (var k = 0u; k < p.c1; k += 4u) {
+        var k = 0u;
+        //% if x_vec or x_fours
+        for (; k + 4u <= p.c1; k += 4u) {
             //% for i in range(loads)
             //% if geometry == "rows"
-            let a{{ i }} = x_at4((r{{ i }} + k) >> 2u);
+            let a{{ i }} = {{ load_x(i) }};
             //% else
-            let a{{ i }} = select(vec4<f32>(0.0), x_at4((r{{ i }} + k) >> 2u), s{{ i }} >= 0);
+            let a{{ i }} = select(vec4<f32>(0.0), {{ load_x(i) }}, s{{ i }} >= 0);
             //% endif
             //% endfor
             // w{j}: the four k of column j.
@@ -133,8 +142,9 @@ fn main(
             //% endfor
             //% endif
         }
-        //% else
-        for (var k = 0u; k < p.c1; k++) {
+        //% endif
+        //% if not x_vec
+        for (; k < p.c1; k++) {
             //% for i in range(loads)
             //% if geometry == "rows"
             let a{{ i }} = x_at(r{{ i }} + k);

@@ -74,7 +74,8 @@ const LIBRARY: &[(&str, &str)] = &[
 pub enum Access {
     /// `var<storage, read>`: no dispatch of the plan writes this buffer while it is bound here.
     Read,
-    /// `var<storage, read_write>`: memory of the arena, where WebGPU allows one buffer twice in a dispatch only so.
+    /// `var<storage, read_write>`: memory of the arena, where WebGPU allows one buffer twice in a dispatch only so, and inputs,
+    /// so that kernels need not differ; on software adapters all memory.
     ReadWrite,
 }
 
@@ -100,7 +101,7 @@ pub struct BindingSpec {
     pub written: bool,
     /// How it is declared.
     pub access: Access,
-    /// Index among the distinct memory ranges that are bound: names of equal memory share a binding.
+    /// Index among the bindings: names of equal memory share one, but for operands that are not there.
     pub slot: usize,
 }
 

@@ -40,6 +40,8 @@ pub struct Dispatch {
     pub grid: [u32; 3],
     /// Node that this belongs to.
     pub node: usize,
+    /// How much of the node's work this is, beside its other dispatches' weights.
+    pub weight: usize,
 }
 
 /// The context in which an op emits its dispatches.
@@ -107,11 +109,12 @@ impl<'a> Launch<'a> {
     /// Starts a dispatch of `template`; [`KernelLaunch::grid`] ends it.
     pub fn kernel(&mut self, template: Template) -> KernelLaunch<'_, 'a> {
         let kernel = Kernel { template, values: Default::default(), bindings: Vec::new(), fields: Vec::new() };
-        KernelLaunch { launch: self, kernel, bindings: Vec::new(), absent: 0 }
+        KernelLaunch { launch: self, kernel, bindings: Vec::new(), absent: 0, weight: 1 }
     }
 
     /// Memory that the `nth` absent operand of a dispatch is bound to: apart from all others, for it is not read alone.
     fn unused(&mut self, nth: u64) -> Binding {
+        debug_assert!(nth < UNUSED, "more operands are absent than there is memory for");
         let step = self.caps.storage_alignment.max(UNUSED_BYTES);
         let index = *self.unused.get_or_insert_with(|| {
             self.scratch.push(UNUSED * step);
@@ -142,6 +145,7 @@ pub struct KernelLaunch<'l, 'a> {
     bindings: Vec<Binding>,
     /// How many operands are declared and not there.
     absent: u64,
+    weight: usize,
 }
 
 impl KernelLaunch<'_, '_> {
@@ -160,6 +164,12 @@ impl KernelLaunch<'_, '_> {
     /// Sets an `f32` uniform.
     pub fn f32(mut self, name: &'static str, value: f64) -> Self {
         self.kernel.fields.push((name, Field::F32(value as f32)));
+        self
+    }
+
+    /// Sets how much of its node's work the dispatch is, beside the node's others: 1 unless told.
+    pub fn weight(mut self, weight: usize) -> Self {
+        self.weight = weight;
         self
     }
 
@@ -196,9 +206,10 @@ impl KernelLaunch<'_, '_> {
     /// hand: the text stays that of a dispatch which has the operand.
     pub fn absent(mut self, name: &'static str, dtype: DType, vec4: bool, access: Access) -> Self {
         let read = self.kernel.bindings.iter().find(|b| access == Access::Read && b.access == access && !b.written);
-        let binding = match read {
-            Some(b) => self.bindings[b.slot],
-            None => self.launch.unused(self.absent),
+        // Memory of the arena may be bound in one way alone.
+        let (binding, access) = match read {
+            Some(b) => (self.bindings[b.slot], Access::Read),
+            None => (self.launch.unused(self.absent), Access::ReadWrite),
         };
         self.absent += 1;
         self.bindings.push(binding);
@@ -247,6 +258,7 @@ impl KernelLaunch<'_, '_> {
             bindings: self.bindings,
             grid: grid.map(|n| n as u32),
             node: self.launch.node_id,
+            weight: self.weight,
         });
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::placement::{Block, Place, place};
 use super::{Binding, Dispatch, Graph, Launch, Node, Slot, Source, Tensor, TensorInfo};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Variants};
+use crate::gpu::{Access, Caps, Variants};
 
 /// Guard behind each block of a plan made with sentinels.
 pub(crate) const GUARD_BYTES: u64 = 256;
@@ -173,6 +173,8 @@ impl Plan {
                     d.bindings.len()
                 )));
             }
+            let access = d.kernel.slots();
+            let writable = |i: usize| access.get(i) == Some(&Access::ReadWrite);
             for (i, a) in d.bindings.iter().enumerate() {
                 if a.bytes > self.caps.max_binding_bytes {
                     return Err(Error::Limit(format!(
@@ -185,13 +187,13 @@ impl Plan {
                 let Some((memory, start, end)) = self.range(a) else {
                     return Err(Error::Limit(format!("{name}: {} has no memory", self.slot_name(a.slot))));
                 };
-                for b in &d.bindings[..i] {
+                for (j, b) in d.bindings[..i].iter().enumerate() {
                     let Some((other, s, e)) = self.range(b) else {
                         continue;
                     };
-                    if (a.written || b.written) && memory == other && start < e && s < end {
+                    if (writable(i) || writable(j)) && memory == other && start < e && s < end {
                         return Err(Error::Limit(format!(
-                            "{name}: {} and {} overlap in memory and one of them is written",
+                            "{name}: {} and {} overlap in memory and one of them may be written",
                             self.slot_name(a.slot),
                             self.slot_name(b.slot)
                         )));

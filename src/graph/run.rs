@@ -341,14 +341,15 @@ fn homes(plan: &Plan, pool: &Pool, store: &Store, inputs: &Buffer) -> Result<Has
     Ok(homes)
 }
 
-/// A rough cost of each dispatch: its share of its node's FLOPs plus the bytes that it touches.
+/// A rough cost of each dispatch: its share of its node's FLOPs, by weight, plus the bytes that it touches.
 fn costs(plan: &Plan) -> Vec<f64> {
-    let mut count: HashMap<usize, f64> = HashMap::new();
+    let mut weights: HashMap<usize, f64> = HashMap::new();
     for d in &plan.dispatches {
-        *count.entry(d.node).or_default() += 1.0;
+        *weights.entry(d.node).or_default() += d.weight as f64;
     }
     let cost = |d: &super::Dispatch| {
-        let flops = plan.flops.get(&d.node).copied().unwrap_or(0) as f64 / count.get(&d.node).copied().unwrap_or(1.0);
+        let share = d.weight as f64 / weights.get(&d.node).copied().unwrap_or(1.0).max(1.0);
+        let flops = plan.flops.get(&d.node).copied().unwrap_or(0) as f64 * share;
         flops + d.bindings.iter().map(|b| b.bytes as f64).sum::<f64>() * 4.0 + 1e4
     };
     plan.dispatches.iter().map(cost).collect()

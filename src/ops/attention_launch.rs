@@ -18,7 +18,8 @@ pub(super) fn forward(of: &Attention, l: &mut Launch, d: &Dims) -> Result<()> {
             .value("ROWS", share.rows)
             .value("KEYS", share.block)
             .value("SG", share.lanes)
-            .value("D", spec.head_dim),
+            .value("D", spec.head_dim)
+            .u32("turns", if share.rows > 1 { share.rows } else { spec.head_dim / if vec { 4 } else { 1 } }),
     };
     let kernel = if blocks.is_some() {
         kernel.value("causal", spec.causal)
@@ -49,7 +50,10 @@ pub(super) fn backward(of: &Attention, l: &mut Launch, d: &Dims) -> Result<()> {
         let share = match stage {
             "delta" => Share { rows: 1, block: 1, lanes: 0 },
             // Nothing but loads of two statistics is saved by a longer block.
-            _ => Share { block: 2, ..Share::choose(l.caps, l.variants, tokens, 2 * s.head_dim, 4) },
+            _ => {
+                let share = Share::choose(l.caps, l.variants, tokens, 2 * s.head_dim, 4);
+                Share { block: share.block.min(2), ..share }
+            }
         };
         let k = match &blocks {
             Some(blocks) => blocks.values(l.kernel(shader!("attention_gpu"))),
@@ -57,7 +61,8 @@ pub(super) fn backward(of: &Attention, l: &mut Launch, d: &Dims) -> Result<()> {
                 .value("ROWS", share.rows)
                 .value("BLOCK", share.block)
                 .value("SG", share.lanes)
-                .value("D", s.head_dim),
+                .value("D", s.head_dim)
+                .u32("turns", share.rows),
         };
         let k = k.value("stage", stage).value("causal", s.causal);
         let k = match stage {
@@ -173,14 +178,14 @@ impl Share {
         // A driver takes twice as long for eight rows as for four, and longer than a short sequence's whole job. One kernel
         // serves all short ones: lanes without a row cost less than another.
         let (most, block) = if tokens < LONG { (most.min(SHORT_ROWS), 2) } else { (most, 4) };
-        let (most, block) = if width > WIDE { (1, 2) } else { (most, block) };
+        let (most, block) = if width > WIDE { (1, 1) } else { (most, block) };
         let fit = (caps.register_tile / width.max(1)).clamp(1, most);
         Share { rows: fit, block, lanes }
     }
 
     fn dispatch(&self, k: KernelLaunch, heads: usize, tokens: usize) -> Result<()> {
         let threads = heads * tokens.div_ceil(self.rows * self.lanes.max(1));
-        k.u32("threads", threads).u32("rows", self.rows).linear(threads.div_ceil(if self.lanes > 0 { 1 } else { 8 }))
+        k.u32("threads", threads).linear(threads.div_ceil(if self.lanes > 0 { 1 } else { 8 }))
     }
 }
 

@@ -140,6 +140,9 @@ impl Gemm {
         }
         match &self.rows {
             Rows::Same => {
+                if self.batched && self.x2 {
+                    return fail("a batched product takes no second source".into());
+                }
                 if self.batched {
                     if x.len() < 2 || w.len() < 2 || x[0] != w[0] {
                         return fail(format!("batched x is {x}, w is {w}"));
@@ -187,8 +190,8 @@ impl Gemm {
             if !d.n.is_multiple_of(2) {
                 return fail(format!("w is {w}: a GEGLU pair needs an even number of columns"));
             }
-            if self.add.is_some() || self.x2 {
-                return fail("a GEGLU pair takes no addend and no second source".into());
+            if self.add.is_some() || self.x2 || self.activation.is_some() {
+                return fail("a GEGLU pair takes no addend, no second source and no other activation".into());
             }
             d.n /= 2;
             d.out = d.out.with_last(d.n);
@@ -300,7 +303,8 @@ impl Op for Gemm {
                     *r += match (self.add, at.add) {
                         (Some(AddKind::Full), Some(i)) => inputs[i].data[(batch * d.m + m) * d.n + n],
                         (Some(AddKind::PerSample { offset }), Some(i)) => {
-                            inputs[i].data[m / (d.m / samples).max(1) * inputs[i].shape.last() + offset + n]
+                            let row = (batch * d.m + m) / (d.batch * d.m / samples).max(1);
+                            inputs[i].data[row * inputs[i].shape.last() + offset + n]
                         }
                         _ => 0.0,
                     };

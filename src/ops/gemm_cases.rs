@@ -6,6 +6,7 @@ pub(super) fn gemm_cases() -> Vec<Case> {
     let mut cases = Vec::new();
     linear_cases(&mut cases);
     epilogue_cases(&mut cases);
+    whole_cases(&mut cases);
     conv_cases(&mut cases);
     cases
 }
@@ -32,6 +33,11 @@ fn linear_cases(cases: &mut Vec<Case>) {
         }
     }
     cases.push(Case::new(plain.clone(), [Given::normal([0, 8]), Given::normal([4, 8])]));
+    // A row per sample of each product; more terms than the iterations that drivers allow a loop.
+    let rows = Gemm { batched: true, add: Some(AddKind::PerSample { offset: 1 }), ..plain.clone() };
+    cases.push(Case::new(rows, [Given::normal([2, 8, 4]), Given::normal([2, 4, 4]), Given::normal([2, 6])]));
+    let long = Gemm { k_major: true, ..plain.clone() };
+    cases.push(Case::new(long, [Given::normal([2, 66_049]), Given::normal([66_049, 3])]));
     // More than 65535 workgroups of the smallest tile.
     cases.push(Case::new(plain, [Given::normal([600_000, 1]), Given::normal([9, 1])]));
 }
@@ -71,7 +77,40 @@ fn epilogue_cases(cases: &mut Vec<Case>) {
         ];
         cases.push(Case::new(all, inputs).grads([0, 1, 2, 3, 4, 5]));
         let geglu = Gemm { geglu: true, ..bias };
-        cases.push(Case::new(geglu, [x, Given::normal([2 * n, k]), Given::normal([2 * n])]));
+        let pair = [x, Given::normal([2 * n, k]), Given::normal([2 * n])];
+        cases.push(Case::new(geglu.clone(), pair.clone()));
+        let lora = Gemm { lora: Some(0.7), alpha: 0.5, ..geglu };
+        cases.push(Case::new(lora, [pair.to_vec(), vec![Given::normal([m, 3]), Given::normal([2 * n, 3])]].concat()));
+    }
+}
+
+/// All that a result is a sum of, at once.
+fn whole_cases(cases: &mut Vec<Case>) {
+    for (c1, c2, n, rank) in [(8, 4, 12, 4), (5, 3, 6, 3)] {
+        for add in [AddKind::Full, AddKind::PerSample { offset: 2 }] {
+            let op = Gemm {
+                x2: true,
+                bias: true,
+                add: Some(add),
+                lora: Some(-0.5),
+                alpha: 0.25,
+                activation: Some(Activation::Silu),
+                ..Gemm::new(Rows::Conv(Conv::same(3)))
+            };
+            let added = if add == AddKind::Full { Given::normal([2, 4, 5, n]) } else { Given::normal([2, n + 4]) };
+            for w in [Given::normal([n, 3, 3, c1 + c2]), Given::half([n, 3, 3, c1 + c2])] {
+                let inputs = [
+                    Given::normal([2, 4, 5, c1]),
+                    Given::normal([2, 4, 5, c2]),
+                    w,
+                    Given::normal([n]),
+                    added.clone(),
+                    Given::normal([2, 4, 5, rank]),
+                    Given::normal([n, rank]),
+                ];
+                cases.push(Case::new(op.clone(), inputs));
+            }
+        }
     }
 }
 

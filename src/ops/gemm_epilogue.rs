@@ -1,7 +1,8 @@
 //! What a contraction's kernels do with a sum before they write it.
 //!
 //! Whether there are a bias and an addend is told by uniforms, not by texts of their own: drivers compile a kernel for a
-//! tenth of a second to two. A LoRA's loop over its rank is worth texts of its own: it is a fifth of a kernel.
+//! tenth of a second to two. A LoRA's loop over its rank, where it is not a pass of its own, is worth such texts: it is a fifth
+//! of a kernel.
 
 use super::gemm::{Dims, Operands};
 use super::{Activation, AddKind, Gemm};
@@ -58,7 +59,7 @@ impl Epilogue {
             (Some(hidden), Some(up), Some(scale)) => Some((l.input_slot(hidden), l.input_slot(up), width(up), scale)),
             _ => None,
         };
-        let rows_per_sample = (d.m / d.out[0].max(1)).max(1);
+        let rows_per_sample = (d.batch * d.m / d.out[0].max(1)).max(1);
         let add = gemm.add.zip(at.add).map(|(kind, i)| match kind {
             AddKind::Full => Added { slot: l.input_slot(i), rows: 1, stride: d.n, offset: 0 },
             AddKind::PerSample { offset } => {
@@ -81,7 +82,7 @@ impl Epilogue {
 
     /// All but the last of a result's parts: without its bias, written to `out`.
     pub fn bare_into(&self, out: Slot) -> Epilogue {
-        Epilogue { bias: None, out, ..self.clone() }
+        Epilogue { bias: None, lora: None, out, ..self.clone() }
     }
 
     /// Adds `sum` [m, n] in place of what was added.

@@ -101,9 +101,9 @@ impl Product<'_> {
 
     fn pass(&self, l: &mut Launch, of: &Factors, epilogue: &Epilogue) -> Result<()> {
         let x_vec = four(of.channels);
-        let k = self.values(l.kernel(shader!("gemm_cpu")), of).value("x_vec", x_vec);
+        let k = self.values(l.kernel(shader!("gemm_cpu")), of).value("x_vec", x_vec).value("x_fours", of.channels >= 4);
         let k = epilogue.bind(k.read_as("x", of.x, x_vec).read_as("w", of.w, self.w_vec(of)));
-        let k = self.uniforms(k.u32("c1", of.channels), of);
+        let k = self.uniforms(k.u32("c1", of.channels), of).weight(of.channels * of.taps);
         epilogue.uniforms(k).linear(self.tiles.0.div_ceil(self.tile.units))
     }
 
@@ -175,7 +175,7 @@ impl Product<'_> {
             .u32("b_tap", b_tap)
             .u32("b_n", b_n)
             .u32("b_col0", of.first)
-            .u32("a_batch", d.m * d.c1)
+            .u32("a_batch", d.m * of.channels)
             .u32("b_batch", d.w_elements / d.batch.max(1));
         match of.window {
             Some(window) => window.uniforms(k),

@@ -48,8 +48,8 @@ impl Session {
 
     /// Bytes of the slot's block, padded as placed.
     fn slot_bytes(&self, slot: Slot) -> u64 {
-        let used =
-            self.plan.dispatches.iter().flat_map(|d| &d.bindings).filter(|b| b.slot == slot).map(|b| b.bytes).max();
+        let of_slot = self.plan.dispatches.iter().flat_map(|d| &d.bindings).filter(|b| b.slot == slot);
+        let used = of_slot.map(|b| b.offset + b.bytes).max();
         used.unwrap_or(0).next_multiple_of(self.plan.caps.storage_alignment.max(16))
     }
 
