@@ -226,14 +226,14 @@ struct Most {
 }
 
 const MOST: &[Most] = &[
-    Most { model: "bundled", class: AdapterClass::Cpu, generate: (29, 373_717), train: (60, 721_006) },
-    Most { model: "bundled", class: AdapterClass::Gpu, generate: (42, 461_778), train: (75, 779_576) },
-    Most { model: "sd15", class: AdapterClass::Cpu, generate: (41, 649_260), train: (68, 877_262) },
-    Most { model: "sd15", class: AdapterClass::Gpu, generate: (62, 818_925), train: (110, 1_447_693) },
-    Most { model: "sd2-base", class: AdapterClass::Cpu, generate: (38, 536_128), train: (61, 690_501) },
-    Most { model: "sd2-base", class: AdapterClass::Gpu, generate: (59, 752_013), train: (103, 1_312_305) },
-    Most { model: "sd21", class: AdapterClass::Cpu, generate: (40, 541_831), train: (61, 689_831) },
-    Most { model: "sd21", class: AdapterClass::Gpu, generate: (60, 720_610), train: (94, 1_166_921) },
+    Most { model: "bundled", class: AdapterClass::Cpu, generate: (29, 368_175), train: (60, 716_105) },
+    Most { model: "bundled", class: AdapterClass::Gpu, generate: (42, 461_778), train: (75, 779_585) },
+    Most { model: "sd15", class: AdapterClass::Cpu, generate: (41, 629_496), train: (68, 825_382) },
+    Most { model: "sd15", class: AdapterClass::Gpu, generate: (62, 818_931), train: (110, 1_447_714) },
+    Most { model: "sd2-base", class: AdapterClass::Cpu, generate: (38, 536_929), train: (61, 679_721) },
+    Most { model: "sd2-base", class: AdapterClass::Gpu, generate: (59, 752_019), train: (103, 1_312_320) },
+    Most { model: "sd21", class: AdapterClass::Cpu, generate: (40, 542_632), train: (61, 679_051) },
+    Most { model: "sd21", class: AdapterClass::Gpu, generate: (60, 720_616), train: (94, 1_166_930) },
 ];
 
 /// A model of full size whose weights are holes in its files: what is planned reads their shapes alone.
