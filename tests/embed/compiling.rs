@@ -44,10 +44,10 @@ impl Told {
         Flow::Continue
     }
 
-    /// From nothing to `total`, a few at a time.
+    /// Up to `total`, said for the first time before all are compiled. How many at a time depends on the machine.
     fn check(&self, total: usize) {
         let Told { counts, ready_in_time } = self;
-        assert!(counts.len() > 3, "{counts:?}");
+        assert!(counts.first().is_some_and(|(done, _)| *done < total), "{counts:?}");
         assert!(counts.iter().all(|count| count.1 == total), "of {total}: {counts:?}");
         assert!(counts.is_sorted() && *ready_in_time, "{counts:?}");
         assert_eq!(counts.last(), Some(&(total, total)));
