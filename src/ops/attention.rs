@@ -71,7 +71,8 @@ impl Attention {
         let fits = |shape: &Shape, offset: usize| shape.len() == 3 && offset + columns <= shape[2];
         let fine = fits(q, self.offsets[0]) && fits(k, self.offsets[1]) && fits(v, self.offsets[2]);
         if !fine || q[0] != k[0] || k[..2] != v[..2] || columns == 0 {
-            let message = format!("q is {q}, k {k}, v {v}, for {} heads of {} at {:?}", s.heads, s.head_dim, self.offsets);
+            let message =
+                format!("q is {q}, k {k}, v {v}, for {} heads of {} at {:?}", s.heads, s.head_dim, self.offsets);
             return Err(Error::op("attention", message));
         }
         Ok(Dims { n: q[0], queries: q[1], keys: k[1], widths: [q[2], k[2], v[2]] })
@@ -134,7 +135,8 @@ impl Op for Attention {
                         let weight = (x - largest).exp() / total;
                         for c in 0..s.head_dim {
                             let v = (n * d.keys + j) * d.widths[2] + self.offsets[2] + head * s.head_dim + c;
-                            out.data[(n * d.queries + i) * columns + head * s.head_dim + c] += weight * inputs[2].data[v];
+                            out.data[(n * d.queries + i) * columns + head * s.head_dim + c] +=
+                                weight * inputs[2].data[v];
                         }
                     }
                 }
@@ -146,7 +148,10 @@ impl Op for Attention {
     fn vjp(&self, v: &mut Vjp) -> Result<Vec<Option<Tensor>>> {
         let columns = self.spec.heads * self.spec.head_dim;
         if self.offsets != [0; 3] || (0..3).any(|i| v.shape(i).last() != columns) {
-            return Err(Error::op(self.name(), "no gradient rule for heads inside a wider row; record q, k and v apart"));
+            return Err(Error::op(
+                self.name(),
+                "no gradient rule for heads inside a wider row; record q, k and v apart",
+            ));
         }
         let operands = [v.inputs[0], v.inputs[1], v.inputs[2], v.outputs[0], v.outputs[1], v.grad()?];
         let grads = v.g.push(AttentionBackward { forward: self.clone() }, &operands)?;
@@ -179,7 +184,11 @@ pub fn cases() -> Vec<Case> {
         let spec = AttentionSpec { heads, head_dim, scale: 1.0 / (head_dim as f64).sqrt(), causal };
         let columns = heads * head_dim;
         let op = Attention { spec, offsets: [0; 3] };
-        let inputs = [Given::normal([n, queries, columns]), Given::normal([n, keys, columns]), Given::normal([n, keys, columns])];
+        let inputs = [
+            Given::normal([n, queries, columns]),
+            Given::normal([n, keys, columns]),
+            Given::normal([n, keys, columns]),
+        ];
         cases.push(Case::new(op.clone(), inputs.clone()).grads([0, 1, 2]).primary(1));
         let mut inputs = inputs.to_vec();
         inputs.push(Given::normal([n, queries, columns]));

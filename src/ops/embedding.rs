@@ -3,8 +3,8 @@
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
-use crate::graph::{Launch, Op, TensorInfo, Vjp};
 use crate::gpu::shader;
+use crate::graph::{Launch, Op, TensorInfo, Vjp};
 
 /// `table[ids] (+ positions[index in the row])`.
 #[derive(Clone, Debug)]
@@ -49,8 +49,7 @@ impl Op for Embedding {
     fn infer(&self, inputs: &[&TensorInfo]) -> Result<Vec<(Shape, DType)>> {
         let (table, ids) = (inputs[0], inputs[1]);
         if table.shape.len() != 2 || table.dtype == DType::U32 || ids.dtype != DType::U32 {
-            let message =
-                format!("table is {:?} {}, ids are {:?} {}", table.dtype, table.shape, ids.dtype, ids.shape);
+            let message = format!("table is {:?} {}, ids are {:?} {}", table.dtype, table.shape, ids.dtype, ids.shape);
             return Err(Error::op(self.name(), message));
         }
         if let Some(p) = inputs.get(2)

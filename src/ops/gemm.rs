@@ -150,7 +150,11 @@ impl Gemm {
                     d.batch = x[0];
                 }
                 d.m = x.rows() / d.batch.max(1);
-                let (n, k) = if self.k_major { (w.last(), w.rows() / d.batch.max(1)) } else { (w.rows() / d.batch.max(1), w.last()) };
+                let (n, k) = if self.k_major {
+                    (w.last(), w.rows() / d.batch.max(1))
+                } else {
+                    (w.rows() / d.batch.max(1), w.last())
+                };
                 if k != c1 + c2 || (self.k_major && c2 > 0) {
                     return fail(format!("x is {x}{}, w is {w}: the contracted sizes differ", also(x2)));
                 }
@@ -262,7 +266,10 @@ impl Op for Gemm {
         if let (Some(hidden), Some(up)) = (at.hidden.map(shape), at.up.map(shape))
             && (hidden.rows() != d.m || up.rows() != columns || hidden.last() != up.last())
         {
-            return Err(Error::op(self.name(), format!("LoRA hidden {hidden} and up {up} do not fit the result {}", d.out)));
+            return Err(Error::op(
+                self.name(),
+                format!("LoRA hidden {hidden} and up {up} do not fit the result {}", d.out),
+            ));
         }
         Ok(vec![(d.out, DType::F32)])
     }
@@ -297,7 +304,8 @@ impl Op for Gemm {
                     *r += at.bias.map_or(0.0, |i| inputs[i].data[n]);
                     if let (Some(h), Some(u), Some(scale)) = (at.hidden, at.up, self.lora) {
                         let rank = inputs[u].shape.last();
-                        let sum: f64 = (0..rank).map(|j| inputs[h].data[m * rank + j] * inputs[u].data[n * rank + j]).sum();
+                        let sum: f64 =
+                            (0..rank).map(|j| inputs[h].data[m * rank + j] * inputs[u].data[n * rank + j]).sum();
                         *r += scale * sum;
                     }
                     *r += match (self.add, at.add) {
@@ -349,12 +357,14 @@ impl Gemm {
             Rows::Same => return Some(m),
             Rows::Conv(conv) | Rows::Transposed { conv, .. } => conv,
         };
-        let (sample, y, x) = (m / (d.out_size[0] * d.out_size[1]), m / d.out_size[1] % d.out_size[0], m % d.out_size[1]);
+        let (sample, y, x) =
+            (m / (d.out_size[0] * d.out_size[1]), m / d.out_size[1] % d.out_size[0], m % d.out_size[1]);
         let (kh, kw) = (tap / d.kernel[1], tap % d.kernel[1]);
         let [h, w] = d.in_size;
         let (iy, ix) = if matches!(self.rows, Rows::Conv(_)) {
             let up = 1 + usize::from(conv.upsample);
-            let (iy, ix) = ((y * conv.stride + kh).checked_sub(conv.pad[0])?, (x * conv.stride + kw).checked_sub(conv.pad[1])?);
+            let (iy, ix) =
+                ((y * conv.stride + kh).checked_sub(conv.pad[0])?, (x * conv.stride + kw).checked_sub(conv.pad[1])?);
             (iy / up, ix / up)
         } else {
             let (iy, ix) = ((y + conv.pad[0]).checked_sub(kh)?, (x + conv.pad[1]).checked_sub(kw)?);

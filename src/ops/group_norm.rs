@@ -8,9 +8,9 @@ use super::team::Team;
 use super::{Activation, Case, Given, Graph, GroupNormBackward, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
+use crate::gpu::shader;
 use crate::gpu::{AdapterClass, Caps};
 use crate::graph::{KernelLaunch, Launch, Op, Slot, TensorInfo, Vjp};
-use crate::gpu::shader;
 
 /// Operands `x` `[n,h,w,c1]`, [`x2` `[n,h,w,c2]`], `gamma`, `beta` [c1+c2]; results y [n,h,w,c1+c2] and the statistics
 /// [n, groups, 4]: first value, mean less that, 1 / standard deviation, zero.

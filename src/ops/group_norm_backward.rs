@@ -5,8 +5,8 @@ use super::reduce::launch_sum_rows;
 use super::team::Team;
 use super::{Activation, Case, Given, GroupNorm, Result};
 use crate::base::{Array, DType, Shape};
-use crate::graph::{KernelLaunch, Launch, Op, Slot, TensorInfo};
 use crate::gpu::shader;
+use crate::graph::{KernelLaunch, Launch, Op, Slot, TensorInfo};
 
 /// Operands: the forward's (x, `[x2]`, gamma, beta), its statistics, dout. Results: dx, `[dx2]` if `dx`; dgamma, dbeta if
 /// `params`.

@@ -6,8 +6,8 @@ use super::team::Team;
 use super::{Activation, Case, Given, Graph, GroupNorm, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
-use crate::graph::{Launch, Op, TensorInfo, Vjp};
 use crate::gpu::shader;
+use crate::graph::{Launch, Op, TensorInfo, Vjp};
 
 /// Numbers kept of a group: its first value, the mean less that, the sum of squared distances to the mean, the count.
 const MOMENTS: usize = 4;
@@ -198,7 +198,9 @@ impl Op for GroupNormApply {
 /// Test cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (shape, groups) in [([2usize, 3, 4, 8], 4usize), ([1, 1, 1, 6], 3), ([1, 20, 30, 8], 4), ([2, 7, 11, 5], 1), ([1, 300, 257, 4], 2)] {
+    for (shape, groups) in
+        [([2usize, 3, 4, 8], 4usize), ([1, 1, 1, 6], 3), ([1, 20, 30, 8], 4), ([2, 7, 11, 5], 1), ([1, 300, 257, 4], 2)]
+    {
         cases.push(Case::new(GroupNormMoments { groups }, [Given::normal(shape)]));
         let moments = Given::Uniform([shape[0], groups, MOMENTS].into(), 0.5, 2.0);
         cases.push(Case::new(MergeMoments, [moments.clone(), moments.clone()]));

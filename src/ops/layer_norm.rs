@@ -6,9 +6,9 @@ use super::team::Team;
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
+use crate::gpu::shader;
 use crate::gpu::{AdapterClass, Caps};
 use crate::graph::{KernelLaunch, Launch, Op, TensorInfo, Vjp};
-use crate::gpu::shader;
 
 /// Operands `x` [.., C], `gamma`, `beta` `[C]`; results y [.., C] and the statistics [rows, 4]: first value, mean less
 /// that, 1 / standard deviation, zero.

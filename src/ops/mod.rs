@@ -1,27 +1,42 @@
 //! The ops. Adding one: `src/ops/<op>.rs` (shape rule, launch, f64 reference, vjp, test cases), `shaders/<op>.wgsl`,
-//! and its name in the registry below. Shader validation, GPU-against-reference tests, gradient checks and the bench
+//! and its name below. Shader validation, GPU-against-reference tests, gradient checks and the bench
 //! find it there.
 
 mod case;
 pub mod oracle;
 
-pub use case::{Case, Given};
+// The ops, each with its name in the registry below. Plain lines: rustfmt does not see modules inside a macro.
+mod accumulate;
+mod adamw;
+mod adamw8bit;
+mod attention;
+mod binary;
+mod clip_grad_norm;
+mod conv2d;
+mod embedding;
+mod fill;
+mod fma_peak;
+mod geglu;
+mod gemm;
+mod group_norm;
+mod group_norm_backward;
+mod group_norm_bands;
+mod layer_norm;
+mod matmul;
+mod mse;
+mod reduce;
+mod repeat;
+mod reshape;
+mod rows;
+mod sampler_step;
+mod scale_input;
+mod softmax;
+mod timestep_embedding;
+mod unary;
+mod upsample_nearest;
+mod weight_grad;
 
-use crate::error::Result;
-use crate::gpu::{Caps, Kernel, Variants};
-use crate::graph::{self, Graph, Tensor};
-
-macro_rules! registry {
-    ($($op:ident),* $(,)?) => {
-        $(mod $op; pub use $op::*;)*
-
-        /// Every op's test cases, with the op file's name.
-        pub fn cases() -> Vec<(&'static str, Vec<Case>)> {
-            vec![$((stringify!($op), $op::cases())),*]
-        }
-    };
-}
-
+// Parts of ops.
 mod attention_backward;
 mod attention_launch;
 mod attention_wide;
@@ -34,7 +49,23 @@ mod tile;
 mod variants;
 
 pub use attention_backward::AttentionBackward;
+pub use case::{Case, Given};
 pub use variants::{Choice, choices, large_tiles};
+
+use crate::error::Result;
+use crate::gpu::{Caps, Kernel, Variants};
+use crate::graph::{self, Graph, Tensor};
+
+macro_rules! registry {
+    ($($op:ident),* $(,)?) => {
+        $(pub use $op::*;)*
+
+        /// Every op's test cases, with the op file's name.
+        pub fn cases() -> Vec<(&'static str, Vec<Case>)> {
+            vec![$((stringify!($op), $op::cases())),*]
+        }
+    };
+}
 
 registry! {
     accumulate,

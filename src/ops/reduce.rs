@@ -3,8 +3,8 @@
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
-use crate::graph::{Launch, Op, Slot, TensorInfo, Vjp};
 use crate::gpu::shader;
+use crate::graph::{Launch, Op, Slot, TensorInfo, Vjp};
 
 /// Workgroups of the first stage of a dot product.
 const DOT_WORKGROUPS: usize = 512;
