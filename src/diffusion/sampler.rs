@@ -1,8 +1,8 @@
 //! Samplers as linear recurrences.
 //!
-//! Every supported sampler updates the sample by a linear combination of itself, the network's output, fresh noise and a few
-//! remembered tensors, with coefficients that depend on the step alone. So a whole run is a list of small matrices, computed
-//! here in f64 before it starts, and one GPU op serves all samplers.
+//! Every supported sampler updates the sample by a linear combination of itself, the network's output, fresh noise and
+//! a few remembered tensors, with coefficients that depend on the step alone. So a whole run is a list of small
+//! matrices, computed here in f64 before it starts, and one GPU op serves all samplers.
 
 use std::str::FromStr;
 
@@ -91,9 +91,9 @@ impl FromStr for SamplerKind {
 /// What the user chose; the default is all that the model's `scheduler_config.json` says.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SamplerOptions {
-    /// A named sampler: its diffusers class with its own defaults and, where it has a leading spacing, offset 1. The model's
-    /// own sampler keeps the settings of the model's file; so does every sampler of a model with zero terminal SNR (as
-    /// diffusers' `from_config`), which has to begin at its last timestep.
+    /// A named sampler: its diffusers class with its own defaults and, where it has a leading spacing, offset 1. The
+    /// model's own sampler keeps the settings of the model's file; so does every sampler of a model with zero terminal
+    /// SNR (as diffusers' `from_config`), which has to begin at its last timestep.
     pub kind: Option<SamplerKind>,
     /// In place of the sampler's own spacing.
     pub spacing: Option<Spacing>,
@@ -101,7 +101,8 @@ pub struct SamplerOptions {
     pub karras: bool,
     /// In place of the model's own.
     pub prediction: Option<Prediction>,
-    /// Steps of the distilled schedule that lcm takes its steps from; default 50, or the model's if its scheduler is LCM.
+    /// Steps of the distilled schedule that lcm takes its steps from; default 50, or the model's if its scheduler is
+    /// LCM.
     pub original_steps: Option<usize>,
 }
 
@@ -114,13 +115,13 @@ pub struct Step {
     pub input_scale: f32,
     /// `[slots][slots + 2]`, row-major: the new slots are this times (slots.., network output, noise).
     pub matrix: Vec<f32>,
-    /// Whether the step takes a fresh draw of N(0, 1) of the sample's shape. It is drawn even where its coefficient is 0, so
-    /// that the stream stays in step with diffusers'.
+    /// Whether the step takes a fresh draw of N(0, 1) of the sample's shape. It is drawn even where its coefficient is
+    /// 0, so that the stream stays in step with diffusers'.
     pub noise: bool,
 }
 
-/// All the numbers of a sampling run. Before its first step slot 0 holds the first sample and the other slots zeros; after
-/// its last one slot 0 holds the result.
+/// All the numbers of a sampling run. Before its first step slot 0 holds the first sample and the other slots zeros;
+/// after its last one slot 0 holds the result.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trajectory {
     /// The sampler that was chosen.
@@ -167,15 +168,15 @@ impl Trajectory {
     /// A run from noise in `steps` steps.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the sampler cannot take so many steps, the options do not fit it, or the model's scheduler is one
-    /// that is not supported.
+    /// [`Error::Usage`] if the sampler cannot take so many steps, the options do not fit it, or the model's scheduler
+    /// is one that is not supported.
     pub fn new(config: &ScheduleConfig, options: &SamplerOptions, steps: usize) -> Result<Self> {
         Self::from_step(config, options, steps, 0, false)
     }
 
-    /// A run from an image, as diffusers' `StableDiffusionImg2ImgPipeline`: the last `floor(steps * strength)` of `steps`
-    /// steps, begun at the image's latent with the noise of the first of them. `image_scale` and `init_scale` say how the
-    /// two are mixed.
+    /// A run from an image, as diffusers' `StableDiffusionImg2ImgPipeline`: the last `floor(steps * strength)` of
+    /// `steps` steps, begun at the image's latent with the noise of the first of them. `image_scale` and `init_scale`
+    /// say how the two are mixed.
     ///
     /// # Errors
     /// As [`Trajectory::new`], and if `strength` is outside 0..=1 or leaves no step.
@@ -191,7 +192,8 @@ impl Trajectory {
         let run = ((steps as f64 * strength) as usize).min(steps);
         if steps > 0 && run == 0 {
             return Err(Error::Usage(format!(
-                "--strength {strength:?} of --steps {steps} leaves no step to run; raise one of them until their product is 1"
+                "--strength {strength:?} of --steps {steps} leaves no step to run; raise one of them until their \
+                 product is 1"
             )));
         }
         Self::from_step(config, options, steps, steps - run, true)
@@ -229,7 +231,8 @@ impl Trajectory {
             .collect();
         if let Some(step) = steps_out.iter().find(|s| s.matrix.iter().any(|c| !c.is_finite())) {
             return Err(Error::Usage(format!(
-                "{name} with --steps {steps} has no finite step from timestep {}: try fewer steps, another --spacing, or euler",
+                "{name} with --steps {steps} has no finite step from timestep {}: try fewer steps, another --spacing, \
+                 or euler",
                 step.timestep
             )));
         }
@@ -297,7 +300,8 @@ impl Resolved {
         let spacing = options.spacing.or(file_spacing).unwrap_or(class_spacing);
         if matches!(kind, SamplerKind::Ddim | SamplerKind::Pndm) && spacing == Spacing::Linspace {
             notes.push(format!(
-                "{} with linspace spacing goes on by a whole stride from each timestep, as in diffusers, and misses the next \
+                "{} with linspace spacing goes on by a whole stride from each timestep, as in diffusers, and misses \
+                 the next \
                  one: noise is left over; leading and trailing spacing do not",
                 kind.name()
             ));
@@ -369,7 +373,8 @@ fn refuse_variants(config: &ScheduleConfig, kind: SamplerKind) -> Result<()> {
             && *value != supported
         {
             return Err(Error::Usage(format!(
-                "the model's {} has {field} {value}, which is not supported (only {supported}); name a sampler with --sampler",
+                "the model's {} has {field} {value}, which is not supported (only {supported}); name a sampler with \
+                 --sampler",
                 config.class_name
             )));
         }
@@ -377,7 +382,8 @@ fn refuse_variants(config: &ScheduleConfig, kind: SamplerKind) -> Result<()> {
     let ends = config.final_sigmas_type.as_deref().filter(|_| kind.has_final_sigmas_type());
     if let Some(end) = ends.filter(|end| !["zero", "sigma_min"].contains(end)) {
         return Err(Error::Usage(format!(
-            "the model's {} has final_sigmas_type \"{end}\", which is not supported (only \"zero\" and \"sigma_min\"); name a sampler with --sampler",
+            "the model's {} has final_sigmas_type \"{end}\", which is not supported (only \"zero\" and \
+             \"sigma_min\"); name a sampler with --sampler",
             config.class_name
         )));
     }
@@ -390,8 +396,8 @@ fn refuse_variants(config: &ScheduleConfig, kind: SamplerKind) -> Result<()> {
     Ok(())
 }
 
-/// Steps and guidance where the user gives none: 4 and 1.0 for lcm and for a model whose own scheduler is Euler with trailing
-/// spacing (SD Turbo), else 25 and 7.5. `kind` is the named sampler, if any.
+/// Steps and guidance where the user gives none: 4 and 1.0 for lcm and for a model whose own scheduler is Euler with
+/// trailing spacing (SD Turbo), else 25 and 7.5. `kind` is the named sampler, if any.
 pub fn default_steps_and_guidance(config: &ScheduleConfig, kind: Option<SamplerKind>) -> (usize, f32) {
     let own = SamplerKind::from_class(&config.class_name);
     let turbo = own == Some(SamplerKind::Euler) && config.timestep_spacing == Some(Spacing::Trailing);

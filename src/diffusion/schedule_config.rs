@@ -47,8 +47,8 @@ pub enum BetaSchedule {
 /// A model's `scheduler_config.json`: its noise levels, what its network predicts, and the sampler it comes with.
 ///
 /// A field that is absent has the default of the diffusers class the file names, except that, as in
-/// `StableDiffusionPipeline`, `steps_offset` is 1 whatever the file says and `clip_sample` is never applied: latents have no
-/// fixed range. Fields that the class does not know are ignored, as diffusers does.
+/// `StableDiffusionPipeline`, `steps_offset` is 1 whatever the file says and `clip_sample` is never applied: latents
+/// have no fixed range. Fields that the class does not know are ignored, as diffusers does.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct ScheduleConfig {
@@ -154,8 +154,9 @@ impl ScheduleConfig {
         Ok(config)
     }
 
-    /// What checkpoints without a scheduler file were trained with: the betas of every Stable Diffusion 1.x and 2.x model,
-    /// with PNDM for models that predict noise and DDIM for those that predict velocity, as their diffusers folders have it.
+    /// What checkpoints without a scheduler file were trained with: the betas of every Stable Diffusion 1.x and 2.x
+    /// model, with PNDM for models that predict noise and DDIM for those that predict velocity, as their diffusers
+    /// folders have it.
     pub fn stable_diffusion(prediction: Prediction) -> Self {
         ScheduleConfig {
             class_name: match prediction {

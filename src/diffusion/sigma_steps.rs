@@ -137,8 +137,8 @@ fn dpmpp_2m_step(r: &Resolved, sigmas: &[f64], i: usize, start: usize) -> Vec<Fo
     vec![next, x0]
 }
 
-/// Zhao et al. 2023, algorithms 5 to 8 with B(h) = expm1(-h): correct the sample that the last step predicted, now that the
-/// network was seen there, then predict. Slots: the sample, the last two x0, the last corrected sample.
+/// Zhao et al. 2023, algorithms 5 to 8 with B(h) = expm1(-h): correct the sample that the last step predicted, now that
+/// the network was seen there, then predict. Slots: the sample, the last two x0, the last corrected sample.
 fn unipc_step(r: &Resolved, sigmas: &[f64], i: usize, order: usize, last_order: Option<usize>) -> Vec<Form> {
     let io = Inputs::new(4);
     let [sample, m0, m1, before] = [0, 1, 2, 3].map(|i| io.slots[i].clone());

@@ -20,8 +20,9 @@ pub(super) enum CopyError {
     Write(std::io::Error),
 }
 
-/// Bytes that are got slice by slice, so that no more of them than is looked at is ever in memory: a file on the disk, or
-/// one that a web page was given. A page's Worker reads such files without waiting; that is why nothing here is async.
+/// Bytes that are got slice by slice, so that no more of them than is looked at is ever in memory: a file on the disk,
+/// or one that a web page was given. A page's Worker reads such files without waiting; that is why nothing here is
+/// async.
 pub trait Slices {
     /// Length in bytes.
     fn len(&self) -> u64;
@@ -209,8 +210,8 @@ impl Source {
     }
 }
 
-/// Whether `head` begins with the length of a safetensors header and that header's brace, whatever else the length looks like:
-/// that of 640 bytes begins as a pickle does.
+/// Whether `head` begins with the length of a safetensors header and that header's brace, whatever else the length
+/// looks like: that of 640 bytes begins as a pickle does.
 pub(crate) fn begins_safetensors(head: &[u8]) -> bool {
     head.get(4..9).is_some_and(|bytes| bytes == b"\0\0\0\0{")
 }

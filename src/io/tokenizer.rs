@@ -244,8 +244,8 @@ impl ClipTokenizer {
     }
 }
 
-/// A token as files write it: its text, or an object with its text as `content` and how it is looked for. What an object
-/// does not say is as `AddedToken` has it.
+/// A token as files write it: its text, or an object with its text as `content` and how it is looked for. What an
+/// object does not say is as `AddedToken` has it.
 fn token(value: &Value, special: bool) -> Option<AddedToken> {
     if let Some(text) = value.as_str() {
         return Some(AddedToken::from(text, special));
@@ -268,8 +268,8 @@ struct AddedTokens {
 }
 
 impl AddedTokens {
-    /// From the folder's `files`, of which `config` is `tokenizer_config.json`, and `own`, what `tokenizer.json` adds. Where
-    /// the configuration lists the tokens, the other files are not asked.
+    /// From the folder's `files`, of which `config` is `tokenizer_config.json`, and `own`, what `tokenizer.json` adds.
+    /// Where the configuration lists the tokens, the other files are not asked.
     fn new(files: &TokenizerFiles, config: &Value, own: &Value) -> Result<AddedTokens> {
         const NAMED: [&str; 7] =
             ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];

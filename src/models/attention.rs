@@ -36,8 +36,8 @@ pub enum Context<'a> {
     KeyValues(&'a [KeyValue]),
 }
 
-/// The widest head that the attention kernel takes. A wider one runs as plain matrix products, which want queries, keys and
-/// values as tensors of their own, take a single head and have no gradients.
+/// The widest head that the attention kernel takes. A wider one runs as plain matrix products, which want queries, keys
+/// and values as tensors of their own, take a single head and have no gradients.
 pub(super) const WIDEST: usize = 160;
 
 fn whole(tensor: Tensor) -> Heads {

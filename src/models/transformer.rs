@@ -28,7 +28,8 @@ impl FeedForward {
         }
     }
 
-    /// `x` and `residual` are `[n, tokens, c]`. A hidden layer of more than `most` bytes is made for some tokens at a time.
+    /// `x` and `residual` are `[n, tokens, c]`. A hidden layer of more than `most` bytes is made for some tokens at a
+    /// time.
     fn forward(&self, g: &mut Graph, x: Tensor, residual: Tensor, most: usize) -> Result<Tensor> {
         let shape = g.shape(x).clone();
         let (samples, tokens) = (shape[0], shape[1]);

@@ -78,7 +78,8 @@ impl UNet {
         self.cross_attentions().map(|attention| attention.key_value(g, hidden)).collect()
     }
 
-    /// Records [`UNet::context`] and leaves the result in the store, for plans that read it by [`UNet::stored_context`].
+    /// Records [`UNet::context`] and leaves the result in the store, for plans that read it by
+    /// [`UNet::stored_context`].
     pub fn store_context(&self, g: &mut Graph, hidden: Tensor) -> Result<()> {
         let (n, tokens) = (g.shape(hidden)[0], g.shape(hidden)[1]);
         let stored = self.stored_context(g, n, tokens)?;

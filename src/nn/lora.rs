@@ -12,10 +12,11 @@ use crate::ops::{Conv, Epilogue, LoraAdd, conv2d, linear};
 /// Which layers get an adapter.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Targets {
-    /// `to_q`, `to_k`, `to_v`, `to_out.0` of the UNet's attentions; `q_proj`, `k_proj`, `v_proj`, `out_proj` of the text
-    /// encoder's.
+    /// `to_q`, `to_k`, `to_v`, `to_out.0` of the UNet's attentions; `q_proj`, `k_proj`, `v_proj`, `out_proj` of the
+    /// text encoder's.
     Attention,
-    /// Every linear layer and convolution inside the UNet's down, mid and up blocks; the text encoder as for `Attention`.
+    /// Every linear layer and convolution inside the UNet's down, mid and up blocks; the text encoder as for
+    /// `Attention`.
     All,
     /// These, by path from the part on: `unet.mid_block.attentions.0.proj_in`.
     Listed(BTreeSet<String>),
@@ -72,8 +73,8 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// The adapter of the layer at `scope`, whose checkpoint weight has `shape` and is packed by `pack`; `None` where the
-    /// model's settings name none.
+    /// The adapter of the layer at `scope`, whose checkpoint weight has `shape` and is packed by `pack`; `None` where
+    /// the model's settings name none.
     pub(super) fn new(scope: &Scope, shape: &[usize], pack: Pack) -> Option<Adapter> {
         let spec = scope.settings().lora.as_ref().filter(|l| l.covers(scope.path()))?;
         let (out, inner) = shape.split_first()?;
@@ -105,8 +106,9 @@ impl Adapter {
     }
 }
 
-/// Merges an adapter into rows of a weight of `shape` `[out, in..]` as in the checkpoint: `weight += scale * up . down`,
-/// where `weight` holds the rows `rows`, `down` is `[rank, in..]` and `up` `[out, rank]` (or `[out, rank, 1, 1]`).
+/// Merges an adapter into rows of a weight of `shape` `[out, in..]` as in the checkpoint: `weight += scale * up .
+/// down`, where `weight` holds the rows `rows`, `down` is `[rank, in..]` and `up` `[out, rank]` (or `[out, rank, 1,
+/// 1]`).
 pub fn merge(
     weight: &mut [f32],
     shape: &[usize],

@@ -1,5 +1,5 @@
-//! Layers over stored parameters. A [`Scope`] walks the checkpoint's names while a model is built; every layer asks it for
-//! its [`Param`]s, and the scope remembers them, so that [`weights`] knows what to load, pack and write back.
+//! Layers over stored parameters. A [`Scope`] walks the checkpoint's names while a model is built; every layer asks it
+//! for its [`Param`]s, and the scope remembers them, so that [`weights`] knows what to load, pack and write back.
 
 mod conv;
 mod embedding;

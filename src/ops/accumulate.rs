@@ -10,8 +10,8 @@ use crate::graph::{Launch, Op, TensorInfo};
 #[derive(Clone, Debug)]
 pub struct Accumulate;
 
-/// Adds `value` to the stored tensor `target`, in place, and returns it. `keep` (`[1]`) tells the first of a series from
-/// the others: where it is 0, the target's old values are forgotten, whatever they are.
+/// Adds `value` to the stored tensor `target`, in place, and returns it. `keep` (`[1]`) tells the first of a series
+/// from the others: where it is 0, the target's old values are forgotten, whatever they are.
 pub fn accumulate(g: &mut Graph, target: Tensor, value: Tensor, keep: Option<Tensor>) -> Result<Tensor> {
     let mut inputs = vec![target, value];
     inputs.extend(keep);

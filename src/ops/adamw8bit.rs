@@ -1,7 +1,7 @@
 //! AdamW with moments of eight bits in blocks with a scale each (Dettmers et al. 2021, arXiv 2110.02861): a quarter of
 //! their memory. In place of that paper's table, codes are squares (first moment) and fourth powers (second), which
-//! are as fine near zero, and rounding is random by element and update, so that a moment can follow changes smaller than
-//! a step of its code.
+//! are as fine near zero, and rounding is random by element and update, so that a moment can follow changes smaller
+//! than a step of its code.
 
 use super::{AdamW, Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};

@@ -10,8 +10,8 @@ use crate::graph::{Launch, Op, TensorInfo, Vjp};
 #[derive(Clone, Debug)]
 pub struct Embedding;
 
-/// Rows of `table [V, D]` (F32, F16 or Q8) picked by `ids` (U32, `[.., T]`, below V): `[.., T, D]` in f32. With `positions`
-/// (`[P, D]`, `P >= T`), row `t` of it is added to every token at place `t`.
+/// Rows of `table [V, D]` (F32, F16 or Q8) picked by `ids` (U32, `[.., T]`, below V): `[.., T, D]` in f32. With
+/// `positions` (`[P, D]`, `P >= T`), row `t` of it is added to every token at place `t`.
 pub fn embedding(g: &mut Graph, table: Tensor, ids: Tensor, positions: Option<Tensor>) -> Result<Tensor> {
     let mut inputs = vec![table, ids];
     inputs.extend(positions);

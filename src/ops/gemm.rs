@@ -39,8 +39,9 @@ pub enum Rows {
     Same,
     /// The pixels under the window. `w` is [out, kh, kw, in].
     Conv(Conv),
-    /// The outputs that an input pixel fed: the gradient of a convolution by its input. `w` is [out, kh, kw, in], `x` the
-    /// gradient of the result; the result has this height and width and columns `first..first + columns` of the input's.
+    /// The outputs that an input pixel fed: the gradient of a convolution by its input. `w` is [out, kh, kw, in], `x`
+    /// the gradient of the result; the result has this height and width and columns `first..first + columns` of the
+    /// input's.
     Transposed {
         /// The forward convolution.
         conv: Conv,

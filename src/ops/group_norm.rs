@@ -1,8 +1,8 @@
 //! Group normalisation (Wu and He 2018, arXiv 1803.08494) over NHWC, optionally of two joined inputs and with SiLU.
 //!
-//! Statistics are f32: each column's block of rows is summed from a shift, its first value, and the blocks are joined by
-//! the formula of Chan, Golub and LeVeque (1979). The mean is kept as its distance from the group's
-//! first value, so that inputs whose mean is far above their spread lose nothing.
+//! Statistics are f32: each column's block of rows is summed from a shift, its first value, and the blocks are joined
+//! by the formula of Chan, Golub and LeVeque (1979). The mean is kept as its distance from the group's first value, so
+//! that inputs whose mean is far above their spread lose nothing.
 
 use super::team::Team;
 use super::{Activation, Case, Given, Graph, GroupNormBackward, Result, Tensor};
@@ -111,7 +111,8 @@ impl Dims {
         self.blocks((2 * self.pixels.isqrt()).clamp(16, 256))
     }
 
-    /// Blocks for what writes every element: rows that share the columns' constants, and threads enough for the adapter.
+    /// Blocks for what writes every element: rows that share the columns' constants, and threads enough for the
+    /// adapter.
     pub fn apply_blocks(&self, caps: &Caps) -> Blocks {
         let threads = if caps.class == AdapterClass::Cpu { 1 << 8 } else { 1 << 14 };
         self.blocks((self.samples * self.pixels * self.channels() / self.width() / threads).clamp(4, 32))

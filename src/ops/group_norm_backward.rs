@@ -8,8 +8,8 @@ use crate::base::{Array, DType, Shape};
 use crate::gpu::shader;
 use crate::graph::{KernelLaunch, Launch, Op, Slot, TensorInfo};
 
-/// Operands: the forward's (x, `[x2]`, gamma, beta), its statistics, dout. Results: dx, `[dx2]` if `dx`; dgamma, dbeta if
-/// `params`.
+/// Operands: the forward's (x, `[x2]`, gamma, beta), its statistics, dout. Results: dx, `[dx2]` if `dx`; dgamma, dbeta
+/// if `params`.
 #[derive(Clone, Debug)]
 pub struct GroupNormBackward {
     /// The forward op.

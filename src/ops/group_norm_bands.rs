@@ -44,7 +44,8 @@ pub fn merge_moments(g: &mut Graph, a: Tensor, b: Tensor) -> Result<Tensor> {
     g.push1(MergeMoments, &[a, b])
 }
 
-/// The band x `[n, rows, w, c]` normalised by `moments` `[n, groups, 4]` of the whole map; `gamma` and `beta` are `[c]`.
+/// The band x `[n, rows, w, c]` normalised by `moments` `[n, groups, 4]` of the whole map; `gamma` and `beta` are
+/// `[c]`.
 pub fn group_norm_apply(
     g: &mut Graph,
     op: GroupNormApply,

@@ -1,5 +1,5 @@
-//! Layer normalisation (Ba et al. 2016, arXiv 1607.06450) over the last dimension. Statistics as in group norm: the mean
-//! as its distance from the row's first value.
+//! Layer normalisation (Ba et al. 2016, arXiv 1607.06450) over the last dimension. Statistics as in group norm: the
+//! mean as its distance from the row's first value.
 
 use super::reduce::launch_sum_rows;
 use super::team::Team;

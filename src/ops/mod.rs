@@ -99,8 +99,8 @@ registry! {
     weight_grad,
 }
 
-/// Every distinct kernel of the ops' cases as an adapter with `caps` would run it under one of `variants`: template name
-/// and WGSL.
+/// Every distinct kernel of the ops' cases as an adapter with `caps` would run it under one of `variants`: template
+/// name and WGSL.
 pub fn rendered_cases(caps: &Caps, variants: &[Variants]) -> Result<Vec<(&'static str, String)>> {
     let mut kernels = std::collections::BTreeMap::new();
     each_kernel(caps, variants, &mut |kernel| {

@@ -1,5 +1,5 @@
-//! Whole generations against diffusers pipelines: every latent of guided trajectories, through [`Engine::generate`] as a
-//! user calls it, and image to image (`tests/fixtures/golden`; `img2img.*` by `tests/fixtures/make_img2img.py`).
+//! Whole generations against diffusers pipelines: every latent of guided trajectories, through [`Engine::generate`] as
+//! a user calls it, and image to image (`tests/fixtures/golden`; `img2img.*` by `tests/fixtures/make_img2img.py`).
 
 use std::path::{Path, PathBuf};
 

@@ -19,7 +19,8 @@ fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// The largest difference in units of the largest expected value; infinite where lengths differ or anything is not finite.
+/// The largest difference in units of the largest expected value; infinite where lengths differ or anything is not
+/// finite.
 fn distance(values: &[f64], expected: &[f64]) -> f64 {
     if values.len() != expected.len() || values.iter().chain(expected).any(|v| !v.is_finite()) {
         return f64::INFINITY;
@@ -189,7 +190,8 @@ fn trajectories_are_diffusers() {
     let all: Value = serde_json::from_slice(&fixture("samplers.json")).unwrap();
     let cases = all["cases"].as_array().unwrap();
     assert!(cases.len() > 300);
-    // Euler starts a model of zero terminal SNR at sigma 4096, and diffusers' f32 samples lose as many digits on the way down.
+    // Euler starts a model of zero terminal SNR at sigma 4096, and diffusers' f32 samples lose as many digits on the
+    // way down.
     let bound = |case: &Value| if label(case).contains(r#"rescale_betas_zero_snr\": true"#) { 2e-4 } else { 1e-5 };
     let mut far: Vec<String> = cases
         .iter()

@@ -24,7 +24,8 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// Modules above the library's facade: they may import everything.
 const FACES: &[&str] = &["cli", "main", "lib", "web"];
 
-/// Where wgpu may be named: the device, the replay of plans, the facade that takes a host's device, and a host: the window.
+/// Where wgpu may be named: the device, the replay of plans, the facade that takes a host's device, and a host: the
+/// window.
 const NAMES_WGPU: &[&str] = &["src/gpu/", "src/graph/run", "src/engine", "src/lib.rs", "src/cli/watch/"];
 
 /// Files that differ between the machine and the browser: device, readback, IO and timers.

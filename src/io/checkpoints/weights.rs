@@ -193,7 +193,8 @@ impl Weights {
             };
             match like(&first, &others) {
                 Some(other) => format!(
-                    "lacks tensor '{first}'{more}; '{other}' is there instead, a name that is not known: save the model again with diffusers"
+                    "lacks tensor '{first}'{more}; '{other}' is there instead, a name that is not known: save the \
+                     model again with diffusers"
                 ),
                 None => format!("lacks tensor '{first}'{more}: {}", self.remedy()),
             }
@@ -294,8 +295,8 @@ fn like<'n>(name: &str, names: &[&'n str]) -> Option<&'n str> {
     ranked.filter(|(_, share)| *share > 0.7).max_by(|a, b| a.1.total_cmp(&b.1)).map(|(other, _)| other)
 }
 
-/// The VAE's attention has had names of its own: before diffusers 0.18 (`attention_processor.py`, `AttentionBlock`), and
-/// in what tools made of them.
+/// The VAE's attention has had names of its own: before diffusers 0.18 (`attention_processor.py`, `AttentionBlock`),
+/// and in what tools made of them.
 fn vae_name(stored: &str) -> String {
     let known = || {
         let (block, rest) = stored.split_once(".attentions.0.")?;

@@ -102,8 +102,8 @@ impl PictureFolder {
         Captions::read(&self.pictures, &self.captions)
     }
 
-    /// A line about all that is left out though it looks as if it were meant, with what to do; `None` where that is nothing.
-    /// Of `captions` those that belong to no picture are named.
+    /// A line about all that is left out though it looks as if it were meant, with what to do; `None` where that is
+    /// nothing. Of `captions` those that belong to no picture are named.
     pub fn left_out(&self, captions: Option<&Captions>) -> Option<String> {
         let mut parts = self.foreign_parts();
         let mut add = |names: &[String], one: &str, many: &str| {

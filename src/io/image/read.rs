@@ -57,7 +57,8 @@ impl Picture {
     }
 }
 
-/// Width and height of the picture at `path`, as EXIF turns it, by its header alone; files that end too early are found.
+/// Width and height of the picture at `path`, as EXIF turns it, by its header alone; files that end too early are
+/// found.
 ///
 /// # Errors
 /// As [`Picture::open`], but for damage among the pixels.
@@ -68,8 +69,8 @@ pub fn size(path: impl AsRef<Path>) -> Result<[usize; 2]> {
     Ok(turned(header.decoder.dimensions(), header.orientation))
 }
 
-/// A decoded picture as its file holds it: in its own depth and not turned. Rows are turned and become RGB as they are asked
-/// for, so that a large photo is in memory once.
+/// A decoded picture as its file holds it: in its own depth and not turned. Rows are turned and become RGB as they are
+/// asked for, so that a large photo is in memory once.
 pub struct Decoded {
     pixels: DynamicImage,
     orientation: Orientation,
@@ -228,7 +229,8 @@ fn refused(source: &Source, format: &Format, error: ImageError) -> Error {
         ImageError::Limits(_) => {
             let most = MAX_DECODER_BYTES / 1_000_000;
             format!(
-                "takes more memory to decode than is allowed ({most} MB): scale it down, or save it with 8 bits a colour"
+                "takes more memory to decode than is allowed ({most} MB): scale it down, or save it with 8 bits a \
+                 colour"
             )
         }
         error => format!("damaged {name}: {error}"),

@@ -43,8 +43,8 @@ pub fn covering(from: [usize; 2], to: [usize; 2]) -> [usize; 2] {
 /// Source rows that are looked at in one go.
 const BAND: usize = 64;
 
-/// The picture of `from` pixels whose rows `rows` gives (RGB), resized with Lanczos to `to` as `fit` says. It asks for each
-/// row once, in order, and only for those that count; so a 20000x20 picture costs no more than a square one.
+/// The picture of `from` pixels whose rows `rows` gives (RGB), resized with Lanczos to `to` as `fit` says. It asks for
+/// each row once, in order, and only for those that count; so a 20000x20 picture costs no more than a square one.
 ///
 /// # Errors
 /// [`Error::Usage`] when a side of `to` is zero or the crop is not within 0 to 1.
@@ -125,7 +125,8 @@ impl Picture {
             return Err(Error::Usage(format!("{} values are no {width}x{height} picture", values.len())));
         }
         if let Some(i) = values.iter().position(|v| v.is_nan()) {
-            let message = "numbers on the way to it grew too large: try a lower --guidance, smaller LoRA scales, or another --sampler";
+            let message = "numbers on the way to it grew too large: try a lower --guidance, smaller LoRA scales, or \
+                           another --sampler";
             return Err(Error::Limit(format!("the picture holds NaN (value {i}); {message}")));
         }
         let byte = |&v: &f32| ((v / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;

@@ -1,5 +1,5 @@
-//! Single-file checkpoints in the original layout: family, configurations and names are read off the tensors, so that the
-//! rest of the engine sees the same three parts as in a diffusers folder.
+//! Single-file checkpoints in the original layout: family, configurations and names are read off the tensors, so that
+//! the rest of the engine sees the same three parts as in a diffusers folder.
 
 mod configs;
 mod family;
