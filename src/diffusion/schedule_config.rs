@@ -1,36 +1,12 @@
 //! A diffusers `scheduler_config.json`.
 
-use std::str::FromStr;
+use serde::Deserialize;
 
-use serde::{Deserialize, Serialize};
-
+use super::prediction::Prediction;
+use super::samplers::SamplerKind;
 use super::spacing::Spacing;
 use crate::base::json;
 use crate::error::{Error, Result};
-
-/// What the network's output means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-#[serde(rename_all = "lowercase")]
-pub enum Prediction {
-    /// The noise.
-    Epsilon,
-    /// The velocity `sqrt(abar) noise - sqrt(1 - abar) x0` (Salimans and Ho 2022).
-    #[serde(alias = "v_prediction")]
-    V,
-}
-
-impl FromStr for Prediction {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "epsilon" => Ok(Prediction::Epsilon),
-            "v" | "v_prediction" => Ok(Prediction::V),
-            _ => Err(Error::Usage(format!("--prediction {name}: not supported; use epsilon or v"))),
-        }
-    }
-}
 
 /// How the betas grow from `beta_start` to `beta_end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -71,8 +47,6 @@ pub struct ScheduleConfig {
     pub timestep_spacing: Option<Spacing>,
     /// Whether the step after the last goes to abar = 1 instead of `abar[0]`; absent: the class's default.
     pub set_alpha_to_one: Option<bool>,
-    /// PNDM without the Runge-Kutta start. The only PNDM that is supported.
-    pub skip_prk_steps: bool,
     /// Betas rescaled so that the last level is pure noise (Lin et al. 2023).
     pub rescale_betas_zero_snr: bool,
     /// Karras et al. 2022 noise levels.
@@ -100,7 +74,6 @@ impl Default for ScheduleConfig {
             prediction_type: Prediction::Epsilon,
             timestep_spacing: None,
             set_alpha_to_one: None,
-            skip_prk_steps: false,
             rescale_betas_zero_snr: false,
             use_karras_sigmas: false,
             final_sigmas_type: None,
@@ -120,11 +93,9 @@ impl ScheduleConfig {
         let mut value: serde_json::Value = json::parse(text).map_err(|e| refuse(format!("not JSON: {e}")))?;
         let fields = value.as_object_mut().ok_or_else(|| refuse("not a JSON object".into()))?;
         fields.retain(|_, v| !v.is_null());
-        if fields.get("_class_name").and_then(|v| v.as_str()) == Some("LCMScheduler") {
-            // The one class whose defaults are Stable Diffusion's.
-            fields.entry("beta_start").or_insert(0.00085.into());
-            fields.entry("beta_end").or_insert(0.012.into());
-            fields.entry("beta_schedule").or_insert("scaled_linear".into());
+        let class = fields.get("_class_name").and_then(|v| v.as_str()).unwrap_or_default();
+        for (field, default) in SamplerKind::from_class(class).map_or(&[][..], SamplerKind::class_defaults) {
+            fields.entry(*field).or_insert(default.json());
         }
         let config = ScheduleConfig::deserialize(&value).map_err(|e| {
             // Every field has a default, so the one that is wrong is wrong alone too.
@@ -168,7 +139,7 @@ impl ScheduleConfig {
             beta_schedule: BetaSchedule::ScaledLinear,
             prediction_type: prediction,
             set_alpha_to_one: Some(false),
-            skip_prk_steps: true,
+            rest: [("skip_prk_steps".to_owned(), true.into())].into_iter().collect(),
             ..ScheduleConfig::default()
         }
     }
