@@ -70,7 +70,7 @@ const CIRCLES_YET: &[&str] = &[
     "src/gpu/",
     "src/graph/",
     "src/cli/",
-        "src/io/",
+    "src/io/",
     "src/models/",
     "src/nn/",
     "src/ops/",
