@@ -6,6 +6,7 @@ mod ddpm;
 mod dpmpp_2m;
 mod euler;
 mod euler_a;
+mod heun;
 mod lcm;
 mod pndm;
 mod unipc;
@@ -48,6 +49,8 @@ samplers! {
     Euler: euler,
     /// Euler with ancestral noise.
     EulerA: euler_a,
+    /// Heun, second order (Karras et al. 2022, algorithm 1).
+    Heun: heun,
     /// DPM-Solver++ 2M, midpoint (Lu et al. 2022).
     Dpmpp2m: dpmpp_2m,
     /// UniPC of order 2, B(h) = expm1(h) (Zhao et al. 2023).
