@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::path::Path;
 
+use super::describe::describe;
 use super::files;
-use super::source::{CopyError, describe};
+use super::source::CopyError;
 use crate::error::{Error, Result};
 
 /// Writes the file at `path` through `fill`: beside it, synced, then renamed over it. On any error the old file, if

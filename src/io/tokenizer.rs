@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tokenizers::{AddedToken, Tokenizer};
 
+use super::source::object;
 use super::{Source, files};
 use crate::error::{Error, Result};
 
@@ -146,7 +147,7 @@ impl ClipTokenizer {
     pub fn from_files(files: &TokenizerFiles) -> Result<ClipTokenizer> {
         let config = files.json("tokenizer_config.json")?.unwrap_or_default();
         let (source, mut json) = match (files.get("tokenizer.json"), files.get("vocab.json"), files.get("merges.txt")) {
-            (Some(source), _, _) => (source, super::checkpoints::object(source)?),
+            (Some(source), _, _) => (source, object(source)?),
             (None, Some(vocab), Some(merges)) => (vocab, from_vocab(vocab, merges)?),
             _ => {
                 let message = "holds neither tokenizer.json nor vocab.json with merges.txt: get the model again";
@@ -366,7 +367,7 @@ fn parse(name: &str, bytes: &[u8]) -> Result<Tokenizer> {
 /// `tokenizer.json` for a vocabulary and its merges: the pipeline that `transformers` builds for CLIP
 /// (`convert_slow_tokenizer.py`, `CLIPConverter`).
 fn from_vocab(vocab: &Source, merges: &Source) -> Result<Value> {
-    let vocab = super::checkpoints::object(vocab)?;
+    let vocab = object(vocab)?;
     // The first line names the format's version; no merge rule starts with '#version'.
     let merges = merges.text()?;
     let merges = merges.trim_start_matches('\u{feff}');

@@ -1,7 +1,7 @@
 //! `Transformer2DModel`: self-attention over pixels, cross-attention to the prompt, a gated feed-forward layer.
 
 use super::attention::{Context, CrossAttention, DIFFUSERS, SelfAttention};
-use super::unet_blocks::Build;
+use super::build::Build;
 use crate::error::Result;
 use crate::graph::{Graph, Tensor};
 use crate::nn::{GroupNorm, LayerNorm, Linear, Mode, Scope};

@@ -7,11 +7,13 @@ mod linear;
 pub mod lora;
 mod norm;
 mod params;
+mod settings;
 pub mod weights;
 
 pub use conv::Conv2d;
 pub use embedding::Embedding;
 pub use linear::Linear;
-pub use lora::{Adapter, LoraSpec, Targets};
+pub use lora::Adapter;
 pub use norm::{GroupNorm, LayerNorm};
-pub use params::{Mode, Pack, Param, Ranks, Role, Scope, Settings, Source};
+pub use params::{Pack, Param, Role, Scope, Source};
+pub use settings::{LoraSpec, Mode, Ranks, Settings, Targets};

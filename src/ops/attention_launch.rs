@@ -1,6 +1,6 @@
 //! The kernels that run [`Attention`] and its gradients.
 
-use super::attention::Dims;
+use super::attention_spec::Dims;
 use super::{Attention, Result};
 use crate::gpu::shader;
 use crate::gpu::{AdapterClass, Caps, Variants};

@@ -4,7 +4,7 @@
 //! a tenth of a second to two. A LoRA's loop over its rank, where it is not a pass of its own, is worth such texts: it
 //! is a fifth of a kernel.
 
-use super::gemm::{Dims, Operands};
+use super::contraction::{Dims, Operands};
 use super::{Activation, AddKind, Gemm};
 use crate::base::DType;
 use crate::gpu::Access;

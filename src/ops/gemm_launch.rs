@@ -1,6 +1,6 @@
 //! The kernels that run a [`Gemm`].
 
-use super::gemm::{Dims, Operands};
+use super::contraction::{Dims, Operands};
 use super::gemm_epilogue::Epilogue;
 use super::tile::{Extent, STEP, Tile};
 use super::{Conv, Gemm, Result, Rows};

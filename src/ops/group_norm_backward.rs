@@ -1,6 +1,6 @@
 //! Gradients of group norm from its saved statistics: by the inputs, and by gamma and beta where those are trained.
 
-use super::group_norm::{Dims, joined};
+use super::group_norm_sizes::{Dims, joined};
 use super::reduce::launch_sum_rows;
 use super::team::Team;
 use super::{Activation, Case, Given, GroupNorm, Result};

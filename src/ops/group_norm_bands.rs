@@ -1,7 +1,7 @@
 //! Group normalisation of a feature map that is never in memory at once: the moments of its bands of rows, merged, then
 //! each band normalised by them. The result is that of [`super::GroupNorm`] over the whole map.
 
-use super::group_norm::Dims;
+use super::group_norm_sizes::Dims;
 use super::team::Team;
 use super::{Activation, Case, Given, Graph, GroupNorm, Result, Tensor};
 use crate::base::{Array, DType, Shape};
@@ -75,7 +75,7 @@ impl Op for GroupNormMoments {
         let d = Dims::new(&l.input(0).shape.clone(), None, self.groups)?;
         let (x, moments) = (l.input_slot(0), l.output_slot(0));
         let norm = GroupNorm { groups: self.groups, eps: 0.0, silu: false, x2: false };
-        norm.launch_moments(l, &d, x, None, moments, true)
+        norm.launch_moments(l, &d, (x, None), moments, true)
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {

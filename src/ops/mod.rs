@@ -39,17 +39,23 @@ mod weight_grad;
 // Parts of ops.
 mod attention_backward;
 mod attention_launch;
+mod attention_spec;
 mod attention_wide;
+mod contraction;
 mod gemm_cases;
 mod gemm_epilogue;
 mod gemm_grad;
 mod gemm_launch;
+mod group_norm_sizes;
 mod team;
 mod tile;
 mod variants;
 
 pub use attention_backward::AttentionBackward;
+pub use attention_spec::{Attention, AttentionSpec, Heads, WIDEST_HEAD};
 pub use case::{Case, Given};
+pub use contraction::{AddKind, Conv, Gemm, Rows};
+pub use group_norm_sizes::GroupNorm;
 pub use variants::{Choice, choices, large_tiles};
 
 use crate::error::Result;
@@ -58,7 +64,10 @@ use crate::graph::{self, Graph, Tensor};
 
 macro_rules! registry {
     ($($op:ident),* $(,)?) => {
-        $(pub use $op::*;)*
+        $(
+            #[allow(unused_imports, reason = "an op whose type lies in a part of it has its cases alone")]
+            pub use $op::*;
+        )*
 
         /// Every op's test cases, with the op file's name.
         pub fn cases() -> Vec<(&'static str, Vec<Case>)> {

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Part, Weights, object};
+use super::{Part, Weights};
 use crate::error::{Error, Result};
 use crate::io::families::TAKES;
 use crate::io::lora_file::is_adapter_key;
+use crate::io::source::object;
 use crate::io::{SafeTensors, Source, files};
 
 const GIVE_A_FOLDER: &str = "give a diffusers folder (model_index.json, unet/, vae/, text_encoder/, tokenizer/, \

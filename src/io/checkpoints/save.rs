@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{Checkpoint, Part, Weights};
 use crate::error::{Error, Result};
 use crate::io::atomic::write_copying;
-use crate::io::source::describe;
+use crate::io::describe::describe;
 use crate::io::{Source, Tensor, files, write_folder, write_safetensors};
 
 /// Writes `destination` as a diffusers folder like `source`, its UNet's tensors replaced by `unet`; those that `unet`

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, HashSet};
 use serde_json::Value;
 
 use super::original::{Names, Third, vae_attention};
-use super::{Part, object, wrappers};
+use super::{Part, wrappers};
 use crate::error::{Error, Result};
+use crate::io::source::object;
 use crate::io::{SafeTensors, Source, Tensor};
 
 /// Configuration and tensors of one part of a model.

@@ -12,7 +12,8 @@ use super::durable::{sync_file, sync_folder};
 use super::paths::followed;
 use super::put::{Spot, copy_over, doubtful, file_spot, is_mounted, settle};
 use super::staging::{is_staged, parent, staged};
-use crate::io::source::{Data, Slices, describe};
+use crate::io::describe::describe;
+use crate::io::slices::{Data, Slices};
 
 /// The user's folder for what can be made again. A path that is not absolute is left alone, as the XDG specification
 /// asks: it would be another folder for every folder that the program is started in.

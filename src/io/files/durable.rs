@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::staging::is_staging;
-use crate::io::source::describe;
+use crate::io::describe::describe;
 
 static WARNED: AtomicBool = AtomicBool::new(false);
 static WARNING: Mutex<Option<String>> = Mutex::new(None);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::durable::{sync_file, sync_folder, sync_folders};
 use super::paths::followed;
 use super::staging::{is_staged, is_staging, parent, staged};
-use crate::io::source::describe;
+use crate::io::describe::describe;
 
 /// What is where a result is to go; links are followed to their end.
 pub enum Spot {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::captions::{Captions, is_called_caption};
 use super::kind::{Content, Foreign, accepted, called_foreign, content, is_called_picture};
 use crate::error::{Error, Result};
-use crate::io::source::describe;
+use crate::io::describe::describe;
 use crate::io::{Source, files};
 
 /// Files that systems leave in folders.

@@ -11,9 +11,9 @@ use super::keys::{Key, Role, is_adapter_key, parse};
 use super::original::OriginalNames;
 use super::{LoraFile, ModuleKey};
 use crate::error::{Error, Result};
-use crate::io::checkpoints::object;
 use crate::io::checkpoints::original::other;
 use crate::io::families::TAKES_LORAS;
+use crate::io::source::object;
 use crate::io::{ModelModules, Part, SafeTensors, Source, files};
 
 /// The header field in which diffusers keeps PEFT's configuration.

@@ -83,11 +83,13 @@ impl<'a> Crate<'a> {
         let mut edges: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for (path, module) in &self.modules {
             let from = &self.files[module.file].path;
-            let mut reach = |target: Option<Target>| {
-                if let Some(Target::Item(file)) = target
-                    && file != module.file
-                {
-                    edges.entry(from).or_default().insert(&self.files[file].path);
+            let mut reach = |targets: Vec<Target>| {
+                for target in targets {
+                    if let Target::Item(file) = target
+                        && file != module.file
+                    {
+                        edges.entry(from).or_default().insert(&self.files[file].path);
+                    }
                 }
             };
             for import in &module.imports {
@@ -105,70 +107,83 @@ impl<'a> Crate<'a> {
         edges
     }
 
-    /// Where `written` leads from module `from`; `None` for other crates and the language's own names.
-    fn resolve(&self, from: &ModulePath, written: &[String], seen: &mut Vec<(ModulePath, String)>) -> Option<Target> {
-        let (mut at, rest) = match absolute(from, written) {
-            Some(path) => (Target::Module(Vec::new()), path),
-            None => {
-                let first = written.first()?;
-                (self.lookup(from, first, seen)?, written[1..].to_vec())
-            }
+    /// Where `written` leads from module `from`: to several places where targets differ, to none for other crates and
+    /// the language's own names.
+    fn resolve(&self, from: &ModulePath, written: &[String], seen: &mut Vec<(ModulePath, String)>) -> Vec<Target> {
+        let (mut found, rest) = match (absolute(from, written), written.split_first()) {
+            (Some(path), _) => (vec![Target::Module(Vec::new())], path),
+            (None, Some((first, rest))) => (self.lookup(from, first, seen), rest.to_vec()),
+            (None, None) => return Vec::new(),
         };
         for (i, name) in rest.iter().enumerate() {
-            let Target::Module(module) = &at else { break };
-            let child = [module.clone(), vec![name.clone()]].concat();
-            // A module and an item may share a name: within a path it is the module, at the end the item.
-            let exists = self.modules.range(child.clone()..).next().is_some_and(|(path, _)| path.starts_with(&child));
-            let inner = exists && i + 1 < rest.len();
-            at = if inner { Target::Module(child) } else { self.lookup(module, name, seen)? };
+            let mut next = Vec::new();
+            for at in found {
+                let Target::Module(module) = &at else {
+                    next.push(at);
+                    continue;
+                };
+                let child = [module.clone(), vec![name.clone()]].concat();
+                // A module and an item may share a name: within a path it is the module, at the end the item.
+                let exists =
+                    self.modules.range(child.clone()..).next().is_some_and(|(path, _)| path.starts_with(&child));
+                if exists && i + 1 < rest.len() {
+                    next.push(Target::Module(child));
+                }
+                if !exists || i + 1 == rest.len() {
+                    next.extend(self.lookup(module, name, &mut seen.clone()));
+                } else {
+                    let others = self.lookup(module, name, &mut seen.clone()).into_iter();
+                    next.extend(others.filter(|target| matches!(target, Target::Module(_))));
+                }
+            }
+            found = next;
         }
-        Some(at)
+        found
     }
 
     /// Where `name` leads in `module`: its own item, what it imports, or a module in it.
-    fn lookup(&self, module: &ModulePath, name: &str, seen: &mut Vec<(ModulePath, String)>) -> Option<Target> {
+    fn lookup(&self, module: &ModulePath, name: &str, seen: &mut Vec<(ModulePath, String)>) -> Vec<Target> {
         let key = (module.clone(), name.to_owned());
-        if seen.contains(&key) {
-            return None;
-        }
+        let Some(found) = self.modules.get(module).filter(|_| !seen.contains(&key)) else { return Vec::new() };
         seen.push(key);
-        let found = self.modules.get(module)?;
         if found.defines.contains(name) {
-            return Some(Target::Item(found.file));
+            return vec![Target::Item(found.file)];
         }
-        let named = found.imports.iter().filter(|i| i.name.as_deref() == Some(name));
-        let globs = found.imports.iter().filter(|i| i.name.is_none());
-        for target in named.filter_map(|i| self.resolve(module, &i.path, &mut seen.clone())) {
-            if matches!(target, Target::Item(_)) {
-                return Some(target);
+        let mut targets = Vec::new();
+        for import in &found.imports {
+            match &import.name {
+                Some(named) if named == name => {
+                    targets.extend(self.resolve(module, &import.path, &mut seen.clone()));
+                }
+                Some(_) => {}
+                None => {
+                    for from in self.globbed(module, &import.path, seen) {
+                        let items = self.lookup(&from, name, &mut seen.clone()).into_iter();
+                        targets.extend(items.filter(|target| matches!(target, Target::Item(_))));
+                    }
+                }
             }
+        }
+        if targets.iter().any(|target| matches!(target, Target::Item(_))) {
+            targets.retain(|target| matches!(target, Target::Item(_)));
+            return targets;
         }
         let child = [module.clone(), vec![name.to_owned()]].concat();
-        for glob in globs {
-            let from = if glob.path == ["$"] {
-                // A macro's `pub use $op::*`: any module inside this one.
-                self.modules
-                    .keys()
-                    .filter(|path| path.split_last().is_some_and(|(_, p)| p == module))
-                    .cloned()
-                    .collect()
-            } else {
-                match self.resolve(module, &glob.path, &mut seen.clone()) {
-                    Some(Target::Module(from)) => vec![from],
-                    _ => Vec::new(),
-                }
-            };
-            for from in from {
-                if let Some(item @ Target::Item(_)) = self.lookup(&from, name, &mut seen.clone()) {
-                    return Some(item);
-                }
-            }
+        if self.modules.contains_key(&child) {
+            targets.push(Target::Module(child));
         }
-        let alias = found.imports.iter().find(|i| i.name.as_deref() == Some(name));
-        match alias.and_then(|i| self.resolve(module, &i.path, seen)) {
-            Some(target) => Some(target),
-            None => self.modules.contains_key(&child).then_some(Target::Module(child)),
+        targets
+    }
+
+    /// The modules that a glob import of `path` brings; a macro's `pub use $op::*` any module inside this one.
+    fn globbed(&self, module: &ModulePath, path: &[String], seen: &[(ModulePath, String)]) -> Vec<ModulePath> {
+        if path == ["$"] {
+            let inside = |path: &&ModulePath| path.split_last().is_some_and(|(_, parent)| parent == module);
+            return self.modules.keys().filter(inside).cloned().collect();
         }
+        let from = self.resolve(module, path, &mut seen.to_vec()).into_iter();
+        let module = |target| if let Target::Module(path) = target { Some(path) } else { None };
+        from.filter_map(module).collect()
     }
 }
 

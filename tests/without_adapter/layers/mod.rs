@@ -63,18 +63,7 @@ const LONGEST_FUNCTION: usize = 60;
 const MOST_ARGUMENTS: usize = 5;
 
 /// Paths whose files still import each other in circles; to be emptied.
-const CIRCLES_YET: &[&str] = &[
-    "src/pipeline/",
-    "src/train/",
-    "src/tools/",
-    "src/gpu/",
-    "src/graph/",
-    "src/cli/",
-    "src/io/",
-    "src/models/",
-    "src/nn/",
-    "src/ops/",
-];
+const CIRCLES_YET: &[&str] = &["src/pipeline/", "src/train/", "src/tools/", "src/gpu/", "src/graph/", "src/cli/"];
 
 /// Files that are still too long, and functions too long or with too many arguments, by the beginnings of what is
 /// found; to be emptied.
@@ -91,10 +80,6 @@ const LONG_YET: &[&str] = &[
     "tests/golden/models/harness.rs: fn evaluate",
     "tests/golden/train.rs: fn replay",
     "tests/inputs/",
-    "src/io/",
-    "src/models/",
-    "src/nn/",
-    "src/ops/",
     "tests/io/",
     "tests/without_adapter/",
 ];
