@@ -1,4 +1,4 @@
-//! The plans of a `generate` job: what runs, and what `portray plan` reports.
+//! Plans of a generation: what runs, and what `portray plan` reports.
 
 use crate::base::DType;
 use crate::error::Result;
@@ -103,7 +103,10 @@ impl GeneratePlans {
     }
 }
 
-/// The plan of a `generate` job on an adapter with `caps`.
+/// Plans a generation for an adapter with `caps`. Needs no GPU.
+///
+/// # Errors
+/// Those of [`Engine::generate`](crate::Engine::generate) that are known before it runs.
 pub fn plan_generate(job: &GenerateOptions, caps: &Caps) -> Result<PlanReport> {
     generate_report(job, caps).map(|(report, _)| report)
 }

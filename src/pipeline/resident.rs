@@ -29,10 +29,10 @@ pub(crate) struct Weights<'m> {
 }
 
 impl Model {
-    /// Whether the weights stay on the device from one job with this model to the next, so that a picture begins at once:
-    /// text encoder, UNet and autoencoder beside each other, [`PlanReport::kept_bytes`](super::PlanReport::kept_bytes) in
-    /// all. They go with the model, or when this is called with `false`. Until it is called, every job loads what it needs
-    /// and releases it.
+    /// Sets whether the weights stay on the device between jobs with this model, so that an image starts at once.
+    ///
+    /// Text encoder, UNet and autoencoder then take [`PlanReport::kept_bytes`](super::PlanReport::kept_bytes) together. They
+    /// are freed with the model, or by a call with `false`. By default every job loads what it needs and frees it.
     pub fn keep_weights(&self, keep: bool) {
         let mut parts = self.kept.parts();
         match keep {
@@ -41,7 +41,7 @@ impl Model {
         }
     }
 
-    /// Lets go of what is kept, after an error: memory that was not to be had is no weights.
+    /// Drops the cached weights after a failed job; a failed allocation may have left them incomplete.
     pub(crate) fn forget_weights(&self) {
         if let Some(parts) = self.kept.parts().as_mut() {
             parts.clear();
