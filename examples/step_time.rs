@@ -15,8 +15,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for line in std::io::stdin().lock().lines() {
         let step = line?.trim().to_owned();
         if !watches.contains_key(&step) {
-            let watch = portray::tools::stopwatch(&engine, &step, &ModelOptions::default());
-            watches.insert(step.clone(), pollster::block_on(watch)?);
+            let model = ModelOptions::default();
+            let watch = pollster::block_on(portray::tools::stopwatch(&engine, &step, &model))?;
+            watches.insert(step.clone(), watch);
         }
         println!("{}", pollster::block_on(watches[&step].run())?);
     }
