@@ -1,5 +1,6 @@
 //! Batches: cached posteriors, noise and timesteps, every draw a function of (seed, stream, step, index).
 
+use super::masks::Masked;
 use crate::base::rng::{CounterRng, Stream};
 use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Result};
@@ -13,11 +14,23 @@ pub struct Cached {
     pub std: Vec<f32>,
 }
 
+impl Cached {
+    /// A latent drawn from the posterior by `noise` (normal values) and scaled by `factor`.
+    pub fn sample(&self, noise: &[f32], factor: f64) -> Vec<f32> {
+        let value = |((m, s), n): ((&f32, &f32), &f32)| {
+            ((f64::from(*m) + f64::from(*s) * f64::from(*n)) * factor) as f32
+        };
+        self.mean.iter().zip(&self.std).zip(noise).map(value).collect()
+    }
+}
+
 /// A picture in one or more variants (crops, mirrored).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Photo {
     /// Variants of one size.
     pub variants: Vec<Cached>,
+    /// Masked images of each variant, for an inpainting model; else empty.
+    pub masked: Vec<Vec<Masked>>,
     /// Which of the sizes that are trained on it has.
     pub size: usize,
     /// Which of the prompts describes it.
@@ -27,7 +40,7 @@ pub struct Photo {
 impl From<Vec<Cached>> for Photo {
     /// Of the only size, described by the first prompt.
     fn from(variants: Vec<Cached>) -> Photo {
-        Photo { variants, size: 0, prompt: 0 }
+        Photo { variants, ..Photo::default() }
     }
 }
 
@@ -42,6 +55,8 @@ pub struct Draw {
     pub latents: Vec<f32>,
     /// Noise, NHWC.
     pub noise: Vec<f32>,
+    /// Masks and masked latents, NHWC, for an inpainting model; else empty.
+    pub extra: Vec<f32>,
     /// Timestep of each sample.
     pub timesteps: Vec<usize>,
     /// How many of the samples are instances.
@@ -57,6 +72,8 @@ pub struct MicroBatch {
     pub prompts: Vec<usize>,
     /// Noised latents.
     pub noisy: Vec<f32>,
+    /// Masks and masked latents for an inpainting model; else empty.
+    pub extra: Vec<f32>,
     /// What the network should say.
     pub target: Vec<f32>,
     /// Timesteps.
@@ -148,6 +165,7 @@ impl Dataset {
             prompts: photos.iter().map(|p| p.prompt).collect(),
             latents: Vec::new(),
             noise: Vec::new(),
+            extra: Vec::new(),
             timesteps: Vec::new(),
             instances: self.batch,
         };
@@ -157,14 +175,12 @@ impl Dataset {
             let variant = rng(Stream::Flip).below(step, sample as u64, variants.len() as u64) as usize;
             let cached = &variants[variant];
             let posterior = rng(Stream::Posterior).normals(step, base, elements);
-            draw.latents.extend(
-                cached
-                    .mean
-                    .iter()
-                    .zip(&cached.std)
-                    .zip(posterior)
-                    .map(|((m, s), n)| ((f64::from(*m) + f64::from(*s) * f64::from(n)) * self.scaling_factor) as f32),
-            );
+            draw.latents.extend(cached.sample(&posterior, self.scaling_factor));
+            if let Some(masked) = photo.masked.get(variant).filter(|masked| !masked.is_empty()) {
+                let choice = rng(Stream::MaskChoice).below(step, sample as u64, masked.len() as u64) as usize;
+                let noise = rng(Stream::MaskedPosterior).normals(step, base, elements);
+                draw.extra.extend(masked[choice].extra(&noise, self.scaling_factor, self.channels));
+            }
             let mut noise = rng(Stream::Noise).normals(step, base, elements);
             if self.offset_noise != 0.0 {
                 let offsets = rng(Stream::OffsetNoise).normals(step, (sample * self.channels) as u64, self.channels);
@@ -231,6 +247,7 @@ pub fn micro_batch(draw: &Draw, schedule: &NoiseSchedule, min_snr: Option<f64>, 
         size: draw.size,
         prompts: draw.prompts.clone(),
         noisy: Vec::with_capacity(draw.latents.len()),
+        extra: draw.extra.clone(),
         target: Vec::with_capacity(draw.latents.len()),
         timesteps: draw.timesteps.iter().map(|&t| t as f32).collect(),
         weights: Vec::with_capacity(samples),
@@ -328,6 +345,7 @@ mod tests {
             variants: vec![Cached { mean: vec![5.0 * i as f32; 8 + 4 * size], std: vec![0.0; 8 + 4 * size] }],
             size,
             prompt: i % 3,
+            ..Photo::default()
         };
         let instances: Vec<Photo> = [0, 1, 0, 0, 1, 2, 0].iter().enumerate().map(|(i, &s)| photo(i, s)).collect();
         let classes: Vec<Photo> = [0, 1, 2, 1].iter().enumerate().map(|(i, &s)| photo(10 + i, s)).collect();
@@ -387,6 +405,7 @@ mod tests {
             prompts: vec![0; 6],
             latents: vec![1.0; 12],
             noise: vec![0.5; 12],
+            extra: Vec::new(),
             timesteps,
             instances: 3,
         };

@@ -276,8 +276,8 @@ fn other_files_are_refused_as_what_they_are() {
         });
         message(Checkpoint::open(path))
     };
-    let e = reshaped(input, &[64, 9, 3, 3]);
-    assert!(e.contains("is an inpainting model (its UNet reads 9 channels, not 4)"), "{e}");
+    let e = reshaped(input, &[64, 8, 3, 3]);
+    assert!(e.contains("is an InstructPix2Pix model (its UNet reads 8 channels, not 4)"), "{e}");
     let e = reshaped("cond_stage_model.model.transformer.resblocks.0.attn.in_proj_bias", &[7]);
     assert!(e.contains("has shape [7]: its rows are no three thirds"), "{e}");
     let e = reshaped("model.diffusion_model.input_blocks.1.0.in_layers.2.weight", &[]);
