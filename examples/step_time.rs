@@ -4,14 +4,13 @@
 
 use std::io::BufRead;
 
-use portray::engine::{Engine, EngineOptions};
-use portray::job::ModelOptions;
+use portray::{Engine, EngineOptions, ModelOptions};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = EngineOptions { bounds_checks: true, ..EngineOptions::default() };
     let engine = pollster::block_on(Engine::request(&options))?;
-    let [unet, train] =
-        ["unet", "train"].map(|step| pollster::block_on(engine.stopwatch(step, &ModelOptions::default())));
+    let [unet, train] = ["unet", "train"]
+        .map(|step| pollster::block_on(portray::tools::stopwatch(&engine, step, &ModelOptions::default())));
     let (unet, train) = (unet?, train?);
     for line in std::io::stdin().lock().lines() {
         let watch = if line?.trim() == "train" { &train } else { &unet };

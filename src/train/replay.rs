@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use super::dataset::Draw;
-use super::masks::beside;
 use crate::base::layout;
 use crate::error::{Error, Result};
 use crate::io::SafeTensors;
+
+use super::dataset::Draw;
+use super::masks::beside;
 
 /// A file of batches (`train --replay`).
 pub struct Replay {
