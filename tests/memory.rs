@@ -80,7 +80,7 @@ fn peaks_are_as_planned() {
         let loras = vec![LoraArg { path: lora.clone(), scale: 1.0 }];
         let prompts = vec!["a cat".into()];
         let job =
-            GenerateOptions { prompts, count: 1, loras, sampling: sampling(side), strength: 1.0, ..Default::default() };
+            GenerateOptions { prompts, count: 1, loras, sampling: sampling(side), ..Default::default() };
         let mut peak = Peak { engine: &engine, bytes: 0 };
         pollster::block_on(engine.generate(&job, &mut |e| peak.hear(e))).expect("a picture");
         let plan = plan_generate(&job, caps).expect("a plan");
@@ -110,7 +110,6 @@ fn full_size_picture(dtype: WeightType, side: usize, most: u64) {
         count: 1,
         model,
         sampling,
-        strength: 1.0,
         ..Default::default()
     };
     let plan = plan_generate(&job, engine.gpu().caps()).expect("a plan");

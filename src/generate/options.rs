@@ -30,13 +30,17 @@ pub struct GenerateOptions {
     /// Pictures per prompt, 1 or more
     #[cfg_attr(feature = "cli", arg(long, default_value = "1", value_parser = parse_count))]
     pub count: usize,
-    /// Start from this picture instead of noise
+    /// Start from this picture instead of noise; with an inpainting model, the picture to change
     #[cfg_attr(feature = "cli", arg(long, value_name = "IMAGE"))]
     #[serde(with = "path_form::optional")]
     pub init: Option<PathBuf>,
-    /// How much of --init is replaced, above 0 up to 1
-    #[cfg_attr(feature = "cli", arg(long, default_value_t = 0.7))]
-    pub strength: f64,
+    /// What an inpainting model makes anew of --init: white in this picture, which has the same aspect
+    #[cfg_attr(feature = "cli", arg(long, value_name = "IMAGE", requires = "init"))]
+    #[serde(with = "path_form::optional")]
+    pub mask: Option<PathBuf>,
+    /// How much of --init is replaced, above 0 up to 1 [default: 0.7, with --mask 1]
+    #[cfg_attr(feature = "cli", arg(long))]
+    pub strength: Option<f64>,
     /// Also give latents after every step (the command line writes them to --latents-out).
     #[cfg_attr(feature = "cli", arg(skip))]
     pub keep_latents: bool,
@@ -55,7 +59,8 @@ impl Default for GenerateOptions {
             loras: Vec::new(),
             count: 1,
             init: None,
-            strength: 0.7,
+            mask: None,
+            strength: None,
             keep_latents: false,
             previews: false,
         }

@@ -39,7 +39,8 @@ impl GeneratePlans {
         [width, height]: [usize; 2],
     ) -> Result<GeneratePlans> {
         let text = model.plan_texts(planning, job.prompts.len() + 1, model.tokenizer.length()).await?;
-        let encode = job.init.as_ref().map(|_| model.plan_vae_encode(planning, 1, [width, height])).transpose()?;
+        let encodes = job.init.is_some() || model.inpaints();
+        let encode = encodes.then(|| model.plan_vae_encode(planning, 1, [width, height])).transpose()?;
         planning.breathe().await;
         let settings = Settings { dtype: model.dtype(planning.caps), ..Settings::default() };
         let (unet, params) = model.unet_part(settings)?;
@@ -105,18 +106,24 @@ impl GeneratePlans {
 
 /// The plan of a `generate` job on an adapter with `caps`.
 pub fn plan_generate(job: &GenerateOptions, caps: &Caps) -> Result<PlanReport> {
-    generate_report(job, caps).map(|(report, _)| report)
+    job.check()?;
+    let (model, notes) = open_for_plan(&job.model, &job.loras, job.reads())?;
+    job.check_mask(&model)?;
+    generate_report(job, caps, &model, notes).map(|(report, _)| report)
 }
 
-/// The same, with the job's kernels.
-pub(crate) fn generate_report(job: &GenerateOptions, caps: &Caps) -> Result<(PlanReport, KernelTexts)> {
-    job.check()?;
-    let (model, mut notes) = open_for_plan(&job.model, &job.loras, job.reads())?;
+/// The plan of `job` with an open model, and its kernels; `notes` are what is said of the model.
+pub(crate) fn generate_report(
+    job: &GenerateOptions,
+    caps: &Caps,
+    model: &Model,
+    mut notes: Vec<String>,
+) -> Result<(PlanReport, KernelTexts)> {
     model.check_prompts(job.prompts.iter().chain([&job.sampling.negative]))?;
     let planning = Planning { caps, variants: &Variants::default(), gpu: None };
-    let recipe = Recipe::new(&model, &job.sampling, job.model.prediction, job.init.as_ref().map(|_| job.strength))?;
-    let size = job.picture_size(&model, &mut |event| told_of(&mut notes, event))?;
-    let plans = at_once(GeneratePlans::new(job, &model, &recipe, planning, size))?;
+    let recipe = Recipe::new(model, &job.sampling, job.model.prediction, job.start_strength(model))?;
+    let size = job.picture_size(model, &mut |event| told_of(&mut notes, event))?;
+    let plans = at_once(GeneratePlans::new(job, model, &recipe, planning, size))?;
     let (rows, peak_bytes) = plans.memory();
     notes.push("the parts run in turn: the peak is the largest of them beside working memory and staging".into());
     let (steps, kind, [width, height]) = (recipe.trajectory.steps.len(), recipe.trajectory.kind.name(), size);

@@ -7,16 +7,16 @@ use crate::event::{Event, Listener, Picture};
 use crate::gpu::{Pool, Store};
 use crate::graph::Plan;
 use crate::io;
-use crate::io::image::title;
-use crate::pipeline::autoencode::{VaeSession, posterior};
+use crate::io::image::{Mask, title};
+use crate::pipeline::autoencode::VaeSession;
 use crate::pipeline::context::{Context, PictureSink};
-use crate::pipeline::denoise::Sampling;
+use crate::pipeline::denoise::{Sampling, Start};
 use crate::pipeline::events::EventSink;
 use crate::pipeline::planning::Part;
 use crate::pipeline::prompt::{unread_syntax, without_tags};
 use crate::pipeline::recipe::Recipe;
 use crate::pipeline::text::Hidden;
-use crate::pipeline::{Model, WeightType, probe};
+use crate::pipeline::{Masked, Model, Posterior, WeightType, probe};
 
 use super::GenerateOptions;
 use super::plans::GeneratePlans;
@@ -48,6 +48,7 @@ pub(crate) async fn generate(context: &Context, job: &GenerateOptions, listener:
     job.check()?;
     let mut events = EventSink::new(listener);
     let model = probe::open(context, &job.model, &job.loras, job.reads(), &mut events).await?;
+    job.check_mask(&model)?;
     context.gpu.watched(make(context, &model, job, &mut events)).await
 }
 
@@ -59,6 +60,18 @@ pub(crate) async fn generate_with(
     listener: Listener<'_>,
 ) -> Result<Generated> {
     job.check()?;
+    job.check_mask(model)?;
+    generate_unmasked(context, model, job, listener).await
+}
+
+/// Makes the pictures of `job` with an open model. An inpainting model without a mask keeps nothing and works from the prompt
+/// alone, as the class images of a training are made.
+pub(crate) async fn generate_unmasked(
+    context: &Context,
+    model: &Model,
+    job: &GenerateOptions,
+    listener: Listener<'_>,
+) -> Result<Generated> {
     let made = context.gpu.watched(make(context, model, job, &mut EventSink::new(listener))).await;
     if made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted(_))) {
         model.forget_weights();
@@ -74,9 +87,12 @@ async fn make(
 ) -> Result<Generated> {
     context.gpu.breathe().await;
     model.check_reads(job.reads())?;
-    let recipe = Recipe::new(model, &job.sampling, job.model.prediction, job.init.as_ref().map(|_| job.strength))?;
+    let recipe = Recipe::new(model, &job.sampling, job.model.prediction, job.start_strength(model))?;
     let size = job.picture_size(model, &mut |event| events.say(event))?;
-    let init = job.start_picture(size)?;
+    let (init, mask) = (job.start_picture(size)?, job.start_mask(size)?);
+    if mask.as_ref().is_some_and(|mask| mask.share() == 0.0) {
+        events.say(Event::Warning("--mask is nowhere white: nothing of --init is made anew".into()));
+    }
     let [width, height] = size;
     let (kind, steps, guidance) = (recipe.trajectory.kind.name(), recipe.steps, recipe.guidance);
     let plural = if steps == 1 { "" } else { "s" };
@@ -105,22 +121,22 @@ async fn make(
     let GeneratePlans { text, encode, unet, params, sampling, decode, .. } = plans;
     let hidden = events.until_stopped(gpu, model.encode_prompts(gpu, text, &mut pool, &texts)).await?;
 
-    let start = match init.as_ref().zip(encode) {
-        Some((picture, part)) => {
+    let encoded = match encode {
+        Some(part) => {
             let vae = events.until_stopped(gpu, VaeSession::new(gpu, model, &mut pool, part)).await?;
-            Some(posterior(&vae.run(&picture.to_unit(false)).await?, model.vae.latent_channels))
+            Encoded::new(&vae, model, job, (init, mask), size).await?
         }
-        None => None,
+        None => Encoded::default(),
     };
 
     events.phase("loading the model")?;
-    let start_name = job.start_name();
-    let making = Making { context, model, job, recipe, size, start_name };
+    let start_names = job.start_names();
+    let making = Making { context, model, job, recipe, size, start_names };
     let mut store = events.until_stopped(gpu, model.weights(gpu, "UNet", &params)).await?;
     let sampling = Sampling::new(gpu, sampling, &unet, &mut pool, &mut store);
     let sampling = events.until_stopped(gpu, sampling).await?;
     events.phase("sampling")?;
-    let sampled = making.sample(&sampling, &store, &hidden, start, events).await?;
+    let sampled = making.sample(&sampling, &store, &hidden, encoded, events).await?;
     drop((sampling, store, hidden));
     let pictures = making.decode(decode, &mut pool, &sampled, events).await?;
     let latents = job.keep_latents.then(|| making.latents(&sampled.steps));
@@ -135,8 +151,39 @@ struct Making<'a> {
     recipe: Recipe,
     /// Width and height in pixels.
     size: [usize; 2],
-    /// The start picture's name and digest.
-    start_name: Option<(String, String)>,
+    /// Names and digests of the start picture and the mask.
+    start_names: Vec<(&'static str, String)>,
+}
+
+/// What the autoencoder makes of the start picture and its mask.
+#[derive(Default)]
+struct Encoded {
+    /// The picture that image to image starts from.
+    image: Option<Posterior>,
+    /// What an inpainting model sees of it.
+    masked: Option<Masked>,
+}
+
+impl Encoded {
+    async fn new(
+        vae: &VaeSession<'_>,
+        model: &Model,
+        job: &GenerateOptions,
+        (init, mask): (Option<io::Picture>, Option<Mask>),
+        size: [usize; 2],
+    ) -> Result<Encoded> {
+        let pixels = init.map(|picture| picture.to_unit(false));
+        let image = match pixels.as_ref().filter(|_| job.start_strength(model).is_some()) {
+            Some(pixels) => Some(vae.encode(pixels, model).await?),
+            None => None,
+        };
+        let masked = match (model.inpaints(), mask, pixels) {
+            (true, Some(mask), Some(pixels)) => Some(Masked::encode(vae, model, &mask, pixels).await?),
+            (true, ..) => Some(Masked::nothing(vae, model, size).await?),
+            (false, ..) => None,
+        };
+        Ok(Encoded { image, masked })
+    }
 }
 
 /// Says what of `prompt` loads or weighs something in other programs, and not here.
@@ -170,13 +217,13 @@ impl Making<'_> {
         self.job.sampling.seed.wrapping_add((index % self.job.count) as u64)
     }
 
-    /// Samples picture after picture, from noise or from the posterior `start`.
+    /// Samples picture after picture, from noise or from what is `encoded`.
     async fn sample(
         &self,
         sampling: &Sampling,
         store: &Store,
         hidden: &Hidden,
-        start: Option<(Vec<f32>, Vec<f32>)>,
+        encoded: Encoded,
         events: &mut EventSink<'_>,
     ) -> Result<Sampled> {
         let Making { context, job, recipe, .. } = self;
@@ -191,7 +238,7 @@ impl Making<'_> {
             }
             let mut rng = NoiseRng::new(job.sampling.rng, self.seed(index));
             // diffusers draws the posterior's sample before the start noise, from the same generator.
-            let latent = start.as_ref().map(|(mean, std)| {
+            let latents = encoded.image.as_ref().map(|Posterior { mean, std }| {
                 let noise = sampling.draw(&mut rng);
                 let scale = self.model.vae.scaling_factor as f32;
                 mean.iter().zip(std).zip(noise).map(|((m, s), n)| (m + s * n) * scale).collect::<Vec<f32>>()
@@ -202,9 +249,9 @@ impl Making<'_> {
                 steps.extend(latent.filter(|_| job.keep_latents));
                 outcome
             };
-            let latent = latent.as_deref();
+            let start = Start { latents: latents.as_deref(), masked: encoded.masked.as_ref() };
             let trajectory = &recipe.trajectory;
-            match sampling.run(store, trajectory, recipe.guidance, latent, &mut rng, read, &mut on_step).await {
+            match sampling.run(store, trajectory, recipe.guidance, start, &mut rng, read, &mut on_step).await {
                 Ok(()) => {}
                 // What came before it is complete.
                 Err(Error::Interrupted(_)) => break,
@@ -300,13 +347,10 @@ impl Making<'_> {
 
     /// The text that goes into a picture's file.
     fn parameters(&self, prompt: &str, seed: u64) -> String {
-        let Making { model, job, recipe, size: [width, height], start_name, .. } = self;
+        let Making { model, job, recipe, size: [width, height], start_names, .. } = self;
         let model_name = job.model.model.as_deref().map_or_else(|| model.checkpoint.name().to_string(), title);
         let sampling = &job.sampling;
-        let mut more = Vec::new();
-        if let Some((name, digest)) = start_name {
-            more.extend([("Init image", name.clone()), ("Init image hash", digest.clone())]);
-        }
+        let mut more = start_names.clone();
         more.extend(sampling.spacing.map(|spacing| ("Timestep spacing", format!("{spacing:?}").to_lowercase())));
         more.extend(
             job.model.prediction.map(|prediction| ("Prediction type", format!("{prediction:?}").to_lowercase())),
@@ -327,7 +371,7 @@ impl Making<'_> {
             size: (*width, *height),
             model: model_name,
             loras: job.loras.iter().map(|l| (title(&l.path), l.scale)).collect(),
-            strength: job.init.as_ref().map(|_| job.strength),
+            strength: job.init.as_ref().map(|_| job.start_strength(model).unwrap_or(1.0)),
             karras: sampling.karras,
             more,
         }
@@ -337,7 +381,7 @@ impl Making<'_> {
     /// What a job keeps: the latents of every picture after each of its steps.
     fn latents(&self, latents: &[Vec<Vec<f32>>]) -> Latents {
         let (model, [width, height]) = (self.model, self.size);
-        let (c, h, w) = (model.unet.in_channels, height / model.factor(), width / model.factor());
+        let (c, h, w) = (model.vae.latent_channels, height / model.factor(), width / model.factor());
         let first = |values: &[f32]| layout::to_channels_first(values, [1, c, h, w]);
         let trajectory = &self.recipe.trajectory;
         Latents {

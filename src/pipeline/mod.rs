@@ -7,6 +7,7 @@ pub(crate) mod check;
 pub(crate) mod context;
 pub(crate) mod denoise;
 pub(crate) mod events;
+pub(crate) mod inpaint;
 pub(crate) mod kernel_texts;
 pub(crate) mod memory;
 pub(crate) mod model;
@@ -20,7 +21,9 @@ pub(crate) mod resident;
 pub(crate) mod text;
 pub(crate) mod textures;
 
+pub use autoencode::Posterior;
 pub use cache::cache_folder;
+pub use inpaint::Masked;
 pub use memory::PlanReport;
 pub use model::{Model, open_checkpoint};
 #[cfg(feature = "cli")]

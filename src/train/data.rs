@@ -9,16 +9,17 @@ use crate::event::Event;
 use crate::gpu::Pool;
 use crate::io;
 use crate::io::image::Fit;
-use crate::pipeline::Model;
-use crate::pipeline::autoencode::{VaeSession, posterior};
+use crate::pipeline::autoencode::VaeSession;
 use crate::pipeline::context::Context;
 use crate::pipeline::events::EventSink;
 use crate::pipeline::planning::Part;
 use crate::pipeline::text::TextParts;
+use crate::pipeline::{Masked, Model};
 use crate::train::dataset::{Drawing, micro_batch};
-use crate::train::{Cached, Conditioning, Dataset, MicroBatch, Replay};
+use crate::train::{Conditioning, Dataset, MicroBatch, Replay};
 
 use super::class_images::{class_job, class_pictures};
+use super::masks::{masks_of_view, random_mask};
 use super::samples::SamplePrompts;
 use super::training_set::{TrainingPicture, TrainingSet};
 use super::{Crop, TrainOptions};
@@ -88,11 +89,16 @@ impl TrainOptions {
                 return Err(Error::file(path, "holds no token ids: leave --text-encoder out"));
             }
         };
-        if file.latent()[2] != model.unet.in_channels {
-            return Err(Error::file(
-                path,
-                format!("latents of {} channels, the model has {}", file.latent()[2], model.unet.in_channels),
-            ));
+        let (channels, own) = (file.latent()[2], model.vae.latent_channels);
+        if channels != own {
+            return Err(Error::file(path, format!("latents of {channels} channels, the model has {own}")));
+        }
+        if file.masked() != model.inpaints() {
+            let message = match model.inpaints() {
+                true => "has no masks ('I.instance.mask|masked_latents'), which an inpainting model is trained with",
+                false => "has masks ('0.instance.mask'): --model is not an inpainting model",
+            };
+            return Err(Error::file(path, message));
         }
         Ok(Run {
             samples: file.samples(),
@@ -161,11 +167,19 @@ pub(super) async fn prepare(
             for (i, (picture, photo)) in mine {
                 let picture = picture.open()?;
                 context.gpu.breathe().await;
-                for (crop, flip) in views(job, kind, i) {
+                let views = views(job, kind, i);
+                let masks = if model.inpaints() { masks_of_view(pictures.len(), views.len(), kind == 1) } else { 0 };
+                for (view, (crop, flip)) in views.into_iter().enumerate() {
                     let pixels = picture.resized([width, height], Fit::Cover(crop))?.to_unit(flip);
                     context.gpu.breathe().await;
-                    let (mean, std) = posterior(&vae.run(&pixels).await?, model.vae.latent_channels);
-                    photo.variants.push(Cached { mean, std });
+                    photo.variants.push(vae.encode(&pixels, model).await?);
+                    let mut masked = Vec::with_capacity(masks);
+                    for number in view * masks..(view + 1) * masks {
+                        let mask = random_mask(CounterRng::new(job.seed, Stream::Mask), [kind, i, number], [width, height]);
+                        masked.push(Masked::encode(&vae, model, &mask, pixels.clone()).await?);
+                        events.go_on()?;
+                    }
+                    photo.masked.push(masked);
                 }
                 done += 1;
                 events.say(Event::Progress { unit: "picture", done, total });

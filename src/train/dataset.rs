@@ -1,34 +1,15 @@
 //! Batches: cached posteriors, noise and timesteps, every draw a function of (seed, stream, step, index).
 
-use super::masks::Masked;
 use crate::base::rng::{CounterRng, Stream};
 use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Result};
-
-/// A picture's posterior: what the VAE's encoder said of it, NHWC, not scaled.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Cached {
-    /// Means.
-    pub mean: Vec<f32>,
-    /// Standard deviations.
-    pub std: Vec<f32>,
-}
-
-impl Cached {
-    /// A latent drawn from the posterior by `noise` (normal values) and scaled by `factor`.
-    pub fn sample(&self, noise: &[f32], factor: f64) -> Vec<f32> {
-        let value = |((m, s), n): ((&f32, &f32), &f32)| {
-            ((f64::from(*m) + f64::from(*s) * f64::from(*n)) * factor) as f32
-        };
-        self.mean.iter().zip(&self.std).zip(noise).map(value).collect()
-    }
-}
+use crate::pipeline::{Masked, Posterior};
 
 /// A picture in one or more variants (crops, mirrored).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Photo {
     /// Variants of one size.
-    pub variants: Vec<Cached>,
+    pub variants: Vec<Posterior>,
     /// Masked images of each variant, for an inpainting model; else empty.
     pub masked: Vec<Vec<Masked>>,
     /// Which of the sizes that are trained on it has.
@@ -37,9 +18,9 @@ pub struct Photo {
     pub prompt: usize,
 }
 
-impl From<Vec<Cached>> for Photo {
+impl From<Vec<Posterior>> for Photo {
     /// Of the only size, described by the first prompt.
-    fn from(variants: Vec<Cached>) -> Photo {
+    fn from(variants: Vec<Posterior>) -> Photo {
         Photo { variants, ..Photo::default() }
     }
 }
@@ -284,7 +265,7 @@ mod tests {
     use super::*;
 
     fn dataset(offset_noise: f64) -> Dataset {
-        let picture = |x: f32| vec![Cached { mean: vec![x; 8], std: vec![0.0; 8] }];
+        let picture = |x: f32| vec![Posterior { mean: vec![x; 8], std: vec![0.0; 8] }];
         let drawing = Drawing { channels: 4, scaling_factor: 0.5, seed: 3, batch: 1, offset_noise, train_steps: 1000 };
         Dataset::new((0..4).map(|i| picture(i as f32)).collect(), vec![picture(9.0)], drawing).unwrap()
     }
@@ -318,7 +299,7 @@ mod tests {
 
     #[test]
     fn epochs_may_end_within_a_micro_batch() {
-        let pictures = |n: usize| (0..n).map(|i| vec![Cached { mean: vec![5.0 * i as f32; 8], std: vec![0.0; 8] }]);
+        let pictures = |n: usize| (0..n).map(|i| vec![Posterior { mean: vec![5.0 * i as f32; 8], std: vec![0.0; 8] }]);
         let data = Dataset::new(pictures(5).collect(), pictures(3).collect(), drawing(2)).unwrap();
         let (mut instances, mut classes) = (Vec::new(), Vec::new());
         for draw in (0..15).map(|step| data.draw(step)) {
@@ -342,7 +323,7 @@ mod tests {
     #[test]
     fn sizes_are_not_mixed_and_every_picture_comes() {
         let photo = |i: usize, size: usize| Photo {
-            variants: vec![Cached { mean: vec![5.0 * i as f32; 8 + 4 * size], std: vec![0.0; 8 + 4 * size] }],
+            variants: vec![Posterior { mean: vec![5.0 * i as f32; 8 + 4 * size], std: vec![0.0; 8 + 4 * size] }],
             size,
             prompt: i % 3,
             ..Photo::default()
@@ -373,7 +354,7 @@ mod tests {
 
     #[test]
     fn draws_have_their_distributions() {
-        let picture = vec![Cached { mean: vec![3.0; 24], std: vec![0.5; 24] }];
+        let picture = vec![Posterior { mean: vec![3.0; 24], std: vec![0.5; 24] }];
         let data = Dataset::new(vec![picture], Vec::new(), drawing(4)).unwrap();
         let draws: Vec<Draw> = (0..100).map(|i| data.draw(i)).collect();
         let moments = |values: Vec<f64>| {

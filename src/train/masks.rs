@@ -1,7 +1,6 @@
 //! Masks that an inpainting model is trained with: random rectangles and ellipses, as diffusers' inpainting DreamBooth
 //! script draws them. Each is encoded with its image before the training begins.
 
-use super::dataset::Cached;
 use crate::base::rng::CounterRng;
 use crate::io::image::Mask;
 
@@ -13,29 +12,6 @@ const LEAST_MASKS: usize = 4;
 /// Masks encoded of all images together, where that leaves each [`LEAST_MASKS`].
 const MASKS_OF_ALL: usize = 256;
 
-/// An image with a mask cut out.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Masked {
-    /// The mask by latent pixel: 1 is made anew.
-    pub mask: Vec<f32>,
-    /// What the encoder says of the rest of the image.
-    pub posterior: Cached,
-}
-
-impl Masked {
-    /// The channels behind a noised latent's, NHWC: the mask, then `channels` channels of a masked latent drawn by `noise`
-    /// and scaled by `factor`.
-    pub fn extra(&self, noise: &[f32], factor: f64, channels: usize) -> Vec<f32> {
-        beside(&self.mask, &self.posterior.sample(noise, factor), channels)
-    }
-}
-
-/// `mask` and `latents` (NHWC of `channels` channels) side by side, NHWC.
-pub fn beside(mask: &[f32], latents: &[f32], channels: usize) -> Vec<f32> {
-    let pixels = mask.iter().zip(latents.chunks_exact(channels.max(1)));
-    pixels.flat_map(|(mask, latent)| std::iter::once(mask).chain(latent)).copied().collect()
-}
-
 /// How many masks are encoded with each view of one of `images` images that has `views` views. Class images, which are many
 /// and shown once each, get one.
 pub fn masks_of_view(images: usize, views: usize, class: bool) -> usize {
@@ -46,10 +22,11 @@ pub fn masks_of_view(images: usize, views: usize, class: bool) -> usize {
     of_image.div_ceil(views.max(1))
 }
 
-/// A rectangle or an ellipse of any size and place within `width` x `height` pixels; `rng` is read at `image` and five places
-/// from `first`.
-pub fn random_mask(rng: CounterRng, image: u32, first: u64, [width, height]: [usize; 2]) -> Mask {
-    let upto = |place: u64, most: usize| rng.below(image, first + place, most as u64 + 1) as usize;
+/// A rectangle or an ellipse of any size and place within `width` x `height` pixels: mask `number` of image `image`, where
+/// `kind` is 0 for images of the subject and 1 for those of its class.
+pub fn random_mask(rng: CounterRng, [kind, image, number]: [usize; 3], [width, height]: [usize; 2]) -> Mask {
+    let (step, first) = ((2 * image + kind) as u32, 5 * number as u64);
+    let upto = |place: u64, most: usize| rng.below(step, first + place, most as u64 + 1) as usize;
     let (w, h) = (upto(0, width), upto(1, height));
     let (x, y) = (w / 2 + upto(2, width - w / 2 * 2), h / 2 + upto(3, height - h / 2 * 2));
     let off = |at: usize, centre: usize, half: usize| at.abs_diff(centre) as f64 / (half as f64 + 0.5);
@@ -69,9 +46,9 @@ mod tests {
     fn masks_are_rectangles_and_ellipses_of_all_sizes() {
         let rng = CounterRng::new(1, Stream::Mask);
         let size = [40, 24];
-        let masks: Vec<Mask> = (0..400).map(|i| random_mask(rng, 3, 5 * i, size)).collect();
-        assert_eq!(masks[7], random_mask(rng, 3, 35, size), "a mask depends on its place alone");
-        assert_ne!(masks[7], random_mask(rng, 4, 35, size));
+        let masks: Vec<Mask> = (0..400).map(|i| random_mask(rng, [0, 3, i], size)).collect();
+        assert_eq!(masks[7], random_mask(rng, [0, 3, 7], size), "a mask depends on its numbers alone");
+        assert!([[1, 3, 7], [0, 4, 7], [0, 3, 8]].iter().all(|other| random_mask(rng, *other, size) != masks[7]));
         let shares: Vec<f64> = masks.iter().map(Mask::share).collect();
         assert!(shares.iter().all(|share| *share > 0.0), "a mask is never empty");
         assert!(shares.iter().any(|share| *share < 0.05) && shares.iter().any(|share| *share > 0.7), "{shares:?}");
@@ -92,12 +69,5 @@ mod tests {
         assert_eq!([1, 4, 16, 32, 64, 1000].map(|images| masks_of_view(images, 1, false)), [16, 16, 16, 8, 4, 4]);
         assert_eq!([1, 2, 8, 40].map(|views| masks_of_view(4, views, false)), [16, 8, 2, 1]);
         assert_eq!(masks_of_view(100, 1, true), 1);
-    }
-
-    #[test]
-    fn the_mask_comes_before_the_masked_latent() {
-        let posterior = Cached { mean: vec![1.0, 2.0, 3.0, 4.0], std: vec![1.0; 4] };
-        let masked = Masked { mask: vec![1.0, 0.0], posterior };
-        assert_eq!(masked.extra(&[0.0, 1.0, 0.0, -1.0], 0.5, 2), [1.0, 0.5, 1.5, 0.0, 1.5, 1.5]);
     }
 }

@@ -25,8 +25,7 @@ mod training_set;
 mod update;
 
 pub use class_images::class_folder;
-pub use dataset::{Cached, Dataset, Draw, MicroBatch, Photo};
-pub use masks::Masked;
+pub use dataset::{Dataset, Draw, MicroBatch, Photo};
 pub use options::{Checkpointing, Crop, LrSchedule, Method, Optimizer, Targets, TrainOptions};
 pub use places::{sample_file, samples_folder};
 pub use plan::{Setup, TrainPlan};

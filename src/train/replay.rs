@@ -5,9 +5,9 @@ use std::path::Path;
 use crate::base::layout;
 use crate::error::{Error, Result};
 use crate::io::SafeTensors;
+use crate::pipeline::inpaint::beside;
 
 use super::dataset::Draw;
-use super::masks::beside;
 
 /// A file of batches (`train --replay`).
 pub struct Replay {

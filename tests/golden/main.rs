@@ -2,6 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod inpaint;
 mod models;
 mod samplers;
 mod train;
