@@ -19,7 +19,7 @@ use crate::pipeline::text::Hidden;
 use crate::pipeline::{Masked, Model, Posterior, WeightType, probe};
 
 use super::GenerateOptions;
-use super::plans::GeneratePlans;
+use super::plans::{check_memory, image_spec};
 
 /// What a `generate` job made.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ pub struct Latents {
 pub(crate) async fn generate(context: &Context, job: &GenerateOptions, listener: Listener<'_>) -> Result<Generated> {
     job.check()?;
     let mut events = EventSink::new(listener);
-    let model = probe::open(context, &job.model, &job.loras, job.reads(), &mut events).await?;
+    let model = probe::open(context, &job.model, &job.loras, job.reads(), &mut events).await?.merging(job.merge);
     job.check_mask(&model)?;
     context.gpu.watched(make(context, &model, job, &mut events)).await
 }
@@ -73,9 +73,7 @@ pub(crate) async fn generate_unmasked(
     listener: Listener<'_>,
 ) -> Result<Generated> {
     let made = context.gpu.watched(make(context, model, job, &mut EventSink::new(listener))).await;
-    if made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted(_))) {
-        model.forget_weights();
-    }
+    model.settle_weights(made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted(_))));
     made
 }
 
@@ -113,15 +111,15 @@ async fn make(
         texts.push(model.tokens(&without_tags(prompt).0, &mut |event| events.say(event))?);
     }
     events.phase("reading the prompts")?;
-    let plans = GeneratePlans::new(job, model, &recipe, context.planning(), size).await?;
+    let plans = image_spec(job, model, &recipe, size).plans(model, context.planning()).await?;
+    check_memory(&plans, job, model)?;
     let ahead = context.gpu.compile_ahead(plans.plans().flat_map(Plan::kernels)).await?;
     let (gpu, context) = (&ahead.gpu, &context.on(&ahead.gpu));
     let mut pool = Pool::default();
     pool.reserve(gpu, &plans.pool())?;
-    let GeneratePlans { text, encode, unet, params, sampling, decode, .. } = plans;
-    let hidden = events.until_stopped(gpu, model.encode_prompts(gpu, text, &mut pool, &texts)).await?;
+    let hidden = events.until_stopped(gpu, model.encode_prompts(gpu, &plans.text, &mut pool, &texts)).await?;
 
-    let encoded = match encode {
+    let encoded = match plans.encode.as_ref() {
         Some(part) => {
             let vae = events.until_stopped(gpu, VaeSession::new(gpu, model, &mut pool, part)).await?;
             Encoded::new(&vae, model, job, (init, mask), size).await?
@@ -132,13 +130,13 @@ async fn make(
     events.phase("loading the model")?;
     let start_names = job.start_names();
     let making = Making { context, model, job, recipe, size, start_names };
-    let mut store = events.until_stopped(gpu, model.weights(gpu, "UNet", &params)).await?;
-    let sampling = Sampling::new(gpu, sampling, &unet, &mut pool, &mut store);
+    let weights = events.until_stopped(gpu, model.weights(gpu, "UNet", &plans.params)).await?;
+    let sampling = Sampling::new(gpu, &plans.sampling, &plans.unet, &mut pool, weights);
     let sampling = events.until_stopped(gpu, sampling).await?;
     events.phase("sampling")?;
-    let sampled = making.sample(&sampling, &store, &hidden, encoded, events).await?;
-    drop((sampling, store, hidden));
-    let pictures = making.decode(decode, &mut pool, &sampled, events).await?;
+    let sampled = making.sample(&sampling, &hidden, encoded, events).await?;
+    drop((sampling, hidden));
+    let pictures = making.decode(&plans.decode, &mut pool, &sampled, events).await?;
     let latents = job.keep_latents.then(|| making.latents(&sampled.steps));
     Ok(Generated { pictures, latents })
 }
@@ -166,7 +164,7 @@ struct Encoded {
 
 impl Encoded {
     async fn new(
-        vae: &VaeSession<'_>,
+        vae: &VaeSession,
         model: &Model,
         job: &GenerateOptions,
         (init, mask): (Option<io::Picture>, Option<Mask>),
@@ -221,7 +219,6 @@ impl Making<'_> {
     async fn sample(
         &self,
         sampling: &Sampling,
-        store: &Store,
         hidden: &Hidden,
         encoded: Encoded,
         events: &mut EventSink<'_>,
@@ -251,7 +248,7 @@ impl Making<'_> {
             };
             let start = Start { latents: latents.as_deref(), masked: encoded.masked.as_ref() };
             let trajectory = &recipe.trajectory;
-            match sampling.run(store, trajectory, recipe.guidance, start, &mut rng, read, &mut on_step).await {
+            match sampling.run(trajectory, recipe.guidance, start, &mut rng, read, &mut on_step).await {
                 Ok(()) => {}
                 // What came before it is complete.
                 Err(Error::Interrupted(_)) => break,
@@ -309,7 +306,7 @@ impl Making<'_> {
     /// [`Error::Interrupted`] at the end, where they are not all that the job asked for.
     async fn decode(
         &self,
-        decode: Part,
+        decode: &Part,
         pool: &mut Pool,
         sampled: &Sampled,
         events: &mut EventSink<'_>,

@@ -1,5 +1,7 @@
 //! The denoising loop: one UNet evaluation and one linear update a step, all of it on the adapter.
 
+use std::sync::Arc;
+
 use crate::base::rng::NoiseRng;
 use crate::base::{DType, layout};
 use crate::diffusion::Trajectory;
@@ -64,12 +66,13 @@ impl Extent {
 pub(crate) struct SamplingPlan {
     extent: Extent,
     /// One step.
-    pub step: Plan,
+    pub step: Arc<Plan>,
     /// Keys and values of a prompt, where they are computed apart.
-    pub context: Option<Plan>,
+    pub context: Option<Arc<Plan>>,
     inputs: Inputs,
 }
 
+#[derive(Clone, Copy)]
 struct Inputs {
     hidden: Tensor,
     /// Mask and masked latents of each pass.
@@ -127,7 +130,7 @@ impl SamplingPlan {
 
     /// Both plans.
     pub(crate) fn plans(&self) -> impl Iterator<Item = &Plan> {
-        [Some(&self.step), self.context.as_ref()].into_iter().flatten()
+        [Some(&*self.step), self.context.as_deref()].into_iter().flatten()
     }
 }
 
@@ -137,6 +140,8 @@ pub(crate) struct Sampling {
     step: Session,
     context: Option<Session>,
     inputs: Inputs,
+    /// The sampler's state and a prompt's keys and values, beside the weights.
+    store: Store,
 }
 
 /// What a run begins with beside noise.
@@ -152,14 +157,15 @@ pub(crate) struct Start<'a> {
 pub(crate) type OnStep<'a> = &'a mut dyn FnMut(usize, Option<Vec<f32>>) -> Result<()>;
 
 impl Sampling {
-    /// Compiles `plan`; the UNet's weights must be in `store`.
+    /// Compiles `plan` for the UNet's `weights`.
     pub(crate) async fn new(
         gpu: &Gpu,
-        plan: SamplingPlan,
+        plan: &SamplingPlan,
         unet: &UNet,
         pool: &mut Pool,
-        store: &mut Store,
+        weights: impl IntoIterator<Item = Arc<Store>>,
     ) -> Result<Sampling> {
+        let mut store = Store::beside(gpu, weights);
         for arena in plan.plans().map(|p| &p.arena) {
             pool.reserve(gpu, arena)?;
         }
@@ -170,12 +176,12 @@ impl Sampling {
             tensors.extend(unet.context_tensors(extent.passes(), extent.tokens));
         }
         store.allocate("sampler", &tensors)?;
-        let context = match plan.context {
-            Some(plan) => Some(Session::new(gpu, plan, pool, store).await?),
+        let context = match &plan.context {
+            Some(plan) => Some(Session::new(gpu, plan.clone(), pool, &store).await?),
             None => None,
         };
-        let step = Session::new(gpu, plan.step, pool, store).await?;
-        Ok(Sampling { extent, step, context, inputs: plan.inputs })
+        let step = Session::new(gpu, plan.step.clone(), pool, &store).await?;
+        Ok(Sampling { extent, step, context, inputs: plan.inputs, store })
     }
 
     /// Sets the prompt: numbers of those in `hidden`, the unconditional one first where there are passes for both.
@@ -222,7 +228,6 @@ impl Sampling {
     #[allow(clippy::too_many_arguments, reason = "a private call with one caller a kind of job")]
     pub(crate) async fn run(
         &self,
-        store: &Store,
         trajectory: &Trajectory,
         guidance: f64,
         start: Start<'_>,
@@ -234,9 +239,9 @@ impl Sampling {
         if let Some(latent) = start.latents {
             first.iter_mut().zip(latent).for_each(|(x, l)| *x += trajectory.image_scale * l);
         }
-        store.write(&slot_key(0), bytemuck::cast_slice(&first))?;
+        self.store.write(&slot_key(0), bytemuck::cast_slice(&first))?;
         for i in 1..trajectory.slots {
-            store.write(&slot_key(i), bytemuck::cast_slice(&vec![0f32; first.len()]))?;
+            self.store.write(&slot_key(i), bytemuck::cast_slice(&vec![0f32; first.len()]))?;
         }
         self.write_extra(start.masked, rng)?;
         let at = &self.inputs;

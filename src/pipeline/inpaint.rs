@@ -18,7 +18,7 @@ pub struct Masked {
 impl Masked {
     /// Encodes the NHWC values `pixels` in [-1, 1] of an image of the size of `mask`.
     pub(crate) async fn encode(
-        vae: &VaeSession<'_>,
+        vae: &VaeSession,
         model: &Model,
         mask: &Mask,
         mut pixels: Vec<f32>,
@@ -29,7 +29,7 @@ impl Masked {
 
     /// Encodes an image of `width` x `height` pixels of which nothing is kept: the model then works from the prompt alone.
     pub(crate) async fn nothing(
-        vae: &VaeSession<'_>,
+        vae: &VaeSession,
         model: &Model,
         [width, height]: [usize; 2],
     ) -> Result<Masked> {

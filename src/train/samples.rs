@@ -1,5 +1,7 @@
 //! Sample pictures while training.
 
+use std::sync::Arc;
+
 use crate::base::DType;
 use crate::base::rng::NoiseRng;
 use crate::error::{Error, Result};
@@ -57,12 +59,12 @@ pub(super) struct SamplePlans {
 impl SamplePlans {
     /// Those that run on the training's own weights, in its pool.
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
-        self.sampling.plans().chain(self.text.iter().map(|text| &text.plan))
+        self.sampling.plans().chain(self.text.iter().map(|text| &*text.plan))
     }
 
     /// Those that run in memory of their own.
     pub fn plans_apart(&self) -> impl Iterator<Item = &Plan> {
-        std::iter::once(&self.decode).chain(&self.encode).map(|part| &part.plan)
+        std::iter::once(&self.decode).chain(&self.encode).map(|part| &*part.plan)
     }
 }
 
@@ -82,7 +84,8 @@ impl Model {
     ) -> Result<(Recipe, UNet, SamplingPlan)> {
         let recipe = Recipe::new(self, &Default::default(), job.model.prediction, None)?;
         let dtype = if job.method == Method::Full { DType::F32 } else { self.dtype(planning.caps) };
-        let scope = Scope::new("unet", Settings { dtype, mode: Mode::Training, lora: job.lora() });
+        let scope =
+            Scope::new("unet", Settings { dtype, mode: Mode::Training, lora: job.lora(), ..Settings::default() });
         let unet = UNet::new(&scope, self.unet.clone())?;
         let extent = Extent::new(self, size, recipe.guided(), recipe.trajectory.slots);
         let plan = SamplingPlan::new(planning, &unet, Mode::Training, extent)?;
@@ -111,19 +114,19 @@ impl Preview {
         model: &Model,
         plans: SamplePlans,
         pool: &mut Pool,
-        store: &mut Store,
+        store: &Arc<Store>,
         prompts: SamplePrompts,
     ) -> Result<Preview> {
         let side = job.side(model)?;
         let SamplePlans { recipe, unet, sampling, text, decode, encode } = plans;
         let masked = match encode {
             Some(part) => {
-                let vae = VaeSession::new(gpu, model, &mut Pool::default(), part).await?;
+                let vae = VaeSession::new(gpu, model, &mut Pool::default(), &part).await?;
                 Some(Masked::nothing(&vae, model, [side, side]).await?)
             }
             None => None,
         };
-        let sampling = Sampling::new(gpu, sampling, &unet, pool, store).await?;
+        let sampling = Sampling::new(gpu, &sampling, &unet, pool, [store.clone()]).await?;
         let text = match text {
             Some(Part { plan, input, output, .. }) => {
                 Some((Session::new(gpu, plan, pool, store).await?, input, output))
@@ -140,7 +143,6 @@ impl Preview {
         gpu: &Gpu,
         job: &TrainOptions,
         model: &Model,
-        store: &Store,
         step: usize,
         events: &mut EventSink<'_>,
     ) -> Result<()> {
@@ -155,7 +157,7 @@ impl Preview {
             hidden.take(gpu, first + index, &session.place(*output)?)?;
         }
         let mut pool = Pool::default();
-        let vae = events.during(gpu, VaeSession::new(gpu, model, &mut pool, decode.clone())).await?;
+        let vae = events.during(gpu, VaeSession::new(gpu, model, &mut pool, decode)).await?;
         let (steps, total) = (recipe.trajectory.steps.len(), recipe.trajectory.steps.len() * job.sample_prompts.len());
         for (index, prompt) in job.sample_prompts.iter().enumerate() {
             sampling.set_prompt(hidden, [*first, first + 1 + index]).await?;
@@ -165,7 +167,7 @@ impl Preview {
                 events.go_on()
             };
             let start = Start { latents: None, masked: masked.as_ref() };
-            match sampling.run(store, &recipe.trajectory, recipe.guidance, start, &mut rng, false, &mut on_step).await {
+            match sampling.run(&recipe.trajectory, recipe.guidance, start, &mut rng, false, &mut on_step).await {
                 Err(Error::Interrupted(_)) => return Ok(()),
                 other => other?,
             }
