@@ -7,7 +7,7 @@ use crate::event::{Event, Listener, Picture};
 use crate::gpu::{Pool, Store};
 use crate::graph::Plan;
 use crate::io;
-use crate::io::image::{Mask, title};
+use crate::io::image::title;
 use crate::pipeline::autoencode::VaeSession;
 use crate::pipeline::context::{Context, PictureSink};
 use crate::pipeline::denoise::{Sampling, Start};
@@ -16,10 +16,11 @@ use crate::pipeline::planning::Part;
 use crate::pipeline::prompt::{unread_syntax, without_tags};
 use crate::pipeline::recipe::Recipe;
 use crate::pipeline::text::Hidden;
-use crate::pipeline::{Masked, Model, Posterior, WeightType, probe};
+use crate::pipeline::{Model, Posterior, WeightType, probe};
 
 use super::GenerateOptions;
 use super::plans::{check_memory, image_spec};
+use super::start_image::Encoded;
 
 /// What a `generate` job made.
 #[derive(Clone, Debug)]
@@ -151,37 +152,6 @@ struct Making<'a> {
     size: [usize; 2],
     /// Names and digests of the start picture and the mask.
     start_names: Vec<(&'static str, String)>,
-}
-
-/// What the autoencoder makes of the start picture and its mask.
-#[derive(Default)]
-struct Encoded {
-    /// The picture that image to image starts from.
-    image: Option<Posterior>,
-    /// What an inpainting model sees of it.
-    masked: Option<Masked>,
-}
-
-impl Encoded {
-    async fn new(
-        vae: &VaeSession,
-        model: &Model,
-        job: &GenerateOptions,
-        (init, mask): (Option<io::Picture>, Option<Mask>),
-        size: [usize; 2],
-    ) -> Result<Encoded> {
-        let pixels = init.map(|picture| picture.to_unit(false));
-        let image = match pixels.as_ref().filter(|_| job.start_strength(model).is_some()) {
-            Some(pixels) => Some(vae.encode(pixels, model).await?),
-            None => None,
-        };
-        let masked = match (model.inpaints(), mask, pixels) {
-            (true, Some(mask), Some(pixels)) => Some(Masked::encode(vae, model, &mask, pixels).await?),
-            (true, ..) => Some(Masked::nothing(vae, model, size).await?),
-            (false, ..) => None,
-        };
-        Ok(Encoded { image, masked })
-    }
 }
 
 /// Says what of `prompt` loads or weighs something in other programs, and not here.

@@ -9,8 +9,9 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Listener};
 use crate::io::image::{Crop, Decoded, Fit, Mask, covering, size, title};
 use crate::io::{Picture, Source};
-use crate::pipeline::Model;
+use crate::pipeline::autoencode::VaeSession;
 use crate::pipeline::check::LONGEST_SIDE;
+use crate::pipeline::{Masked, Model, Posterior};
 
 use super::GenerateOptions;
 
@@ -150,4 +151,36 @@ fn file_name(path: &Path) -> Option<(String, String)> {
     let source = Source::open(path).ok()?;
     let digest = Sha256::digest(source.bytes().ok()?);
     Some((title(path), digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect()))
+}
+
+/// What the autoencoder makes of the start picture and its mask.
+#[derive(Default)]
+pub(super) struct Encoded {
+    /// The picture that image to image starts from.
+    pub image: Option<Posterior>,
+    /// What an inpainting model sees of it.
+    pub masked: Option<Masked>,
+}
+
+impl Encoded {
+    /// Encodes them for images of `size`, width and height in pixels.
+    pub async fn new(
+        vae: &VaeSession,
+        model: &Model,
+        job: &GenerateOptions,
+        (init, mask): (Option<Picture>, Option<Mask>),
+        size: [usize; 2],
+    ) -> Result<Encoded> {
+        let pixels = init.map(|picture| picture.to_unit(false));
+        let image = match pixels.as_ref().filter(|_| job.start_strength(model).is_some()) {
+            Some(pixels) => Some(vae.encode(pixels, model).await?),
+            None => None,
+        };
+        let masked = match (model.inpaints(), mask, pixels) {
+            (true, Some(mask), Some(pixels)) => Some(Masked::encode(vae, model, &mask, pixels).await?),
+            (true, ..) => Some(Masked::nothing(vae, model, size).await?),
+            (false, ..) => None,
+        };
+        Ok(Encoded { image, masked })
+    }
 }

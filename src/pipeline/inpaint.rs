@@ -17,22 +17,13 @@ pub struct Masked {
 
 impl Masked {
     /// Encodes the NHWC values `pixels` in [-1, 1] of an image of the size of `mask`.
-    pub(crate) async fn encode(
-        vae: &VaeSession,
-        model: &Model,
-        mask: &Mask,
-        mut pixels: Vec<f32>,
-    ) -> Result<Masked> {
+    pub(crate) async fn encode(vae: &VaeSession, model: &Model, mask: &Mask, mut pixels: Vec<f32>) -> Result<Masked> {
         mask.cut_out(&mut pixels);
         Ok(Masked { mask: mask.latent(model.factor()), posterior: vae.encode(&pixels, model).await? })
     }
 
     /// Encodes an image of `width` x `height` pixels of which nothing is kept: the model then works from the prompt alone.
-    pub(crate) async fn nothing(
-        vae: &VaeSession,
-        model: &Model,
-        [width, height]: [usize; 2],
-    ) -> Result<Masked> {
+    pub(crate) async fn nothing(vae: &VaeSession, model: &Model, [width, height]: [usize; 2]) -> Result<Masked> {
         let pixels = vec![0.0; width * height * model.vae.in_channels];
         Masked::encode(vae, model, &Mask::new(width, height, |_, _| true), pixels).await
     }

@@ -375,7 +375,11 @@ mod tests {
         assert_eq!(check(r#""in_channels": 9"#, ""), Ok(()));
         assert_eq!(check(r#""in_channels": 16, "out_channels": 16"#, r#", "latent_channels": 16"#), Ok(()));
         for (u, v, says) in [
-            (r#""in_channels": 9"#, r#", "latent_channels": 16"#, "m: is an inpainting model (its UNet reads 9 channels, not 16)"),
+            (
+                r#""in_channels": 9"#,
+                r#", "latent_channels": 16"#,
+                "m: is an inpainting model (its UNet reads 9 channels, not 16)",
+            ),
             (r#""in_channels": 8"#, "", "is an InstructPix2Pix model"),
             (r#""in_channels": 5"#, "", "is a depth-to-image model"),
             (r#""in_channels": 7"#, "", "is an upscaler's model"),

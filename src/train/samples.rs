@@ -146,7 +146,8 @@ impl Preview {
         step: usize,
         events: &mut EventSink<'_>,
     ) -> Result<()> {
-        let Preview { sampling, recipe, prompts: SamplePrompts { hidden, first, ids }, text, decode, size, masked } = self;
+        let Preview { sampling, recipe, prompts: SamplePrompts { hidden, first, ids }, text, decode, size, masked } =
+            self;
         if events.stopped() {
             return Ok(());
         }

@@ -47,13 +47,20 @@ fn masks_belong_to_inpainting_models() {
     assert!(!stderr(&output).contains("nowhere white"), "{}", stderr(&output));
     let bytes = std::fs::read(at.join("a.png")).unwrap();
     let text = String::from_utf8_lossy(&bytes);
-    for field in ["Size: 40x24", "Denoising strength: 1,", "Init image: init.png", "Mask image: mask.png", "Mask image hash: "] {
+    for field in
+        ["Size: 40x24", "Denoising strength: 1,", "Init image: init.png", "Mask image: mask.png", "Mask image hash: "]
+    {
         assert!(text.contains(field), "{field}");
     }
     let output = works(at, &format!("generate {own} --init init.png --mask black.png --out b.png"));
     assert!(stderr(&output).contains("--mask is nowhere white"), "{}", stderr(&output));
     assert_ne!(std::fs::read(at.join("b.png")).unwrap(), bytes);
-    refused(at, &format!("generate {own} {both} --out c.png --latents-out mask.png --force"), 2, &["--mask", "mask.png"]);
+    refused(
+        at,
+        &format!("generate {own} {both} --out c.png --latents-out mask.png --force"),
+        2,
+        &["--mask", "mask.png"],
+    );
 }
 
 #[test]
@@ -98,7 +105,12 @@ fn replays_have_masks_where_the_model_reads_them() {
     let name = model.path().display().to_string();
     let with = "--replay {F}/../inpaint/sd15.replay.safetensors";
     let without = "--replay {F}/sd15-train/replay.safetensors";
-    refused(dir.path(), &format!("train --model {{F}}/sd15 {with}"), 1, &["sd15.replay.safetensors", "not an inpainting"]);
+    refused(
+        dir.path(),
+        &format!("train --model {{F}}/sd15 {with}"),
+        1,
+        &["sd15.replay.safetensors", "not an inpainting"],
+    );
     refused(dir.path(), &format!("train --model {name} {without}"), 1, &["replay.safetensors", "masked_latents"]);
     // Every weight, the first convolution's too.
     let full = format!("train --model {name} {with} --method full --steps 1 --batch 2 --out full --lr 1e-3");

@@ -25,7 +25,9 @@ fn single_file_and_folder_give_the_same_latents() {
         assert_eq!(read(format!("{name}-a.safetensors")), read(format!("{name}-b.safetensors")), "{name}");
     }
     // What the file does not say is seen from one prediction, and said.
-    for (name, more) in [("tiny-sd2", ""), ("tiny-sd2-inpainting", "--init {A}/subjects/cat/0.png --mask {A}/subjects/cat/1.png")] {
+    for (name, more) in
+        [("tiny-sd2", ""), ("tiny-sd2-inpainting", "--init {A}/subjects/cat/0.png --mask {A}/subjects/cat/1.png")]
+    {
         let size = format!("--steps 1 --width 32 --height 32 --out probed-{name}.png");
         let output = works(at, &format!("generate cat --model {name}.safetensors {size} {more}"));
         assert!(stderr(&output).contains(&format!("{name}.safetensors seems to predict")), "{}", stderr(&output));

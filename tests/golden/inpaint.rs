@@ -55,7 +55,8 @@ fn inpainting_is_that_of_diffusers() {
     let mut wrong = Vec::new();
     for kind in ["sd15", "sd2"] {
         let (model, file) = (inpainting_model(kind), open(&fixture(&format!("{kind}.safetensors"))));
-        let cases: Vec<String> = file.names().filter_map(|name| Some(name.strip_suffix(".latents")?.to_owned())).collect();
+        let cases: Vec<String> =
+            file.names().filter_map(|name| Some(name.strip_suffix(".latents")?.to_owned())).collect();
         assert!(cases.len() >= 3, "{cases:?}");
         for case in cases {
             let made = pollster::block_on(engine().generate(&job(model.path(), &case), &mut |_: Event| Flow::Continue));
@@ -89,7 +90,8 @@ fn forward_takes_all_nine_channels() {
         });
         portray::io::write_safetensors(&path, &inputs.collect::<Vec<_>>(), &Default::default()).expect("a file");
         let inputs = SafeTensors::open(&path).expect("inputs");
-        let got = pollster::block_on(forward(engine(), ForwardPart::Unet, &options(model.path()), &[], Some(&inputs), &[]));
+        let got =
+            pollster::block_on(forward(engine(), ForwardPart::Unet, &options(model.path()), &[], Some(&inputs), &[]));
         let (name, shape, values) = &got.expect("a prediction")[0];
         let (expected_shape, expected) = tensor(&file, "forward.out");
         assert_eq!((name.as_str(), shape), ("out", &expected_shape));

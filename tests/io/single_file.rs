@@ -100,7 +100,9 @@ fn both(name: &str) -> (tempfile::TempDir, Checkpoint, Checkpoint) {
 
 #[test]
 fn a_single_file_is_the_folder() {
-    for (name, pad) in [("tiny-sd1", 49407), ("tiny-sd2", 0), ("tiny-sd1-inpainting", 49407), ("tiny-sd2-inpainting", 0)] {
+    for (name, pad) in
+        [("tiny-sd1", 49407), ("tiny-sd2", 0), ("tiny-sd1-inpainting", 49407), ("tiny-sd2-inpainting", 0)]
+    {
         let (dir, folder, file) = both(name);
         for part in Part::ALL {
             let (a, b) = (folder.part(part), file.part(part));
