@@ -121,6 +121,11 @@ impl Rerecord {
         let inside: Vec<NodeId> = (0..forward).filter(|&id| g.nodes[id].segment == Some(segment)).collect();
         for id in inside {
             let node = g.nodes[id].clone();
+            if !node.op.in_place().is_empty() {
+                let message =
+                    "updates its operand in place, and a checkpointed segment is recorded twice; record it outside";
+                return Err(Error::op(node.op.name(), message));
+            }
             let inputs: Vec<Tensor> = (node.inputs.iter())
                 .map(|t| match g.info(*t).source {
                     Source::Node(from, _) if g.nodes[from].segment == Some(segment) => {

@@ -6,6 +6,7 @@ mod eval;
 mod grad;
 mod launch;
 mod op;
+mod overwrites;
 mod placement;
 mod plan;
 mod run;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::placement::{Block, Place, place};
-use super::{Binding, Dispatch, Graph, Launch, Node, Slot, Source, Tensor, TensorInfo};
+use super::{Binding, Dispatch, Graph, Launch, Node, Slot, Source, Tensor, TensorInfo, overwrites};
 use crate::error::{Error, Result};
 use crate::gpu::{Access, Caps, Variants};
 
@@ -55,8 +55,9 @@ impl Plan {
     /// Plans `graph` for an adapter with `caps`, using the kernel `variants` chosen for it.
     pub fn new(graph: &Graph, caps: &Caps, variants: &Variants, options: &PlanOptions) -> Result<Plan> {
         let live = live_nodes(graph, options.keep_all);
-        let roots = roots(graph)?;
-        let written_stored = written_stored(graph, &live, &roots);
+        let roots = overwrites::roots(graph)?;
+        overwrites::check(graph, &live, &roots)?;
+        let written_stored = overwrites::written_stored(graph, &live, &roots);
         let (mut dispatches, mut scratch) = (Vec::new(), Vec::new());
         let mut flops = BTreeMap::new();
         for &id in &live {
@@ -277,51 +278,4 @@ fn live_nodes(graph: &Graph, keep_all: bool) -> Vec<usize> {
     }
     live.reverse();
     live
-}
-
-/// For each tensor, the one that owns its memory: through reshapes, in-place updates and assignments.
-fn roots(graph: &Graph) -> Result<Vec<Tensor>> {
-    let mut roots: Vec<Tensor> = (0..graph.tensors.len() as u32).map(Tensor).collect();
-    for node in &graph.nodes {
-        let mut same = node.op.in_place();
-        same.extend(node.op.alias().map(|i| (0, i)));
-        for (o, i) in same {
-            roots[node.outputs[o].0 as usize] = roots[node.inputs[i].0 as usize];
-        }
-    }
-    for &(target, value) in &graph.assigns {
-        let from = roots[value.0 as usize];
-        let info = graph.info(from);
-        let Source::Node(producer, _) = info.source else {
-            return Err(Error::op("assign", format!("{} already has a home of its own", info.name)));
-        };
-        let early = graph.nodes[producer + 1..].iter().find(|n| n.inputs.contains(&target));
-        if let Some(reader) = early {
-            let message = format!("{} reads {} after it is overwritten", reader.op.name(), graph.info(target).name);
-            return Err(Error::op("assign", message));
-        }
-        for root in roots.iter_mut().filter(|r| **r == from) {
-            *root = target;
-        }
-    }
-    Ok(roots)
-}
-
-/// Stored tensors that some node of the plan writes.
-fn written_stored(graph: &Graph, live: &[usize], roots: &[Tensor]) -> HashSet<Tensor> {
-    let outputs = live.iter().flat_map(|&id| &graph.nodes[id].outputs).zip(std::iter::repeat(()));
-    let mut written: HashSet<Tensor> = HashSet::new();
-    for (t, ()) in outputs {
-        let Source::Node(producer, _) = graph.info(*t).source else {
-            continue;
-        };
-        if graph.nodes[producer].op.alias().is_some() {
-            continue;
-        }
-        let root = roots[t.0 as usize];
-        if matches!(graph.info(root).source, Source::Stored(_)) {
-            written.insert(root);
-        }
-    }
-    written
 }

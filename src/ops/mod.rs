@@ -37,7 +37,6 @@ pub use attention_backward::AttentionBackward;
 pub use variants::{Choice, choices, large_tiles};
 
 registry! {
-    accumulate,
     adamw,
     adamw8bit,
     attention,
