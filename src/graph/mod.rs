@@ -12,6 +12,7 @@ mod plan;
 mod run;
 
 pub use eval::eval;
+pub(crate) use eval::reference;
 pub use grad::grad;
 pub use launch::{Binding, Dispatch, KernelLaunch, Launch, Slot};
 pub use op::{Op, Vjp};

@@ -3,7 +3,7 @@
 use crate::base::{Array, DType, block8};
 use crate::error::Result;
 use crate::gpu::{Caps, Gpu, Pool, Store, Variants};
-use crate::graph::{Graph, Plan, PlanOptions, Session};
+use crate::graph::{Graph, Plan, PlanOptions, Session, reference};
 
 use super::{Case, Given};
 
@@ -137,7 +137,8 @@ impl Case {
         let session = Session::new(gpu, plan, &mut Pool::default(), &store).await?;
         session.plant_sentinels()?;
         session.run().await?;
-        let expected = self.op.reference(&operands.iter().collect::<Vec<_>>());
+        let infos: Vec<_> = outputs.iter().map(|&t| g.info(t)).collect();
+        let expected = reference(&*self.op, &operands.iter().collect::<Vec<_>>(), &infos)?;
         for (i, (t, expected)) in outputs.iter().zip(&expected).take(self.compared).enumerate() {
             let got = session.read(*t).await?;
             if let Err(e) = close(&got, &expected.data, self.tolerance) {

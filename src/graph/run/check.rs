@@ -3,7 +3,7 @@
 use super::Session;
 use crate::base::Array;
 use crate::error::{Error, Result};
-use crate::graph::Slot;
+use crate::graph::{Slot, reference};
 use crate::graph::plan::{GUARD_BYTES, Home};
 
 /// A quiet NaN that no kernel computes.
@@ -65,7 +65,8 @@ impl Session {
                 let shape = self.plan.tensors[t.0 as usize].shape.clone();
                 inputs.push(Array::from_f32(shape, &self.read(t).await?));
             }
-            let expected = node.op.reference(&inputs.iter().collect::<Vec<_>>());
+            let outputs: Vec<_> = node.outputs.iter().map(|t| &self.plan.tensors[t.0 as usize]).collect();
+            let expected = reference(&*node.op, &inputs.iter().collect::<Vec<_>>(), &outputs)?;
             for (i, (t, expected)) in node.outputs.iter().zip(&expected).enumerate() {
                 let got = self.read(*t).await?;
                 let largest = expected.data.iter().fold(1e-6f64, |m, x| m.max(x.abs()));
