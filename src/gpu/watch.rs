@@ -109,7 +109,7 @@ mod tests {
 
     fn kernel(name: &'static str, text: &'static str) -> Kernel {
         let (values, bindings, fields) = Default::default();
-        Kernel { template: Template::new(name, text), values, bindings, fields }
+        Kernel { template: Template::new(name, text), values, bindings, fields, trapped: false }
     }
 
     /// The same adapter's device, opened by us and by a host whose handler panics.

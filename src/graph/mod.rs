@@ -16,6 +16,7 @@ pub(crate) use eval::reference;
 pub use grad::grad;
 pub use launch::{Binding, Dispatch, KernelLaunch, Launch, Slot};
 pub use op::{Op, Vjp};
+pub(crate) use plan::GUARD_BYTES;
 pub use plan::{Plan, PlanOptions};
 pub use run::{Mismatch, NodeTime, Session};
 

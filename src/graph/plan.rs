@@ -7,16 +7,23 @@ use super::{Binding, Dispatch, Graph, Launch, Node, Slot, Source, Tensor, Tensor
 use crate::error::{Error, Result};
 use crate::gpu::{Access, Caps, Variants};
 
-/// Guard behind each block of a plan made with sentinels.
+/// Guard before and behind each block of a plan made with sentinels; a multiple of every adapter's alignment.
 pub(crate) const GUARD_BYTES: u64 = 256;
+
+/// Room for the traps of one dispatch: a word for each binding.
+pub(crate) const TRAP_BYTES: u64 = 128;
 
 /// How to plan.
 #[derive(Clone, Debug, Default)]
 pub struct PlanOptions {
     /// Keeps every intermediate alive, so that each node can be checked after the run.
     pub keep_all: bool,
-    /// Leaves a guard behind every block of the arena, for [`super::Session::check_sentinels`].
+    /// Leaves a guard before and behind every block of the arena and every input, for
+    /// [`super::Session::check_sentinels`].
     pub sentinels: bool,
+    /// Has kernels note every access outside of what they bind, for [`super::Session::check_traps`]; needs `sentinels`.
+    /// Their texts are others, and they bind one more buffer.
+    pub traps: bool,
 }
 
 /// Where a slot's memory is.
@@ -81,8 +88,12 @@ impl Plan {
                 unused: None,
             };
             node.op.launch(&mut launch)?;
-            dispatches.append(&mut launch.dispatches);
-            scratch.extend(launch.scratch.into_iter().map(|bytes| (id, bytes)));
+            let mut emitted = launch.dispatches;
+            scratch.extend(launch.scratch.into_iter().map(|bytes| Block { first: id, last: id, bytes }));
+            if options.traps {
+                emitted.iter_mut().for_each(|dispatch| trap(dispatch, &mut scratch));
+            }
+            dispatches.append(&mut emitted);
         }
         let mut plan = Plan {
             homes: HashMap::new(),
@@ -103,8 +114,9 @@ impl Plan {
     }
 
     /// Gives every slot a home.
-    fn settle(&mut self, graph: &Graph, live: &[usize], scratch: &[(usize, u64)], options: &PlanOptions) -> Result<()> {
+    fn settle(&mut self, graph: &Graph, live: &[usize], scratch: &[Block], options: &PlanOptions) -> Result<()> {
         let align = self.caps.storage_alignment.max(16);
+        let guard = if options.sentinels { GUARD_BYTES } else { 0 };
         let mut lifetimes: BTreeMap<Tensor, (usize, usize)> = BTreeMap::new();
         for &id in live {
             let node = &graph.nodes[id];
@@ -126,8 +138,8 @@ impl Plan {
                     self.stored.insert(key.clone(), info.bytes());
                 }
                 Source::Input => {
-                    self.homes.insert(Slot::Tensor(t), Home::Input(self.input_bytes));
-                    self.input_bytes += info.bytes().next_multiple_of(align);
+                    self.homes.insert(Slot::Tensor(t), Home::Input(self.input_bytes + guard));
+                    self.input_bytes += info.bytes().next_multiple_of(align) + 2 * guard;
                 }
                 Source::Node(..) => {
                     let last = if options.keep_all { usize::MAX } else { last };
@@ -136,16 +148,15 @@ impl Plan {
                 }
             }
         }
-        for (i, &(id, bytes)) in scratch.iter().enumerate() {
-            blocks.push(Block { first: id, last: id, bytes: bytes.next_multiple_of(align) });
+        for (i, block) in scratch.iter().enumerate() {
+            blocks.push(Block { bytes: block.bytes.next_multiple_of(align), ..*block });
             slots.push(Slot::Scratch(i as u32));
         }
-        if options.sentinels {
-            blocks.iter_mut().for_each(|b| b.bytes += GUARD_BYTES);
-        }
+        blocks.iter_mut().for_each(|b| b.bytes += 2 * guard);
         let (places, sizes) = place(&blocks, self.caps.max_buffer_bytes);
         self.arena = sizes;
-        self.homes.extend(slots.into_iter().zip(places.into_iter().map(Home::Arena)));
+        let homes = places.into_iter().map(|p| Home::Arena(Place { offset: p.offset + guard, ..p }));
+        self.homes.extend(slots.into_iter().zip(homes));
         let stride = self.caps.uniform_alignment;
         self.uniform_bytes =
             self.dispatches.iter().map(|d| (d.kernel.uniform_bytes().len() as u64).next_multiple_of(stride)).sum();
@@ -253,6 +264,14 @@ impl Plan {
     pub fn stored_bytes(&self) -> u64 {
         self.stored.values().sum()
     }
+}
+
+/// Gives `dispatch` traps, which lie in scratch memory of their own until the run has ended.
+fn trap(dispatch: &mut Dispatch, scratch: &mut Vec<Block>) {
+    dispatch.kernel.trapped = true;
+    let slot = Slot::Scratch(scratch.len() as u32);
+    scratch.push(Block { first: 0, last: usize::MAX, bytes: TRAP_BYTES });
+    dispatch.bindings.push(Binding { slot, offset: 0, bytes: TRAP_BYTES, written: true });
 }
 
 #[derive(PartialEq)]

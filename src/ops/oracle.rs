@@ -3,7 +3,7 @@
 use crate::base::{Array, DType, block8};
 use crate::error::Result;
 use crate::gpu::{Caps, Gpu, Pool, Store, Variants};
-use crate::graph::{Graph, Plan, PlanOptions, Session, reference};
+use crate::graph::{GUARD_BYTES, Graph, Plan, PlanOptions, Session, reference};
 
 use super::{Case, Given};
 
@@ -128,15 +128,24 @@ impl Case {
             let mut bytes = stored_bytes(operand, given.dtype());
             // NaN in the padding to whole vectors: a kernel that lets it through fails.
             bytes.resize(bytes.len().max(given.dtype().bytes(given.shape().elements()) as usize), 0xff);
-            store.allocate(&name, &[(name.clone(), bytes.len() as u64)])?;
+            let room = bytes.len() as u64 + GUARD_BYTES;
+            store.allocate(&name, &[(format!("before {name}"), GUARD_BYTES), (name.clone(), room)])?;
             store.write(&name, &bytes)?;
         }
         let outputs = g.push_dyn(self.op.clone(), &inputs)?;
         outputs.iter().for_each(|&t| g.output(t));
-        let plan = Plan::new(&g, caps, variants, &PlanOptions { sentinels: true, ..Default::default() })?;
+        let plan = Plan::new(
+            &g,
+            caps,
+            variants,
+            &PlanOptions { sentinels: true, traps: std::env::var_os("TRAPS").is_some(), keep_all: false },
+        )?;
         let session = Session::new(gpu, plan, &mut Pool::default(), &store).await?;
         session.plant_sentinels()?;
         session.run().await?;
+        if let Err(e) = session.check_traps().await {
+            return Ok(Err(e.to_string()));
+        }
         let infos: Vec<_> = outputs.iter().map(|&t| g.info(t)).collect();
         let expected = reference(&*self.op, &operands.iter().collect::<Vec<_>>(), &infos)?;
         for (i, (t, expected)) in outputs.iter().zip(&expected).take(self.compared).enumerate() {
