@@ -56,6 +56,8 @@ pub struct Plan {
     /// FLOPs of each node that runs, by node index.
     pub flops: BTreeMap<usize, u64>,
     pub(crate) caps: Caps,
+    /// There are sentinels, and bindings reach over the guard behind: software drivers keep a kernel within its bindings.
+    pub(crate) reaching: bool,
 }
 
 impl Plan {
@@ -107,6 +109,7 @@ impl Plan {
             flops,
             dispatches,
             caps: caps.clone(),
+            reaching: options.sentinels && !options.traps,
         };
         plan.settle(graph, &live, &scratch, options)?;
         plan.verify()?;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use web_time::Instant;
 
-use super::plan::Home;
+use super::plan::{GUARD_BYTES, Home};
 use super::{Binding, Plan, Slot, Source, Tensor};
 use crate::base::{DType, block8};
 use crate::error::{Error, Result};
@@ -142,7 +142,9 @@ impl Session {
 
     fn resource(&self, b: &Binding) -> Result<wgpu::BindingResource<'_>> {
         let (buffer, offset) = self.home(b.slot)?;
-        let size = std::num::NonZeroU64::new(b.bytes);
+        let end = b.offset + b.bytes;
+        let more = if self.plan.reaching && end == self.slot_bytes(b.slot) { GUARD_BYTES } else { 0 };
+        let size = std::num::NonZeroU64::new(b.bytes + more);
         Ok(wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset: offset + b.offset, size }))
     }
 

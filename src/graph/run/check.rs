@@ -71,6 +71,9 @@ impl Session {
         let trapped = self.plan.dispatches.iter().filter(|d| d.kernel.trapped);
         let split: Vec<_> = trapped.filter_map(|d| d.bindings.split_last().map(|split| (d, split))).collect();
         let places: Vec<_> = split.iter().map(|(_, (traps, _))| self.home(traps.slot)).collect::<Result<_>>()?;
+        if places.is_empty() {
+            return Ok(());
+        }
         let words = self.gather(&places, TRAP_BYTES).await?;
         for ((d, (_, bindings)), words) in split.iter().zip(words.chunks((TRAP_BYTES / 4) as usize)) {
             if let Some((binding, _)) = bindings.iter().zip(words).find(|(_, word)| **word != SENTINEL) {
@@ -93,7 +96,7 @@ impl Session {
     }
 
     /// Bytes that dispatches may touch of a slot's block.
-    fn slot_bytes(&self, slot: Slot) -> u64 {
+    pub(super) fn slot_bytes(&self, slot: Slot) -> u64 {
         let of_slot = self.plan.dispatches.iter().flat_map(|d| &d.bindings).filter(|b| b.slot == slot);
         let bound = of_slot.map(|b| b.offset + b.bytes).max().unwrap_or(0);
         match slot {
