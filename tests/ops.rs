@@ -14,12 +14,13 @@ fn run(gpu: &Gpu, caps: &Caps, variants: &Variants, case: &Case, seed: u64) -> R
     pollster::block_on(case.run(gpu, caps, variants, seed)).unwrap_or_else(|e| Err(e.to_string()))
 }
 
-fn run_trapped(gpu: &Gpu, case: &Case, seed: u64) -> Result<(), String> {
-    pollster::block_on(case.run_trapped(gpu, gpu.caps(), seed)).unwrap_or_else(|e| Err(e.to_string()))
+fn run_trapped(gpu: &Gpu, caps: &Caps, variants: &Variants, case: &Case, seed: u64) -> Result<(), String> {
+    pollster::block_on(case.run_trapped(gpu, caps, variants, seed)).unwrap_or_else(|e| Err(e.to_string()))
 }
 
-/// Runs the cases of `ops`, or of all, with kernels as `caps` has them.
+/// Runs the cases of `ops`, or of all, with kernels as `caps` has them; with traps where `TRAPS` is set.
 fn run_all(gpu: &Gpu, caps: &Caps, variants: &Variants, ops: &[&str]) {
+    let run = if std::env::var_os("TRAPS").is_some() { run_trapped } else { run };
     run_each(ops, |case, seed| run(gpu, caps, variants, case, seed));
 }
 
@@ -49,7 +50,7 @@ fn kernels_match_their_references() {
         let checked = pollster::block_on(Gpu::request(&options)).unwrap();
         return run_all(&checked, checked.caps(), &Variants::default(), &[]);
     }
-    run_each(&[], |case, seed| run_trapped(gpu, case, seed));
+    run_each(&[], |case, seed| run_trapped(gpu, gpu.caps(), &Variants::default(), case, seed));
 }
 
 /// Doubles the ten elements of its operand in a kernel of this text.
@@ -90,7 +91,7 @@ impl Op for Double {
 fn what_a_kernel_touches_besides_is_seen() {
     let gpu = engine().gpu();
     let guarded = |more: &str| run(gpu, gpu.caps(), &Variants::default(), &Double::case(more), 1);
-    let trapped = |more: &str| run_trapped(gpu, &Double::case(more), 1);
+    let trapped = |more: &str| run_trapped(gpu, gpu.caps(), &Variants::default(), &Double::case(more), 1);
     assert_eq!((guarded(""), trapped("")), (Ok(()), Ok(())));
     for (more, seen) in [
         ("out_put(i, out_at(i) + x_at(i + 12u));", "element 0 is NaN"),

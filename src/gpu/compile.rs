@@ -356,7 +356,8 @@ impl Gpu {
             wgpu::ShaderRuntimeChecks::unchecked()
         };
         // SAFETY: every kernel of this crate keeps its indices within its bindings and its loops finite; the op tests run
-        // each one between sentinel words, and once with the checks on. Others are not trusted.
+        // each one between sentinel words, and as CONTRIBUTING says with the checks on, and with every access held against
+        // its binding. Others are not trusted.
         let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
         let buffer = |binding: u32, ty: wgpu::BufferBindingType| wgpu::BindGroupLayoutEntry {
             binding,

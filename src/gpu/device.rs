@@ -14,7 +14,7 @@ pub struct DeviceOptions {
     /// Index in [`adapters`], or part of a name; `None` takes the first discrete GPU, else the first integrated one, else
     /// the first of another kind, else a software driver.
     pub adapter: Option<String>,
-    /// Keep wgpu's bounds checks in shaders (slower; tests run both ways).
+    /// Keeps wgpu's bounds checks in shaders: slower. The op tests run with and without them.
     pub bounds_checks: bool,
 }
 

@@ -128,9 +128,15 @@ impl Case {
     ///
     /// # Errors
     /// As those of [`Case::run`]; the inner one also names the kernel and the memory that it left.
-    pub async fn run_trapped(&self, gpu: &Gpu, caps: &Caps, seed: u64) -> Result<Result<(), String>> {
+    pub async fn run_trapped(
+        &self,
+        gpu: &Gpu,
+        caps: &Caps,
+        variants: &Variants,
+        seed: u64,
+    ) -> Result<Result<(), String>> {
         let options = PlanOptions { sentinels: true, traps: true, ..Default::default() };
-        Prepared::new(self, gpu, seed)?.run(caps, &Variants::default(), &options).await
+        Prepared::new(self, gpu, seed)?.run(caps, variants, &options).await
     }
 }
 
