@@ -3,13 +3,12 @@
 
 use std::collections::HashMap;
 
-use portray::Result;
 use portray::base::{Array, DType, Shape};
-use portray::engine::{Engine, EngineOptions};
 use portray::gpu::{Pool, Store, Template, Variants};
 use portray::graph::{Graph, Launch, Op, Plan, PlanOptions, Session, Tensor, TensorInfo, Vjp, eval};
 use portray::ops::oracle::{Random, close};
 use portray::ops::{Case, Epilogue, Given, dot, grad, linear};
+use portray::{Engine, EngineOptions, Result};
 
 /// `x + sin(x)^2`, elementwise (Snake, Ziyin et al. 2020, arXiv 2006.08195); with a second operand, `dout` times its
 /// derivative.

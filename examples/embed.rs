@@ -8,11 +8,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portray::engine::{Engine, EngineOptions, Generated, Model, Work, required_features, required_limits};
-use portray::event::{Event, Flow};
-use portray::gpu::Budget;
-use portray::job::GenerateJob;
 use portray::wgpu;
+use portray::{
+    Budget, Engine, EngineOptions, Event, Flow, GenerateOptions, Generated, Job, Model, required_features,
+    required_limits,
+};
 use winit::application::ApplicationHandler;
 use winit::dpi::PhysicalSize;
 use winit::event::WindowEvent;
@@ -44,7 +44,7 @@ struct Scene {
     device: wgpu::Device,
     queue: wgpu::Queue,
     cube: Cube,
-    work: Work<Generated>,
+    work: Job<Generated>,
     /// What is on the cube's faces.
     face: Option<wgpu::Texture>,
     began: Instant,
@@ -83,7 +83,8 @@ impl Scene {
         let engine = Engine::from_device(adapter.get_info(), device.clone(), queue.clone(), &EngineOptions::default());
         let lost = engine.clone();
         device.set_device_lost_callback(move |_, why| lost.device_lost(&why));
-        let job = GenerateJob { prompts: vec![options.prompt.clone()], previews: true, ..GenerateJob::default() };
+        let job =
+            GenerateOptions { prompts: vec![options.prompt.clone()], previews: true, ..GenerateOptions::default() };
         let model = Arc::new(pollster::block_on(engine.open(&job.model, &job.loras, &mut |_| Flow::Continue))?);
         let alone = if options.measure { Some(alone(&engine, &model, &job)?) } else { None };
 
@@ -186,7 +187,7 @@ impl Frames {
 }
 
 /// Seconds from the first sampling step to the picture, with nothing beside. The first of two runs compiles the kernels.
-fn alone(engine: &Engine, model: &Model, job: &GenerateJob) -> Result<f64, Failure> {
+fn alone(engine: &Engine, model: &Model, job: &GenerateOptions) -> Result<f64, Failure> {
     let mut began = Instant::now();
     for _ in 0..2 {
         pollster::block_on(engine.generate_with(model, job, &mut |event| {

@@ -1,14 +1,12 @@
 //! Makes one picture with the bundled model: `cargo run --release --example generate -- "a cat on the beach"`.
 
-use portray::engine::{Engine, EngineOptions};
-use portray::event::{Event, Flow};
 use portray::io::{Picture, write_png};
-use portray::job::GenerateJob;
+use portray::{Engine, EngineOptions, Event, Flow, GenerateOptions};
 
 fn main() -> portray::Result<()> {
     let prompt = std::env::args().nth(1).unwrap_or_else(|| "a cat on the beach".into());
     let engine = pollster::block_on(Engine::request(&EngineOptions::default()))?;
-    let job = GenerateJob { prompts: vec![prompt], count: 1, ..GenerateJob::default() };
+    let job = GenerateOptions { prompts: vec![prompt], count: 1, ..GenerateOptions::default() };
     let mut listener = |event: Event| {
         if let Event::Progress { unit, done, total } = event {
             eprint!("\r{unit} {done} of {total}");

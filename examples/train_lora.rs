@@ -1,9 +1,7 @@
 //! Trains a LoRA of the bundled model on the pictures of a folder:
 //! `cargo run --release --example train_lora -- assets/subjects/cat "a mscds cat" "a cat"`
 
-use portray::engine::{Engine, EngineOptions};
-use portray::event::{Event, Flow};
-use portray::job::TrainJob;
+use portray::{Engine, EngineOptions, Event, Flow, TrainOptions};
 
 const STEPS: usize = 300;
 const RANK: usize = 8;
@@ -14,7 +12,7 @@ const OUT: &str = "example.safetensors";
 fn main() -> portray::Result<()> {
     let mut args = std::env::args().skip(1);
     let mut next = |default: &str| args.next().unwrap_or_else(|| default.into());
-    let job = TrainJob {
+    let job = TrainOptions {
         images: Some(next("assets/subjects/cat").into()),
         prompt: Some(next("a mscds cat")),
         class_prompt: Some(next("a cat")),
@@ -24,7 +22,7 @@ fn main() -> portray::Result<()> {
         lr: Some(LEARNING_RATE),
         out: OUT.into(),
         force: true,
-        ..TrainJob::default()
+        ..TrainOptions::default()
     };
     let engine = pollster::block_on(Engine::request(&EngineOptions::default()))?;
     let mut listener = |event: Event| {

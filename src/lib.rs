@@ -1,18 +1,16 @@
 //! Portray: personalize text-to-image diffusion models on any GPU.
 //!
 //! Four pictures of one subject in; that subject in any scene out. [`engine::Engine`] generates and trains, on an adapter of
-//! its own or on the device of a host application ([`embedding`]); a job is plain data ([`job`]), and tells how it goes
-//! through a listener ([`event`]), which can stop it.
+//! its own or on the device of a host application ([`embedding`]); a job's options are plain data ([`GenerateOptions`], [`TrainOptions`]), and it
+//! reports through a listener ([`event`]), which can stop it.
 //!
 //! ```
 //! # #[cfg(feature = "bundled")] {
-//! use portray::engine::{Engine, EngineOptions};
-//! use portray::event::{Event, Flow};
-//! use portray::job::{GenerateJob, SamplingOptions};
+//! use portray::{Engine, EngineOptions, Event, Flow, GenerateOptions, SamplingOptions};
 //!
 //! # pollster::block_on(async {
 //! let engine = Engine::request(&EngineOptions::default()).await?;
-//! let job = GenerateJob {
+//! let job = GenerateOptions {
 //!     prompts: vec!["a cat on the beach".into()],
 //!     sampling: SamplingOptions { steps: Some(2), seed: 7, ..Default::default() },
 //!     ..Default::default() // the bundled model, as on the command line
@@ -43,8 +41,11 @@
 //! | `nn`, `models` | layers; text encoder, UNet and autoencoder |
 //! | `diffusion` | noise schedules and samplers |
 //! | [`io`] | safetensors, checkpoints, LoRA layouts, tokenizer, pictures |
-//! | `train` | DreamBooth |
-//! | [`engine`], [`job`], [`event`], [`Error`] | the facade |
+//! | [`pipeline`] | how a model is run: opening it, its weights on the device, text, denoising, decoding; knows no job |
+//! | [`generate`] | prompts to pictures |
+//! | [`train`] | pictures of a subject to a LoRA or a UNet (DreamBooth) |
+//! | [`engine`] | the facade: [`Engine`] and [`Job`] |
+//! | [`tools`] | benchmarks, comparison with other implementations, checks of a device |
 //!
 //! # Adding an op
 //!
@@ -55,7 +56,7 @@
 //! # Versions
 //!
 //! Semantic versioning covers what this page lists. Before 1.0 a minor version may change it, a patch does not; the
-//! changelog says what changed. `nn`, `models`, `diffusion` and `train` are public for the command line and the tests only,
+//! changelog says what changed. `nn`, `models` and `diffusion` are public for the command line and the tests only,
 //! and may change in any version; so may the kernels, and with them the last bits of a result. [`wgpu`] is re-exported, and
 //! its major version is part of the interface: a new one is a new minor version here.
 
@@ -67,19 +68,29 @@ pub mod embedding {}
 pub mod engine;
 pub mod error;
 pub mod event;
+pub mod generate;
 pub mod gpu;
 pub mod graph;
 pub mod io;
-pub mod job;
 #[doc(hidden)]
 pub mod models;
 #[doc(hidden)]
 pub mod nn;
 pub mod ops;
-#[doc(hidden)]
+pub mod pipeline;
+pub mod tools;
 pub mod train;
 #[cfg(all(feature = "web", target_arch = "wasm32"))]
 mod web;
 
+pub use base::rng::RngKind;
+pub use diffusion::{Prediction, SamplerKind, Spacing};
+pub use engine::{Engine, EngineOptions, Job, required_features, required_limits};
 pub use error::{Error, Result};
+pub use event::{Event, Flow, Listener, Picture, StepReport};
+pub use generate::{GenerateOptions, Generated, Latents, plan_generate};
+pub use gpu::Budget;
+pub use io::LoraFormat;
+pub use pipeline::{LoraArg, Model, ModelOptions, PlanReport, SamplingOptions, WeightType};
+pub use train::{Checkpointing, Crop, LrSchedule, Method, Optimizer, Targets, TrainOptions, Trained, plan_train};
 pub use wgpu;

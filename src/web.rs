@@ -9,13 +9,17 @@ use js_sys::{Function, Uint8Array};
 use serde_json::{Value, json};
 use wasm_bindgen::prelude::*;
 
-use crate::engine::{Engine, EngineOptions, Model, Stopwatch, plan_generate, plan_train};
+use crate::engine::{Engine, EngineOptions};
 use crate::error::{Error, Result};
 use crate::event::{Event, Flow, Listener, Picture};
-use crate::io::files::{self, Content};
+use crate::generate::{GenerateOptions, plan_generate};
+use crate::io::files::Content;
 use crate::io::image::encode_png;
-use crate::io::{self, LoraFile, LoraFormat, Part, Slices};
-use crate::job::{GenerateJob, ModelOptions, TrainJob};
+use crate::io::{LoraFile, LoraFormat, Part, Slices, files};
+use crate::pipeline::{Model, ModelOptions};
+use crate::tools::Stopwatch;
+use crate::train::{TrainOptions, plan_train};
+use crate::{io, tools};
 
 /// A file that JavaScript reads: `read(start, end)` gives a `Uint8Array` at once, or throws.
 struct JsSlices {
@@ -200,8 +204,8 @@ impl WebEngine {
     pub fn plan(&self, kind: &str, job: &str) -> Result<String, JsValue> {
         let caps = self.engine.gpu().caps();
         let report = match kind {
-            "train" => parse(job).and_then(|job: TrainJob| plan_train(&job, caps)),
-            _ => parse(job).and_then(|job: GenerateJob| plan_generate(&job, caps)),
+            "train" => parse(job).and_then(|job: TrainOptions| plan_train(&job, caps)),
+            _ => parse(job).and_then(|job: GenerateOptions| plan_generate(&job, caps)),
         };
         let said = report.map(|r| {
             let rows: Vec<Value> = r.rows.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect();
@@ -215,19 +219,19 @@ impl WebEngine {
     /// Runs test case `index` of the op `op`: null where there is none, "" where it is right, else what is wrong.
     #[wasm_bindgen(js_name = checkKernel)]
     pub async fn check_kernel(&self, op: &str, index: usize, hardware: bool) -> Result<Option<String>, JsValue> {
-        let found = self.engine.check_kernel(op, index, hardware).await.map_err(thrown)?;
+        let found = tools::check_kernel(&self.engine, op, index, hardware).await.map_err(thrown)?;
         Ok(found.map(|right| right.err().unwrap_or_default()))
     }
 
     /// A "unet" or "train" step of the model of `options`, to be timed.
     pub async fn stopwatch(&self, step: &str, options: &str) -> Result<WebStopwatch, JsValue> {
         let options: ModelOptions = parse(options).map_err(thrown)?;
-        self.engine.stopwatch(step, &options).await.map(WebStopwatch).map_err(thrown)
+        tools::stopwatch(&self.engine, step, &options).await.map(WebStopwatch).map_err(thrown)
     }
 
     /// Makes pictures; the weights stay on the device for the next ones where they are to be kept.
     pub async fn generate(&self, job: &str, keep: bool, listener: Function) -> Result<(), JsValue> {
-        let job: GenerateJob = parse(job).map_err(thrown)?;
+        let job: GenerateOptions = parse(job).map_err(thrown)?;
         let mut listener = |event| told(&listener, event);
         let model = self.opened(&job, &mut listener).await.map_err(thrown)?;
         model.keep_weights(keep);
@@ -240,7 +244,7 @@ impl WebEngine {
     }
 
     /// The job's model with its LoRAs, opened now where it is not the last one.
-    async fn opened(&self, job: &GenerateJob, listener: Listener<'_>) -> Result<Rc<Model>> {
+    async fn opened(&self, job: &GenerateOptions, listener: Listener<'_>) -> Result<Rc<Model>> {
         let named = json!([job.model, job.loras]).to_string();
         let last = self.opened.take().filter(|(name, _)| *name == named);
         let model = match last {
@@ -253,7 +257,7 @@ impl WebEngine {
 
     /// Trains; gives the updates done. The result lies at the job's `out`.
     pub async fn train(&self, job: &str, listener: Function) -> Result<usize, JsValue> {
-        let job: TrainJob = parse(job).map_err(thrown)?;
+        let job: TrainOptions = parse(job).map_err(thrown)?;
         self.release();
         let trained = self.engine.train(&job, &mut |event| told(&listener, event)).await.map_err(thrown)?;
         Ok(trained.steps)

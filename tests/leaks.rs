@@ -8,10 +8,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 
-use portray::engine::Work;
-use portray::gpu::Budget;
-use portray::job::TrainJob;
 use portray::ops::oracle::Random;
+use portray::{Budget, Job, TrainOptions};
 
 use host::{Host, fixture, tiny, tiny_job, tiny_options};
 
@@ -89,7 +87,7 @@ fn growth_is_what_every_run_adds() {
 const HELD_IN_ALL: i64 = 180 << 10;
 
 /// Steps of a whole `work`.
-fn steps<T>(host: &Host, mut work: Work<T>) -> usize {
+fn steps<T>(host: &Host, mut work: Job<T>) -> usize {
     let mut steps = 0;
     while work.step(Budget::dispatches(9)).unwrap().is_none() {
         steps += 1;
@@ -99,7 +97,7 @@ fn steps<T>(host: &Host, mut work: Work<T>) -> usize {
 }
 
 /// Gives `work` up after so many steps, with the device at work.
-fn give_up<T>(host: &Host, mut work: Work<T>, steps: usize) {
+fn give_up<T>(host: &Host, mut work: Job<T>, steps: usize) {
     for _ in 0..steps {
         if work.step(Budget::dispatches(9)).unwrap().is_some() {
             break;
@@ -115,7 +113,7 @@ fn two_hundred_jobs_given_up_anywhere_leave_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let picture = || host.engine.start_generate_with(model.clone(), tiny_job());
     let training = || {
-        host.engine.start_train(TrainJob {
+        host.engine.start_train(TrainOptions {
             model: tiny_options(),
             replay: Some(fixture("sd2-train/replay.safetensors")),
             steps: Some(1),

@@ -4,10 +4,11 @@ mod common;
 
 use std::path::Path;
 
-use portray::engine::{Engine, EngineOptions, PlanReport, plan_generate, plan_train};
-use portray::event::{Event, Flow};
 use portray::io::{Tensor, write_safetensors};
-use portray::job::{GenerateJob, LoraArg, Method, ModelOptions, SamplingOptions, TrainJob, WeightType};
+use portray::{
+    Engine, EngineOptions, Event, Flow, GenerateOptions, LoraArg, Method, ModelOptions, PlanReport, SamplingOptions,
+    TrainOptions, WeightType, plan_generate, plan_train,
+};
 
 /// The highest report over a job's events.
 struct Peak<'a> {
@@ -45,7 +46,7 @@ fn peaks_are_as_planned() {
         |side| SamplingOptions { steps: Some(2), width: Some(side), height: Some(side), ..Default::default() };
     let lora = folder.path().join("l.safetensors");
     let mut faults = Vec::new();
-    let train = TrainJob {
+    let train = TrainOptions {
         images: Some(assets("subjects/cat")),
         prompt: Some("a cat".into()),
         class_prompt: Some("a dog".into()),
@@ -60,10 +61,11 @@ fn peaks_are_as_planned() {
         out: lora.clone(),
         ..Default::default()
     };
-    let full = TrainJob { method: Method::Full, out: folder.path().join("full"), ..train.clone() };
-    let sampled = TrainJob { sample_prompts: vec!["a cat".into()], force: true, resolution: Some(96), ..train.clone() };
-    let lean = TrainJob {
-        optimizer: portray::train::Optimizer::AdamW8bit,
+    let full = TrainOptions { method: Method::Full, out: folder.path().join("full"), ..train.clone() };
+    let sampled =
+        TrainOptions { sample_prompts: vec!["a cat".into()], force: true, resolution: Some(96), ..train.clone() };
+    let lean = TrainOptions {
+        optimizer: portray::Optimizer::AdamW8bit,
         fused_update: true,
         out: folder.path().join("lean"),
         ..full.clone()
@@ -78,7 +80,7 @@ fn peaks_are_as_planned() {
         let loras = vec![LoraArg { path: lora.clone(), scale: 1.0 }];
         let prompts = vec!["a cat".into()];
         let job =
-            GenerateJob { prompts, count: 1, loras, sampling: sampling(side), strength: 1.0, ..Default::default() };
+            GenerateOptions { prompts, count: 1, loras, sampling: sampling(side), strength: 1.0, ..Default::default() };
         let mut peak = Peak { engine: &engine, bytes: 0 };
         pollster::block_on(engine.generate(&job, &mut |e| peak.hear(e))).expect("a picture");
         let plan = plan_generate(&job, caps).expect("a plan");
@@ -103,8 +105,14 @@ fn full_size_picture(dtype: WeightType, side: usize, most: u64) {
     let [width, height] = [Some(side); 2];
     let sampling = SamplingOptions { steps: Some(1), sampler, width, height, ..Default::default() };
     let model = ModelOptions { dtype, ..full_size() };
-    let job =
-        GenerateJob { prompts: vec!["a cat".into()], count: 1, model, sampling, strength: 1.0, ..Default::default() };
+    let job = GenerateOptions {
+        prompts: vec!["a cat".into()],
+        count: 1,
+        model,
+        sampling,
+        strength: 1.0,
+        ..Default::default()
+    };
     let plan = plan_generate(&job, engine.gpu().caps()).expect("a plan");
     let mut peak = Peak { engine: &engine, bytes: 0 };
     let made = pollster::block_on(engine.generate(&job, &mut |e| peak.hear(e))).expect("a picture");
@@ -115,7 +123,7 @@ fn full_size_picture(dtype: WeightType, side: usize, most: u64) {
 }
 
 /// One update at `side` pixels on a picture and a class picture, of random latents and hidden states.
-fn full_size_training(name: &str, side: usize, change: impl Fn(&mut TrainJob), most: u64) {
+fn full_size_training(name: &str, side: usize, change: impl Fn(&mut TrainOptions), most: u64) {
     let engine = pollster::block_on(Engine::request(&EngineOptions::default())).expect("an adapter");
     let folder = tempfile::tempdir().expect("a folder");
     let mut random = portray::ops::oracle::Random::new(1);
@@ -132,7 +140,7 @@ fn full_size_training(name: &str, side: usize, change: impl Fn(&mut TrainJob), m
     tensors.extend(["instance", "prior"].map(|part| Tensor::i64(format!("0.{part}.timesteps"), &[1], &[500])));
     let replay = folder.path().join("replay.safetensors");
     write_safetensors(&replay, &tensors, &Default::default()).expect("a replay file");
-    let mut job = TrainJob {
+    let mut job = TrainOptions {
         model: full_size(),
         replay: Some(replay),
         prior_weight: 1.0,
@@ -148,7 +156,12 @@ fn full_size_training(name: &str, side: usize, change: impl Fn(&mut TrainJob), m
     };
     change(&mut job);
     let planned = plan_train(
-        &TrainJob { replay: None, class_prompt: Some("a cat".into()), class_images: Some("x".into()), ..job.clone() },
+        &TrainOptions {
+            replay: None,
+            class_prompt: Some("a cat".into()),
+            class_images: Some("x".into()),
+            ..job.clone()
+        },
         engine.gpu().caps(),
     );
     let plan = planned.expect("a plan");
@@ -182,7 +195,7 @@ fn full_size_loading_holds_few_weights_on_the_host() {
     let engine = pollster::block_on(Engine::request(&EngineOptions::default())).expect("an adapter");
     let sampling = SamplingOptions { steps: Some(1), sampler: "euler".parse().ok(), ..Default::default() };
     let model = ModelOptions { dtype: WeightType::F16, ..full_size() };
-    let job = GenerateJob { prompts: vec!["a cat".into()], count: 1, model, sampling, ..Default::default() };
+    let job = GenerateOptions { prompts: vec!["a cat".into()], count: 1, model, sampling, ..Default::default() };
     let over = AtomicBool::new(false);
     let most = std::thread::scope(|scope| {
         let watch = scope.spawn(|| {
@@ -252,8 +265,8 @@ fn full_size_fine_tuning() {
 #[test]
 #[ignore = "a model of full size"]
 fn full_size_lean_fine_tuning() {
-    let lean = |job: &mut TrainJob| {
-        (job.method, job.optimizer, job.fused_update) = (Method::Full, portray::train::Optimizer::AdamW8bit, true);
+    let lean = |job: &mut TrainOptions| {
+        (job.method, job.optimizer, job.fused_update) = (Method::Full, portray::Optimizer::AdamW8bit, true);
     };
     full_size_training("full, lean", 512, lean, 9_000_000_000);
 }

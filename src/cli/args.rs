@@ -1,4 +1,4 @@
-//! The arguments. What a job's options mean is said where the library defines them (`portray::job`).
+//! The arguments. What a job's options mean is said where the library defines them (`GenerateOptions`, `TrainOptions`).
 
 use std::any::TypeId;
 use std::ffi::{OsStr, OsString};
@@ -8,8 +8,7 @@ use std::path::PathBuf;
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use portray::io::LoraFormat;
-use portray::job::{GenerateJob, LoraArg, ModelOptions, TrainJob, WeightType};
+use portray::{GenerateOptions, LoraArg, LoraFormat, ModelOptions, TrainOptions, WeightType};
 
 /// Personalize text-to-image diffusion models on any GPU.
 ///
@@ -67,7 +66,7 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 pub struct GenerateArgs {
     #[command(flatten)]
-    pub job: GenerateJob,
+    pub job: GenerateOptions,
     #[command(flatten)]
     pub output: GenerateOutput,
 }
@@ -89,7 +88,7 @@ pub struct GenerateOutput {
 #[derive(Clone, Debug, Args)]
 pub struct TrainArgs {
     #[command(flatten)]
-    pub job: TrainJob,
+    pub job: TrainOptions,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -190,7 +189,7 @@ pub struct ForwardArgs {
     #[arg(long, value_name = "TEXT")]
     pub prompt: Vec<String>,
     /// LoRA file or folder, with an optional scale; may be given several times
-    #[arg(long = "lora", value_name = "FILE[=SCALE]", value_parser = portray::job::lora_parser())]
+    #[arg(long = "lora", value_name = "FILE[=SCALE]", value_parser = portray::pipeline::lora_parser())]
     pub loras: Vec<LoraArg>,
     /// Overwrite --out
     #[arg(long)]
@@ -254,7 +253,7 @@ pub struct DemoArgs {
     #[arg(long)]
     pub check: bool,
     /// Optimizer updates of a training
-    #[arg(long, value_name = "N", default_value = "200", allow_negative_numbers = true, value_parser = portray::job::parse_count)]
+    #[arg(long, value_name = "N", default_value = "200", allow_negative_numbers = true, value_parser = portray::pipeline::parse_count)]
     pub steps: usize,
     /// Sampler steps of every picture
     #[arg(long, value_name = "N", default_value = "10", allow_negative_numbers = true, value_parser = sampler_steps())]
@@ -425,9 +424,9 @@ mod tests {
     fn the_library_has_the_command_lines_defaults() {
         let job = |line: &[&str]| Cli::try_parse_from(line).unwrap().command;
         let Command::Train(train) = job(&["portray", "train"]) else { panic!("no training") };
-        assert_eq!(train.job, portray::job::TrainJob::default());
+        assert_eq!(train.job, portray::TrainOptions::default());
         let Command::Generate(generate) = job(&["portray", "generate", "x"]) else { panic!("no pictures") };
-        let expected = portray::job::GenerateJob { prompts: vec!["x".into()], ..Default::default() };
+        let expected = portray::GenerateOptions { prompts: vec!["x".into()], ..Default::default() };
         assert_eq!(generate.job, expected);
     }
 

@@ -2,11 +2,9 @@
 
 use std::path::Path;
 
-use portray::engine::{BenchRow, Engine};
-use portray::event::Flow;
 use portray::gpu::{AdapterClass, Caps, Variants};
-use portray::job::ModelOptions;
-use portray::{Error, Result, io};
+use portray::tools::BenchRow;
+use portray::{Engine, Error, Flow, ModelOptions, Result, io};
 
 use super::args::{BenchArgs, Global};
 use super::{stop, terminal};
@@ -48,9 +46,9 @@ pub fn run(global: &Global, engine: &Engine, args: &BenchArgs) -> Result<()> {
     let measured = match &args.model {
         Some(model) => {
             let options = ModelOptions { model: Some(model.clone()), dtype: args.dtype, ..ModelOptions::default() };
-            pollster::block_on(engine.bench_steps(&options, &mut |row| show(&row)))
+            pollster::block_on(portray::tools::bench_steps(engine, &options, &mut |row| show(&row)))
         }
-        None => pollster::block_on(engine.bench(&mut show)).map(drop),
+        None => pollster::block_on(portray::tools::bench(engine, &mut show)).map(drop),
     };
     // What it could not say is why it stopped.
     printed.and(measured)

@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use portray::event::Picture;
+use portray::generate::MOST_PICTURES;
 use portray::io::{Place, image};
-use portray::job::MOST_PICTURES;
-use portray::{Error, Result};
+use portray::{Error, Picture, Result};
 
 /// Writes a picture as PNG with its `parameters`.
 ///

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use portray::engine::ForwardPart;
 use portray::io::place::check_no_input;
 use portray::io::{Place, SafeTensors, Tensor, write_safetensors};
+use portray::tools::ForwardPart;
 use portray::{Error, Result};
 use serde_json::json;
 
@@ -33,7 +33,7 @@ pub fn run(global: &Global, args: &ForwardArgs) -> Result<()> {
     place.check()?;
     let input = args.input.as_ref().map(SafeTensors::open).transpose()?;
     let engine = super::open(global)?;
-    let made = engine.forward(part, &args.model, &args.loras, input.as_ref(), &args.prompt);
+    let made = portray::tools::forward(&engine, part, &args.model, &args.loras, input.as_ref(), &args.prompt);
     let made = pollster::block_on(made)?;
     let tensors: Vec<Tensor<'_>> =
         made.iter().map(|(name, shape, data)| Tensor::f32(name.as_str(), shape, data)).collect();

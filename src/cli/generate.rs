@@ -4,13 +4,10 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use portray::engine::{Generated, Latents};
-use portray::event::{Event, Picture};
 use portray::io::files::Lock;
 use portray::io::place::{check_apart, check_no_input};
 use portray::io::{Place, Placed, Tensor, write_safetensors};
-use portray::job::GenerateJob;
-use portray::{Error, Result};
+use portray::{Error, Event, GenerateOptions, Generated, Latents, Picture, Result};
 use serde_json::json;
 
 use super::args::{GenerateArgs, Global};
@@ -52,7 +49,7 @@ impl Results {
     ///
     /// # Errors
     /// For places that cannot be written, hold something already, are one, are what the job reads, or are another run's.
-    pub fn new(global: &Global, args: GenerateArgs) -> Result<(GenerateJob, Results)> {
+    pub fn new(global: &Global, args: GenerateArgs) -> Result<(GenerateOptions, Results)> {
         let GenerateArgs { mut job, output } = args;
         let destination = Destination::new(output.out.as_deref(), job.prompts.len(), job.count)?;
         destination.check(job.prompts.len(), job.count, job.sampling.seed, output.force)?;
@@ -157,7 +154,7 @@ impl Results {
 }
 
 /// Asks whether there is room for pictures whose size is given, and for their latents.
-fn check_space(job: &GenerateJob, to: &Destination, latents: Option<&Place>) -> Result<()> {
+fn check_space(job: &GenerateOptions, to: &Destination, latents: Option<&Place>) -> Result<()> {
     let (Some(width), Some(height)) = (job.sampling.width, job.sampling.height) else { return Ok(()) };
     let (pixels, pictures) = (width.saturating_mul(height) as u64, (job.prompts.len() * job.count) as u64);
     // Of photos, PNG keeps about half.

@@ -3,14 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use portray::engine::Model;
-use portray::event::Flow;
 use portray::io::checkpoints::original::{TAKES, is_checkpoint, other};
 use portray::io::lora_file::is_adapter_key;
 use portray::io::{Checkpoint, LoraFile, Part, SafeTensors, Weights};
-use portray::job::ModelOptions;
 use portray::models::{UnetConfig, VaeConfig};
-use portray::{Error, Result};
+use portray::{Error, Flow, Model, ModelOptions, Result};
 use serde_json::{Value, json};
 
 use super::args::{Global, InspectArgs};

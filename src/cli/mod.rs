@@ -23,9 +23,7 @@ use std::process::ExitCode;
 
 use args::{Command, Global};
 use clap::Parser as _;
-use portray::engine::{self, Engine, EngineOptions};
-use portray::event::Event;
-use portray::{Error, Result};
+use portray::{Engine, EngineOptions, Error, Event, Result};
 
 /// Parses the arguments, runs the command, and turns what came of it into an exit code: 0 done, 1 failed, 2 wrong use,
 /// 130 interrupted.
@@ -88,7 +86,7 @@ fn folder_is_gone() -> bool {
 /// Opens the adapter that the global options name.
 fn open(global: &Global) -> Result<Engine> {
     // Without a cache folder nothing is remembered, and the usual kernels run.
-    let variants = engine::cache_folder().ok().map(|cache| cache.join("variants"));
+    let variants = portray::pipeline::cache_folder().ok().map(|cache| cache.join("variants"));
     let options = EngineOptions { adapter: global.adapter.clone(), variants, ..Default::default() };
     pollster::block_on(Engine::request(&options))
 }

@@ -1,8 +1,7 @@
 //! `portray plan`: what a job would take.
 
-use portray::Result;
-use portray::engine::{PlanReport, plan_generate, plan_train};
 use portray::gpu::{self, AdapterClass, AdapterEntry, Caps};
+use portray::{PlanReport, Result, plan_generate, plan_train};
 use serde_json::json;
 
 use super::args::{Global, PlanArgs, PlanJob};

@@ -4,8 +4,7 @@ use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use portray::event::{Event, Flow, StepReport};
-use portray::{Error, Result};
+use portray::{Error, Event, Flow, Result, StepReport};
 use serde_json::{Value, json};
 
 use super::args::Global;

@@ -4,11 +4,9 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use portray::engine::{Trained, sample_file, samples_folder};
-use portray::event::{Event, Flow};
 use portray::io::{Place, Placed};
-use portray::job::TrainJob;
-use portray::{Error, Result};
+use portray::train::{sample_file, samples_folder};
+use portray::{Error, Event, Flow, Result, TrainOptions, Trained};
 use serde_json::json;
 
 use super::args::{Global, TrainArgs};
@@ -31,13 +29,13 @@ pub fn run(global: &Global, args: TrainArgs) -> Result<()> {
 ///
 /// # Errors
 /// For places that cannot be written, or hold something already.
-pub fn samples(job: &TrainJob) -> Result<PathBuf> {
+pub fn samples(job: &TrainOptions) -> Result<PathBuf> {
     job.check_places()?;
     Ok(samples_folder(&job.out))
 }
 
 /// Writes sample pictures as they come, and passes events on. One that cannot be written does not end the training.
-pub fn hear(reporter: &mut Reporter, job: &TrainJob, samples: &Path, event: &Event) -> Flow {
+pub fn hear(reporter: &mut Reporter, job: &TrainOptions, samples: &Path, event: &Event) -> Flow {
     if let Event::Sample { step, picture } = event {
         let place = Place::file(sample_file(samples, *step, picture.index), job.force || job.resume);
         match place.put(|at| files::write_picture(at, picture)).and_then(Placed::path) {
@@ -54,7 +52,7 @@ pub fn hear(reporter: &mut Reporter, job: &TrainJob, samples: &Path, event: &Eve
 ///
 /// # Errors
 /// The training's.
-pub fn tell(global: &Global, job: &TrainJob, began: Instant, result: Result<Trained>) -> Result<()> {
+pub fn tell(global: &Global, job: &TrainOptions, began: Instant, result: Result<Trained>) -> Result<()> {
     let trained = result.inspect_err(|e| {
         if matches!(e, Error::Interrupted(_)) && job.replay.is_none() {
             terminal::note(&format!("go on with: {}", resume_command(std::env::args_os())));

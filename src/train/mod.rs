@@ -1,18 +1,36 @@
-//! DreamBooth: data, optimizer, checkpoints, metrics.
+//! `train`: pictures of a subject to a LoRA, or to a whole new UNet (DreamBooth).
 
-pub mod checkpoint;
+mod check;
+mod class_images;
+mod data;
 pub mod dataset;
-pub mod dreambooth;
+mod idle_options;
+mod init_lora;
 pub mod metrics;
 pub mod optimizer;
+mod options;
+mod places;
+pub mod plan;
+pub(crate) mod plans;
 pub mod replay;
+mod run;
+mod samples;
+mod save;
 pub mod schedule;
+mod setup;
+pub mod state;
 pub mod trainer;
+mod training_set;
 mod update;
 
-pub use checkpoint::{State, Values};
+pub use class_images::class_folder;
 pub use dataset::{Cached, Dataset, Draw, MicroBatch, Photo};
-pub use dreambooth::{Setup, TrainPlan};
-pub use optimizer::Optimizer;
+pub use options::{Checkpointing, Crop, LrSchedule, Method, Optimizer, Targets, TrainOptions};
+pub use places::{sample_file, samples_folder};
+pub use plan::{Setup, TrainPlan};
+pub use plans::plan_train;
 pub use replay::{Conditioning, Replay};
+pub use run::Trained;
+pub(crate) use run::train;
+pub use state::{State, Values};
 pub use trainer::Trainer;

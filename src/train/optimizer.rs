@@ -1,9 +1,9 @@
 //! Who updates the parameters: AdamW, with moments in f32 or in eight bits.
 
+pub use super::Optimizer;
 use crate::base::DType;
 use crate::error::Result;
 use crate::graph::{Graph, Tensor};
-pub use crate::job::Optimizer;
 use crate::ops::{AdamWHyper, adamw, adamw8bit, moment_words};
 
 /// Numbers that an update reads.

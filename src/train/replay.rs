@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use super::dataset::Draw;
 use crate::base::layout;
 use crate::error::{Error, Result};
 use crate::io::SafeTensors;
+
+use super::dataset::Draw;
 
 /// A file of batches (`train --replay`).
 pub struct Replay {

@@ -6,8 +6,8 @@ use crate::graph::{Session, Tensor};
 use crate::nn::Param;
 
 use super::dataset::MicroBatch;
-use super::dreambooth::{CLIP, Inputs, Setup, TrainPlan};
 use super::optimizer::UpdateInputs;
+use super::plan::{CLIP, Inputs, Setup, TrainPlan};
 use super::replay::Conditioning;
 use super::update::{Group, UpdatePlan, Vector};
 

@@ -1,12 +1,13 @@
 //! What is updated together, and the plan of an update behind the backward pass.
 
-use super::optimizer::{Optimizer, UpdateInputs};
 use crate::base::DType;
 use crate::error::Result;
 use crate::gpu::{Caps, Variants, flat_bytes};
 use crate::graph::{Graph, Plan, PlanOptions, Tensor};
 use crate::nn::Param;
 use crate::ops::clip_grad_norm;
+
+use super::optimizer::{Optimizer, UpdateInputs};
 
 /// Parameters with one learning rate.
 #[derive(Clone, Debug)]

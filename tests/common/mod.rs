@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use portray::engine::{Engine, EngineOptions};
+use portray::{Engine, EngineOptions};
 
 /// A file of what PyTorch and diffusers gave: a fixture, or one of another folder that `PORTRAY_GOLDEN` names.
 pub fn golden(name: &str) -> PathBuf {

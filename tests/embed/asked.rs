@@ -3,17 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use portray::engine::Trained;
-use portray::event::{Event, Flow, Picture};
-use portray::gpu::Budget;
-use portray::job::{GenerateJob, TrainJob};
-use portray::{Error, Result};
+use portray::{Budget, Error, Event, Flow, GenerateOptions, Picture, Result, TrainOptions, Trained};
 
 use super::host::{Host, tiny, tiny_job, tiny_options};
 
 /// A training on pictures, with a sample picture after every update.
-fn training(folder: &Path) -> TrainJob {
-    TrainJob {
+fn training(folder: &Path) -> TrainOptions {
+    TrainOptions {
         model: tiny_options(),
         images: Some(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("assets/subjects/cat")),
         prompt: Some("a cat".into()),
@@ -26,7 +22,7 @@ fn training(folder: &Path) -> TrainJob {
 }
 
 /// Trains, and gives `answer` to the first event that `asks`, which is heard once; what came of it, and the events after it.
-fn answered(job: &TrainJob, answer: Flow, asks: impl Fn(&Event) -> bool) -> (Result<Trained>, Vec<Event>) {
+fn answered(job: &TrainOptions, answer: Flow, asks: impl Fn(&Event) -> bool) -> (Result<Trained>, Vec<Event>) {
     let host = Host::shared();
     let (mut asked, mut after) = (false, Vec::new());
     let result = pollster::block_on(host.engine.train(job, &mut |event| {
@@ -91,7 +87,7 @@ fn a_training_that_is_to_finish_does_its_first_update() {
 }
 
 /// Pictures of a job that is stopped when `done` of its steps are, and what came of it.
-fn stopped_at(job: &GenerateJob, done: usize) -> (Vec<Picture>, Result<usize>) {
+fn stopped_at(job: &GenerateOptions, done: usize) -> (Vec<Picture>, Result<usize>) {
     let host = Host::shared();
     let mut pictures = Vec::new();
     let made = pollster::block_on(host.engine.generate(job, &mut |event| match event {
@@ -107,7 +103,7 @@ fn stopped_at(job: &GenerateJob, done: usize) -> (Vec<Picture>, Result<usize>) {
 
 #[test]
 fn a_stopped_job_gives_the_pictures_that_are_sampled() {
-    let job = GenerateJob { count: 3, previews: false, ..tiny_job() };
+    let job = GenerateOptions { count: 3, previews: false, ..tiny_job() };
     let rgb = |pictures: &[Picture]| pictures.iter().map(|p| p.rgb.clone()).collect::<Vec<_>>();
     let (whole, made) = stopped_at(&job, usize::MAX);
     assert_eq!(made.unwrap(), 3);
@@ -131,7 +127,7 @@ fn a_stopped_job_gives_the_pictures_that_are_sampled() {
 fn a_host_that_stops_a_job_has_its_finished_pictures() {
     let host = Host::shared();
     let model = tiny(&host.engine);
-    let mut work = host.engine.start_generate_with(model, GenerateJob { count: 3, ..tiny_job() });
+    let mut work = host.engine.start_generate_with(model, GenerateOptions { count: 3, ..tiny_job() });
     let error = loop {
         match work.step(Budget::dispatches(100)) {
             Ok(done) => assert!(done.is_none(), "it was stopped"),
@@ -157,7 +153,8 @@ fn a_training_breathes_between_its_pictures() {
         let picture = portray::io::Picture { width: 400, height: 400, rgb: rgb.clone() };
         portray::io::write_png(images.join(format!("{i}.png")), &picture, &[]).unwrap();
     }
-    let job = TrainJob { images: Some(images), steps: Some(1), sample_prompts: Vec::new(), ..training(folder.path()) };
+    let job =
+        TrainOptions { images: Some(images), steps: Some(1), sample_prompts: Vec::new(), ..training(folder.path()) };
     let mut work = host.engine.start_train(job);
     // Steps until `seen`; each is long over when a picture is read.
     let mut steps_until = |seen: &dyn Fn(&Event) -> bool| {

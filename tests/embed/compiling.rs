@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use portray::engine::{Engine, EngineOptions, plan_generate, plan_train};
-use portray::event::{Event, Flow};
-use portray::gpu::Budget;
-use portray::job::{GenerateJob, ModelOptions, SamplingOptions, TrainJob};
+use portray::{
+    Budget, Engine, EngineOptions, Event, Flow, GenerateOptions, ModelOptions, SamplingOptions, TrainOptions,
+    plan_generate, plan_train,
+};
 
 fn engine() -> Engine {
     pollster::block_on(Engine::request(&EngineOptions::default())).unwrap()
@@ -16,9 +16,9 @@ fn tiny() -> ModelOptions {
     ModelOptions { model: Some(model), ..ModelOptions::default() }
 }
 
-fn picture() -> GenerateJob {
+fn picture() -> GenerateOptions {
     let sampling = SamplingOptions { steps: Some(2), width: Some(48), height: Some(40), ..SamplingOptions::default() };
-    GenerateJob { prompts: vec!["a dog".into()], model: tiny(), sampling, ..GenerateJob::default() }
+    GenerateOptions { prompts: vec!["a dog".into()], model: tiny(), sampling, ..GenerateOptions::default() }
 }
 
 fn subject(name: &str) -> Option<PathBuf> {
@@ -89,7 +89,7 @@ fn a_job_that_a_host_drives_counts_too() {
 fn a_training_s_kernels_are_known_before_it_begins() {
     let engine = engine();
     let folder = tempfile::tempdir().unwrap();
-    let job = TrainJob {
+    let job = TrainOptions {
         images: subject("cat"),
         prompt: Some("a sks cat".into()),
         class_images: subject("dog"),
@@ -99,7 +99,7 @@ fn a_training_s_kernels_are_known_before_it_begins() {
         model: tiny(),
         steps: Some(1),
         out: folder.path().join("lora.safetensors"),
-        ..TrainJob::default()
+        ..TrainOptions::default()
     };
     let kernels = plan_train(&job, engine.gpu().caps()).unwrap().kernels;
     let mut told = Told::default();

@@ -3,11 +3,8 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use portray::engine::{Engine, EngineOptions, Model, Work};
-use portray::event::Flow;
-use portray::gpu::Budget;
-use portray::job::{GenerateJob, ModelOptions, SamplingOptions};
 use portray::wgpu;
+use portray::{Budget, Engine, EngineOptions, Flow, GenerateOptions, Job, Model, ModelOptions, SamplingOptions};
 
 pub struct Host {
     pub device: wgpu::Device,
@@ -32,8 +29,8 @@ impl Host {
     /// With what the engine profits from.
     pub fn generous() -> Host {
         Host::new(|adapter| wgpu::DeviceDescriptor {
-            required_features: portray::engine::required_features(adapter),
-            required_limits: portray::engine::required_limits(adapter),
+            required_features: portray::required_features(adapter),
+            required_limits: portray::required_limits(adapter),
             ..Default::default()
         })
     }
@@ -60,7 +57,7 @@ impl Host {
     }
 
     /// Advances `work` frame by frame, to its end.
-    pub fn finish<T>(&self, work: &mut Work<T>, budget: Budget) -> portray::Result<T> {
+    pub fn finish<T>(&self, work: &mut Job<T>, budget: Budget) -> portray::Result<T> {
         loop {
             if let Some(done) = work.step(budget)? {
                 return Ok(done);
@@ -105,8 +102,8 @@ pub fn tiny_options() -> ModelOptions {
 }
 
 /// A picture of the tiny model.
-pub fn tiny_job() -> GenerateJob {
-    GenerateJob {
+pub fn tiny_job() -> GenerateOptions {
+    GenerateOptions {
         prompts: vec!["a photo of a sks dog".into()],
         model: tiny_options(),
         sampling: SamplingOptions { steps: Some(3), width: Some(48), height: Some(40), ..Default::default() },
@@ -116,8 +113,8 @@ pub fn tiny_job() -> GenerateJob {
 }
 
 /// A picture of the bundled model, of its own size.
-pub fn bundled_job(steps: usize) -> GenerateJob {
-    GenerateJob {
+pub fn bundled_job(steps: usize) -> GenerateOptions {
+    GenerateOptions {
         prompts: vec!["a cat".into()],
         sampling: SamplingOptions { steps: Some(steps), ..Default::default() },
         previews: true,
@@ -126,7 +123,7 @@ pub fn bundled_job(steps: usize) -> GenerateJob {
 }
 
 /// The same of a quarter as many pixels.
-pub fn small_bundled_job(steps: usize) -> GenerateJob {
+pub fn small_bundled_job(steps: usize) -> GenerateOptions {
     let mut job = bundled_job(steps);
     (job.sampling.width, job.sampling.height) = (Some(64), Some(64));
     job

@@ -3,15 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use portray::Error;
-use portray::engine::{Engine, EngineOptions, Model, Work};
-use portray::event::Event;
-use portray::gpu::Budget;
-use portray::job::{GenerateJob, ModelOptions, TrainJob};
+use portray::{Budget, Engine, EngineOptions, Error, Event, GenerateOptions, Job, Model, ModelOptions, TrainOptions};
 
 use super::host::{Host, fixture, small_bundled_job, tiny, tiny_job, tiny_options};
 
-fn picture(host: &Host, job: GenerateJob, budget: Budget) -> Vec<u8> {
+fn picture(host: &Host, job: GenerateOptions, budget: Budget) -> Vec<u8> {
     let mut work = host.engine.start_generate(job);
     host.finish(&mut work, budget).unwrap();
     host.read(&work.pictures()[0])
@@ -31,7 +27,7 @@ fn any_budget_gives_the_same_picture() {
     ] {
         assert!(picture(host, small_bundled_job(2), budget) == expected, "{budget:?}");
     }
-    let other = GenerateJob { prompts: vec!["a dog".into()], ..small_bundled_job(2) };
+    let other = GenerateOptions { prompts: vec!["a dog".into()], ..small_bundled_job(2) };
     assert!(picture(host, other, Budget::time(Duration::from_millis(50))) != expected);
 }
 
@@ -39,10 +35,10 @@ fn any_budget_gives_the_same_picture() {
 fn kept_weights_give_the_same_pictures_and_go_when_told() {
     let host = Host::generous();
     let (model, fresh) = (tiny(&host.engine), tiny(&host.engine));
-    let small = GenerateJob { prompts: vec!["a dog".into()], ..tiny_job() };
+    let small = GenerateOptions { prompts: vec!["a dog".into()], ..tiny_job() };
     let mut large = tiny_job();
     (large.sampling.width, large.sampling.guidance) = (Some(64), Some(1.0));
-    let made = |model: &Arc<Model>, job: &GenerateJob| {
+    let made = |model: &Arc<Model>, job: &GenerateOptions| {
         let mut work = host.engine.start_generate_with(model.clone(), job.clone());
         host.finish(&mut work, Budget::time(Duration::from_millis(50))).unwrap();
         let picture = host.read(&work.pictures()[0]);
@@ -69,8 +65,8 @@ fn kept_weights_give_the_same_pictures_and_go_when_told() {
     assert_eq!(host.engine.gpu().allocated_bytes().unwrap(), expected[1].1);
 }
 
-fn training(out: std::path::PathBuf) -> TrainJob {
-    TrainJob {
+fn training(out: std::path::PathBuf) -> TrainOptions {
+    TrainOptions {
         model: tiny_options(),
         replay: Some(fixture("sd2-train/replay.safetensors")),
         init_lora: Some(fixture("sd2-train/init.lora-peft.safetensors")),
@@ -88,7 +84,7 @@ fn any_budget_gives_the_same_lora() {
     let trained = |name: &str, budget: Option<Budget>| {
         let job = training(folder.path().join(name));
         match budget {
-            None => pollster::block_on(host.engine.train(&job, &mut |_| portray::event::Flow::Continue)).unwrap(),
+            None => pollster::block_on(host.engine.train(&job, &mut |_| portray::Flow::Continue)).unwrap(),
             Some(budget) => host.finish(&mut host.engine.start_train(job), budget).unwrap(),
         };
         std::fs::read(folder.path().join(name)).unwrap()
@@ -101,9 +97,9 @@ fn any_budget_gives_the_same_lora() {
 }
 
 /// Two steps on real pictures, cropped at random, with class pictures.
-fn training_on_pictures(out: std::path::PathBuf) -> TrainJob {
+fn training_on_pictures(out: std::path::PathBuf) -> TrainOptions {
     let assets = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/subjects");
-    TrainJob {
+    TrainOptions {
         replay: None,
         init_lora: None,
         images: Some(assets.join("cat")),
@@ -121,7 +117,7 @@ fn pictures_train_the_same_by_steps_on_a_device_with_default_limits() {
     let host = Host::modest();
     let folder = tempfile::tempdir().unwrap();
     let at_once = training_on_pictures(folder.path().join("at-once.safetensors"));
-    pollster::block_on(host.engine.train(&at_once, &mut |_| portray::event::Flow::Continue)).unwrap();
+    pollster::block_on(host.engine.train(&at_once, &mut |_| portray::Flow::Continue)).unwrap();
     let by_steps = training_on_pictures(folder.path().join("by-steps.safetensors"));
     host.finish(&mut host.engine.start_train(by_steps.clone()), Budget::time(Duration::from_millis(20))).unwrap();
     assert!(std::fs::read(&at_once.out).unwrap() == std::fs::read(&by_steps.out).unwrap());
@@ -163,11 +159,11 @@ fn a_device_that_the_engine_opened_can_be_driven_and_rendered_with() {
 fn several_jobs_share_an_engine() {
     let host = Host::shared();
     let model = tiny(&host.engine);
-    let job = |prompt: &str| GenerateJob { prompts: vec![prompt.into()], ..tiny_job() };
+    let job = |prompt: &str| GenerateOptions { prompts: vec![prompt.into()], ..tiny_job() };
     let prompts = ["a dog", "a cat", "a tree"];
     let alone: Vec<Vec<u8>> =
         prompts.iter().map(|p| picture(host, job(p), Budget::time(Duration::from_millis(50)))).collect();
-    let mut works: Vec<Work<_>> =
+    let mut works: Vec<Job<_>> =
         prompts.iter().map(|p| host.engine.start_generate_with(model.clone(), job(p))).collect();
     while works.iter().any(|work| !work.is_over()) {
         for work in works.iter_mut().filter(|work| !work.is_over()) {
@@ -201,7 +197,7 @@ fn a_stopped_training_saves_its_state_and_goes_on() {
     };
     assert!(matches!(error, Error::Interrupted(_)), "{error}");
     assert!(matches!(work.step(Budget::dispatches(1)), Err(Error::Usage(_))));
-    let resumed = TrainJob { resume: true, ..job.clone() };
+    let resumed = TrainOptions { resume: true, ..job.clone() };
     host.finish(&mut host.engine.start_train(resumed), Budget::dispatches(500)).unwrap();
     assert!(std::fs::read(&job.out).unwrap() == std::fs::read(&whole.out).unwrap());
 }
@@ -241,11 +237,13 @@ fn a_lost_device_is_an_error_of_every_job_and_the_host_begins_anew() {
 fn errors_are_the_jobs_and_not_the_hosts() {
     let host = Host::with_textures(256);
     host.device.on_uncaptured_error(std::sync::Arc::new(|e| panic!("the host heard {e}")));
-    let job = GenerateJob { prompts: Vec::new(), ..tiny_job() };
+    let job = GenerateOptions { prompts: Vec::new(), ..tiny_job() };
     let error = host.finish(&mut host.engine.start_generate(job), Budget::dispatches(10)).unwrap_err();
     assert!(matches!(error, Error::Usage(_)), "{error}");
-    let job =
-        GenerateJob { model: ModelOptions { model: Some("/none/such".into()), ..Default::default() }, ..tiny_job() };
+    let job = GenerateOptions {
+        model: ModelOptions { model: Some("/none/such".into()), ..Default::default() },
+        ..tiny_job()
+    };
     let error = host.finish(&mut host.engine.start_generate(job), Budget::dispatches(10)).unwrap_err();
     assert!(error.to_string().contains("/none/such"), "{error}");
     // What wgpu reports within a step ends the job: its device cannot make a texture of this size.
@@ -280,7 +278,7 @@ fn errors_of_what_may_block_are_not_the_hosts_either() {
 fn no_adapter_is_asked_for_more_than_it_has() {
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
     let adapter = pollster::block_on(instance.request_adapter(&Default::default())).unwrap();
-    let wanted = portray::engine::required_limits(&adapter);
+    let wanted = portray::required_limits(&adapter);
     assert!(wanted.check_limits(&adapter.limits()));
     assert_eq!(wanted.max_buffer_size, adapter.limits().max_buffer_size);
 }
@@ -288,6 +286,6 @@ fn no_adapter_is_asked_for_more_than_it_has() {
 #[test]
 fn an_engine_and_a_model_may_cross_threads() {
     fn crosses<T: Send + Sync>() {}
-    crosses::<portray::engine::Engine>();
-    crosses::<portray::engine::Model>();
+    crosses::<portray::Engine>();
+    crosses::<portray::Model>();
 }

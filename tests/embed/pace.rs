@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use portray::engine::{Engine, Generated, Work};
-use portray::event::{Event, Flow};
-use portray::gpu::Budget;
+use portray::{Budget, Engine, Event, Flow, Generated, Job};
 
 use super::host::{Host, bundled_job};
 
@@ -46,7 +44,7 @@ impl<'h> Canvas<'h> {
 }
 
 /// Seconds of each frame from the first sampling step on.
-fn frames(canvas: &Canvas<'_>, work: &mut Work<Generated>, budget: Budget) -> Vec<f64> {
+fn frames(canvas: &Canvas<'_>, work: &mut Job<Generated>, budget: Budget) -> Vec<f64> {
     let (mut frames, mut forming) = (Vec::new(), false);
     loop {
         let began = Instant::now();

@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use portray::engine::{Engine, EngineOptions};
-use portray::event::{Event, Flow};
-use portray::gpu::Budget;
-use portray::job::GenerateJob;
+use portray::{Budget, Engine, EngineOptions, Event, Flow, GenerateOptions};
 
 use super::host::{Host, small_bundled_job, tiny, tiny_job};
 
 /// What the engine makes on a device of its own, RGB.
-fn plain(job: &GenerateJob) -> Vec<u8> {
+fn plain(job: &GenerateOptions) -> Vec<u8> {
     let engine = pollster::block_on(Engine::request(&EngineOptions::default())).unwrap();
     let made = pollster::block_on(engine.generate(job, &mut |_| Flow::Continue)).unwrap();
     made.pictures[0].rgb.clone()

@@ -4,11 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use crate::common;
-use portray::diffusion::{SamplerKind, Spacing};
-use portray::engine::{Engine, Latents};
-use portray::event::{Event, Flow};
 use portray::io::SafeTensors;
-use portray::job::{GenerateJob, ModelOptions, SamplingOptions, WeightType};
+use portray::{
+    Engine, Event, Flow, GenerateOptions, Latents, ModelOptions, SamplerKind, SamplingOptions, Spacing, WeightType,
+};
 
 const PROMPT: &str = "a photo of a sks dog";
 
@@ -21,10 +20,10 @@ fn tensor(file: &SafeTensors, name: &str) -> (Vec<usize>, Vec<f64>) {
     (t.shape.to_vec(), t.to_f32().unwrap().into_iter().map(f64::from).collect())
 }
 
-fn job(model: PathBuf, steps: usize, sampler: SamplerKind) -> GenerateJob {
+fn job(model: PathBuf, steps: usize, sampler: SamplerKind) -> GenerateOptions {
     // The recorded fast samplers ran without guidance.
     let guided = steps != 4;
-    GenerateJob {
+    GenerateOptions {
         prompts: vec![PROMPT.into()],
         model: ModelOptions { model: Some(model), dtype: WeightType::F32, ..Default::default() },
         sampling: SamplingOptions {
@@ -41,7 +40,7 @@ fn job(model: PathBuf, steps: usize, sampler: SamplerKind) -> GenerateJob {
     }
 }
 
-fn latents(engine: &Engine, job: &GenerateJob) -> Latents {
+fn latents(engine: &Engine, job: &GenerateOptions) -> Latents {
     let made = pollster::block_on(engine.generate(job, &mut |_: Event| Flow::Continue));
     made.unwrap_or_else(|e| panic!("{e}")).latents.expect("latents were asked for")
 }

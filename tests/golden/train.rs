@@ -4,13 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use crate::common;
-use portray::engine::Engine;
-use portray::event::{Event, Flow, StepReport};
-use portray::io::{LoraFile, LoraFormat, Part, SafeTensors};
-use portray::job::{
-    Checkpointing, GenerateJob, LoraArg, LrSchedule, Method, ModelOptions, Targets, TrainJob, WeightType,
+use portray::io::{LoraFile, Part, SafeTensors};
+use portray::{
+    Checkpointing, Engine, Event, Flow, GenerateOptions, LoraArg, LoraFormat, LrSchedule, Method, ModelOptions,
+    Optimizer, StepReport, Targets, TrainOptions, WeightType,
 };
-use portray::train::Optimizer;
 
 #[derive(serde::Deserialize)]
 struct Line {
@@ -27,11 +25,11 @@ fn recorded(folder: &str, tag: &str) -> Vec<Line> {
 }
 
 /// The job that `run.json` describes.
-fn job(kind: &str, what: &str, tag: &str, out: PathBuf) -> TrainJob {
+fn job(kind: &str, what: &str, tag: &str, out: PathBuf) -> TrainOptions {
     let folder = format!("{kind}-{what}");
     let full = what == "full";
     let text = what == "text";
-    let mut job = TrainJob {
+    let mut job = TrainOptions {
         model: ModelOptions { model: Some(common::golden(kind)), dtype: WeightType::F32, ..Default::default() },
         replay: Some(common::golden(&folder).join("replay.safetensors")),
         init_lora: (!full).then(|| common::golden(&folder).join("init.lora-peft.safetensors")),
@@ -73,7 +71,7 @@ fn sample_pictures_are_those_that_the_lora_gives() {
     let out = folder.path().join("both.safetensors");
     let model = ModelOptions { model: Some(common::golden("sd2")), dtype: WeightType::F32, ..Default::default() };
     let prompt = "a mscds cat in the snow";
-    let job = TrainJob {
+    let job = TrainOptions {
         model: model.clone(),
         images: Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/subjects/cat")),
         prompt: Some("a mscds cat".into()),
@@ -100,7 +98,7 @@ fn sample_pictures_are_those_that_the_lora_gives() {
     half.write(&unet_alone, LoraFormat::Diffusers).expect("a written LoRA");
     let off = |path: &Path| {
         let loras = vec![LoraArg { path: path.to_owned(), scale: 1.0 }];
-        let job = GenerateJob { prompts: vec![prompt.into()], model: model.clone(), loras, ..Default::default() };
+        let job = GenerateOptions { prompts: vec![prompt.into()], model: model.clone(), loras, ..Default::default() };
         let made = pollster::block_on(engine.generate(&job, &mut |_| Flow::Continue)).expect("a picture");
         let apart = made.pictures[0].rgb.iter().zip(&sample).map(|(a, b)| f64::from(a.abs_diff(*b)));
         assert_eq!(made.pictures[0].rgb.len(), sample.len());
@@ -197,7 +195,7 @@ fn final_error(got: &SafeTensors, expected: &SafeTensors, start: &dyn Fn(&str) -
 }
 
 /// Another way to train that must come to the same.
-type Change<'a> = &'a dyn Fn(&mut TrainJob);
+type Change<'a> = &'a dyn Fn(&mut TrainOptions);
 
 fn replay(
     engine: &Engine,
@@ -272,7 +270,8 @@ fn every_weight() {
 /// Backward twice and updates within it give what stored gradients give, with and without recomputation.
 #[test]
 fn fused_updates() {
-    let fused = |checkpointing| move |job: &mut TrainJob| (job.fused_update, job.checkpointing) = (true, checkpointing);
+    let fused =
+        |checkpointing| move |job: &mut TrainOptions| (job.fused_update, job.checkpointing) = (true, checkpointing);
     replays_changed("full", &["plain"], &fused(Checkpointing::On), EXACT);
     replays_changed("train", &["plain"], &fused(Checkpointing::Off), EXACT);
 }
@@ -281,9 +280,9 @@ fn fused_updates() {
 #[test]
 fn eight_bit_moments() {
     let allowed = Allowed { loss: 2e-3, grad_norm: 2e-2, weights: 0.2 };
-    let packed = |job: &mut TrainJob| job.optimizer = Optimizer::AdamW8bit;
+    let packed = |job: &mut TrainOptions| job.optimizer = Optimizer::AdamW8bit;
     replays_changed("train", &["plain"], &packed, allowed);
-    let both = |job: &mut TrainJob| (job.optimizer, job.fused_update) = (Optimizer::AdamW8bit, true);
+    let both = |job: &mut TrainOptions| (job.optimizer, job.fused_update) = (Optimizer::AdamW8bit, true);
     replays_changed("full", &["plain"], &both, allowed);
 }
 

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use portray::engine::{Engine, EngineOptions, Model, plan_generate, plan_train};
-use portray::event::{Event, Flow};
 use portray::gpu::{AdapterClass, Caps};
 use portray::io::{
-    Checkpoint, LoraFile, LoraFormat, LoraModule, ModelModules, ModuleKey, Part, SafeTensors, Tensor, write_safetensors,
+    Checkpoint, LoraFile, LoraModule, ModelModules, ModuleKey, Part, SafeTensors, Tensor, write_safetensors,
 };
-use portray::job::{GenerateJob, LoraArg, Method, ModelOptions, Targets, TrainJob};
+use portray::{
+    Engine, EngineOptions, Event, Flow, GenerateOptions, LoraArg, LoraFormat, Method, Model, ModelOptions, Targets,
+    TrainOptions, plan_generate, plan_train,
+};
 
 use crate::support::{fixtures, run, stdout};
 
@@ -255,12 +256,12 @@ fn mixed(path: &Path, more: &[(&str, LoraModule)]) -> LoraFile {
     LoraFile::open(path, None).unwrap()
 }
 
-fn training(init: &Path, rank: usize) -> TrainJob {
+fn training(init: &Path, rank: usize) -> TrainOptions {
     let model = ModelOptions { model: Some(golden("sd15")), ..Default::default() };
-    TrainJob { model, rank, init_lora: Some(init.into()), prompt: Some("x".into()), ..TrainJob::default() }
+    TrainOptions { model, rank, init_lora: Some(init.into()), prompt: Some("x".into()), ..TrainOptions::default() }
 }
 
-fn planned(job: &TrainJob) -> Result<String, String> {
+fn planned(job: &TrainOptions) -> Result<String, String> {
     let caps = Caps::webgpu_defaults(AdapterClass::Cpu);
     plan_train(job, &caps).map(|report| report.notes.join("\n")).map_err(|e| e.to_string())
 }
@@ -271,15 +272,15 @@ fn r10_more_layers_than_are_trained_are_refused_with_the_options() {
     let job = training(&all, 2);
     let error = planned(&job).unwrap_err();
     assert!(error.contains("holds 81 layers") && error.ends_with("give --targets all and --text-encoder"), "{error}");
-    let error = planned(&TrainJob { text_encoder: true, ..job.clone() }).unwrap_err();
+    let error = planned(&TrainOptions { text_encoder: true, ..job.clone() }).unwrap_err();
     assert!(error.contains("holds 73 layers") && error.ends_with("give --targets all"), "{error}");
-    let error = planned(&TrainJob { targets: Targets::All, ..job.clone() }).unwrap_err();
+    let error = planned(&TrainOptions { targets: Targets::All, ..job.clone() }).unwrap_err();
     assert!(error.contains("holds 8 layers") && error.ends_with("give --text-encoder"), "{error}");
-    let notes = planned(&TrainJob { targets: Targets::All, text_encoder: true, ..job }).unwrap();
+    let notes = planned(&TrainOptions { targets: Targets::All, text_encoder: true, ..job }).unwrap();
     assert!(notes.contains("in 137 LoRA layers") && notes.matches("layers").count() == 1, "{notes}");
     // Fewer layers are no reason to stop: the others begin at zero, which is said.
     let few = training(&golden("sd15.lora-kohya.safetensors"), 3);
-    let notes = planned(&TrainJob { targets: Targets::All, ..few }).unwrap();
+    let notes = planned(&TrainOptions { targets: Targets::All, ..few }).unwrap();
     assert!(notes.contains("73 layers are not in it and begin at zero"), "{notes}");
 }
 
@@ -311,7 +312,7 @@ fn r10_all_of_it_is_in_the_result() {
     let conv = &sizes.unet["conv_in"];
     let (down, up) = (factor(&[2, conv[1], 3, 3]), factor(&[conv[0], 2, 1, 1]));
     let given = mixed(&path, &[("conv_in", LoraModule { down, up, alpha: Some(1.0) })]);
-    let job = TrainJob {
+    let job = TrainOptions {
         replay: Some(golden("sd15-train/replay.safetensors")),
         prompt: None,
         steps: Some(1),
@@ -368,20 +369,20 @@ fn r25_mixed_ranks_survive_every_layout() {
 #[test]
 fn n16_options_that_do_nothing_are_named() {
     let model = ModelOptions { model: Some(golden("sd15")), ..Default::default() };
-    let job = TrainJob {
+    let job = TrainOptions {
         model: model.clone(),
         prompt: Some("x".into()),
         method: Method::Full,
         rank: 8,
         format: LoraFormat::Kohya,
-        ..TrainJob::default()
+        ..TrainOptions::default()
     };
     let notes = planned(&job).unwrap();
     assert!(notes.contains("--method full") && notes.contains("--rank, --format"), "{notes}");
-    let lora = TrainJob { method: Method::Lora, ..job };
+    let lora = TrainOptions { method: Method::Lora, ..job };
     assert!(!planned(&lora).unwrap().contains("without effect"));
     let caps = Caps::webgpu_defaults(AdapterClass::Cpu);
-    let made = GenerateJob { prompts: vec!["x".into()], model, strength: 0.2, ..GenerateJob::default() };
+    let made = GenerateOptions { prompts: vec!["x".into()], model, strength: 0.2, ..GenerateOptions::default() };
     let notes = plan_generate(&made, &caps).unwrap().notes.join("\n");
     assert!(notes.contains("--strength"), "{notes}");
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use portray::engine::{Engine, EngineOptions, Model, plan_generate, plan_train};
-use portray::event::{Event, Flow};
 use portray::gpu::{AdapterClass, Caps};
 use portray::io::{Checkpoint, ClipTokenizer, ElementType, Part, SafeTensors, Source, Tensor, write_safetensors};
-use portray::job::{GenerateJob, ModelOptions, SamplingOptions, TrainJob};
+use portray::{
+    Engine, EngineOptions, Event, Flow, GenerateOptions, Model, ModelOptions, SamplingOptions, TrainOptions,
+    plan_generate, plan_train,
+};
 use serde_json::{Value, json};
 
 use super::support::{copy, fixtures, works};
@@ -75,13 +76,13 @@ fn options(model: &Path) -> ModelOptions {
     ModelOptions { model: Some(model.into()), ..ModelOptions::default() }
 }
 
-fn picture(model: &Path) -> GenerateJob {
+fn picture(model: &Path) -> GenerateOptions {
     let sampling = SamplingOptions { steps: Some(1), width: Some(16), height: Some(16), ..Default::default() };
-    GenerateJob { prompts: vec!["a".into()], model: options(model), sampling, ..GenerateJob::default() }
+    GenerateOptions { prompts: vec!["a".into()], model: options(model), sampling, ..GenerateOptions::default() }
 }
 
-fn training(model: &Path) -> TrainJob {
-    TrainJob { model: options(model), prompt: Some("a".into()), resolution: Some(16), ..TrainJob::default() }
+fn training(model: &Path) -> TrainOptions {
+    TrainOptions { model: options(model), prompt: Some("a".into()), resolution: Some(16), ..TrainOptions::default() }
 }
 
 /// What is said of planning pictures with `model`.

@@ -5,11 +5,8 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
-use portray::Error;
-use portray::engine::{Engine, EngineOptions};
-use portray::event::{Event, Flow};
-use portray::io::{LoraFormat, Part, Place, files};
-use portray::job::{ModelOptions, TrainJob};
+use portray::io::{Part, Place, files};
+use portray::{Engine, EngineOptions, Error, Event, Flow, LoraFormat, ModelOptions, TrainOptions};
 
 use super::support::*;
 
@@ -220,7 +217,7 @@ fn n01_a_state_is_its_runs() {
     refused_early(dir, &format!("{TRAIN} --format peft-folder --out d --force"), &["d.state"]);
     // What a user put beside a state stays; the state goes with its run.
     std::fs::write(dir.join("a.safetensors.state/notes.txt"), "precious").unwrap();
-    let resumed = TrainJob { resume: true, ..job(dir, "a.safetensors") };
+    let resumed = TrainOptions { resume: true, ..job(dir, "a.safetensors") };
     pollster::block_on(engine().train(&resumed, &mut |_| Flow::Continue)).unwrap();
     assert!(!state.exists() && dir.join("a.safetensors").is_file());
     assert_eq!(std::fs::read_to_string(dir.join("a.safetensors.state/notes.txt")).unwrap(), "precious");
@@ -231,8 +228,8 @@ fn engine() -> Engine {
 }
 
 /// Two updates of a small LoRA into `out`.
-fn job(folder: &Path, out: &str) -> TrainJob {
-    TrainJob {
+fn job(folder: &Path, out: &str) -> TrainOptions {
+    TrainOptions {
         model: ModelOptions { model: Some(fixtures().join("sd2")), ..Default::default() },
         images: Some(folder.join("pics")),
         prompt: Some("x".into()),

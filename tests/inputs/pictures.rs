@@ -4,11 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use image::{ImageFormat, RgbImage};
-use portray::engine::{PlanReport, plan_generate, plan_train};
 use portray::gpu::{AdapterClass, Caps};
 use portray::io::image::{Decoded, Fit, PictureFolder, size};
 use portray::io::{Picture, Source};
-use portray::job::{GenerateJob, ModelOptions, TrainJob};
+use portray::{GenerateOptions, ModelOptions, PlanReport, TrainOptions, plan_generate, plan_train};
 
 use super::support::*;
 
@@ -53,12 +52,12 @@ fn model() -> ModelOptions {
     ModelOptions { model: Some(fixtures().join("sd15")), ..ModelOptions::default() }
 }
 
-fn training(images: &Path) -> TrainJob {
-    TrainJob { images: Some(images.into()), prompt: Some("x".into()), model: model(), ..TrainJob::default() }
+fn training(images: &Path) -> TrainOptions {
+    TrainOptions { images: Some(images.into()), prompt: Some("x".into()), model: model(), ..TrainOptions::default() }
 }
 
 /// What planning a training on `images` says.
-fn said(job: &TrainJob) -> Result<String, String> {
+fn said(job: &TrainOptions) -> Result<String, String> {
     plan_train(job, &caps()).map(|plan| plan.notes.join("\n")).map_err(|e| e.to_string())
 }
 
@@ -312,9 +311,13 @@ fn kind_turned_photos_are_resized_as_they_are_shown() {
     }
 }
 
-fn starting(at: &Path, width: Option<usize>, height: Option<usize>) -> GenerateJob {
-    let mut job =
-        GenerateJob { prompts: vec!["x".into()], model: model(), init: Some(at.into()), ..GenerateJob::default() };
+fn starting(at: &Path, width: Option<usize>, height: Option<usize>) -> GenerateOptions {
+    let mut job = GenerateOptions {
+        prompts: vec!["x".into()],
+        model: model(),
+        init: Some(at.into()),
+        ..GenerateOptions::default()
+    };
     (job.sampling.width, job.sampling.height) = (width, height);
     job
 }
@@ -355,7 +358,7 @@ fn r18_the_count_counts() {
     for i in 0..6 {
         fs::write(classes.join(format!("{i}.jpg")), &photo).unwrap();
     }
-    let job = |count| TrainJob {
+    let job = |count| TrainOptions {
         class_prompt: Some("a dog".into()),
         class_images: Some(classes.clone()),
         class_count: count,
@@ -368,9 +371,9 @@ fn r18_the_count_counts() {
         assert!(text.contains(says), "{text}");
         assert_eq!(text.contains("to make"), count == Some(9), "{text}");
     }
-    let message = said(&TrainJob { class_prompt: None, ..job(None) }).unwrap_err();
+    let message = said(&TrainOptions { class_prompt: None, ..job(None) }).unwrap_err();
     assert!(message.contains("--class-images needs --class-prompt"), "{message}");
-    let text = said(&TrainJob { class_prompt: None, class_images: None, ..job(Some(9)) }).unwrap();
+    let text = said(&TrainOptions { class_prompt: None, class_images: None, ..job(Some(9)) }).unwrap();
     assert!(text.contains("--class-count does nothing without --class-prompt"), "{text}");
 }
 

@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use portray::diffusion::{SamplerKind, SamplerOptions, ScheduleConfig, Spacing, Trajectory};
-use portray::engine::{Engine, EngineOptions, ForwardPart, Latents};
-use portray::event::{Event, Flow, Picture};
-use portray::io::{Checkpoint, LoraFormat, Part, Tensor, write_safetensors};
-use portray::job::{GenerateJob, ModelOptions, SamplingOptions, TrainJob, WeightType};
+use portray::diffusion::{SamplerOptions, ScheduleConfig, Trajectory};
+use portray::io::{Checkpoint, Part, Tensor, write_safetensors};
 use portray::ops::oracle::close;
+use portray::tools::ForwardPart;
+use portray::{
+    Engine, EngineOptions, Event, Flow, GenerateOptions, Latents, LoraFormat, ModelOptions, Picture, SamplerKind,
+    SamplingOptions, Spacing, TrainOptions, WeightType,
+};
 use serde_json::json;
 
 use crate::support::picture;
@@ -30,9 +32,9 @@ fn options(model: &Path) -> ModelOptions {
 }
 
 /// A job as the reference values were made: pictures of `prompts`, with guidance or without.
-fn job(model: &Path, prompts: &[&str], sampler: &str, guided: bool, steps: usize) -> GenerateJob {
+fn job(model: &Path, prompts: &[&str], sampler: &str, guided: bool, steps: usize) -> GenerateOptions {
     let kind: SamplerKind = sampler.trim_end_matches("-trailing").trim_end_matches("-karras").parse().unwrap();
-    GenerateJob {
+    GenerateOptions {
         prompts: prompts.iter().map(|p| (*p).to_owned()).collect(),
         model: options(model),
         sampling: SamplingOptions {
@@ -51,7 +53,7 @@ fn job(model: &Path, prompts: &[&str], sampler: &str, guided: bool, steps: usize
     }
 }
 
-fn latents(engine: &Engine, job: &GenerateJob) -> Latents {
+fn latents(engine: &Engine, job: &GenerateOptions) -> Latents {
     let made = pollster::block_on(engine.generate(job, &mut |_: Event| Flow::Continue));
     made.unwrap_or_else(|e| panic!("{e}")).latents.unwrap()
 }
@@ -71,7 +73,9 @@ fn n18_hidden_states_of_any_width_and_number() {
         let row = 9 * width;
         for count in [1, 2, 9] {
             let prompts = PROMPTS[..count].iter().map(|p| (*p).to_owned()).collect::<Vec<_>>();
-            let out = pollster::block_on(engine.forward(ForwardPart::Text, &model, &[], None, &prompts)).unwrap();
+            let out =
+                pollster::block_on(portray::tools::forward(&engine, ForwardPart::Text, &model, &[], None, &prompts))
+                    .unwrap();
             assert_eq!(out[0].1, [count, 9, width]);
             close(&out[0].2, &all[..count * row], 1e-4).unwrap_or_else(|e| panic!("{width}, {count} prompts: {e}"));
         }
@@ -173,7 +177,7 @@ fn n18_losses_of_replayed_trainings() {
         let [replayed, init] = ["replay.safetensors", "init.safetensors"].map(|name| dir.path().join(name));
         replay(&replayed, width, text);
         init_lora(&init, &model, text);
-        let job = TrainJob {
+        let job = TrainOptions {
             replay: Some(replayed),
             init_lora: Some(init),
             model: options(&model),
@@ -213,10 +217,10 @@ fn kind_sample_pictures_of_odd_models() {
     }
     let sampling = SamplingOptions { seed: 3, width: Some(10), height: Some(10), ..Default::default() };
     let prompts = vec!["red car".to_owned()];
-    let made = GenerateJob { prompts: prompts.clone(), model: options(&model), sampling, ..Default::default() };
+    let made = GenerateOptions { prompts: prompts.clone(), model: options(&model), sampling, ..Default::default() };
     let made = pollster::block_on(engine.generate(&made, &mut |_: Event| Flow::Continue)).unwrap().pictures;
     for text in [false, true] {
-        let job = TrainJob {
+        let job = TrainOptions {
             images: Some(images.clone()),
             model: options(&model),
             lr: Some(1e-12),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use portray::io::LoraFile;
-use portray::job::{LoraArg, TrainJob};
+use portray::{LoraArg, TrainOptions};
 use serde_json::{Value, json};
 
 use streams::{kill, said, spawned};
@@ -309,19 +309,19 @@ fn r12_a_training_goes_on_by_the_line_it_prints() {
 #[test]
 fn r12_jobs_come_back_from_json() {
     let path = PathBuf::from(name(b"\xff\xfe/a=b"));
-    let mut job = TrainJob {
+    let mut job = TrainOptions {
         images: Some(path.clone()),
         init_lora: Some(path.clone()),
         out: path.clone(),
-        ..TrainJob::default()
+        ..TrainOptions::default()
     };
     job.model.model = Some(path.clone());
     let text = serde_json::to_string(&job).unwrap();
-    assert_eq!(serde_json::from_str::<TrainJob>(&text).unwrap(), job);
+    assert_eq!(serde_json::from_str::<TrainOptions>(&text).unwrap(), job);
     let lora = LoraArg { path, scale: 0.5 };
     assert_eq!(serde_json::from_value::<LoraArg>(serde_json::to_value(&lora).unwrap()).unwrap(), lora);
     // What is text stays what it was: states of earlier versions can be gone on with.
-    assert_eq!(serde_json::to_value(TrainJob::default()).unwrap()["out"], "portray-lora.safetensors");
+    assert_eq!(serde_json::to_value(TrainOptions::default()).unwrap()["out"], "portray-lora.safetensors");
 }
 
 #[test]

@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use portray::io::{Checkpoint, LoraFile, LoraFormat};
+use portray::LoraFormat;
+use portray::io::{Checkpoint, LoraFile};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden").join(name)

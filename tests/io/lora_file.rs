@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use portray::LoraFormat;
 use portray::io::{
-    Checkpoint, ElementType, LoraFile, LoraFormat, ModelModules, ModuleKey, Part, SafeTensors, Tensor,
-    write_safetensors,
+    Checkpoint, ElementType, LoraFile, ModelModules, ModuleKey, Part, SafeTensors, Tensor, write_safetensors,
 };
 
 use super::support::{distance, golden, message};

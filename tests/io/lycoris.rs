@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use portray::LoraFormat;
 use portray::io::lora_file::MatchReport;
-use portray::io::{
-    LoraFile, LoraFormat, ModelModules, ModuleKey, Part, SafeTensors, Source, Tensor, write_safetensors,
-};
+use portray::io::{LoraFile, ModelModules, ModuleKey, Part, SafeTensors, Source, Tensor, write_safetensors};
 
 use super::support::{Stream, distance, golden, message};
 

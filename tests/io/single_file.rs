@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use portray::diffusion::{NoiseSchedule, SamplerKind, SamplerOptions, ScheduleConfig, Trajectory};
+use portray::SamplerKind;
+use portray::diffusion::{NoiseSchedule, SamplerOptions, ScheduleConfig, Trajectory};
 use portray::io::checkpoints::original::{Names, Structure, TextFlavour, Third};
 use portray::io::{Checkpoint, ElementType, Part, SafeTensors, Tensor, write_diffusers_folder, write_safetensors};
 use portray::models::{TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};

@@ -7,9 +7,8 @@
 use std::path::PathBuf;
 
 use portray::base::rng::TorchRng;
-use portray::diffusion::{
-    NoiseSchedule, SamplerKind, SamplerOptions, ScheduleConfig, Spacing, Step, Trajectory, default_steps_and_guidance,
-};
+use portray::diffusion::{NoiseSchedule, SamplerOptions, ScheduleConfig, Step, Trajectory, default_steps_and_guidance};
+use portray::{SamplerKind, Spacing};
 use serde_json::Value;
 
 const SEED: u64 = 1234;

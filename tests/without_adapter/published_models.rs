@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use portray::base::DType;
-use portray::engine::{plan_generate, plan_train};
 use portray::gpu::{AdapterClass, Caps, Variants};
 use portray::graph::{Graph, Plan, PlanOptions};
-use portray::job::{GenerateJob, ModelOptions, TrainJob};
 use portray::models::{Context, MapSizes, TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
 use portray::nn::{LoraSpec, Mode, Role, Scope, Settings, Targets};
-use portray::train::{Optimizer, Setup, TrainPlan};
+use portray::train::{Setup, TrainPlan};
+use portray::{GenerateOptions, ModelOptions, Optimizer, TrainOptions, plan_generate, plan_train};
 use serde_json::{Value, json};
 
 const UNET_1: &str = r#"{"cross_attention_dim": 768}"#;
@@ -26,7 +25,7 @@ const VAE: &str = r#"{"block_out_channels": [128, 256, 512, 512], "layers_per_bl
 
 fn settings(mode: Mode, lora: Option<Targets>) -> Settings {
     let lora = lora.map(|targets| LoraSpec { rank: 4, alpha: 4.0, targets });
-    Settings { dtype: DType::F16, mode, lora }
+    Settings { dtype: DType::F16, mode, lora, ..Settings::default() }
 }
 
 fn unet(config: &str, settings: Settings) -> (Scope, UNet) {
@@ -296,15 +295,15 @@ fn kernels(model: Option<PathBuf>, class: AdapterClass) -> [(usize, u64); 2] {
     let subgroup = if class == AdapterClass::Cpu { 8 } else { 0 };
     let caps = Caps { subgroup, ..Caps::webgpu_defaults(class) };
     let model = || ModelOptions { model: model.clone(), ..ModelOptions::default() };
-    let picture = GenerateJob { prompts: vec!["a cat".into()], model: model(), ..GenerateJob::default() };
+    let picture = GenerateOptions { prompts: vec!["a cat".into()], model: model(), ..GenerateOptions::default() };
     let subjects = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/subjects");
-    let training = TrainJob {
+    let training = TrainOptions {
         images: Some(subjects.join("cat")),
         prompt: Some("a sks cat".into()),
         class_images: Some(subjects.join("dog")),
         class_prompt: Some("a cat".into()),
         model: model(),
-        ..TrainJob::default()
+        ..TrainOptions::default()
     };
     [plan_generate(&picture, &caps), plan_train(&training, &caps)].map(|plan| {
         let plan = plan.unwrap();

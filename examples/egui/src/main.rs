@@ -7,10 +7,7 @@ use std::time::Duration;
 
 use eframe::egui::{self, TextureId, load::SizedTexture};
 use eframe::egui_wgpu::RenderState;
-use portray::engine::{Engine, EngineOptions, Generated, Model, Work};
-use portray::event::{Event, Flow};
-use portray::gpu::Budget;
-use portray::job::GenerateJob;
+use portray::{Budget, Engine, EngineOptions, Event, Flow, GenerateOptions, Generated, Job, Model};
 use portray::wgpu;
 
 /// What a frame leaves to the picture.
@@ -22,7 +19,7 @@ struct App {
     model: Arc<Model>,
     prompt: String,
     seed: u64,
-    work: Option<Work<Generated>>,
+    work: Option<Job<Generated>>,
     said: String,
     /// The texture on show, as wgpu and as egui know it.
     face: Option<(wgpu::Texture, TextureId)>,
@@ -35,14 +32,14 @@ impl App {
         let engine = Engine::from_device(state.adapter.get_info(), device, queue, &EngineOptions::default());
         let lost = engine.clone();
         state.device.set_device_lost_callback(move |_, why| lost.device_lost(&why));
-        let job = GenerateJob::default();
+        let job = GenerateOptions::default();
         let model = Arc::new(pollster::block_on(engine.open(&job.model, &job.loras, &mut |_| Flow::Continue))?);
         let prompt = "a cat on the beach".into();
         Ok(App { state, engine, model, prompt, seed: 0, work: None, said: String::new(), face: None })
     }
 
     fn begin(&mut self) {
-        let mut job = GenerateJob { prompts: vec![self.prompt.clone()], previews: true, ..GenerateJob::default() };
+        let mut job = GenerateOptions { prompts: vec![self.prompt.clone()], previews: true, ..GenerateOptions::default() };
         job.sampling.seed = self.seed;
         self.seed += 1;
         self.work = Some(self.engine.start_generate_with(self.model.clone(), job));

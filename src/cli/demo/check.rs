@@ -1,6 +1,6 @@
 //! `demo --check`: whether the subject was learned and its class kept.
 
-use portray::event::Picture;
+use portray::Picture;
 use portray::train::metrics;
 
 /// Pictures of the class prompt, the same seeds in each.

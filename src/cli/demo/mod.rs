@@ -10,15 +10,13 @@ mod subject;
 
 use std::path::{Path, PathBuf};
 
-use portray::event::Picture;
 use portray::io::{Place, image, write_atomic};
-use portray::job::SamplerKind;
-use portray::{Error, Result};
+use portray::{Error, Picture, Result, SamplerKind};
 
 use super::args::{DemoArgs, Global};
 use super::{files, stop, terminal};
 use check::{Drift, Figures};
-use progress::Work;
+use progress::Job;
 use report::Report;
 use scenes::Scenes;
 use sheet::{Cell, Row, Sheet, Strip};
@@ -91,9 +89,9 @@ fn class_name(index: usize) -> String {
 }
 
 /// All that is to be done.
-fn work(args: &DemoArgs, scenes: &[Scenes]) -> Work {
+fn work(args: &DemoArgs, scenes: &[Scenes]) -> Job {
     let shown = 2 * scenes.iter().map(|s| s.prompts.len()).sum::<usize>();
-    Work {
+    Job {
         pictures: CLASS_PICTURES + shown + if args.check { 3 * DRIFT_PICTURES } else { 0 },
         with_prior: args.steps,
         without_prior: if args.check { args.steps } else { 0 },
@@ -199,7 +197,7 @@ impl Demo<'_> {
     }
 
     /// Class pictures in few steps, in a folder of the demo's.
-    fn make_class_pictures(&mut self, untouched: &portray::engine::Model) -> Result<()> {
+    fn make_class_pictures(&mut self, untouched: &portray::Model) -> Result<()> {
         let prompt = std::slice::from_ref(&self.subject.phrases.class);
         let made = self.studio.pictures("class pictures", untouched, prompt, CLASS_PICTURES, self.args.seed)?;
         for (index, picture) in made.iter().enumerate() {
@@ -209,11 +207,7 @@ impl Demo<'_> {
     }
 
     /// Trains without prior preservation, and shows what either training did to the class.
-    fn drift(
-        &mut self,
-        untouched: &portray::engine::Model,
-        personalized: &portray::engine::Model,
-    ) -> Result<(Training, Drift)> {
+    fn drift(&mut self, untouched: &portray::Model, personalized: &portray::Model) -> Result<(Training, Drift)> {
         let (seed, plain) = (self.seed(0), self.args.out.join("lora-without-prior.safetensors"));
         let training = self.studio.train("training without prior preservation", self.subject, None, &plain)?;
         let prompt = std::slice::from_ref(&self.subject.phrases.class);

@@ -1,15 +1,14 @@
 //! How far the demo is, as a whole: class pictures, trainings and pictures count in one unit.
 
-use portray::event::{Event, Flow};
-use portray::{Error, Result};
+use portray::{Error, Event, Flow, Result};
 
 use super::super::args::Global;
 use super::super::report::{Meter, Reporter};
 use super::super::{stop, terminal};
 
-/// Work that is yet to be done, in sampler steps of one guided picture.
+/// Job that is yet to be done, in sampler steps of one guided picture.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Work {
+pub struct Job {
     /// Pictures, each of so many sampler steps as all are.
     pub pictures: usize,
     /// Updates with a class picture beside the subject's.
@@ -22,7 +21,7 @@ pub struct Work {
 /// first from one run on lavapipe (0.22 s where a sampler step took 0.083 s), the second an estimate.
 pub const UPDATE: [usize; 2] = [3, 2];
 
-impl Work {
+impl Job {
     /// In sampler steps.
     pub fn units(self, steps: usize) -> usize {
         self.pictures * steps + self.with_prior * UPDATE[0] + self.without_prior * UPDATE[1]
@@ -123,8 +122,8 @@ mod tests {
 
     #[test]
     fn all_work_counts_in_one_unit() {
-        let work = Work { pictures: 3, with_prior: 10, without_prior: 5 };
+        let work = Job { pictures: 3, with_prior: 10, without_prior: 5 };
         assert_eq!(work.units(12), 3 * 12 + 10 * UPDATE[0] + 5 * UPDATE[1]);
-        assert_eq!(Work::default().units(12), 0);
+        assert_eq!(Job::default().units(12), 0);
     }
 }

@@ -2,8 +2,7 @@
 
 use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
-use portray::event::Picture;
-use portray::{Error, Result};
+use portray::{Error, Picture, Result};
 
 use crate::cli::lettering::{Lettering, Type, blend};
 

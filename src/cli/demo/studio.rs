@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use portray::Result;
-use portray::engine::{Engine, Model};
-use portray::event::{Event, Flow, Picture};
-use portray::job::{GenerateJob, LoraArg, ModelOptions, SamplingOptions, TrainJob};
+use portray::{
+    Engine, Event, Flow, GenerateOptions, LoraArg, Model, ModelOptions, Picture, Result, SamplingOptions, TrainOptions,
+};
 
 use super::super::args::{DemoArgs, Global};
 use super::progress::{Progress, UPDATE};
@@ -91,7 +90,7 @@ impl<'a> Studio<'a> {
             seed,
             ..Default::default()
         };
-        let job = GenerateJob { prompts: prompts.to_vec(), count, sampling, strength: 1.0, ..Default::default() };
+        let job = GenerateOptions { prompts: prompts.to_vec(), count, sampling, strength: 1.0, ..Default::default() };
         let began = Instant::now();
         self.progress.begin(title);
         let progress = &mut self.progress;
@@ -108,7 +107,7 @@ impl<'a> Studio<'a> {
     /// As [`Engine::train`].
     pub fn train(&mut self, title: &str, subject: &Subject, class: Option<PathBuf>, out: &Path) -> Result<Training> {
         let unit = UPDATE[usize::from(class.is_none())];
-        let job = TrainJob {
+        let job = TrainOptions {
             images: Some(subject.folder.clone()),
             prompt: Some(subject.phrases.instance.clone()),
             class_prompt: class.is_some().then(|| subject.phrases.class.clone()),

@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use portray::event::Picture;
 use portray::io::{image, write_atomic};
-use portray::{Error, Result};
+use portray::{Error, Picture, Result};
 
 use super::super::args::{self, DemoArgs};
 use super::scenes::Phrases;

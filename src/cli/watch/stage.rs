@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use image::RgbImage;
-use portray::engine::{Engine, EngineOptions, cache_folder, required_features, required_limits};
-use portray::event::Picture;
-use portray::{Error, Result, wgpu};
+use portray::pipeline::cache_folder;
+use portray::{Engine, EngineOptions, Error, Picture, Result, required_features, required_limits, wgpu};
 use winit::window::Window;
 
 use super::page::Place;

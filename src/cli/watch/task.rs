@@ -4,11 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portray::engine::{Engine, Generated, Model, Trained, Work};
-use portray::event::{Event, Flow, Picture, StepReport};
-use portray::gpu::Budget;
-use portray::job::{GenerateJob, Method, TrainJob};
-use portray::{Error, Result};
+use portray::{
+    Budget, Engine, Error, Event, Flow, GenerateOptions, Generated, Job, Method, Model, Picture, Result, StepReport,
+    TrainOptions, Trained,
+};
 
 use super::page::{Tile, View};
 use super::stage::Stage;
@@ -28,7 +27,7 @@ const SAVE_EVERY: usize = 25;
 pub struct Task {
     global: Global,
     engine: Engine,
-    job: Job,
+    job: Work,
     reporter: Reporter,
     began: Instant,
     /// How fast the units of the present phase go by.
@@ -42,22 +41,22 @@ pub struct Task {
     pub view: View,
 }
 
-enum Job {
+enum Work {
     Generate(Box<Pictures>),
     Train(Box<Training>),
 }
 
 struct Training {
-    work: Work<Trained>,
-    job: TrainJob,
+    work: Job<Trained>,
+    job: TrainOptions,
     /// The folder for sample pictures.
     samples: PathBuf,
 }
 
 struct Pictures {
-    work: Work<Generated>,
+    work: Job<Generated>,
     model: Arc<Model>,
-    job: GenerateJob,
+    job: GenerateOptions,
     results: Results,
     /// Whether they are of another seed than the command's.
     reseeded: bool,
@@ -81,7 +80,7 @@ impl Task {
                 let model = Arc::new(pollster::block_on(engine.open(&job.model, &job.loras, &mut hear))?);
                 let work = engine.start_generate_with(model.clone(), job.clone());
                 (
-                    Job::Generate(Box::new(Pictures {
+                    Work::Generate(Box::new(Pictures {
                         work,
                         model,
                         job,
@@ -100,17 +99,17 @@ impl Task {
                     job.save_every.get_or_insert(SAVE_EVERY);
                 }
                 let title = job.prompt.clone().unwrap_or_else(|| "Training".into());
-                (Job::Train(Box::new(Training { work: engine.start_train(job.clone()), job, samples })), title)
+                (Work::Train(Box::new(Training { work: engine.start_train(job.clone()), job, samples })), title)
             }
         };
         stop::listen();
-        let chart = matches!(job, Job::Train(_));
+        let chart = matches!(job, Work::Train(_));
         let mut view = View { title, keys: keys(&job, true), chart, ..View::default() };
         let labels: Vec<String> = match &job {
-            Job::Generate(pictures) => {
+            Work::Generate(pictures) => {
                 (0..pictures.job.prompts.len() * pictures.job.count).map(|i| seed(&pictures.job, i)).collect()
             }
-            Job::Train(training) => training.job.sample_prompts.clone(),
+            Work::Train(training) => training.job.sample_prompts.clone(),
         };
         view.tiles = labels.into_iter().map(|label| Tile { label, face: None }).collect();
         let began = Instant::now();
@@ -137,12 +136,12 @@ impl Task {
             return;
         }
         let (events, done) = match &mut self.job {
-            Job::Generate(pictures) => {
+            Work::Generate(pictures) => {
                 let stepped = pictures.work.step(Budget::time(BUDGET));
                 let events: Vec<Event> = pictures.work.events().collect();
                 (events, stepped.map(|made| made.map(Made::Pictures)))
             }
-            Job::Train(training) => {
+            Work::Train(training) => {
                 let stepped = training.work.step(Budget::time(BUDGET));
                 (training.work.events().collect(), stepped.map(|trained| trained.map(Made::Trained)))
             }
@@ -160,8 +159,8 @@ impl Task {
     /// Whether there is anything to go on with.
     pub fn is_running(&self) -> bool {
         match &self.job {
-            Job::Generate(pictures) => !pictures.work.is_over(),
-            Job::Train(training) => !training.work.is_over(),
+            Work::Generate(pictures) => !pictures.work.is_over(),
+            Work::Train(training) => !training.work.is_over(),
         }
     }
 
@@ -188,7 +187,7 @@ impl Task {
     fn hear(&mut self, event: &Event, stage: &Stage) {
         self.show(event);
         let flow = match &mut self.job {
-            Job::Generate(pictures) => {
+            Work::Generate(pictures) => {
                 match event {
                     Event::Preview { index, .. } => {
                         let (label, face) =
@@ -215,7 +214,7 @@ impl Task {
                 // The plain command asks for no previews, and says nothing of any.
                 if matches!(event, Event::Preview { .. }) { Flow::Continue } else { self.reporter.hear(event) }
             }
-            Job::Train(training) => {
+            Work::Train(training) => {
                 if let Event::Sample { step, picture } = event {
                     let label = format!("step {step}: {}", picture.prompt);
                     self.view.put(picture.index, Tile { label, face: Some(stage.upload(picture)) });
@@ -279,16 +278,16 @@ impl Task {
         self.view.keys = keys(&self.job, false);
         let first = self.ended.is_none();
         let told = match (&self.job, result) {
-            (Job::Generate(pictures), Ok(Made::Pictures(made))) if first => pictures.results.latents(&made),
-            (Job::Generate(pictures), Ok(_)) => {
+            (Work::Generate(pictures), Ok(Made::Pictures(made))) if first => pictures.results.latents(&made),
+            (Work::Generate(pictures), Ok(_)) => {
                 self.view.notice = match pictures.unsaved.len() {
                     1 => "not saved: press S".into(),
                     several => format!("{several} not saved: press S"),
                 };
                 Ok(())
             }
-            (Job::Generate(_), Err(e)) => Err(e),
-            (Job::Train(training), result) => {
+            (Work::Generate(_), Err(e)) => Err(e),
+            (Work::Train(training), result) => {
                 let trained = result.and_then(|made| match made {
                     Made::Trained(trained) => Ok(trained),
                     Made::Pictures(_) => Err(Error::Usage("pictures from a training".into())),
@@ -306,8 +305,8 @@ impl Task {
     fn stop(&mut self) {
         self.go_on();
         match &self.job {
-            Job::Generate(pictures) => pictures.work.stop(),
-            Job::Train(training) => training.work.stop(),
+            Work::Generate(pictures) => pictures.work.stop(),
+            Work::Train(training) => training.work.stop(),
         }
     }
 
@@ -338,7 +337,7 @@ impl Task {
     /// R: the same prompts with the next seeds. What is under way is given up; where it was what the command asked for, the
     /// new pictures take its place.
     pub fn reseed(&mut self) {
-        let Job::Generate(pictures) = &mut self.job else { return };
+        let Work::Generate(pictures) = &mut self.job else { return };
         pictures.reseeded = true;
         pictures.job.sampling.seed = pictures.job.sampling.seed.wrapping_add(pictures.job.count as u64);
         pictures.unsaved.clear();
@@ -351,7 +350,7 @@ impl Task {
     /// S: what is there, as a result.
     pub fn save(&mut self) {
         match &mut self.job {
-            Job::Train(training) if !training.work.is_over() => {
+            Work::Train(training) if !training.work.is_over() => {
                 training.work.finish();
                 self.finishing = true;
                 let which = if self.view.losses.is_empty() { "the first" } else { "this" };
@@ -359,8 +358,8 @@ impl Task {
                 self.go_on();
             }
             // How it ended is said already.
-            Job::Train(_) => {}
-            Job::Generate(pictures) => {
+            Work::Train(_) => {}
+            Work::Generate(pictures) => {
                 let unsaved = std::mem::take(&mut pictures.unsaved);
                 let written: Result<Vec<PathBuf>> =
                     unsaved.iter().map(|picture| pictures.results.add(picture)).collect();
@@ -381,12 +380,12 @@ impl Task {
 }
 
 /// Keys and what they do while `job` is `running`, and after.
-fn keys(job: &Job, running: bool) -> &'static [(&'static str, &'static str)] {
+fn keys(job: &Work, running: bool) -> &'static [(&'static str, &'static str)] {
     match (job, running) {
-        (Job::Generate(_), true) => &[("Space", "pause"), ("R", "another seed"), ("S", "save"), ("Q", "quit")],
-        (Job::Generate(_), false) => &[("R", "another seed"), ("S", "save"), ("Q", "quit")],
-        (Job::Train(_), true) => &[("Space", "pause"), ("S", "finish and save"), ("Q", "save the state and quit")],
-        (Job::Train(_), false) => &[("Q", "quit")],
+        (Work::Generate(_), true) => &[("Space", "pause"), ("R", "another seed"), ("S", "save"), ("Q", "quit")],
+        (Work::Generate(_), false) => &[("R", "another seed"), ("S", "save"), ("Q", "quit")],
+        (Work::Train(_), true) => &[("Space", "pause"), ("S", "finish and save"), ("Q", "save the state and quit")],
+        (Work::Train(_), false) => &[("Q", "quit")],
     }
 }
 
@@ -397,7 +396,7 @@ enum Made {
 }
 
 /// `seed 7`, of picture number `index`; with the prompt, where there are several.
-fn seed(job: &GenerateJob, index: usize) -> String {
+fn seed(job: &GenerateOptions, index: usize) -> String {
     let count = job.count.max(1);
     let seed = job.sampling.seed.wrapping_add((index % count) as u64);
     match job.prompts.len() {

@@ -40,7 +40,7 @@ fn n03_each_tensor_that_a_job_reads_is_looked_for_by_its_plan() {
     }
     // A training with samples decodes.
     change(&model.join(FILES[2].1), |t| t.retain(|t| t.0 != "decoder.conv_in.weight"));
-    let sampled = TrainJob { sample_prompts: vec!["a".into()], ..training(&model) };
+    let sampled = TrainOptions { sample_prompts: vec!["a".into()], ..training(&model) };
     let error = plan_train(&sampled, &caps()).unwrap_err().to_string();
     assert!(error.contains("lacks tensor 'decoder.conv_in.weight'"), "{error}");
 }
@@ -93,7 +93,7 @@ fn n03_jobs_refuse_before_they_compute() {
     }
     fs::create_dir(dir.path().join("photos")).unwrap();
     photo(&dir.path().join("photos/a.png"), 16, 16);
-    let job = TrainJob {
+    let job = TrainOptions {
         images: Some(dir.path().join("photos")),
         out: dir.path().join("out.safetensors"),
         steps: Some(1),

@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use portray::engine::Engine;
-use portray::event::{Event, Flow};
-use portray::job::{Method, ModelOptions, TrainJob};
+use portray::{Engine, Event, Flow, Method, ModelOptions, TrainOptions};
 
 use super::super::support::*;
 use super::{TRAIN, contents, engine, home, job};
@@ -13,7 +11,7 @@ use super::{TRAIN, contents, engine, home, job};
 /// What a training says whose surroundings `mischief` changes after its first update: its end, warnings, places saved.
 fn train_with(
     engine: &Engine,
-    job: &TrainJob,
+    job: &TrainOptions,
     mischief: impl Fn(),
 ) -> (Result<PathBuf, String>, Vec<String>, Vec<PathBuf>) {
     let (mut warnings, mut saved, mut done) = (Vec::new(), Vec::new(), false);
@@ -44,7 +42,7 @@ fn n04_what_appears_meanwhile_is_not_replaced() {
     assert!(portray::io::LoraFile::open(&saved[0], None).is_ok());
     // A whole folder in the place of a LoRA, with --force.
     let folder = dir.join("b.safetensors");
-    let forced = TrainJob { force: true, ..job(dir, "b.safetensors") };
+    let forced = TrainOptions { force: true, ..job(dir, "b.safetensors") };
     let (result, _, saved) = train_with(&engine, &forced, || {
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("notes.txt"), "precious").unwrap();
@@ -54,7 +52,7 @@ fn n04_what_appears_meanwhile_is_not_replaced() {
     assert!(folder.join("notes.txt").is_file());
     // A folder of a model that somebody puts something into.
     let model = dir.join("m");
-    let full = TrainJob { method: Method::Full, ..job(dir, "m") };
+    let full = TrainOptions { method: Method::Full, ..job(dir, "m") };
     let (result, _, saved) = train_with(&engine, &full, || std::fs::create_dir(&model).unwrap());
     assert!(result.unwrap_err().contains("m-1"));
     assert!(saved[0].join("unet/diffusion_pytorch_model.safetensors").is_file());
@@ -65,7 +63,7 @@ fn n14_a_checkpoint_that_cannot_be_written_is_a_warning() {
     let (home, engine) = (home(), engine());
     let dir = home.path();
     let state = dir.join("a.safetensors.state");
-    let often = TrainJob { save_every: Some(1), steps: Some(3), ..job(dir, "a.safetensors") };
+    let often = TrainOptions { save_every: Some(1), steps: Some(3), ..job(dir, "a.safetensors") };
     let (result, warnings, _) = train_with(&engine, &often, || {
         // After the listener has heard the first step: a file where the state's folder belongs.
         std::fs::write(&state, "precious").unwrap();
@@ -120,14 +118,14 @@ fn kind_a_finished_training_whose_input_is_cut_is_kept() {
     let vae = dir.join("m/vae/diffusion_pytorch_model.safetensors");
     let whole = std::fs::read(&vae).unwrap();
     let model = ModelOptions { model: Some(dir.join("m")), ..Default::default() };
-    let full = TrainJob { method: Method::Full, model, ..job(dir, "full") };
+    let full = TrainOptions { method: Method::Full, model, ..job(dir, "full") };
     let (result, ..) = train_with(&engine, &full, || {
         std::fs::OpenOptions::new().write(true).open(&vae).unwrap().set_len(whole.len() as u64 / 2).unwrap();
     });
     let error = result.unwrap_err();
     assert!(error.contains("full.state") && error.contains("--resume") && error.contains("cut"), "{error}");
     std::fs::write(&vae, &whole).unwrap();
-    let resumed = TrainJob { resume: true, ..full };
+    let resumed = TrainOptions { resume: true, ..full };
     let (result, _, saved) = train_with(&engine, &resumed, || panic!("no update is left"));
     assert_eq!((result.unwrap(), saved), (dir.join("full"), vec![dir.join("full")]));
     assert!(dir.join("full/unet/diffusion_pytorch_model.safetensors").is_file() && !dir.join("full.state").exists());
@@ -138,7 +136,7 @@ fn kind_a_finished_training_whose_input_is_cut_is_kept() {
 fn kind_a_stopped_run_finds_a_place_for_its_state() {
     let home = home();
     let dir = home.path();
-    let stopped = TrainJob { steps: Some(3), ..job(dir, "a.safetensors") };
+    let stopped = TrainOptions { steps: Some(3), ..job(dir, "a.safetensors") };
     let result = pollster::block_on(engine().train(&stopped, &mut |event| match event {
         Event::Step(_) => {
             std::fs::write(dir.join("a.safetensors.state"), "precious").unwrap();
@@ -152,7 +150,7 @@ fn kind_a_stopped_run_finds_a_place_for_its_state() {
     // As it says.
     std::fs::remove_file(dir.join("a.safetensors.state")).unwrap();
     std::fs::rename(dir.join("a.safetensors.state-1"), dir.join("a.safetensors.state")).unwrap();
-    let resumed = TrainJob { resume: true, ..stopped };
+    let resumed = TrainOptions { resume: true, ..stopped };
     let mut first = None;
     pollster::block_on(engine().train(&resumed, &mut |event| {
         if let Event::Step(step) = event {

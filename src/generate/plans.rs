@@ -1,0 +1,66 @@
+//! The plans of a `generate` job: what runs, and what `portray plan` reports.
+
+use crate::error::Result;
+use crate::gpu::{Caps, Variants};
+use crate::pipeline::Model;
+use crate::pipeline::image_plans::{ImagePlans, ImageSpec};
+use crate::pipeline::kernel_texts::KernelTexts;
+use crate::pipeline::memory::{PlanReport, at_once, open_for_plan, told_of, within};
+use crate::pipeline::planning::Planning;
+use crate::pipeline::recipe::Recipe;
+
+use super::options::GenerateOptions;
+
+/// What decides the plans of a job's images of `size`, width and height in pixels.
+pub(super) fn image_spec(job: &GenerateOptions, model: &Model, recipe: &Recipe, size: [usize; 2]) -> ImageSpec {
+    ImageSpec {
+        prompts: job.prompts.len() + 1,
+        images: job.prompts.len() * job.count,
+        size,
+        guided: recipe.guided(),
+        slots: recipe.trajectory.slots,
+        encodes: job.init.is_some(),
+        ranks: model.ranks(),
+    }
+}
+
+/// Refuses what takes more memory than the job may.
+pub(super) fn check_memory(plans: &ImagePlans, job: &GenerateOptions, model: &Model) -> Result<()> {
+    let smaller = if model.eight_bits() { "" } else { " or --dtype q8" };
+    within(job.model.memory, plans.memory().1, &format!("try smaller or fewer pictures{smaller}"))
+}
+
+/// The plan of a `generate` job on an adapter with `caps`.
+pub fn plan_generate(job: &GenerateOptions, caps: &Caps) -> Result<PlanReport> {
+    generate_report(job, caps).map(|(report, _)| report)
+}
+
+/// The same, with the job's kernels.
+pub(crate) fn generate_report(job: &GenerateOptions, caps: &Caps) -> Result<(PlanReport, KernelTexts)> {
+    job.check()?;
+    let (model, mut notes) = open_for_plan(&job.model, &job.loras, job.reads())?;
+    let model = model.merging(job.merge);
+    model.check_prompts(job.prompts.iter().chain([&job.sampling.negative]))?;
+    let planning = Planning { caps, variants: &Variants::default(), gpu: None };
+    let recipe = Recipe::new(&model, &job.sampling, job.model.prediction, job.init.as_ref().map(|_| job.strength))?;
+    let size = job.picture_size(&model, &mut |event| told_of(&mut notes, event))?;
+    let plans = at_once(image_spec(job, &model, &recipe, size).plans(&model, planning))?;
+    check_memory(&plans, job, &model)?;
+    let (rows, peak_bytes) = plans.memory();
+    notes.push("the parts run in turn: the peak is the largest of them beside working memory and staging".into());
+    let (steps, kind, [width, height]) = (recipe.trajectory.steps.len(), recipe.trajectory.kind.name(), size);
+    notes.push(format!("{steps} steps of {kind}, {width}x{height}"));
+    notes.extend(recipe.trajectory.notes.iter().cloned().chain(job.idle_options()));
+    let texts = KernelTexts::of(plans.plans())?;
+    let report = PlanReport {
+        rows,
+        peak_bytes,
+        kept_bytes: plans.kept_bytes(),
+        dispatches: plans.sampling.step.dispatch_count(),
+        flops: plans.sampling.step.total_flops(),
+        kernels: texts.count(),
+        kernel_bytes: texts.bytes(),
+        notes,
+    };
+    Ok((report, texts))
+}

@@ -1,0 +1,349 @@
+//! `generate`: prompts to pictures.
+
+use crate::base::layout;
+use crate::base::rng::{NoiseRng, RngKind};
+use crate::error::{Error, Result};
+use crate::event::{Event, Listener, Picture};
+use crate::gpu::{Pool, Store};
+use crate::graph::Plan;
+use crate::io;
+use crate::io::image::title;
+use crate::pipeline::autoencode::{VaeSession, posterior};
+use crate::pipeline::context::{Context, PictureSink};
+use crate::pipeline::denoise::Sampling;
+use crate::pipeline::events::EventSink;
+use crate::pipeline::planning::Part;
+use crate::pipeline::prompt::{unread_syntax, without_tags};
+use crate::pipeline::recipe::Recipe;
+use crate::pipeline::text::Hidden;
+use crate::pipeline::{Model, WeightType, probe};
+
+use super::GenerateOptions;
+use super::plans::{check_memory, image_spec};
+
+/// What a `generate` job made.
+#[derive(Clone, Debug)]
+pub struct Generated {
+    /// The pictures, prompt by prompt; without pixels where they stay on the device as textures.
+    pub pictures: Vec<Picture>,
+    /// Latents, where the job keeps them.
+    pub latents: Option<Latents>,
+}
+
+/// Latents in PyTorch's layout, as diffusers' `output_type="latent"` gives them.
+#[derive(Clone, Debug)]
+pub struct Latents {
+    /// [N, 4, h, w]
+    pub shape: Vec<usize>,
+    /// After the last step.
+    pub last: Vec<f32>,
+    /// After each step.
+    pub steps: Vec<Vec<f32>>,
+    /// The sampler's timesteps.
+    pub timesteps: Vec<f64>,
+}
+
+/// Opens the model of `job` and makes its pictures.
+pub(crate) async fn generate(context: &Context, job: &GenerateOptions, listener: Listener<'_>) -> Result<Generated> {
+    job.check()?;
+    let mut events = EventSink::new(listener);
+    let model = probe::open(context, &job.model, &job.loras, job.reads(), &mut events).await?.merging(job.merge);
+    context.gpu.watched(make(context, &model, job, &mut events)).await
+}
+
+/// Makes the pictures of `job` with an open model.
+pub(crate) async fn generate_with(
+    context: &Context,
+    model: &Model,
+    job: &GenerateOptions,
+    listener: Listener<'_>,
+) -> Result<Generated> {
+    job.check()?;
+    let made = context.gpu.watched(make(context, model, job, &mut EventSink::new(listener))).await;
+    model.settle_weights(made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted(_))));
+    made
+}
+
+async fn make(
+    context: &Context,
+    model: &Model,
+    job: &GenerateOptions,
+    events: &mut EventSink<'_>,
+) -> Result<Generated> {
+    context.gpu.breathe().await;
+    model.check_reads(job.reads())?;
+    let recipe = Recipe::new(model, &job.sampling, job.model.prediction, job.init.as_ref().map(|_| job.strength))?;
+    let size = job.picture_size(model, &mut |event| events.say(event))?;
+    let init = job.start_picture(size)?;
+    let [width, height] = size;
+    let (kind, steps, guidance) = (recipe.trajectory.kind.name(), recipe.steps, recipe.guidance);
+    let plural = if steps == 1 { "" } else { "s" };
+    events.say(Event::Note(format!("{kind}, {steps} step{plural}, guidance {guidance}, {width}x{height}")));
+    for note in recipe.trajectory.notes.iter().cloned().chain(job.idle_options()) {
+        events.say(Event::Note(note));
+    }
+
+    if !job.sampling.negative.is_empty() && !recipe.guided() {
+        let message = format!("--negative does nothing at guidance {guidance}: give a --guidance above 1");
+        events.say(Event::Warning(message));
+    }
+    for text in job.prompts.iter().chain([&job.sampling.negative]) {
+        warn_of_syntax(text, events);
+    }
+    let mut texts = Vec::with_capacity(1 + job.prompts.len());
+    for prompt in std::iter::once(&job.sampling.negative).chain(&job.prompts) {
+        texts.push(model.tokens(&without_tags(prompt).0, &mut |event| events.say(event))?);
+    }
+    events.phase("reading the prompts")?;
+    let plans = image_spec(job, model, &recipe, size).plans(model, context.planning()).await?;
+    check_memory(&plans, job, model)?;
+    let ahead = context.gpu.compile_ahead(plans.plans().flat_map(Plan::kernels)).await?;
+    let (gpu, context) = (&ahead.gpu, &context.on(&ahead.gpu));
+    let mut pool = Pool::default();
+    pool.reserve(gpu, &plans.pool())?;
+    let hidden = events.until_stopped(gpu, model.encode_prompts(gpu, &plans.text, &mut pool, &texts)).await?;
+
+    let start = match init.as_ref().zip(plans.encode.as_ref()) {
+        Some((picture, part)) => {
+            let vae = events.until_stopped(gpu, VaeSession::new(gpu, model, &mut pool, part)).await?;
+            Some(posterior(&vae.run(&picture.to_unit(false)).await?, model.vae.latent_channels))
+        }
+        None => None,
+    };
+
+    events.phase("loading the model")?;
+    let start_name = job.start_name();
+    let making = Making { context, model, job, recipe, size, start_name };
+    let weights = events.until_stopped(gpu, model.weights(gpu, "UNet", &plans.params)).await?;
+    let sampling = Sampling::new(gpu, &plans.sampling, &plans.unet, &mut pool, weights);
+    let sampling = events.until_stopped(gpu, sampling).await?;
+    events.phase("sampling")?;
+    let sampled = making.sample(&sampling, &hidden, start, events).await?;
+    drop((sampling, hidden));
+    let pictures = making.decode(&plans.decode, &mut pool, &sampled, events).await?;
+    let latents = job.keep_latents.then(|| making.latents(&sampled.steps));
+    Ok(Generated { pictures, latents })
+}
+
+/// A job whose model, sampler and size are settled.
+struct Making<'a> {
+    context: &'a Context,
+    model: &'a Model,
+    job: &'a GenerateOptions,
+    recipe: Recipe,
+    /// Width and height in pixels.
+    size: [usize; 2],
+    /// The start picture's name and digest.
+    start_name: Option<(String, String)>,
+}
+
+/// Says what of `prompt` loads or weighs something in other programs, and not here.
+fn warn_of_syntax(prompt: &str, events: &mut EventSink<'_>) {
+    for tag in without_tags(prompt).1 {
+        let message = format!("{tag} in a prompt loads nothing and is left out: give --lora FILE=SCALE");
+        events.say(Event::Warning(message));
+    }
+    if let Some(found) = unread_syntax(prompt) {
+        let message =
+            format!("\"{found}\" in a prompt is read as words: weights and breaks of other programs do nothing here");
+        events.say(Event::Warning(message));
+    }
+}
+
+/// Pictures that are sampled to their end: of a job that was stopped, those before the one that was under way.
+struct Sampled {
+    /// The last latent of each (NHWC) by its number.
+    ends: Store,
+    /// For each the latents after every step, where the job keeps them.
+    steps: Vec<Vec<Vec<f32>>>,
+}
+
+impl Making<'_> {
+    fn pictures(&self) -> usize {
+        self.job.prompts.len() * self.job.count
+    }
+
+    /// The seed of picture number `index`.
+    fn seed(&self, index: usize) -> u64 {
+        self.job.sampling.seed.wrapping_add((index % self.job.count) as u64)
+    }
+
+    /// Samples picture after picture, from noise or from the posterior `start`.
+    async fn sample(
+        &self,
+        sampling: &Sampling,
+        hidden: &Hidden,
+        start: Option<(Vec<f32>, Vec<f32>)>,
+        events: &mut EventSink<'_>,
+    ) -> Result<Sampled> {
+        let Making { context, job, recipe, .. } = self;
+        let mut sampled = Sampled { ends: Store::new(&context.gpu), steps: Vec::with_capacity(self.pictures()) };
+        let state = sampling.latent()?;
+        let keys: Vec<(String, u64)> = (0..self.pictures()).map(|i| (i.to_string(), state.bytes)).collect();
+        sampled.ends.allocate("latents", &keys)?;
+        let read = job.keep_latents || (job.previews && matches!(context.pictures, PictureSink::Pixels));
+        for index in 0..self.pictures() {
+            if index % job.count == 0 {
+                sampling.set_prompt(hidden, [0, 1 + index / job.count]).await?;
+            }
+            let mut rng = NoiseRng::new(job.sampling.rng, self.seed(index));
+            // diffusers draws the posterior's sample before the start noise, from the same generator.
+            let latent = start.as_ref().map(|(mean, std)| {
+                let noise = sampling.draw(&mut rng);
+                let scale = self.model.vae.scaling_factor as f32;
+                mean.iter().zip(std).zip(noise).map(|((m, s), n)| (m + s * n) * scale).collect::<Vec<f32>>()
+            });
+            let mut steps = Vec::new();
+            let mut on_step = |i: usize, latent: Option<Vec<f32>>| {
+                let outcome = self.tell(index, i, sampling, latent.as_deref(), events);
+                steps.extend(latent.filter(|_| job.keep_latents));
+                outcome
+            };
+            let latent = latent.as_deref();
+            let trajectory = &recipe.trajectory;
+            match sampling.run(trajectory, recipe.guidance, latent, &mut rng, read, &mut on_step).await {
+                Ok(()) => {}
+                // What came before it is complete.
+                Err(Error::Interrupted(_)) => break,
+                Err(e) => return Err(e),
+            }
+            context.gpu.copy(&state, sampled.ends.entry(&index.to_string())?)?;
+            sampled.steps.push(steps);
+            if events.stopped() {
+                break;
+            }
+        }
+        Ok(sampled)
+    }
+
+    /// Says that picture number `index` has done step `i`, after which its latent is `latent`.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where the picture is not to be gone on with.
+    fn tell(
+        &self,
+        index: usize,
+        i: usize,
+        sampling: &Sampling,
+        latent: Option<&[f32]>,
+        events: &mut EventSink<'_>,
+    ) -> Result<()> {
+        let trajectory = &self.recipe.trajectory.steps;
+        events.tell_compiled(&self.context.gpu);
+        if self.job.previews {
+            // The next step's scale brings what it starts from to about unit variance.
+            let scale = trajectory.get(i + 1).map_or(1.0, |next| next.input_scale);
+            let [height, width] = sampling.latent_size();
+            let vae = &self.model.vae;
+            let rgb = match (&self.context.pictures, latent) {
+                (PictureSink::Textures(screen), _) => {
+                    screen.preview(index, &sampling.latent()?, &vae.colours(scale), [width, height]);
+                    Vec::new()
+                }
+                (PictureSink::Pixels, Some(latent)) => {
+                    vae.preview(&latent.iter().map(|x| x * scale).collect::<Vec<f32>>())
+                }
+                (PictureSink::Pixels, None) => Vec::new(),
+            };
+            events.say(Event::Preview { index, step: i + 1, steps: trajectory.len(), width, height, rgb });
+        }
+        let (done, total) = (index * trajectory.len() + i + 1, self.pictures() * trajectory.len());
+        events.say(Event::Progress { unit: "step", done, total });
+        // After the last step the picture is as good as there.
+        if i + 1 < trajectory.len() { events.go_on() } else { Ok(()) }
+    }
+
+    /// Latents to pictures: all that are sampled, whoever stops the job meanwhile, for the work is in the sampling.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] at the end, where they are not all that the job asked for.
+    async fn decode(
+        &self,
+        decode: &Part,
+        pool: &mut Pool,
+        sampled: &Sampled,
+        events: &mut EventSink<'_>,
+    ) -> Result<Vec<Picture>> {
+        let Making { context, job, size: [width, height], .. } = *self;
+        let count = sampled.steps.len();
+        if count == 0 {
+            return Err(Error::Interrupted(String::new()));
+        }
+        events.say(Event::Phase("decoding".into()));
+        let vae = events.during(&context.gpu, VaeSession::new(&context.gpu, self.model, pool, decode)).await?;
+        let mut pictures = Vec::with_capacity(count);
+        for index in 0..count {
+            vae.run_on(sampled.ends.entry(&index.to_string())?).await?;
+            let rgb = match &context.pictures {
+                PictureSink::Textures(screen) => {
+                    screen.show(&vae.made()?, [width, height]);
+                    Vec::new()
+                }
+                PictureSink::Pixels => io::Picture::from_unit(width, height, &vae.read().await?)?.rgb,
+            };
+            let (prompt, seed) = (job.prompts[index / job.count].clone(), self.seed(index));
+            let parameters = self.parameters(&prompt, seed);
+            let picture = Picture { width, height, rgb, prompt, seed, index, parameters };
+            events.tell_compiled(&context.gpu);
+            events.say(Event::Picture(picture.clone()));
+            pictures.push(picture);
+            context.gpu.breathe().await;
+        }
+        match self.pictures() {
+            total if count < total => Err(Error::Interrupted(format!(" after picture {count} of {total}"))),
+            _ => Ok(pictures),
+        }
+    }
+
+    /// The text that goes into a picture's file.
+    fn parameters(&self, prompt: &str, seed: u64) -> String {
+        let Making { model, job, recipe, size: [width, height], start_name, .. } = self;
+        let model_name = job.model.model.as_deref().map_or_else(|| model.checkpoint.name().to_string(), title);
+        let sampling = &job.sampling;
+        let mut more = Vec::new();
+        if let Some((name, digest)) = start_name {
+            more.extend([("Init image", name.clone()), ("Init image hash", digest.clone())]);
+        }
+        more.extend(sampling.spacing.map(|spacing| ("Timestep spacing", format!("{spacing:?}").to_lowercase())));
+        more.extend(
+            job.model.prediction.map(|prediction| ("Prediction type", format!("{prediction:?}").to_lowercase())),
+        );
+        if sampling.rng != RngKind::default() {
+            more.push(("RNG", "philox".into()));
+        }
+        if job.model.dtype != WeightType::Auto {
+            more.push(("Weights", format!("{:?}", job.model.dtype).to_lowercase()));
+        }
+        io::Parameters {
+            prompt: without_tags(prompt).0,
+            negative: if recipe.guided() { without_tags(&sampling.negative).0 } else { String::new() },
+            steps: recipe.steps,
+            sampler: recipe.trajectory.kind.name().to_string(),
+            guidance: recipe.guidance,
+            seed,
+            size: (*width, *height),
+            model: model_name,
+            loras: job.loras.iter().map(|l| (title(&l.path), l.scale)).collect(),
+            strength: job.init.as_ref().map(|_| job.strength),
+            karras: sampling.karras,
+            more,
+        }
+        .to_string()
+    }
+
+    /// What a job keeps: the latents of every picture after each of its steps.
+    fn latents(&self, latents: &[Vec<Vec<f32>>]) -> Latents {
+        let (model, [width, height]) = (self.model, self.size);
+        let (c, h, w) = (model.unet.in_channels, height / model.factor(), width / model.factor());
+        let first = |values: &[f32]| layout::to_channels_first(values, [1, c, h, w]);
+        let trajectory = &self.recipe.trajectory;
+        Latents {
+            shape: vec![latents.len(), c, h, w],
+            last: latents.iter().flat_map(|steps| steps.last().map(|last| first(last)).unwrap_or_default()).collect(),
+            steps: (0..trajectory.steps.len())
+                .map(|s| latents.iter().flat_map(|steps| first(&steps[s])).collect())
+                .collect(),
+            timesteps: trajectory.timesteps.clone(),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Where a job runs: its device, the kernels that suit it, and where its pictures go.
+
+use std::sync::Arc;
+
+use crate::gpu::{Gpu, Variants};
+
+use super::planning::Planning;
+use super::textures::TextureSink;
+
+/// Where finished pictures and previews go.
+#[derive(Clone)]
+pub(crate) enum PictureSink {
+    /// To the listener, as pixels on the host.
+    Pixels,
+    /// To textures on the device; events come without pixels.
+    Textures(Arc<TextureSink>),
+}
+
+/// The surroundings of a running job. Each entry point of the facade makes one.
+#[derive(Clone)]
+pub(crate) struct Context {
+    /// The device; of a host's job, one that keeps to the host's budget.
+    pub gpu: Gpu,
+    /// The variants of kernels that run.
+    pub variants: Variants,
+    /// Where pictures go.
+    pub pictures: PictureSink,
+}
+
+impl Context {
+    /// Runs on `gpu` and gives pictures as pixels.
+    pub fn new(gpu: Gpu, variants: Variants) -> Context {
+        Context { gpu, variants, pictures: PictureSink::Pixels }
+    }
+
+    /// The same surroundings on another handle of the device.
+    pub fn on(&self, gpu: &Gpu) -> Context {
+        Context { gpu: gpu.clone(), ..self.clone() }
+    }
+
+    /// The adapter and its kernels, to plan for.
+    pub fn planning(&self) -> Planning<'_> {
+        Planning { caps: self.gpu.caps(), variants: &self.variants, gpu: Some(&self.gpu) }
+    }
+}

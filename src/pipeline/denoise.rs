@@ -1,0 +1,237 @@
+//! The denoising loop: one UNet evaluation and one linear update a step, all of it on the adapter.
+
+use std::sync::Arc;
+
+use crate::base::rng::NoiseRng;
+use crate::base::{DType, layout};
+use crate::diffusion::Trajectory;
+use crate::error::Result;
+use crate::gpu::{Gpu, Pool, Store, StoredBuffer};
+use crate::graph::{Graph, Plan, Session, Tensor};
+use crate::models::{Context, UNet};
+use crate::nn::Mode;
+use crate::ops::{sampler_step, scale_input};
+
+use super::Model;
+use super::planning::Planning;
+use super::text::Hidden;
+
+/// Size of what is sampled.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Extent {
+    /// Latent height and width.
+    pub size: [usize; 2],
+    /// Latent channels.
+    pub channels: usize,
+    /// Tokens of a prompt.
+    pub tokens: usize,
+    /// Width of the hidden states.
+    pub width: usize,
+    /// An unconditional pass runs beside.
+    pub guided: bool,
+    /// State slots of the sampler.
+    pub slots: usize,
+}
+
+impl Extent {
+    /// Of pictures of `width` x `height` pixels by `model`.
+    pub(crate) fn new(model: &Model, [width, height]: [usize; 2], guided: bool, slots: usize) -> Extent {
+        Extent {
+            size: [height / model.factor(), width / model.factor()],
+            channels: model.unet.in_channels,
+            tokens: model.tokenizer.length(),
+            width: model.context_width(),
+            guided,
+            slots,
+        }
+    }
+
+    fn passes(&self) -> usize {
+        if self.guided { 2 } else { 1 }
+    }
+
+    pub(crate) fn elements(&self) -> usize {
+        self.size[0] * self.size[1] * self.channels
+    }
+}
+
+/// The plans of the loop.
+pub(crate) struct SamplingPlan {
+    extent: Extent,
+    /// One step.
+    pub step: Arc<Plan>,
+    /// Keys and values of a prompt, where they are computed apart.
+    pub context: Option<Arc<Plan>>,
+    inputs: Inputs,
+}
+
+#[derive(Clone, Copy)]
+struct Inputs {
+    hidden: Tensor,
+    timestep: Tensor,
+    scale: Tensor,
+    noise: Tensor,
+    matrix: Tensor,
+    guidance: Tensor,
+    state: Tensor,
+}
+
+fn slot_key(i: usize) -> String {
+    format!("sampler.{i}")
+}
+
+impl SamplingPlan {
+    /// Records the loop for `unet`; an inference model computes a prompt's keys and values once.
+    pub(crate) fn new(planning: Planning<'_>, unet: &UNet, mode: Mode, extent: Extent) -> Result<SamplingPlan> {
+        let n = extent.passes();
+        let [h, w] = extent.size;
+        let hidden_shape = [n, extent.tokens, extent.width];
+        let mut g = Graph::new();
+        let (mut context, mut hidden) = (None, None);
+        let pairs;
+        let seen = if mode == Mode::Inference {
+            let mut c = Graph::new();
+            let input = c.input("hidden", hidden_shape, DType::F32);
+            unet.store_context(&mut c, input)?;
+            hidden = Some(input);
+            context = Some(planning.plan(&c)?);
+            pairs = unet.stored_context(&mut g, n, extent.tokens)?;
+            Context::KeyValues(&pairs)
+        } else {
+            let input = g.input("hidden", hidden_shape, DType::F32);
+            hidden = hidden.or(Some(input));
+            Context::Hidden(input)
+        };
+        let shape = [1, h, w, extent.channels];
+        let state: Vec<Tensor> =
+            (0..extent.slots).map(|i| g.stored(&slot_key(i), shape, DType::F32)).collect::<Result<_>>()?;
+        let timestep = g.input("timestep", [n], DType::F32);
+        let scale = g.input("input scale", [1], DType::F32);
+        let noise = g.input("noise", shape, DType::F32);
+        let matrix = g.input("matrix", [extent.slots, extent.slots + 2], DType::F32);
+        let guidance = g.input("guidance", [1], DType::F32);
+        let x = scale_input(&mut g, state[0], scale, n)?;
+        let out = unet.forward(&mut g, x, timestep, seen)?;
+        sampler_step(&mut g, &state, out, noise, matrix, guidance, extent.guided)?;
+        let hidden = hidden.unwrap_or(x);
+        let inputs = Inputs { hidden, timestep, scale, noise, matrix, guidance, state: state[0] };
+        Ok(SamplingPlan { extent, step: planning.plan(&g)?, context, inputs })
+    }
+
+    /// Both plans.
+    pub(crate) fn plans(&self) -> impl Iterator<Item = &Plan> {
+        [Some(&*self.step), self.context.as_deref()].into_iter().flatten()
+    }
+}
+
+/// The loop, compiled.
+pub(crate) struct Sampling {
+    extent: Extent,
+    step: Session,
+    context: Option<Session>,
+    inputs: Inputs,
+    /// The sampler's state and a prompt's keys and values, beside the weights.
+    store: Store,
+}
+
+/// A step's news: index, and the latent NHWC where it was asked for.
+pub(crate) type OnStep<'a> = &'a mut dyn FnMut(usize, Option<Vec<f32>>) -> Result<()>;
+
+impl Sampling {
+    /// Compiles `plan` for the UNet's `weights`.
+    pub(crate) async fn new(
+        gpu: &Gpu,
+        plan: &SamplingPlan,
+        unet: &UNet,
+        pool: &mut Pool,
+        weights: impl IntoIterator<Item = Arc<Store>>,
+    ) -> Result<Sampling> {
+        let mut store = Store::beside(gpu, weights);
+        for arena in plan.plans().map(|p| &p.arena) {
+            pool.reserve(gpu, arena)?;
+        }
+        let extent = plan.extent;
+        let bytes = DType::F32.bytes(extent.elements());
+        let mut tensors: Vec<(String, u64)> = (0..extent.slots).map(|i| (slot_key(i), bytes)).collect();
+        if plan.context.is_some() {
+            tensors.extend(unet.context_tensors(extent.passes(), extent.tokens));
+        }
+        store.allocate("sampler", &tensors)?;
+        let context = match &plan.context {
+            Some(plan) => Some(Session::new(gpu, plan.clone(), pool, &store).await?),
+            None => None,
+        };
+        let step = Session::new(gpu, plan.step.clone(), pool, &store).await?;
+        Ok(Sampling { extent, step, context, inputs: plan.inputs, store })
+    }
+
+    /// Sets the prompt: numbers of those in `hidden`, the unconditional one first where there are passes for both.
+    pub(crate) async fn set_prompt(&self, hidden: &Hidden, [without, with]: [usize; 2]) -> Result<()> {
+        let which = if self.extent.guided { &[without, with][..] } else { &[with] };
+        let session = self.context.as_ref().unwrap_or(&self.step);
+        hidden.give(session.gpu(), which, session, self.inputs.hidden)?;
+        match &self.context {
+            Some(session) => session.run().await,
+            None => Ok(()),
+        }
+    }
+
+    /// The memory of the latent, NHWC.
+    pub(crate) fn latent(&self) -> Result<StoredBuffer> {
+        self.step.place(self.inputs.state)
+    }
+
+    /// The latent, on the host.
+    pub(crate) async fn read(&self) -> Result<Vec<f32>> {
+        self.step.read(self.inputs.state).await
+    }
+
+    /// Height and width of the latent.
+    pub(crate) fn latent_size(&self) -> [usize; 2] {
+        self.extent.size
+    }
+
+    /// A draw of the latent's shape, in PyTorch's order of elements, as NHWC.
+    pub(crate) fn draw(&self, rng: &mut NoiseRng) -> Vec<f32> {
+        let [h, w] = self.extent.size;
+        layout::to_channels_last(&rng.randn(self.extent.elements()), [1, self.extent.channels, h, w])
+    }
+
+    /// Runs `trajectory` from `latent` (NHWC; for image to image) and fresh noise. `watch` asks for the latent after every
+    /// step.
+    #[allow(clippy::too_many_arguments, reason = "a private call with one caller a kind of job")]
+    pub(crate) async fn run(
+        &self,
+        trajectory: &Trajectory,
+        guidance: f64,
+        latent: Option<&[f32]>,
+        rng: &mut NoiseRng,
+        watch: bool,
+        on_step: OnStep<'_>,
+    ) -> Result<()> {
+        let mut first: Vec<f32> = self.draw(rng).iter().map(|x| x * trajectory.init_scale).collect();
+        if let Some(latent) = latent {
+            first.iter_mut().zip(latent).for_each(|(x, l)| *x += trajectory.image_scale * l);
+        }
+        self.store.write(&slot_key(0), bytemuck::cast_slice(&first))?;
+        for i in 1..trajectory.slots {
+            self.store.write(&slot_key(i), bytemuck::cast_slice(&vec![0f32; first.len()]))?;
+        }
+        let at = &self.inputs;
+        self.step.write(at.guidance, &[guidance as f32])?;
+        for (i, step) in trajectory.steps.iter().enumerate() {
+            self.step.write(at.timestep, &vec![step.timestep as f32; self.extent.passes()])?;
+            self.step.write(at.scale, &[step.input_scale])?;
+            self.step.write(at.matrix, &step.matrix)?;
+            if step.noise {
+                self.step.write(at.noise, &self.draw(rng))?;
+            } else if i == 0 {
+                self.step.write(at.noise, &vec![0.0; first.len()])?;
+            }
+            self.step.run().await?;
+            let seen = if watch { Some(self.read().await?) } else { None };
+            on_step(i, seen)?;
+        }
+        Ok(())
+    }
+}

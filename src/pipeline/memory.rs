@@ -1,0 +1,142 @@
+//! What a job takes of memory: phases that run in turn, and the report of a plan.
+
+use std::task::{Context, Poll, Waker};
+
+use crate::base::DType;
+use crate::error::{Error, Result};
+use crate::event::{Event, Flow};
+use crate::gpu::STAGING_BYTES;
+use crate::nn::Param;
+
+use super::model::Model;
+use super::options::{LoraArg, ModelOptions};
+use super::planning::Part;
+use super::reads::Reads;
+
+/// What a job takes.
+#[derive(Clone, Debug, Default)]
+pub struct PlanReport {
+    /// What takes how many bytes.
+    pub rows: Vec<(String, u64)>,
+    /// Bytes alive at once, at most.
+    pub peak_bytes: u64,
+    /// The same where the model keeps its weights ([`Model::keep_weights`]): of pictures; a training keeps none.
+    pub kept_bytes: u64,
+    /// Dispatches of a step.
+    pub dispatches: usize,
+    /// FLOPs of a step.
+    pub flops: u64,
+    /// Kernels of all phases, told apart by their texts: what a driver that knows none of them compiles.
+    pub kernels: usize,
+    /// Bytes of their WGSL.
+    pub kernel_bytes: u64,
+    /// What else is worth knowing.
+    pub notes: Vec<String>,
+}
+
+/// A part of a job that runs while the others hold no memory but the shared pool.
+pub(crate) struct Phase {
+    pub name: &'static str,
+    pub weights: u64,
+    /// Gradients and moments.
+    pub optimizer: u64,
+    /// Inputs, uniforms, and what else is stored beside the weights.
+    pub beside: u64,
+    pub arena: Vec<u64>,
+}
+
+impl Phase {
+    pub fn part(part: &Part) -> Phase {
+        let beside = part.plan.input_bytes + part.plan.uniform_bytes;
+        Phase { name: part.name, weights: bytes(&part.params), optimizer: 0, beside, arena: part.plan.arena.clone() }
+    }
+
+    pub fn alone(&self) -> u64 {
+        self.weights + self.optimizer + self.beside
+    }
+}
+
+/// What takes how many bytes, and how many are alive at once.
+pub(crate) type Memory = (Vec<(String, u64)>, u64);
+
+/// Refuses what takes more than `allowed`; `smaller` says what would make it take less.
+pub(crate) fn within(allowed: Option<u64>, needed: u64, smaller: &str) -> Result<()> {
+    match allowed.filter(|&allowed| needed > allowed) {
+        None => Ok(()),
+        Some(allowed) => {
+            let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+            let (needed, allowed) = (megabytes(needed), megabytes(allowed));
+            Err(Error::Limit(format!("the job takes {needed}, --memory allows {allowed}: {smaller}")))
+        }
+    }
+}
+
+/// Chunks of a pool that serves every one of `arenas` in turn.
+pub(crate) fn pool<'a>(arenas: impl IntoIterator<Item = &'a Vec<u64>>) -> Vec<u64> {
+    let mut chunks: Vec<u64> = Vec::new();
+    for arena in arenas {
+        chunks.resize(chunks.len().max(arena.len()), 0);
+        chunks.iter_mut().zip(arena).for_each(|(chunk, &bytes)| *chunk = bytes.max(*chunk));
+    }
+    chunks
+}
+
+pub(crate) fn bytes(params: &[Param]) -> u64 {
+    params.iter().map(|p| p.bytes().next_multiple_of(256)).sum()
+}
+
+/// Rows and peak of phases that run in turn in one pool.
+pub(crate) fn in_turn(phases: &[Phase]) -> Memory {
+    let pool: u64 = pool(phases.iter().map(|p| &p.arena)).iter().sum();
+    let mut rows: Vec<(String, u64)> = Vec::new();
+    for phase in phases {
+        rows.push((format!("{}: weights", phase.name), phase.weights));
+        if phase.optimizer > 0 {
+            rows.push((format!("{}: gradients and moments", phase.name), phase.optimizer));
+        }
+        rows.push((format!("{}: inputs and state", phase.name), phase.beside));
+    }
+    let alone = phases.iter().map(Phase::alone).max().unwrap_or(0);
+    let staging = STAGING_BYTES.min(phases.iter().map(|p| p.weights).max().unwrap_or(0));
+    rows.push(("working memory, shared by all".into(), pool));
+    rows.push(("staging".into(), staging));
+    (rows, pool + alone + staging)
+}
+
+/// What `planning` gives, which waits for nothing where there is no device.
+pub(crate) fn at_once<T>(planning: impl Future<Output = Result<T>>) -> Result<T> {
+    match std::pin::pin!(planning).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(planned) => planned,
+        Poll::Pending => Err(Error::op("plan", "waits for a device")),
+    }
+}
+
+/// Bytes of the hidden states of `prompts` prompts.
+pub(crate) fn hidden_bytes(model: &Model, prompts: usize) -> u64 {
+    let each = DType::F32.bytes(model.tokenizer.length() * model.text.hidden_size);
+    prompts as u64 * each.next_multiple_of(256)
+}
+
+/// Keeps what a job says of its inputs, for a plan's notes.
+pub(crate) fn told_of(told: &mut Vec<String>, event: Event) -> Flow {
+    match event {
+        Event::Note(text) => told.push(text),
+        Event::Warning(text) => told.push(format!("warning: {text}")),
+        _ => {}
+    }
+    Flow::Continue
+}
+
+/// Opens the model of a job that `reads` these parts, and gives what is to be said of it: nothing is computed for a plan.
+pub(crate) fn open_for_plan(options: &ModelOptions, loras: &[LoraArg], reads: Reads) -> Result<(Model, Vec<String>)> {
+    let mut notes = Vec::new();
+    let model = Model::open(options, loras, &mut |event| told_of(&mut notes, event))?;
+    notes.extend(model.check_reads(reads)?);
+    if !model.checkpoint.prediction_known() && options.prediction.is_none() {
+        let name = model.checkpoint.name();
+        notes.push(format!(
+            "{name} does not say what it predicts: planned as for noise; a job looks at one prediction, or --prediction says it"
+        ));
+    }
+    Ok((model, notes))
+}

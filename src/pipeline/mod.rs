@@ -1,0 +1,30 @@
+//! How a model is run: opening it, its weights on the device, prompts to hidden states, denoising, latents to pictures. Knows
+//! no job.
+
+mod adapters;
+pub(crate) mod autoencode;
+mod cache;
+pub(crate) mod check;
+pub(crate) mod context;
+pub(crate) mod denoise;
+pub(crate) mod events;
+pub(crate) mod image_plans;
+pub(crate) mod kernel_texts;
+pub(crate) mod memory;
+pub(crate) mod model;
+mod options;
+pub(crate) mod planning;
+pub(crate) mod probe;
+pub(crate) mod prompt;
+pub(crate) mod reads;
+pub(crate) mod recipe;
+pub(crate) mod resident;
+pub(crate) mod text;
+pub(crate) mod textures;
+
+pub use cache::cache_folder;
+pub use memory::PlanReport;
+pub use model::{Model, open_checkpoint};
+#[cfg(feature = "cli")]
+pub use options::lora_parser;
+pub use options::{LoraArg, ModelOptions, SamplingOptions, WeightType, parse_bytes, parse_count};

@@ -1,0 +1,429 @@
+//! A model as a job opens it: configurations, tokenizer, weights with LoRA files merged in.
+
+use std::ops::{Deref, Range};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::base::DType;
+use crate::diffusion::{Prediction, ScheduleConfig};
+use crate::error::{Error, Result};
+use crate::event::{Event, Listener};
+use crate::gpu::{AdapterClass, Caps, Store};
+use crate::io::families::{TAKES, by_input_channels};
+use crate::io::safetensors::first_non_finite;
+use crate::io::{Checkpoint, ClipTokenizer, LoraFile, ModuleKey, Part};
+use crate::models::{TextEncoderConfig, UnetConfig, VaeConfig};
+use crate::nn::{Param, Ranks, Role, Settings, lora, weights};
+
+use super::adapters::part_of;
+use super::check::LONGEST_SIDE;
+use super::image_plans::LastPlans;
+use super::recipe::Recipe;
+use super::resident::Resident;
+use super::{LoraArg, ModelOptions, WeightType};
+
+/// An open model with its LoRAs. Models with other LoRAs ([`Model::with_loras`]) share its files, and its weights on the
+/// device.
+pub struct Model {
+    opened: Arc<Opened>,
+    pub(crate) loras: Vec<(LoraFile, f64)>,
+    /// Whether the LoRAs are merged into the weights when these are loaded.
+    pub(crate) merges: bool,
+}
+
+/// What a model's files hold.
+#[doc(hidden)]
+pub struct Opened {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) text: TextEncoderConfig,
+    pub(crate) unet: UnetConfig,
+    pub(crate) vae: VaeConfig,
+    pub(crate) schedule: ScheduleConfig,
+    pub(crate) tokenizer: ClipTokenizer,
+    weight_type: WeightType,
+    pub(crate) resident: Resident,
+    pub(super) plans: LastPlans,
+}
+
+impl Deref for Model {
+    type Target = Opened;
+
+    fn deref(&self) -> &Opened {
+        &self.opened
+    }
+}
+
+/// The checkpoint that `path` names, a folder or a file, or the bundled one.
+pub fn open_checkpoint(path: Option<&Path>) -> Result<Checkpoint> {
+    match path {
+        Some(path) => Checkpoint::open(path),
+        #[cfg(feature = "bundled")]
+        None => Checkpoint::embedded(&crate::io::bundled::MODEL),
+        #[cfg(not(feature = "bundled"))]
+        None => Err(Error::Usage("this build holds no model: give one with --model".into())),
+    }
+}
+
+/// Refuses a UNet that reads or gives something else than the latents of `vae`, and an autoencoder of other than pictures.
+fn check_channels(name: &str, unet: &UnetConfig, vae: &VaeConfig) -> Result<()> {
+    let latent = vae.latent_channels;
+    if unet.in_channels != latent {
+        let what = by_input_channels(unet.in_channels, latent);
+        return Err(Error::file(name, format!("is {what}; {TAKES}")));
+    }
+    if unet.out_channels != latent {
+        let message = format!("the UNet gives {} channels, a latent has {latent}", unet.out_channels);
+        return Err(Error::file(name, format!("{message}; {TAKES}")));
+    }
+    match (vae.in_channels, vae.out_channels) {
+        (3, 3) => Ok(()),
+        (read, given) => {
+            let message = format!("the autoencoder reads {read} channels and gives {given}, a picture has 3");
+            Err(Error::file(name, format!("{message}; {TAKES}")))
+        }
+    }
+}
+
+impl Model {
+    /// Opens what `options` name and every LoRA; the weights themselves stay where they are.
+    pub fn open(options: &ModelOptions, loras: &[LoraArg], listener: Listener<'_>) -> Result<Model> {
+        let mut checkpoint = open_checkpoint(options.model.as_deref())?;
+        for note in checkpoint.notes() {
+            listener(Event::Note(note.clone()));
+        }
+        if options.prediction == Some(Prediction::V) && !checkpoint.prediction_known() {
+            checkpoint.predicts_velocity();
+        }
+        let text_of = |part: Part| {
+            let weights = checkpoint.part(part);
+            let config = weights.config();
+            // A whole CLIP's configuration holds that of its text encoder, which transformers takes.
+            let inner = config.get("text_config").filter(|_| config.get("hidden_size").is_none());
+            (weights.config_source().name().to_owned(), inner.unwrap_or(config).to_string())
+        };
+        let (path, config) = text_of(Part::TextEncoder);
+        let text = TextEncoderConfig::parse(&path, &config)?;
+        let (path, config) = text_of(Part::Unet);
+        let unet = UnetConfig::parse(&path, &config)?;
+        let (path, config) = text_of(Part::Vae);
+        let vae = VaeConfig::parse(&path, &config)?;
+        let mut schedule = ScheduleConfig::from_json(&checkpoint.scheduler().to_string(), checkpoint.scheduler_name())?;
+        if let Some(prediction) = options.prediction {
+            schedule.prediction_type = prediction;
+        }
+        for part in [Part::TextEncoder, Part::Unet] {
+            let (config, path) = (checkpoint.part(part).config(), checkpoint.part(part).config_source().name());
+            for field in ["dropout", "attention_dropout"] {
+                if let Some(share) = config.get(field).and_then(serde_json::Value::as_f64).filter(|share| *share != 0.0)
+                {
+                    listener(Event::Note(format!("{path}: {field} {share} is not used: trainings drop nothing out")));
+                }
+            }
+        }
+        let tokenizer = checkpoint.tokenizer()?;
+        for note in tokenizer.notes() {
+            listener(Event::Warning(note.clone()));
+        }
+        let (given, taken) = (tokenizer.length(), text.max_position_embeddings);
+        if given > taken {
+            let message = format!("the tokenizer gives {given} tokens a prompt, the text encoder takes {taken}");
+            return Err(Error::file(checkpoint.name(), format!("{message}: parts of different models")));
+        }
+        let given = text.hidden_size;
+        let reads = (0..unet.block_out_channels.len()).map(|i| unet.cross_attention_dim.get(i));
+        if let Some(taken) = reads.into_iter().find(|taken| *taken != given) {
+            let message = format!("the text encoder gives {given} columns, the UNet reads {taken}");
+            return Err(Error::file(checkpoint.name(), format!("{message}: parts of different models")));
+        }
+        check_channels(checkpoint.name(), &unet, &vae)?;
+        log::debug!(target: "portray::open", "{}", checkpoint.name());
+        let opened = Opened {
+            checkpoint,
+            text,
+            unet,
+            vae,
+            schedule,
+            tokenizer,
+            weight_type: options.dtype,
+            resident: Resident::default(),
+            plans: LastPlans::default(),
+        };
+        let model = Model { opened: Arc::new(opened), loras: Vec::new(), merges: false };
+        model.check_tokenizer()?;
+        if loras.is_empty() { Ok(model) } else { model.with_loras(loras, listener) }
+    }
+
+    /// The same model with `loras` in place of its own: files and weights on the device are shared.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a file that is no LoRA of this model.
+    pub fn with_loras(&self, loras: &[LoraArg], listener: Listener<'_>) -> Result<Model> {
+        let modules = self.checkpoint.modules();
+        let mut opened = Vec::with_capacity(loras.len());
+        for lora in loras {
+            let file = LoraFile::open(&lora.path, Some(&modules))?;
+            let report = file.match_report(&modules);
+            report.check()?;
+            listener(Event::Note(format!("LoRA {}: {} layers", lora.path.display(), report.matched.len())));
+            if let Some(listed) = report.listed_unmatched() {
+                let (path, count) = (lora.path.display(), report.unmatched.len());
+                listener(Event::Warning(format!(
+                    "{path}: {count} keys match nothing in the model and are left out: {listed}"
+                )));
+            }
+            opened.push((file, lora.scale));
+        }
+        Ok(Model { opened: self.opened.clone(), loras: opened, merges: self.merges })
+    }
+
+    /// The same model with its LoRAs merged into the weights when these are loaded, or beside them as adapters: merged
+    /// ones cost a step nothing, and other ones load all weights anew.
+    pub fn merging(self, merges: bool) -> Model {
+        Model { merges, ..self }
+    }
+
+    /// Settles that a single file's network predicts velocities: before the model is shared.
+    pub(crate) fn predicts_velocity(&mut self) -> Result<()> {
+        let shared = || Error::op("open", "the model is in use already");
+        let opened = Arc::get_mut(&mut self.opened).ok_or_else(shared)?;
+        opened.checkpoint.predicts_velocity();
+        let config = opened.checkpoint.part(Part::Unet);
+        opened.unet = UnetConfig::parse(config.config_source().name(), &config.config().to_string())?;
+        let name = opened.checkpoint.scheduler_name();
+        opened.schedule = ScheduleConfig::from_json(&opened.checkpoint.scheduler().to_string(), name)?;
+        Ok(())
+    }
+
+    /// The settings of the model's parts on an adapter with `caps`, its LoRAs beside the weights by `ranks`.
+    pub(crate) fn settings(&self, caps: &Caps, ranks: &Arc<Ranks>) -> Settings {
+        Settings { dtype: self.dtype(caps), adapters: ranks.clone(), ..Settings::default() }
+    }
+
+    /// Names what decides the pictures that it makes without a LoRA: its weights, and a prediction that is not its own.
+    pub(crate) fn fingerprint(&self) -> Result<String> {
+        let fingerprint = self.checkpoint.fingerprint()?;
+        let (own, name) = (self.checkpoint.scheduler().to_string(), self.checkpoint.scheduler_name());
+        let used = self.schedule.prediction_type;
+        let differs = ScheduleConfig::from_json(&own, name)?.prediction_type != used;
+        Ok(if differs { format!("{fingerprint} {used:?}") } else { fingerprint })
+    }
+
+    /// What its network predicts.
+    #[cfg_attr(not(feature = "web"), allow(dead_code, reason = "the page asks for it"))]
+    pub(crate) fn prediction(&self) -> Prediction {
+        self.schedule.prediction_type
+    }
+
+    /// Storage of the large weights on an adapter with `caps`.
+    pub fn dtype(&self, caps: &Caps) -> DType {
+        match self.weight_type {
+            WeightType::F32 => DType::F32,
+            WeightType::F16 => DType::F16,
+            WeightType::Q8 => DType::Q8,
+            WeightType::Auto if caps.class == AdapterClass::Cpu => DType::F32,
+            WeightType::Auto => DType::F16,
+        }
+    }
+
+    /// Whether the large weights take as little as they can.
+    pub(crate) fn eight_bits(&self) -> bool {
+        self.weight_type == WeightType::Q8
+    }
+
+    /// Storage of the autoencoder's weights: few, and each counts in every pixel, so eight bits are not for them.
+    pub fn vae_dtype(&self, caps: &Caps) -> DType {
+        match self.dtype(caps) {
+            DType::Q8 => DType::F16,
+            dtype => dtype,
+        }
+    }
+
+    /// How it samples where nothing is asked for.
+    #[cfg_attr(not(feature = "web"), allow(dead_code, reason = "the page asks for it"))]
+    pub(crate) fn usual_recipe(&self, options: &ModelOptions) -> Result<Recipe> {
+        Recipe::new(self, &Default::default(), options.prediction, None)
+    }
+
+    /// Pixels of a latent's side.
+    pub fn factor(&self) -> usize {
+        self.vae.factor()
+    }
+
+    /// Pixels of the height of the pictures that it was made for, which is the width of nearly all.
+    pub fn native_side(&self) -> usize {
+        self.unet.latent_size()[0] * self.factor()
+    }
+
+    /// Width of the hidden states that the UNet reads.
+    pub fn context_width(&self) -> usize {
+        self.unet.cross_attention_dim.get(0)
+    }
+
+    /// Width and height in pixels, by default what the model was made for.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a side that is no multiple of a latent's pixel, or too large for any adapter.
+    pub fn size(&self, width: Option<usize>, height: Option<usize>) -> Result<[usize; 2]> {
+        let factor = self.factor();
+        let native = self.unet.latent_size().map(|side| side * factor);
+        let side = |name: &str, given: Option<usize>, native: usize| {
+            let side = given.unwrap_or(native);
+            if side == 0 || !side.is_multiple_of(factor) {
+                return Err(Error::Usage(format!("{name} {side}: must be a multiple of {factor}, such as {native}")));
+            }
+            if side > LONGEST_SIDE {
+                let own = if given.is_none() { ", the model's own size" } else { "" };
+                return Err(Error::Usage(format!("{name} {side}{own}: must be at most {LONGEST_SIDE}")));
+            }
+            Ok(side)
+        };
+        Ok([side("--width", width, native[1])?, side("--height", height, native[0])?])
+    }
+
+    /// Token ids of `prompt`, each a row of the text encoder's table; says what was cut.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the tokenizer knows more tokens than the text encoder.
+    pub fn tokens(&self, prompt: &str, listener: Listener<'_>) -> Result<Vec<u32>> {
+        let encoded = self.tokenizer.encode(prompt)?;
+        let rows = self.text.vocab_size;
+        if let Some(id) = encoded.ids.iter().find(|&&id| id as usize >= rows) {
+            let message = format!("the tokenizer gives token {id}, the text encoder knows {rows} (0 to {})", rows - 1);
+            return Err(Error::file(self.checkpoint.name(), format!("{message}: parts of different models")));
+        }
+        let added = self.tokenizer.added(&encoded.ids);
+        if !added.is_empty() {
+            listener(Event::Note(format!("words that the model's tokenizer adds: {}", added.join(", "))));
+        }
+        if let Some(cut) = &encoded.truncated {
+            let length = self.tokenizer.length();
+            listener(Event::Warning(format!("the prompt is longer than {length} tokens; this is cut: {cut}")));
+        }
+        Ok(encoded.ids)
+    }
+
+    /// Loads every one of `params` but the adapters' factors into `store`, merging what of the LoRAs is to be merged.
+    pub async fn load(&self, store: &mut Store, label: &str, params: &[Param]) -> Result<()> {
+        let rows = |key: &str, shape: &[usize], rows: Range<usize>| -> Result<Vec<f32>> {
+            let part = part_of(key);
+            let (part, name) =
+                part.ok_or_else(|| Error::file(self.checkpoint.name(), format!("has no part for {key}")))?;
+            let weights = self.checkpoint.part(part);
+            let tensor = weights.get_shaped(name, shape)?;
+            let some = tensor.rows(rows.start, rows.len());
+            let some = some.ok_or_else(|| tensor.error(format!("has shape {:?}, no rows {rows:?}", tensor.shape)))?;
+            let mut values = some.to_f32()?;
+            if let Some(i) = first_non_finite(&values) {
+                let element = rows.start * (values.len() / rows.len().max(1)) + i;
+                let message = format!("holds {} (element {element}): the file is damaged, get it again", values[i]);
+                return Err(tensor.renamed(weights.stored_name(name)).error(message));
+            }
+            self.merge(key, shape, rows, &mut values)?;
+            Ok(values)
+        };
+        weights::load(store, label, params, &rows).await?;
+        let loaded = params.iter().filter(|param| param.role != Role::Adapter);
+        log::debug!(target: "portray::upload", "{label}: {} bytes", loaded.map(Param::bytes).sum::<u64>());
+        Ok(())
+    }
+
+    /// Adds what the LoRA files say of the rows `rows` of the tensor `key` of `shape`.
+    fn merge(&self, key: &str, shape: &[usize], rows: Range<usize>, values: &mut [f32]) -> Result<()> {
+        let Some((part, (path, which))) = part_of(key).and_then(|(part, name)| Some((part, name.rsplit_once('.')?)))
+        else {
+            return Ok(());
+        };
+        let module = ModuleKey { part, path: path.to_string() };
+        for (file, scale) in &self.loras {
+            let found = file.modules.get(&module).filter(|_| self.merges);
+            let change = file.changes.get(&module);
+            if let Some(found) = found.filter(|_| which == "weight") {
+                let scale = scale * f64::from(found.scale());
+                lora::merge(values, shape, rows.clone(), &found.down.data, &found.up.data, scale)?;
+            }
+            let fits = match (change, which) {
+                (Some(change), "weight") => change.add_to_weight(values, rows.clone(), *scale),
+                (Some(change), "bias") => change.add_to_bias(values, rows.clone(), *scale),
+                _ => true,
+            };
+            if !fits {
+                let message = format!("layer '{module}' does not fit a {which} of {shape:?}: it is of another model");
+                return Err(Error::file(&file.name, message));
+            }
+            // The factors are finite, their product need not be.
+            if (found.is_some() || change.is_some()) && values.iter().any(|x| !x.is_finite()) {
+                let message = format!("layer '{module}' times {scale} is more than f32 holds: give a smaller scale");
+                return Err(Error::file(&file.name, message));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_must_pass_on_latents_and_pictures() {
+        let unet = |fields: &str| UnetConfig::parse("u", &format!("{{{fields}}}")).expect("a UNet");
+        let vae = |fields: &str| {
+            VaeConfig::parse("v", &format!("{{\"norm_num_groups\": 32{fields}}}")).expect("an autoencoder")
+        };
+        let check = |u: &str, v: &str| check_channels("m", &unet(u), &vae(v)).map_err(|e| e.to_string());
+        assert_eq!(check("", ""), Ok(()));
+        assert_eq!(check(r#""in_channels": 16, "out_channels": 16"#, r#", "latent_channels": 16"#), Ok(()));
+        for (u, v, says) in [
+            (r#""in_channels": 9"#, "", "m: is an inpainting model (its UNet reads 9 channels, not 4)"),
+            (r#""in_channels": 8"#, "", "is an InstructPix2Pix model"),
+            (r#""in_channels": 5"#, "", "is a depth-to-image model"),
+            (r#""in_channels": 7"#, "", "is an upscaler's model"),
+            (r#""out_channels": 8"#, "", "the UNet gives 8 channels, a latent has 4"),
+            ("", r#", "latent_channels": 16"#, "reads 4 channels, not 16"),
+            ("", r#", "out_channels": 4"#, "reads 3 channels and gives 4, a picture has 3"),
+            ("", r#", "in_channels": 1"#, "reads 1 channels and gives 3, a picture has 3"),
+        ] {
+            let error = check(u, v).expect_err(says);
+            assert!(error.contains(says) && error.contains("Portray takes Stable Diffusion 1.x and 2.x"), "{error}");
+        }
+    }
+}
+
+#[cfg(all(test, feature = "bundled"))]
+mod bundled_tests {
+    use super::*;
+    use crate::event::Flow;
+
+    /// The model's own data, before anything shares it.
+    fn own(model: &mut Model) -> &mut Opened {
+        Arc::get_mut(&mut model.opened).expect("not shared")
+    }
+
+    fn bundled() -> Model {
+        Model::open(&ModelOptions::default(), &[], &mut |_| Flow::Continue).expect("the bundled model")
+    }
+
+    #[test]
+    fn sides_have_a_limit() {
+        let mut model = bundled();
+        let native = model.native_side();
+        assert_eq!(model.size(None, Some(8192)).expect("a size"), [native, 8192]);
+        for side in [0, native + 1, 8192 + model.factor(), usize::MAX - usize::MAX % model.factor()] {
+            let error = model.size(Some(side), None).expect_err("no size");
+            assert!(error.exit_code() == 2 && error.to_string().starts_with("--width "), "{error}");
+        }
+        own(&mut model).unet.sample_size = Some(crate::models::config::PerBlock::Each(vec![16, 24]));
+        assert_eq!(model.size(None, None).expect("a size"), [24 * model.factor(), 16 * model.factor()]);
+        own(&mut model).unet.sample_size = Some(crate::models::config::PerBlock::One(4096));
+        let error = model.size(None, None).expect_err("too large").to_string();
+        assert!(error.contains("the model's own size") && error.contains("at most 8192"), "{error}");
+    }
+
+    #[test]
+    fn tokens_are_rows_of_the_table() {
+        let mut model = bundled();
+        own(&mut model).text.vocab_size = 49407;
+        let error = model.tokens("a dog", &mut |_| Flow::Continue).expect_err("no such row").to_string();
+        assert!(error.contains("token 49407") && error.contains("knows 49407 (0 to 49406)"), "{error}");
+    }
+}

@@ -1,0 +1,79 @@
+//! Whether a network predicts noise or velocity, where its file does not say: a look at one prediction.
+
+use crate::base::DType;
+use crate::error::Result;
+use crate::event::Event;
+use crate::gpu::{Pool, Store};
+use crate::graph::{Graph, Session};
+use crate::models;
+use crate::nn::Settings;
+use crate::pipeline::context::Context;
+
+use super::events::EventSink;
+use super::reads::Reads;
+use super::{LoraArg, Model, ModelOptions};
+
+/// Pixels of a side of the latent that is looked at: the smallest that every UNet of the family halves.
+const SIDE: usize = 8;
+/// What the latent and the prompt's hidden states are filled with.
+const FILL: f32 = 0.5;
+/// The noisiest timestep.
+const TIMESTEP: f32 = 999.0;
+/// Below this mean of prediction minus latent it is a velocity: a noise predictor gives back about what it was given,
+/// a velocity predictor about the negative of the picture (the rule and the numbers are stable-diffusion.cpp's).
+const VELOCITY: f32 = -1.0;
+
+/// Opens a model for a job that `reads` these parts of it, and hears its own caller.
+pub(crate) async fn open(
+    context: &Context,
+    options: &ModelOptions,
+    loras: &[LoraArg],
+    reads: Reads,
+    events: &mut EventSink<'_>,
+) -> Result<Model> {
+    let mut model = Model::open(options, loras, &mut |event| events.say(event))?;
+    events.go_on()?;
+    let known = model.checkpoint.prediction_known() || options.prediction.is_some();
+    // Before the probe, which loads the UNet and computes.
+    for note in model.check_reads(Reads { unet: reads.unet || !known, ..reads })? {
+        events.say(Event::Note(note));
+    }
+    if known {
+        return Ok(model);
+    }
+    events.phase("seeing whether the model predicts noise or velocity")?;
+    let velocity = context.gpu.watched(predicts_velocity(context, &model)).await?;
+    if velocity {
+        model.predicts_velocity()?;
+    }
+    let (found, other) = if velocity { ("velocity", "epsilon") } else { ("noise", "v") };
+    let name = model.checkpoint.name();
+    let seen = "by one prediction of the network, for it does not say";
+    events.say(Event::Note(format!(
+        "{name} seems to predict {found}, {seen}; where that is wrong: --prediction {other}"
+    )));
+    Ok(model)
+}
+
+async fn predicts_velocity(context: &Context, model: &Model) -> Result<bool> {
+    let planning = context.planning();
+    let settings = Settings { dtype: model.dtype(planning.caps), ..Settings::default() };
+    let (unet, params) = model.unet_part(settings)?;
+    let mut g = Graph::new();
+    let sample = g.input("sample", [1, SIDE, SIDE, model.unet.in_channels], DType::F32);
+    let timestep = g.input("timestep", [1], DType::F32);
+    let tokens = model.tokenizer.length();
+    let hidden = g.input("hidden", [1, tokens, model.context_width()], DType::F32);
+    let out = unet.forward(&mut g, sample, timestep, models::Context::Hidden(hidden))?;
+    g.output(out);
+    let mut store = Store::new(&context.gpu);
+    model.load(&mut store, "unet", &params).await?;
+    let session = Session::new(&context.gpu, planning.plan(&g)?, &mut Pool::default(), &store).await?;
+    session.write(sample, &vec![FILL; SIDE * SIDE * model.unet.in_channels])?;
+    session.write(timestep, &[TIMESTEP])?;
+    session.write(hidden, &vec![FILL; tokens * model.context_width()])?;
+    session.run().await?;
+    let seen = session.read(out).await?;
+    let mean = seen.iter().map(|x| x - FILL).sum::<f32>() / seen.len().max(1) as f32;
+    Ok(mean < VELOCITY)
+}

@@ -1,0 +1,114 @@
+//! The weights that a job reads: each is looked for, with its shape and a type that is read, before anything is computed.
+
+use crate::error::{Error, Result};
+use crate::io;
+use crate::models::{TextEncoder, UNet, Vae};
+use crate::nn::{Param, Scope, Settings};
+
+use super::Model;
+
+/// What of a model a job reads.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Reads {
+    pub text: bool,
+    pub unet: bool,
+    pub encoder: bool,
+    pub decoder: bool,
+}
+
+impl Reads {
+    /// Nothing before a job says what it reads.
+    pub(crate) const NOTHING: Reads = Reads { text: false, unet: false, encoder: false, decoder: false };
+    /// Every part.
+    pub(crate) const ALL: Reads = Reads { text: true, unet: true, encoder: true, decoder: true };
+}
+
+impl Model {
+    /// The text encoder, and its weights.
+    pub(crate) fn text_part(&self, settings: Settings) -> Result<(TextEncoder, Vec<Param>)> {
+        let scope = Scope::new(io::Part::TextEncoder.name(), settings);
+        Ok((TextEncoder::new(&scope, self.text.clone())?, scope.params()))
+    }
+
+    /// The UNet, and its weights.
+    pub(crate) fn unet_part(&self, settings: Settings) -> Result<(UNet, Vec<Param>)> {
+        let scope = Scope::new(io::Part::Unet.name(), settings);
+        Ok((UNet::new(&scope, self.unet.clone())?, scope.params()))
+    }
+
+    /// The autoencoder's first half, and its weights.
+    pub(crate) fn encoder_part(&self, settings: Settings) -> Result<(Vae, Vec<Param>)> {
+        let scope = Scope::new(io::Part::Vae.name(), settings);
+        Ok((Vae::encoder(&scope, self.vae.clone())?, scope.params()))
+    }
+
+    /// The autoencoder's second half, and its weights.
+    pub(crate) fn decoder_part(&self, settings: Settings) -> Result<(Vae, Vec<Param>)> {
+        let scope = Scope::new(io::Part::Vae.name(), settings);
+        Ok((Vae::decoder(&scope, self.vae.clone())?, scope.params()))
+    }
+
+    /// Looks for every weight of every part; gives what the files hold beside them, in words.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming a tensor that is missing, of another shape or of a type that is not read.
+    pub fn check_weights(&self) -> Result<Vec<String>> {
+        self.check_reads(Reads::ALL)
+    }
+
+    /// As [`Model::check_weights`], of what a job reads.
+    pub(crate) fn check_reads(&self, reads: Reads) -> Result<Vec<String>> {
+        let mut notes = Vec::new();
+        let settings = Settings::default;
+        if reads.text {
+            notes.extend(self.check_part(io::Part::TextEncoder, &self.text_part(settings())?.1, &[])?);
+        }
+        if reads.unet {
+            notes.extend(self.check_part(io::Part::Unet, &self.unet_part(settings())?.1, &[])?);
+        }
+        if reads.encoder || reads.decoder {
+            let [encoder, decoder] = [self.encoder_part(settings())?.1, self.decoder_part(settings())?.1];
+            for (read, half, other) in [(reads.encoder, &encoder, &decoder), (reads.decoder, &decoder, &encoder)] {
+                if read {
+                    self.check_part(io::Part::Vae, half, other)?;
+                }
+            }
+        }
+        Ok(notes)
+    }
+
+    /// Looks for `params` of `part`, beside which it may hold `others`.
+    fn check_part(&self, part: io::Part, params: &[Param], others: &[Param]) -> Result<Option<String>> {
+        let name = |key: &'_ str| key.split_once('.').map_or(key.to_owned(), |(_, name)| name.to_owned());
+        let sources = |params: &[Param]| {
+            let sources = params.iter().flat_map(|param| param.sources.clone());
+            sources.map(|source| (name(&source.key), source.shape)).collect::<Vec<_>>()
+        };
+        let (wanted, others) = (sources(params), sources(others));
+        let wanted: Vec<(&str, &[usize])> = wanted.iter().map(|(n, shape)| (n.as_str(), shape.as_slice())).collect();
+        let others: Vec<&str> = others.iter().map(|(name, _)| name.as_str()).collect();
+        let weights = self.checkpoint.part(part);
+        let unread = weights.check(&wanted, &others)?;
+        Ok(unread.first().map(|first| {
+            let (count, place) = (unread.len(), weights.location());
+            format!("{place}: {count} of its tensors are none of the model's, and not read, such as '{first}'")
+        }))
+    }
+
+    /// Looks up the tokens of `prompts`, so that what is wrong with them is said before anything is computed.
+    ///
+    /// # Errors
+    /// As [`Model::tokens`].
+    pub(crate) fn check_prompts<'p>(&self, prompts: impl IntoIterator<Item = &'p String>) -> Result<()> {
+        let mut silent = |_| crate::event::Flow::Continue;
+        prompts.into_iter().try_for_each(|prompt| self.tokens(prompt, &mut silent).map(drop))
+    }
+
+    /// Refuses a tokenizer whose own tokens the text encoder does not know.
+    pub(crate) fn check_tokenizer(&self) -> Result<()> {
+        let rows = self.text.vocab_size;
+        let Some(id) = self.tokenizer.ends().into_iter().find(|&id| id as usize >= rows) else { return Ok(()) };
+        let message = format!("the tokenizer gives token {id}, the text encoder knows {rows} (0 to {})", rows - 1);
+        Err(Error::file(self.checkpoint.name(), format!("{message}: parts of different models")))
+    }
+}

@@ -1,0 +1,47 @@
+//! How a job samples, all defaults resolved.
+
+use crate::diffusion::{Prediction, SamplerOptions, Trajectory, default_steps_and_guidance};
+use crate::error::Result;
+
+use super::{Model, SamplingOptions};
+
+/// A sampler with its steps and guidance.
+pub(crate) struct Recipe {
+    /// Coefficients of every step.
+    pub trajectory: Trajectory,
+    /// Steps that were asked for.
+    pub steps: usize,
+    /// Guidance.
+    pub guidance: f64,
+}
+
+impl Recipe {
+    /// Resolves `options` for `model`; `strength` for image to image.
+    pub(crate) fn new(
+        model: &Model,
+        options: &SamplingOptions,
+        prediction: Option<Prediction>,
+        strength: Option<f64>,
+    ) -> Result<Recipe> {
+        let (steps, guidance) = default_steps_and_guidance(&model.schedule, options.sampler);
+        let steps = options.steps.unwrap_or(steps);
+        let guidance = options.guidance.unwrap_or(f64::from(guidance));
+        let sampler = SamplerOptions {
+            kind: options.sampler,
+            spacing: options.spacing,
+            karras: options.karras,
+            prediction,
+            original_steps: None,
+        };
+        let trajectory = match strength {
+            Some(strength) => Trajectory::image_to_image(&model.schedule, &sampler, steps, strength)?,
+            None => Trajectory::new(&model.schedule, &sampler, steps)?,
+        };
+        Ok(Recipe { trajectory, steps, guidance })
+    }
+
+    /// Whether an unconditional pass runs.
+    pub(crate) fn guided(&self) -> bool {
+        self.guidance > 1.0
+    }
+}

@@ -1,0 +1,170 @@
+//! `forward`: one part of the model on given tensors, in PyTorch's layouts, to compare with another implementation.
+
+use crate::base::{DType, layout};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::gpu::{Pool, Store};
+use crate::graph::{Graph, Session, Tensor};
+use crate::io::SafeTensors;
+use crate::models::Context;
+use crate::pipeline::autoencode::VaeSession;
+use crate::pipeline::reads::Reads;
+use crate::pipeline::{LoraArg, Model, ModelOptions};
+
+/// Which part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardPart {
+    /// `input_ids` -> `hidden`
+    Text,
+    /// `sample timestep context` -> `out`
+    Unet,
+    /// `image` -> `mean logvar`
+    VaeEncode,
+    /// `latent` (not scaled) -> `image`
+    VaeDecode,
+}
+
+/// A named tensor: name, shape, values.
+pub type Named = (String, Vec<usize>, Vec<f32>);
+
+/// A picture-like operand as NHWC, with its extents `[n, c, h, w]`.
+fn picture(inputs: &SafeTensors, name: &str, channels: usize) -> Result<([usize; 4], Vec<f32>)> {
+    let tensor = inputs.get(name)?;
+    let &[n, c, h, w] = tensor.shape.as_ref() else {
+        return Err(tensor.error(format!("is {:?}: expected [n, {channels}, h, w]", tensor.shape)));
+    };
+    if c != channels || n == 0 {
+        return Err(tensor.error(format!("is {:?}: expected [n, {channels}, h, w]", tensor.shape)));
+    }
+    Ok(([n, c, h, w], layout::to_channels_last(&tensor.to_numbers()?, [n, c, h, w])))
+}
+
+/// Runs `part` of the model on `inputs` (and for text on `prompts`).
+pub async fn forward(
+    engine: &Engine,
+    part: ForwardPart,
+    model: &ModelOptions,
+    loras: &[LoraArg],
+    inputs: Option<&SafeTensors>,
+    prompts: &[String],
+) -> Result<Vec<Named>> {
+    let mut silent = |_| crate::event::Flow::Continue;
+    let model = Model::open(model, loras, &mut silent)?;
+    model.check_reads(match part {
+        ForwardPart::Text => Reads { text: true, ..Reads::NOTHING },
+        ForwardPart::Unet => Reads { unet: true, ..Reads::NOTHING },
+        ForwardPart::VaeEncode => Reads { encoder: true, ..Reads::NOTHING },
+        ForwardPart::VaeDecode => Reads { decoder: true, ..Reads::NOTHING },
+    })?;
+    let given = || inputs.ok_or_else(|| Error::Usage("this part needs tensors: give --in X.safetensors".into()));
+    match part {
+        ForwardPart::Text => forward_text(engine, &model, inputs, prompts).await,
+        ForwardPart::Unet => forward_unet(engine, &model, given()?).await,
+        ForwardPart::VaeEncode => forward_encode(engine, &model, given()?).await,
+        ForwardPart::VaeDecode => forward_decode(engine, &model, given()?).await,
+    }
+}
+
+async fn forward_text(
+    engine: &Engine,
+    model: &Model,
+    inputs: Option<&SafeTensors>,
+    prompts: &[String],
+) -> Result<Vec<Named>> {
+    let mut silent = |_| crate::event::Flow::Continue;
+    let mut rows: Vec<Vec<u32>> = Vec::new();
+    for prompt in prompts {
+        rows.push(model.tokens(prompt, &mut silent)?);
+    }
+    if let Some(inputs) = inputs.filter(|_| prompts.is_empty()) {
+        let tensor = inputs.get("input_ids")?;
+        let &[n, tokens] = tensor.shape.as_ref() else {
+            return Err(tensor.error(format!("is {:?}: expected [n, tokens]", tensor.shape)));
+        };
+        if n == 0 || tokens == 0 || tokens > model.text.max_position_embeddings {
+            let most = model.text.max_position_embeddings;
+            return Err(tensor.error(format!("is {:?}: expected 1 to {most} tokens", tensor.shape)));
+        }
+        let vocabulary = model.text.vocab_size as i64;
+        for id in tensor.to_i64()? {
+            if !(0..vocabulary).contains(&id) {
+                return Err(tensor.error(format!("holds {id}: ids are 0 to {}", vocabulary - 1)));
+            }
+            match rows.last_mut() {
+                Some(row) if row.len() < tokens => row.push(id as u32),
+                _ => rows.push(vec![id as u32]),
+            }
+        }
+    }
+    let Some(tokens) = rows.first().map(Vec::len) else {
+        return Err(Error::Usage("text needs --prompt or a file with input_ids".into()));
+    };
+    let parts = model
+        .plan_texts(&model.settings(engine.gpu.caps(), &model.ranks()), engine.planning(), rows.len(), tokens)
+        .await?;
+    let hidden = model.encode_prompts(&engine.gpu, &parts, &mut Pool::default(), &rows).await?.read().await?;
+    let shape = vec![rows.len(), tokens, model.text.hidden_size];
+    Ok(vec![("hidden".into(), shape, hidden.concat())])
+}
+
+async fn forward_unet(engine: &Engine, model: &Model, inputs: &SafeTensors) -> Result<Vec<Named>> {
+    let ([n, c, h, w], sample) = picture(inputs, "sample", model.unet.in_channels)?;
+    let mut timestep = inputs.get("timestep")?.to_numbers()?;
+    if timestep.len() == 1 {
+        timestep = vec![timestep[0]; n];
+    }
+    let context = inputs.get("context")?;
+    let width = model.context_width();
+    let &[rows, tokens, columns] = context.shape.as_ref() else {
+        return Err(context.error(format!("is {:?}: expected [n, tokens, {width}]", context.shape)));
+    };
+    if rows != n || columns != width || timestep.len() != n || tokens == 0 {
+        let message = format!(
+            "is {:?} with {} timesteps: expected [{n}, tokens, {width}] and {n}",
+            context.shape,
+            timestep.len()
+        );
+        return Err(context.error(message));
+    }
+    let (unet, params) = model.unet_part(model.settings(engine.gpu.caps(), &model.ranks()))?;
+    let mut g = Graph::new();
+    let x = g.input("sample", [n, h, w, c], DType::F32);
+    let t = g.input("timestep", [n], DType::F32);
+    let seen = g.input("context", [n, tokens, width], DType::F32);
+    let pairs = unet.context(&mut g, seen)?;
+    let out = unet.forward(&mut g, x, t, Context::KeyValues(&pairs))?;
+    g.output(out);
+    let store = Store::beside(&engine.gpu, model.weights(&engine.gpu, "UNet", &params).await?);
+    let session = Session::new(&engine.gpu, engine.planning().plan(&g)?, &mut Pool::default(), &store).await?;
+    let writes: [(Tensor, &[f32]); 3] = [(x, &sample), (t, &timestep), (seen, &context.to_numbers()?)];
+    for (input, values) in writes {
+        session.write(input, values)?;
+    }
+    session.run().await?;
+    let c = model.unet.out_channels;
+    let values = layout::to_channels_first(&session.read(out).await?, [n, c, h, w]);
+    Ok(vec![("out".into(), vec![n, c, h, w], values)])
+}
+
+async fn forward_encode(engine: &Engine, model: &Model, inputs: &SafeTensors) -> Result<Vec<Named>> {
+    let ([n, _, h, w], image) = picture(inputs, "image", model.vae.in_channels)?;
+    let part = model.plan_vae_encode(engine.planning(), n, [w, h])?;
+    let shape = part.plan.shape(part.output).clone();
+    let vae = VaeSession::new(&engine.gpu, model, &mut Pool::default(), &part).await?;
+    let moments = vae.run(&image).await?;
+    let (c, h, w) = (model.vae.latent_channels, shape[1], shape[2]);
+    let both = layout::to_channels_first(&moments, [n, 2 * c, h, w]);
+    let half = |which: usize| both.chunks(c * h * w).skip(which).step_by(2).flatten().copied().collect::<Vec<f32>>();
+    let logvar = half(1).into_iter().map(|x| x.clamp(-30.0, 20.0)).collect();
+    Ok(vec![("mean".into(), vec![n, c, h, w], half(0)), ("logvar".into(), vec![n, c, h, w], logvar)])
+}
+
+async fn forward_decode(engine: &Engine, model: &Model, inputs: &SafeTensors) -> Result<Vec<Named>> {
+    let ([n, _, h, w], latent) = picture(inputs, "latent", model.vae.latent_channels)?;
+    let factor = model.factor();
+    let part = model.plan_vae_decode(engine.planning(), n, [w * factor, h * factor], false)?;
+    let vae = VaeSession::new(&engine.gpu, model, &mut Pool::default(), &part).await?;
+    let (c, h, w) = (model.vae.out_channels, h * factor, w * factor);
+    let values = layout::to_channels_first(&vae.run(&latent).await?, [n, c, h, w]);
+    Ok(vec![("image".into(), vec![n, c, h, w], values)])
+}

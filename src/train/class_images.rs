@@ -1,0 +1,152 @@
+//! Class pictures for prior preservation: made by the untouched model, kept in the user's cache.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::diffusion::SamplerKind;
+use crate::error::Result;
+use crate::event::{Event, Flow};
+use crate::generate::{GenerateOptions, generate_with};
+use crate::io;
+use crate::pipeline::context::Context;
+use crate::pipeline::events::EventSink;
+use crate::pipeline::{Model, ModelOptions, SamplingOptions, cache_folder};
+
+use super::places::check_class_folder;
+use super::training_set::TrainingPicture;
+
+/// Class pictures that are made where no number is asked for.
+pub(super) const CLASS_PICTURES: usize = 100;
+/// Sampler steps of a class picture.
+const STEPS: usize = 50;
+/// Guidance of a class picture.
+const GUIDANCE: f64 = 7.5;
+/// Pictures that are sampled before the first of them is decoded and written: the most that a crash costs. Each
+/// group loads the weights anew.
+const GROUP: usize = 25;
+
+/// Where the class pictures of this model, prompt, size and seed lie.
+pub fn class_folder(fingerprint: &str, prompt: &str, size: [usize; 2], seed: u64) -> Result<PathBuf> {
+    let key = format!("{fingerprint}\n{prompt}\nddpm {STEPS} {GUIDANCE}\n{}x{}\n{seed}", size[0], size[1]);
+    let digest: String = Sha256::digest(key.as_bytes()).iter().take(12).map(|b| format!("{b:02x}")).collect();
+    Ok(cache_folder()?.join("class").join(digest))
+}
+
+fn cached(folder: &Path, index: usize) -> PathBuf {
+    folder.join(format!("{index:04}.png"))
+}
+
+/// The job that makes them.
+pub(super) fn class_job(
+    model: &ModelOptions,
+    prompt: &str,
+    count: usize,
+    size: [usize; 2],
+    seed: u64,
+) -> GenerateOptions {
+    let sampling = SamplingOptions {
+        steps: Some(STEPS),
+        guidance: Some(GUIDANCE),
+        sampler: Some(SamplerKind::Ddpm),
+        seed,
+        width: Some(size[0]),
+        height: Some(size[1]),
+        ..SamplingOptions::default()
+    };
+    GenerateOptions {
+        prompts: vec![prompt.to_string()],
+        model: model.clone(),
+        sampling,
+        count,
+        strength: 1.0,
+        ..GenerateOptions::default()
+    }
+}
+
+/// The pictures that `folder` lacks, as stretches of at most [`GROUP`] that follow one another.
+fn missing(there: &[bool]) -> Vec<std::ops::Range<usize>> {
+    let mut stretches: Vec<std::ops::Range<usize>> = Vec::new();
+    for i in (0..there.len()).filter(|&i| !there[i]) {
+        match stretches.last_mut().filter(|last| last.end == i && last.len() < GROUP) {
+            Some(last) => last.end = i + 1,
+            None => stretches.push(i..i + 1),
+        }
+    }
+    stretches
+}
+
+/// The pictures of `job`, a [`class_job`] of the untouched `model`: from the cache where they are there. Those that are
+/// made are written as they come, so that a run that ends early has the less to make when it is begun again; where they
+/// cannot be, they are held.
+pub(super) async fn class_pictures(
+    context: &Context,
+    model: &Model,
+    job: &GenerateOptions,
+    events: &mut EventSink<'_>,
+) -> Result<Vec<TrainingPicture>> {
+    let (prompt, seed) = (&job.prompts[0], job.sampling.seed);
+    let size = model.size(job.sampling.width, job.sampling.height)?;
+    let folder = class_folder(&model.fingerprint()?, prompt, size, seed)?;
+    let mut there = Vec::with_capacity(job.count);
+    for i in 0..job.count {
+        // A damaged picture is made again.
+        there.push(io::Picture::open(cached(&folder, i)).is_ok());
+        context.gpu.breathe().await;
+    }
+    let stretches = missing(&there);
+    let total: usize = stretches.iter().map(ExactSizeIterator::len).sum();
+    if total > 0 {
+        check_class_folder(&folder, total, size)?;
+        events.phase(&format!("making {total} class pictures of \"{prompt}\""))?;
+    }
+    let (mut done, mut held) = (0, BTreeMap::new());
+    for stretch in stretches {
+        let mut part = GenerateOptions { count: stretch.len(), ..job.clone() };
+        part.sampling.seed = seed.wrapping_add(stretch.start as u64);
+        let mut hear = |event: Event| {
+            match event {
+                Event::Progress { done: steps, .. } => {
+                    events.say(Event::Progress { unit: "step", done: done * STEPS + steps, total: total * STEPS });
+                }
+                Event::Warning(_) => {
+                    events.say(event);
+                }
+                Event::Compiling { .. } => events.tell_compiled(&context.gpu),
+                Event::Picture(made) => {
+                    let picture = io::Picture { width: made.width, height: made.height, rgb: made.rgb };
+                    let path = cached(&folder, stretch.start + made.index);
+                    let text = [("parameters", made.parameters.as_str())];
+                    let number = stretch.start + made.index;
+                    // The picture is there to train on: what it is written for is another run.
+                    if let Err(e) = io::write_png(path, &picture, &text) {
+                        held.insert(number, picture);
+                        if held.len() == 1 {
+                            let message = format!("class pictures are used, but not kept for other runs: {e}");
+                            events.say(Event::Warning(message));
+                        }
+                    }
+                }
+                _ => {}
+            }
+            if events.stopped() { Flow::Stop } else { Flow::Continue }
+        };
+        Box::pin(generate_with(context, model, &part, &mut hear)).await?;
+        done += stretch.len();
+    }
+    let picture = |i| held.remove(&i).map_or_else(|| TrainingPicture::File(cached(&folder, i)), TrainingPicture::Made);
+    Ok((0..job.count).map(picture).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_missing_is_made() {
+        assert_eq!(missing(&[true, false, false, true, false]), [1..3, 4..5]);
+        assert_eq!(missing(&[false; 2 * GROUP + 1]), [0..GROUP, GROUP..2 * GROUP, 2 * GROUP..2 * GROUP + 1]);
+        assert!(missing(&[true]).is_empty());
+    }
+}

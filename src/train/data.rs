@@ -1,0 +1,203 @@
+//! Where a training's batches come from: pictures and prompts, encoded once, or a replay file.
+
+use std::path::{Path, PathBuf};
+
+use crate::base::rng::{CounterRng, Stream};
+use crate::diffusion::NoiseSchedule;
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::gpu::Pool;
+use crate::io;
+use crate::io::image::Fit;
+use crate::pipeline::Model;
+use crate::pipeline::autoencode::{VaeSession, posterior};
+use crate::pipeline::context::Context;
+use crate::pipeline::events::EventSink;
+use crate::pipeline::planning::Part;
+use crate::pipeline::text::TextParts;
+use crate::train::dataset::{Drawing, micro_batch};
+use crate::train::{Cached, Conditioning, Dataset, MicroBatch, Replay};
+
+use super::class_images::{class_job, class_pictures};
+use super::samples::SamplePrompts;
+use super::training_set::{TrainingPicture, TrainingSet};
+use super::{Crop, TrainOptions};
+
+/// What a training run feeds on.
+pub(super) struct Run {
+    pub batches: Batches,
+    /// Instance and class samples of a micro-batch.
+    pub samples: [usize; 2],
+    /// Height, width and channels.
+    pub latent: [usize; 3],
+    pub tokens: usize,
+    pub conditioning: Conditioning,
+    pub sample_prompts: Option<SamplePrompts>,
+}
+
+/// Where the batches come from.
+pub(super) enum Batches {
+    Pictures(Dataset),
+    Replay(Replay),
+}
+
+impl Batches {
+    pub fn micro_batch(&self, index: usize, job: &TrainOptions, schedule: &NoiseSchedule) -> Result<MicroBatch> {
+        let draw = match self {
+            Batches::Pictures(data) => data.draw(index),
+            Batches::Replay(file) => file.draw(index)?,
+        };
+        Ok(micro_batch(&draw, schedule, job.min_snr, job.prior_weight))
+    }
+}
+
+/// Variants that are cached of a randomly cropped picture.
+const CROPS: usize = 4;
+
+impl TrainOptions {
+    /// The batches of the replay file at `path`, which must be of `model`.
+    pub(super) fn open_replay(&self, model: &Model, path: &Path) -> Result<Run> {
+        let file = Replay::open(path)?;
+        let conditioning = file.conditioning()?;
+        let tokens = match (&conditioning, self.text_encoder) {
+            (Conditioning::Context(values, tokens), false) => {
+                let prompts = if file.samples()[1] > 0 { 2 } else { 1 };
+                if values.len() != prompts * tokens * model.context_width() {
+                    return Err(Error::file(
+                        path,
+                        format!("context is not {} wide: made for another model", model.context_width()),
+                    ));
+                }
+                *tokens
+            }
+            (Conditioning::Ids(ids, tokens), true) => {
+                let (vocabulary, positions) = (model.text.vocab_size, model.text.max_position_embeddings);
+                if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
+                    return Err(Error::file(path, format!("holds token id {id}: the model has {vocabulary}")));
+                }
+                if *tokens > positions {
+                    return Err(Error::file(
+                        path,
+                        format!("has {tokens} tokens a prompt: the model takes {positions}"),
+                    ));
+                }
+                *tokens
+            }
+            (Conditioning::Ids(..), false) => return Err(Error::file(path, "holds token ids: give --text-encoder")),
+            (Conditioning::Context(..), true) => {
+                return Err(Error::file(path, "holds no token ids: leave --text-encoder out"));
+            }
+        };
+        if file.latent()[2] != model.unet.in_channels {
+            return Err(Error::file(
+                path,
+                format!("latents of {} channels, the model has {}", file.latent()[2], model.unet.in_channels),
+            ));
+        }
+        Ok(Run {
+            samples: file.samples(),
+            latent: file.latent(),
+            tokens,
+            conditioning,
+            batches: Batches::Replay(file),
+            sample_prompts: None,
+        })
+    }
+}
+
+/// Pictures to cached posteriors, by the plans `encode` of their sizes, and prompts to hidden states by those of `text`, in
+/// a pool of `chunks`.
+#[allow(clippy::too_many_arguments, reason = "a private call with one caller")]
+pub(super) async fn prepare(
+    context: &Context,
+    job: &TrainOptions,
+    model: &Model,
+    set: &TrainingSet,
+    text: &TextParts,
+    encode: &[Part],
+    chunks: &[u64],
+    pool: &mut Pool,
+    events: &mut EventSink<'_>,
+) -> Result<Run> {
+    let (factor, side) = (model.factor(), job.side(model)?);
+    let file = |path: &PathBuf| TrainingPicture::File(path.clone());
+    let pictures: Vec<TrainingPicture> = set.pictures.iter().map(file).collect();
+    let mut classes: Vec<TrainingPicture> = set.classes.iter().map(file).collect();
+    if let Some(class) = job.class_prompt.as_ref().filter(|_| set.classes_to_make > 0) {
+        let made = class_job(&job.model, class, set.classes_to_make, [side, side], job.seed);
+        classes.extend(class_pictures(context, model, &made, events).await?);
+    }
+    let mut texts = Vec::new();
+    for prompt in set.prompts.iter().chain(&job.class_prompt) {
+        texts.push(model.tokens(prompt, &mut |event| events.say(event))?);
+    }
+    let conditioned = texts.len();
+    texts.push(model.tokens("", &mut |event| events.say(event))?);
+    for sample in &job.sample_prompts {
+        texts.push(model.tokens(sample, &mut |event| events.say(event))?);
+    }
+    let tokens = texts[0].len();
+    let end = texts[conditioned].get(1).copied();
+    let words = |ids: &Vec<u32>| ids.iter().skip(1).position(|id| Some(*id) == end).unwrap_or(0);
+    let longest = texts.iter().map(words).max().unwrap_or(0);
+    events.say(Event::Note(format!("the longest prompt has {longest} of {} tokens", tokens.saturating_sub(2))));
+    events.phase("reading the prompts")?;
+    // Class pictures had a pool of their own; from here on one serves everything, the training included.
+    pool.reserve(&context.gpu, chunks)?;
+    let hidden = events.until_stopped(&context.gpu, model.encode_prompts(&context.gpu, text, pool, &texts)).await?;
+    let conditioning = match job.text_encoder {
+        true => Conditioning::Ids(texts[..conditioned].concat(), tokens),
+        false => Conditioning::Context(hidden.read().await?[..conditioned].concat(), tokens),
+    };
+
+    events.phase("encoding the pictures")?;
+    let mut photos = [set.photos(), set.class_photos(classes.len())];
+    let total = pictures.len() + classes.len();
+    let mut done = 0;
+    for (size, (&[width, height], part)) in set.sizes.iter().zip(encode).enumerate() {
+        let vae = events.until_stopped(&context.gpu, VaeSession::new(&context.gpu, model, pool, part)).await?;
+        for (kind, (pictures, photos)) in [&pictures, &classes].into_iter().zip(&mut photos).enumerate() {
+            let mine = pictures.iter().zip(photos).enumerate().filter(|(_, (_, photo))| photo.size == size);
+            for (i, (picture, photo)) in mine {
+                let picture = picture.open()?;
+                context.gpu.breathe().await;
+                for (crop, flip) in views(job, kind, i) {
+                    let pixels = picture.resized([width, height], Fit::Cover(crop))?.to_unit(flip);
+                    context.gpu.breathe().await;
+                    let (mean, std) = posterior(&vae.run(&pixels).await?, model.vae.latent_channels);
+                    photo.variants.push(Cached { mean, std });
+                }
+                done += 1;
+                events.say(Event::Progress { unit: "picture", done, total });
+                events.go_on()?;
+            }
+        }
+    }
+    let [instances, classes] = photos;
+    let drawing = Drawing {
+        channels: model.vae.latent_channels,
+        scaling_factor: model.vae.scaling_factor,
+        seed: job.seed,
+        batch: job.batch,
+        offset_noise: job.offset_noise,
+        train_steps: model.schedule.num_train_timesteps,
+    };
+    let data = Dataset::new(instances, classes, drawing)?;
+    let [width, height] = set.sizes[0];
+    let latent = [height / factor, width / factor, model.vae.latent_channels];
+    let ids = texts.split_off(conditioned);
+    let sample_prompts = (!job.sample_prompts.is_empty()).then_some(SamplePrompts { hidden, first: conditioned, ids });
+    Ok(Run { samples: data.samples(), latent, tokens, conditioning, batches: Batches::Pictures(data), sample_prompts })
+}
+
+/// Crops and mirrorings that are cached of picture `i`; class pictures (`kind` 1) are shown as they are.
+fn views(job: &TrainOptions, kind: usize, i: usize) -> Vec<(io::Crop, bool)> {
+    let crops = if kind == 0 && job.crop == Crop::Random { CROPS } else { 1 };
+    let flips = if kind == 0 && job.flip { &[false, true][..] } else { &[false] };
+    let rng = CounterRng::new(job.seed, Stream::Crop);
+    let crop = |crop: usize| {
+        let at = |axis: u64| rng.uniform(i as u32, 2 * crop as u64 + axis);
+        if crops > 1 { io::Crop { x: at(0), y: at(1) } } else { io::Crop::CENTER }
+    };
+    (0..crops).flat_map(|n| flips.iter().map(move |&flip| (crop(n), flip))).collect()
+}

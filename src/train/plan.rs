@@ -1,0 +1,322 @@
+//! The training step as graphs: forward, loss, and backward into stored gradients; or, fused, two passes, of which the
+//! first finds the norm of all gradients and the second updates each layer as soon as its gradient is there.
+
+use std::collections::HashSet;
+
+use crate::base::DType;
+use crate::base::rng::{CounterRng, Stream};
+use crate::error::{Error, Result};
+use crate::gpu::{Caps, Variants};
+use crate::graph::{Graph, Plan, PlanOptions, Source, Tensor};
+use crate::models::{Context, TextEncoder, TextEncoderConfig, UNet, UnetConfig};
+use crate::nn::{LoraSpec, Mode, Param, Role, Scope, Settings};
+use crate::ops;
+use crate::ops::{clip_factor, dot, repeat, weighted_mse};
+
+use super::optimizer::{Optimizer, UpdateInputs};
+use super::update::{Group, UpdatePlan, Vector, vectors};
+
+/// What is trained, and on what.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The UNet.
+    pub unet: UnetConfig,
+    /// The text encoder, where it is trained too.
+    pub text: Option<TextEncoderConfig>,
+    /// Adapters of the UNet; `None` trains every weight.
+    pub lora: Option<LoraSpec>,
+    /// Adapters of the text encoder.
+    pub text_lora: Option<LoraSpec>,
+    /// Storage of frozen weights.
+    pub dtype: DType,
+    /// Samples of a micro-batch: instances, then class pictures.
+    pub samples: [usize; 2],
+    /// Latent height, width and channels.
+    pub latent: [usize; 3],
+    /// Heights and widths of the other latents that are trained on.
+    pub more_sizes: Vec<[usize; 2]>,
+    /// Every sample has a prompt of its own.
+    pub captions: bool,
+    /// Tokens of a prompt.
+    pub tokens: usize,
+    /// Gradient checkpointing.
+    pub checkpoint: bool,
+    /// Micro-batches an update.
+    pub accumulate: usize,
+    /// Who updates.
+    pub optimizer: Optimizer,
+    /// Update each layer within the backward pass; gradients are not kept.
+    pub fused: bool,
+    /// AdamW's weight decay.
+    pub weight_decay: f64,
+    /// Gradients are clipped to this norm.
+    pub max_grad_norm: f64,
+}
+
+impl Setup {
+    /// Samples of a micro-batch.
+    pub fn batch(&self) -> usize {
+        self.samples[0] + self.samples[1]
+    }
+
+    /// Prompts of a micro-batch: the instances', and the class's where there are class pictures, or one a sample.
+    pub fn prompts(&self) -> usize {
+        match (self.captions, self.samples[1]) {
+            (true, _) => self.batch(),
+            (false, 0) => 1,
+            (false, _) => 2,
+        }
+    }
+}
+
+/// The plans of a run, and the parameters that they touch.
+pub struct TrainPlan {
+    pub(super) setup: Setup,
+    /// Forward and backward of the first micro-batch of an update; fused, of the pass that finds the norm.
+    pub first: Plan,
+    /// The same, adding to the gradients, where an update has several; fused, the pass that updates.
+    pub next: Option<Plan>,
+    /// Both for each other size of pictures.
+    pub(super) more: Vec<(Plan, Option<Plan>, Inputs)>,
+    pub(super) inputs: Inputs,
+    pub(super) groups: Vec<Group>,
+    /// What is updated in one dispatch each.
+    pub(super) vectors: Vec<Vector>,
+    /// Behind the passes; fused, they update themselves.
+    pub(super) update: Option<UpdatePlan>,
+    /// Every parameter of the models, frozen ones too.
+    pub params: Vec<Param>,
+}
+
+#[derive(Clone)]
+pub(super) struct Inputs {
+    pub noisy: Tensor,
+    pub target: Tensor,
+    pub timesteps: Tensor,
+    pub weights: Tensor,
+    pub prompt: Tensor,
+    pub errors: Tensor,
+    /// What a fused update reads, and the norm that it finds.
+    pub fused: Option<(UpdateInputs, Tensor)>,
+}
+
+/// What becomes of the gradients.
+#[derive(Clone, Copy, PartialEq)]
+enum Pass {
+    /// They are stored.
+    Store,
+    /// They are added to what is stored.
+    Accumulate,
+    /// Only their norm is kept.
+    Norm,
+    /// Each updates its parameter.
+    Update,
+}
+
+/// Where the factor that clips the gradients is between the passes of a fused update.
+pub(super) const CLIP: &str = "clip";
+
+impl TrainPlan {
+    /// Records and plans the run; needs no GPU.
+    pub fn new(setup: &Setup, caps: &Caps, variants: &Variants) -> Result<TrainPlan> {
+        let passes = match (setup.fused, setup.accumulate > 1) {
+            (true, true) => return Err(Error::Usage("--fused-update keeps no gradients to --accumulate".into())),
+            (true, false) => (Pass::Norm, Some(Pass::Update)),
+            (false, true) => (Pass::Store, Some(Pass::Accumulate)),
+            (false, false) => (Pass::Store, None),
+        };
+        let plan = |g: &Graph| Plan::new(g, caps, variants, &PlanOptions::default());
+        // Both passes record the same up to the gradients, so the handles of one are those of the other.
+        let both = |latent: [usize; 3]| -> Result<_> {
+            let (first, inputs, groups, params) = micro_step(setup, passes.0, latent)?;
+            let next = passes.1.map(|pass| plan(&micro_step(setup, pass, latent)?.0)).transpose()?;
+            Ok((plan(&first)?, next, inputs, groups, params))
+        };
+        let (first, next, inputs, groups, params) = both(setup.latent)?;
+        let mut more = Vec::with_capacity(setup.more_sizes.len());
+        for &[h, w] in &setup.more_sizes {
+            let (first, next, inputs, ..) = both([h, w, setup.latent[2]])?;
+            more.push((first, next, inputs));
+        }
+        let vectors = vectors(setup.fused, &groups, caps)?;
+        let update = match setup.fused {
+            true => None,
+            false => Some(UpdatePlan::new(setup.optimizer, &groups, &vectors, caps, variants)?),
+        };
+        Ok(TrainPlan { setup: setup.clone(), first, next, more, inputs, groups, vectors, update, params })
+    }
+
+    /// The plans of both passes or kinds of micro-batch, for every size of pictures, and of the update behind them.
+    pub fn plans(&self) -> impl Iterator<Item = &Plan> {
+        let more = self.more.iter().flat_map(|(first, next, _)| std::iter::once(first).chain(next));
+        let update = self.update.iter().map(|update| &update.plan);
+        std::iter::once(&self.first).chain(&self.next).chain(more).chain(update)
+    }
+
+    /// Numbers that are trained.
+    pub fn trainable(&self) -> usize {
+        self.trained().map(Param::elements).sum()
+    }
+
+    /// What is trained, for people: how many parameters, in how many layers of a LoRA.
+    pub fn trained_summary(&self) -> String {
+        let layers = self.trained().filter(|param| param.role == Role::Adapter && param.key.ends_with(".up")).count();
+        let of = if layers > 0 { format!(" in {layers} LoRA layers") } else { String::new() };
+        format!("{} trainable parameters{of}", self.trainable())
+    }
+
+    fn trained(&self) -> impl Iterator<Item = &Param> {
+        self.groups.iter().flat_map(|g| &g.params)
+    }
+
+    /// Bytes of a run's state on disk: parameters and moments.
+    pub fn state_bytes(&self) -> u64 {
+        self.trained()
+            .map(|p| DType::F32.bytes(p.elements()) + 2 * self.setup.optimizer.moment_bytes(p.elements()))
+            .sum()
+    }
+
+    /// Bytes of gradients and moments: what an update needs beside the parameters.
+    pub fn optimizer_bytes(&self) -> u64 {
+        let padded = |bytes: u64| bytes.next_multiple_of(256);
+        let gradients = if self.setup.fused { 0 } else { self.trained().map(|p| padded(p.bytes())).sum() };
+        let moments: u64 = self.trained().map(|p| 2 * padded(self.setup.optimizer.moment_bytes(p.elements()))).sum();
+        gradients + moments
+    }
+}
+
+type Recorded = (Graph, Inputs, Vec<Group>, Vec<Param>);
+
+fn grad_key(param: &Param) -> String {
+    format!("grad.{}", param.key)
+}
+
+fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Recorded> {
+    let mut g = Graph::new();
+    let (n, prompts) = (setup.batch(), setup.prompts());
+    let noisy = g.input("noisy", [n, h, w, c], DType::F32);
+    let target = g.input("target", [n, h, w, c], DType::F32);
+    let timesteps = g.input("timesteps", [n], DType::F32);
+    let weights = g.input("weights", [n], DType::F32);
+    let mut groups = Vec::new();
+    let mut params = Vec::new();
+
+    let (prompt, hidden) = match &setup.text {
+        Some(config) => {
+            let settings = Settings {
+                dtype: setup.dtype,
+                mode: Mode::Training,
+                lora: setup.text_lora.clone(),
+                ..Settings::default()
+            };
+            let scope = Scope::new("text_encoder", settings);
+            let encoder = TextEncoder::new(&scope, config.clone())?;
+            let ids = g.input("ids", [prompts, setup.tokens], DType::U32);
+            let hidden = encoder.forward(&mut g, ids)?;
+            params.extend(scope.params());
+            let adapters = scope.params().into_iter().filter(|p| p.role == Role::Adapter).collect();
+            groups.push(Group { label: "text", params: adapters });
+            (ids, hidden)
+        }
+        None => {
+            let hidden = g.input("context", [prompts, setup.tokens, setup.unet.cross_attention_dim.get(0)], DType::F32);
+            (hidden, hidden)
+        }
+    };
+    if setup.samples[1] > 0 && setup.samples[0] != setup.samples[1] {
+        return Err(Error::Usage(format!(
+            "{} instance and {} class samples: each instance goes with one class picture",
+            setup.samples[0], setup.samples[1]
+        )));
+    }
+    let shared = setup.samples[0] > 1 && !setup.captions;
+    let context = if shared { repeat(&mut g, hidden, setup.samples[0])? } else { hidden };
+
+    let full = setup.lora.is_none();
+    let dtype = if full { DType::F32 } else { setup.dtype };
+    let scope =
+        Scope::new("unet", Settings { dtype, mode: Mode::Training, lora: setup.lora.clone(), ..Settings::default() });
+    let unet = UNet::new(&scope, setup.unet.clone())?;
+    let pred = unet.forward(&mut g, noisy, timesteps, Context::Hidden(context))?;
+    let (total, errors) = weighted_mse(&mut g, pred, target, weights)?;
+    g.output(errors);
+    let trained = scope.params().into_iter().filter(|p| full || p.role == Role::Adapter).collect();
+    params.extend(scope.params());
+    groups.insert(0, Group { label: "unet", params: trained });
+
+    let mut inputs = Inputs { noisy, target, timesteps, weights, prompt, errors, fused: None };
+    match pass {
+        Pass::Store | Pass::Accumulate => store_gradients(&mut g, setup, total, &groups, pass == Pass::Accumulate)?,
+        Pass::Norm | Pass::Update => {
+            let update = UpdateInputs::new(&mut g, setup.optimizer, groups.iter().map(|group| group.label));
+            let norm = fused_pass(&mut g, setup, total, &groups, &update, pass)?;
+            inputs.fused = Some((update, norm));
+        }
+    }
+    Ok((g, inputs, groups, params))
+}
+
+fn store_gradients(g: &mut Graph, setup: &Setup, loss: Tensor, groups: &[Group], accumulate: bool) -> Result<()> {
+    let all: Vec<&Param> = groups.iter().flat_map(|group| &group.params).collect();
+    let wrt: Vec<Tensor> = all.iter().map(|p| p.get(g)).collect::<Result<_>>()?;
+    let grads = ops::grad(g, loss, &wrt, setup.checkpoint)?;
+    let mut homes = HashSet::new();
+    for (param, gradient) in all.into_iter().zip(grads) {
+        let store = g.stored(&grad_key(param), param.shape.clone(), DType::F32)?;
+        // A gradient that is another tensor's too, or that only renames one, needs a copy to have a home of its own.
+        let own = match g.info(gradient).source {
+            Source::Node(id, _) => g.nodes()[id].op.alias().is_none() && homes.insert(gradient),
+            _ => false,
+        };
+        let value = match (accumulate, own) {
+            (true, _) => ops::add(g, store, gradient)?,
+            (false, true) => gradient,
+            (false, false) => ops::scale(g, gradient, 1.0)?,
+        };
+        g.assign(store, value)?;
+    }
+    Ok(())
+}
+
+/// Either pass of a fused update; returns the norm of all gradients, which only the first one finds.
+fn fused_pass(
+    g: &mut Graph,
+    setup: &Setup,
+    loss: Tensor,
+    groups: &[Group],
+    update: &UpdateInputs,
+    pass: Pass,
+) -> Result<Tensor> {
+    let all: Vec<(usize, &Param)> =
+        groups.iter().enumerate().flat_map(|(i, group)| group.params.iter().map(move |p| (i, p))).collect();
+    let wrt: Vec<Tensor> = all.iter().map(|(_, p)| p.get(g)).collect::<Result<_>>()?;
+    let clip = g.stored(CLIP, [1], DType::F32)?;
+    let mut squares: Option<Tensor> = None;
+    ops::grad_each(g, loss, &wrt, setup.checkpoint, &mut |g, i, gradient| {
+        if pass == Pass::Norm {
+            let square = dot(g, gradient, gradient)?;
+            squares = Some(match squares {
+                Some(before) => ops::add(g, before, square)?,
+                None => square,
+            });
+            return Ok(());
+        }
+        let (group, param) = all[i];
+        setup.optimizer.record(g, &param.key, wrt[i], gradient, clip, update.hyper[group])
+    })?;
+    let Some(squares) = squares else { return Ok(clip) };
+    let (norm, factor) = clip_factor(g, squares, update.max_norm)?;
+    g.output(norm);
+    g.assign(clip, factor)?;
+    Ok(norm)
+}
+
+/// Starting values of an adapter's factor: `down` normal with standard deviation 1 / rank, `up` zero (PEFT's "gaussian").
+pub fn initial_factor(param: &Param, index: usize, seed: u64) -> Vec<f32> {
+    if param.key.ends_with(".up") {
+        return vec![0.0; param.elements()];
+    }
+    let rank = param.shape.first().copied().unwrap_or(1).max(1) as f32;
+    let rng = CounterRng::new(seed, Stream::Init);
+    rng.normals(index as u32, 0, param.elements()).into_iter().map(|x| x / rank).collect()
+}

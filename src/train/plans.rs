@@ -1,0 +1,232 @@
+//! The plans of a `train` job: what runs, and what `portray plan` reports.
+
+use crate::error::Result;
+use crate::generate::plans::generate_report;
+use crate::gpu::{Caps, Variants};
+use crate::graph::Plan;
+use crate::nn::Settings;
+use crate::pipeline::Model;
+use crate::pipeline::kernel_texts::KernelTexts;
+use crate::pipeline::memory::{
+    Memory, Phase, PlanReport, at_once, bytes, hidden_bytes, in_turn, open_for_plan, pool, told_of, within,
+};
+use crate::pipeline::planning::{Part, Planning};
+use crate::pipeline::text::TextParts;
+
+use super::class_images::class_job;
+use super::options::{Checkpointing, TrainOptions};
+use super::plan::{Setup, TrainPlan};
+use super::samples::SamplePlans;
+use super::training_set::TrainingSet;
+
+/// What a training may take before `--checkpointing auto` recomputes activations where no `--memory` is given: it then
+/// fits a GPU of 4 GB.
+const MODEST_BYTES: u64 = 3_000_000_000;
+
+/// Updates, and sampling between them.
+fn training_phase(training: &TrainPlan, preview: Option<&SamplePlans>) -> Phase {
+    let plans = || training.plans().chain(preview.into_iter().flat_map(SamplePlans::plans));
+    Phase {
+        name: "training",
+        weights: bytes(&training.params),
+        optimizer: training.optimizer_bytes(),
+        beside: plans().map(|p| p.input_bytes + p.uniform_bytes).sum(),
+        arena: pool(plans().map(|p| &p.arena)),
+    }
+}
+
+/// The plan of a job that then takes what `memory` says; with `--checkpointing auto` recomputation is turned on when that
+/// asks for it.
+pub(crate) async fn plan_training(
+    job: &TrainOptions,
+    mut setup: Setup,
+    planning: Planning<'_>,
+    memory: impl Fn(&TrainPlan) -> Memory,
+) -> Result<TrainPlan> {
+    let allowed = job.model.memory;
+    let mut plan = TrainPlan::new(&setup, planning.caps, planning.variants)?;
+    planning.breathe().await;
+    if job.checkpointing == Checkpointing::Auto && memory(&plan).1 > allowed.unwrap_or(MODEST_BYTES) {
+        setup.checkpoint = true;
+        plan = TrainPlan::new(&setup, planning.caps, planning.variants)?;
+        planning.breathe().await;
+    }
+    within(allowed, memory(&plan).1, &job.smaller())?;
+    Ok(plan)
+}
+
+/// What updates take with nothing before or between them, as on a replay file.
+pub(crate) fn training_alone(training: &TrainPlan) -> Memory {
+    in_turn(&[training_phase(training, None)])
+}
+
+/// Every plan of a `train` job on pictures.
+pub(crate) struct TrainPlans {
+    pub before: BeforeTraining,
+    pub training: TrainPlan,
+}
+
+/// What runs before and between the updates.
+pub(crate) struct BeforeTraining {
+    pub text: TextParts,
+    /// Bytes of all prompts' hidden states.
+    hidden: u64,
+    /// By size of pictures.
+    pub encode: Vec<Part>,
+    /// Sampling and decoding of sample pictures.
+    pub(super) preview: Option<SamplePlans>,
+}
+
+impl TrainPlans {
+    pub(crate) async fn new(
+        job: &TrainOptions,
+        model: &Model,
+        set: &TrainingSet,
+        planning: Planning<'_>,
+    ) -> Result<TrainPlans> {
+        let side = job.side(model)?;
+        model.check_prompts(set.prompts.iter().chain(&job.class_prompt).chain(&job.sample_prompts))?;
+        let prompts = set.prompts.len() + 1 + usize::from(job.class_prompt.is_some()) + job.sample_prompts.len();
+        let mut sizes = set.sizes.iter().map(|size| size.map(|n| n / model.factor())).map(|[w, h]| [h, w]);
+        let [h, w] = sizes.next().unwrap_or_default();
+        let latent = [h, w, model.unet.in_channels];
+        let samples = [job.batch, if job.class_prompt.is_some() { job.batch } else { 0 }];
+        let mut setup = job.setup(model, planning.caps, samples, latent, model.tokenizer.length());
+        (setup.more_sizes, setup.captions) = (sizes.collect(), set.captioned());
+        let text = model.plan_texts(&Settings::default(), planning, prompts, model.tokenizer.length()).await?;
+        let mut encode = Vec::with_capacity(set.sizes.len());
+        for &size in &set.sizes {
+            encode.push(model.plan_vae_encode(planning, 1, size)?);
+            planning.breathe().await;
+        }
+        let preview = match job.sample_prompts.is_empty() {
+            true => None,
+            false => Some(model.plan_preview(job, planning, [side, side])?),
+        };
+        planning.breathe().await;
+        let before = BeforeTraining { text, hidden: hidden_bytes(model, prompts), encode, preview };
+        let training = plan_training(job, setup, planning, |training| before.memory(training)).await?;
+        Ok(TrainPlans { before, training })
+    }
+
+    /// All of them, those that are needed first in front.
+    pub(crate) fn plans(&self) -> impl Iterator<Item = &Plan> {
+        let encode = self.before.encode.iter().map(|part| &*part.plan);
+        let preview = self.before.preview.iter().flat_map(|plans| plans.plans().chain([&*plans.decode.plan]));
+        self.before.text.plans().chain(encode).chain(self.training.plans()).chain(preview)
+    }
+
+    /// Chunks that serve all of them in turn.
+    pub(crate) fn pool(&self) -> Vec<u64> {
+        pool(self.before.phases(&self.training).iter().map(|p| &p.arena))
+    }
+}
+
+impl BeforeTraining {
+    /// Of these and the training itself.
+    fn memory(&self, training: &TrainPlan) -> Memory {
+        let (mut rows, mut peak_bytes) = in_turn(&self.phases(training));
+        if let Some(SamplePlans { decode, .. }) = &self.preview {
+            // Decoded while the training's state is in the pool's place: in memory of its own.
+            let bytes = bytes(&decode.params) + decode.plan.working_bytes();
+            rows.push(("decoding sample pictures".into(), bytes));
+            peak_bytes += bytes;
+        }
+        (rows, peak_bytes)
+    }
+
+    fn phases(&self, training: &TrainPlan) -> Vec<Phase> {
+        let mut text = Phase::part(&self.text.whole);
+        text.beside += self.hidden;
+        let mut training = training_phase(training, self.preview.as_ref());
+        if self.preview.is_some() {
+            training.beside += self.hidden;
+        }
+        std::iter::once(text).chain(self.encode.iter().map(Phase::part)).chain([training]).collect()
+    }
+}
+
+/// The plan of a `train` job on an adapter with `caps`.
+pub fn plan_train(job: &TrainOptions, caps: &Caps) -> Result<PlanReport> {
+    job.check_options()?;
+    let (model, mut notes) = open_for_plan(&job.model, &[], job.reads())?;
+    notes.extend(job.idle_options());
+    let mut listener = |event| told_of(&mut notes, event);
+    job.open_init_lora(&model, &mut listener)?;
+    let mut to_make = 0;
+    let planning = Planning { caps, variants: &Variants::default(), gpu: None };
+    let ((mut rows, mut peak_bytes), training, mut texts) = at_once(async {
+        if let Some(path) = &job.replay {
+            let run = job.open_replay(&model, path)?;
+            let setup = job.setup(&model, caps, run.samples, run.latent, run.tokens);
+            let training = plan_training(job, setup, planning, training_alone).await?;
+            let texts = KernelTexts::of(training.plans())?;
+            return Ok((training_alone(&training), training, texts));
+        }
+        let set = job.training_set(&model, planning, &mut listener).await?;
+        to_make = set.classes_to_make;
+        let plans = TrainPlans::new(job, &model, &set, planning).await?;
+        let texts = KernelTexts::of(plans.plans())?;
+        Ok((plans.before.memory(&plans.training), plans.training, texts))
+    })?;
+    notes.push(training.trained_summary());
+    if let Some(prompt) = job.class_prompt.as_ref().filter(|_| to_make > 0) {
+        let class = class_job(&job.model, prompt, to_make, [job.side(&model)?; 2], 0);
+        let (PlanReport { peak_bytes: made, .. }, theirs) = generate_report(&class, caps)?;
+        texts.join(theirs);
+        rows.push(("class pictures, before all else".into(), made));
+        peak_bytes = peak_bytes.max(made);
+        notes.push("class pictures that are in the cache are not made again".into());
+    }
+    Ok(PlanReport {
+        peak_bytes,
+        kept_bytes: peak_bytes,
+        rows,
+        dispatches: training.first.dispatch_count(),
+        flops: training.first.total_flops() * job.accumulate as u64,
+        kernels: texts.count(),
+        kernel_bytes: texts.bytes(),
+        notes,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::AdapterClass;
+    use crate::{GenerateOptions, ModelOptions, plan_generate};
+
+    /// What is said of a job that may take one byte less than it does.
+    fn refusal(plan: impl Fn(Option<u64>) -> Result<PlanReport>) -> String {
+        let peak = plan(None).unwrap().peak_bytes;
+        assert!(plan(Some(peak)).is_ok());
+        plan(Some(peak - 1)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_whole_peak_of_a_job_must_be_allowed() {
+        let caps = Caps::webgpu_defaults(AdapterClass::Gpu);
+        let model = |memory| ModelOptions { memory, ..Default::default() };
+        let generate = |memory| {
+            let prompts = vec!["a cat".into()];
+            plan_generate(&GenerateOptions { prompts, count: 1, model: model(memory), ..Default::default() }, &caps)
+        };
+        let message = refusal(generate);
+        assert!(message.contains("--memory") && message.contains("--dtype q8"), "{message}");
+        let train = |memory| {
+            let sample_prompts = vec!["a cat".into()];
+            let checkpointing = Checkpointing::Off;
+            plan_train(
+                &TrainOptions { model: model(memory), sample_prompts, checkpointing, ..Default::default() },
+                &caps,
+            )
+        };
+        let message = refusal(train);
+        // Where all activations do not fit, some are made again.
+        let kept = train(None).unwrap().peak_bytes;
+        let auto =
+            TrainOptions { model: model(Some(kept - 1)), sample_prompts: vec!["a cat".into()], ..Default::default() };
+        assert!(plan_train(&auto, &caps).unwrap().peak_bytes < kept);
+        assert!(message.contains("--memory") && message.contains("--checkpointing on"), "{message}");
+    }
+}

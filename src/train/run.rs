@@ -1,0 +1,402 @@
+//! `train`: four pictures to a LoRA, or to a whole new UNet.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::diffusion::NoiseSchedule;
+use crate::error::{Error, Result};
+use crate::event::{Event, Listener, StepReport};
+use crate::gpu::{Ahead, Pool, Store};
+use crate::graph::Plan;
+use crate::io::Place;
+use crate::nn::Param;
+use crate::pipeline::context::Context;
+use crate::pipeline::events::EventSink;
+use crate::pipeline::reads::Reads;
+use crate::pipeline::{Model, probe};
+use crate::train::schedule::lr_factor;
+use crate::train::{MicroBatch, State, TrainPlan, Trainer, Values};
+
+use super::data::{Batches, Run, prepare};
+use super::init_lora::InitLora;
+use super::plans::{BeforeTraining, TrainPlans, plan_training, training_alone};
+use super::samples::{Preview, SamplePlans};
+use super::save::{save, start_adapters};
+use super::state::{STATE_FILE, state_folder};
+use super::{LrSchedule, TrainOptions};
+
+/// What a training left behind.
+#[derive(Clone, Debug)]
+pub struct Trained {
+    /// The LoRA file or folder, or the model folder.
+    pub out: PathBuf,
+    /// Updates done.
+    pub steps: usize,
+}
+
+/// Default number of updates.
+const STEPS: usize = 400;
+
+/// Trains; writes `job.out`. Stopped by the listener, it saves a checkpoint and says so.
+///
+/// # Errors
+/// For options that make no sense, files that are not what they should be or cannot be written, what does not fit the
+/// adapter, and when the listener stops the job.
+pub(crate) async fn train(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> Result<Trained> {
+    context.gpu.watched(run(context, job, listener)).await
+}
+
+async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> Result<Trained> {
+    job.check()?;
+    let events = &mut EventSink::of_training(listener);
+    // Held until the run is over.
+    let _lock = job.place(None)?.lock(|text| {
+        events.say(Event::Warning(text));
+    })?;
+    // Another run may have come to its end between the first look and the lock.
+    job.check_places()?;
+    let model = probe::open(context, &job.model, &[], job.reads(), events).await?;
+    for note in job.idle_options() {
+        events.say(Event::Note(note));
+    }
+    let init = job.open_init_lora(&model, &mut |event| events.say(event))?;
+    context.gpu.breathe().await;
+    let mut record = Record { folder: state_folder(&job.out), options: job.deciding()?, ours: false, last: None };
+    let resumed = if job.resume { record.load(events)? } else { None };
+    // All of a run has the kernels that it began with, so that a resumed one comes to the same result.
+    let variants = resumed.as_ref().map_or_else(|| context.variants.clone(), |state| state.variants.clone());
+    let context = &Context { variants, ..context.clone() };
+    let mut pool = Pool::default();
+    let gathered = gather(context, job, &model, &mut pool, events).await?;
+    let total = updates(job, &gathered.run.batches)?;
+    events.phase("loading the model")?;
+    let context = &context.on(&gathered.ahead.gpu);
+    let training = load(context, job, &model, init.as_ref(), gathered, pool, events).await?;
+    let first = match resumed {
+        Some(state) => training.restore(state, &record, total, events).await?,
+        None => 0,
+    };
+    events.phase("training")?;
+    let steps = training.run(first..total, &mut record, events).await?;
+    let placed = match save(context, job, &model, init.as_ref(), (&training.params, &training.store), steps).await {
+        Ok(placed) => placed,
+        Err(e) => return Err(record.unwritten(&training.state(steps, &record).await?, &e, job.force)),
+    };
+    events.say(Event::Saved(placed.path.clone()));
+    // A result of which the disk says that it may not stay is not all that there should be.
+    let safe = placed.reason.is_none() || placed.path != job.out;
+    let beside = safe && placed.path.parent() == job.out.parent();
+    let out = placed.path();
+    if let Err(e) = &out {
+        events.say(Event::Warning(e.to_string()));
+    }
+    // What a finished run leaves is its result; its state would only resume to the same. What is not the run's stays.
+    if beside
+        && (record.ours || job.force)
+        && let Err(e) = State::remove(&record.folder)
+    {
+        events.say(Event::Warning(e.to_string()));
+    }
+    Ok(Trained { out: out?, steps })
+}
+
+/// What the run feeds on, and its plan where that is made already: one pool serves all that runs on pictures.
+async fn gather(
+    context: &Context,
+    job: &TrainOptions,
+    model: &Model,
+    pool: &mut Pool,
+    events: &mut EventSink<'_>,
+) -> Result<Gathered> {
+    if let Some(path) = &job.replay {
+        let run = job.open_replay(model, path)?;
+        context.gpu.breathe().await;
+        let setup = job.setup(model, context.gpu.caps(), run.samples, run.latent, run.tokens);
+        let plan = plan_training(job, setup, context.planning(), training_alone).await?;
+        job.check_space(&model.checkpoint, &plan, events)?;
+        let ahead = context.gpu.compile_ahead(plan.plans().flat_map(Plan::kernels)).await?;
+        return Ok(Gathered { run, plan, samples: None, ahead });
+    }
+    let set = job.training_set(model, context.planning(), &mut |event| events.say(event)).await?;
+    if set.classes_to_make > 0 {
+        model.check_reads(Reads { encoder: false, ..Reads::ALL })?;
+    }
+    let plans = TrainPlans::new(job, model, &set, context.planning()).await?;
+    job.check_space(&model.checkpoint, &plans.training, events)?;
+    let ahead = context.gpu.compile_ahead(plans.plans().flat_map(Plan::kernels)).await?;
+    let context = &context.on(&ahead.gpu);
+    let chunks = plans.pool();
+    let BeforeTraining { text, encode, preview: samples, .. } = plans.before;
+    let run = prepare(context, job, model, &set, &text, &encode, &chunks, pool, events).await?;
+    Ok(Gathered { run, plan: plans.training, samples, ahead })
+}
+
+/// Weights, optimizer and sample pictures, ready for the first update.
+async fn load<'a>(
+    context: &'a Context,
+    job: &'a TrainOptions,
+    model: &'a Model,
+    init: Option<&InitLora>,
+    Gathered { run, plan, samples, ahead }: Gathered,
+    mut pool: Pool,
+    events: &mut EventSink<'_>,
+) -> Result<Training<'a>> {
+    let mut store = Store::new(&context.gpu);
+    Trainer::allocate(&plan, &mut store)?;
+    let gpu = &context.gpu;
+    events.until_stopped(gpu, model.load(&mut store, "weights", &plan.params)).await?;
+    start_adapters(job, init, &plan.params, &store).await?;
+    events.say(Event::Note(format!(
+        "{}, {} dispatches a step, {:.0} MB of working memory",
+        plan.trained_summary(),
+        plan.first.dispatch_count(),
+        plan.first.working_bytes() as f64 / 1e6
+    )));
+    let store = share(store);
+    let params = plan.params.clone();
+    let mut trainer = events.until_stopped(gpu, Trainer::new(gpu, plan, &mut pool, &store)).await?;
+    trainer.set_prompts(run.conditioning)?;
+    let preview = match run.sample_prompts.zip(samples) {
+        Some((prompts, plans)) => {
+            let preview = Preview::new(gpu, job, model, plans, &mut pool, &store, prompts);
+            Some(events.until_stopped(gpu, preview).await?)
+        }
+        None => None,
+    };
+    let schedule = NoiseSchedule::new(&model.schedule);
+    let batches = run.batches;
+    Ok(Training { context, job, model, schedule, batches, store, params, trainer, preview, _ahead: ahead })
+}
+
+#[allow(clippy::arc_with_non_send_sync, reason = "in a page, where wgpu's objects belong to one thread, so do weights")]
+fn share(store: Store) -> Arc<Store> {
+    Arc::new(store)
+}
+
+/// Updates of the run.
+fn updates(job: &TrainOptions, batches: &Batches) -> Result<usize> {
+    let Batches::Replay(file) = batches else { return Ok(job.steps.unwrap_or(STEPS)) };
+    let have = file.micro_steps();
+    let total = job.steps.unwrap_or(have / job.accumulate);
+    let needed = total * job.accumulate;
+    if needed > have {
+        return Err(Error::Usage(format!(
+            "--steps {total} needs {needed} micro-batches, the replay file holds {have}"
+        )));
+    }
+    Ok(total)
+}
+
+/// Where a run's state lies, and what must not change before it is gone on with.
+struct Record {
+    folder: PathBuf,
+    options: serde_json::Value,
+    /// Whether what lies there is this run's.
+    ours: bool,
+    /// The update after which it was saved last.
+    last: Option<usize>,
+}
+
+impl Record {
+    /// The run's saved state; `None` for one that was stopped before its first.
+    fn load(&mut self, events: &mut EventSink<'_>) -> Result<Option<State>> {
+        let folder = &self.folder;
+        let Some(state) = State::load(folder)? else {
+            events.say(Event::Note(format!("{} holds no checkpoint yet: starting at step 0", folder.display())));
+            return Ok(None);
+        };
+        state.refuse_changed(folder, &self.options)?;
+        (self.ours, self.last) = (true, Some(state.step));
+        Ok(Some(state))
+    }
+
+    /// Saves `state` in place of this run's last, or of another's where the job may.
+    fn save(&mut self, state: &State, force: bool) -> Result<()> {
+        if !self.ours && !force && State::is_at(&self.folder)? {
+            return Err(Error::file(&self.folder, "another run's state appeared there"));
+        }
+        state.save(&self.folder)?;
+        (self.ours, self.last) = (true, Some(state.step));
+        Ok(())
+    }
+
+    /// What is said of a run that ends with `state` because it is asked to, which could not be saved for `reason`: it is put
+    /// where results go that have no place of their own.
+    fn unsaved(&self, state: &State, reason: &Error) -> Error {
+        let (folder, step) = (self.folder.display(), state.step);
+        let left = match Place::folder(&self.folder, vec![STATE_FILE.into()], false).put(|at| state.save(at)) {
+            Ok(placed) => {
+                format!("it is {}: move it to {folder} and go on with --resume", placed.path.display())
+            }
+            Err(_) => self.last.map_or_else(
+                || "nothing of the run is left".into(),
+                |n| format!("the checkpoint of step {n} is left, go on from it with --resume"),
+            ),
+        };
+        let reason = match reason {
+            Error::File { message, .. } => message.clone(),
+            other => other.to_string(),
+        };
+        Error::file(&self.folder, format!("the state after step {step} could not be saved: {reason}; {left}"))
+    }
+
+    /// What is said of a run that came to its end with `state`, and whose result can be written nowhere for `reason`: its
+    /// state is kept, of which the result can be made.
+    fn unwritten(&mut self, state: &State, reason: &Error, force: bool) -> Error {
+        match self.save(state, force) {
+            Ok(()) => {
+                let message = "holds the finished training, whose result could not be written";
+                let remedy = "mend that, and the same command with --resume writes it";
+                Error::file(&self.folder, format!("{message} ({reason}): {remedy}"))
+            }
+            Err(also) => self.unsaved(state, &also),
+        }
+    }
+}
+
+/// What a run needs before its weights are loaded.
+struct Gathered {
+    run: Run,
+    plan: TrainPlan,
+    samples: Option<SamplePlans>,
+    ahead: Ahead,
+}
+
+/// A run whose weights are on the device.
+struct Training<'a> {
+    context: &'a Context,
+    job: &'a TrainOptions,
+    model: &'a Model,
+    schedule: NoiseSchedule,
+    batches: Batches,
+    store: Arc<Store>,
+    params: Vec<Param>,
+    trainer: Trainer,
+    preview: Option<Preview>,
+    _ahead: Ahead,
+}
+
+impl Training<'_> {
+    /// Puts `state` in place; returns the update that comes next.
+    async fn restore(&self, state: State, record: &Record, total: usize, events: &mut EventSink<'_>) -> Result<usize> {
+        let names: Vec<&str> = state.tensors.iter().map(|(key, _)| key.as_str()).collect();
+        let mut keys: Vec<String> = self.trainer.state_keys().into_iter().map(|(key, _)| key).collect();
+        keys.sort();
+        let fits = |(key, values): &(String, Values)| self.store.bytes(key) == Some(values.bytes().len() as u64);
+        if names != keys || !state.tensors.iter().all(fits) || state.step > total {
+            let message = "is of another model or was made for fewer --steps; start again without --resume";
+            return Err(Error::file(&record.folder, message));
+        }
+        for (key, values) in &state.tensors {
+            self.store.write_long(key, values.bytes()).await?;
+        }
+        events.say(Event::Note(format!("resuming at step {}", state.step)));
+        Ok(state.step)
+    }
+
+    /// Does the updates `steps`; returns how many are done where it ends, which is earlier where it is asked to finish.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] where it is stopped before the last, its state saved.
+    async fn run(
+        &self,
+        steps: std::ops::Range<usize>,
+        record: &mut Record,
+        events: &mut EventSink<'_>,
+    ) -> Result<usize> {
+        let (job, total, mut done) = (self.job, steps.end, steps.start);
+        for step in steps {
+            let report = self.update(step, total).await?;
+            events.tell_compiled(&self.context.gpu);
+            events.say(Event::Step(report));
+            done = step + 1;
+            if let Some(preview) = self.preview.as_ref().filter(|_| done % job.sample_every == 0 || done == total) {
+                let shown = preview.show(&self.context.gpu, job, self.model, done, events).await;
+                if let Err(e) = shown {
+                    events.say(Event::Warning(format!("no samples of step {done}: {e}; the training goes on")));
+                }
+            }
+            // The last update's state is the result.
+            if done < total && (events.stopped() || job.save_every.is_some_and(|n| done % n == 0)) {
+                let state = self.state(done, record).await?;
+                match record.save(&state, job.force) {
+                    Ok(()) => {
+                        events.say(Event::Saved(record.folder.clone()));
+                    }
+                    Err(e) if events.stopped() => return Err(record.unsaved(&state, &e)),
+                    Err(e) => {
+                        let left = record
+                            .last
+                            .map_or_else(|| "there is none yet".into(), |n| format!("that of step {n} stays"));
+                        let text = format!(
+                            "the checkpoint of step {done} could not be saved: {e}; {left}, the training goes on"
+                        );
+                        events.say(Event::Warning(text));
+                    }
+                }
+            }
+            if done < total && events.stopped() {
+                return Err(Error::Interrupted(format!(
+                    " after step {done} of {total}: {} is saved, go on with --resume",
+                    record.folder.display()
+                )));
+            }
+            if events.finished() {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
+    /// Update `step` of `total`.
+    async fn update(&self, step: usize, total: usize) -> Result<StepReport> {
+        let job = self.job;
+        let factor = lr_factor(step, total, job.warmup, job.schedule == LrSchedule::Cosine);
+        let rates = [job.rate(), job.text_lr.unwrap_or(job.rate())].map(|rate| rate * factor);
+        let mut batches = Vec::with_capacity(job.accumulate);
+        for i in 0..job.accumulate {
+            batches.push(self.batches.micro_batch(step * job.accumulate + i, job, &self.schedule)?);
+            self.context.gpu.breathe().await;
+        }
+        let update = self.trainer.step(&batches, step, rates).await?;
+        let report = report(&batches, &update.errors, job, step, total, update.grad_norm, rates[0]);
+        if !report.loss.is_finite() || !report.grad_norm.is_finite() {
+            return Err(Error::Device(format!("the loss is not finite at step {step}: lower --lr")));
+        }
+        Ok(report)
+    }
+
+    /// The state after `step` updates.
+    ///
+    /// # Errors
+    /// When a value of it is not finite.
+    async fn state(&self, step: usize, record: &Record) -> Result<State> {
+        let mut tensors = Vec::new();
+        for (key, packed) in self.trainer.state_keys() {
+            let values = Values::new(&self.store.read(&key).await?, packed);
+            tensors.push((key, values));
+        }
+        self.context.gpu.breathe().await;
+        let (options, variants) = (record.options.clone(), self.context.variants.clone());
+        let state = State { step, options, variants, tensors };
+        state.check(&record.folder)?;
+        Ok(state)
+    }
+}
+
+fn report(
+    batches: &[MicroBatch],
+    errors: &[Vec<f32>],
+    job: &TrainOptions,
+    step: usize,
+    steps: usize,
+    grad_norm: f32,
+    lr: f64,
+) -> StepReport {
+    let losses: Vec<(f64, Option<f64>)> = batches.iter().zip(errors).map(|(b, e)| b.losses(e)).collect();
+    let n = losses.len() as f64;
+    let instance = losses.iter().map(|l| l.0).sum::<f64>() / n;
+    let prior = losses.iter().map(|l| l.1).sum::<Option<f64>>().map(|p| p / n);
+    let loss = instance + job.prior_weight * prior.unwrap_or(0.0);
+    StepReport { step, steps, loss, instance, prior, grad_norm: f64::from(grad_norm), lr }
+}

@@ -1,0 +1,168 @@
+//! Sample pictures while training.
+
+use std::sync::Arc;
+
+use crate::base::DType;
+use crate::base::rng::NoiseRng;
+use crate::error::{Error, Result};
+use crate::event::{Event, Picture};
+use crate::gpu::{Gpu, Pool, Store};
+use crate::graph::{Plan, Session, Tensor};
+use crate::io;
+use crate::models::UNet;
+use crate::nn::{Mode, Scope, Settings};
+use crate::pipeline::Model;
+use crate::pipeline::autoencode::VaeSession;
+use crate::pipeline::denoise::{Extent, Sampling, SamplingPlan};
+use crate::pipeline::events::EventSink;
+use crate::pipeline::planning::{Part, Planning};
+use crate::pipeline::recipe::Recipe;
+use crate::pipeline::text::Hidden;
+
+use super::{Method, TrainOptions};
+
+/// Sample pictures while training, from the weights as they are.
+pub(super) struct Preview {
+    sampling: Sampling,
+    recipe: Recipe,
+    prompts: SamplePrompts,
+    /// The text encoder where it is trained, one prompt at a time, with its input and its result.
+    text: Option<(Session, Tensor, Tensor)>,
+    /// Run in memory of its own, which goes each time.
+    decode: Part,
+    size: [usize; 2],
+}
+
+/// The empty prompt and the sample prompts.
+pub(super) struct SamplePrompts {
+    /// Hidden states by the untouched text encoder, of other prompts too.
+    pub hidden: Hidden,
+    /// The number of the empty prompt's; those of the sample prompts follow.
+    pub first: usize,
+    /// Token ids of each.
+    pub ids: Vec<Vec<u32>>,
+}
+
+/// Plans of sample pictures.
+pub(super) struct SamplePlans {
+    recipe: Recipe,
+    unet: UNet,
+    sampling: SamplingPlan,
+    text: Option<Part>,
+    pub decode: Part,
+}
+
+impl SamplePlans {
+    /// Those that run on the training's own weights, in its pool.
+    pub fn plans(&self) -> impl Iterator<Item = &Plan> {
+        self.sampling.plans().chain(self.text.iter().map(|text| &*text.plan))
+    }
+}
+
+impl Model {
+    /// The text encoder of one prompt as a training changes it, where it does.
+    fn preview_text(&self, job: &TrainOptions, planning: Planning<'_>) -> Result<Option<Part>> {
+        let settings = Settings { mode: Mode::Training, lora: job.lora(), ..Settings::default() };
+        let plan = || self.plan_text_as(settings, planning, 1, self.tokenizer.length());
+        job.text_encoder.then(plan).transpose()
+    }
+
+    fn preview_sampling(
+        &self,
+        job: &TrainOptions,
+        planning: Planning<'_>,
+        size: [usize; 2],
+    ) -> Result<(Recipe, UNet, SamplingPlan)> {
+        let recipe = Recipe::new(self, &Default::default(), job.model.prediction, None)?;
+        let dtype = if job.method == Method::Full { DType::F32 } else { self.dtype(planning.caps) };
+        let scope =
+            Scope::new("unet", Settings { dtype, mode: Mode::Training, lora: job.lora(), ..Settings::default() });
+        let unet = UNet::new(&scope, self.unet.clone())?;
+        let extent = Extent::new(self, size, recipe.guided(), recipe.trajectory.slots);
+        let plan = SamplingPlan::new(planning, &unet, Mode::Training, extent)?;
+        Ok((recipe, unet, plan))
+    }
+
+    /// Plans of sample pictures of `size`, width and height in pixels.
+    pub(super) fn plan_preview(
+        &self,
+        job: &TrainOptions,
+        planning: Planning<'_>,
+        size: [usize; 2],
+    ) -> Result<SamplePlans> {
+        let (recipe, unet, sampling) = self.preview_sampling(job, planning, size)?;
+        let decode = self.plan_vae_decode(planning, 1, size, true)?;
+        Ok(SamplePlans { recipe, unet, sampling, text: self.preview_text(job, planning)?, decode })
+    }
+}
+
+impl Preview {
+    /// Puts the plans of sample pictures on the device, beside the training's own weights in `store`.
+    pub(super) async fn new(
+        gpu: &Gpu,
+        job: &TrainOptions,
+        model: &Model,
+        plans: SamplePlans,
+        pool: &mut Pool,
+        store: &Arc<Store>,
+        prompts: SamplePrompts,
+    ) -> Result<Preview> {
+        let side = job.side(model)?;
+        let SamplePlans { recipe, unet, sampling, text, decode } = plans;
+        let sampling = Sampling::new(gpu, &sampling, &unet, pool, [store.clone()]).await?;
+        let text = match text {
+            Some(Part { plan, input, output, .. }) => {
+                Some((Session::new(gpu, plan, pool, store).await?, input, output))
+            }
+            None => None,
+        };
+        Ok(Preview { sampling, recipe, prompts, text, decode, size: [side, side] })
+    }
+
+    /// Makes the sample pictures of `step` updates. Stopped, it leaves out those that are not there yet: a training waits
+    /// for its state to be saved.
+    pub(super) async fn show(
+        &self,
+        gpu: &Gpu,
+        job: &TrainOptions,
+        model: &Model,
+        step: usize,
+        events: &mut EventSink<'_>,
+    ) -> Result<()> {
+        let Preview { sampling, recipe, prompts: SamplePrompts { hidden, first, ids }, text, decode, size } = self;
+        if events.stopped() {
+            return Ok(());
+        }
+        for (index, ids) in ids.iter().enumerate() {
+            let Some((session, input, output)) = text else { break };
+            session.write_ids(*input, ids)?;
+            session.run().await?;
+            hidden.take(gpu, first + index, &session.place(*output)?)?;
+        }
+        let mut pool = Pool::default();
+        let vae = events.during(gpu, VaeSession::new(gpu, model, &mut pool, decode)).await?;
+        let (steps, total) = (recipe.trajectory.steps.len(), recipe.trajectory.steps.len() * job.sample_prompts.len());
+        for (index, prompt) in job.sample_prompts.iter().enumerate() {
+            sampling.set_prompt(hidden, [*first, first + 1 + index]).await?;
+            let mut rng = NoiseRng::new(Default::default(), job.seed);
+            let mut on_step = |i: usize, _: Option<Vec<f32>>| {
+                events.say(Event::Progress { unit: "sample step", done: index * steps + i + 1, total });
+                events.go_on()
+            };
+            match sampling.run(&recipe.trajectory, recipe.guidance, None, &mut rng, false, &mut on_step).await {
+                Err(Error::Interrupted(_)) => return Ok(()),
+                other => other?,
+            }
+            vae.run_on(&sampling.latent()?).await?;
+            let [width, height] = *size;
+            let rgb = io::Picture::from_unit(width, height, &vae.read().await?)?.rgb;
+            let parameters = format!("{prompt}\nStep: {step}, Seed: {}", job.seed);
+            let picture = Picture { width, height, rgb, prompt: prompt.clone(), seed: job.seed, index, parameters };
+            events.say(Event::Sample { step, picture });
+            if events.stopped() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}

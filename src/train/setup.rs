@@ -1,0 +1,148 @@
+//! A training job's options: what decides the result, what they mean for the plan.
+
+use crate::error::{Error, Result};
+use crate::nn::LoraSpec;
+use crate::pipeline::check::LONGEST_SIDE;
+use crate::pipeline::reads::Reads;
+use crate::pipeline::{Model, WeightType};
+use crate::train::Setup;
+
+use super::class_images::CLASS_PICTURES;
+use super::{Checkpointing, Method, Targets, TrainOptions};
+
+impl TrainOptions {
+    /// Parts of the model that the job reads.
+    pub(crate) fn reads(&self) -> Reads {
+        let pictures = self.replay.is_none();
+        let made = self.class_prompt.is_some() && self.class_images.is_none();
+        Reads {
+            text: pictures || self.text_encoder,
+            unet: true,
+            encoder: pictures,
+            decoder: pictures && (made || !self.sample_prompts.is_empty()),
+        }
+    }
+
+    /// Learning rate of the UNet.
+    pub fn rate(&self) -> f64 {
+        self.lr.unwrap_or(match self.method {
+            Method::Lora => 1e-4,
+            Method::Full => 5e-6,
+        })
+    }
+
+    /// The options that decide the result, for `--resume`.
+    pub(super) fn deciding(&self) -> Result<serde_json::Value> {
+        let mut value = serde_json::to_value(self).map_err(|e| Error::Usage(e.to_string()))?;
+        if let Some(map) = value.as_object_mut() {
+            // A changed option is called by its own name, whichever struct holds it.
+            if let Some(serde_json::Value::Object(model)) = map.remove("model") {
+                map.extend(model);
+            }
+            for free in ["resume", "force", "save_every", "sample_prompts", "sample_every", "out", "format", "memory"] {
+                map.remove(free);
+            }
+            map.insert("lr".into(), self.rate().into());
+            if self.class_images.is_none() {
+                map.insert("class_count".into(), self.class_count.unwrap_or(CLASS_PICTURES).into());
+            }
+        }
+        Ok(value)
+    }
+
+    /// Height and width of the pictures that are trained on.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a `--resolution` that the model cannot take.
+    pub(super) fn side(&self, model: &Model) -> Result<usize> {
+        let native = model.native_side();
+        let side = self.resolution.unwrap_or(native);
+        model.size(Some(side), None).map_err(|_| {
+            let (factor, most) = (model.factor(), LONGEST_SIDE);
+            Error::Usage(format!(
+                "--resolution {side}: must be a multiple of {factor}, such as {native}, at most {most}"
+            ))
+        })?;
+        Ok(side)
+    }
+
+    /// What would make it take less memory.
+    pub(super) fn smaller(&self) -> String {
+        let mut ways = vec!["a lower --resolution"];
+        if self.batch > 1 {
+            ways.push("a lower --batch with --accumulate");
+        }
+        match self.method {
+            Method::Full => {
+                let unused =
+                    [("--optimizer adamw8bit", !self.optimizer.packed()), ("--fused-update", !self.fused_update)];
+                ways.extend(unused.iter().filter(|(_, unused)| *unused).map(|(option, _)| *option));
+                ways.push("--method lora");
+            }
+            Method::Lora if self.model.dtype != WeightType::Q8 => ways.push("--dtype q8"),
+            Method::Lora => {}
+        }
+        if self.checkpointing == Checkpointing::Off {
+            ways.push("--checkpointing on");
+        }
+        format!("try {}", ways.join(", "))
+    }
+
+    /// Adapters of the UNet.
+    pub(crate) fn lora(&self) -> Option<LoraSpec> {
+        let targets = match self.targets {
+            Targets::Attention => crate::nn::Targets::Attention,
+            Targets::All => crate::nn::Targets::All,
+        };
+        (self.method == Method::Lora).then(|| LoraSpec {
+            rank: self.rank,
+            alpha: self.alpha.unwrap_or(self.rank as f64),
+            targets,
+        })
+    }
+
+    pub(crate) fn setup(
+        &self,
+        model: &Model,
+        caps: &crate::gpu::Caps,
+        samples: [usize; 2],
+        latent: [usize; 3],
+        tokens: usize,
+    ) -> Setup {
+        let lora = self.lora();
+        Setup {
+            unet: model.unet.clone(),
+            text: self.text_encoder.then(|| model.text.clone()),
+            text_lora: lora.clone().filter(|_| self.text_encoder),
+            lora,
+            dtype: model.dtype(caps),
+            samples,
+            latent,
+            more_sizes: Vec::new(),
+            captions: false,
+            tokens,
+            checkpoint: self.checkpointing == Checkpointing::On,
+            accumulate: self.accumulate,
+            optimizer: self.optimizer,
+            fused: self.fused_update,
+            weight_decay: self.weight_decay,
+            max_grad_norm: self.max_grad_norm,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_decides_the_result_is_named_as_the_options_are() {
+        let job = TrainOptions::default();
+        let mut other = job.clone();
+        (other.model.memory, other.resume, other.save_every) = (Some(1 << 30), true, Some(5));
+        assert_eq!(job.deciding().unwrap(), other.deciding().unwrap());
+        other.model.dtype = WeightType::Q8;
+        let (was, is) = (job.deciding().unwrap(), other.deciding().unwrap());
+        assert_ne!(was["dtype"], is["dtype"]);
+    }
+}

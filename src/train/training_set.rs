@@ -1,0 +1,245 @@
+//! The subject's pictures as a training sees them: their shapes, and what each shows.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::event::{Event, Listener};
+use crate::io;
+use crate::io::image::{Decoded, Picture, PictureFolder};
+use crate::pipeline::Model;
+use crate::pipeline::planning::Planning;
+use crate::train::Photo;
+
+use super::TrainOptions;
+use super::class_images::CLASS_PICTURES;
+
+/// A picture to train on.
+#[derive(Clone)]
+pub(crate) enum TrainingPicture {
+    /// In a file, decoded when it is prepared.
+    File(PathBuf),
+    /// Made for this run, and in no file.
+    Made(Picture),
+}
+
+impl TrainingPicture {
+    /// Decodes it.
+    ///
+    /// # Errors
+    /// [`Error::File`] where its file cannot be read any more.
+    pub(crate) fn open(&self) -> Result<Decoded> {
+        match self {
+            TrainingPicture::File(path) => Decoded::open(path),
+            TrainingPicture::Made(picture) => Ok(picture.clone().into()),
+        }
+    }
+}
+
+/// Pictures of the subject and of its class, by their files: a picture is in memory only while it is prepared.
+pub(crate) struct TrainingSet {
+    pub pictures: Vec<PathBuf>,
+    /// Widths and heights in pixels that are trained on.
+    pub sizes: Vec<[usize; 2]>,
+    /// Which of them each picture is cut to.
+    pub size_of: Vec<usize>,
+    /// What the pictures show; one prompt for all where none has a caption of its own.
+    pub prompts: Vec<String>,
+    /// Which of them is each picture's.
+    pub prompt_of: Vec<usize>,
+    /// Pictures that have a caption.
+    captioned: usize,
+    /// Class pictures that the user gives.
+    pub classes: Vec<PathBuf>,
+    /// Class pictures that the untouched model makes beside them.
+    pub classes_to_make: usize,
+}
+
+impl TrainingSet {
+    /// Without pictures: a training of one shape and one prompt, for planning.
+    pub(crate) fn square(side: usize, prompt: String) -> TrainingSet {
+        TrainingSet {
+            pictures: Vec::new(),
+            sizes: vec![[side, side]],
+            size_of: Vec::new(),
+            prompts: vec![prompt],
+            prompt_of: Vec::new(),
+            captioned: 0,
+            classes: Vec::new(),
+            classes_to_make: 0,
+        }
+    }
+
+    /// Whether pictures have prompts of their own.
+    pub(crate) fn captioned(&self) -> bool {
+        self.prompts.len() > 1
+    }
+
+    /// The pictures, nothing of them encoded yet.
+    pub(crate) fn photos(&self) -> Vec<Photo> {
+        let photo = |(&size, &prompt)| Photo { variants: Vec::new(), size, prompt };
+        self.size_of.iter().zip(&self.prompt_of).map(photo).collect()
+    }
+
+    /// `count` class pictures: they take the shapes of the subject's in turn, and the prompt behind its prompts.
+    pub(crate) fn class_photos(&self, count: usize) -> Vec<Photo> {
+        let size = |i: usize| self.size_of.get(i % self.size_of.len().max(1)).copied().unwrap_or(0);
+        (0..count).map(|i| Photo { variants: Vec::new(), size: size(i), prompt: self.prompts.len() }).collect()
+    }
+
+    /// For the user: how many pictures, in which shapes, with which captions.
+    fn summary(&self, others: &str) -> String {
+        let count = self.pictures.len();
+        let shapes = self.sizes.iter().enumerate().map(|(i, [w, h])| match self.sizes.len() {
+            1 => format!("{w}x{h}"),
+            _ => format!("{w}x{h} ({})", self.size_of.iter().filter(|&&s| s == i).count()),
+        });
+        let pictures = if count == 1 { "picture" } else { "pictures" };
+        let prompts = if self.captioned() { format!(", {} prompts", self.prompts.len()) } else { String::new() };
+        let captions = match self.captioned {
+            0 => "none has a caption: all have --prompt".into(),
+            n if n == count => "each has a caption".into(),
+            n => format!("{n} with a caption, {} with --prompt", count - n),
+        };
+        let others = if others.is_empty() { String::new() } else { format!("; not read: {others}") };
+        format!("{count} {pictures} at {}{prompts}; {captions}{others}", shapes.collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl TrainOptions {
+    /// Looks through the job's pictures, their captions and class pictures, and tells `listener` what is used and what is not.
+    /// Where there is a device to train on, each picture is decoded and dropped: damage is found before the work.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a picture or caption that cannot be read, [`Error::Usage`] for a picture that neither a caption
+    /// nor `--prompt` describes.
+    pub(crate) async fn training_set(
+        &self,
+        model: &Model,
+        planning: Planning<'_>,
+        listener: Listener<'_>,
+    ) -> Result<TrainingSet> {
+        let side = self.side(model)?;
+        let prompt = self.prompt.clone().filter(|p| !p.trim().is_empty());
+        let mut set = TrainingSet::square(side, prompt.clone().unwrap_or_default());
+        if let Some(folder) = &self.images {
+            let found = PictureFolder::open(folder)?;
+            let captions = found.captions()?;
+            if let Some(left_out) = found.left_out(Some(&captions)) {
+                listener(Event::Warning(left_out));
+            }
+            (set.sizes, set.prompts, set.captioned) = (Vec::new(), Vec::new(), captions.count());
+            for (path, caption) in found.pictures.iter().zip(captions.of) {
+                let own = size_of(path, planning)?;
+                let size = if self.buckets { bucket(own, side, model.factor()) } else { [side, side] };
+                set.size_of.push(place(&mut set.sizes, size));
+                let caption = caption.or_else(|| prompt.clone()).ok_or_else(|| undescribed(path))?;
+                set.prompt_of.push(place(&mut set.prompts, caption));
+                planning.breathe().await;
+            }
+            set.pictures = found.pictures.clone();
+            listener(Event::Note(set.summary(&found.others())));
+        }
+        self.class_set(&mut set, planning, listener).await?;
+        Ok(set)
+    }
+
+    /// Adds the class pictures: those of the user's folder in the order of their names, as many as are asked for, and the
+    /// number that is to be made.
+    async fn class_set(&self, set: &mut TrainingSet, planning: Planning<'_>, listener: Listener<'_>) -> Result<()> {
+        if self.class_prompt.is_none() {
+            if self.class_count.is_some() {
+                listener(Event::Warning("--class-count does nothing without --class-prompt".into()));
+            }
+            return Ok(());
+        }
+        let Some(folder) = &self.class_images else {
+            set.classes_to_make = self.class_count.unwrap_or(CLASS_PICTURES);
+            return set.enough_classes(set.classes_to_make);
+        };
+        let found = PictureFolder::open(folder)?;
+        if let Some(left_out) = found.left_out(None) {
+            listener(Event::Warning(left_out));
+        }
+        let there = found.pictures.len();
+        let wanted = self.class_count.unwrap_or(there);
+        set.enough_classes(wanted)?;
+        set.classes = found.pictures.into_iter().take(wanted).collect();
+        set.classes_to_make = wanted - set.classes.len();
+        for path in &set.classes {
+            size_of(path, planning)?;
+            planning.breathe().await;
+        }
+        let (folder, used, made) = (folder.display(), set.classes.len(), set.classes_to_make);
+        let made = if made > 0 { format!(", {made} to make") } else { String::new() };
+        listener(Event::Note(format!("{wanted} class pictures: {used} of {there} in {folder}{made}")));
+        Ok(())
+    }
+}
+
+impl TrainingSet {
+    /// A micro-batch has pictures of one shape, those of the class too.
+    fn enough_classes(&self, count: usize) -> Result<()> {
+        let shapes = self.sizes.len();
+        match count < shapes {
+            true => Err(Error::Usage(format!(
+                "--class-count {count}: the pictures have {shapes} shapes, and each needs a class picture: give {shapes} or more"
+            ))),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Width and height of the picture at `path`; where it is to be trained on, all of it is decoded.
+fn size_of(path: &Path, planning: Planning<'_>) -> Result<[usize; 2]> {
+    match planning.gpu {
+        Some(_) => Ok(Decoded::open(path)?.size()),
+        None => io::image::size(path),
+    }
+}
+
+fn undescribed(path: &Path) -> Error {
+    let caption = path.with_extension("txt");
+    let name = caption.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let path = path.display();
+    Error::Usage(format!("nothing says what {path} shows: give --prompt \"a sks dog\", or a caption in {name}"))
+}
+
+/// Where `item` is in `list`, which gets it if it lacks it.
+fn place<T: PartialEq>(list: &mut Vec<T>, item: T) -> usize {
+    list.iter().position(|known| *known == item).unwrap_or_else(|| {
+        list.push(item);
+        list.len() - 1
+    })
+}
+
+/// Width and height for a picture of `size`: of those that fill `side` x `side` pixels as well as they can, the one
+/// nearest to its aspect. Sides are steps of an eighth of `side` (64 pixels at 512), from half of it to twice.
+fn bucket(size: [usize; 2], side: usize, factor: usize) -> [usize; 2] {
+    let step = (side / 8 / factor).max(1) * factor;
+    let widths = (1..=side * 2 / step).map(|n| n * step).filter(|w| 2 * w >= side);
+    let all = widths.map(|w| [w, side * side / w / step * step]).filter(|[_, h]| *h > 0);
+    let aspect = |[w, h]: [usize; 2]| (w as f64 / h as f64).ln();
+    let off = |candidate: &[usize; 2]| (aspect(*candidate) - aspect(size)).abs();
+    all.min_by(|a, b| off(a).total_cmp(&off(b))).unwrap_or([side, side])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bucket;
+
+    #[test]
+    fn a_bucket_has_about_the_aspect_and_no_more_pixels() {
+        assert_eq!(bucket([1000, 1000], 512, 8), [512, 512]);
+        assert_eq!(bucket([3000, 2000], 512, 8), [640, 384]);
+        assert_eq!(bucket([2000, 3000], 512, 8), [384, 640]);
+        assert_eq!(bucket([1920, 1080], 768, 8), [960, 576]);
+        assert_eq!(bucket([10, 20_000], 512, 8), [256, 1024]);
+        assert_eq!(bucket([64, 48], 64, 4), [72, 56]);
+        for side in [64, 256, 512, 768] {
+            for w in (1..40).map(|i| i * 37) {
+                let [a, b] = bucket([w, 700], side, 8);
+                assert!(a * b <= side * side && a % 8 == 0 && b % 8 == 0 && a > 0 && b > 0, "{w}: {a}x{b}");
+            }
+        }
+    }
+}
