@@ -91,7 +91,7 @@ impl Engine {
     /// # Errors
     /// When the device fails.
     pub async fn measured(self, folder: &std::path::Path) -> Result<Engine> {
-        let variants = self.gpu.watched(tune::remembered(&self.gpu, folder)).await?;
+        let variants = self.gpu.in_error_scopes(tune::remembered(&self.gpu, folder)).await?;
         Ok(Engine { variants, ..self })
     }
 
@@ -152,7 +152,7 @@ impl Engine {
     /// # Errors
     /// When the device fails.
     pub async fn read(&self, texture: &wgpu::Texture) -> Result<Vec<u8>> {
-        self.gpu.watched(self.gpu.read_texture(texture)).await
+        self.gpu.in_error_scopes(self.gpu.read_texture(texture)).await
     }
 
     /// Ends every job of this engine and its clones with an error at its next step: the device is gone. For a host's own

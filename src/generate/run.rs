@@ -48,7 +48,7 @@ pub(crate) async fn generate(context: &Context, job: &GenerateOptions, listener:
     job.check()?;
     let mut events = EventSink::new(listener);
     let model = probe::open(context, &job.model, &job.loras, job.reads(), &mut events).await?.merging(job.merge);
-    context.gpu.watched(make(context, &model, job, &mut events)).await
+    context.gpu.in_error_scopes(make(context, &model, job, &mut events)).await
 }
 
 /// Makes the pictures of `job` with an open model.
@@ -59,7 +59,7 @@ pub(crate) async fn generate_with(
     listener: Listener<'_>,
 ) -> Result<Generated> {
     job.check()?;
-    let made = context.gpu.watched(make(context, model, job, &mut EventSink::new(listener))).await;
+    let made = context.gpu.in_error_scopes(make(context, model, job, &mut EventSink::new(listener))).await;
     model.settle_weights(made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted(_))));
     made
 }

@@ -340,7 +340,7 @@ impl Gpu {
         let built = watch.during(|| self.pipeline(source));
         let name = source.name;
         async move {
-            let built = watch.kept(built).await.map_err(|e| Error::Device(format!("kernel {name}: {e}")))?;
+            let built = watch.finish_with(built).await.map_err(|e| Error::Device(format!("kernel {name}: {e}")))?;
             claim.keep(built);
             Ok(())
         }

@@ -199,8 +199,8 @@ impl Gpu {
         }
     }
 
-    /// The same device for a job that a host drives: it takes what `turn` allows, and never polls or blocks.
-    pub(crate) fn driven(&self, turn: Turn) -> Gpu {
+    /// Gives a handle for a job that a host drives: it takes what `turn` allows, and never polls or blocks.
+    pub(crate) fn for_host(&self, turn: Turn) -> Gpu {
         Gpu { turn: Some(turn), ..self.clone() }
     }
 
@@ -237,7 +237,7 @@ impl Gpu {
         }
         let mut watch = Watch::new(self);
         let made = watch.during(|| make(&self.device));
-        let made = watch.kept(made).await?;
+        let made = watch.finish_with(made).await?;
         *lock(&self.shared.paint) = Some(made.clone());
         Ok(made)
     }

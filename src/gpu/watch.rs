@@ -36,15 +36,15 @@ impl Watch {
         self.outcome(found)
     }
 
-    /// The same once every scope has told.
+    /// Waits until every scope has told, and gives the device's loss, or the first error.
     async fn finish(&mut self) -> Result<()> {
-        let found = self.told().await;
+        let found = self.first_error().await;
         self.outcome(found)
     }
 
-    /// What the calls so far `made`, unless one of them was an error.
-    pub async fn kept<T>(mut self, made: T) -> Result<T> {
-        match self.told().await {
+    /// Waits until every scope has told, and gives what the calls `made`, unless one of them was an error.
+    pub async fn finish_with<T>(mut self, made: T) -> Result<T> {
+        match self.first_error().await {
             None => Ok(made),
             Some(error) => Err(self.gpu.error(&error.to_string())),
         }
@@ -56,8 +56,8 @@ impl Watch {
         found.map_or(Ok(()), |error| Err(self.gpu.error(&error.to_string())))
     }
 
-    /// The first error, once every scope has told.
-    async fn told(&mut self) -> Option<wgpu::Error> {
+    /// Waits until every scope has told, and gives the first error.
+    async fn first_error(&mut self) -> Option<wgpu::Error> {
         std::future::poll_fn(|cx| {
             let found = self.poll(cx);
             if found.is_some() || self.closed.is_empty() { Poll::Ready(found) } else { Poll::Pending }
@@ -81,7 +81,7 @@ impl Watch {
 impl Gpu {
     /// Runs a job. On a host's device what is wrong with its calls becomes its error, and the host's handler hears none of
     /// it; on our own the handler is ours, and a driven job is watched step by step.
-    pub(crate) async fn watched<T>(&self, job: impl Future<Output = Result<T>>) -> Result<T> {
+    pub(crate) async fn in_error_scopes<T>(&self, job: impl Future<Output = Result<T>>) -> Result<T> {
         if self.is_ours() || self.turn.is_some() {
             return job.await;
         }
@@ -143,11 +143,11 @@ mod tests {
             let _buffer = too_large();
             Ok(())
         };
-        let error = pollster::block_on(gpu.watched(job)).unwrap_err();
+        let error = pollster::block_on(gpu.in_error_scopes(job)).unwrap_err();
         assert!(error.to_string().contains(&gpu.info().name), "{error}");
         // Its own errors are passed on, and results too.
         let own = async { Err::<(), _>(crate::Error::Usage("wrong".into())) };
-        assert_eq!(pollster::block_on(gpu.watched(own)).unwrap_err().to_string(), "wrong");
-        assert_eq!(pollster::block_on(gpu.watched(async { Ok(7) })).unwrap(), 7);
+        assert_eq!(pollster::block_on(gpu.in_error_scopes(own)).unwrap_err().to_string(), "wrong");
+        assert_eq!(pollster::block_on(gpu.in_error_scopes(async { Ok(7) })).unwrap(), 7);
     }
 }

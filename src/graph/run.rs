@@ -197,7 +197,7 @@ impl Session {
         let (mut next, mut first) = (0, 0);
         while let Some(step) = self.steps.get(next) {
             let rest = step.cost * f64::from(step.workgroups() - first) / f64::from(step.workgroups());
-            let (piece, cost) = self.take(next, first, flight.allowed(rest, step.can_be_cut).await);
+            let (piece, cost) = self.take(next, first, flight.next_allowance(rest, step.can_be_cut).await);
             match piece {
                 Piece::Steps(steps) => {
                     let whole = steps.clone().map(|step| (step, self.steps[step].grid));
@@ -388,8 +388,9 @@ mod tests {
     fn step(session: &Session, budget: Budget, most: usize) -> usize {
         let mut run = Box::pin(session.run());
         for steps in 1..=most {
-            session.gpu.grant(budget);
+            let host_step = session.gpu.begin_step(budget);
             let polled = run.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            drop(host_step);
             session.gpu.device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
             if let Poll::Ready(done) = polled {
                 done.unwrap();
@@ -402,7 +403,7 @@ mod tests {
     #[test]
     fn slices_give_what_whole_dispatches_give() {
         let own = pollster::block_on(async { Gpu::request(&Default::default()).await }).unwrap();
-        let gpu = own.driven(Turn::new());
+        let gpu = own.for_host(Turn::new());
         let (mut session, x, z) = session(&gpu);
         let values: Vec<f32> = (0..ROWS * 64).map(|i| (i as f32 * 0.37).sin() * 3.0).collect();
         session.write(x, &values).unwrap();
@@ -416,8 +417,8 @@ mod tests {
         // A pace at which the first dispatch takes a second.
         own.set_pace(1.0 / session.steps[0].cost);
         let budget = Budget::time(Duration::from_millis(20));
-        let allowed = |most| Allowance { cost: session.steps[0].cost, most, dispatches: 9 };
-        let (piece, cost) = session.take(0, 0, allowed(session.steps[0].cost / 10.0));
+        let allowance = |most| Allowance { cost: session.steps[0].cost, most, dispatches: 9 };
+        let (piece, cost) = session.take(0, 0, allowance(session.steps[0].cost / 10.0));
         assert!(matches!(piece, Piece::Slice { step: 0, workgroups } if workgroups.start == 0 && workgroups.end > 1));
         assert!(cost <= session.steps[0].cost / 10.0);
         session.plant_sentinels().unwrap();

@@ -43,7 +43,7 @@ const STEPS: usize = 400;
 /// For options that make no sense, files that are not what they should be or cannot be written, what does not fit the
 /// adapter, and when the listener stops the job.
 pub(crate) async fn train(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> Result<Trained> {
-    context.gpu.watched(run(context, job, listener)).await
+    context.gpu.in_error_scopes(run(context, job, listener)).await
 }
 
 async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> Result<Trained> {
