@@ -110,6 +110,11 @@ impl Graph {
         &self.nodes
     }
 
+    /// The tensors that the host may read after a run.
+    pub fn outputs(&self) -> &[Tensor] {
+        &self.outputs
+    }
+
     fn tensor(&mut self, info: TensorInfo) -> Tensor {
         self.tensors.push(info);
         Tensor((self.tensors.len() - 1) as u32)

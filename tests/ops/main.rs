@@ -1,7 +1,9 @@
 //! Every op's kernel against its f64 reference, between sentinel words, with NaN in the padding of what it reads; once with
 //! every access held against what is bound, once with wgpu's bounds checks.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod random_graphs;
 
 use common::engine;
 use portray::Result;
