@@ -38,7 +38,8 @@ pub trait Op: Debug + Send + Sync {
     }
 
     /// Pairs `(output, input)` whose memory is the same: the kernel updates the input in place. A plan refuses a node that
-    /// reads the input later, and [`super::grad`] one inside a segment that it would record twice.
+    /// reads the input later, and [`super::grad`] an update, inside a segment that it would record twice, of what is not
+    /// computed there.
     fn in_place(&self) -> Vec<(usize, usize)> {
         Vec::new()
     }
