@@ -26,10 +26,10 @@ pub(crate) fn reference(op: &dyn Op, inputs: &[&Array], outputs: &[&TensorInfo])
     Ok(results)
 }
 
-/// The values of every tensor that can be computed from `given` (inputs and stored tensors).
+/// Computes every tensor that depends only on `given` (inputs and stored tensors), with the ops' f64 references.
 ///
 /// # Errors
-/// [`Error::Op`] where an operand has no value, or a reference does not give what the op's shape rule says.
+/// [`Error::Op`](crate::error::Error::Op) if a reference does not match its op's shape rule.
 pub fn eval(graph: &Graph, given: HashMap<Tensor, Array>) -> Result<HashMap<Tensor, Array>> {
     let mut values = given;
     for node in &graph.nodes {

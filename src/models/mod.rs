@@ -5,6 +5,7 @@
 
 mod attention;
 mod bands;
+mod build;
 pub mod config;
 mod resnet;
 mod text_encoder;
@@ -16,5 +17,5 @@ mod vae_blocks;
 
 pub use config::{TextEncoderConfig, UnetConfig, VaeConfig};
 pub use text_encoder::TextEncoder;
-pub use unet::{Context, KeyValue, UNet};
+pub use unet::{Context, KeyValue, Sample, UNet};
 pub use vae::{MapSizes, Vae};

@@ -25,16 +25,16 @@ use super::save::{save, start_adapters};
 use super::state::{STATE_FILE, state_folder};
 use super::{LrSchedule, TrainOptions};
 
-/// What a training left behind.
+/// Result of a training.
 #[derive(Clone, Debug)]
 pub struct Trained {
-    /// The LoRA file or folder, or the model folder.
+    /// Path of the LoRA file or folder, or of the model folder.
     pub out: PathBuf,
-    /// Updates done.
+    /// Optimizer steps done.
     pub steps: usize,
 }
 
-/// Default number of updates.
+/// Default number of optimizer steps.
 const STEPS: usize = 400;
 
 /// Trains; writes `job.out`. Stopped by the listener, it saves a checkpoint and says so.
@@ -43,7 +43,8 @@ const STEPS: usize = 400;
 /// For options that make no sense, files that are not what they should be or cannot be written, what does not fit the
 /// adapter, and when the listener stops the job.
 pub(crate) async fn train(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> Result<Trained> {
-    context.gpu.in_error_scopes(run(context, job, listener)).await
+    // Boxed: a host's thread may have little stack, and the future of a whole training is large.
+    context.gpu.in_error_scopes(Box::pin(run(context, job, listener))).await
 }
 
 async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> Result<Trained> {
@@ -55,7 +56,7 @@ async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> R
     })?;
     // Another run may have come to its end between the first look and the lock.
     job.check_places()?;
-    let model = probe::open(context, &job.model, &[], job.reads(), events).await?;
+    let model = Box::pin(probe::open(context, &job.model, &[], job.reads(), events)).await?;
     for note in job.idle_options() {
         events.say(Event::Note(note));
     }
@@ -67,17 +68,17 @@ async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> R
     let variants = resumed.as_ref().map_or_else(|| context.variants.clone(), |state| state.variants.clone());
     let context = &Context { variants, ..context.clone() };
     let mut pool = Pool::default();
-    let gathered = gather(context, job, &model, &mut pool, events).await?;
+    let gathered = Box::pin(gather(context, job, &model, &mut pool, events)).await?;
     let total = updates(job, &gathered.run.batches)?;
     events.phase("loading the model")?;
     let context = &context.on(&gathered.ahead.gpu);
-    let training = load(context, job, &model, init.as_ref(), gathered, pool, events).await?;
+    let training = Box::pin(load(context, job, &model, init.as_ref(), gathered, pool, events)).await?;
     let first = match resumed {
         Some(state) => training.restore(state, &record, total, events).await?,
         None => 0,
     };
     events.phase("training")?;
-    let steps = training.run(first..total, &mut record, events).await?;
+    let steps = Box::pin(training.run(first..total, &mut record, events)).await?;
     let placed = match save(context, job, &model, init.as_ref(), (&training.params, &training.store), steps).await {
         Ok(placed) => placed,
         Err(e) => return Err(record.unwritten(&training.state(steps, &record).await?, &e, job.force)),
@@ -127,7 +128,7 @@ async fn gather(
     let context = &context.on(&ahead.gpu);
     let chunks = plans.pool();
     let BeforeTraining { text, encode, preview: samples, .. } = plans.before;
-    let run = prepare(context, job, model, &set, &text, &encode, &chunks, pool, events).await?;
+    let run = Box::pin(prepare(context, job, model, &set, &text, &encode, &chunks, pool, events)).await?;
     Ok(Gathered { run, plan: plans.training, samples, ahead })
 }
 
@@ -158,7 +159,7 @@ async fn load<'a>(
     trainer.set_prompts(run.conditioning)?;
     let preview = match run.sample_prompts.zip(samples) {
         Some((prompts, plans)) => {
-            let preview = Preview::new(gpu, job, model, plans, &mut pool, &store, prompts);
+            let preview = Box::pin(Preview::new(gpu, job, model, plans, &mut pool, &store, prompts));
             Some(events.until_stopped(gpu, preview).await?)
         }
         None => None,

@@ -1,4 +1,4 @@
-//! Whether a run did what it should: guards round every block, and references of every node.
+//! Checks of a run: guards around every block, and references of every node.
 
 use super::{Buffer, Session};
 use crate::base::Array;
@@ -14,10 +14,10 @@ fn sentinels(bytes: u64) -> Vec<u8> {
     SENTINEL.to_le_bytes().repeat(bytes as usize / 4)
 }
 
-/// A node whose result differs from its reference, found by [`Session::check`].
+/// Node whose result differs from its reference, found by [`Session::check`].
 #[derive(Clone, Debug)]
 pub struct Mismatch {
-    /// The node, and which of its results.
+    /// Name of the node, and index of its result.
     pub node: String,
     /// Largest difference, relative to the largest magnitude of the reference.
     pub error: f64,
@@ -105,8 +105,8 @@ impl Session {
         }
     }
 
-    /// After a run of a plan made with [`crate::graph::PlanOptions::keep_all`]: computes every node's reference from the values
-    /// that the GPU gave its inputs, and returns the first node whose result is off by more than `tolerance`.
+    /// Computes every node's reference from the values that the GPU gave its inputs, after a run of a plan made with
+    /// [`crate::graph::PlanOptions::keep_all`]. Returns the first node whose result is off by more than `tolerance`.
     pub async fn check(&self, tolerance: f64) -> Result<Option<Mismatch>> {
         for (id, node) in self.plan.nodes.iter().enumerate() {
             if !node.op.in_place().is_empty() {
