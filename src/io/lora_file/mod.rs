@@ -22,6 +22,7 @@ mod change;
 mod key;
 mod keys;
 mod kohya;
+mod layout;
 mod module;
 mod original;
 mod read;
@@ -33,34 +34,20 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use change::Change;
 pub use key::ModuleKey;
 pub use keys::is_adapter_key;
+pub use layout::Layout;
 pub use module::{Factor, LoraModule};
 pub use report::{MatchReport, ShapeMismatch};
+pub use write::LoraFormat;
 
 use crate::error::{Error, Result};
-
-/// The layouts that can be written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-#[serde(rename_all = "kebab-case")]
-pub enum LoraFormat {
-    /// One file as diffusers' training scripts write it
-    #[default]
-    Diffusers,
-    /// One file with PEFT's key names
-    Peft,
-    /// A folder as PEFT's save_pretrained writes it
-    PeftFolder,
-    /// One file for A1111, ComfyUI and kohya's scripts
-    Kohya,
-}
 
 /// A LoRA, whatever layout it came in.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoraFile {
     /// File or folder it was read from, for messages.
     pub name: String,
-    /// The layout it was read from: `A` to `G` of this module's table.
-    pub layout: Option<char>,
+    /// The layout it was read from.
+    pub layout: Option<Layout>,
     /// Its modules by layer.
     pub modules: BTreeMap<ModuleKey, LoraModule>,
     /// LyCORIS's other kinds by layer; only reading knows them.
