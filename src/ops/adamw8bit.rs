@@ -26,6 +26,7 @@ pub struct AdamW8bit;
 
 /// Updates `param` and its moments in place; `grad` is multiplied by `clip` first. `hyper` is that of [`super::adamw`]
 /// followed by the number of the update.
+#[allow(clippy::too_many_arguments, reason = "the operands of the op")]
 pub fn adamw8bit(
     g: &mut Graph,
     param: Tensor,
