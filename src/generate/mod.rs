@@ -1,4 +1,4 @@
-//! `generate`: prompts to pictures.
+//! Generation: prompts to images. Options, checks, plans and the run.
 
 mod check;
 mod options;

@@ -1,4 +1,4 @@
-//! The plans of a `generate` job: what runs, and what `portray plan` reports.
+//! Plans of a generation: what runs, and what `portray plan` reports.
 
 use crate::error::Result;
 use crate::gpu::{Caps, Variants};
@@ -30,7 +30,10 @@ pub(super) fn check_memory(plans: &ImagePlans, job: &GenerateOptions, model: &Mo
     within(job.model.memory, plans.memory().1, &format!("try smaller or fewer pictures{smaller}"))
 }
 
-/// The plan of a `generate` job on an adapter with `caps`.
+/// Plans a generation for an adapter with `caps`. Needs no GPU.
+///
+/// # Errors
+/// Those of [`Engine::generate`](crate::Engine::generate) that are known before it runs.
 pub fn plan_generate(job: &GenerateOptions, caps: &Caps) -> Result<PlanReport> {
     job.check()?;
     let (model, notes) = open_for_plan(&job.model, &job.loras, job.reads())?;

@@ -1,4 +1,4 @@
-//! `generate`: prompts to pictures.
+//! Run of a generation: encode the prompts, sample each image, decode.
 
 use crate::base::layout;
 use crate::base::rng::{NoiseRng, RngKind};
@@ -22,25 +22,27 @@ use super::GenerateOptions;
 use super::plans::{check_memory, image_spec};
 use super::start_image::Encoded;
 
-/// What a `generate` job made.
+/// Result of a generation.
 #[derive(Clone, Debug)]
 pub struct Generated {
-    /// The pictures, prompt by prompt; without pixels where they stay on the device as textures.
+    /// Images, prompt by prompt. Without pixels if they stay on the device as textures ([`Engine::start_generate`]).
+    ///
+    /// [`Engine::start_generate`]: crate::Engine::start_generate
     pub pictures: Vec<Picture>,
-    /// Latents, where the job keeps them.
+    /// Latents, if [`GenerateOptions::keep_latents`] is set.
     pub latents: Option<Latents>,
 }
 
 /// Latents in PyTorch's layout, as diffusers' `output_type="latent"` gives them.
 #[derive(Clone, Debug)]
 pub struct Latents {
-    /// [N, 4, h, w]
+    /// Shape: `[images, 4, height / 8, width / 8]` for Stable Diffusion.
     pub shape: Vec<usize>,
-    /// After the last step.
+    /// Latents after the last step.
     pub last: Vec<f32>,
-    /// After each step.
+    /// Latents after each step.
     pub steps: Vec<Vec<f32>>,
-    /// The sampler's timesteps.
+    /// Timesteps of the sampler, one per step.
     pub timesteps: Vec<f64>,
 }
 

@@ -1,5 +1,5 @@
-//! How a model is run: opening it, its weights on the device, prompts to hidden states, denoising, latents to pictures. Knows
-//! no job.
+//! Running a model: opening it, its weights on the device, prompts to hidden states, denoising, latents to images. Nothing here
+//! depends on a job.
 
 mod adapters;
 pub(crate) mod autoencode;

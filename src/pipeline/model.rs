@@ -22,8 +22,9 @@ use super::recipe::Recipe;
 use super::resident::Resident;
 use super::{LoraArg, ModelOptions, WeightType};
 
-/// An open model with its LoRAs. Models with other LoRAs ([`Model::with_loras`]) share its files, and its weights on the
-/// device.
+/// Open model: its configuration, its tokenizer, and its LoRAs. Weights are read when a job needs them.
+///
+/// Models with other LoRAs ([`Model::with_loras`]) share its files, and its weights on the device.
 pub struct Model {
     opened: Arc<Opened>,
     pub(crate) loras: Vec<(LoraFile, f64)>,
@@ -53,7 +54,11 @@ impl Deref for Model {
     }
 }
 
-/// The checkpoint that `path` names, a folder or a file, or the bundled one.
+/// Opens the checkpoint at `path`, a folder or a file, or the built-in one.
+///
+/// # Errors
+/// [`Error::File`] if `path` is missing, malformed or of an unsupported family; [`Error::Usage`] without `path` if this build
+/// has no built-in model.
 pub fn open_checkpoint(path: Option<&Path>) -> Result<Checkpoint> {
     match path {
         Some(path) => Checkpoint::open(path),
@@ -85,7 +90,11 @@ fn check_channels(name: &str, unet: &UnetConfig, vae: &VaeConfig) -> Result<()> 
 }
 
 impl Model {
-    /// Opens what `options` name and every LoRA; the weights themselves stay where they are.
+    /// Opens the model that `options` names and all `loras`; their weights stay on disk. Unlike
+    /// [`Engine::open`](crate::Engine::open), it does not run the UNet to find out what it predicts.
+    ///
+    /// # Errors
+    /// If a file is missing, malformed or unsupported, or no layer of a LoRA matches the model.
     pub fn open(options: &ModelOptions, loras: &[LoraArg], listener: Listener<'_>) -> Result<Model> {
         let mut checkpoint = open_checkpoint(options.model.as_deref())?;
         for note in checkpoint.notes() {
@@ -153,10 +162,10 @@ impl Model {
         if loras.is_empty() { Ok(model) } else { model.with_loras(loras, listener) }
     }
 
-    /// The same model with `loras` in place of its own: files and weights on the device are shared.
+    /// Returns this model with `loras` instead of its own LoRAs. Both share the files and the weights on the device.
     ///
     /// # Errors
-    /// [`Error::File`] for a file that is no LoRA of this model.
+    /// [`Error::File`] if a file is not a LoRA of this model.
     pub fn with_loras(&self, loras: &[LoraArg], listener: Listener<'_>) -> Result<Model> {
         let modules = self.checkpoint.modules();
         let mut opened = Vec::with_capacity(loras.len());
@@ -208,13 +217,13 @@ impl Model {
         Ok(if differs { format!("{fingerprint} {used:?}") } else { fingerprint })
     }
 
-    /// What its network predicts.
+    /// What the UNet predicts.
     #[cfg_attr(not(feature = "web"), allow(dead_code, reason = "the page asks for it"))]
     pub(crate) fn prediction(&self) -> Prediction {
         self.schedule.prediction_type
     }
 
-    /// Storage of the large weights on an adapter with `caps`.
+    /// Storage type of the large weights on an adapter with `caps`.
     pub fn dtype(&self, caps: &Caps) -> DType {
         match self.weight_type {
             WeightType::F32 => DType::F32,
@@ -225,12 +234,12 @@ impl Model {
         }
     }
 
-    /// Whether the large weights take as little as they can.
+    /// Returns whether the large weights are stored in 8 bits.
     pub(crate) fn eight_bits(&self) -> bool {
         self.weight_type == WeightType::Q8
     }
 
-    /// Storage of the autoencoder's weights: few, and each counts in every pixel, so eight bits are not for them.
+    /// Storage type of the autoencoder's weights. Never 8 bits: there are few of them, and each affects every pixel.
     pub fn vae_dtype(&self, caps: &Caps) -> DType {
         match self.dtype(caps) {
             DType::Q8 => DType::F16,
@@ -238,31 +247,31 @@ impl Model {
         }
     }
 
-    /// How it samples where nothing is asked for.
+    /// Sampling settings of the model's own scheduler configuration.
     #[cfg_attr(not(feature = "web"), allow(dead_code, reason = "the page asks for it"))]
     pub(crate) fn usual_recipe(&self, options: &ModelOptions) -> Result<Recipe> {
         Recipe::new(self, &Default::default(), options.prediction, None)
     }
 
-    /// Pixels of a latent's side.
+    /// Image pixels per side of one latent pixel.
     pub fn factor(&self) -> usize {
         self.vae.factor()
     }
 
-    /// Pixels of the height of the pictures that it was made for, which is the width of nearly all.
+    /// Native image height in pixels (usually equal to the width).
     pub fn native_side(&self) -> usize {
         self.unet.latent_size()[0] * self.factor()
     }
 
-    /// Width of the hidden states that the UNet reads.
+    /// Width of the hidden states that the UNet's cross-attention reads.
     pub fn context_width(&self) -> usize {
         self.unet.cross_attention_dim.get(0)
     }
 
-    /// Width and height in pixels, by default what the model was made for.
+    /// Returns `[width, height]` in pixels, by default the model's native size.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a side that is no multiple of a latent's pixel, or too large for any adapter.
+    /// [`Error::Usage`] if a side is not a multiple of [`Model::factor`] or is above 8192.
     pub fn size(&self, width: Option<usize>, height: Option<usize>) -> Result<[usize; 2]> {
         let factor = self.factor();
         let native = self.unet.latent_size().map(|side| side * factor);
@@ -280,10 +289,11 @@ impl Model {
         Ok([side("--width", width, native[1])?, side("--height", height, native[0])?])
     }
 
-    /// Token ids of `prompt`, each a row of the text encoder's table; says what was cut.
+    /// Returns the token ids of `prompt`, each a row of the text encoder's embedding. Tells `listener` if the prompt was
+    /// truncated.
     ///
     /// # Errors
-    /// [`Error::File`] where the tokenizer knows more tokens than the text encoder.
+    /// [`Error::File`] if the tokenizer gives a token that the text encoder does not know.
     pub fn tokens(&self, prompt: &str, listener: Listener<'_>) -> Result<Vec<u32>> {
         let encoded = self.tokenizer.encode(prompt)?;
         let rows = self.text.vocab_size;
@@ -302,7 +312,11 @@ impl Model {
         Ok(encoded.ids)
     }
 
-    /// Loads every one of `params` but the adapters' factors into `store`, merging what of the LoRAs is to be merged.
+    /// Loads all `params` except the factors of adapters into `store`, with the LoRAs that are merged. `label` names the
+    /// store's buffers.
+    ///
+    /// # Errors
+    /// [`Error::File`] if a tensor is missing, has another shape or holds values that are not finite.
     pub async fn load(&self, store: &mut Store, label: &str, params: &[Param]) -> Result<()> {
         let rows = |key: &str, shape: &[usize], rows: Range<usize>| -> Result<Vec<f32>> {
             let part = part_of(key);

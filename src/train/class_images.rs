@@ -27,7 +27,7 @@ const GUIDANCE: f64 = 7.5;
 /// group loads the weights anew.
 const GROUP: usize = 25;
 
-/// Where the class pictures of this model, prompt, size and seed lie.
+/// Returns the cache folder of the class images of this model, prompt, size and seed.
 pub fn class_folder(fingerprint: &str, prompt: &str, size: [usize; 2], seed: u64) -> Result<PathBuf> {
     let key = format!("{fingerprint}\n{prompt}\nddpm {STEPS} {GUIDANCE}\n{}x{}\n{seed}", size[0], size[1]);
     let digest: String = Sha256::digest(key.as_bytes()).iter().take(12).map(|b| format!("{b:02x}")).collect();

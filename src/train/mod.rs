@@ -1,4 +1,5 @@
-//! `train`: pictures of a subject to a LoRA, or to a whole new UNet (DreamBooth).
+//! Training: images of a subject to a LoRA, or to a whole UNet (DreamBooth). Options, checks, data, plans, the optimizer step,
+//! state and results.
 
 mod check;
 mod class_images;

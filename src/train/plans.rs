@@ -147,7 +147,10 @@ impl BeforeTraining {
     }
 }
 
-/// The plan of a `train` job on an adapter with `caps`.
+/// Plans a training for an adapter with `caps`. Needs no GPU.
+///
+/// # Errors
+/// Those of [`Engine::train`](crate::Engine::train) that are known before it runs.
 pub fn plan_train(job: &TrainOptions, caps: &Caps) -> Result<PlanReport> {
     job.check_options()?;
     let (model, mut notes) = open_for_plan(&job.model, &[], job.reads())?;
