@@ -1,22 +1,22 @@
-//! Gradients of group norm from its saved statistics: by the inputs, and by gamma and beta where those are trained.
+//! Gradients of group norm from its saved statistics: by the inputs and, if they are trained, by gamma and beta.
 
-use super::group_norm::{Dims, joined};
+use super::group_norm_sizes::{Dims, joined};
 use super::reduce::launch_sum_rows;
 use super::team::Team;
 use super::{Activation, Case, Given, GroupNorm, Result};
 use crate::base::{Array, DType, Shape};
-use crate::graph::{KernelLaunch, Launch, Op, Slot, TensorInfo};
 use crate::gpu::shader;
+use crate::graph::{KernelLaunch, Launch, Op, Slot, TensorInfo};
 
-/// Operands: the forward's (x, `[x2]`, gamma, beta), its statistics, dout. Results: dx, `[dx2]` if `dx`; dgamma, dbeta if
-/// `params`.
+/// Operands: the forward's (x, `[x2]`, gamma, beta), its statistics, dout. Results: dx, `[dx2]` if `dx`; dgamma, dbeta
+/// if `params`.
 #[derive(Clone, Debug)]
 pub struct GroupNormBackward {
     /// The forward op.
     pub forward: GroupNorm,
-    /// Whether the gradients by x and x2 are wanted.
+    /// Computes the gradients by x and x2.
     pub dx: bool,
-    /// Whether those by gamma and beta are.
+    /// Computes the gradients by gamma and beta.
     pub params: bool,
 }
 

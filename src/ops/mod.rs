@@ -1,11 +1,64 @@
-//! The ops. Adding one: `src/ops/<op>.rs` (shape rule, launch, f64 reference, vjp, test cases), `shaders/<op>.wgsl`,
-//! and its name in the registry below. Shader validation, GPU-against-reference tests, gradient checks and the bench
-//! find it there.
+//! Operations: one file and one kernel each.
+//!
+//! A new op is `src/ops/<op>.rs` (shape rule, launch, f64 reference, gradient, test cases), `shaders/<op>.wgsl`, and
+//! its name in the registry below. Shader validation, the comparison with the reference, the gradient check and the
+//! benchmark find it there.
 
 mod case;
 pub mod oracle;
 
+// The ops, each with its name in the registry below. Plain lines: rustfmt does not see modules inside a macro.
+mod accumulate;
+mod adamw;
+mod adamw8bit;
+mod attention;
+mod binary;
+mod clip_grad_norm;
+mod conv2d;
+mod embedding;
+mod fill;
+mod fma_peak;
+mod geglu;
+mod gemm;
+mod group_norm;
+mod group_norm_backward;
+mod group_norm_bands;
+mod layer_norm;
+mod matmul;
+mod mse;
+mod reduce;
+mod repeat;
+mod reshape;
+mod rows;
+mod sampler_step;
+mod scale_input;
+mod softmax;
+mod timestep_embedding;
+mod unary;
+mod upsample_nearest;
+mod weight_grad;
+
+// Parts of ops.
+mod attention_backward;
+mod attention_launch;
+mod attention_spec;
+mod attention_wide;
+mod contraction;
+mod gemm_cases;
+mod gemm_epilogue;
+mod gemm_grad;
+mod gemm_launch;
+mod group_norm_sizes;
+mod team;
+mod tile;
+mod variants;
+
+pub use attention_backward::AttentionBackward;
+pub use attention_spec::{Attention, AttentionSpec, Heads, WIDEST_HEAD};
 pub use case::{Case, Given};
+pub use contraction::{AddKind, Conv, Gemm, Rows};
+pub use group_norm_sizes::GroupNorm;
+pub use variants::{Choice, choices, large_tiles};
 
 use crate::error::Result;
 use crate::gpu::{Caps, Kernel, Variants};
@@ -13,28 +66,17 @@ use crate::graph::{self, Graph, Tensor};
 
 macro_rules! registry {
     ($($op:ident),* $(,)?) => {
-        $(mod $op; pub use $op::*;)*
+        $(
+            #[allow(unused_imports, reason = "an op whose type lies in a part of it has its cases alone")]
+            pub use $op::*;
+        )*
 
-        /// Every op's test cases, with the op file's name.
+        /// Test cases of every op, with the name of the op's file.
         pub fn cases() -> Vec<(&'static str, Vec<Case>)> {
             vec![$((stringify!($op), $op::cases())),*]
         }
     };
 }
-
-mod attention_backward;
-mod attention_launch;
-mod attention_wide;
-mod gemm_cases;
-mod gemm_epilogue;
-mod gemm_grad;
-mod gemm_launch;
-mod team;
-mod tile;
-mod variants;
-
-pub use attention_backward::AttentionBackward;
-pub use variants::{Choice, choices, large_tiles};
 
 registry! {
     accumulate,
@@ -68,8 +110,11 @@ registry! {
     weight_grad,
 }
 
-/// Every distinct kernel of the ops' cases as an adapter with `caps` would run it under one of `variants`: template name
-/// and WGSL.
+/// Renders every distinct kernel of the ops' cases, as an adapter with `caps` would run it under one of `variants`:
+/// template name and WGSL.
+///
+/// # Errors
+/// If a case cannot be planned or rendered.
 pub fn rendered_cases(caps: &Caps, variants: &[Variants]) -> Result<Vec<(&'static str, String)>> {
     let mut kernels = std::collections::BTreeMap::new();
     each_kernel(caps, variants, &mut |kernel| {
@@ -96,6 +141,9 @@ fn each_kernel(caps: &Caps, variants: &[Variants], each: &mut dyn FnMut(&Kernel)
 }
 
 /// Appends the gradient of the scalar `loss` by each of `wrt`; see [`graph::grad`].
+///
+/// # Errors
+/// Those of [`graph::grad`].
 pub fn grad(g: &mut Graph, loss: Tensor, wrt: &[Tensor], checkpoint: bool) -> Result<Vec<Tensor>> {
     let mut found = vec![loss; wrt.len()];
     grad_each(g, loss, wrt, checkpoint, &mut |_, i, gradient| {
@@ -105,7 +153,11 @@ pub fn grad(g: &mut Graph, loss: Tensor, wrt: &[Tensor], checkpoint: bool) -> Re
     Ok(found)
 }
 
-/// The same, told to `each` one by one, the last layer's first: index in `wrt`, and gradient.
+/// Appends the gradient of the scalar `loss` by each of `wrt` and calls `each` with its index in `wrt` and the
+/// gradient, the last layer's first; see [`graph::grad`].
+///
+/// # Errors
+/// Those of [`graph::grad`], and those of `each`.
 pub fn grad_each(
     g: &mut Graph,
     loss: Tensor,

@@ -3,16 +3,16 @@
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
-use crate::graph::{Launch, Op, TensorInfo, Vjp};
 use crate::gpu::shader;
+use crate::graph::{Launch, Op, TensorInfo, Vjp};
 
 /// `[n, ..] -> [n * times, ..]`, each row `times` times in a row; or with `backward` `[n * times, ..] -> [n, ..]`, the
 /// sum of each run of `times` rows.
 #[derive(Clone, Debug)]
 pub struct Repeat {
-    /// How often each row comes.
+    /// Repetitions of each row.
     pub times: usize,
-    /// Sum instead.
+    /// Sums instead of repeating.
     pub backward: bool,
 }
 
