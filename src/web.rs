@@ -178,7 +178,7 @@ impl WebEngine {
         };
         let recipe = model.usual_recipe(&options)?;
         Ok(json!({"name": model.checkpoint.name(), "family": family, "side": model.native_side(),
-            "factor": model.factor(), "parameters": parts.iter().map(|p| p.parameters()).sum::<usize>(),
+            "factor": model.factor(), "inpaints": model.inpaints(), "parameters": parts.iter().map(|p| p.parameters()).sum::<usize>(),
             "bytes": bytes, "prediction": model.prediction(), "predictionKnown": model.checkpoint.prediction_known(),
             "steps": recipe.steps, "guidance": recipe.guidance, "sampler": recipe.trajectory.kind.name()}))
     }

@@ -8,6 +8,8 @@ export interface ModelInfo {
   name: string; family: string;
   /** Pixels of a side that it was made for, and of a latent's pixel. */
   side: number; factor: number;
+  /** Whether it is an inpainting model, which `generate` gives `init` and `mask`. */
+  inpaints: boolean;
   parameters: number; bytes: number; prediction: "epsilon" | "v";
   /** Whether its files say what it predicts; else the first picture finds out. */
   predictionKnown: boolean;
@@ -34,7 +36,11 @@ export interface GenerateJob {
   spacing?: "leading" | "linspace" | "trailing"; karras?: boolean; seed?: number; rng?: "torch" | "philox";
   count?: number; width?: number; height?: number; loras?: { name: string; scale: number }[];
   /** A picture to start from: without width and height its own size, rounded down, is made. */
-  init?: Blob; strength?: number;
+  init?: Blob;
+  /** What an inpainting model makes anew of `init`: white in this picture, which has the same aspect. */
+  mask?: Blob;
+  /** How much of `init` is replaced; default 0.7, with `mask` 1. */
+  strength?: number;
   /** Events of what the picture will be after every step; default true. */
   previews?: boolean;
   /** With `worker: false`: pictures also come as textures of `engine.device` (rgba8unorm); destroy them after use. */

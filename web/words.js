@@ -7,7 +7,7 @@ const FIELDS = {
   "class-prompt": "the class", "class-count": "Class pictures", "sample-every": "A sample every", "save-every": "Saved every",
   "sample-prompt": "Show as it learns", images: "pictures", prompt: "Prompt", negative: "Leave out", guidance: "Guidance",
   sampler: "Sampler", count: "Pictures", width: "Width", height: "Height", dtype: "Weights held as", model: "the model",
-  init: "the picture to start from", lora: "LoRA",
+  init: "the picture to start from", mask: "the mask", strength: "Strength", lora: "LoRA",
 };
 /** Sentences that make sense in a terminal only. */
 const SENTENCES = [
@@ -22,7 +22,7 @@ const SENTENCES = [
 /** @param {string} message */
 export function plainly(message) {
   let text = message.replaceAll(/(?<![\w./-])\/?(models\/[^/\s]+|loras\/\d+|converted|runs\/[\w-]+)\//g, "");
-  text = text.replace(/^\/(prepare|init): /, "").replace(/^options: (.*) at line \d+ column \d+$/, "$1");
+  text = text.replace(/^\/(prepare|init|mask): /, "").replace(/^options: (.*) at line \d+ column \d+$/, "$1");
   for (const [from, to] of SENTENCES) text = text.replaceAll(from, to);
   // The names of values in the command line's help, such as DIR, go with the option.
   return text.replaceAll(/(?<![\w-])--([a-z][a-z0-9-]*)( [A-Z]+\b(?!:))?/g, (_, name) => FIELDS[name] ?? name.replaceAll("-", " "));

@@ -415,7 +415,7 @@ mod tests {
             assert!(!said.contains('\n') && error.exit_code() == 2, "{given}: {said}");
         }
         for given in [
-            "generate x --out ? --model ? --init ? --latents-out ? --lora ? --lora ?=0.5",
+            "generate x --out ? --model ? --init ? --mask ? --latents-out ? --lora ? --lora ?=0.5",
             "train --images ? --prompt x --class-prompt y --class-images ? --out ? --model ? --init-lora ?",
             "train --replay ? --out ?",
             "inspect ? --model ?",
@@ -443,7 +443,7 @@ mod tests {
     fn design_command_lines_parse() {
         for line in [
             "generate a_cat --model m --lora a=0.5 --lora b --negative blurry --steps 7 --guidance 5 --sampler dpm++2m --karras \
-             --spacing trailing --prediction v --seed 1 --rng philox --width 48 --height 40 --count 2 --init i.png --strength 0.5 \
+             --spacing trailing --prediction v --seed 1 --rng philox --width 48 --height 40 --count 2 --init i.png --mask m.png --strength 0.5 \
              --dtype f16 --memory 12G --out o --force --latents-out l.safetensors --adapter 0 --json",
             "train --images d --prompt p --class-prompt c --class-count 12 --prior-weight 1 --method lora --rank 8 --alpha 4 \
              --targets all --text-encoder --text-lr 1e-4 --steps 3 --lr 1e-3 --schedule cosine --warmup 2 --batch 2 --accumulate 2 \

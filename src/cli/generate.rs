@@ -77,6 +77,7 @@ impl Results {
                 check_apart(&[("--out", folder), ("--latents-out", path)])?;
             }
             read.extend(job.init.as_deref().map(|path| ("--init", path)));
+            read.extend(job.mask.as_deref().map(|path| ("--mask", path)));
             check_no_input(("--latents-out", path), &read)?;
             files.push(place);
             job.keep_latents = true;

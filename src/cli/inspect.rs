@@ -129,6 +129,12 @@ fn usable(path: &Path) -> (Option<Error>, Vec<String>) {
     checked.map_or_else(|fault| (Some(fault), Vec::new()), |notes| (None, notes))
 }
 
+/// Whether the UNet of `model` reads a mask and masked latents beside its latents.
+fn inpaints(model: &Checkpoint) -> bool {
+    let channels = |part: Part, field: &str| model.part(part).config().get(field).and_then(Value::as_u64).unwrap_or(4);
+    channels(Part::Unet, "in_channels") == 2 * channels(Part::Vae, "latent_channels") + 1
+}
+
 fn whole_model(model: &Checkpoint, path: &Path) -> Result<Finding> {
     let mut rows = Vec::new();
     let mut parts = serde_json::Map::new();
@@ -160,6 +166,8 @@ fn whole_model(model: &Checkpoint, path: &Path) -> Result<Finding> {
         None => "not said: seen when it runs, or --prediction".into(),
     };
     rows.push(("predicts".into(), predicts));
+    let inpaints = inpaints(model);
+    rows.extend(inpaints.then(|| ("kind".to_owned(), "inpainting: generate takes --init and --mask".to_owned())));
     let said = |size: Option<[usize; 2]>| size.map_or("-".into(), |[w, h]| format!("{w}x{h} pixels"));
     let mut made_for = said(size);
     if !model.prediction_known() {
@@ -183,7 +191,7 @@ fn whole_model(model: &Checkpoint, path: &Path) -> Result<Finding> {
         rows,
         lists: Vec::new(),
         json: json!({"event": "model", "model": model.name(), "layout": layout, "family": family, "parts": parts, "scheduler": class,
-            "prediction": model.prediction_known().then_some(prediction), "pixels": size.map(|[_, height]| height), "context_width": width, "cannot_be_used": fault, "notes": notes, "fingerprint": model.fingerprint()?}),
+            "prediction": model.prediction_known().then_some(prediction), "pixels": size.map(|[_, height]| height), "context_width": width, "inpaints": inpaints, "cannot_be_used": fault, "notes": notes, "fingerprint": model.fingerprint()?}),
     })
 }
 

@@ -32,8 +32,11 @@ impl GenerateOptions {
         if let Some(guidance) = sampling.guidance.filter(|&g| !(g as f32).is_finite()) {
             return wrong(format!("--guidance {guidance:?}: must be a number that f32 holds, such as 7.5"));
         }
-        if self.init.is_some() && !(self.strength > 0.0 && self.strength <= 1.0) {
-            return wrong(format!("--strength {:?}: must be above 0 and at most 1", self.strength));
+        if let Some(strength) = self.strength.filter(|&s| self.init.is_some() && !(s > 0.0 && s <= 1.0)) {
+            return wrong(format!("--strength {strength:?}: must be above 0 and at most 1"));
+        }
+        if self.mask.is_some() && self.init.is_none() {
+            return wrong("--mask needs --init: the picture of which its white part is made anew".into());
         }
         Ok(())
     }
@@ -42,7 +45,7 @@ impl GenerateOptions {
 impl GenerateOptions {
     /// Sentences on options that do nothing in this job.
     pub(crate) fn idle_options(&self) -> Vec<String> {
-        let given = self.strength != GenerateOptions::default().strength;
+        let given = self.strength.is_some();
         let strength = self.init.is_none().then(|| without_effect("without --init", &[("--strength", given)]));
         strength.flatten().into_iter().collect()
     }
@@ -85,13 +88,15 @@ mod tests {
         assert!(said(job.check()).contains("--guidance 1e300:"));
         job.sampling.guidance = Some(-1.0);
         assert!(job.check().is_ok(), "no negative pass runs");
-        let job = GenerateOptions { init: Some("x.png".into()), strength: f64::NAN, ..pictures() };
+        let job = GenerateOptions { init: Some("x.png".into()), strength: Some(f64::NAN), ..pictures() };
         assert!(said(job.check()).contains("--strength NaN"));
+        let job = GenerateOptions { mask: Some("m.png".into()), ..pictures() };
+        assert!(said(job.check()).contains("--mask needs --init"));
     }
 
     #[test]
     fn a_strength_without_a_start_image_is_named() {
-        let job = GenerateOptions { strength: 0.3, ..GenerateOptions::default() };
+        let job = GenerateOptions { strength: Some(0.3), ..GenerateOptions::default() };
         assert!(job.idle_options()[0].contains("--strength"));
         assert!(GenerateOptions { init: Some("x.png".into()), ..job }.idle_options().is_empty());
     }

@@ -9,4 +9,4 @@ mod start_image;
 pub use options::{GenerateOptions, MOST_PICTURES};
 pub use plans::plan_generate;
 pub use run::{Generated, Latents};
-pub(crate) use run::{generate, generate_with};
+pub(crate) use run::{generate, generate_unmasked, generate_with};

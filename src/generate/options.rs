@@ -33,13 +33,17 @@ pub struct GenerateOptions {
     /// Images per prompt, 1 or more
     #[cfg_attr(feature = "cli", arg(long, default_value = "1", value_parser = parse_count))]
     pub count: usize,
-    /// Start from this image instead of noise
+    /// Start from this image instead of noise; with an inpainting model, the image to change
     #[cfg_attr(feature = "cli", arg(long, value_name = "IMAGE"))]
     #[serde(with = "path_form::optional")]
     pub init: Option<PathBuf>,
-    /// How much of --init changes: above 0, up to 1
-    #[cfg_attr(feature = "cli", arg(long, default_value_t = 0.7))]
-    pub strength: f64,
+    /// White marks what an inpainting model replaces in --init; an image of the same aspect
+    #[cfg_attr(feature = "cli", arg(long, value_name = "IMAGE", requires = "init"))]
+    #[serde(with = "path_form::optional")]
+    pub mask: Option<PathBuf>,
+    /// How much of --init changes: above 0, up to 1 [default: 0.7, with --mask 1]
+    #[cfg_attr(feature = "cli", arg(long))]
+    pub strength: Option<f64>,
     /// Return the latents after every step in [`Generated::latents`](super::Generated::latents). The command line writes
     /// them to --latents-out.
     #[cfg_attr(feature = "cli", arg(skip))]
@@ -60,7 +64,8 @@ impl Default for GenerateOptions {
             merge: false,
             count: 1,
             init: None,
-            strength: 0.7,
+            mask: None,
+            strength: None,
             keep_latents: false,
             previews: false,
         }

@@ -9,6 +9,7 @@ pub(crate) mod context;
 pub(crate) mod denoise;
 pub(crate) mod events;
 pub(crate) mod image_plans;
+pub(crate) mod inpaint;
 pub(crate) mod kernel_texts;
 pub(crate) mod memory;
 pub(crate) mod model;
@@ -22,7 +23,9 @@ pub(crate) mod resident;
 pub(crate) mod text;
 pub(crate) mod textures;
 
+pub use autoencode::Posterior;
 pub use cache::cache_folder;
+pub use inpaint::Masked;
 pub use memory::PlanReport;
 pub use model::{Model, open_checkpoint};
 #[cfg(feature = "cli")]

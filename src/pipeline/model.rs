@@ -72,7 +72,7 @@ pub fn open_checkpoint(path: Option<&Path>) -> Result<Checkpoint> {
 /// Refuses a UNet that reads or gives something else than the latents of `vae`, and an autoencoder of other than pictures.
 fn check_channels(name: &str, unet: &UnetConfig, vae: &VaeConfig) -> Result<()> {
     let latent = vae.latent_channels;
-    if unet.in_channels != latent {
+    if unet.in_channels != latent && !unet.inpaints(latent) {
         let what = by_input_channels(unet.in_channels, latent);
         return Err(Error::file(name, format!("is {what}; {TAKES}")));
     }
@@ -386,9 +386,14 @@ mod tests {
         };
         let check = |u: &str, v: &str| check_channels("m", &unet(u), &vae(v)).map_err(|e| e.to_string());
         assert_eq!(check("", ""), Ok(()));
+        assert_eq!(check(r#""in_channels": 9"#, ""), Ok(()));
         assert_eq!(check(r#""in_channels": 16, "out_channels": 16"#, r#", "latent_channels": 16"#), Ok(()));
         for (u, v, says) in [
-            (r#""in_channels": 9"#, "", "m: is an inpainting model (its UNet reads 9 channels, not 4)"),
+            (
+                r#""in_channels": 9"#,
+                r#", "latent_channels": 16"#,
+                "m: is an inpainting model (its UNet reads 9 channels, not 16)",
+            ),
             (r#""in_channels": 8"#, "", "is an InstructPix2Pix model"),
             (r#""in_channels": 5"#, "", "is a depth-to-image model"),
             (r#""in_channels": 7"#, "", "is an upscaler's model"),

@@ -58,7 +58,7 @@ pub struct SamplingOptions {
     /// Classifier-free guidance scale; at 1 or below, --negative has no effect [default: 7.5; 1 for lcm and Turbo models]
     #[cfg_attr(feature = "cli", arg(long, value_name = "G", allow_negative_numbers = true))]
     pub guidance: Option<f64>,
-    /// Sampler; `None` takes the one of the model's scheduler config.
+    /// Sampler; `None` takes the one that the model's scheduler config names.
     #[cfg_attr(feature = "cli", arg(long, help = sampler_help()))]
     pub sampler: Option<SamplerKind>,
     /// Timestep spacing: leading, linspace or trailing [default: from the model's scheduler config]
@@ -164,5 +164,5 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
 /// Help of `--sampler`: every name.
 #[cfg(feature = "cli")]
 fn sampler_help() -> String {
-    format!("{} [default: what the model's scheduler config says]", SamplerKind::names())
+    format!("{} [default: from the model's scheduler config]", SamplerKind::names())
 }

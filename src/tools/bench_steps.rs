@@ -65,7 +65,7 @@ pub async fn bench_steps(engine: &Engine, options: &ModelOptions, add: &mut dyn 
         return Ok(());
     }
     let job = TrainOptions { rank: 8, ..TrainOptions::default() };
-    let setup = job.setup(&model, engine.gpu.caps(), [1, 1], [side, side, model.unet.in_channels], tokens);
+    let setup = job.setup(&model, engine.gpu.caps(), [1, 1], [side, side, model.vae.latent_channels], tokens);
     let plan = plan_training(&job, setup, planning, training_alone).await?;
     against_parts(engine, "training step", plan.first.into(), add).await.map(drop)
 }

@@ -68,7 +68,7 @@ pub async fn stopwatch(engine: &Engine, step: &str, options: &ModelOptions) -> R
         "train" => {
             let job = TrainOptions { rank: 8, model: options.clone(), ..TrainOptions::default() };
             let side = model.native_side() / model.factor();
-            let latent = [side, side, model.unet.in_channels];
+            let latent = [side, side, model.vae.latent_channels];
             let setup = job.setup(&model, engine.gpu.caps(), [1, 1], latent, model.tokenizer.length());
             plan_training(&job, setup, engine.planning(), training_alone).await?.first.into()
         }

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::diffusion::SamplerKind;
 use crate::error::Result;
 use crate::event::{Event, Flow};
-use crate::generate::{GenerateOptions, generate_with};
+use crate::generate::{GenerateOptions, generate_unmasked};
 use crate::io;
 use crate::pipeline::context::Context;
 use crate::pipeline::events::EventSink;
@@ -60,7 +60,6 @@ pub(super) fn class_job(
         model: model.clone(),
         sampling,
         count,
-        strength: 1.0,
         ..GenerateOptions::default()
     }
 }
@@ -132,7 +131,7 @@ pub(super) async fn class_pictures(
             }
             if events.stopped() { Flow::Stop } else { Flow::Continue }
         };
-        Box::pin(generate_with(context, model, &part, &mut hear)).await?;
+        Box::pin(generate_unmasked(context, model, &part, &mut hear)).await?;
         done += stretch.len();
     }
     let picture = |i| held.remove(&i).map_or_else(|| TrainingPicture::File(cached(&folder, i)), TrainingPicture::Made);

@@ -159,7 +159,7 @@ async fn load<'a>(
     trainer.set_prompts(run.conditioning)?;
     let preview = match run.sample_prompts.zip(samples) {
         Some((prompts, plans)) => {
-            let preview = Preview::new(gpu, job, model, plans, &mut pool, &store, prompts);
+            let preview = Box::pin(Preview::new(gpu, job, model, plans, &mut pool, &store, prompts));
             Some(events.until_stopped(gpu, preview).await?)
         }
         None => None,

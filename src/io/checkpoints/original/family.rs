@@ -11,6 +11,8 @@ use crate::io::{Part, SafeTensors, Source};
 
 /// Channels of a Stable Diffusion latent.
 const LATENT: usize = 4;
+/// Channels that the UNet of an inpainting model reads: latent, mask and masked latent.
+pub const INPAINTING: usize = 2 * LATENT + 1;
 
 /// What is no model of any family, and what is one by marks that LoRA files have not: a mark in tensor names, and what
 /// holds it.
@@ -75,7 +77,7 @@ pub fn other(file: &SafeTensors) -> Option<String> {
     let inputs = [format!("{unet}input_blocks.0.0.weight"), "conv_in.weight".into()];
     let shapes = inputs.iter().filter_map(|name| Some(file.find(name)?.shape));
     let mut channels = shapes.filter(|shape| shape.len() == 4).map(|shape| shape[1]);
-    if let Some(channels) = channels.find(|&channels| channels != LATENT) {
+    if let Some(channels) = channels.find(|channels| ![LATENT, INPAINTING].contains(channels)) {
         return Some(by_input_channels(channels, LATENT));
     }
     if let Some((_, what)) = OTHERS.iter().find(|(mark, _)| has(mark)) {
