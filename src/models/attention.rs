@@ -5,7 +5,7 @@ use crate::graph::{Graph, Tensor};
 use crate::nn::{Linear, Scope};
 use crate::ops::{Addend, AttentionSpec, Epilogue, Heads, WIDEST_HEAD, attention};
 
-/// What the projections are called in a checkpoint.
+/// Names of the projections in a checkpoint.
 pub(super) struct Names {
     q: &'static str,
     k: &'static str,
@@ -13,9 +13,9 @@ pub(super) struct Names {
     out: &'static str,
 }
 
-/// In diffusers' models.
+/// Names in diffusers' models.
 pub(super) const DIFFUSERS: Names = Names { q: "to_q", k: "to_k", v: "to_v", out: "to_out.0" };
-/// In transformers' CLIP.
+/// Names in transformers' CLIP.
 pub(super) const CLIP: Names = Names { q: "q_proj", k: "k_proj", v: "v_proj", out: "out_proj" };
 
 /// Keys and values of one cross-attention: they depend on the prompt alone.
@@ -27,12 +27,12 @@ pub struct KeyValue {
     pub value: Heads,
 }
 
-/// What the cross-attentions look at.
+/// Context of the cross-attentions.
 #[derive(Clone, Copy, Debug)]
 pub enum Context<'a> {
     /// The text encoder's output `[n, tokens, width]`.
     Hidden(Tensor),
-    /// What [`super::UNet::context`] made of it once.
+    /// Keys and values that [`super::UNet::context`] computed once.
     KeyValues(&'a [KeyValue]),
 }
 
@@ -118,7 +118,7 @@ pub(super) struct CrossAttention {
     to_kv: Projections,
     to_out: Linear,
     spec: AttentionSpec,
-    /// Which of the model's cross-attentions this is.
+    /// Index among the model's cross-attentions.
     index: usize,
 }
 
@@ -135,7 +135,7 @@ impl CrossAttention {
         }
     }
 
-    /// Whether keys and values are one tensor, side by side.
+    /// Returns whether keys and values are one tensor, side by side.
     pub(super) fn stacked(&self) -> bool {
         matches!(self.to_kv, Projections::Stacked(..))
     }
