@@ -213,7 +213,7 @@ fn full_size_loading_holds_few_weights_on_the_host() {
             _ => Flow::Continue,
         }));
         over.store(true, Relaxed);
-        assert!(matches!(stopped, Err(portray::Error::Interrupted(_))), "it was not stopped");
+        assert!(matches!(stopped, Err(portray::Error::Interrupted { .. })), "it was not stopped");
         watch.join().expect("a figure")
     });
     println!("loading: {} MB of anonymous memory beside what the driver allocated", most / 1_000_000);

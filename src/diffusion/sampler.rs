@@ -11,7 +11,7 @@ use super::schedule::NoiseSchedule;
 use super::schedule_config::{Prediction, ScheduleConfig};
 use super::spacing::Spacing;
 use super::{sigma_steps, time_steps};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, message, option};
 
 /// A sampler by its command-line name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
@@ -84,7 +84,7 @@ impl FromStr for SamplerKind {
             .iter()
             .find(|(_, n, _)| *n == name)
             .map(|(kind, ..)| *kind)
-            .ok_or_else(|| Error::Usage(format!("--sampler {name}: not supported; use one of {}", Self::names())))
+            .ok_or_else(|| Error::value("sampler", name, format!("not supported; use one of {}", Self::names())))
     }
 }
 
@@ -186,13 +186,13 @@ impl Trajectory {
         strength: f64,
     ) -> Result<Self> {
         if !(0.0..=1.0).contains(&strength) {
-            return Err(Error::Usage(format!("--strength {strength:?}: must lie between 0 and 1")));
+            return Err(Error::value("strength", format!("{strength:?}"), "must lie between 0 and 1"));
         }
         let run = ((steps as f64 * strength) as usize).min(steps);
         if steps > 0 && run == 0 {
-            return Err(Error::Usage(format!(
-                "--strength {strength:?} of --steps {steps} leaves no step to run; raise one of them until their product is 1"
-            )));
+            let problem = " leaves no step to run; raise one of them until their product is 1";
+            let named = message![option("strength"), format!(" {strength:?} of "), option("steps"), format!(" {steps}")];
+            return Err(Error::usage("strength", named + problem));
         }
         Self::from_step(config, options, steps, steps - run, true)
     }
@@ -208,7 +208,7 @@ impl Trajectory {
         let name = resolved.kind.name();
         let most = if resolved.kind == SamplerKind::Lcm { resolved.original_steps } else { config.num_train_timesteps };
         if steps == 0 || steps > most {
-            return Err(Error::Usage(format!("--steps {steps}: {name} takes 1 to {most}")));
+            return Err(Error::value("steps", steps, format!("{name} takes 1 to {most}")));
         }
         let recurrence = match resolved.kind {
             SamplerKind::Euler | SamplerKind::EulerA | SamplerKind::Dpmpp2m | SamplerKind::UniPc => {
@@ -228,10 +228,9 @@ impl Trajectory {
             })
             .collect();
         if let Some(step) = steps_out.iter().find(|s| s.matrix.iter().any(|c| !c.is_finite())) {
-            return Err(Error::Usage(format!(
-                "{name} with --steps {steps} has no finite step from timestep {}: try fewer steps, another --spacing, or euler",
-                step.timestep
-            )));
+            let fault = format!(" {steps} has no finite step from timestep {}: try fewer steps, another ", step.timestep);
+            let problem = message![format!("{name} with "), option("steps"), fault, option("spacing"), ", or euler"];
+            return Err(Error::usage("steps", problem));
         }
         Ok(Trajectory {
             kind: resolved.kind,
@@ -249,23 +248,22 @@ impl Resolved {
     fn new(config: &ScheduleConfig, options: &SamplerOptions) -> Result<Self> {
         let own = SamplerKind::from_class(&config.class_name);
         let kind = options.kind.or(own).ok_or_else(|| {
-            Error::Usage(format!(
-                "the model's scheduler {} is not supported; choose --sampler {}",
-                config.class_name,
-                SamplerKind::names()
-            ))
+            let fault = format!("the model's scheduler {} is not supported; choose ", config.class_name);
+            Error::usage("sampler", message![fault, option("sampler"), format!(" {}", SamplerKind::names())])
         })?;
         let mut notes = Vec::new();
         let mut from_file = options.kind.is_none() || own == Some(kind) || config.rescale_betas_zero_snr;
-        if let Err(unsupported) = refuse_variants(config, kind) {
+        if let Err(fault) = refuse_variants(config, kind) {
             match options.kind {
-                None => return Err(unsupported),
+                None => {
+                    let advice = "; name a sampler with ";
+                    return Err(Error::usage("sampler", message![fault, advice, option("sampler")]));
+                }
                 // Another class has settings of its own.
                 Some(_) if own != Some(kind) => {}
                 Some(_) => {
                     from_file = config.rescale_betas_zero_snr;
-                    let settings = without_advice(&unsupported);
-                    notes.push(format!("{settings}: {} runs without the settings of that file", kind.name()));
+                    notes.push(format!("{fault}: {} runs without the settings of that file", kind.name()));
                 }
             }
         }
@@ -273,20 +271,19 @@ impl Resolved {
             matches!(kind, SamplerKind::Euler | SamplerKind::EulerA | SamplerKind::Dpmpp2m | SamplerKind::UniPc);
         let karras = options.karras || (from_file && config.use_karras_sigmas && by_sigma);
         if options.karras && (!by_sigma || kind == SamplerKind::EulerA) {
-            return Err(Error::Usage(format!(
-                "--karras: {} has no Karras noise levels; use euler, dpm++2m or unipc",
-                kind.name()
-            )));
+            let fault = format!(": {} has no Karras noise levels; use euler, dpm++2m or unipc", kind.name());
+            return Err(Error::usage("karras", option("karras") + fault));
         }
         let file_spacing = config.timestep_spacing.filter(|_| from_file);
         let class_spacing = if by_sigma { Spacing::Linspace } else { Spacing::Leading };
         if kind == SamplerKind::Lcm && options.spacing.is_some_and(|s| s != Spacing::Leading) {
-            return Err(Error::Usage("--spacing: lcm has a spacing of its own; leave the option out".into()));
+            let fault = ": lcm has a spacing of its own; leave the option out";
+            return Err(Error::usage("spacing", option("spacing") + fault));
         }
         let original_steps =
             options.original_steps.unwrap_or(if from_file { config.original_inference_steps } else { 50 });
         if original_steps == 0 || original_steps > config.num_train_timesteps {
-            return Err(Error::Usage(format!(
+            return Err(Error::argument(format!(
                 "lcm's original steps {original_steps} must lie between 1 and {}",
                 config.num_train_timesteps
             )));
@@ -322,13 +319,8 @@ impl Resolved {
 }
 
 /// What `error` says is wrong, without what to do about it.
-fn without_advice(error: &Error) -> String {
-    let said = error.to_string();
-    said.split("; name a sampler").next().unwrap_or(&said).to_owned()
-}
-
 /// Refuses a scheduler file whose class has settings that change the result and are not implemented.
-fn refuse_variants(config: &ScheduleConfig, kind: SamplerKind) -> Result<()> {
+fn refuse_variants(config: &ScheduleConfig, kind: SamplerKind) -> Result<(), String> {
     use serde_json::{Value, json};
     let common = [("thresholding", json!(false))];
     let sigma = [("use_exponential_sigmas", json!(false)), ("use_beta_sigmas", json!(false))];
@@ -368,24 +360,21 @@ fn refuse_variants(config: &ScheduleConfig, kind: SamplerKind) -> Result<()> {
         if let Some(value) = config.rest.get(field)
             && *value != supported
         {
-            return Err(Error::Usage(format!(
-                "the model's {} has {field} {value}, which is not supported (only {supported}); name a sampler with --sampler",
-                config.class_name
-            )));
+            let class = &config.class_name;
+            return Err(format!(
+                "the model's {class} has {field} {value}, which is not supported (only {supported})"
+            ));
         }
     }
     let ends = config.final_sigmas_type.as_deref().filter(|_| kind.has_final_sigmas_type());
     if let Some(end) = ends.filter(|end| !["zero", "sigma_min"].contains(end)) {
-        return Err(Error::Usage(format!(
-            "the model's {} has final_sigmas_type \"{end}\", which is not supported (only \"zero\" and \"sigma_min\"); name a sampler with --sampler",
+        return Err(format!(
+            "the model's {} has final_sigmas_type \"{end}\", which is not supported (only \"zero\" and \"sigma_min\")",
             config.class_name
-        )));
+        ));
     }
     if kind == SamplerKind::Pndm && !config.skip_prk_steps {
-        return Err(Error::Usage(
-            "the model's PNDMScheduler has skip_prk_steps false, which is not supported; name a sampler with --sampler"
-                .into(),
-        ));
+        return Err("the model's PNDMScheduler has skip_prk_steps false, which is not supported".into());
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use super::linear::{Form, Inputs};
 use super::sampler::{Recurrence, Resolved, SamplerKind};
 use super::schedule_config::Prediction;
 use super::spacing;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, message, option};
 
 /// The recurrence of `r.kind` in `steps` steps, begun at entry `start` of its timesteps.
 pub(super) fn recurrence(r: &Resolved, steps: usize, start: usize) -> Result<Recurrence> {
@@ -23,11 +23,9 @@ pub(super) fn recurrence(r: &Resolved, steps: usize, start: usize) -> Result<Rec
     };
     let run = &all[start..];
     let Some(first) = run.first().filter(|t| **t < train as i64) else {
-        return Err(Error::Usage(format!(
-            "--steps {steps}: {} would begin past the model's last timestep {}; take fewer steps or another --spacing",
-            r.kind.name(),
-            train - 1
-        )));
+        let (name, last) = (r.kind.name(), train - 1);
+        let problem = format!("{name} would begin past the model's last timestep {last}; take fewer steps or another ");
+        return Err(Error::value("steps", steps, message![problem, option("spacing")]));
     };
     let stride = (train / steps) as i64;
     let rows = |i: usize| match r.kind {

@@ -105,7 +105,7 @@ impl<T> Job<T> {
     /// calls. After that, or after the result, the job is over, and each further step is an [`Error::Usage`].
     pub fn step(&mut self, budget: Budget) -> Result<Option<T>> {
         let Some(running) = &mut self.running else {
-            return Err(Error::Usage("this job is over".into()));
+            return Err(Error::argument("this job is over"));
         };
         let polled = self.watch.during(|| {
             self.gpu.grant(budget);
@@ -120,7 +120,7 @@ impl<T> Job<T> {
         if !matches!(outcome, Ok(None)) {
             self.running = None;
             // What the job had on the device is not to be trusted.
-            let failed = matches!(&outcome, Err(error) if !matches!(error, Error::Interrupted(_)));
+            let failed = matches!(&outcome, Err(error) if !matches!(error, Error::Interrupted { .. }));
             self.model.take().filter(|_| failed).iter().for_each(|model| model.forget_weights());
         }
         outcome

@@ -1,7 +1,7 @@
 //! The plans of a `generate` job: what runs, and what `portray plan` reports.
 
 use crate::base::DType;
-use crate::error::Result;
+use crate::error::{Message, Result, message, option};
 use crate::gpu::{Caps, Variants};
 use crate::graph::Plan;
 use crate::models::UNet;
@@ -52,8 +52,9 @@ impl GeneratePlans {
         let latents = (job.prompts.len() * job.count) as u64 * latent;
         let stores = [hidden_bytes(model, job.prompts.len() + 1), latents];
         let plans = GeneratePlans { text, encode, unet, params, sampling, decode, stores };
-        let smaller = if model.eight_bits() { "" } else { " or --dtype q8" };
-        within(job.model.memory, plans.memory().1, &format!("try smaller or fewer pictures{smaller}"))?;
+        let fewer = Message::from("try smaller or fewer pictures");
+        let smaller = if model.eight_bits() { fewer } else { message![fewer, " or ", option("dtype"), " q8"] };
+        within(job.model.memory, plans.memory().1, smaller)?;
         Ok(plans)
     }
 
@@ -120,8 +121,8 @@ pub(crate) fn generate_report(job: &GenerateOptions, caps: &Caps) -> Result<(Pla
     let (rows, peak_bytes) = plans.memory();
     notes.push("the parts run in turn: the peak is the largest of them beside working memory and staging".into());
     let (steps, kind, [width, height]) = (recipe.trajectory.steps.len(), recipe.trajectory.kind.name(), size);
-    notes.push(format!("{steps} steps of {kind}, {width}x{height}"));
-    notes.extend(recipe.trajectory.notes.iter().cloned().chain(job.idle_options()));
+    notes.push(format!("{steps} steps of {kind}, {width}x{height}").into());
+    notes.extend(recipe.trajectory.notes.iter().map(|note| note.as_str().into()).chain(job.idle_options()));
     let texts = KernelTexts::of(plans.plans())?;
     let report = PlanReport {
         rows,

@@ -2,8 +2,8 @@
 
 use crate::base::layout;
 use crate::base::rng::{NoiseRng, RngKind};
-use crate::error::{Error, Result};
-use crate::event::{Event, Listener, Picture};
+use crate::error::{Error, Result, message, option};
+use crate::event::{Event, Listener, Phase, Picture};
 use crate::gpu::{Pool, Store};
 use crate::graph::Plan;
 use crate::io;
@@ -60,7 +60,7 @@ pub(crate) async fn generate_with(
 ) -> Result<Generated> {
     job.check()?;
     let made = context.gpu.watched(make(context, model, job, &mut EventSink::new(listener))).await;
-    if made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted(_))) {
+    if made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted { .. })) {
         model.forget_weights();
     }
     made
@@ -80,14 +80,14 @@ async fn make(
     let [width, height] = size;
     let (kind, steps, guidance) = (recipe.trajectory.kind.name(), recipe.steps, recipe.guidance);
     let plural = if steps == 1 { "" } else { "s" };
-    events.say(Event::Note(format!("{kind}, {steps} step{plural}, guidance {guidance}, {width}x{height}")));
-    for note in recipe.trajectory.notes.iter().cloned().chain(job.idle_options()) {
-        events.say(Event::Note(note));
+    events.note(format!("{kind}, {steps} step{plural}, guidance {guidance}, {width}x{height}"));
+    for note in recipe.trajectory.notes.iter().map(|note| note.as_str().into()).chain(job.idle_options()) {
+        events.note(note);
     }
 
     if !job.sampling.negative.is_empty() && !recipe.guided() {
-        let message = format!("--negative does nothing at guidance {guidance}: give a --guidance above 1");
-        events.say(Event::Warning(message));
+        let idle = format!(" does nothing at guidance {guidance}: give a ");
+        events.warn(message![option("negative"), idle, option("guidance"), " above 1"]);
     }
     for text in job.prompts.iter().chain([&job.sampling.negative]) {
         warn_of_syntax(text, events);
@@ -96,7 +96,7 @@ async fn make(
     for prompt in std::iter::once(&job.sampling.negative).chain(&job.prompts) {
         texts.push(model.tokens(&without_tags(prompt).0, &mut |event| events.say(event))?);
     }
-    events.phase("reading the prompts")?;
+    events.phase(Phase::EncodingPrompts)?;
     let plans = GeneratePlans::new(job, model, &recipe, context.planning(), size).await?;
     let ahead = context.gpu.compile_ahead(plans.plans().flat_map(Plan::kernels)).await?;
     let (gpu, context) = (&ahead.gpu, &context.on(&ahead.gpu));
@@ -113,13 +113,13 @@ async fn make(
         None => None,
     };
 
-    events.phase("loading the model")?;
+    events.phase(Phase::LoadingModel)?;
     let start_name = job.start_name();
     let making = Making { context, model, job, recipe, size, start_name };
     let mut store = events.until_stopped(gpu, model.weights(gpu, "UNet", &params)).await?;
     let sampling = Sampling::new(gpu, sampling, &unet, &mut pool, &mut store);
     let sampling = events.until_stopped(gpu, sampling).await?;
-    events.phase("sampling")?;
+    events.phase(Phase::Sampling)?;
     let sampled = making.sample(&sampling, &store, &hidden, start, events).await?;
     drop((sampling, store, hidden));
     let pictures = making.decode(decode, &mut pool, &sampled, events).await?;
@@ -142,13 +142,12 @@ struct Making<'a> {
 /// Says what of `prompt` loads or weighs something in other programs, and not here.
 fn warn_of_syntax(prompt: &str, events: &mut EventSink<'_>) {
     for tag in without_tags(prompt).1 {
-        let message = format!("{tag} in a prompt loads nothing and is left out: give --lora FILE=SCALE");
-        events.say(Event::Warning(message));
+        events.warn(message![format!("{tag} in a prompt loads nothing and is left out: load it with "), option("loras")]);
     }
     if let Some(found) = unread_syntax(prompt) {
         let message =
             format!("\"{found}\" in a prompt is read as words: weights and breaks of other programs do nothing here");
-        events.say(Event::Warning(message));
+        events.warn(message);
     }
 }
 
@@ -207,7 +206,7 @@ impl Making<'_> {
             match sampling.run(store, trajectory, recipe.guidance, latent, &mut rng, read, &mut on_step).await {
                 Ok(()) => {}
                 // What came before it is complete.
-                Err(Error::Interrupted(_)) => break,
+                Err(Error::Interrupted { .. }) => break,
                 Err(e) => return Err(e),
             }
             context.gpu.copy(&state, sampled.ends.entry(&index.to_string())?)?;
@@ -270,9 +269,9 @@ impl Making<'_> {
         let Making { context, job, size: [width, height], .. } = *self;
         let count = sampled.steps.len();
         if count == 0 {
-            return Err(Error::Interrupted(String::new()));
+            return Err(Error::interrupted());
         }
-        events.say(Event::Phase("decoding".into()));
+        events.say(Event::Phase(Phase::Decoding));
         let vae = events.during(&context.gpu, VaeSession::new(&context.gpu, self.model, pool, decode)).await?;
         let mut pictures = Vec::with_capacity(count);
         for index in 0..count {
@@ -293,7 +292,9 @@ impl Making<'_> {
             context.gpu.breathe().await;
         }
         match self.pictures() {
-            total if count < total => Err(Error::Interrupted(format!(" after picture {count} of {total}"))),
+            total if count < total => {
+                Err(Error::Interrupted { unit: "picture", done: count, total, resumable: None })
+            }
             _ => Ok(pictures),
         }
     }

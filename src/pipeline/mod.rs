@@ -16,6 +16,7 @@ pub(crate) mod probe;
 pub(crate) mod prompt;
 pub(crate) mod reads;
 pub(crate) mod recipe;
+pub(crate) mod report;
 pub(crate) mod resident;
 pub(crate) mod text;
 pub(crate) mod textures;
@@ -23,6 +24,7 @@ pub(crate) mod textures;
 pub use cache::cache_folder;
 pub use memory::PlanReport;
 pub use model::{Model, open_checkpoint};
+pub use report::{LoraReport, ModelReport, PartReport, native_size};
 #[cfg(feature = "cli")]
 pub use options::lora_parser;
 pub use options::{LoraArg, ModelOptions, SamplingOptions, WeightType, parse_bytes, parse_count};

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::base::rng::{CounterRng, Stream};
 use crate::diffusion::NoiseSchedule;
-use crate::error::{Error, Result};
-use crate::event::Event;
+use crate::error::{Error, Result, message, option};
+use crate::event::{Event, Phase};
 use crate::gpu::Pool;
 use crate::io;
 use crate::io::image::Fit;
@@ -83,9 +83,9 @@ impl TrainOptions {
                 }
                 *tokens
             }
-            (Conditioning::Ids(..), false) => return Err(Error::file(path, "holds token ids: give --text-encoder")),
+            (Conditioning::Ids(..), false) => return Err(Error::file(path, message!["holds token ids: give ", option("text_encoder")])),
             (Conditioning::Context(..), true) => {
-                return Err(Error::file(path, "holds no token ids: leave --text-encoder out"));
+                return Err(Error::file(path, message!["holds no token ids: leave ", option("text_encoder"), " out"]));
             }
         };
         if file.latent()[2] != model.unet.in_channels {
@@ -140,8 +140,8 @@ pub(super) async fn prepare(
     let end = texts[conditioned].get(1).copied();
     let words = |ids: &Vec<u32>| ids.iter().skip(1).position(|id| Some(*id) == end).unwrap_or(0);
     let longest = texts.iter().map(words).max().unwrap_or(0);
-    events.say(Event::Note(format!("the longest prompt has {longest} of {} tokens", tokens.saturating_sub(2))));
-    events.phase("reading the prompts")?;
+    events.note(format!("the longest prompt has {longest} of {} tokens", tokens.saturating_sub(2)));
+    events.phase(Phase::EncodingPrompts)?;
     // Class pictures had a pool of their own; from here on one serves everything, the training included.
     pool.reserve(&context.gpu, chunks)?;
     let hidden = events.until_stopped(&context.gpu, model.encode_prompts(&context.gpu, text, pool, &texts)).await?;
@@ -150,7 +150,7 @@ pub(super) async fn prepare(
         false => Conditioning::Context(hidden.read().await?[..conditioned].concat(), tokens),
     };
 
-    events.phase("encoding the pictures")?;
+    events.phase(Phase::EncodingImages)?;
     let mut photos = [set.photos(), set.class_photos(classes.len())];
     let total = pictures.len() + classes.len();
     let mut done = 0;

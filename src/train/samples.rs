@@ -148,7 +148,7 @@ impl Preview {
                 events.go_on()
             };
             match sampling.run(store, &recipe.trajectory, recipe.guidance, None, &mut rng, false, &mut on_step).await {
-                Err(Error::Interrupted(_)) => return Ok(()),
+                Err(Error::Interrupted { .. }) => return Ok(()),
                 other => other?,
             }
             vae.run_on(&sampling.latent()?).await?;

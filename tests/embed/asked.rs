@@ -60,7 +60,7 @@ fn a_stop_while_samples_are_made_waits_for_none_of_them() {
     let folder = tempfile::tempdir().unwrap();
     let sampled = |event: &Event| matches!(event, Event::Progress { unit: "sample step", .. });
     let (result, after) = answered(&training(folder.path()), Flow::Stop, sampled);
-    assert!(matches!(result, Err(Error::Interrupted(_))), "{result:?}");
+    assert!(matches!(result, Err(Error::Interrupted { .. })), "{result:?}");
     assert!(matches!(after.as_slice(), [Event::Saved(_)]), "{after:?}");
 }
 
@@ -70,7 +70,7 @@ fn a_stop_is_heard_at_whatever_event() {
     let job = training(folder.path());
     for kind in [|e: &Event| matches!(e, Event::Note(_)), |e: &Event| matches!(e, Event::Phase(_))] {
         let (result, after) = answered(&job, Flow::Stop, kind);
-        assert!(matches!(result, Err(Error::Interrupted(_))), "{result:?}");
+        assert!(matches!(result, Err(Error::Interrupted { .. })), "{result:?}");
         assert_eq!(count(&after, is_step), 0);
     }
     assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "nothing was trained, nothing is there");
@@ -138,7 +138,7 @@ fn a_host_that_stops_a_job_has_its_finished_pictures() {
         }
         host.present();
     };
-    assert!(matches!(error, Error::Interrupted(_)), "{error}");
+    assert!(matches!(error, Error::Interrupted { .. }), "{error}");
     assert_eq!(work.pictures().len(), 1);
 }
 

@@ -39,7 +39,7 @@ impl Session {
                 let (buffer, offset) = self.home(*slot)?;
                 let guard = self.gpu.read(buffer, offset + self.slot_bytes(*slot), GUARD_BYTES).await?;
                 if bytemuck::pod_collect_to_vec::<u8, u32>(&guard).iter().any(|&word| word != SENTINEL) {
-                    return Err(Error::Device(format!("a kernel wrote behind {}", self.plan.slot_name(*slot))));
+                    return Err(Error::Internal(format!("a kernel wrote behind {}", self.plan.slot_name(*slot))));
                 }
             }
         }

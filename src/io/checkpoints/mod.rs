@@ -18,7 +18,7 @@ pub use weights::Weights;
 
 use super::tokenizer::{ClipTokenizer, TokenizerFiles};
 use super::{ModuleKey, SafeTensors, Source, files};
-use crate::error::{Error, Result};
+use crate::error::{Error, Message, Result};
 
 /// The parts of a model that hold weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,7 +70,7 @@ pub struct Checkpoint {
     prediction_by: Option<String>,
     /// A single file's.
     generation: original::Generation,
-    notes: Vec<String>,
+    notes: Vec<Message>,
 }
 
 /// A model inside the binary: the texts and bytes of a diffusers folder's files.
@@ -233,7 +233,7 @@ impl Checkpoint {
     }
 
     /// Facts about the files that their user should know: what was guessed, and what was left out.
-    pub fn notes(&self) -> &[String] {
+    pub fn notes(&self) -> &[Message] {
         &self.notes
     }
 
@@ -244,7 +244,7 @@ impl Checkpoint {
         unet.change_config(|config| original::velocity(scheduler, config, *generation));
         let text = self.scheduler.to_string().into_bytes();
         self.scheduler_source = Source::from_bytes(self.scheduler_source.name(), text);
-        self.prediction_by = Some("--prediction, or one prediction of the network".into());
+        self.prediction_by = Some("the prediction that was asked for, or one of the network".into());
     }
 
     /// The model's tokenizer.

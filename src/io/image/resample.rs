@@ -5,7 +5,7 @@ use std::f64::consts::PI;
 use std::ops::Range;
 
 use super::Picture;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, message, option};
 
 /// Which part of the resized picture is kept: the share of what is cut that lies left of it and above it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,7 +58,7 @@ pub(super) fn resample<'a>(
     let within = |share: f64| (0.0..=1.0).contains(&share);
     let crop = if let Fit::Cover(crop) = fit { crop } else { Crop::CENTER };
     if width == 0 || height == 0 || !within(crop.x) || !within(crop.y) {
-        return Err(Error::Usage(format!("cannot crop to {width}x{height} at {}, {}", crop.x, crop.y)));
+        return Err(Error::argument(format!("cannot crop to {width}x{height} at {}, {}", crop.x, crop.y)));
     }
     let [full_width, full_height] = if fit == Fit::Stretch { to } else { covering(from, to) };
     let columns = taps(w, full_width.max(width), offset(full_width, width, crop.x), width);
@@ -122,11 +122,12 @@ impl Picture {
     /// [`Error::Usage`] when their number is not `height * width * 3`, [`Error::Limit`] when one is NaN.
     pub fn from_unit(width: usize, height: usize, values: &[f32]) -> Result<Picture> {
         if values.len() != width * height * 3 {
-            return Err(Error::Usage(format!("{} values are no {width}x{height} picture", values.len())));
+            return Err(Error::argument(format!("{} values are no {width}x{height} picture", values.len())));
         }
         if let Some(i) = values.iter().position(|v| v.is_nan()) {
-            let message = "numbers on the way to it grew too large: try a lower --guidance, smaller LoRA scales, or another --sampler";
-            return Err(Error::Limit(format!("the picture holds NaN (value {i}); {message}")));
+            let fault = format!("the picture holds NaN (value {i}); numbers on the way to it grew too large: try a lower ");
+            let remedy = message![option("guidance"), ", smaller LoRA scales, or another ", option("sampler")];
+            return Err(Error::limit(message![fault, remedy]));
         }
         let byte = |&v: &f32| ((v / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
         Ok(Picture { width, height, rgb: values.iter().map(byte).collect() })
