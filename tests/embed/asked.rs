@@ -50,7 +50,7 @@ fn a_stop_at_a_step_is_heard_though_samples_are_due() {
     let folder = tempfile::tempdir().unwrap();
     let job = training(folder.path());
     let (result, after) = answered(&job, Flow::Stop, is_step);
-    assert!(matches!(&result, Err(Error::Interrupted(why)) if why.contains("step 1 of 3")), "{result:?}");
+    assert!(matches!(&result, Err(Error::Interrupted { done: 1, total: 3, resumable: Some(_), .. })), "{result:?}");
     assert!(matches!(after.as_slice(), [Event::Saved(_)]), "{after:?}");
     assert!(folder.path().join("l.safetensors.state").is_dir());
 }
@@ -108,14 +108,14 @@ fn a_stopped_job_gives_the_pictures_that_are_sampled() {
     let (whole, made) = stopped_at(&job, usize::MAX);
     assert_eq!(made.unwrap(), 3);
     let why = |result: Result<usize>| match result {
-        Err(Error::Interrupted(why)) => why,
+        Err(error @ Error::Interrupted { .. }) => error.to_string(),
         other => panic!("{other:?}"),
     };
     let (none, made) = stopped_at(&job, 2);
-    assert_eq!((none.len(), why(made)), (0, String::new()));
+    assert_eq!((none.len(), why(made)), (0, "interrupted".to_owned()));
     for done in [6, 7] {
         let (two, made) = stopped_at(&job, done);
-        assert_eq!(why(made), " after picture 2 of 3");
+        assert_eq!(why(made), "interrupted after picture 2 of 3");
         assert_eq!(rgb(&two), rgb(&whole[..2]));
     }
     let (all, made) = stopped_at(&job, 9);
@@ -167,6 +167,6 @@ fn a_training_breathes_between_its_pictures() {
         }
         0
     };
-    let opened = steps_until(&|event| matches!(event, Event::Note(text) if text.starts_with("8 pictures")));
+    let opened = steps_until(&|event| matches!(event, Event::Note(text) if text.to_string().starts_with("8 pictures")));
     assert!(opened > 8, "{opened} steps");
 }
