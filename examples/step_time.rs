@@ -1,7 +1,9 @@
-//! Times one step of the bundled model for each line of standard input, "unet" or "train", and prints its seconds.
+//! Times one step of the bundled model for each line of standard input, "unet", "unet-lora" or "train", and prints its
+//! seconds. A step is compiled when it is asked for first.
 //!
 //! With bounds checks in its shaders, as browsers have them: what a tab's steps are compared with, in turns.
 
+use std::collections::BTreeMap;
 use std::io::BufRead;
 
 use portray::{Engine, EngineOptions, ModelOptions};
@@ -9,12 +11,15 @@ use portray::{Engine, EngineOptions, ModelOptions};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = EngineOptions { bounds_checks: true, ..EngineOptions::default() };
     let engine = pollster::block_on(Engine::request(&options))?;
-    let [unet, train] = ["unet", "train"]
-        .map(|step| pollster::block_on(portray::tools::stopwatch(&engine, step, &ModelOptions::default())));
-    let (unet, train) = (unet?, train?);
+    let mut watches = BTreeMap::new();
     for line in std::io::stdin().lock().lines() {
-        let watch = if line?.trim() == "train" { &train } else { &unet };
-        println!("{}", pollster::block_on(watch.run())?);
+        let step = line?.trim().to_owned();
+        if !watches.contains_key(&step) {
+            let model = ModelOptions::default();
+            let watch = pollster::block_on(portray::tools::stopwatch(&engine, &step, &model))?;
+            watches.insert(step.clone(), watch);
+        }
+        println!("{}", pollster::block_on(watches[&step].run())?);
     }
     Ok(())
 }

@@ -174,9 +174,9 @@ export class Realm {
   }
 
   #generateJob(job) {
-    const { prompt, count, strength, previews = true, loras = [], init, texture, ...sampling } = job;
+    const { prompt, count, strength, previews = true, merge, loras = [], init, texture, ...sampling } = job;
     return defined({ prompts: [prompt ?? ""], model: this.loaded(), sampling: defined(snake(sampling)),
-      loras: loras.map(({ name, scale }) => ({ path: this.loras.path(name), scale: scale ?? 1 })), count, strength, previews,
+      loras: loras.map(({ name, scale }) => ({ path: this.loras.path(name), scale: scale ?? 1 })), merge, count, strength, previews,
       init: init ? "/init" : undefined });
   }
 

@@ -52,6 +52,8 @@ export interface GenerateJob {
   count?: number; width?: number; height?: number; loras?: { name: string; scale: number }[];
   /** A picture to start from: without width and height its own size, rounded down, is made. */
   init?: Blob; strength?: number;
+  /** Merge the LoRAs into the weights, instead of running beside them. */
+  merge?: boolean;
   /** Events of what the picture will be after every step; default true. */
   previews?: boolean;
   /** With `worker: false`: pictures also come as textures of `engine.device` (rgba8unorm); destroy them after use. */

@@ -119,9 +119,8 @@ impl<T> Job<T> {
         });
         if !matches!(outcome, Ok(None)) {
             self.running = None;
-            // What the job had on the device is not to be trusted.
             let failed = matches!(&outcome, Err(error) if !matches!(error, Error::Interrupted { .. }));
-            self.model.take().filter(|_| failed).iter().for_each(|model| model.forget_weights());
+            self.model.take().iter().for_each(|model| model.settle_weights(failed));
         }
         outcome
     }

@@ -27,6 +27,9 @@ pub struct GenerateOptions {
     /// LoRA file or folder, with an optional scale; may be given several times
     #[cfg_attr(feature = "cli", arg(long = "lora", value_name = "FILE[=SCALE]", value_parser = lora_parser()))]
     pub loras: Vec<LoraArg>,
+    /// Merge LoRAs into the weights instead of running them beside
+    #[cfg_attr(feature = "cli", arg(long))]
+    pub merge: bool,
     /// Pictures per prompt, 1 or more
     #[cfg_attr(feature = "cli", arg(long, default_value = "1", value_parser = parse_count))]
     pub count: usize,
@@ -53,6 +56,7 @@ impl Default for GenerateOptions {
             model: ModelOptions::default(),
             sampling: SamplingOptions::default(),
             loras: Vec::new(),
+            merge: false,
             count: 1,
             init: None,
             strength: 0.7,

@@ -19,7 +19,7 @@ use crate::pipeline::text::Hidden;
 use crate::pipeline::{Model, WeightType, probe};
 
 use super::GenerateOptions;
-use super::plans::GeneratePlans;
+use super::plans::{check_memory, image_spec};
 
 /// What a `generate` job made.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ pub struct Latents {
 pub(crate) async fn generate(context: &Context, job: &GenerateOptions, listener: Listener<'_>) -> Result<Generated> {
     job.check()?;
     let mut events = EventSink::new(listener);
-    let model = probe::open(context, &job.model, &job.loras, job.reads(), &mut events).await?;
+    let model = probe::open(context, &job.model, &job.loras, job.reads(), &mut events).await?.merging(job.merge);
     context.gpu.watched(make(context, &model, job, &mut events)).await
 }
 
@@ -60,9 +60,7 @@ pub(crate) async fn generate_with(
 ) -> Result<Generated> {
     job.check()?;
     let made = context.gpu.watched(make(context, model, job, &mut EventSink::new(listener))).await;
-    if made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted { .. })) {
-        model.forget_weights();
-    }
+    model.settle_weights(made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted { .. })));
     made
 }
 
@@ -97,15 +95,15 @@ async fn make(
         texts.push(model.tokens(&without_tags(prompt).0, &mut |event| events.say(event))?);
     }
     events.phase(Phase::EncodingPrompts)?;
-    let plans = GeneratePlans::new(job, model, &recipe, context.planning(), size).await?;
+    let plans = image_spec(job, model, &recipe, size).plans(model, context.planning()).await?;
+    check_memory(&plans, job, model)?;
     let ahead = context.gpu.compile_ahead(plans.plans().flat_map(Plan::kernels)).await?;
     let (gpu, context) = (&ahead.gpu, &context.on(&ahead.gpu));
     let mut pool = Pool::default();
     pool.reserve(gpu, &plans.pool())?;
-    let GeneratePlans { text, encode, unet, params, sampling, decode, .. } = plans;
-    let hidden = events.until_stopped(gpu, model.encode_prompts(gpu, text, &mut pool, &texts)).await?;
+    let hidden = events.until_stopped(gpu, model.encode_prompts(gpu, &plans.text, &mut pool, &texts)).await?;
 
-    let start = match init.as_ref().zip(encode) {
+    let start = match init.as_ref().zip(plans.encode.as_ref()) {
         Some((picture, part)) => {
             let vae = events.until_stopped(gpu, VaeSession::new(gpu, model, &mut pool, part)).await?;
             Some(posterior(&vae.run(&picture.to_unit(false)).await?, model.vae.latent_channels))
@@ -116,13 +114,13 @@ async fn make(
     events.phase(Phase::LoadingModel)?;
     let start_name = job.start_name();
     let making = Making { context, model, job, recipe, size, start_name };
-    let mut store = events.until_stopped(gpu, model.weights(gpu, "UNet", &params)).await?;
-    let sampling = Sampling::new(gpu, sampling, &unet, &mut pool, &mut store);
+    let weights = events.until_stopped(gpu, model.weights(gpu, "UNet", &plans.params)).await?;
+    let sampling = Sampling::new(gpu, &plans.sampling, &plans.unet, &mut pool, weights);
     let sampling = events.until_stopped(gpu, sampling).await?;
     events.phase(Phase::Sampling)?;
-    let sampled = making.sample(&sampling, &store, &hidden, start, events).await?;
-    drop((sampling, store, hidden));
-    let pictures = making.decode(decode, &mut pool, &sampled, events).await?;
+    let sampled = making.sample(&sampling, &hidden, start, events).await?;
+    drop((sampling, hidden));
+    let pictures = making.decode(&plans.decode, &mut pool, &sampled, events).await?;
     let latents = job.keep_latents.then(|| making.latents(&sampled.steps));
     Ok(Generated { pictures, latents })
 }
@@ -173,7 +171,6 @@ impl Making<'_> {
     async fn sample(
         &self,
         sampling: &Sampling,
-        store: &Store,
         hidden: &Hidden,
         start: Option<(Vec<f32>, Vec<f32>)>,
         events: &mut EventSink<'_>,
@@ -203,7 +200,7 @@ impl Making<'_> {
             };
             let latent = latent.as_deref();
             let trajectory = &recipe.trajectory;
-            match sampling.run(store, trajectory, recipe.guidance, latent, &mut rng, read, &mut on_step).await {
+            match sampling.run(trajectory, recipe.guidance, latent, &mut rng, read, &mut on_step).await {
                 Ok(()) => {}
                 // What came before it is complete.
                 Err(Error::Interrupted { .. }) => break,
@@ -261,7 +258,7 @@ impl Making<'_> {
     /// [`Error::Interrupted`] at the end, where they are not all that the job asked for.
     async fn decode(
         &self,
-        decode: Part,
+        decode: &Part,
         pool: &mut Pool,
         sampled: &Sampled,
         events: &mut EventSink<'_>,

@@ -98,6 +98,8 @@ impl StoredBuffer {
 pub struct Store {
     gpu: Gpu,
     entries: HashMap<String, StoredBuffer>,
+    /// Stores whose tensors are found here too, and never written.
+    shared: Vec<Arc<Store>>,
     /// Bytes handed to the queue since it was last flushed.
     staged: AtomicU64,
 }
@@ -108,28 +110,32 @@ pub const STAGING_BYTES: u64 = 4 << 20;
 impl Store {
     /// An empty store on `gpu`.
     pub fn new(gpu: &Gpu) -> Store {
-        Store { gpu: gpu.clone(), entries: HashMap::new(), staged: Default::default() }
+        Store::beside(gpu, [])
     }
 
-    /// The same tensors for work on `gpu`; `None` where they lie on another device.
-    pub(crate) fn on(self, gpu: &Gpu) -> Option<Store> {
-        (self.gpu.device == gpu.device).then(|| Store { gpu: gpu.clone(), ..self })
+    /// An empty store that also finds the tensors of `shared`: one job's state beside weights that several jobs read.
+    pub(crate) fn beside(gpu: &Gpu, shared: impl IntoIterator<Item = Arc<Store>>) -> Store {
+        let shared = shared.into_iter().collect();
+        Store { gpu: gpu.clone(), entries: HashMap::new(), shared, staged: Default::default() }
     }
 
-    /// All that it holds, which it then does not.
-    pub(crate) fn take(&mut self) -> Store {
-        let empty = Store::new(&self.gpu);
-        std::mem::replace(self, empty)
+    /// Whether the tensors lie on the device of `gpu`.
+    pub(crate) fn is_on(&self, gpu: &Gpu) -> bool {
+        self.gpu.device == gpu.device
     }
 
     /// Whether `key` is held.
     pub fn contains(&self, key: &str) -> bool {
-        self.entries.contains_key(key)
+        self.find(key).is_some()
     }
 
     /// Bytes of `key`, if it is held.
     pub fn bytes(&self, key: &str) -> Option<u64> {
-        self.entries.get(key).map(|e| e.bytes)
+        self.find(key).map(|e| e.bytes)
+    }
+
+    fn find(&self, key: &str) -> Option<&StoredBuffer> {
+        self.entries.get(key).or_else(|| self.shared.iter().find_map(|store| store.find(key)))
     }
 
     /// All keys, unordered.
@@ -179,7 +185,7 @@ impl Store {
     }
 
     pub(crate) fn entry(&self, key: &str) -> Result<&StoredBuffer> {
-        self.entries.get(key).ok_or_else(|| Error::Internal(format!("{key} is not in the store")))
+        self.find(key).ok_or_else(|| Error::Internal(format!("{key} is not in the store")))
     }
 
     /// Writes `bytes` at the start of `key`.
@@ -199,7 +205,8 @@ impl Store {
     /// Writes `bytes` from byte `first` of `key` on, a multiple of 4; what is behind them up to the next multiple of 4
     /// becomes zero.
     pub fn write_at(&self, key: &str, first: u64, bytes: &[u8]) -> Result<()> {
-        let entry = self.entry(key)?;
+        let own = self.entries.get(key);
+        let entry = own.ok_or_else(|| Error::Internal(format!("{key} is not in the store, or shared")))?;
         let end = first + bytes.len() as u64;
         if end > entry.bytes {
             return Err(Error::Internal(format!("{key} holds {} bytes, not {end}", entry.bytes)));

@@ -54,6 +54,7 @@ pub struct Plan {
 impl Plan {
     /// Plans `graph` for an adapter with `caps`, using the kernel `variants` chosen for it.
     pub fn new(graph: &Graph, caps: &Caps, variants: &Variants, options: &PlanOptions) -> Result<Plan> {
+        log::debug!(target: "portray::plan", "{graph:?}");
         let live = live_nodes(graph, options.keep_all);
         let roots = roots(graph)?;
         let written_stored = written_stored(graph, &live, &roots);

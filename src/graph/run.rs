@@ -45,7 +45,7 @@ enum Piece {
 /// A plan on a device: compiled, bound, ready to run many times.
 pub struct Session {
     gpu: Gpu,
-    plan: Plan,
+    plan: Arc<Plan>,
     steps: Vec<Step>,
     inputs: Buffer,
     uniforms: Option<Buffer>,
@@ -69,7 +69,8 @@ pub struct NodeTime {
 
 impl Session {
     /// Compiles and binds `plan`. Its stored tensors must be in `store`, its arena reserved in `pool`.
-    pub async fn new(gpu: &Gpu, plan: Plan, pool: &mut Pool, store: &Store) -> Result<Session> {
+    pub async fn new(gpu: &Gpu, plan: impl Into<Arc<Plan>>, pool: &mut Pool, store: &Store) -> Result<Session> {
+        let plan = plan.into();
         pool.reserve(gpu, &plan.arena)?;
         let inputs = crate::gpu::storage_buffer(gpu, "inputs", plan.input_bytes);
         let homes = homes(&plan, pool, store, &inputs)?;

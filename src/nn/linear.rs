@@ -40,7 +40,7 @@ impl Linear {
         Linear {
             weight: scope.stacked(key, "weight", layers, Some(input)),
             bias: bias.then(|| scope.stacked(key, "bias", layers, None)),
-            lora: None,
+            lora: Adapter::stacked(scope, key, layers, input),
         }
     }
 

@@ -67,7 +67,7 @@ pub struct Adapter {
     pub down: Param,
     /// `[out, r]`
     pub up: Param,
-    /// alpha / rank
+    /// Factor of the product: alpha / rank, or 1 where it is part of `up`.
     pub scale: f64,
 }
 
@@ -75,11 +75,11 @@ impl Adapter {
     /// The adapter of the layer at `scope`, whose checkpoint weight has `shape` and is packed by `pack`; `None` where the
     /// model's settings name none.
     pub(super) fn new(scope: &Scope, shape: &[usize], pack: Pack) -> Option<Adapter> {
-        let spec = scope.settings().lora.as_ref().filter(|l| l.covers(scope.path()))?;
+        let (rank, scale) = scope.settings().adapter(scope.path())?;
         let (out, inner) = shape.split_first()?;
-        let down: Vec<usize> = [spec.rank].into_iter().chain(inner.iter().copied()).collect();
+        let down: Vec<usize> = [rank].into_iter().chain(inner.iter().copied()).collect();
         // Beside a convolution of any window the second factor is a convolution of one pixel.
-        let up: Vec<usize> = [*out, spec.rank].into_iter().chain(inner.iter().skip(1).map(|_| 1)).collect();
+        let up: Vec<usize> = [*out, rank].into_iter().chain(inner.iter().skip(1).map(|_| 1)).collect();
         let factor = |name: &str, shape: Vec<usize>, pack: Pack| {
             let key = format!("lora.{}.{name}", scope.path());
             let sources = vec![Source { key: key.clone(), shape: shape.clone() }];
@@ -87,7 +87,32 @@ impl Adapter {
             scope.register(Param { key, shape: stored, dtype: DType::F32, pack, role: Role::Adapter, sources })
         };
         let up_pack = if shape.len() == 4 { Pack::Pixel } else { Pack::AsIs };
-        Some(Adapter { down: factor("down", down, pack), up: factor("up", up, up_pack), scale: spec.scale() })
+        Some(Adapter { down: factor("down", down, pack), up: factor("up", up, up_pack), scale })
+    }
+
+    /// The adapters of `layers` that read the same `input` channels and are stacked into one layer, `key` of `scope`, each
+    /// with its output channels: `down` has the rows of all, `up` each layer's columns in its own rows and zeros elsewhere.
+    /// `None` where no layer has one.
+    pub(super) fn stacked(scope: &Scope, key: &str, layers: &[(Scope, usize)], input: usize) -> Option<Adapter> {
+        let rank = |layer: &Scope| scope.settings().adapter(layer.path()).map_or(0, |(rank, _)| rank);
+        let all: usize = layers.iter().map(|(layer, _)| rank(layer)).sum();
+        if all == 0 {
+            return None;
+        }
+        let factor = |name: &str, shape: [usize; 2], of: &dyn Fn(usize, usize) -> Vec<usize>| {
+            let source = |(layer, out): &(Scope, usize)| Source {
+                key: format!("lora.{}.{name}", layer.path()),
+                shape: of(*out, rank(layer)),
+            };
+            let sources = layers.iter().map(source).collect();
+            let key = format!("lora.{}.{key}.{name}", scope.path());
+            let (dtype, pack, role) = (DType::F32, Pack::AsIs, Role::Adapter);
+            scope.register(Param { key, shape: shape.into(), dtype, pack, role, sources })
+        };
+        let outputs = layers.iter().map(|(_, out)| out).sum();
+        let down = factor("down", [all, input], &|_, rank| vec![rank, input]);
+        let up = factor("up", [outputs, all], &|out, rank| vec![out, rank]);
+        Some(Adapter { down, up, scale: 1.0 })
     }
 
     /// What it adds to a linear layer of `x`.

@@ -14,4 +14,4 @@ pub use embedding::Embedding;
 pub use linear::Linear;
 pub use lora::{Adapter, LoraSpec, Targets};
 pub use norm::{GroupNorm, LayerNorm};
-pub use params::{Mode, Pack, Param, Role, Scope, Settings, Source};
+pub use params::{Mode, Pack, Param, Ranks, Role, Scope, Settings, Source};

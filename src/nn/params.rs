@@ -1,5 +1,6 @@
 //! Parameters by the names that checkpoints give them.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,13 +26,27 @@ pub struct Settings {
     pub dtype: DType,
     /// What the model is built for.
     pub mode: Mode,
-    /// Low-rank adapters that run beside the weights.
+    /// Low-rank adapters that are trained beside the weights.
     pub lora: Option<LoraSpec>,
+    /// Low-rank adapters that are applied beside the weights.
+    pub adapters: Arc<Ranks>,
+}
+
+/// Ranks of applied adapters by the layer's path from the part on (`unet.mid_block.attentions.0.proj_in`). The factor of
+/// the product is part of the `up` factors.
+pub type Ranks = BTreeMap<String, usize>;
+
+impl Settings {
+    /// Rank of the adapter beside the layer at `path`, and the factor of its product.
+    pub(super) fn adapter(&self, path: &str) -> Option<(usize, f64)> {
+        let trained = self.lora.as_ref().filter(|spec| spec.covers(path)).map(|spec| (spec.rank, spec.scale()));
+        trained.or_else(|| self.adapters.get(path).map(|rank| (*rank, 1.0)))
+    }
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { dtype: DType::F32, mode: Mode::Inference, lora: None }
+        Settings { dtype: DType::F32, mode: Mode::Inference, lora: None, adapters: Arc::default() }
     }
 }
 
@@ -144,7 +159,7 @@ impl Scope {
         &self.shared.settings
     }
 
-    /// Whether `names` below here become one layer: in inference, where no adapter runs beside any of them.
+    /// Whether `names` below here become one layer: in inference, where no adapter is trained beside any of them.
     pub fn fuses(&self, names: &[&str]) -> bool {
         let settings = self.settings();
         settings.mode == Mode::Inference

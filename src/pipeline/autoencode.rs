@@ -2,14 +2,13 @@
 
 use crate::base::DType;
 use crate::error::Result;
-use crate::gpu::{Gpu, Pool, StoredBuffer};
+use crate::gpu::{Gpu, Pool, Store, StoredBuffer};
 use crate::graph::{Graph, Session, Tensor};
 use crate::nn::Settings;
 use crate::ops::scale;
 
 use super::model::Model;
 use super::planning::{Part, Planning};
-use super::resident::Weights;
 
 impl Model {
     pub(crate) fn plan_vae_encode(&self, planning: Planning<'_>, n: usize, [w, h]: [usize; 2]) -> Result<Part> {
@@ -43,19 +42,18 @@ impl Model {
 }
 
 /// The autoencoder's half that is at work, with its weights.
-pub(crate) struct VaeSession<'m> {
+pub(crate) struct VaeSession {
     session: Session,
     input: Tensor,
     output: Tensor,
-    _weights: Weights<'m>,
 }
 
-impl VaeSession<'_> {
+impl VaeSession {
     /// With the weights of the half that `part` recorded.
-    pub(crate) async fn new<'m>(gpu: &Gpu, model: &'m Model, pool: &mut Pool, part: Part) -> Result<VaeSession<'m>> {
-        let weights = model.weights(gpu, part.name, &part.params).await?;
-        let session = Session::new(gpu, part.plan, pool, &weights).await?;
-        Ok(VaeSession { session, input: part.input, output: part.output, _weights: weights })
+    pub(crate) async fn new(gpu: &Gpu, model: &Model, pool: &mut Pool, part: &Part) -> Result<VaeSession> {
+        let weights = Store::beside(gpu, model.weights(gpu, part.name, &part.params).await?);
+        let session = Session::new(gpu, part.plan.clone(), pool, &weights).await?;
+        Ok(VaeSession { session, input: part.input, output: part.output })
     }
 
     /// Runs it on `values`.

@@ -1,5 +1,7 @@
 //! The denoising loop: one UNet evaluation and one linear update a step, all of it on the adapter.
 
+use std::sync::Arc;
+
 use crate::base::rng::NoiseRng;
 use crate::base::{DType, layout};
 use crate::diffusion::Trajectory;
@@ -57,12 +59,13 @@ impl Extent {
 pub(crate) struct SamplingPlan {
     extent: Extent,
     /// One step.
-    pub step: Plan,
+    pub step: Arc<Plan>,
     /// Keys and values of a prompt, where they are computed apart.
-    pub context: Option<Plan>,
+    pub context: Option<Arc<Plan>>,
     inputs: Inputs,
 }
 
+#[derive(Clone, Copy)]
 struct Inputs {
     hidden: Tensor,
     timestep: Tensor,
@@ -117,7 +120,7 @@ impl SamplingPlan {
 
     /// Both plans.
     pub(crate) fn plans(&self) -> impl Iterator<Item = &Plan> {
-        [Some(&self.step), self.context.as_ref()].into_iter().flatten()
+        [Some(&*self.step), self.context.as_deref()].into_iter().flatten()
     }
 }
 
@@ -127,20 +130,23 @@ pub(crate) struct Sampling {
     step: Session,
     context: Option<Session>,
     inputs: Inputs,
+    /// The sampler's state and a prompt's keys and values, beside the weights.
+    store: Store,
 }
 
 /// A step's news: index, and the latent NHWC where it was asked for.
 pub(crate) type OnStep<'a> = &'a mut dyn FnMut(usize, Option<Vec<f32>>) -> Result<()>;
 
 impl Sampling {
-    /// Compiles `plan`; the UNet's weights must be in `store`.
+    /// Compiles `plan` for the UNet's `weights`.
     pub(crate) async fn new(
         gpu: &Gpu,
-        plan: SamplingPlan,
+        plan: &SamplingPlan,
         unet: &UNet,
         pool: &mut Pool,
-        store: &mut Store,
+        weights: impl IntoIterator<Item = Arc<Store>>,
     ) -> Result<Sampling> {
+        let mut store = Store::beside(gpu, weights);
         for arena in plan.plans().map(|p| &p.arena) {
             pool.reserve(gpu, arena)?;
         }
@@ -151,12 +157,12 @@ impl Sampling {
             tensors.extend(unet.context_tensors(extent.passes(), extent.tokens));
         }
         store.allocate("sampler", &tensors)?;
-        let context = match plan.context {
-            Some(plan) => Some(Session::new(gpu, plan, pool, store).await?),
+        let context = match &plan.context {
+            Some(plan) => Some(Session::new(gpu, plan.clone(), pool, &store).await?),
             None => None,
         };
-        let step = Session::new(gpu, plan.step, pool, store).await?;
-        Ok(Sampling { extent, step, context, inputs: plan.inputs })
+        let step = Session::new(gpu, plan.step.clone(), pool, &store).await?;
+        Ok(Sampling { extent, step, context, inputs: plan.inputs, store })
     }
 
     /// Sets the prompt: numbers of those in `hidden`, the unconditional one first where there are passes for both.
@@ -196,7 +202,6 @@ impl Sampling {
     #[allow(clippy::too_many_arguments, reason = "a private call with one caller a kind of job")]
     pub(crate) async fn run(
         &self,
-        store: &Store,
         trajectory: &Trajectory,
         guidance: f64,
         latent: Option<&[f32]>,
@@ -208,9 +213,9 @@ impl Sampling {
         if let Some(latent) = latent {
             first.iter_mut().zip(latent).for_each(|(x, l)| *x += trajectory.image_scale * l);
         }
-        store.write(&slot_key(0), bytemuck::cast_slice(&first))?;
+        self.store.write(&slot_key(0), bytemuck::cast_slice(&first))?;
         for i in 1..trajectory.slots {
-            store.write(&slot_key(i), bytemuck::cast_slice(&vec![0f32; first.len()]))?;
+            self.store.write(&slot_key(i), bytemuck::cast_slice(&vec![0f32; first.len()]))?;
         }
         let at = &self.inputs;
         self.step.write(at.guidance, &[guidance as f32])?;

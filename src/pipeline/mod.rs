@@ -1,12 +1,14 @@
 //! How a model is run: opening it, its weights on the device, prompts to hidden states, denoising, latents to pictures. Knows
 //! no job.
 
+mod adapters;
 pub(crate) mod autoencode;
 mod cache;
 pub(crate) mod check;
 pub(crate) mod context;
 pub(crate) mod denoise;
 pub(crate) mod events;
+pub(crate) mod image_plans;
 pub(crate) mod kernel_texts;
 pub(crate) mod memory;
 pub(crate) mod model;

@@ -1,7 +1,8 @@
 //! A model as a job opens it: configurations, tokenizer, weights with LoRA files merged in.
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::base::DType;
 use crate::diffusion::{Prediction, ScheduleConfig};
@@ -12,24 +13,44 @@ use crate::io::families::{TAKES, by_input_channels};
 use crate::io::safetensors::first_non_finite;
 use crate::io::{Checkpoint, ClipTokenizer, LoraFile, ModuleKey, Part};
 use crate::models::{TextEncoderConfig, UnetConfig, VaeConfig};
-use crate::nn::{Param, lora, weights};
+use crate::nn::{Param, Ranks, Role, Settings, lora, weights};
 
+use super::adapters::part_of;
 use super::check::LONGEST_SIDE;
+use super::image_plans::LastPlans;
 use super::recipe::Recipe;
-use super::resident::Kept;
+use super::resident::Resident;
 use super::{LoraArg, ModelOptions, WeightType};
 
-/// An opened model.
+/// An open model with its LoRAs. Models with other LoRAs ([`Model::with_loras`]) share its files, and its weights on the
+/// device.
 pub struct Model {
+    opened: Arc<Opened>,
+    pub(crate) loras: Vec<(LoraFile, f64)>,
+    /// Whether the LoRAs are merged into the weights when these are loaded.
+    pub(crate) merges: bool,
+}
+
+/// What a model's files hold.
+#[doc(hidden)]
+pub struct Opened {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) text: TextEncoderConfig,
     pub(crate) unet: UnetConfig,
     pub(crate) vae: VaeConfig,
     pub(crate) schedule: ScheduleConfig,
     pub(crate) tokenizer: ClipTokenizer,
-    pub(crate) loras: Vec<(LoraFile, f64)>,
     weight_type: WeightType,
-    pub(crate) kept: Kept,
+    pub(crate) resident: Resident,
+    pub(super) plans: LastPlans,
+}
+
+impl Deref for Model {
+    type Target = Opened;
+
+    fn deref(&self) -> &Opened {
+        &self.opened
+    }
 }
 
 /// The checkpoint that `path` names, a folder or a file, or the bundled one.
@@ -118,7 +139,29 @@ impl Model {
             return Err(Error::file(checkpoint.name(), format!("{message}: parts of different models")));
         }
         check_channels(checkpoint.name(), &unet, &vae)?;
-        let modules = checkpoint.modules();
+        log::debug!(target: "portray::open", "{}", checkpoint.name());
+        let opened = Opened {
+            checkpoint,
+            text,
+            unet,
+            vae,
+            schedule,
+            tokenizer,
+            weight_type: options.dtype,
+            resident: Resident::default(),
+            plans: LastPlans::default(),
+        };
+        let model = Model { opened: Arc::new(opened), loras: Vec::new(), merges: false };
+        model.check_tokenizer()?;
+        if loras.is_empty() { Ok(model) } else { model.with_loras(loras, listener) }
+    }
+
+    /// The same model with `loras` in place of its own: files and weights on the device are shared.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a file that is no LoRA of this model.
+    pub fn with_loras(&self, loras: &[LoraArg], listener: Listener<'_>) -> Result<Model> {
+        let modules = self.checkpoint.modules();
         let mut opened = Vec::with_capacity(loras.len());
         for lora in loras {
             let file = LoraFile::open(&lora.path, Some(&modules))?;
@@ -133,30 +176,30 @@ impl Model {
             }
             opened.push((file, lora.scale));
         }
-        let weight_type = options.dtype;
-        let model = Model {
-            checkpoint,
-            text,
-            unet,
-            vae,
-            schedule,
-            tokenizer,
-            loras: opened,
-            weight_type,
-            kept: Kept::default(),
-        };
-        model.check_tokenizer()?;
-        Ok(model)
+        Ok(Model { opened: self.opened.clone(), loras: opened, merges: self.merges })
     }
 
-    /// Settles that a single file's network predicts velocities.
+    /// The same model with its LoRAs merged into the weights when these are loaded, or beside them as adapters: merged
+    /// ones cost a step nothing, and other ones load all weights anew.
+    pub fn merging(self, merges: bool) -> Model {
+        Model { merges, ..self }
+    }
+
+    /// Settles that a single file's network predicts velocities: before the model is shared.
     pub(crate) fn predicts_velocity(&mut self) -> Result<()> {
-        self.checkpoint.predicts_velocity();
-        let config = self.checkpoint.part(Part::Unet);
-        self.unet = UnetConfig::parse(config.config_source().name(), &config.config().to_string())?;
-        let name = self.checkpoint.scheduler_name();
-        self.schedule = ScheduleConfig::from_json(&self.checkpoint.scheduler().to_string(), name)?;
+        let shared = || Error::op("open", "the model is in use already");
+        let opened = Arc::get_mut(&mut self.opened).ok_or_else(shared)?;
+        opened.checkpoint.predicts_velocity();
+        let config = opened.checkpoint.part(Part::Unet);
+        opened.unet = UnetConfig::parse(config.config_source().name(), &config.config().to_string())?;
+        let name = opened.checkpoint.scheduler_name();
+        opened.schedule = ScheduleConfig::from_json(&opened.checkpoint.scheduler().to_string(), name)?;
         Ok(())
+    }
+
+    /// The settings of the model's parts on an adapter with `caps`, its LoRAs beside the weights by `ranks`.
+    pub(crate) fn settings(&self, caps: &Caps, ranks: &Arc<Ranks>) -> Settings {
+        Settings { dtype: self.dtype(caps), adapters: ranks.clone(), ..Settings::default() }
     }
 
     /// Names what decides the pictures that it makes without a LoRA: its weights, and a prediction that is not its own.
@@ -255,12 +298,12 @@ impl Model {
         Ok(encoded.ids)
     }
 
-    /// Loads every one of `params` into `store`, merging the LoRA files.
+    /// Loads every one of `params` but the adapters' factors into `store`, merging what of the LoRAs is to be merged.
     pub async fn load(&self, store: &mut Store, label: &str, params: &[Param]) -> Result<()> {
         let rows = |key: &str, shape: &[usize], rows: Range<usize>| -> Result<Vec<f32>> {
-            let (part, name) = key.split_once('.').unwrap_or(("", key));
-            let part = Part::ALL.into_iter().find(|p| p.name() == part);
-            let part = part.ok_or_else(|| Error::file(self.checkpoint.name(), format!("has no part for {key}")))?;
+            let part = part_of(key);
+            let (part, name) =
+                part.ok_or_else(|| Error::file(self.checkpoint.name(), format!("has no part for {key}")))?;
             let weights = self.checkpoint.part(part);
             let tensor = weights.get_shaped(name, shape)?;
             let some = tensor.rows(rows.start, rows.len());
@@ -274,19 +317,22 @@ impl Model {
             self.merge(key, shape, rows, &mut values)?;
             Ok(values)
         };
-        weights::load(store, label, params, &rows).await
+        weights::load(store, label, params, &rows).await?;
+        let loaded = params.iter().filter(|param| param.role != Role::Adapter);
+        log::debug!(target: "portray::upload", "{label}: {} bytes", loaded.map(Param::bytes).sum::<u64>());
+        Ok(())
     }
 
     /// Adds what the LoRA files say of the rows `rows` of the tensor `key` of `shape`.
     fn merge(&self, key: &str, shape: &[usize], rows: Range<usize>, values: &mut [f32]) -> Result<()> {
-        let Some((part, (path, which))) = key.split_once('.').and_then(|(part, k)| Some((part, k.rsplit_once('.')?)))
+        let Some((part, (path, which))) = part_of(key).and_then(|(part, name)| Some((part, name.rsplit_once('.')?)))
         else {
             return Ok(());
         };
-        let Some(part) = Part::ALL.into_iter().find(|p| p.name() == part) else { return Ok(()) };
         let module = ModuleKey { part, path: path.to_string() };
         for (file, scale) in &self.loras {
-            let (found, change) = (file.modules.get(&module), file.changes.get(&module));
+            let found = file.modules.get(&module).filter(|_| self.merges);
+            let change = file.changes.get(&module);
             if let Some(found) = found.filter(|_| which == "weight") {
                 let scale = scale * f64::from(found.scale());
                 lora::merge(values, shape, rows.clone(), &found.down.data, &found.up.data, scale)?;
@@ -344,6 +390,11 @@ mod bundled_tests {
     use super::*;
     use crate::event::Flow;
 
+    /// The model's own data, before anything shares it.
+    fn own(model: &mut Model) -> &mut Opened {
+        Arc::get_mut(&mut model.opened).expect("not shared")
+    }
+
     fn bundled() -> Model {
         Model::open(&ModelOptions::default(), &[], &mut |_| Flow::Continue).expect("the bundled model")
     }
@@ -357,9 +408,9 @@ mod bundled_tests {
             let error = model.size(Some(side), None).expect_err("no size");
             assert!(error.exit_code() == 2 && error.to_string().starts_with("width "), "{error}");
         }
-        model.unet.sample_size = Some(crate::models::config::PerBlock::Each(vec![16, 24]));
+        own(&mut model).unet.sample_size = Some(crate::models::config::PerBlock::Each(vec![16, 24]));
         assert_eq!(model.size(None, None).expect("a size"), [24 * model.factor(), 16 * model.factor()]);
-        model.unet.sample_size = Some(crate::models::config::PerBlock::One(4096));
+        own(&mut model).unet.sample_size = Some(crate::models::config::PerBlock::One(4096));
         let error = model.size(None, None).expect_err("too large").to_string();
         assert!(error.contains("the model's own size") && error.contains("at most 8192"), "{error}");
     }
@@ -367,7 +418,7 @@ mod bundled_tests {
     #[test]
     fn tokens_are_rows_of_the_table() {
         let mut model = bundled();
-        model.text.vocab_size = 49407;
+        own(&mut model).text.vocab_size = 49407;
         let error = model.tokens("a dog", &mut |_| Flow::Continue).expect_err("no such row").to_string();
         assert!(error.contains("token 49407") && error.contains("knows 49407 (0 to 49406)"), "{error}");
     }

@@ -1,5 +1,7 @@
 //! What it takes to plan, and a planned part of a model.
 
+use std::sync::Arc;
+
 use crate::error::Result;
 use crate::gpu::{Caps, Gpu, Variants};
 use crate::graph::{Graph, Plan, PlanOptions, Tensor};
@@ -11,7 +13,7 @@ pub(crate) struct Part {
     /// What people call it.
     pub name: &'static str,
     /// The plan.
-    pub plan: Plan,
+    pub plan: Arc<Plan>,
     /// The input.
     pub input: Tensor,
     /// The result.
@@ -32,8 +34,8 @@ pub(crate) struct Planning<'a> {
 }
 
 impl Planning<'_> {
-    pub(crate) fn plan(&self, g: &Graph) -> Result<Plan> {
-        Plan::new(g, self.caps, self.variants, &PlanOptions::default())
+    pub(crate) fn plan(&self, g: &Graph) -> Result<Arc<Plan>> {
+        Plan::new(g, self.caps, self.variants, &PlanOptions::default()).map(Arc::new)
     }
 
     /// Gives the thread back to a host whose step has had its time: between two plans, for one takes up to some tenths of a

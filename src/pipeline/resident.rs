@@ -1,89 +1,113 @@
 //! Weights on the device: for one job, or for as long as a model that keeps them is open.
 
-use std::collections::{BTreeMap, HashSet};
-use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Result;
 use crate::gpu::{Gpu, Store};
-use crate::nn::Param;
+use crate::nn::{Param, Role};
 
 use super::Model;
 
-/// What a model has on a device between jobs, by part; nothing at all where it keeps nothing.
+/// The weights of open models that stay on a device between jobs, by part. Weights do not change once they are loaded: jobs
+/// share them, and keep their own state beside them.
 #[derive(Default)]
-pub(crate) struct Kept(Mutex<Option<BTreeMap<&'static str, Store>>>);
+pub(crate) struct Resident(Mutex<Parts>);
 
-impl Kept {
-    fn parts(&self) -> MutexGuard<'_, Option<BTreeMap<&'static str, Store>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+#[derive(Default)]
+struct Parts {
+    keep: bool,
+    held: BTreeMap<String, Held>,
 }
 
-/// Weights of a part, all of them loaded. Who is done with them drops them: then they go, or back to their model.
-pub(crate) struct Weights<'m> {
-    kept: &'m Kept,
-    part: &'static str,
-    keys: HashSet<String>,
-    store: Store,
+struct Held {
+    /// Names what was merged into the weights, or which adapters they are.
+    contents: String,
+    weights: Arc<Store>,
+    /// Whether a job that used them came to its end: a failed allocation may be reported after the loading.
+    proven: bool,
+}
+
+impl Resident {
+    fn parts(&self) -> MutexGuard<'_, Parts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The weights `params` of `part` on `gpu` whose contents have this name.
+    fn find(&self, gpu: &Gpu, part: &str, contents: &str, params: &[&Param]) -> Option<Arc<Store>> {
+        let parts = self.parts();
+        let held = parts.held.get(part).filter(|held| held.contents == contents && held.weights.is_on(gpu))?;
+        params.iter().all(|param| held.weights.contains(&param.key)).then(|| held.weights.clone())
+    }
+
+    /// Takes the place of other contents of `part`, before theirs are loaded: both need not fit.
+    fn make_room(&self, part: &str) {
+        self.parts().held.remove(part);
+    }
+
+    fn insert(&self, part: &str, contents: String, weights: &Arc<Store>) {
+        let mut parts = self.parts();
+        if parts.keep {
+            parts.held.insert(part.to_owned(), Held { contents, weights: weights.clone(), proven: false });
+        }
+    }
 }
 
 impl Model {
-    /// Whether the weights stay on the device from one job with this model to the next, so that a picture begins at once:
+    /// Whether the weights stay on the device from one job with this model to the next, so that an image begins at once:
     /// text encoder, UNet and autoencoder beside each other, [`PlanReport::kept_bytes`](super::PlanReport::kept_bytes) in
-    /// all. They go with the model, or when this is called with `false`. Until it is called, every job loads what it needs
-    /// and releases it.
+    /// all. Models that [`Model::with_loras`] made of this one share them. They are released with the last such model, or
+    /// when this is called with `false`. Without it every job loads what it needs and releases it.
     pub fn keep_weights(&self, keep: bool) {
-        let mut parts = self.kept.parts();
-        match keep {
-            true => drop(parts.get_or_insert_default()),
-            false => *parts = None,
+        let mut parts = self.resident.parts();
+        parts.keep = keep;
+        if !keep {
+            parts.held.clear();
         }
     }
 
-    /// Lets go of what is kept, after an error: memory that was not to be had is no weights.
-    pub(crate) fn forget_weights(&self) {
-        if let Some(parts) = self.kept.parts().as_mut() {
-            parts.clear();
-        }
+    /// Settles what becomes of the weights that a job loaded: kept after one that came to its end or was stopped, dropped
+    /// after one that failed.
+    pub(crate) fn settle_weights(&self, failed: bool) {
+        let held = &mut self.resident.parts().held;
+        held.retain(|_, held| held.proven || !failed);
+        held.values_mut().for_each(|held| held.proven = true);
     }
 
-    /// The weights `params` of a part: those that lie on the device still, else loaded now.
-    pub(crate) async fn weights(&self, gpu: &Gpu, part: &'static str, params: &[Param]) -> Result<Weights<'_>> {
-        let kept = self.kept.parts().as_mut().and_then(|parts| parts.remove(part)?.on(gpu));
-        let store = match kept.filter(|store| params.iter().all(|param| store.contains(&param.key))) {
+    /// The weights `params` of `part`, and the factors of its adapters: those that are on the device already, else loaded
+    /// now.
+    pub(crate) async fn weights(&self, gpu: &Gpu, part: &str, params: &[Param]) -> Result<Vec<Arc<Store>>> {
+        let (adapters, weights): (Vec<&Param>, Vec<&Param>) = params.iter().partition(|p| p.role == Role::Adapter);
+        let merged = self.merged_name();
+        let mut stores = Vec::with_capacity(2);
+        stores.push(match self.resident.find(gpu, part, &merged, &weights) {
             Some(store) => store,
             None => {
+                self.resident.make_room(part);
                 let mut store = Store::new(gpu);
                 self.load(&mut store, part, params).await?;
-                store
+                share(store, |store| self.resident.insert(part, merged, store))
             }
-        };
-        let keys = params.iter().map(|param| param.key.clone()).collect();
-        Ok(Weights { kept: &self.kept, part, keys, store })
-    }
-}
-
-impl Deref for Weights<'_> {
-    type Target = Store;
-
-    fn deref(&self) -> &Store {
-        &self.store
-    }
-}
-
-impl DerefMut for Weights<'_> {
-    fn deref_mut(&mut self) -> &mut Store {
-        &mut self.store
-    }
-}
-
-impl Drop for Weights<'_> {
-    fn drop(&mut self) {
-        if let Some(parts) = self.kept.parts().as_mut() {
-            // What a job put beside them is of that job's size.
-            self.store.release(|key| !self.keys.contains(key));
-            parts.insert(self.part, self.store.take());
+        });
+        if adapters.is_empty() {
+            return Ok(stores);
         }
+        let (name, contents) = (format!("adapters of {part}"), self.adapters_name(&adapters));
+        stores.push(match self.resident.find(gpu, &name, &contents, &adapters) {
+            Some(store) => store,
+            None => {
+                self.resident.make_room(&name);
+                let store = self.load_adapters(gpu, &name, &adapters).await?;
+                share(store, |store| self.resident.insert(&name, contents, store))
+            }
+        });
+        Ok(stores)
     }
+}
+
+#[allow(clippy::arc_with_non_send_sync, reason = "in a page, where wgpu's objects belong to one thread, so do weights")]
+fn share(store: Store, keep: impl FnOnce(&Arc<Store>)) -> Arc<Store> {
+    let store = Arc::new(store);
+    keep(&store);
+    store
 }

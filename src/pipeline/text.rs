@@ -22,14 +22,20 @@ pub(crate) struct TextParts {
 
 impl TextParts {
     pub(crate) fn plans(&self) -> impl Iterator<Item = &Plan> {
-        std::iter::once(&self.whole).chain(&self.rest).map(|part| &part.plan)
+        std::iter::once(&self.whole).chain(&self.rest).map(|part| &*part.plan)
     }
 }
 
 impl Model {
-    /// The text encoder of `prompts` prompts, [`PROMPTS`] at once.
-    pub(crate) async fn plan_texts(&self, planning: Planning<'_>, prompts: usize, tokens: usize) -> Result<TextParts> {
-        let plan = |prompts| self.plan_text_as(Settings::default(), planning, prompts, tokens);
+    /// The text encoder of `prompts` prompts, [`PROMPTS`] at once, with the adapters of `settings`.
+    pub(crate) async fn plan_texts(
+        &self,
+        settings: &Settings,
+        planning: Planning<'_>,
+        prompts: usize,
+        tokens: usize,
+    ) -> Result<TextParts> {
+        let plan = |prompts| self.plan_text_as(settings.clone(), planning, prompts, tokens);
         let whole = plan(prompts.min(PROMPTS))?;
         planning.breathe().await;
         let left = Some(prompts % PROMPTS).filter(|&left| prompts > PROMPTS && left > 0);
@@ -58,7 +64,7 @@ impl Model {
     pub(crate) async fn encode_prompts(
         &self,
         gpu: &Gpu,
-        TextParts { whole, rest }: TextParts,
+        TextParts { whole, rest }: &TextParts,
         pool: &mut Pool,
         prompts: &[Vec<u32>],
     ) -> Result<Hidden> {
@@ -68,10 +74,10 @@ impl Model {
         let keys: Vec<(String, u64)> = (0..prompts.len()).map(|i| (i.to_string(), bytes)).collect();
         hidden.store.allocate("hidden states", &keys)?;
         // A last, shorter chunk has the same weights.
-        let weights = self.weights(gpu, whole.name, &whole.params).await?;
+        let weights = Store::beside(gpu, self.weights(gpu, whole.name, &whole.params).await?);
         let mut sessions = Vec::with_capacity(2);
-        for part in [Some(whole), rest].into_iter().flatten() {
-            sessions.push((Session::new(gpu, part.plan, pool, &weights).await?, part.input, part.output));
+        for part in std::iter::once(whole).chain(rest) {
+            sessions.push((Session::new(gpu, part.plan.clone(), pool, &weights).await?, part.input, part.output));
         }
         let mut done = 0;
         for chunk in prompts.chunks(PROMPTS) {

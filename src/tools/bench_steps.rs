@@ -1,6 +1,7 @@
 //! `bench` of whole steps: a model's sampling and training step, against the lone times of their parts.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use web_time::Instant;
 
@@ -9,8 +10,7 @@ use crate::error::Result;
 use crate::event::Flow;
 use crate::gpu::Pool;
 use crate::graph::{NodeTime, Plan, Session};
-use crate::models::UNet;
-use crate::nn::{Mode, Scope, Settings};
+use crate::nn::{Mode, Ranks};
 use crate::pipeline::denoise::{Extent, SamplingPlan};
 use crate::pipeline::{Model, ModelOptions};
 use crate::train::TrainOptions;
@@ -57,27 +57,31 @@ pub async fn bench_steps(engine: &Engine, options: &ModelOptions, add: &mut dyn 
     let model = Model::open(options, &[], &mut silent)?;
     let planning = engine.planning();
     let (side, tokens) = (model.native_side() / model.factor(), model.tokenizer.length());
-    let plan = unet_step(engine, &model)?;
+    let plan = unet_step(engine, &model, Ranks::new())?;
     if against_parts(engine, "UNet step", plan, add).await? == Flow::Stop {
         return Ok(());
     }
     let job = TrainOptions { rank: 8, ..TrainOptions::default() };
     let setup = job.setup(&model, engine.gpu.caps(), [1, 1], [side, side, model.unet.in_channels], tokens);
     let plan = plan_training(&job, setup, planning, training_alone).await?;
-    against_parts(engine, "training step", plan.first, add).await.map(drop)
+    against_parts(engine, "training step", plan.first.into(), add).await.map(drop)
 }
 
-/// The plan of a guided UNet step at the model's own size.
-pub(crate) fn unet_step(engine: &Engine, model: &Model) -> Result<Plan> {
-    let scope = Scope::new("unet", Settings { dtype: model.dtype(engine.gpu.caps()), ..Settings::default() });
-    let unet = UNet::new(&scope, model.unet.clone())?;
+/// The plan of a guided UNet step at the model's own size, with adapters of `ranks`.
+pub(crate) fn unet_step(engine: &Engine, model: &Model, ranks: Ranks) -> Result<Arc<Plan>> {
+    let (unet, _) = model.unet_part(model.settings(engine.gpu.caps(), &Arc::new(ranks)))?;
     let extent = Extent::new(model, [model.native_side(); 2], true, 1);
     Ok(SamplingPlan::new(engine.planning(), &unet, Mode::Inference, extent)?.step)
 }
 
 /// The plan as a whole and its nodes alone, in turns: medians of both, how near the whole comes to the rate of its
 /// contractions alone and to that of the largest of them, and the rate at each resolution.
-async fn against_parts(engine: &Engine, name: &str, plan: Plan, add: &mut dyn FnMut(BenchRow) -> Flow) -> Result<Flow> {
+async fn against_parts(
+    engine: &Engine,
+    name: &str,
+    plan: Arc<Plan>,
+    add: &mut dyn FnMut(BenchRow) -> Flow,
+) -> Result<Flow> {
     let store = zeroed(engine, &plan)?;
     let (flops, dispatches) = (plan.total_flops(), plan.dispatch_count());
     let pairs = if flops > LONG { 1 } else { PAIRS };

@@ -6,8 +6,7 @@ use crate::error::{Error, Result, message, option};
 use crate::gpu::{Pool, Store};
 use crate::graph::{Graph, Session, Tensor};
 use crate::io::SafeTensors;
-use crate::models::{Context, UNet};
-use crate::nn::{Scope, Settings};
+use crate::models::Context;
 use crate::pipeline::autoencode::VaeSession;
 use crate::pipeline::reads::Reads;
 use crate::pipeline::{LoraArg, Model, ModelOptions};
@@ -101,8 +100,10 @@ async fn forward_text(
         let problem = message!["text needs ", option("prompt"), " or a file with input_ids"];
         return Err(Error::usage("prompt", problem));
     };
-    let parts = model.plan_texts(engine.planning(), rows.len(), tokens).await?;
-    let hidden = model.encode_prompts(&engine.gpu, parts, &mut Pool::default(), &rows).await?.read().await?;
+    let parts = model
+        .plan_texts(&model.settings(engine.gpu.caps(), &model.ranks()), engine.planning(), rows.len(), tokens)
+        .await?;
+    let hidden = model.encode_prompts(&engine.gpu, &parts, &mut Pool::default(), &rows).await?.read().await?;
     let shape = vec![rows.len(), tokens, model.text.hidden_size];
     Ok(vec![("hidden".into(), shape, hidden.concat())])
 }
@@ -126,9 +127,7 @@ async fn forward_unet(engine: &Engine, model: &Model, inputs: &SafeTensors) -> R
         );
         return Err(context.error(message));
     }
-    let settings = Settings { dtype: model.dtype(engine.gpu.caps()), ..Settings::default() };
-    let scope = Scope::new("unet", settings);
-    let unet = UNet::new(&scope, model.unet.clone())?;
+    let (unet, params) = model.unet_part(model.settings(engine.gpu.caps(), &model.ranks()))?;
     let mut g = Graph::new();
     let x = g.input("sample", [n, h, w, c], DType::F32);
     let t = g.input("timestep", [n], DType::F32);
@@ -136,8 +135,7 @@ async fn forward_unet(engine: &Engine, model: &Model, inputs: &SafeTensors) -> R
     let pairs = unet.context(&mut g, seen)?;
     let out = unet.forward(&mut g, x, t, Context::KeyValues(&pairs))?;
     g.output(out);
-    let mut store = Store::new(&engine.gpu);
-    model.load(&mut store, "unet", &scope.params()).await?;
+    let store = Store::beside(&engine.gpu, model.weights(&engine.gpu, "UNet", &params).await?);
     let session = Session::new(&engine.gpu, engine.planning().plan(&g)?, &mut Pool::default(), &store).await?;
     let writes: [(Tensor, &[f32]); 3] = [(x, &sample), (t, &timestep), (seen, &context.to_numbers()?)];
     for (input, values) in writes {
@@ -153,7 +151,7 @@ async fn forward_encode(engine: &Engine, model: &Model, inputs: &SafeTensors) ->
     let ([n, _, h, w], image) = picture(inputs, "image", model.vae.in_channels)?;
     let part = model.plan_vae_encode(engine.planning(), n, [w, h])?;
     let shape = part.plan.shape(part.output).clone();
-    let vae = VaeSession::new(&engine.gpu, model, &mut Pool::default(), part).await?;
+    let vae = VaeSession::new(&engine.gpu, model, &mut Pool::default(), &part).await?;
     let moments = vae.run(&image).await?;
     let (c, h, w) = (model.vae.latent_channels, shape[1], shape[2]);
     let both = layout::to_channels_first(&moments, [n, 2 * c, h, w]);
@@ -166,7 +164,7 @@ async fn forward_decode(engine: &Engine, model: &Model, inputs: &SafeTensors) ->
     let ([n, _, h, w], latent) = picture(inputs, "latent", model.vae.latent_channels)?;
     let factor = model.factor();
     let part = model.plan_vae_decode(engine.planning(), n, [w * factor, h * factor], false)?;
-    let vae = VaeSession::new(&engine.gpu, model, &mut Pool::default(), part).await?;
+    let vae = VaeSession::new(&engine.gpu, model, &mut Pool::default(), &part).await?;
     let (c, h, w) = (model.vae.out_channels, h * factor, w * factor);
     let values = layout::to_channels_first(&vae.run(&latent).await?, [n, c, h, w]);
     Ok(vec![("image".into(), vec![n, c, h, w], values)])

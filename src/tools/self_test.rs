@@ -6,6 +6,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterClass, Caps, Pool, Store, Variants};
 use crate::graph::{Plan, Session};
+use crate::nn::{Ranks, Targets};
 use crate::ops::{Case, cases};
 use crate::pipeline::{Model, ModelOptions};
 use crate::train::TrainOptions;
@@ -50,22 +51,28 @@ pub async fn check_kernel(
     Case::run(&case, &engine.gpu, &caps, &Variants::default(), index as u64).await.map(Some)
 }
 
-/// A guided "unet" step or a "train" step (one picture and one class picture, rank 8) of the model of `options`.
+/// A guided "unet" step, one with a LoRA of rank 8 on the attention layers beside the weights ("unet-lora"), or a "train"
+/// step (one picture and one class picture, rank 8) of the model of `options`.
 ///
 /// # Errors
 /// When the model cannot be opened or does not fit.
 pub async fn stopwatch(engine: &Engine, step: &str, options: &ModelOptions) -> Result<Stopwatch> {
     let model = Model::open(options, &[], &mut |_| crate::event::Flow::Continue)?;
     let plan = match step {
-        "unet" => unet_step(engine, &model)?,
+        "unet" => unet_step(engine, &model, Ranks::new())?,
+        "unet-lora" => {
+            let layers = model.checkpoint.modules().unet.into_keys().map(|path| format!("unet.{path}"));
+            let ranks = layers.filter(|layer| Targets::Attention.covers(layer)).map(|layer| (layer, 8)).collect();
+            unet_step(engine, &model, ranks)?
+        }
         "train" => {
             let job = TrainOptions { rank: 8, model: options.clone(), ..TrainOptions::default() };
             let side = model.native_side() / model.factor();
             let latent = [side, side, model.unet.in_channels];
             let setup = job.setup(&model, engine.gpu.caps(), [1, 1], latent, model.tokenizer.length());
-            plan_training(&job, setup, engine.planning(), training_alone).await?.first
+            plan_training(&job, setup, engine.planning(), training_alone).await?.first.into()
         }
-        _ => return Err(Error::argument(format!("step {step}: there are unet and train"))),
+        _ => return Err(Error::argument(format!("step {step}: there are unet, unet-lora and train"))),
     };
     let store = zeroed(engine, &plan)?;
     Ok(Stopwatch { session: Session::new(&engine.gpu, plan, &mut Pool::default(), &store).await?, _store: store })

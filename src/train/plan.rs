@@ -206,7 +206,12 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
 
     let (prompt, hidden) = match &setup.text {
         Some(config) => {
-            let settings = Settings { dtype: setup.dtype, mode: Mode::Training, lora: setup.text_lora.clone() };
+            let settings = Settings {
+                dtype: setup.dtype,
+                mode: Mode::Training,
+                lora: setup.text_lora.clone(),
+                ..Settings::default()
+            };
             let scope = Scope::new("text_encoder", settings);
             let encoder = TextEncoder::new(&scope, config.clone())?;
             let ids = g.input("ids", [prompts, setup.tokens], DType::U32);
@@ -232,7 +237,8 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
 
     let full = setup.lora.is_none();
     let dtype = if full { DType::F32 } else { setup.dtype };
-    let scope = Scope::new("unet", Settings { dtype, mode: Mode::Training, lora: setup.lora.clone() });
+    let scope =
+        Scope::new("unet", Settings { dtype, mode: Mode::Training, lora: setup.lora.clone(), ..Settings::default() });
     let unet = UNet::new(&scope, setup.unet.clone())?;
     let pred = unet.forward(&mut g, noisy, timesteps, Context::Hidden(context))?;
     let (total, errors) = weighted_mse(&mut g, pred, target, weights)?;

@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::generate::plans::generate_report;
 use crate::gpu::{Caps, Variants};
 use crate::graph::Plan;
+use crate::nn::Settings;
 use crate::pipeline::Model;
 use crate::pipeline::kernel_texts::KernelTexts;
 use crate::pipeline::memory::{
@@ -92,7 +93,7 @@ impl TrainPlans {
         let samples = [job.batch, if job.class_prompt.is_some() { job.batch } else { 0 }];
         let mut setup = job.setup(model, planning.caps, samples, latent, model.tokenizer.length());
         (setup.more_sizes, setup.captions) = (sizes.collect(), set.captioned());
-        let text = model.plan_texts(planning, prompts, model.tokenizer.length()).await?;
+        let text = model.plan_texts(&Settings::default(), planning, prompts, model.tokenizer.length()).await?;
         let mut encode = Vec::with_capacity(set.sizes.len());
         for &size in &set.sizes {
             encode.push(model.plan_vae_encode(planning, 1, size)?);
@@ -110,8 +111,8 @@ impl TrainPlans {
 
     /// All of them, those that are needed first in front.
     pub(crate) fn plans(&self) -> impl Iterator<Item = &Plan> {
-        let encode = self.before.encode.iter().map(|part| &part.plan);
-        let preview = self.before.preview.iter().flat_map(|plans| plans.plans().chain([&plans.decode.plan]));
+        let encode = self.before.encode.iter().map(|part| &*part.plan);
+        let preview = self.before.preview.iter().flat_map(|plans| plans.plans().chain([&*plans.decode.plan]));
         self.before.text.plans().chain(encode).chain(self.training.plans()).chain(preview)
     }
 

@@ -1,6 +1,7 @@
 //! `train`: four pictures to a LoRA, or to a whole new UNet.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Remedy, Result, message, option};
@@ -126,7 +127,7 @@ async fn gather(
     let context = &context.on(&ahead.gpu);
     let chunks = plans.pool();
     let BeforeTraining { text, encode, preview: samples, .. } = plans.before;
-    let run = prepare(context, job, model, &set, text, encode, &chunks, pool, events).await?;
+    let run = prepare(context, job, model, &set, &text, &encode, &chunks, pool, events).await?;
     Ok(Gathered { run, plan: plans.training, samples, ahead })
 }
 
@@ -151,12 +152,13 @@ async fn load<'a>(
         plan.first.dispatch_count(),
         plan.first.working_bytes() as f64 / 1e6
     ));
+    let store = share(store);
     let params = plan.params.clone();
     let mut trainer = events.until_stopped(gpu, Trainer::new(gpu, plan, &mut pool, &store)).await?;
     trainer.set_prompts(run.conditioning)?;
     let preview = match run.sample_prompts.zip(samples) {
         Some((prompts, plans)) => {
-            let preview = Preview::new(gpu, job, model, plans, &mut pool, &mut store, prompts);
+            let preview = Preview::new(gpu, job, model, plans, &mut pool, &store, prompts);
             Some(events.until_stopped(gpu, preview).await?)
         }
         None => None,
@@ -164,6 +166,11 @@ async fn load<'a>(
     let schedule = NoiseSchedule::new(&model.schedule);
     let batches = run.batches;
     Ok(Training { context, job, model, schedule, batches, store, params, trainer, preview, _ahead: ahead })
+}
+
+#[allow(clippy::arc_with_non_send_sync, reason = "in a page, where wgpu's objects belong to one thread, so do weights")]
+fn share(store: Store) -> Arc<Store> {
+    Arc::new(store)
 }
 
 /// Updates of the run.
@@ -263,7 +270,7 @@ struct Training<'a> {
     model: &'a Model,
     schedule: NoiseSchedule,
     batches: Batches,
-    store: Store,
+    store: Arc<Store>,
     params: Vec<Param>,
     trainer: Trainer,
     preview: Option<Preview>,
@@ -305,7 +312,7 @@ impl Training<'_> {
             events.say(Event::Step(report));
             done = step + 1;
             if let Some(preview) = self.preview.as_ref().filter(|_| done % job.sample_every == 0 || done == total) {
-                let shown = preview.show(&self.context.gpu, job, self.model, &self.store, done, events).await;
+                let shown = preview.show(&self.context.gpu, job, self.model, done, events).await;
                 if let Err(e) = shown {
                     events.warn(message![format!("no samples of step {done}: "), &e, "; the training goes on"]);
                 }

@@ -1,5 +1,7 @@
 //! Sample pictures while training.
 
+use std::sync::Arc;
+
 use crate::base::DType;
 use crate::base::rng::NoiseRng;
 use crate::error::{Error, Result};
@@ -53,7 +55,7 @@ pub(super) struct SamplePlans {
 impl SamplePlans {
     /// Those that run on the training's own weights, in its pool.
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
-        self.sampling.plans().chain(self.text.iter().map(|text| &text.plan))
+        self.sampling.plans().chain(self.text.iter().map(|text| &*text.plan))
     }
 }
 
@@ -73,7 +75,8 @@ impl Model {
     ) -> Result<(Recipe, UNet, SamplingPlan)> {
         let recipe = Recipe::new(self, &Default::default(), job.model.prediction, None)?;
         let dtype = if job.method == Method::Full { DType::F32 } else { self.dtype(planning.caps) };
-        let scope = Scope::new("unet", Settings { dtype, mode: Mode::Training, lora: job.lora() });
+        let scope =
+            Scope::new("unet", Settings { dtype, mode: Mode::Training, lora: job.lora(), ..Settings::default() });
         let unet = UNet::new(&scope, self.unet.clone())?;
         let extent = Extent::new(self, size, recipe.guided(), recipe.trajectory.slots);
         let plan = SamplingPlan::new(planning, &unet, Mode::Training, extent)?;
@@ -101,12 +104,12 @@ impl Preview {
         model: &Model,
         plans: SamplePlans,
         pool: &mut Pool,
-        store: &mut Store,
+        store: &Arc<Store>,
         prompts: SamplePrompts,
     ) -> Result<Preview> {
         let side = job.side(model)?;
         let SamplePlans { recipe, unet, sampling, text, decode } = plans;
-        let sampling = Sampling::new(gpu, sampling, &unet, pool, store).await?;
+        let sampling = Sampling::new(gpu, &sampling, &unet, pool, [store.clone()]).await?;
         let text = match text {
             Some(Part { plan, input, output, .. }) => {
                 Some((Session::new(gpu, plan, pool, store).await?, input, output))
@@ -123,7 +126,6 @@ impl Preview {
         gpu: &Gpu,
         job: &TrainOptions,
         model: &Model,
-        store: &Store,
         step: usize,
         events: &mut EventSink<'_>,
     ) -> Result<()> {
@@ -138,7 +140,7 @@ impl Preview {
             hidden.take(gpu, first + index, &session.place(*output)?)?;
         }
         let mut pool = Pool::default();
-        let vae = events.during(gpu, VaeSession::new(gpu, model, &mut pool, decode.clone())).await?;
+        let vae = events.during(gpu, VaeSession::new(gpu, model, &mut pool, decode)).await?;
         let (steps, total) = (recipe.trajectory.steps.len(), recipe.trajectory.steps.len() * job.sample_prompts.len());
         for (index, prompt) in job.sample_prompts.iter().enumerate() {
             sampling.set_prompt(hidden, [*first, first + 1 + index]).await?;
@@ -147,7 +149,7 @@ impl Preview {
                 events.say(Event::Progress { unit: "sample step", done: index * steps + i + 1, total });
                 events.go_on()
             };
-            match sampling.run(store, &recipe.trajectory, recipe.guidance, None, &mut rng, false, &mut on_step).await {
+            match sampling.run(&recipe.trajectory, recipe.guidance, None, &mut rng, false, &mut on_step).await {
                 Err(Error::Interrupted { .. }) => return Ok(()),
                 other => other?,
             }

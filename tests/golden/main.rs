@@ -1,5 +1,6 @@
 //! Models, trainings and whole generations against what PyTorch, PEFT and diffusers gave.
 
+mod adapters;
 #[path = "../common/mod.rs"]
 mod common;
 mod models;

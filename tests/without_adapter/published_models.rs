@@ -25,7 +25,7 @@ const VAE: &str = r#"{"block_out_channels": [128, 256, 512, 512], "layers_per_bl
 
 fn settings(mode: Mode, lora: Option<Targets>) -> Settings {
     let lora = lora.map(|targets| LoraSpec { rank: 4, alpha: 4.0, targets });
-    Settings { dtype: DType::F16, mode, lora }
+    Settings { dtype: DType::F16, mode, lora, ..Settings::default() }
 }
 
 fn unet(config: &str, settings: Settings) -> (Scope, UNet) {

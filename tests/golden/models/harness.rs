@@ -273,5 +273,10 @@ pub struct Loras {
 }
 
 pub fn settings(dtype: DType, mode: Mode, lora: Option<(usize, f64, Targets)>) -> Settings {
-    Settings { dtype, mode, lora: lora.map(|(rank, alpha, targets)| LoraSpec { rank, alpha, targets }) }
+    Settings {
+        dtype,
+        mode,
+        lora: lora.map(|(rank, alpha, targets)| LoraSpec { rank, alpha, targets }),
+        ..Settings::default()
+    }
 }

@@ -1,0 +1,155 @@
+//! The plans of a job that makes images. A model remembers the last ones: another prompt, another image and another LoRA of
+//! the same layers plan nothing.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::base::DType;
+use crate::error::Result;
+use crate::gpu::{Caps, Variants};
+use crate::graph::Plan;
+use crate::models::UNet;
+use crate::nn::{Mode, Param, Ranks};
+
+use super::Model;
+use super::denoise::{Extent, SamplingPlan};
+use super::memory::{Memory, Phase, bytes, hidden_bytes, in_turn, pool};
+use super::planning::{Part, Planning};
+use super::text::TextParts;
+
+/// What decides the plans of images.
+#[derive(Clone, PartialEq)]
+pub(crate) struct ImageSpec {
+    /// Prompts to encode, the negative one among them.
+    pub prompts: usize,
+    /// Images of the whole job.
+    pub images: usize,
+    /// Width and height in pixels.
+    pub size: [usize; 2],
+    /// An unconditional pass runs beside.
+    pub guided: bool,
+    /// State slots of the sampler.
+    pub slots: usize,
+    /// A start image is encoded.
+    pub encodes: bool,
+    /// Ranks of the adapters, by layer.
+    pub ranks: Arc<Ranks>,
+}
+
+/// Every plan of a job that makes images.
+pub(crate) struct ImagePlans {
+    spec: ImageSpec,
+    pub text: TextParts,
+    pub encode: Option<Part>,
+    pub unet: UNet,
+    pub params: Vec<Param>,
+    pub sampling: SamplingPlan,
+    pub decode: Part,
+    /// Bytes of all prompts' hidden states, and of all images' latents.
+    stores: [u64; 2],
+}
+
+/// The last plans that were made for a model, with the adapter and the kernels that they are for: a job that needs the same
+/// runs them again.
+#[derive(Default)]
+pub(crate) struct LastPlans(Mutex<Option<Planned>>);
+
+struct Planned {
+    caps: Caps,
+    variants: Variants,
+    plans: Arc<ImagePlans>,
+}
+
+impl ImageSpec {
+    /// Whether plans of `other` serve: adapters on the same layers may have lower ranks, whose factors end in zeros.
+    fn is_served_by(&self, other: &ImageSpec) -> bool {
+        let same_layers = self.ranks.len() == other.ranks.len();
+        let fits = self.ranks.iter().all(|(layer, rank)| other.ranks.get(layer).is_some_and(|most| rank <= most));
+        same_layers && fits && *self == ImageSpec { ranks: self.ranks.clone(), ..other.clone() }
+    }
+
+    /// The plans: those that were made last for `model` where they serve, else new ones.
+    pub(crate) async fn plans(self, model: &Model, planning: Planning<'_>) -> Result<Arc<ImagePlans>> {
+        let last = |planned: &&Planned| {
+            planned.caps == *planning.caps
+                && planned.variants == *planning.variants
+                && self.is_served_by(&planned.plans.spec)
+        };
+        if let Some(planned) = model.last_plans().as_ref().filter(last) {
+            return Ok(planned.plans.clone());
+        }
+        let plans = Arc::new(ImagePlans::new(self, model, planning).await?);
+        let (caps, variants) = (planning.caps.clone(), planning.variants.clone());
+        *model.last_plans() = Some(Planned { caps, variants, plans: plans.clone() });
+        Ok(plans)
+    }
+}
+
+impl ImagePlans {
+    async fn new(spec: ImageSpec, model: &Model, planning: Planning<'_>) -> Result<ImagePlans> {
+        let (size, settings) = (spec.size, model.settings(planning.caps, &spec.ranks));
+        let text = model.plan_texts(&settings, planning, spec.prompts, model.tokenizer.length()).await?;
+        let encode = spec.encodes.then(|| model.plan_vae_encode(planning, 1, size)).transpose()?;
+        planning.breathe().await;
+        let (unet, params) = model.unet_part(settings)?;
+        let extent = Extent::new(model, size, spec.guided, spec.slots);
+        let sampling = SamplingPlan::new(planning, &unet, Mode::Inference, extent)?;
+        planning.breathe().await;
+        let decode = model.plan_vae_decode(planning, 1, size, true)?;
+        planning.breathe().await;
+        let latent = DType::F32.bytes(extent.elements()).next_multiple_of(256);
+        let stores = [hidden_bytes(model, spec.prompts), spec.images as u64 * latent];
+        Ok(ImagePlans { spec, text, encode, unet, params, sampling, decode, stores })
+    }
+
+    /// Memory of the phases, which run in turn.
+    pub(crate) fn memory(&self) -> Memory {
+        in_turn(&self.phases())
+    }
+
+    /// What they take where no weights go before the next job: those of all parts, instead of the largest part's.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        let phases = self.phases();
+        let largest = phases.iter().map(Phase::alone).max().unwrap_or(0);
+        let weights: u64 = phases.iter().map(|p| p.weights).sum();
+        let beside = phases.iter().map(|p| p.beside).max().unwrap_or(0);
+        self.memory().1 - largest + weights + beside
+    }
+
+    /// All of them, in the order in which they run.
+    pub(crate) fn plans(&self) -> impl Iterator<Item = &Plan> {
+        let encode = self.encode.iter().map(|part| &*part.plan);
+        self.text.plans().chain(encode).chain(self.sampling.plans()).chain([&*self.decode.plan])
+    }
+
+    /// Chunks that serve all of them in turn.
+    pub(crate) fn pool(&self) -> Vec<u64> {
+        pool(self.phases().iter().map(|p| &p.arena))
+    }
+
+    fn phases(&self) -> Vec<Phase> {
+        let weights = bytes(&self.params);
+        let step = &self.sampling.step;
+        let beside = self.sampling.plans().map(|p| p.input_bytes + p.uniform_bytes).sum::<u64>();
+        let [hidden, latents] = self.stores;
+        let mut phases = vec![Phase::part(&self.text.whole)];
+        phases.extend(self.encode.as_ref().map(Phase::part));
+        phases.iter_mut().for_each(|phase| phase.beside += hidden);
+        phases.push(Phase {
+            name: "UNet",
+            weights,
+            optimizer: 0,
+            beside: beside + step.stored_bytes().saturating_sub(weights) + hidden + latents,
+            arena: pool(self.sampling.plans().map(|p| &p.arena)),
+        });
+        let mut decode = Phase::part(&self.decode);
+        decode.beside += latents;
+        phases.push(decode);
+        phases
+    }
+}
+
+impl Model {
+    fn last_plans(&self) -> MutexGuard<'_, Option<Planned>> {
+        self.plans.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
