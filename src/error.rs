@@ -152,19 +152,22 @@ impl Error {
         self.message().in_words(words)
     }
 
-    /// JSON for programs: `kind`, `message` in the words of a face, and the variant's own fields (`field`, `path`, `step`,
+    /// JSON for programs: `event` ("error"), `kind`, `message` in the words of a face, and the variant's own fields (`field`, `path`, `step`,
     /// `unit`, `done`, `total`, `resumable`).
     pub fn to_json(&self, words: &dyn Words) -> Value {
-        let mut said = match self {
-            Error::Usage { field, .. } => json!({"field": field}),
-            Error::File { path, .. } => json!({"path": words.path(path)}),
-            Error::Diverged { step } => json!({"step": step}),
+        let mut said = json!({"event": "error", "kind": self.kind()});
+        match self {
+            Error::Usage { field, .. } => said["field"] = json!(field),
+            Error::File { path, .. } => said["path"] = words.path(path).into(),
+            Error::Diverged { step } => said["step"] = json!(step),
             Error::Interrupted { unit, done, total, resumable } => {
-                json!({"unit": unit, "done": done, "total": total, "resumable": resumable})
+                said["unit"] = json!(unit);
+                (said["done"], said["total"]) = (json!(done), json!(total));
+                said["resumable"] = json!(resumable);
             }
-            _ => json!({}),
-        };
-        (said["kind"], said["message"]) = (self.kind().into(), self.in_words(words).into());
+            _ => {}
+        }
+        said["message"] = self.in_words(words).into();
         said
     }
 }
@@ -214,7 +217,7 @@ mod tests {
         let error = Error::Interrupted { unit: "step", done: 3, total: 9, resumable: state };
         let said = "interrupted after step 3 of 9: state is saved, go on with <resume>";
         assert_eq!(error.in_words(&Page), said);
-        let expected = json!({"kind": "interrupted", "unit": "step", "done": 3, "total": 9, "resumable": "a/state", "message": said});
+        let expected = json!({"event": "error", "kind": "interrupted", "unit": "step", "done": 3, "total": 9, "resumable": "a/state", "message": said});
         assert_eq!(error.to_json(&Page), expected);
         assert_eq!(Error::interrupted().to_string(), "interrupted");
     }

@@ -41,7 +41,7 @@ pub fn main() -> ExitCode {
         Err(e) => {
             let refusal = args::refusal(&e, std::env::args_os());
             if std::env::args_os().any(|arg| arg == "--json") {
-                report::tell_error(Error::argument(refusal.as_str()).to_json(&words::CommandLine));
+                terminal::tell(Error::argument(refusal.as_str()).to_json(&words::CommandLine));
             }
             terminal::complain(&refusal);
             return ExitCode::from(2);
@@ -71,7 +71,7 @@ pub fn main() -> ExitCode {
         Err(Error::Interrupted { .. }) if terminal::reader_left() => ExitCode::SUCCESS,
         Err(e) => {
             if global.json {
-                report::tell_error(e.to_json(&words::CommandLine));
+                terminal::tell(e.to_json(&words::CommandLine));
             }
             match &e {
                 Error::Interrupted { .. } => terminal::note(&terminal::one_line(&said(&e))),

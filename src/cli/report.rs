@@ -270,12 +270,6 @@ fn json_line(event: &Event) -> Value {
     }
 }
 
-/// Writes the event of an error that ends the command: `fault` with its kind, fields and message.
-pub fn tell_error(mut fault: Value) {
-    fault["event"] = "error".into();
-    terminal::tell(fault);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

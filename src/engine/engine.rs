@@ -1,7 +1,7 @@
 //! The engine on a device.
 
 use crate::error::Result;
-use crate::event::Listener;
+use crate::event::{Event, Flow};
 use crate::generate::{GenerateOptions, Generated};
 use crate::gpu::{DeviceOptions, Gpu, Variants};
 use crate::pipeline::context::Context;
@@ -100,8 +100,13 @@ impl Engine {
     ///
     /// # Errors
     /// For files that are not what they should be, LoRAs of which no layer matches, and when the listener stops it.
-    pub async fn open(&self, options: &ModelOptions, loras: &[LoraArg], listener: Listener<'_>) -> Result<Model> {
-        probe::open(&self.context(), options, loras, Reads::NOTHING, &mut EventSink::new(listener)).await
+    pub async fn open(
+        &self,
+        options: &ModelOptions,
+        loras: &[LoraArg],
+        mut listener: impl FnMut(Event) -> Flow,
+    ) -> Result<Model> {
+        probe::open(&self.context(), options, loras, Reads::NOTHING, &mut EventSink::new(&mut listener)).await
     }
 
     /// Makes the pictures of `options`; each goes to `listener` as it is done. Stopped, it still gives those that were
@@ -110,8 +115,12 @@ impl Engine {
     /// # Errors
     /// For options that make no sense, files that are not what they should be, what does not fit the adapter, and
     /// [`Error::Interrupted`](crate::Error::Interrupted) when the listener stops the job before its last picture is sampled.
-    pub async fn generate(&self, options: &GenerateOptions, listener: Listener<'_>) -> Result<Generated> {
-        generate::generate(&self.context(), options, listener).await
+    pub async fn generate(
+        &self,
+        options: &GenerateOptions,
+        mut listener: impl FnMut(Event) -> Flow,
+    ) -> Result<Generated> {
+        generate::generate(&self.context(), options, &mut listener).await
     }
 
     /// Makes the pictures of `options` with a model that is open already, whatever model and LoRAs the options name.
@@ -122,9 +131,9 @@ impl Engine {
         &self,
         model: &Model,
         options: &GenerateOptions,
-        listener: Listener<'_>,
+        mut listener: impl FnMut(Event) -> Flow,
     ) -> Result<Generated> {
-        generate::generate_with(&self.context(), model, options, listener).await
+        generate::generate_with(&self.context(), model, options, &mut listener).await
     }
 
     /// Trains; writes `options.out`. Stopped by the listener, it saves a checkpoint and says so.
@@ -132,8 +141,8 @@ impl Engine {
     /// # Errors
     /// For options that make no sense, files that are not what they should be or cannot be written, what does not fit the
     /// adapter, and when the listener stops the job.
-    pub async fn train(&self, options: &TrainOptions, listener: Listener<'_>) -> Result<Trained> {
-        train::train(&self.context(), options, listener).await
+    pub async fn train(&self, options: &TrainOptions, mut listener: impl FnMut(Event) -> Flow) -> Result<Trained> {
+        train::train(&self.context(), options, &mut listener).await
     }
 
     /// The adapter and its kernels, to plan for.
