@@ -47,7 +47,7 @@ export interface Plan {
 
 export interface GenerateJob {
   prompt: string; negative?: string; steps?: number; guidance?: number;
-  sampler?: "ddim" | "ddpm" | "pndm" | "euler" | "euler-a" | "dpm++2m" | "unipc" | "lcm";
+  sampler?: "ddim" | "ddpm" | "pndm" | "euler" | "euler-a" | "heun" | "dpm++2m" | "unipc" | "lcm";
   spacing?: "leading" | "linspace" | "trailing"; karras?: boolean; seed?: number; rng?: "torch" | "philox";
   count?: number; width?: number; height?: number; loras?: { name: string; scale: number }[];
   /** A picture to start from: without width and height its own size, rounded down, is made. */

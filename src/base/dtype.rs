@@ -9,8 +9,8 @@ pub enum DType {
     F32,
     /// Half precision, two to a `u32` word (`unpack2x16float`, core WGSL, so it works on every adapter).
     F16,
-    /// Signed bytes in blocks of 64 with a scale each ([`super::block8`]): frozen weights whose last extent is a multiple
-    /// of 64.
+    /// Signed bytes in blocks of 64 with a scale each ([`super::block8`]): frozen weights whose last extent is a
+    /// multiple of 64.
     Q8,
     /// 32-bit unsigned integer: token ids.
     U32,

@@ -1,6 +1,7 @@
 //! Noise levels: the forward process `x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) noise` (Ho et al. 2020, eq. 4).
 
-use super::schedule_config::{BetaSchedule, Prediction, ScheduleConfig};
+use super::prediction::Prediction;
+use super::schedule_config::{BetaSchedule, ScheduleConfig};
 
 /// The noise levels a model was trained on.
 #[derive(Debug, Clone, PartialEq)]

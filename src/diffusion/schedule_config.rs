@@ -1,36 +1,12 @@
 //! A diffusers `scheduler_config.json`.
 
-use std::str::FromStr;
+use serde::Deserialize;
 
-use serde::{Deserialize, Serialize};
-
+use super::prediction::Prediction;
+use super::samplers::SamplerKind;
 use super::spacing::Spacing;
 use crate::base::json;
 use crate::error::{Error, Result};
-
-/// What the network's output means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-#[serde(rename_all = "lowercase")]
-pub enum Prediction {
-    /// The noise.
-    Epsilon,
-    /// The velocity `sqrt(abar) noise - sqrt(1 - abar) x0` (Salimans and Ho 2022).
-    #[serde(alias = "v_prediction")]
-    V,
-}
-
-impl FromStr for Prediction {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "epsilon" => Ok(Prediction::Epsilon),
-            "v" | "v_prediction" => Ok(Prediction::V),
-            _ => Err(Error::value("prediction", name, "not supported; use epsilon or v")),
-        }
-    }
-}
 
 /// How the betas grow from `beta_start` to `beta_end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -47,8 +23,8 @@ pub enum BetaSchedule {
 /// A model's `scheduler_config.json`: its noise levels, what its network predicts, and the sampler it comes with.
 ///
 /// A field that is absent has the default of the diffusers class the file names, except that, as in
-/// `StableDiffusionPipeline`, `steps_offset` is 1 whatever the file says and `clip_sample` is never applied: latents have no
-/// fixed range. Fields that the class does not know are ignored, as diffusers does.
+/// `StableDiffusionPipeline`, `steps_offset` is 1 whatever the file says and `clip_sample` is never applied: latents
+/// have no fixed range. Fields that the class does not know are ignored, as diffusers does.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct ScheduleConfig {
@@ -71,8 +47,6 @@ pub struct ScheduleConfig {
     pub timestep_spacing: Option<Spacing>,
     /// Whether the step after the last goes to abar = 1 instead of `abar[0]`; absent: the class's default.
     pub set_alpha_to_one: Option<bool>,
-    /// PNDM without the Runge-Kutta start. The only PNDM that is supported.
-    pub skip_prk_steps: bool,
     /// Betas rescaled so that the last level is pure noise (Lin et al. 2023).
     pub rescale_betas_zero_snr: bool,
     /// Karras et al. 2022 noise levels.
@@ -100,7 +74,6 @@ impl Default for ScheduleConfig {
             prediction_type: Prediction::Epsilon,
             timestep_spacing: None,
             set_alpha_to_one: None,
-            skip_prk_steps: false,
             rescale_betas_zero_snr: false,
             use_karras_sigmas: false,
             final_sigmas_type: None,
@@ -120,11 +93,9 @@ impl ScheduleConfig {
         let mut value: serde_json::Value = json::parse(text).map_err(|e| refuse(format!("not JSON: {e}")))?;
         let fields = value.as_object_mut().ok_or_else(|| refuse("not a JSON object".into()))?;
         fields.retain(|_, v| !v.is_null());
-        if fields.get("_class_name").and_then(|v| v.as_str()) == Some("LCMScheduler") {
-            // The one class whose defaults are Stable Diffusion's.
-            fields.entry("beta_start").or_insert(0.00085.into());
-            fields.entry("beta_end").or_insert(0.012.into());
-            fields.entry("beta_schedule").or_insert("scaled_linear".into());
+        let class = fields.get("_class_name").and_then(|v| v.as_str()).unwrap_or_default();
+        for (field, default) in SamplerKind::from_class(class).map_or(&[][..], SamplerKind::class_defaults) {
+            fields.entry(*field).or_insert(default.json());
         }
         let config = ScheduleConfig::deserialize(&value).map_err(|e| {
             // Every field has a default, so the one that is wrong is wrong alone too.
@@ -154,8 +125,9 @@ impl ScheduleConfig {
         Ok(config)
     }
 
-    /// What checkpoints without a scheduler file were trained with: the betas of every Stable Diffusion 1.x and 2.x model,
-    /// with PNDM for models that predict noise and DDIM for those that predict velocity, as their diffusers folders have it.
+    /// What checkpoints without a scheduler file were trained with: the betas of every Stable Diffusion 1.x and 2.x
+    /// model, with PNDM for models that predict noise and DDIM for those that predict velocity, as their diffusers
+    /// folders have it.
     pub fn stable_diffusion(prediction: Prediction) -> Self {
         ScheduleConfig {
             class_name: match prediction {
@@ -167,7 +139,7 @@ impl ScheduleConfig {
             beta_schedule: BetaSchedule::ScaledLinear,
             prediction_type: prediction,
             set_alpha_to_one: Some(false),
-            skip_prk_steps: true,
+            rest: [("skip_prk_steps".to_owned(), true.into())].into_iter().collect(),
             ..ScheduleConfig::default()
         }
     }

@@ -72,8 +72,8 @@ pub(super) fn without_last(spacing: Spacing, train: usize, steps: usize) -> Vec<
 
 /// `np.arange(train, 0, -train / steps).round() - 1`.
 ///
-/// For some counts (61, 103, …) rounding makes NumPy's range one longer, which gives diffusers a last timestep of -1; here it
-/// always has `steps` entries.
+/// For some counts (61, 103, …) rounding makes NumPy's range one longer, which gives diffusers a last timestep of -1;
+/// here it always has `steps` entries.
 fn trailing(train: usize, steps: usize) -> Vec<f64> {
     let start = train as f64;
     // NumPy fills a range with multiples of the difference of its first two entries.

@@ -47,8 +47,10 @@ pub struct Latents {
 pub(crate) async fn generate(context: &Context, job: &GenerateOptions, listener: Listener<'_>) -> Result<Generated> {
     job.check()?;
     let mut events = EventSink::new(listener);
-    let model = probe::open(context, &job.model, &job.loras, job.reads(), &mut events).await?.merging(job.merge);
-    context.gpu.watched(make(context, &model, job, &mut events)).await
+    // Boxed: a host's thread may have little stack.
+    let open = Box::pin(probe::open(context, &job.model, &job.loras, job.reads(), &mut events));
+    let model = open.await?.merging(job.merge);
+    context.gpu.watched(Box::pin(make(context, &model, job, &mut events))).await
 }
 
 /// Makes the pictures of `job` with an open model.
@@ -59,7 +61,7 @@ pub(crate) async fn generate_with(
     listener: Listener<'_>,
 ) -> Result<Generated> {
     job.check()?;
-    let made = context.gpu.watched(make(context, model, job, &mut EventSink::new(listener))).await;
+    let made = context.gpu.watched(Box::pin(make(context, model, job, &mut EventSink::new(listener)))).await;
     model.settle_weights(made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted { .. })));
     made
 }

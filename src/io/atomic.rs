@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::path::Path;
 
+use super::describe::describe;
 use super::files;
-use super::source::{CopyError, describe};
+use super::source::CopyError;
 use crate::error::{Error, Result};
 
 /// Writes the file at `path` through `fill`: beside it, synced, then renamed over it. On any error the old file, if
@@ -17,8 +18,8 @@ pub fn write_atomic(path: impl AsRef<Path>, fill: impl FnOnce(&mut dyn Write) ->
     files::write(path, fill).map_err(|e| cannot_write(path, &e))
 }
 
-/// Writes the file at `path` as [`write_atomic`] does, through a `fill` that reads other files: a fault of theirs is named
-/// as theirs.
+/// Writes the file at `path` as [`write_atomic`] does, through a `fill` that reads other files: a fault of theirs is
+/// named as theirs.
 pub(super) fn write_copying(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<(), CopyError>) -> Result<()> {
     let mut unread = None;
     let written = write_atomic(path, |out| {

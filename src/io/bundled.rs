@@ -28,8 +28,8 @@ pub static MODEL: Bundle = Bundle {
     ],
 };
 
-/// CLIP's tokenizer, which every Stable Diffusion 1.x and 2.x model shares, with the padding token `pad`; `name` is what
-/// messages call it.
+/// CLIP's tokenizer, which every Stable Diffusion 1.x and 2.x model shares, with the padding token `pad`; `name` is
+/// what messages call it.
 pub fn tokenizer(name: &str, pad: &str) -> TokenizerFiles {
     let shared =
         MODEL.tokenizer.iter().map(|(file, bytes)| (*file, Source::from_static(format!("{name}: {file}"), bytes)));

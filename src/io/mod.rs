@@ -8,12 +8,14 @@ pub mod atomic;
 #[cfg(feature = "bundled")]
 pub mod bundled;
 pub mod checkpoints;
+pub(crate) mod describe;
 pub(crate) mod families;
 pub mod files;
 pub mod image;
 pub mod lora_file;
 pub mod place;
 pub mod safetensors;
+mod slices;
 pub mod source;
 pub mod tokenizer;
 
@@ -23,5 +25,6 @@ pub use image::{Crop, Parameters, Picture, list_pictures, write_png};
 pub use lora_file::{LoraFile, LoraFormat, LoraModule, ModuleKey};
 pub use place::{Place, Placed};
 pub use safetensors::{ElementType, SafeTensors, Tensor, write_safetensors};
-pub use source::{Slices, Source};
+pub use slices::Slices;
+pub use source::Source;
 pub use tokenizer::{ClipTokenizer, Encoded, TokenizerFiles};

@@ -33,7 +33,8 @@ impl Place {
         Place { path: path.into(), folder: None, replace }
     }
 
-    /// Of a folder that will hold `files` (paths in it) and replaces another only if `replace` says so and that holds no more.
+    /// Of a folder that will hold `files` (paths in it) and replaces another only if `replace` says so and that holds
+    /// no more.
     pub fn folder(path: impl Into<PathBuf>, files: Vec<PathBuf>, replace: bool) -> Place {
         Place { path: path.into(), folder: Some(files), replace }
     }
@@ -80,7 +81,8 @@ impl Place {
         }
     }
 
-    /// Locks the place against other runs for as long as the lock is kept. Where the folder cannot lock, `note` hears why.
+    /// Locks the place against other runs for as long as the lock is kept. Where the folder cannot lock, `note` hears
+    /// why.
     ///
     /// # Errors
     /// [`Error::File`] naming the run that has it.
@@ -102,9 +104,9 @@ impl Place {
         }
     }
 
-    /// Puts what `write` writes at the place; where that cannot be, beside it under a free name, else in the user's cache
-    /// folder, else in the folder for temporary files. `write` gets the path of a file or folder that is not there, perhaps
-    /// several times.
+    /// Puts what `write` writes at the place; where that cannot be, beside it under a free name, else in the user's
+    /// cache folder, else in the folder for temporary files. `write` gets the path of a file or folder that is not
+    /// there, perhaps several times.
     ///
     /// # Errors
     /// Of the place itself, where there is no other.

@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+pub(crate) use super::describe::describe;
 use super::files;
+use super::slices::{Data, Slices};
 use crate::base::json;
 use crate::error::{Error, Result};
 
@@ -20,42 +22,11 @@ pub(super) enum CopyError {
     Write(std::io::Error),
 }
 
-/// Bytes that are got slice by slice, so that no more of them than is looked at is ever in memory: a file on the disk, or
-/// one that a web page was given. A page's Worker reads such files without waiting; that is why nothing here is async.
-pub trait Slices {
-    /// Length in bytes.
-    fn len(&self) -> u64;
-
-    /// Whether there is nothing to read.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The bytes of `range`, which lies within the length.
-    ///
-    /// # Errors
-    /// A message for the user when they cannot be had.
-    fn read(&self, range: Range<u64>) -> Result<Vec<u8>, String>;
-}
-
-#[cfg(not(target_arch = "wasm32"))]
-type SharedSlices = Arc<dyn Slices + Send + Sync>;
-/// What JavaScript holds belongs to one thread, and a page's engine has one.
-#[cfg(target_arch = "wasm32")]
-type SharedSlices = std::rc::Rc<dyn Slices>;
-
 /// Named read-only bytes. Cloning shares them.
 #[derive(Clone)]
 pub struct Source {
     name: String,
     data: Data,
-}
-
-#[derive(Clone)]
-pub(super) enum Data {
-    Shared(Arc<[u8]>),
-    Static(&'static [u8]),
-    Slices(SharedSlices),
 }
 
 impl Source {
@@ -209,8 +180,17 @@ impl Source {
     }
 }
 
-/// Whether `head` begins with the length of a safetensors header and that header's brace, whatever else the length looks like:
-/// that of 640 bytes begins as a pickle does.
+/// The JSON object in `source`.
+///
+/// # Errors
+/// [`Error::File`] where it holds something else.
+pub(super) fn object(source: &Source) -> Result<serde_json::Value> {
+    let value = source.json()?;
+    if value.is_object() { Ok(value) } else { Err(Error::file(source.name(), "is JSON, but not an object")) }
+}
+
+/// Whether `head` begins with the length of a safetensors header and that header's brace, whatever else the length
+/// looks like: that of 640 bytes begins as a pickle does.
 pub(crate) fn begins_safetensors(head: &[u8]) -> bool {
     head.get(4..9).is_some_and(|bytes| bytes == b"\0\0\0\0{")
 }
@@ -237,27 +217,5 @@ const MAGIC: [(&[u8], &str); 15] = [
 impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Source({}, {} bytes)", self.name, self.len())
-    }
-}
-
-/// What an I/O error means to a user, without the `(os error N)` tail.
-pub(crate) fn describe(error: &std::io::Error) -> String {
-    use std::io::ErrorKind as K;
-    match error.kind() {
-        K::NotFound => "no such file or folder".into(),
-        K::PermissionDenied => "permission denied".into(),
-        K::StorageFull => "the disk is full: free some space or write elsewhere".into(),
-        K::ReadOnlyFilesystem => "the file system is read-only: write elsewhere".into(),
-        K::IsADirectory => "is a folder, expected a file".into(),
-        K::NotADirectory => "a part of this path is a file, not a folder: name another".into(),
-        K::InvalidFilename => "the name is too long for its file system, or has what that refuses: name another".into(),
-        K::QuotaExceeded => "the disk quota is used up: free some space or write elsewhere".into(),
-        K::FileTooLarge => "the file is too large for its file system or the shell's limit: write elsewhere".into(),
-        K::ResourceBusy => "it is in use or something is mounted on it: name another".into(),
-        K::StaleNetworkFileHandle => "the network drive has lost it: connect it again".into(),
-        _ => {
-            let text = error.to_string();
-            text.split(" (os error").next().unwrap_or(&text).to_owned()
-        }
     }
 }

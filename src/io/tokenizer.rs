@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tokenizers::{AddedToken, Tokenizer};
 
+use super::source::object;
 use super::{Source, files};
 use crate::error::{Error, Result};
 
@@ -146,7 +147,7 @@ impl ClipTokenizer {
     pub fn from_files(files: &TokenizerFiles) -> Result<ClipTokenizer> {
         let config = files.json("tokenizer_config.json")?.unwrap_or_default();
         let (source, mut json) = match (files.get("tokenizer.json"), files.get("vocab.json"), files.get("merges.txt")) {
-            (Some(source), _, _) => (source, super::checkpoints::object(source)?),
+            (Some(source), _, _) => (source, object(source)?),
             (None, Some(vocab), Some(merges)) => (vocab, from_vocab(vocab, merges)?),
             _ => {
                 let message = "holds neither tokenizer.json nor vocab.json with merges.txt: get the model again";
@@ -244,8 +245,8 @@ impl ClipTokenizer {
     }
 }
 
-/// A token as files write it: its text, or an object with its text as `content` and how it is looked for. What an object
-/// does not say is as `AddedToken` has it.
+/// A token as files write it: its text, or an object with its text as `content` and how it is looked for. What an
+/// object does not say is as `AddedToken` has it.
 fn token(value: &Value, special: bool) -> Option<AddedToken> {
     if let Some(text) = value.as_str() {
         return Some(AddedToken::from(text, special));
@@ -268,8 +269,8 @@ struct AddedTokens {
 }
 
 impl AddedTokens {
-    /// From the folder's `files`, of which `config` is `tokenizer_config.json`, and `own`, what `tokenizer.json` adds. Where
-    /// the configuration lists the tokens, the other files are not asked.
+    /// From the folder's `files`, of which `config` is `tokenizer_config.json`, and `own`, what `tokenizer.json` adds.
+    /// Where the configuration lists the tokens, the other files are not asked.
     fn new(files: &TokenizerFiles, config: &Value, own: &Value) -> Result<AddedTokens> {
         const NAMED: [&str; 7] =
             ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -366,7 +367,7 @@ fn parse(name: &str, bytes: &[u8]) -> Result<Tokenizer> {
 /// `tokenizer.json` for a vocabulary and its merges: the pipeline that `transformers` builds for CLIP
 /// (`convert_slow_tokenizer.py`, `CLIPConverter`).
 fn from_vocab(vocab: &Source, merges: &Source) -> Result<Value> {
-    let vocab = super::checkpoints::object(vocab)?;
+    let vocab = object(vocab)?;
     // The first line names the format's version; no merge rule starts with '#version'.
     let merges = merges.text()?;
     let merges = merges.trim_start_matches('\u{feff}');

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor};
 use crate::nn::{Linear, Scope};
-use crate::ops::{Addend, AttentionSpec, Epilogue, Heads, attention};
+use crate::ops::{Addend, AttentionSpec, Epilogue, Heads, WIDEST_HEAD, attention};
 
 /// What the projections are called in a checkpoint.
 pub(super) struct Names {
@@ -35,10 +35,6 @@ pub enum Context<'a> {
     /// What [`super::UNet::context`] made of it once.
     KeyValues(&'a [KeyValue]),
 }
-
-/// The widest head that the attention kernel takes. A wider one runs as plain matrix products, which want queries, keys and
-/// values as tensors of their own, take a single head and have no gradients.
-pub(super) const WIDEST: usize = 160;
 
 fn whole(tensor: Tensor) -> Heads {
     Heads { tensor, offset: 0 }
@@ -97,7 +93,7 @@ impl SelfAttention {
     /// `bias`: of the projections; the output layer always has one.
     pub(super) fn new(scope: &Scope, names: &Names, channels: usize, heads: usize, bias: bool, causal: bool) -> Self {
         let spec = spec(channels, heads, causal);
-        let (qkv, stack) = ([names.q, names.k, names.v], spec.head_dim <= WIDEST);
+        let (qkv, stack) = ([names.q, names.k, names.v], spec.head_dim <= WIDEST_HEAD);
         SelfAttention {
             to_qkv: Projections::new(scope, "to_qkv", &qkv, channels, channels, bias, stack),
             to_out: Linear::new(&scope.pp(names.out), channels, channels, true),
@@ -132,7 +128,7 @@ impl CrossAttention {
         let spec = spec(channels, heads, false);
         CrossAttention {
             to_q: Linear::new(&scope.pp(q), channels, channels, false),
-            to_kv: Projections::new(scope, "to_kv", &[k, v], context, channels, false, spec.head_dim <= WIDEST),
+            to_kv: Projections::new(scope, "to_kv", &[k, v], context, channels, false, spec.head_dim <= WIDEST_HEAD),
             to_out: Linear::new(&scope.pp(out), channels, channels, true),
             spec,
             index,

@@ -1,10 +1,10 @@
 //! Feature maps too large to be in memory at once, as bands of rows that are made when they are asked for.
 //!
-//! The autoencoder's last layers hold 128 channels of every pixel: in f32 as much as WebGPU binds at all, and several of
-//! them at a time. A band is a tensor of its own, so nothing is ever bound that is larger, and liveness does the rest:
-//! a band is freed when the last one that reads it is done. What does not fit beside its input is made again instead of
-//! kept: once for the statistics of the norm behind it, once for the layer behind that. Convolutions read a row more on
-//! either side, so the result is exactly that of the whole map.
+//! The autoencoder's last layers hold 128 channels of every pixel: in f32 as much as WebGPU binds at all, and several
+//! of them at a time. A band is a tensor of its own, so nothing is ever bound that is larger, and liveness does the
+//! rest: a band is freed when the last one that reads it is done. What does not fit beside its input is made again
+//! instead of kept: once for the statistics of the norm behind it, once for the layer behind that. Convolutions read a
+//! row more on either side, so the result is exactly that of the whole map.
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -120,8 +120,8 @@ impl<'m> Bands<'m> {
         if bytes(self.shape) <= budget { self.stored(g) } else { Ok(self) }
     }
 
-    /// `layer`, a convolution of three rows, over the map: of stride 1, over the map enlarged twice, or of stride 2 with a
-    /// row of zeros behind the map.
+    /// `layer`, a convolution of three rows, over the map: of stride 1, over the map enlarged twice, or of stride 2
+    /// with a row of zeros behind the map.
     pub(super) fn conv(self, layer: &'m Conv2d) -> Bands<'m> {
         let [n, h, w, _] = self.shape;
         let Conv { stride, upsample, pad } = layer.conv;

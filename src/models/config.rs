@@ -2,44 +2,18 @@
 //! supported is refused by name.
 
 mod check;
+mod per_block;
 #[cfg(test)]
 mod tests;
 
 use check::{CHANNELS, Check, LAYERS, read};
+pub use per_block::PerBlock;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::attention::WIDEST;
 use crate::error::{Error, Result};
 use crate::gpu::Colours;
-use crate::ops::Activation;
-
-/// One value for all blocks, or one for each.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged, expecting = "expected a whole number, or a list of one for each block")]
-pub enum PerBlock {
-    /// The same everywhere.
-    One(usize),
-    /// By block, from the highest resolution down.
-    Each(Vec<usize>),
-}
-
-impl PerBlock {
-    /// The value for block `i`.
-    pub fn get(&self, i: usize) -> usize {
-        match self {
-            PerBlock::One(n) => *n,
-            PerBlock::Each(list) => list.get(i).or(list.last()).copied().unwrap_or(0),
-        }
-    }
-
-    fn values(&self) -> &[usize] {
-        match self {
-            PerBlock::One(n) => std::slice::from_ref(n),
-            PerBlock::Each(list) => list,
-        }
-    }
-}
+use crate::ops::{Activation, WIDEST_HEAD};
 
 /// Most pixels of a latent's side.
 const SAMPLE_SIZE: usize = 4096;
@@ -116,40 +90,44 @@ impl Default for UnetConfig {
     }
 }
 
+/// Fields of a UNet's file that are read from no struct, with the values that are supported.
+fn unet_fields() -> Vec<(&'static str, Vec<Value>)> {
+    let none = || vec![Value::Null];
+    vec![
+        ("act_fn", vec![json!("silu"), json!("swish")]),
+        ("center_input_sample", vec![json!(false)]),
+        ("only_cross_attention", vec![json!(false)]),
+        ("mid_block_only_cross_attention", vec![Value::Null, json!(false)]),
+        ("dual_cross_attention", vec![json!(false)]),
+        ("cross_attention_norm", none()),
+        ("class_embed_type", none()),
+        ("num_class_embeds", none()),
+        ("addition_embed_type", none()),
+        ("encoder_hid_dim", none()),
+        ("encoder_hid_dim_type", none()),
+        ("resnet_time_scale_shift", vec![json!("default")]),
+        ("resnet_skip_time_act", vec![json!(false)]),
+        ("resnet_out_scale_factor", vec![json!(1), json!(1.0)]),
+        ("mid_block_scale_factor", vec![json!(1), json!(1.0)]),
+        ("time_embedding_type", vec![json!("positional")]),
+        ("time_embedding_dim", none()),
+        ("time_embedding_act_fn", none()),
+        ("timestep_post_act", none()),
+        ("time_cond_proj_dim", none()),
+        ("conv_in_kernel", vec![json!(3)]),
+        ("conv_out_kernel", vec![json!(3)]),
+        ("attention_type", vec![json!("default")]),
+        ("num_attention_heads", none()),
+        ("reverse_transformer_layers_per_block", none()),
+        ("mid_block_type", vec![json!("UNetMidBlock2DCrossAttn"), Value::Null]),
+        ("downsample_padding", vec![json!(0), json!(1)]),
+    ]
+}
+
 impl UnetConfig {
     /// Reads the text of `path`.
     pub fn parse(path: &str, text: &str) -> Result<UnetConfig> {
-        let none = || vec![Value::Null];
-        let allowed = [
-            ("act_fn", vec![json!("silu"), json!("swish")]),
-            ("center_input_sample", vec![json!(false)]),
-            ("only_cross_attention", vec![json!(false)]),
-            ("mid_block_only_cross_attention", vec![Value::Null, json!(false)]),
-            ("dual_cross_attention", vec![json!(false)]),
-            ("cross_attention_norm", none()),
-            ("class_embed_type", none()),
-            ("num_class_embeds", none()),
-            ("addition_embed_type", none()),
-            ("encoder_hid_dim", none()),
-            ("encoder_hid_dim_type", none()),
-            ("resnet_time_scale_shift", vec![json!("default")]),
-            ("resnet_skip_time_act", vec![json!(false)]),
-            ("resnet_out_scale_factor", vec![json!(1), json!(1.0)]),
-            ("mid_block_scale_factor", vec![json!(1), json!(1.0)]),
-            ("time_embedding_type", vec![json!("positional")]),
-            ("time_embedding_dim", none()),
-            ("time_embedding_act_fn", none()),
-            ("timestep_post_act", none()),
-            ("time_cond_proj_dim", none()),
-            ("conv_in_kernel", vec![json!(3)]),
-            ("conv_out_kernel", vec![json!(3)]),
-            ("attention_type", vec![json!("default")]),
-            ("num_attention_heads", none()),
-            ("reverse_transformer_layers_per_block", none()),
-            ("mid_block_type", vec![json!("UNetMidBlock2DCrossAttn"), Value::Null]),
-            ("downsample_padding", vec![json!(0), json!(1)]),
-        ];
-        let mut config: UnetConfig = read(path, text, &allowed)?;
+        let mut config: UnetConfig = read(path, text, &unet_fields())?;
         let check = Check { path };
         let blocks = config.block_out_channels.len();
         check.channels(&config.block_out_channels)?;
@@ -387,9 +365,9 @@ impl TextEncoderConfig {
         }
         let heads = config.num_attention_heads;
         check.divides("num_attention_heads", heads, config.hidden_size)?;
-        if config.hidden_size / heads > WIDEST {
+        if config.hidden_size / heads > WIDEST_HEAD {
             let message = format!("num_attention_heads is {heads} for {} channels", config.hidden_size);
-            return Err(Error::file(path, format!("{message}: heads wider than {WIDEST} are not supported")));
+            return Err(Error::file(path, format!("{message}: heads wider than {WIDEST_HEAD} are not supported")));
         }
         check.eps("layer_norm_eps", config.layer_norm_eps)?;
         Ok(config)

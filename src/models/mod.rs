@@ -5,6 +5,7 @@
 
 mod attention;
 mod bands;
+mod build;
 pub mod config;
 mod resnet;
 mod text_encoder;

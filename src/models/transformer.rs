@@ -1,7 +1,7 @@
 //! `Transformer2DModel`: self-attention over pixels, cross-attention to the prompt, a gated feed-forward layer.
 
 use super::attention::{Context, CrossAttention, DIFFUSERS, SelfAttention};
-use super::unet_blocks::Build;
+use super::build::Build;
 use crate::error::Result;
 use crate::graph::{Graph, Tensor};
 use crate::nn::{GroupNorm, LayerNorm, Linear, Mode, Scope};
@@ -28,7 +28,8 @@ impl FeedForward {
         }
     }
 
-    /// `x` and `residual` are `[n, tokens, c]`. A hidden layer of more than `most` bytes is made for some tokens at a time.
+    /// `x` and `residual` are `[n, tokens, c]`. A hidden layer of more than `most` bytes is made for some tokens at a
+    /// time.
     fn forward(&self, g: &mut Graph, x: Tensor, residual: Tensor, most: usize) -> Result<Tensor> {
         let shape = g.shape(x).clone();
         let (samples, tokens) = (shape[0], shape[1]);

@@ -1,15 +1,16 @@
 //! `UNet2DConditionModel`: predicts the noise or velocity in latents (Rombach et al. 2022, arXiv 2112.10752).
 
+use super::attention::CrossAttention;
 pub use super::attention::{Context, KeyValue};
-use super::attention::{CrossAttention, WIDEST};
+use super::build::Build;
 use super::config::UnetConfig;
 use super::resnet::Time;
-use super::unet_blocks::{Build, Conditioning, DownBlock, UNetMidBlock, UpBlock};
+use super::unet_blocks::{Conditioning, DownBlock, UNetMidBlock, UpBlock};
 use crate::base::DType;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor};
 use crate::nn::{Conv2d, GroupNorm, Linear, Mode, Scope};
-use crate::ops::{Activation, Epilogue, Heads, timestep_embedding, unary};
+use crate::ops::{Activation, Epilogue, Heads, WIDEST_HEAD, timestep_embedding, unary};
 
 /// The UNet.
 #[derive(Clone, Debug)]
@@ -32,9 +33,10 @@ impl UNet {
     pub fn new(scope: &Scope, config: UnetConfig) -> Result<UNet> {
         let (first, time_dim) = (config.block_out_channels[0], config.time_embed_dim());
         let widest = config.widest_head();
-        if widest > WIDEST && scope.settings().mode == Mode::Training {
-            let message =
-                format!("attention_head_dim gives heads of {widest} columns; wider than {WIDEST} cannot be trained");
+        if widest > WIDEST_HEAD && scope.settings().mode == Mode::Training {
+            let message = format!(
+                "attention_head_dim gives heads of {widest} columns; wider than {WIDEST_HEAD} cannot be trained"
+            );
             return Err(Error::file(format!("{}/config.json", scope.path()), message));
         }
         let mut build = Build::new(&config);
@@ -78,7 +80,8 @@ impl UNet {
         self.cross_attentions().map(|attention| attention.key_value(g, hidden)).collect()
     }
 
-    /// Records [`UNet::context`] and leaves the result in the store, for plans that read it by [`UNet::stored_context`].
+    /// Records [`UNet::context`] and leaves the result in the store, for plans that read it by
+    /// [`UNet::stored_context`].
     pub fn store_context(&self, g: &mut Graph, hidden: Tensor) -> Result<()> {
         let (n, tokens) = (g.shape(hidden)[0], g.shape(hidden)[1]);
         let stored = self.stored_context(g, n, tokens)?;

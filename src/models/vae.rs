@@ -101,13 +101,14 @@ impl Decoder {
 pub struct MapSizes {
     /// Bytes of a map that is still made whole.
     pub whole: usize,
-    /// Bytes of a band, at most: it is a sixteenth of the largest map, which keeps half a dozen of them small beside it.
+    /// Bytes of a band, at most: it is a sixteenth of the largest map, which keeps half a dozen of them small beside
+    /// it.
     pub band: usize,
 }
 
 impl Default for MapSizes {
-    /// The three whole maps that a residual block holds at a time stay below a quarter of a gigabyte; bands, and what is
-    /// made of several of them, stay far below WebGPU's default binding.
+    /// The three whole maps that a residual block holds at a time stay below a quarter of a gigabyte; bands, and what
+    /// is made of several of them, stay far below WebGPU's default binding.
     fn default() -> Self {
         MapSizes { whole: 64 << 20, band: 32 << 20 }
     }

@@ -45,7 +45,8 @@ impl Conv2d {
         self.forward_with(g, x, None, Epilogue::default())
     }
 
-    /// The same where `x2` holds the last input channels and with what `epilogue` adds; its bias and LoRA come from here.
+    /// The same where `x2` holds the last input channels and with what `epilogue` adds; its bias and LoRA come from
+    /// here.
     pub fn forward_with(&self, g: &mut Graph, x: Tensor, x2: Option<Tensor>, epilogue: Epilogue) -> Result<Tensor> {
         let (weight, bias) = (self.weight.get(g)?, self.bias.get(g)?);
         let lora = self.lora.as_ref().map(|l| l.conv(g, x, x2, self.conv)).transpose()?;

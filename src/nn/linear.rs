@@ -35,7 +35,8 @@ impl Linear {
         }
     }
 
-    /// Layers that read the same input, stacked into one that `scope` holds as `key`; `layers` with their output channels.
+    /// Layers that read the same input, stacked into one that `scope` holds as `key`; `layers` with their output
+    /// channels.
     pub fn stacked(scope: &Scope, key: &str, layers: &[(Scope, usize)], input: usize, bias: bool) -> Linear {
         Linear {
             weight: scope.stacked(key, "weight", layers, Some(input)),

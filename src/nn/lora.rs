@@ -1,6 +1,5 @@
 //! Low-rank adapters beside frozen layers (Hu et al. 2021, arXiv 2106.09685).
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::params::{Pack, Param, Role, Scope, Source};
@@ -8,57 +7,6 @@ use crate::base::DType;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor};
 use crate::ops::{Conv, Epilogue, LoraAdd, conv2d, linear};
-
-/// Which layers get an adapter.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Targets {
-    /// `to_q`, `to_k`, `to_v`, `to_out.0` of the UNet's attentions; `q_proj`, `k_proj`, `v_proj`, `out_proj` of the text
-    /// encoder's.
-    Attention,
-    /// Every linear layer and convolution inside the UNet's down, mid and up blocks; the text encoder as for `Attention`.
-    All,
-    /// These, by path from the part on: `unet.mid_block.attentions.0.proj_in`.
-    Listed(BTreeSet<String>),
-}
-
-impl Targets {
-    /// Whether the layer at `path` (from the part on) is one of them.
-    pub fn covers(&self, path: &str) -> bool {
-        let attention = |names: &[&str]| names.iter().any(|n| path.strip_suffix(n).is_some_and(|p| p.ends_with('.')));
-        match (self, path.split_once('.')) {
-            (Targets::Listed(paths), _) => paths.contains(path),
-            (Targets::Attention, Some(("unet", _))) => attention(&["to_q", "to_k", "to_v", "to_out.0"]),
-            (Targets::All, Some(("unet", rest))) => {
-                ["down_blocks.", "mid_block.", "up_blocks."].iter().any(|block| rest.starts_with(block))
-            }
-            (_, Some(("text_encoder", _))) => attention(&["q_proj", "k_proj", "v_proj", "out_proj"]),
-            _ => false,
-        }
-    }
-}
-
-/// Adapters of one model part.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LoraSpec {
-    /// Inner size of the two factors.
-    pub rank: usize,
-    /// The product counts `alpha / rank`.
-    pub alpha: f64,
-    /// Which layers have one.
-    pub targets: Targets,
-}
-
-impl LoraSpec {
-    /// Whether the layer at `path` (from the part on) has an adapter.
-    pub fn covers(&self, path: &str) -> bool {
-        self.targets.covers(path)
-    }
-
-    /// Factor of the product.
-    pub fn scale(&self) -> f64 {
-        self.alpha / self.rank.max(1) as f64
-    }
-}
 
 /// The two factors of one layer, stored in f32 as `lora.<path>.down` and `lora.<path>.up`.
 #[derive(Clone, Debug)]
@@ -72,8 +20,8 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// The adapter of the layer at `scope`, whose checkpoint weight has `shape` and is packed by `pack`; `None` where the
-    /// model's settings name none.
+    /// The adapter of the layer at `scope`, whose checkpoint weight has `shape` and is packed by `pack`; `None` where
+    /// the model's settings name none.
     pub(super) fn new(scope: &Scope, shape: &[usize], pack: Pack) -> Option<Adapter> {
         let (rank, scale) = scope.settings().adapter(scope.path())?;
         let (out, inner) = shape.split_first()?;
@@ -130,8 +78,9 @@ impl Adapter {
     }
 }
 
-/// Merges an adapter into rows of a weight of `shape` `[out, in..]` as in the checkpoint: `weight += scale * up . down`,
-/// where `weight` holds the rows `rows`, `down` is `[rank, in..]` and `up` `[out, rank]` (or `[out, rank, 1, 1]`).
+/// Merges an adapter into rows of a weight of `shape` `[out, in..]` as in the checkpoint: `weight += scale * up .
+/// down`, where `weight` holds the rows `rows`, `down` is `[rank, in..]` and `up` `[out, rank]` (or `[out, rank, 1,
+/// 1]`).
 pub fn merge(
     weight: &mut [f32],
     shape: &[usize],
@@ -163,22 +112,6 @@ pub fn merge(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn targets_are_the_published_ones() {
-        let q = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q";
-        let out = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0";
-        let conv = "unet.up_blocks.1.resnets.0.conv1";
-        let text = "text_encoder.text_model.encoder.layers.0.self_attn.out_proj";
-        assert!(Targets::Attention.covers(q) && Targets::Attention.covers(out) && Targets::Attention.covers(text));
-        assert!(!Targets::Attention.covers(conv) && Targets::All.covers(conv) && Targets::All.covers(q));
-        for outside in ["unet.conv_in", "unet.conv_out", "unet.time_embedding.linear_1", "vae.decoder.conv_in"] {
-            assert!(!Targets::All.covers(outside), "{outside}");
-        }
-        assert!(!Targets::All.covers("text_encoder.text_model.encoder.layers.0.mlp.fc1"));
-        let listed = Targets::Listed([conv.to_string()].into());
-        assert!(listed.covers(conv) && !listed.covers(q));
-    }
 
     #[test]
     fn merging_adds_the_scaled_product() {

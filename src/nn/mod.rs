@@ -1,5 +1,5 @@
-//! Layers over stored parameters. A [`Scope`] walks the checkpoint's names while a model is built; every layer asks it for
-//! its [`Param`]s, and the scope remembers them, so that [`weights`] knows what to load, pack and write back.
+//! Layers over stored parameters. A [`Scope`] walks the checkpoint's names while a model is built; every layer asks it
+//! for its [`Param`]s, and the scope remembers them, so that [`weights`] knows what to load, pack and write back.
 
 mod conv;
 mod embedding;
@@ -7,11 +7,13 @@ mod linear;
 pub mod lora;
 mod norm;
 mod params;
+mod settings;
 pub mod weights;
 
 pub use conv::Conv2d;
 pub use embedding::Embedding;
 pub use linear::Linear;
-pub use lora::{Adapter, LoraSpec, Targets};
+pub use lora::Adapter;
 pub use norm::{GroupNorm, LayerNorm};
-pub use params::{Mode, Pack, Param, Ranks, Role, Scope, Settings, Source};
+pub use params::{Pack, Param, Role, Scope, Source};
+pub use settings::{LoraSpec, Mode, Ranks, Settings, Targets};

@@ -1,54 +1,12 @@
 //! Parameters by the names that checkpoints give them.
 
-use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::lora::LoraSpec;
+use super::settings::{Mode, Settings};
 use crate::base::{DType, Shape, block8};
 use crate::error::Result;
 use crate::graph::{Graph, Tensor};
-
-/// What a model is built for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// Few dispatches: weights that read the same input are stacked, activations sit in epilogues.
-    #[default]
-    Inference,
-    /// One parameter per checkpoint tensor, and only ops that have gradient rules.
-    Training,
-}
-
-/// What all layers of a model share.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Storage of matrices, kernels and the token table; biases, norms and position tables stay f32.
-    pub dtype: DType,
-    /// What the model is built for.
-    pub mode: Mode,
-    /// Low-rank adapters that are trained beside the weights.
-    pub lora: Option<LoraSpec>,
-    /// Low-rank adapters that are applied beside the weights.
-    pub adapters: Arc<Ranks>,
-}
-
-/// Ranks of applied adapters by the layer's path from the part on (`unet.mid_block.attentions.0.proj_in`). The factor of
-/// the product is part of the `up` factors.
-pub type Ranks = BTreeMap<String, usize>;
-
-impl Settings {
-    /// Rank of the adapter beside the layer at `path`, and the factor of its product.
-    pub(super) fn adapter(&self, path: &str) -> Option<(usize, f64)> {
-        let trained = self.lora.as_ref().filter(|spec| spec.covers(path)).map(|spec| (spec.rank, spec.scale()));
-        trained.or_else(|| self.adapters.get(path).map(|rank| (*rank, 1.0)))
-    }
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings { dtype: DType::F32, mode: Mode::Inference, lora: None, adapters: Arc::default() }
-    }
-}
 
 /// From a checkpoint tensor's layout to the stored one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

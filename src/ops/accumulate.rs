@@ -3,15 +3,15 @@
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
-use crate::graph::{Launch, Op, TensorInfo};
 use crate::gpu::shader;
+use crate::graph::{Launch, Op, TensorInfo};
 
 /// `target += value` in place; with a third operand `keep [1]`, `target = value` where that is 0.
 #[derive(Clone, Debug)]
 pub struct Accumulate;
 
-/// Adds `value` to the stored tensor `target`, in place, and returns it. `keep` (`[1]`) tells the first of a series from
-/// the others: where it is 0, the target's old values are forgotten, whatever they are.
+/// Adds `value` to the stored tensor `target`, in place, and returns it. `keep` (`[1]`) tells the first of a series
+/// from the others: where it is 0, the target's old values are forgotten, whatever they are.
 pub fn accumulate(g: &mut Graph, target: Tensor, value: Tensor, keep: Option<Tensor>) -> Result<Tensor> {
     let mut inputs = vec![target, value];
     inputs.extend(keep);

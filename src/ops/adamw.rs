@@ -3,8 +3,8 @@
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
-use crate::graph::{Launch, Op, TensorInfo};
 use crate::gpu::shader;
+use crate::graph::{Launch, Op, TensorInfo};
 
 /// Operands `param`, `m`, `v` (updated in place), `grad`, `clip` `[1]` and `hyper` `[8]`; results the updated three.
 #[derive(Clone, Debug)]
@@ -47,7 +47,15 @@ impl AdamWHyper {
 }
 
 /// Updates `param` and its moments in place; `grad` is multiplied by `clip` first.
-pub fn adamw(g: &mut Graph, param: Tensor, m: Tensor, v: Tensor, grad: Tensor, clip: Tensor, hyper: Tensor) -> Result<()> {
+pub fn adamw(
+    g: &mut Graph,
+    param: Tensor,
+    m: Tensor,
+    v: Tensor,
+    grad: Tensor,
+    clip: Tensor,
+    hyper: Tensor,
+) -> Result<()> {
     g.push(AdamW, &[param, m, v, grad, clip, hyper]).map(drop)
 }
 
@@ -114,7 +122,11 @@ mod tests {
 
     /// Parameters after each of three steps of `torch.optim.AdamW([1, -0.5, 0.25], lr=0.01, weight_decay=0.1)` in f64.
     const GRADS: [[f64; 3]; 3] = [[0.5, -2.0, 0.0001], [0.1, 3.0, -0.0001], [-0.7, 0.0, 2e-09]];
-    const TORCH: [[f64; 3]; 3] = [[0.9890000002, -0.48950000005, 0.2397509999], [0.979980590638, -0.491487518202, 0.240037512063], [0.980513282896, -0.492910772892, 0.240204177949]];
+    const TORCH: [[f64; 3]; 3] = [
+        [0.9890000002, -0.48950000005, 0.2397509999],
+        [0.979980590638, -0.491487518202, 0.240037512063],
+        [0.980513282896, -0.492910772892, 0.240204177949],
+    ];
 
     /// The largest difference from torch over three steps.
     fn off(change: impl Fn(&mut AdamWHyper)) -> f64 {

@@ -1,13 +1,13 @@
 //! AdamW with moments of eight bits in blocks with a scale each (Dettmers et al. 2021, arXiv 2110.02861): a quarter of
 //! their memory. In place of that paper's table, codes are squares (first moment) and fourth powers (second), which
-//! are as fine near zero, and rounding is random by element and update, so that a moment can follow changes smaller than
-//! a step of its code.
+//! are as fine near zero, and rounding is random by element and update, so that a moment can follow changes smaller
+//! than a step of its code.
 
 use super::{AdamW, Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
-use crate::graph::{Launch, Op, TensorInfo};
 use crate::gpu::shader;
+use crate::graph::{Launch, Op, TensorInfo};
 
 /// Values of a block.
 const BLOCK: usize = 64;
@@ -171,7 +171,11 @@ mod tests {
                 for (block, (x, y)) in given.iter().zip(&back).enumerate().map(|(i, pair)| (i / BLOCK, pair)) {
                     let scale = given[block * BLOCK..][..BLOCK].iter().fold(0.0f64, |m, x| m.max(x.abs()));
                     // A step of the code at x, by its slope.
-                    let step_here = if signed { 2.0 * (x.abs() / scale).sqrt() / 127.0 } else { 4.0 * (x / scale).powf(0.75) / 255.0 };
+                    let step_here = if signed {
+                        2.0 * (x.abs() / scale).sqrt() / 127.0
+                    } else {
+                        4.0 * (x / scale).powf(0.75) / 255.0
+                    };
                     assert!((x - y).abs() <= scale * (1.5 * step_here + 1e-4), "{x} came back as {y}, scale {scale}");
                 }
                 mean.iter_mut().zip(&back).for_each(|(m, y)| *m += y / 400.0);
@@ -189,12 +193,20 @@ mod tests {
         let n = 2 * BLOCK;
         let rng = CounterRng::new(2, Stream::Bench);
         let zeros = |n: usize| Array::zeros([n]);
-        let (mut whole, mut small) = ([zeros(n), zeros(n), zeros(n)], [zeros(n), zeros(moment_words(n)), zeros(moment_words(n))]);
+        let (mut whole, mut small) =
+            ([zeros(n), zeros(n), zeros(n)], [zeros(n), zeros(moment_words(n)), zeros(moment_words(n))]);
         for step in 1..=300u32 {
             let drift = |i: usize| 0.3 * (i as f64 / 9.0).sin() * 10f64.powi(-((i % 2) as i32));
             let grad = (0..n).map(|i| drift(i) + 0.1 * drift(i).abs() * f64::from(rng.normal(step, i as u64)));
             let (grad, clip) = (Array::new([n], grad.collect::<Vec<_>>()), Array::new([1], vec![1.0]));
-            let hyper = super::super::AdamWHyper { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01, step: step as usize };
+            let hyper = super::super::AdamWHyper {
+                lr: 1e-3,
+                beta1: 0.9,
+                beta2: 0.999,
+                eps: 1e-8,
+                weight_decay: 0.01,
+                step: step as usize,
+            };
             let mut packed: Vec<f64> = hyper.pack().iter().map(|&x| f64::from(x)).collect();
             let hyper8 = Array::new([8], packed.clone());
             packed.push(f64::from(step));

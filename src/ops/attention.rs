@@ -3,101 +3,18 @@
 
 use super::attention_backward::AttentionBackward;
 use super::attention_wide::attention_wide;
-use super::{Case, Given, Graph, Result, Tensor, attention_launch};
+use super::{Attention, AttentionSpec, Case, Given, Graph, Heads, Result, Tensor, WIDEST_HEAD, attention_launch};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
 use crate::graph::{Launch, Op, TensorInfo, Vjp};
 
-/// Widest head that a thread's registers hold; wider ones keep their scores in memory.
-const WIDEST: usize = 160;
-
-/// Where the heads of an operand lie.
-#[derive(Clone, Copy, Debug)]
-pub struct Heads {
-    /// [n, tokens, width]
-    pub tensor: Tensor,
-    /// First column of head 0.
-    pub offset: usize,
-}
-
-impl From<Tensor> for Heads {
-    fn from(tensor: Tensor) -> Heads {
-        Heads { tensor, offset: 0 }
-    }
-}
-
-/// Heads and scale.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AttentionSpec {
-    /// Number of heads.
-    pub heads: usize,
-    /// Columns of a head.
-    pub head_dim: usize,
-    /// Factor of the logits, usually `1 / sqrt(head_dim)`.
-    pub scale: f64,
-    /// A token sees only those up to its own position.
-    pub causal: bool,
-}
-
-/// Operands q, k, v; results [n, tokens_q, heads * head_dim] and log-sum-exp [n, heads, tokens_q].
-#[derive(Clone, Debug)]
-pub struct Attention {
-    /// Heads and scale.
-    pub spec: AttentionSpec,
-    /// First column of head 0 of q, k and v.
-    pub offsets: [usize; 3],
-}
-
 /// `softmax(scale * q k^T) v` for every head: -> [n, tokens_q, heads * head_dim].
 pub fn attention(g: &mut Graph, q: Heads, k: Heads, v: Heads, spec: AttentionSpec) -> Result<Tensor> {
-    if spec.head_dim > WIDEST {
+    if spec.head_dim > WIDEST_HEAD {
         return attention_wide(g, [q, k, v], spec);
     }
     let op = Attention { spec, offsets: [q.offset, k.offset, v.offset] };
     Ok(g.push(op, &[q.tensor, k.tensor, v.tensor])?[0])
-}
-
-pub(super) struct Dims {
-    pub n: usize,
-    pub queries: usize,
-    pub keys: usize,
-    pub widths: [usize; 3],
-}
-
-impl Attention {
-    pub(super) fn dims(&self, [q, k, v]: [&Shape; 3]) -> Result<Dims> {
-        let s = &self.spec;
-        let columns = s.heads * s.head_dim;
-        let fits = |shape: &Shape, offset: usize| shape.len() == 3 && offset + columns <= shape[2];
-        let fine = fits(q, self.offsets[0]) && fits(k, self.offsets[1]) && fits(v, self.offsets[2]);
-        if !fine || q[0] != k[0] || k[..2] != v[..2] || columns == 0 {
-            let message = format!("q is {q}, k {k}, v {v}, for {} heads of {} at {:?}", s.heads, s.head_dim, self.offsets);
-            return Err(Error::op("attention", message));
-        }
-        Ok(Dims { n: q[0], queries: q[1], keys: k[1], widths: [q[2], k[2], v[2]] })
-    }
-
-    /// Whether every vector of four lies whole within a head.
-    pub(super) fn vectors(&self, d: &Dims) -> bool {
-        let four = |n: &usize| n.is_multiple_of(4);
-        four(&self.spec.head_dim) && self.offsets.iter().all(four) && d.widths.iter().all(four)
-    }
-
-    /// The logits of one head in f64, row by row; masked ones are `-inf`.
-    pub(super) fn logits(&self, inputs: &[&Array], d: &Dims, n: usize, head: usize) -> Vec<Vec<f64>> {
-        let at = |which: usize, token: usize, c: usize| {
-            let tokens = if which == 0 { d.queries } else { d.keys };
-            inputs[which].data
-                [(n * tokens + token) * d.widths[which] + self.offsets[which] + head * self.spec.head_dim + c]
-        };
-        (0..d.queries)
-            .map(|i| {
-                let dot = |j: usize| (0..self.spec.head_dim).map(|c| at(0, i, c) * at(1, j, c)).sum::<f64>();
-                let visible = |j: usize| !self.spec.causal || j <= i;
-                (0..d.keys).map(|j| if visible(j) { dot(j) * self.spec.scale } else { f64::NEG_INFINITY }).collect()
-            })
-            .collect()
-    }
 }
 
 impl Op for Attention {
@@ -134,7 +51,8 @@ impl Op for Attention {
                         let weight = (x - largest).exp() / total;
                         for c in 0..s.head_dim {
                             let v = (n * d.keys + j) * d.widths[2] + self.offsets[2] + head * s.head_dim + c;
-                            out.data[(n * d.queries + i) * columns + head * s.head_dim + c] += weight * inputs[2].data[v];
+                            out.data[(n * d.queries + i) * columns + head * s.head_dim + c] +=
+                                weight * inputs[2].data[v];
                         }
                     }
                 }
@@ -146,7 +64,10 @@ impl Op for Attention {
     fn vjp(&self, v: &mut Vjp) -> Result<Vec<Option<Tensor>>> {
         let columns = self.spec.heads * self.spec.head_dim;
         if self.offsets != [0; 3] || (0..3).any(|i| v.shape(i).last() != columns) {
-            return Err(Error::op(self.name(), "no gradient rule for heads inside a wider row; record q, k and v apart"));
+            return Err(Error::op(
+                self.name(),
+                "no gradient rule for heads inside a wider row; record q, k and v apart",
+            ));
         }
         let operands = [v.inputs[0], v.inputs[1], v.inputs[2], v.outputs[0], v.outputs[1], v.grad()?];
         let grads = v.g.push(AttentionBackward { forward: self.clone() }, &operands)?;
@@ -179,7 +100,11 @@ pub fn cases() -> Vec<Case> {
         let spec = AttentionSpec { heads, head_dim, scale: 1.0 / (head_dim as f64).sqrt(), causal };
         let columns = heads * head_dim;
         let op = Attention { spec, offsets: [0; 3] };
-        let inputs = [Given::normal([n, queries, columns]), Given::normal([n, keys, columns]), Given::normal([n, keys, columns])];
+        let inputs = [
+            Given::normal([n, queries, columns]),
+            Given::normal([n, keys, columns]),
+            Given::normal([n, keys, columns]),
+        ];
         cases.push(Case::new(op.clone(), inputs.clone()).grads([0, 1, 2]).primary(1));
         let mut inputs = inputs.to_vec();
         inputs.push(Given::normal([n, queries, columns]));

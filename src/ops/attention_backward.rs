@@ -1,5 +1,5 @@
-//! The gradients of attention, from scores made again (FlashAttention, Dao et al. 2022, arXiv 2205.14135). Its cases are with
-//! [`super::attention`]'s.
+//! The gradients of attention, from scores made again (FlashAttention, Dao et al. 2022, arXiv 2205.14135). Its cases
+//! are with [`super::attention`]'s.
 
 use super::{Attention, Result, attention_launch};
 use crate::base::{Array, DType, Shape};

@@ -1,6 +1,6 @@
 //! The kernels that run [`Attention`] and its gradients.
 
-use super::attention::Dims;
+use super::attention_spec::Dims;
 use super::{Attention, Result};
 use crate::gpu::shader;
 use crate::gpu::{AdapterClass, Caps, Variants};
@@ -175,8 +175,8 @@ impl Share {
             let fit = (caps.register_tile / width.max(1)).clamp(1, 4);
             return Share { rows: if tokens < 16 { 1 } else { fit }, block: 1, lanes };
         }
-        // A driver takes twice as long for eight rows as for four, and longer than a short sequence's whole job. One kernel
-        // serves all short ones: lanes without a row cost less than another.
+        // A driver takes twice as long for eight rows as for four, and longer than a short sequence's whole job. One
+        // kernel serves all short ones: lanes without a row cost less than another.
         let (most, block) = if tokens < LONG { (most.min(SHORT_ROWS), 2) } else { (most, 4) };
         let (most, block) = if width > WIDE { (1, 1) } else { (most, block) };
         let fit = (caps.register_tile / width.max(1)).clamp(1, most);

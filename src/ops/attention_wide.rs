@@ -1,5 +1,5 @@
-//! Attention of one head too wide for a thread's registers (the VAE's 512 columns): its scores are in memory, a chunk of
-//! queries at a time.
+//! Attention of one head too wide for a thread's registers (the VAE's 512 columns): its scores are in memory, a chunk
+//! of queries at a time.
 
 use super::{AttentionSpec, Graph, Heads, MatmulSpec, Result, Tensor, join_rows, matmul, slice_rows, softmax};
 use crate::error::Error;

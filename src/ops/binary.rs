@@ -3,8 +3,8 @@
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
-use crate::graph::{Launch, Op, TensorInfo, Vjp};
 use crate::gpu::shader;
+use crate::graph::{Launch, Op, TensorInfo, Vjp};
 
 /// `alpha * a + beta * b`.
 #[derive(Clone, Debug)]

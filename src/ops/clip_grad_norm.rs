@@ -3,8 +3,8 @@
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
-use crate::graph::{Launch, Op, TensorInfo};
 use crate::gpu::shader;
+use crate::graph::{Launch, Op, TensorInfo};
 
 /// Numbers that one thread sums up.
 const CHUNK: usize = 512;
@@ -68,7 +68,10 @@ impl Op for ClipGradNorm {
     fn infer(&self, inputs: &[&TensorInfo]) -> Result<Vec<(Shape, DType)>> {
         if inputs.len() < 2 || inputs[inputs.len() - 1].shape.elements() != 1 {
             let shapes: Vec<String> = inputs.iter().map(|i| i.shape.to_string()).collect();
-            return Err(Error::op(self.name(), format!("takes gradients and a largest norm [1], not {}", shapes.join(", "))));
+            return Err(Error::op(
+                self.name(),
+                format!("takes gradients and a largest norm [1], not {}", shapes.join(", ")),
+            ));
         }
         Ok(vec![([1].into(), DType::F32), ([1].into(), DType::F32)])
     }

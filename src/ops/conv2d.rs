@@ -2,9 +2,16 @@
 
 use super::{Case, Conv, Epilogue, Gemm, Graph, Result, Rows, Tensor};
 
-/// Convolution with an epilogue: x `[n,h,w,c1]` (and x2 `[n,h,w,c2]`, in place of a concat of channels), w [out,kh,kw,c1+c2]
-/// -> `[n,oh,ow,out]`.
-pub fn conv2d(g: &mut Graph, x: Tensor, x2: Option<Tensor>, w: Tensor, conv: Conv, epilogue: Epilogue) -> Result<Tensor> {
+/// Convolution with an epilogue: x `[n,h,w,c1]` (and x2 `[n,h,w,c2]`, in place of a concat of channels), w
+/// [out,kh,kw,c1+c2] -> `[n,oh,ow,out]`.
+pub fn conv2d(
+    g: &mut Graph,
+    x: Tensor,
+    x2: Option<Tensor>,
+    w: Tensor,
+    conv: Conv,
+    epilogue: Epilogue,
+) -> Result<Tensor> {
     let mut operands = vec![x];
     operands.extend(x2);
     operands.push(w);

@@ -3,15 +3,15 @@
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
-use crate::graph::{Launch, Op, TensorInfo, Vjp};
 use crate::gpu::shader;
+use crate::graph::{Launch, Op, TensorInfo, Vjp};
 
 /// `table[ids] (+ positions[index in the row])`.
 #[derive(Clone, Debug)]
 pub struct Embedding;
 
-/// Rows of `table [V, D]` (F32, F16 or Q8) picked by `ids` (U32, `[.., T]`, below V): `[.., T, D]` in f32. With `positions`
-/// (`[P, D]`, `P >= T`), row `t` of it is added to every token at place `t`.
+/// Rows of `table [V, D]` (F32, F16 or Q8) picked by `ids` (U32, `[.., T]`, below V): `[.., T, D]` in f32. With
+/// `positions` (`[P, D]`, `P >= T`), row `t` of it is added to every token at place `t`.
 pub fn embedding(g: &mut Graph, table: Tensor, ids: Tensor, positions: Option<Tensor>) -> Result<Tensor> {
     let mut inputs = vec![table, ids];
     inputs.extend(positions);
@@ -49,8 +49,7 @@ impl Op for Embedding {
     fn infer(&self, inputs: &[&TensorInfo]) -> Result<Vec<(Shape, DType)>> {
         let (table, ids) = (inputs[0], inputs[1]);
         if table.shape.len() != 2 || table.dtype == DType::U32 || ids.dtype != DType::U32 {
-            let message =
-                format!("table is {:?} {}, ids are {:?} {}", table.dtype, table.shape, ids.dtype, ids.shape);
+            let message = format!("table is {:?} {}, ids are {:?} {}", table.dtype, table.shape, ids.dtype, ids.shape);
             return Err(Error::op(self.name(), message));
         }
         if let Some(p) = inputs.get(2)

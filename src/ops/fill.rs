@@ -2,8 +2,8 @@
 
 use super::{Case, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
-use crate::graph::{Launch, Op, TensorInfo, Vjp};
 use crate::gpu::shader;
+use crate::graph::{Launch, Op, TensorInfo, Vjp};
 
 /// Every element the same value.
 #[derive(Debug)]

@@ -3,8 +3,8 @@
 use super::{Activation, Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
-use crate::graph::{Launch, Op, TensorInfo, Vjp};
 use crate::gpu::shader;
+use crate::graph::{Launch, Op, TensorInfo, Vjp};
 
 /// `value * gelu(gate)`, where the last dimension holds the value's half, then the gate's; with a second operand (the
 /// gradient of the result), the gradient of the input.

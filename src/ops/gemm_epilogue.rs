@@ -1,10 +1,10 @@
 //! What a contraction's kernels do with a sum before they write it.
 //!
-//! Whether there are a bias and an addend is told by uniforms, not by texts of their own: drivers compile a kernel for a
-//! tenth of a second to two. A LoRA's loop over its rank, where it is not a pass of its own, is worth such texts: it is a fifth
-//! of a kernel.
+//! Whether there are a bias and an addend is told by uniforms, not by texts of their own: drivers compile a kernel for
+//! a tenth of a second to two. A LoRA's loop over its rank, where it is not a pass of its own, is worth such texts: it
+//! is a fifth of a kernel.
 
-use super::gemm::{Dims, Operands};
+use super::contraction::{Dims, Operands};
 use super::{Activation, AddKind, Gemm};
 use crate::base::DType;
 use crate::gpu::Access;

@@ -1,5 +1,6 @@
 //! The gradient of [`Gemm`] by each of its operands.
 
+use super::contraction::Operands;
 use super::{
     AddKind, Conv, Gemm, Result, Rows, Tensor, Unary, WeightGrad, sum_per_sample, sum_rows, upsample_nearest_bwd,
 };
@@ -20,38 +21,22 @@ pub(super) fn gemm_vjp(gemm: &Gemm, v: &mut Vjp) -> Result<Vec<Option<Tensor>>> 
     }
     let mut grads: Vec<Option<Tensor>> = vec![None; v.inputs.len()];
     let x = v.shape(0);
-    let mut next = 1;
-    let mut take = |present: bool| {
-        let at = next;
-        next += usize::from(present);
-        present.then_some(at)
-    };
-    let x2 = take(gemm.x2);
-    let w = take(true).unwrap_or(1);
-    let (bias, add, hidden, up) =
-        (take(gemm.bias), take(gemm.add.is_some()), take(gemm.lora.is_some()), take(gemm.lora.is_some()));
+    let at = gemm.operands();
+    let first = InputChannels { first: 0, columns: x.last() };
     if v.needs(0) {
-        grads[0] = Some(input_grad(gemm, v, dout, w, 0, x.last())?);
+        grads[0] = Some(input_grad(gemm, v, dout, at.w, first)?);
     }
-    if let Some(i) = x2.filter(|&i| v.needs(i)) {
-        let columns = v.shape(i).last();
-        grads[i] = Some(input_grad(gemm, v, dout, w, x.last(), columns)?);
+    if let Some(i) = at.x2.filter(|&i| v.needs(i)) {
+        let second = InputChannels { first: x.last(), columns: v.shape(i).last() };
+        grads[i] = Some(input_grad(gemm, v, dout, at.w, second)?);
     }
-    if v.needs(w) {
-        let shape = v.shape(w);
-        let kernel = if gemm.rows == Rows::Same { [1, 1] } else { [shape[1], shape[2]] };
-        if gemm.k_major {
-            return Err(Error::op("linear", "no gradient rule for a [k, n] operand"));
-        }
-        let op = WeightGrad { rows: gemm.rows.clone(), kernel, alpha: gemm.alpha, x2: gemm.x2 };
-        let mut operands = vec![dout, v.inputs[0]];
-        operands.extend(x2.map(|i| v.inputs[i]));
-        grads[w] = Some(v.g.push1(op, &operands)?);
+    if v.needs(at.w) {
+        grads[at.w] = Some(weight_grad(gemm, v, dout, &at)?);
     }
-    if let Some(i) = bias.filter(|&i| v.needs(i)) {
+    if let Some(i) = at.bias.filter(|&i| v.needs(i)) {
         grads[i] = Some(sum_rows(v.g, dout)?);
     }
-    if let Some(i) = add.filter(|&i| v.needs(i)) {
+    if let Some(i) = at.add.filter(|&i| v.needs(i)) {
         grads[i] = Some(match gemm.add {
             Some(AddKind::PerSample { offset: 0 }) if v.shape(i).last() == v.g.shape(dout).last() => {
                 sum_per_sample(v.g, dout)?
@@ -62,7 +47,7 @@ pub(super) fn gemm_vjp(gemm: &Gemm, v: &mut Vjp) -> Result<Vec<Option<Tensor>>> 
             _ => dout,
         });
     }
-    if let (Some(h), Some(u), Some(scale)) = (hidden, up, gemm.lora) {
+    if let (Some(h), Some(u), Some(scale)) = (at.hidden, at.up, gemm.lora) {
         if v.needs(h) {
             let back = Gemm { k_major: true, alpha: scale, ..Gemm::new(Rows::Same) };
             grads[h] = Some(v.g.push1(back, &[dout, v.inputs[u]])?);
@@ -75,9 +60,29 @@ pub(super) fn gemm_vjp(gemm: &Gemm, v: &mut Vjp) -> Result<Vec<Option<Tensor>>> 
     Ok(grads)
 }
 
-/// The gradient by input channels `first..first + columns`.
-fn input_grad(gemm: &Gemm, v: &mut Vjp, dout: Tensor, w: usize, first: usize, columns: usize) -> Result<Tensor> {
-    let w = v.inputs[w];
+/// The gradient by the weight.
+fn weight_grad(gemm: &Gemm, v: &mut Vjp, dout: Tensor, at: &Operands) -> Result<Tensor> {
+    let shape = v.shape(at.w);
+    let kernel = if gemm.rows == Rows::Same { [1, 1] } else { [shape[1], shape[2]] };
+    if gemm.k_major {
+        return Err(Error::op("linear", "no gradient rule for a [k, n] operand"));
+    }
+    let op = WeightGrad { rows: gemm.rows.clone(), kernel, alpha: gemm.alpha, x2: gemm.x2 };
+    let mut operands = vec![dout, v.inputs[0]];
+    operands.extend(at.x2.map(|i| v.inputs[i]));
+    v.g.push1(op, &operands)
+}
+
+/// Channels of the joined input.
+#[derive(Clone, Copy)]
+struct InputChannels {
+    first: usize,
+    columns: usize,
+}
+
+/// The gradient by some input channels.
+fn input_grad(gemm: &Gemm, v: &mut Vjp, dout: Tensor, w: usize, channels: InputChannels) -> Result<Tensor> {
+    let (w, InputChannels { first, columns }) = (v.inputs[w], channels);
     match &gemm.rows {
         Rows::Same => {
             let back = Gemm { k_major: !gemm.k_major, alpha: gemm.alpha, ..Gemm::new(Rows::Same) };

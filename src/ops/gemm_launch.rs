@@ -1,6 +1,6 @@
 //! The kernels that run a [`Gemm`].
 
-use super::gemm::{Dims, Operands};
+use super::contraction::{Dims, Operands};
 use super::gemm_epilogue::Epilogue;
 use super::tile::{Extent, STEP, Tile};
 use super::{Conv, Gemm, Result, Rows};
@@ -61,8 +61,8 @@ struct Factors {
 
 impl Product<'_> {
     /// On software drivers, what a kernel costs before its first run outweighs another pass over a result: a second
-    /// source, a LoRA's term and an activation are dispatches of their own, and a plain row is a pixel under a window of
-    /// one, of the kind that other products with such a `w` have.
+    /// source, a LoRA's term and an activation are dispatches of their own, and a plain row is a pixel under a window
+    /// of one, of the kind that other products with such a `w` have.
     fn software(&self, l: &mut Launch, at: &Operands, mut epilogue: Epilogue) -> Result<()> {
         let d = self.d;
         let window = match &self.gemm.rows {

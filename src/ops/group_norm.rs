@@ -1,30 +1,16 @@
 //! Group normalisation (Wu and He 2018, arXiv 1803.08494) over NHWC, optionally of two joined inputs and with SiLU.
 //!
-//! Statistics are f32: each column's block of rows is summed from a shift, its first value, and the blocks are joined by
-//! the formula of Chan, Golub and LeVeque (1979). The mean is kept as its distance from the group's
-//! first value, so that inputs whose mean is far above their spread lose nothing.
+//! Statistics are f32: each column's block of rows is summed from a shift, its first value, and the blocks are joined
+//! by the formula of Chan, Golub and LeVeque (1979). The mean is kept as its distance from the group's first value, so
+//! that inputs whose mean is far above their spread lose nothing.
 
+use super::group_norm_sizes::{Dims, joined};
 use super::team::Team;
-use super::{Activation, Case, Given, Graph, GroupNormBackward, Result, Tensor};
+use super::{Activation, Case, Given, Graph, GroupNorm, GroupNormBackward, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
-use crate::gpu::{AdapterClass, Caps};
-use crate::graph::{KernelLaunch, Launch, Op, Slot, TensorInfo, Vjp};
 use crate::gpu::shader;
-
-/// Operands `x` `[n,h,w,c1]`, [`x2` `[n,h,w,c2]`], `gamma`, `beta` [c1+c2]; results y [n,h,w,c1+c2] and the statistics
-/// [n, groups, 4]: first value, mean less that, 1 / standard deviation, zero.
-#[derive(Clone, Debug, PartialEq)]
-pub struct GroupNorm {
-    /// Groups of channels.
-    pub groups: usize,
-    /// Added to the variance.
-    pub eps: f64,
-    /// SiLU behind it.
-    pub silu: bool,
-    /// A second source of channels.
-    pub x2: bool,
-}
+use crate::graph::{Launch, Op, Slot, TensorInfo, Vjp};
 
 /// Normalises groups of channels: x `[n,h,w,c1]` (joined with x2 `[n,h,w,c2]`) -> [n,h,w,c1+c2].
 #[allow(clippy::too_many_arguments, reason = "the arguments of torch.nn.functional.group_norm, and the second input")]
@@ -42,104 +28,6 @@ pub fn group_norm(
     operands.extend(x2);
     operands.extend([gamma, beta]);
     Ok(g.push(GroupNorm { groups, eps, silu, x2: x2.is_some() }, &operands)?[0])
-}
-
-/// Values of a group up to which one dispatch finds its statistics; larger ones are shared out among more threads.
-const SMALL_GROUP: usize = 1 << 18;
-/// Rows up to which it may: where one thread walks them all, twice, it must stay below the 65535 iterations after which
-/// llvmpipe leaves a shader's loops (`LP_MAX_TGSI_LOOP_ITERATIONS`).
-const SMALL_ROWS: usize = 1 << 14;
-/// Vectors of a row that a thread of that dispatch reads at once: its text spells them out.
-const UNROLLED: usize = 32;
-
-/// Extents shared by forward and backward.
-pub(super) struct Dims {
-    pub samples: usize,
-    pub pixels: usize,
-    pub c1: usize,
-    pub c2: usize,
-    pub groups: usize,
-}
-
-/// How the rows of a sample are shared out among threads.
-#[derive(Clone, Copy)]
-pub(super) struct Blocks {
-    /// Rows of a block.
-    pub rows: usize,
-    /// Blocks of a sample.
-    pub count: usize,
-}
-
-impl Dims {
-    pub fn new(x: &Shape, x2: Option<&Shape>, groups: usize) -> Result<Dims> {
-        let (c1, c2) = (x.last(), x2.map_or(0, Shape::last));
-        if x.len() < 2 || x2.is_some_and(|s| s.rows() != x.rows()) {
-            let message = format!("x is {x}, x2 is {}", x2.map_or_else(|| "none".into(), Shape::to_string));
-            return Err(Error::op("group_norm", message));
-        }
-        if groups == 0 || !(c1 + c2).is_multiple_of(groups) {
-            return Err(Error::op("group_norm", format!("{groups} groups do not divide {} channels", c1 + c2)));
-        }
-        Ok(Dims { samples: x[0], pixels: x.rows().checked_div(x[0]).unwrap_or(0), c1, c2, groups })
-    }
-
-    pub fn channels(&self) -> usize {
-        self.c1 + self.c2
-    }
-
-    /// Values that a group of one sample has.
-    fn count(&self) -> usize {
-        self.pixels * self.channels() / self.groups
-    }
-
-    /// Channels of a thread: four if no vector reaches across the sources.
-    pub fn width(&self) -> usize {
-        if self.c1.is_multiple_of(4) && self.c2.is_multiple_of(4) { 4 } else { 1 }
-    }
-
-    /// Channels of a vector for a kernel that walks each group by itself, where groups are small enough for that.
-    fn small_group(&self) -> Option<usize> {
-        let per = self.channels() / self.groups;
-        let fours = [per, self.c1, self.c2].iter().all(|n| n.is_multiple_of(4));
-        let width = if fours { 4 } else { 1 };
-        let small = self.pixels <= SMALL_ROWS && self.count() <= SMALL_GROUP && per / width <= UNROLLED;
-        small.then_some(width)
-    }
-
-    /// Blocks for sums: about two square roots of the rows each, which keeps rounding and the second stage small.
-    pub fn sum_blocks(&self) -> Blocks {
-        self.blocks((2 * self.pixels.isqrt()).clamp(16, 256))
-    }
-
-    /// Blocks for what writes every element: rows that share the columns' constants, and threads enough for the adapter.
-    pub fn apply_blocks(&self, caps: &Caps) -> Blocks {
-        let threads = if caps.class == AdapterClass::Cpu { 1 << 8 } else { 1 << 14 };
-        self.blocks((self.samples * self.pixels * self.channels() / self.width() / threads).clamp(4, 32))
-    }
-
-    fn blocks(&self, rows: usize) -> Blocks {
-        let rows = rows.min(self.pixels).max(1);
-        Blocks { rows, count: self.pixels.div_ceil(rows) }
-    }
-
-    /// Threads of a kernel over `blocks`.
-    pub fn threads(&self, blocks: Blocks) -> usize {
-        self.samples * blocks.count * self.channels() / self.width()
-    }
-
-    pub fn uniforms<'l, 'a>(&self, k: KernelLaunch<'l, 'a>, blocks: Blocks) -> KernelLaunch<'l, 'a> {
-        let width = self.width();
-        k.u32("samples", self.samples)
-            .u32("rows", self.pixels)
-            .u32("blocks", blocks.count)
-            .u32("block", blocks.rows)
-            .u32("columns", self.channels() / width)
-            .u32("columns1", self.c1 / width)
-            .u32("columns2", self.c2 / width)
-            .u32("channels", self.channels())
-            .u32("groups", self.groups)
-            .u32("per", self.channels() / self.groups)
-    }
 }
 
 impl Op for GroupNorm {
@@ -168,7 +56,7 @@ impl Op for GroupNorm {
         let (x, x2, gamma, beta) =
             (l.input_slot(0), self.x2.then(|| l.input_slot(1)), l.input_slot(1 + next), l.input_slot(2 + next));
         let (y, stats) = (l.output_slot(0), l.output_slot(1));
-        self.launch_moments(l, &d, x, x2, stats, false)?;
+        self.launch_moments(l, &d, (x, x2), stats, false)?;
         let vec = d.width() == 4;
         let blocks = d.apply_blocks(l.caps);
         let team = Team::choose(l.caps, blocks.count);
@@ -240,8 +128,7 @@ impl GroupNorm {
         &self,
         l: &mut Launch,
         d: &Dims,
-        x: Slot,
-        x2: Option<Slot>,
+        (x, x2): (Slot, Option<Slot>),
         stats: Slot,
         moments: bool,
     ) -> Result<()> {
@@ -268,28 +155,6 @@ impl GroupNorm {
         let k = k.read("partial", partial).write_as("stats", stats, true);
         d.uniforms(k, blocks).f32("eps", self.eps).linear(team.workgroups(d.samples * d.groups))
     }
-
-    /// The template's values.
-    pub(super) fn values<'l, 'a>(&self, k: KernelLaunch<'l, 'a>, d: &Dims, team: Team) -> KernelLaunch<'l, 'a> {
-        k.value("W", d.width())
-            .value("TEAM", team.threads)
-            .value("WG", team.workgroup)
-            .value("x2", self.x2)
-            .value("silu", self.silu)
-            .value("moments", false)
-    }
-}
-
-/// The channels of both, side by side.
-pub(super) fn joined(x: &Array, x2: Option<&Array>) -> Array {
-    let Some(x2) = x2 else { return x.clone() };
-    let (c1, c2) = (x.shape.last(), x2.shape.last());
-    let mut data = Vec::with_capacity(x.data.len() + x2.data.len());
-    for (a, b) in x.data.chunks(c1).zip(x2.data.chunks(c2)) {
-        data.extend_from_slice(a);
-        data.extend_from_slice(b);
-    }
-    Array::new(x.shape.with_last(c1 + c2), data)
 }
 
 /// Test cases.

@@ -1,15 +1,15 @@
 //! Gradients of group norm from its saved statistics: by the inputs, and by gamma and beta where those are trained.
 
-use super::group_norm::{Dims, joined};
+use super::group_norm_sizes::{Dims, joined};
 use super::reduce::launch_sum_rows;
 use super::team::Team;
 use super::{Activation, Case, Given, GroupNorm, Result};
 use crate::base::{Array, DType, Shape};
-use crate::graph::{KernelLaunch, Launch, Op, Slot, TensorInfo};
 use crate::gpu::shader;
+use crate::graph::{KernelLaunch, Launch, Op, Slot, TensorInfo};
 
-/// Operands: the forward's (x, `[x2]`, gamma, beta), its statistics, dout. Results: dx, `[dx2]` if `dx`; dgamma, dbeta if
-/// `params`.
+/// Operands: the forward's (x, `[x2]`, gamma, beta), its statistics, dout. Results: dx, `[dx2]` if `dx`; dgamma, dbeta
+/// if `params`.
 #[derive(Clone, Debug)]
 pub struct GroupNormBackward {
     /// The forward op.

@@ -1,13 +1,13 @@
 //! Group normalisation of a feature map that is never in memory at once: the moments of its bands of rows, merged, then
 //! each band normalised by them. The result is that of [`super::GroupNorm`] over the whole map.
 
-use super::group_norm::Dims;
+use super::group_norm_sizes::Dims;
 use super::team::Team;
 use super::{Activation, Case, Given, Graph, GroupNorm, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
-use crate::graph::{Launch, Op, TensorInfo, Vjp};
 use crate::gpu::shader;
+use crate::graph::{Launch, Op, TensorInfo, Vjp};
 
 /// Numbers kept of a group: its first value, the mean less that, the sum of squared distances to the mean, the count.
 const MOMENTS: usize = 4;
@@ -44,7 +44,8 @@ pub fn merge_moments(g: &mut Graph, a: Tensor, b: Tensor) -> Result<Tensor> {
     g.push1(MergeMoments, &[a, b])
 }
 
-/// The band x `[n, rows, w, c]` normalised by `moments` `[n, groups, 4]` of the whole map; `gamma` and `beta` are `[c]`.
+/// The band x `[n, rows, w, c]` normalised by `moments` `[n, groups, 4]` of the whole map; `gamma` and `beta` are
+/// `[c]`.
 pub fn group_norm_apply(
     g: &mut Graph,
     op: GroupNormApply,
@@ -74,7 +75,7 @@ impl Op for GroupNormMoments {
         let d = Dims::new(&l.input(0).shape.clone(), None, self.groups)?;
         let (x, moments) = (l.input_slot(0), l.output_slot(0));
         let norm = GroupNorm { groups: self.groups, eps: 0.0, silu: false, x2: false };
-        norm.launch_moments(l, &d, x, None, moments, true)
+        norm.launch_moments(l, &d, (x, None), moments, true)
     }
 
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
@@ -198,7 +199,9 @@ impl Op for GroupNormApply {
 /// Test cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (shape, groups) in [([2usize, 3, 4, 8], 4usize), ([1, 1, 1, 6], 3), ([1, 20, 30, 8], 4), ([2, 7, 11, 5], 1), ([1, 300, 257, 4], 2)] {
+    for (shape, groups) in
+        [([2usize, 3, 4, 8], 4usize), ([1, 1, 1, 6], 3), ([1, 20, 30, 8], 4), ([2, 7, 11, 5], 1), ([1, 300, 257, 4], 2)]
+    {
         cases.push(Case::new(GroupNormMoments { groups }, [Given::normal(shape)]));
         let moments = Given::Uniform([shape[0], groups, MOMENTS].into(), 0.5, 2.0);
         cases.push(Case::new(MergeMoments, [moments.clone(), moments.clone()]));

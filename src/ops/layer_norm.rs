@@ -1,14 +1,14 @@
-//! Layer normalisation (Ba et al. 2016, arXiv 1607.06450) over the last dimension. Statistics as in group norm: the mean
-//! as its distance from the row's first value.
+//! Layer normalisation (Ba et al. 2016, arXiv 1607.06450) over the last dimension. Statistics as in group norm: the
+//! mean as its distance from the row's first value.
 
 use super::reduce::launch_sum_rows;
 use super::team::Team;
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
+use crate::gpu::shader;
 use crate::gpu::{AdapterClass, Caps};
 use crate::graph::{KernelLaunch, Launch, Op, TensorInfo, Vjp};
-use crate::gpu::shader;
 
 /// Operands `x` [.., C], `gamma`, `beta` `[C]`; results y [.., C] and the statistics [rows, 4]: first value, mean less
 /// that, 1 / standard deviation, zero.

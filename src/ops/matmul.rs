@@ -91,8 +91,7 @@ pub struct MatmulSpec {
 
 /// `alpha * a . b`: a [.., M, K], b [.., K, N] (or [.., N, K]) -> [.., M, N].
 pub fn matmul(g: &mut Graph, a: Tensor, b: Tensor, spec: MatmulSpec) -> Result<Tensor> {
-    let gemm =
-        Gemm { k_major: !spec.transpose_b, batched: spec.batched, alpha: spec.alpha, ..Gemm::new(Rows::Same) };
+    let gemm = Gemm { k_major: !spec.transpose_b, batched: spec.batched, alpha: spec.alpha, ..Gemm::new(Rows::Same) };
     g.push1(gemm, &[a, b])
 }
 

@@ -1,11 +1,62 @@
 //! The ops. Adding one: `src/ops/<op>.rs` (shape rule, launch, f64 reference, vjp, test cases), `shaders/<op>.wgsl`,
-//! and its name in the registry below. Shader validation, GPU-against-reference tests, gradient checks and the bench
+//! and its name below. Shader validation, GPU-against-reference tests, gradient checks and the bench
 //! find it there.
 
 mod case;
 pub mod oracle;
 
+// The ops, each with its name in the registry below. Plain lines: rustfmt does not see modules inside a macro.
+mod accumulate;
+mod adamw;
+mod adamw8bit;
+mod attention;
+mod binary;
+mod clip_grad_norm;
+mod conv2d;
+mod embedding;
+mod fill;
+mod fma_peak;
+mod geglu;
+mod gemm;
+mod group_norm;
+mod group_norm_backward;
+mod group_norm_bands;
+mod layer_norm;
+mod matmul;
+mod mse;
+mod reduce;
+mod repeat;
+mod reshape;
+mod rows;
+mod sampler_step;
+mod scale_input;
+mod softmax;
+mod timestep_embedding;
+mod unary;
+mod upsample_nearest;
+mod weight_grad;
+
+// Parts of ops.
+mod attention_backward;
+mod attention_launch;
+mod attention_spec;
+mod attention_wide;
+mod contraction;
+mod gemm_cases;
+mod gemm_epilogue;
+mod gemm_grad;
+mod gemm_launch;
+mod group_norm_sizes;
+mod team;
+mod tile;
+mod variants;
+
+pub use attention_backward::AttentionBackward;
+pub use attention_spec::{Attention, AttentionSpec, Heads, WIDEST_HEAD};
 pub use case::{Case, Given};
+pub use contraction::{AddKind, Conv, Gemm, Rows};
+pub use group_norm_sizes::GroupNorm;
+pub use variants::{Choice, choices, large_tiles};
 
 use crate::error::Result;
 use crate::gpu::{Caps, Kernel, Variants};
@@ -13,7 +64,10 @@ use crate::graph::{self, Graph, Tensor};
 
 macro_rules! registry {
     ($($op:ident),* $(,)?) => {
-        $(mod $op; pub use $op::*;)*
+        $(
+            #[allow(unused_imports, reason = "an op whose type lies in a part of it has its cases alone")]
+            pub use $op::*;
+        )*
 
         /// Every op's test cases, with the op file's name.
         pub fn cases() -> Vec<(&'static str, Vec<Case>)> {
@@ -21,20 +75,6 @@ macro_rules! registry {
         }
     };
 }
-
-mod attention_backward;
-mod attention_launch;
-mod attention_wide;
-mod gemm_cases;
-mod gemm_epilogue;
-mod gemm_grad;
-mod gemm_launch;
-mod team;
-mod tile;
-mod variants;
-
-pub use attention_backward::AttentionBackward;
-pub use variants::{Choice, choices, large_tiles};
 
 registry! {
     accumulate,
@@ -68,8 +108,8 @@ registry! {
     weight_grad,
 }
 
-/// Every distinct kernel of the ops' cases as an adapter with `caps` would run it under one of `variants`: template name
-/// and WGSL.
+/// Every distinct kernel of the ops' cases as an adapter with `caps` would run it under one of `variants`: template
+/// name and WGSL.
 pub fn rendered_cases(caps: &Caps, variants: &[Variants]) -> Result<Vec<(&'static str, String)>> {
     let mut kernels = std::collections::BTreeMap::new();
     each_kernel(caps, variants, &mut |kernel| {

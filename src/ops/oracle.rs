@@ -111,8 +111,8 @@ pub fn close(got: &[f32], expected: &[f64], tolerance: f64) -> Result<(), String
 }
 
 impl Case {
-    /// Runs the case on `gpu`, with kernels as `caps` and `variants` have them, between sentinel words and with NaN in the
-    /// padding of what it reads; `Err` says which result differs from the reference and by how much.
+    /// Runs the case on `gpu`, with kernels as `caps` and `variants` have them, between sentinel words and with NaN in
+    /// the padding of what it reads; `Err` says which result differs from the reference and by how much.
     ///
     /// # Errors
     /// The outer one when it cannot be planned or run.

@@ -3,8 +3,8 @@
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
-use crate::graph::{Launch, Op, Slot, TensorInfo, Vjp};
 use crate::gpu::shader;
+use crate::graph::{Launch, Op, Slot, TensorInfo, Vjp};
 
 /// Workgroups of the first stage of a dot product.
 const DOT_WORKGROUPS: usize = 512;
@@ -173,8 +173,8 @@ impl Op for SumRows {
     }
 }
 
-/// Emits the sum of `x [samples, rows, columns]` (f32) over its rows into `out [samples, columns]`: in one stage, or for
-/// many rows in two, about a square root of them each, which also keeps rounding small.
+/// Emits the sum of `x [samples, rows, columns]` (f32) over its rows into `out [samples, columns]`: in one stage, or
+/// for many rows in two, about a square root of them each, which also keeps rounding small.
 pub(super) fn launch_sum_rows(
     l: &mut Launch,
     x: Slot,

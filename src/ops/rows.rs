@@ -3,8 +3,8 @@
 use super::{Case, Given, Graph, Result, Tensor, fill};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
-use crate::graph::{Launch, Op, Slot, TensorInfo, Vjp};
 use crate::gpu::shader;
+use crate::graph::{Launch, Op, Slot, TensorInfo, Vjp};
 
 /// Rows `first .. first + count` of every sample of `x` [n, rows, C].
 #[derive(Clone, Debug)]

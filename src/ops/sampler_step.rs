@@ -3,8 +3,8 @@
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
-use crate::graph::{Launch, Op, TensorInfo};
 use crate::gpu::shader;
+use crate::graph::{Launch, Op, TensorInfo};
 
 /// `new_slots = matrix . [slots.., output, noise]`, elementwise, in place. Operands: the slots, the network's output
 /// ([2n, ..] when guided, without the prompt first), `noise` [n, ..], `matrix` [slots, slots + 2], `guidance` `[1]`.
@@ -113,7 +113,11 @@ pub fn cases() -> Vec<Case> {
     for (slots, guided) in [(1usize, true), (2, false), (5, true), (4, false)] {
         let mut inputs = vec![Given::normal([2, 3, 5]); slots];
         inputs.push(Given::normal([if guided { 4 } else { 2 }, 3, 5]));
-        inputs.extend([Given::normal([2, 3, 5]), Given::normal([slots, slots + 2]), Given::Uniform([1].into(), 1.0, 8.0)]);
+        inputs.extend([
+            Given::normal([2, 3, 5]),
+            Given::normal([slots, slots + 2]),
+            Given::Uniform([1].into(), 1.0, 8.0),
+        ]);
         cases.push(Case::new(SamplerStep { slots, guided }, inputs));
     }
     cases
@@ -135,7 +139,9 @@ mod tests {
             sampler_step(&mut g, &[slot], output, noise, matrix, guidance, guided)
         };
         assert!(step([1, 4, 4, 4], false).is_ok() && step([2, 4, 4, 4], true).is_ok());
-        for (output, guided) in [([1, 4, 4, 8], false), ([1, 4, 4, 8], true), ([2, 4, 4, 4], false), ([1, 4, 4, 4], true)] {
+        for (output, guided) in
+            [([1, 4, 4, 8], false), ([1, 4, 4, 8], true), ([2, 4, 4, 4], false), ([1, 4, 4, 4], true)]
+        {
             let error = step(output, guided).expect_err("another shape").to_string();
             assert!(error.contains("operands are"), "{error}");
         }

@@ -2,8 +2,8 @@
 
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
-use crate::graph::{Launch, Op, TensorInfo};
 use crate::gpu::shader;
+use crate::graph::{Launch, Op, TensorInfo};
 
 /// Operands `x` `[n, ..]` and `factor` `[1]`; result `factor * x`, `copies` times along the batch.
 #[derive(Clone, Debug)]

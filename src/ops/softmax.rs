@@ -3,8 +3,8 @@
 use super::team::Team;
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
-use crate::graph::{Launch, Op, TensorInfo, Vjp};
 use crate::gpu::shader;
+use crate::graph::{Launch, Op, TensorInfo, Vjp};
 
 /// Operand `x` [.., C]; result of the same shape, rows that sum to one.
 #[derive(Clone, Debug)]

@@ -12,9 +12,9 @@ pub(super) struct Team {
 }
 
 impl Team {
-    /// On hardware a workgroup if a sum has many items; software drivers pay for barriers, and one thread is as good, but
-    /// for long sums: a kernel may walk its items three times, and llvmpipe leaves a shader's loops after 65535 iterations
-    /// (`LP_MAX_TGSI_LOOP_ITERATIONS`).
+    /// On hardware a workgroup if a sum has many items; software drivers pay for barriers, and one thread is as good,
+    /// but for long sums: a kernel may walk its items three times, and llvmpipe leaves a shader's loops after 65535
+    /// iterations (`LP_MAX_TGSI_LOOP_ITERATIONS`).
     pub fn choose(caps: &Caps, items: usize) -> Team {
         match caps.class {
             AdapterClass::Cpu if items > 1 << 14 => Team { threads: 64, workgroup: 64 },

@@ -62,7 +62,8 @@ impl Tile {
     }
 
     /// On software drivers a load of a vector by a group of lanes costs about as much as 70 FMAs (5 on SwiftShader), so
-    /// the cheapest tile is the one with the fewest loads; measured within 20 % of this over the shapes of a small model.
+    /// the cheapest tile is the one with the fewest loads; measured within 20 % of this over the shapes of a small
+    /// model.
     fn registers(caps: &Caps, e: Extent, subgroup: usize) -> Tile {
         let pair = 1 + usize::from(e.pair);
         let fma_per_load = if caps.register_tile >= 256 { 70.0 } else { 5.0 };
@@ -130,9 +131,8 @@ impl Tile {
         }
     }
 
-    /// Workgroup-memory tiles: the largest that still gives a large GPU enough workgroups; where none does, the smallest,
-    /// and the sum is cut into parts. Figures of each on RDNA2 are in
-    /// CONTRIBUTING.md.
+    /// Workgroup-memory tiles: the largest that still gives a large GPU enough workgroups; where none does, the
+    /// smallest, and the sum is cut into parts. Figures of each on RDNA2 are in CONTRIBUTING.md.
     fn shared(e: Extent, enough: usize) -> Tile {
         let sizes: &[[usize; 4]] = if e.n <= 16 && !e.pair {
             &[[64, 16, 4, 4]]

@@ -2,8 +2,8 @@
 
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
-use crate::graph::{Launch, Op, Slot, TensorInfo, Vjp};
 use crate::gpu::shader;
+use crate::graph::{Launch, Op, Slot, TensorInfo, Vjp};
 
 /// An activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

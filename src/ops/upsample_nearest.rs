@@ -3,8 +3,8 @@
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
-use crate::graph::{Launch, Op, TensorInfo, Vjp};
 use crate::gpu::shader;
+use crate::graph::{Launch, Op, TensorInfo, Vjp};
 
 /// `[n, h, w, c] -> [n, size[0], size[1], c]`: result pixel `i` is source pixel `floor(i * h / size[0])`; or with
 /// `backward` the sum over the result pixels of each of the `size` source pixels.

@@ -7,8 +7,8 @@ use super::{Case, Conv, Given, Result, Rows};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
 use crate::gpu::AdapterClass;
-use crate::graph::{Launch, Op, TensorInfo};
 use crate::gpu::shader;
+use crate::graph::{Launch, Op, TensorInfo};
 
 /// Operands `dout` [.., N], `x` [.., c1], [`x2` [.., c2]]; result [N, c1] or [N, kh, kw, c1 + c2].
 #[derive(Clone, Debug, PartialEq)]
@@ -33,7 +33,9 @@ impl Op for WeightGrad {
         let channels = x.last() + inputs.get(2).map_or(0, |i| i.shape.last());
         let shape: Shape = match &self.rows {
             Rows::Same if dout.rows() == x.rows() => [dout.last(), channels].into(),
-            Rows::Conv(conv) if x.len() == 4 && conv.output_size([x[1], x[2]], self.kernel).is_some_and(|s| dout[1..3] == s) => {
+            Rows::Conv(conv)
+                if x.len() == 4 && conv.output_size([x[1], x[2]], self.kernel).is_some_and(|s| dout[1..3] == s) =>
+            {
                 [dout.last(), self.kernel[0], self.kernel[1], channels].into()
             }
             _ => return Err(Error::op(self.name(), format!("dout is {dout}, x is {x}: the rows differ"))),

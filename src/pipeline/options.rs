@@ -59,8 +59,8 @@ pub struct SamplingOptions {
     /// Classifier-free guidance; at 1 or below no negative pass runs [default: 7.5; 1 for lcm and Turbo models]
     #[cfg_attr(feature = "cli", arg(long, value_name = "G", allow_negative_numbers = true))]
     pub guidance: Option<f64>,
-    /// ddim, ddpm, pndm, euler, euler-a, dpm++2m, unipc or lcm [default: what the model's scheduler config says]
-    #[cfg_attr(feature = "cli", arg(long))]
+    /// Sampler; `None` takes the one that the model's scheduler config names.
+    #[cfg_attr(feature = "cli", arg(long, help = sampler_help()))]
     pub sampler: Option<SamplerKind>,
     /// leading, linspace or trailing
     #[cfg_attr(feature = "cli", arg(long))]
@@ -154,4 +154,10 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         Ok(n) if n > 0.0 && n.is_finite() => Ok((n * factor) as u64),
         _ => Err("must be a positive number of bytes, such as 800M or 12G".into()),
     }
+}
+
+/// Help of `--sampler`: every name.
+#[cfg(feature = "cli")]
+fn sampler_help() -> String {
+    format!("{} [default: what the model's scheduler config says]", SamplerKind::names())
 }

@@ -43,7 +43,8 @@ const STEPS: usize = 400;
 /// For options that make no sense, files that are not what they should be or cannot be written, what does not fit the
 /// adapter, and when the listener stops the job.
 pub(crate) async fn train(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> Result<Trained> {
-    context.gpu.watched(run(context, job, listener)).await
+    // Boxed: a host's thread may have little stack, and the future of a whole training is large.
+    context.gpu.watched(Box::pin(run(context, job, listener))).await
 }
 
 async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> Result<Trained> {
@@ -55,7 +56,7 @@ async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> R
     })?;
     // Another run may have come to its end between the first look and the lock.
     job.check_places()?;
-    let model = probe::open(context, &job.model, &[], job.reads(), events).await?;
+    let model = Box::pin(probe::open(context, &job.model, &[], job.reads(), events)).await?;
     for note in job.idle_options() {
         events.note(note);
     }
@@ -67,17 +68,17 @@ async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> R
     let variants = resumed.as_ref().map_or_else(|| context.variants.clone(), |state| state.variants.clone());
     let context = &Context { variants, ..context.clone() };
     let mut pool = Pool::default();
-    let gathered = gather(context, job, &model, &mut pool, events).await?;
+    let gathered = Box::pin(gather(context, job, &model, &mut pool, events)).await?;
     let total = updates(job, &gathered.run.batches)?;
     events.phase(Phase::LoadingModel)?;
     let context = &context.on(&gathered.ahead.gpu);
-    let training = load(context, job, &model, init.as_ref(), gathered, pool, events).await?;
+    let training = Box::pin(load(context, job, &model, init.as_ref(), gathered, pool, events)).await?;
     let first = match resumed {
         Some(state) => training.restore(state, &record, total, events).await?,
         None => 0,
     };
     events.phase(Phase::Training)?;
-    let steps = training.run(first..total, &mut record, events).await?;
+    let steps = Box::pin(training.run(first..total, &mut record, events)).await?;
     let placed = match save(context, job, &model, init.as_ref(), (&training.params, &training.store), steps).await {
         Ok(placed) => placed,
         Err(e) => return Err(record.unwritten(&training.state(steps, &record).await?, &e, job.force)),
@@ -127,7 +128,7 @@ async fn gather(
     let context = &context.on(&ahead.gpu);
     let chunks = plans.pool();
     let BeforeTraining { text, encode, preview: samples, .. } = plans.before;
-    let run = prepare(context, job, model, &set, &text, &encode, &chunks, pool, events).await?;
+    let run = Box::pin(prepare(context, job, model, &set, &text, &encode, &chunks, pool, events)).await?;
     Ok(Gathered { run, plan: plans.training, samples, ahead })
 }
 

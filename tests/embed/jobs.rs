@@ -96,6 +96,19 @@ fn any_budget_gives_the_same_lora() {
     assert!(start != expected);
 }
 
+/// Browsers and many hosts give a thread one megabyte.
+#[test]
+fn a_thread_with_little_stack_is_enough() {
+    let host = Host::shared();
+    let folder = tempfile::tempdir().unwrap();
+    let job = training(folder.path().join("lora.safetensors"));
+    let work = move || {
+        host.finish(&mut host.engine.start_train(job), Budget::dispatches(1000)).unwrap();
+        host.finish(&mut host.engine.start_generate(tiny_job()), Budget::dispatches(1000)).unwrap();
+    };
+    std::thread::Builder::new().stack_size(1 << 20).spawn(work).unwrap().join().unwrap();
+}
+
 /// Two steps on real pictures, cropped at random, with class pictures.
 fn training_on_pictures(out: std::path::PathBuf) -> TrainOptions {
     let assets = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/subjects");

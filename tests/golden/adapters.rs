@@ -1,8 +1,12 @@
 //! LoRAs beside the weights against LoRAs merged into them, and what a second job plans and uploads.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::path::Path;
 
-use portray::{Event, Flow, GenerateOptions, LoraArg, Model, ModelOptions, SamplerKind, SamplingOptions, WeightType};
+use portray::{
+    Event, Flow, GenerateOptions, LoraArg, Model, ModelOptions, SamplerKind, SamplingOptions, TrainOptions, WeightType,
+};
 
 use super::common::{engine, golden};
 
@@ -188,6 +192,30 @@ fn a_job_plans_each_graph_once() {
     let (made, work) = work(|| pollster::block_on(engine().generate(&job, &mut deaf)).unwrap());
     assert_eq!(made.pictures.len(), 2);
     assert_eq!(work.opened, 1);
-    let distinct: std::collections::BTreeSet<&String> = work.planned.iter().collect();
+    let distinct: BTreeSet<&String> = work.planned.iter().collect();
     assert_eq!((work.planned.len(), distinct.len()), (4, 4), "text, a prompt's keys and values, the step, the decoder");
+}
+
+#[test]
+fn a_training_with_samples_plans_each_graph_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let pictures = |name: &str| Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/subjects").join(name));
+    let job = TrainOptions {
+        images: pictures("cat"),
+        prompt: Some("a sks cat".into()),
+        class_images: pictures("dog"),
+        class_prompt: Some("a cat".into()),
+        sample_prompts: vec!["a sks cat".into(), "a sks cat asleep".into()],
+        sample_every: 1,
+        model: ModelOptions { model: Some(golden("sd2")), ..ModelOptions::default() },
+        resolution: Some(32),
+        steps: Some(2),
+        out: folder.path().join("lora.safetensors"),
+        ..TrainOptions::default()
+    };
+    let (trained, done) = work(|| pollster::block_on(engine().train(&job, &mut |_| Flow::Continue)).unwrap());
+    assert_eq!((trained.steps, done.opened), (2, 1));
+    let distinct: BTreeSet<&String> = done.planned.iter().collect();
+    let planned = "text, encoder, a sample's step, decoder, the training step, the update";
+    assert_eq!((done.planned.len(), distinct.len()), (6, 6), "{planned}");
 }

@@ -1,5 +1,5 @@
-//! Whole generations against diffusers pipelines: every latent of guided trajectories, through [`Engine::generate`] as a
-//! user calls it, and image to image (`tests/fixtures/golden`; `img2img.*` by `tests/fixtures/make_img2img.py`).
+//! Whole generations against diffusers pipelines: every latent of guided trajectories, through [`Engine::generate`] as
+//! a user calls it, and image to image (`tests/fixtures/golden`; `img2img.*` by `tests/fixtures/make_img2img.py`).
 
 use std::path::{Path, PathBuf};
 
@@ -57,18 +57,36 @@ fn compare(got: &Latents, expected: &[f64], tolerance: f64) -> Result<(), String
     Ok(())
 }
 
+/// Recorded trajectories of the golden model `kind`: name, file, and what its tensors' names begin with. Those that are not
+/// among the golden values lie in `trajectories/`, a file each (`tests/fixtures/make_trajectories.py`).
+fn recorded(kind: &str) -> Vec<(String, SafeTensors, String)> {
+    let golden =
+        ["ddim", "ddpm", "pndm", "euler", "euler-trailing", "euler-a", "dpm++2m", "dpm++2m-karras", "unipc", "lcm"];
+    let golden = golden.map(|name| {
+        let file = open(&common::golden(&format!("{kind}.safetensors")));
+        (name.to_owned(), file, format!("sampler.{name}"))
+    });
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/trajectories");
+    let others = std::fs::read_dir(folder).into_iter().flatten().map(|entry| {
+        let path = entry.unwrap().path();
+        (path.file_stem().unwrap().to_str().unwrap().to_owned(), open(&path), kind.to_owned())
+    });
+    let all: Vec<_> = golden.into_iter().chain(others).collect();
+    for sampler in SamplerKind::ALL {
+        assert!(all.iter().any(|(name, ..)| name == sampler.name()), "no trajectory of {}", sampler.name());
+    }
+    all
+}
+
 #[test]
 fn trajectories_are_those_of_diffusers() {
     let engine = common::engine();
     let mut wrong = Vec::new();
     for kind in ["sd2", "sd15"] {
-        let file = open(&common::golden(&format!("{kind}.safetensors")));
-        for name in
-            ["ddim", "ddpm", "pndm", "euler", "euler-trailing", "euler-a", "dpm++2m", "dpm++2m-karras", "unipc", "lcm"]
-        {
-            let (shape, expected) = tensor(&file, &format!("sampler.{name}.latents"));
+        for (name, file, prefix) in recorded(kind) {
+            let (shape, expected) = tensor(&file, &format!("{prefix}.latents"));
             let kind_of: SamplerKind = name.trim_end_matches("-trailing").trim_end_matches("-karras").parse().unwrap();
-            let steps = if ["euler-trailing", "lcm"].contains(&name) { 4 } else { 7 };
+            let steps = if ["euler-trailing", "lcm"].contains(&name.as_str()) { 4 } else { 7 };
             let mut job = job(common::golden(kind), steps, kind_of);
             job.sampling.spacing = name.ends_with("-trailing").then_some(Spacing::Trailing);
             job.sampling.karras = name.ends_with("-karras");
@@ -78,7 +96,7 @@ fn trajectories_are_those_of_diffusers() {
             if let Err(e) = compare(&got, &expected, 1e-3) {
                 wrong.push(format!("{kind} {name}: {e}"));
             }
-            let recorded = tensor(&file, &format!("sampler.{name}.timesteps")).1;
+            let recorded = tensor(&file, &format!("{prefix}.timesteps")).1;
             if got.timesteps.iter().zip(&recorded).any(|(a, b)| (a - b).abs() > 1e-2)
                 || got.timesteps.len() != recorded.len()
             {

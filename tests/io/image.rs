@@ -191,7 +191,8 @@ fn parameters_are_written_as_others_write_them() {
     let version = env!("CARGO_PKG_VERSION");
     let expected = format!(
         "a sks dog, best quality\nNegative prompt: blurry\nSteps: 25, Sampler: dpm++2m, CFG scale: 7.5, Seed: 42, \
-         Size: 512x768, Model: \"C:/models/x\", Denoising strength: 0.7, Lora: \"dog: 0.8, cat: 1\", Version: portray {version}"
+         Size: 512x768, Model: \"C:/models/x\", Denoising strength: 0.7, Lora: \"dog: 0.8, cat: 1\", Version: portray \
+                                 {version}"
     );
     assert_eq!(parameters.to_string(), expected);
     let dir = tempfile::tempdir().unwrap();

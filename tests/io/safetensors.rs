@@ -54,7 +54,8 @@ fn written_files_read_back_and_are_deterministic() {
 
 #[test]
 fn element_types_convert() {
-    let header = r#"{"a":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]},"b":{"dtype":"F64","shape":[],"data_offsets":[2,10]},
+    let header = r#"{"a":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]},
+        "b":{"dtype":"F64","shape":[],"data_offsets":[2,10]},
         "c":{"dtype":"I32","shape":[1],"data_offsets":[10,14]},"d":{"dtype":"U64","shape":[1],"data_offsets":[14,22]},
         "e":{"dtype":"F32","shape":[0,18446744073709551615,3],"data_offsets":[22,22]}}"#;
     let data = [&0x3fc0u16.to_le_bytes()[..], &0.1f64.to_le_bytes(), &(-5i32).to_le_bytes(), &u64::MAX.to_le_bytes()];

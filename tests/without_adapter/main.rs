@@ -1,5 +1,5 @@
-//! What needs no adapter: kernels as texts, gradient rules by their references, plans, schedules, files, and the layers of
-//! the sources.
+//! What needs no adapter: kernels as texts, gradient rules by their references, plans, schedules, files, and the layers
+//! of the sources.
 
 mod diffusion;
 mod grads;

@@ -215,8 +215,8 @@ fn large_pictures_and_trainings_bind_little() {
     println!("LoRA at 768, 1 + 1: {:.2} GB beside weights", plan.first.working_bytes() as f64 / 1e9);
 }
 
-/// What a job may have compiled at most: kernels that differ, and bytes of their WGSL. Where kernels become fewer or shorter,
-/// the test prints the numbers to write here.
+/// What a job may have compiled at most: kernels that differ, and bytes of their WGSL. Where kernels become fewer or
+/// shorter, the test prints the numbers to write here.
 struct Most {
     model: &'static str,
     class: AdapterClass,

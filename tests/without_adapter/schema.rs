@@ -207,7 +207,7 @@ fn the_page_has_the_options_of_the_library() {
         }
     }
     assert!(seen > 20, "{seen}");
-    let samplers: Vec<&str> = SamplerKind::ALL.iter().map(|(_, name, _)| *name).collect();
+    let samplers: Vec<&str> = SamplerKind::ALL.iter().map(|kind| kind.name()).collect();
     assert_eq!(literals(&generate["sampler"]), samplers);
 }
 

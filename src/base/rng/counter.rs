@@ -31,9 +31,9 @@ pub enum Stream {
 /// Counter-based draws: Philox 4x32-10 under the key `seed`, at the counter (index low, index high, step, stream).
 ///
 /// Nothing is consumed by a draw, so the same four numbers give the same value in any order, on any thread, after any
-/// resume. One (step, index) holds one value: take another index for another value, of whatever type. Integers and uniform
-/// values are the same on every platform; normal values go through the platform's `ln`, `sin` and `cos` in f64 and are
-/// rounded to f32, which hides their last-bit differences except in rare ties.
+/// resume. One (step, index) holds one value: take another index for another value, of whatever type. Integers and
+/// uniform values are the same on every platform; normal values go through the platform's `ln`, `sin` and `cos` in f64
+/// and are rounded to f32, which hides their last-bit differences except in rare ties.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CounterRng {
     seed: u64,
@@ -68,8 +68,8 @@ impl CounterRng {
         unit(self.u64(step, index))
     }
 
-    /// A uniform integer in 0..n (0 for n = 0): the high word of `u64 * n` (Lemire 2019 without the rejection; the bias is
-    /// below n / 2^64).
+    /// A uniform integer in 0..n (0 for n = 0): the high word of `u64 * n` (Lemire 2019 without the rejection; the bias
+    /// is below n / 2^64).
     pub fn below(&self, step: u32, index: u64, n: u64) -> u64 {
         ((u128::from(self.u64(step, index)) * u128::from(n)) >> 64) as u64
     }

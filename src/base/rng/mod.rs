@@ -1,9 +1,9 @@
 //! Random streams.
 //!
 //! Two of them reproduce what other programs draw, so that a seed means the same picture there and here: [`TorchRng`]
-//! (PyTorch's CPU generator, the default) and [`PhiloxRng`] (PyTorch's CUDA generator, as A1111 reproduces it). They are
-//! sequential: what a draw gives depends on the draws before it. Everything else in the project is random by position,
-//! not by order: see [`CounterRng`].
+//! (PyTorch's CPU generator, the default) and [`PhiloxRng`] (PyTorch's CUDA generator, as A1111 reproduces it). They
+//! are sequential: what a draw gives depends on the draws before it. Everything else in the project is random by
+//! position, not by order: see [`CounterRng`].
 
 mod counter;
 mod philox;
@@ -59,7 +59,8 @@ impl NoiseRng {
         }
     }
 
-    /// The next `n` values of N(0, 1), as one call of `torch.randn(n)` gives them. Two calls of `n` differ from one of `2 n`.
+    /// The next `n` values of N(0, 1), as one call of `torch.randn(n)` gives them. Two calls of `n` differ from one of
+    /// `2 n`.
     pub fn randn(&mut self, n: usize) -> Vec<f32> {
         match self {
             NoiseRng::Torch(rng) => rng.randn(n),

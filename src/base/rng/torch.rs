@@ -46,13 +46,13 @@ impl Mt19937 {
 
 /// `torch.Generator(device="cpu").manual_seed(seed)`.
 ///
-/// Values agree with PyTorch's within 2e-6: its vector code approximates the logarithm, the sine and the cosine, this takes
-/// them in f64.
+/// Values agree with PyTorch's within 2e-6: its vector code approximates the logarithm, the sine and the cosine, this
+/// takes them in f64.
 #[derive(Debug, Clone)]
 pub struct TorchRng {
     engine: Box<Mt19937>,
-    /// The second value of the last Box-Muller pair of the scalar path. PyTorch keeps it in the generator, so an odd number
-    /// of scalar draws leaves one for the next scalar draw, however many block draws come between.
+    /// The second value of the last Box-Muller pair of the scalar path. PyTorch keeps it in the generator, so an odd
+    /// number of scalar draws leaves one for the next scalar draw, however many block draws come between.
     second: Option<f64>,
 }
 
@@ -64,7 +64,8 @@ impl TorchRng {
 
     /// `torch.randn(n, generator=self)`, f32, contiguous.
     ///
-    /// 16 values and more are filled in blocks (ATen `normal_fill`), fewer one by one in f64 (`normal_distribution<double>`).
+    /// 16 values and more are filled in blocks (ATen `normal_fill`), fewer one by one in f64
+    /// (`normal_distribution<double>`).
     pub fn randn(&mut self, n: usize) -> Vec<f32> {
         if n < 16 {
             return (0..n).map(|_| self.scalar() as f32).collect();

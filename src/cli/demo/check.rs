@@ -25,7 +25,8 @@ pub struct Figures {
     pub diversity_with: f64,
     /// After training without it.
     pub diversity_without: f64,
-    /// Prompt, likeness to the photos of the untouched model's picture and of the personalized one; larger is more alike.
+    /// Prompt, likeness to the photos of the untouched model's picture and of the personalized one; larger is more
+    /// alike.
     pub likeness: Vec<(String, f64, f64)>,
 }
 

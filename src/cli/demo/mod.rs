@@ -29,7 +29,8 @@ const SAMPLER: SamplerKind = SamplerKind::Dpmpp2m;
 const GUIDANCE: f64 = 4.0;
 /// Rank of the LoRAs.
 const RANK: usize = 8;
-/// Learning rate of the LoRAs, the same to the end: one that falls makes smoother pictures, and class pictures all alike.
+/// Learning rate of the LoRAs, the same to the end: one that falls makes smoother pictures, and class pictures all
+/// alike.
 const LEARNING_RATE: f64 = 1e-3;
 /// Class pictures that training with prior preservation sees.
 const CLASS_PICTURES: usize = 12;

@@ -17,8 +17,8 @@ pub struct Job {
     pub without_prior: usize,
 }
 
-/// What an update takes, in sampler steps: with a class picture beside, and without. Rough weights for the time left alone: the
-/// first from one run on lavapipe (0.22 s where a sampler step took 0.083 s), the second an estimate.
+/// What an update takes, in sampler steps: with a class picture beside, and without. Rough weights for the time left
+/// alone: the first from one run on lavapipe (0.22 s where a sampler step took 0.083 s), the second an estimate.
 pub const UPDATE: [usize; 2] = [3, 2];
 
 impl Job {

@@ -29,9 +29,9 @@ impl Report<'_> {
         let phrases = &self.subject.phrases;
         let mut text = format!(
             "# Demo: “{}”\n\n\
-             {} pictures of the subject, trained into {} as “{}”: a LoRA of rank {RANK} on the attention layers, learning rate {LEARNING_RATE}, \
-             {} steps of one picture of the subject and one of {CLASS_PICTURES} class pictures (“{}”). The pictures are in `sheet.png` \
-             ({sampling} steps of {sampler}, guidance {GUIDANCE}), the LoRA in `lora.safetensors`. Adapter: {}.\n\n",
+             {} pictures of the subject, trained into {} as “{}”: a LoRA of rank {RANK} on the attention layers, \
+             learning rate {LEARNING_RATE}, {} steps of one picture of the subject and one of {CLASS_PICTURES} class pictures (“{}”). The \
+             pictures are in `sheet.png` ({sampling} steps of {sampler}, guidance {GUIDANCE}), the LoRA in `lora.safetensors`. Adapter: {}.\n\n",
             phrases.instance,
             self.subject.photos.len(),
             self.studio.model_name(),

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Part, Weights, object};
+use super::{Part, Weights};
 use crate::error::{Error, Message, Result, message, option};
 use crate::io::families::TAKES;
 use crate::io::lora_file::is_adapter_key;
+use crate::io::source::object;
 use crate::io::{SafeTensors, Source, files};
 
 const GIVE_A_FOLDER: &str = "give a diffusers folder (model_index.json, unet/, vae/, text_encoder/, tokenizer/, \
@@ -38,7 +39,8 @@ const OTHER_PIPELINES: [(&str, &str); 9] = [
     ("StableUnCLIP", "a Stable unCLIP model"),
 ];
 
-/// Classes that `model_index.json` and `config.json` may name for what is read here; subclasses have names that hold these.
+/// Classes that `model_index.json` and `config.json` may name for what is read here; subclasses have names that hold
+/// these.
 const CLASSES: [(&str, &[&str]); 4] = [
     ("text_encoder", &["CLIPTextModel", "CLIPModel"]),
     ("tokenizer", &["CLIPTokenizer", "TokenizersBackend", "PreTrainedTokenizerFast"]),
@@ -53,8 +55,8 @@ const OTHER_CLASSES: [&str; 2] = ["AutoencoderKLTemporalDecoder", "AutoencoderKL
 /// Whether there is something at `path`.
 ///
 /// # Errors
-/// [`Error::File`] where a link is there and nothing behind it: the hub's cache links to files that a download which was
-/// not finished, or a clean-up, has left out.
+/// [`Error::File`] where a link is there and nothing behind it: the hub's cache links to files that a download which
+/// was not finished, or a clean-up, has left out.
 fn present(path: &Path) -> Result<bool> {
     if files::exists(path) {
         return Ok(true);
@@ -208,7 +210,8 @@ fn files(folder: &Path, stem: &str) -> Result<Vec<SafeTensors>> {
         ["diffusion_pytorch_model.bin", "pytorch_model.bin", "model.ckpt", "diffusion_pytorch_model.fp16.bin"];
     if let Some(name) = pickled.iter().find(|name| files::exists(folder.join(name))) {
         let message = format!(
-            "has pickled weights only ({name}): save the model again with diffusers' save_pretrained(…, safe_serialization=True)"
+            "has pickled weights only ({name}): save the model again with diffusers' save_pretrained(…, \
+             safe_serialization=True)"
         );
         return Err(Error::file(folder, message));
     }
@@ -223,7 +226,8 @@ fn files(folder: &Path, stem: &str) -> Result<Vec<SafeTensors>> {
         ([], [first, ..]) => {
             let count = shards.len();
             format!(
-                "has {count} shards ({first}, ...) without their index: get {stem}.safetensors.index.json, which says what is in them"
+                "has {count} shards ({first}, ...) without their index: get {stem}.safetensors.index.json, which says \
+                 what is in them"
             )
         }
         _ => format!("{expected}, here are {}: give the one to be used that name", others.join(", ")),

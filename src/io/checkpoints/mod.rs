@@ -1,8 +1,11 @@
 //! A Stable Diffusion model: a diffusers folder, a single file in the original layout, or the same parts inside the
 //! binary.
 
+mod bundle;
 mod discover;
+mod modules;
 pub mod original;
+mod part;
 mod save;
 mod weights;
 mod wrappers;
@@ -13,48 +16,16 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+pub use bundle::Bundle;
+pub use modules::ModelModules;
+pub use part::Part;
 pub use save::{diffusers_folder_files, write_diffusers_folder};
 pub use weights::Weights;
 
+use super::source::object;
 use super::tokenizer::{ClipTokenizer, TokenizerFiles};
 use super::{ModuleKey, SafeTensors, Source, files};
-use crate::error::{Error, Message, Result};
-
-/// The parts of a model that hold weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Part {
-    /// CLIP's text encoder. Its tensors are named with the prefix `text_model.`, whatever the file does.
-    TextEncoder,
-    /// The denoising UNet.
-    Unet,
-    /// The autoencoder.
-    Vae,
-}
-
-impl Part {
-    /// All of them.
-    pub const ALL: [Part; 3] = [Part::TextEncoder, Part::Unet, Part::Vae];
-
-    /// The part's folder, which is also its name in error messages and in the keys of LoRA files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Part::TextEncoder => "text_encoder",
-            Part::Unet => "unet",
-            Part::Vae => "vae",
-        }
-    }
-
-    /// What diffusers and transformers call the weight file, without its endings.
-    pub(super) fn stem(self) -> &'static str {
-        if self == Part::TextEncoder { "model" } else { "diffusion_pytorch_model" }
-    }
-}
-
-impl std::fmt::Display for Part {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
+use crate::error::{Message, Result};
 
 /// An opened model: configurations parsed, weight files opened and their headers checked.
 #[derive(Clone, Debug)]
@@ -71,46 +42,6 @@ pub struct Checkpoint {
     /// A single file's.
     generation: original::Generation,
     notes: Vec<Message>,
-}
-
-/// A model inside the binary: the texts and bytes of a diffusers folder's files.
-#[derive(Clone, Copy, Debug)]
-pub struct Bundle {
-    /// What messages and picture files call the model.
-    pub name: &'static str,
-    /// `model_index.json`.
-    pub model_index: &'static [u8],
-    /// `text_encoder/config.json` and `model.safetensors`.
-    pub text_encoder: (&'static [u8], &'static [u8]),
-    /// `unet/config.json` and `diffusion_pytorch_model.safetensors`.
-    pub unet: (&'static [u8], &'static [u8]),
-    /// `vae/config.json` and `diffusion_pytorch_model.safetensors`.
-    pub vae: (&'static [u8], &'static [u8]),
-    /// `scheduler/scheduler_config.json`.
-    pub scheduler: &'static [u8],
-    /// Files of `tokenizer/`, by name.
-    pub tokenizer: &'static [(&'static str, &'static [u8])],
-}
-
-/// The weight shapes of the linear layers and convolutions that a LoRA can adapt, by dotted module path.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct ModelModules {
-    /// UNet: `down_blocks.0.attentions.0.proj_in` -> `[out, in]` or `[out, in, kh, kw]`.
-    pub unet: BTreeMap<String, Vec<usize>>,
-    /// Text encoder, with the prefix `text_model.`.
-    pub text_encoder: BTreeMap<String, Vec<usize>>,
-    /// Factors of each norm of both parts, `[channels]`.
-    pub norms: BTreeMap<ModuleKey, Vec<usize>>,
-    /// Length of the bias of each of all of them that has one.
-    pub biases: BTreeMap<ModuleKey, usize>,
-}
-
-impl ModelModules {
-    /// The shape of the weight of a layer or norm.
-    pub fn weight(&self, module: &ModuleKey) -> Option<&[usize]> {
-        let paths = if module.part == Part::Unet { &self.unet } else { &self.text_encoder };
-        paths.get(&module.path).or_else(|| self.norms.get(module)).map(Vec::as_slice)
-    }
 }
 
 impl Checkpoint {
@@ -289,10 +220,4 @@ impl Checkpoint {
         }
         Ok(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
     }
-}
-
-/// The JSON object in `source`.
-pub(in crate::io) fn object(source: &Source) -> Result<Value> {
-    let value = source.json()?;
-    if value.is_object() { Ok(value) } else { Err(Error::file(source.name(), "is JSON, but not an object")) }
 }

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use super::{Checkpoint, Part, Weights};
 use crate::error::{Error, Result};
 use crate::io::atomic::write_copying;
-use crate::io::source::describe;
+use crate::io::describe::describe;
 use crate::io::{Source, Tensor, files, write_folder, write_safetensors};
 
-/// Writes `destination` as a diffusers folder like `source`, its UNet's tensors replaced by `unet`; those that `unet` does
-/// not have, such as what a file holds beyond its model, stay as they are. It is assembled beside its destination and
-/// renamed at the end; an existing folder is replaced, so ask before. Only files that the model needs are copied: the
-/// weights in use, configurations, tokenizer and scheduler.
+/// Writes `destination` as a diffusers folder like `source`, its UNet's tensors replaced by `unet`; those that `unet`
+/// does not have, such as what a file holds beyond its model, stay as they are. It is assembled beside its destination
+/// and renamed at the end; an existing folder is replaced, so ask before. Only files that the model needs are copied:
+/// the weights in use, configurations, tokenizer and scheduler.
 ///
 /// # Errors
 /// [`Error::File`] when a tensor is none of the UNet's or of another shape, or when writing fails; then the destination

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, HashSet};
 use serde_json::Value;
 
 use super::original::{Names, Third, vae_attention};
-use super::{Part, object, wrappers};
+use super::{Part, wrappers};
 use crate::error::{Error, Result};
+use crate::io::source::object;
 use crate::io::{SafeTensors, Source, Tensor};
 
 /// Configuration and tensors of one part of a model.
@@ -193,7 +194,8 @@ impl Weights {
             };
             match like(&first, &others) {
                 Some(other) => format!(
-                    "lacks tensor '{first}'{more}; '{other}' is there instead, a name that is not known: save the model again with diffusers"
+                    "lacks tensor '{first}'{more}; '{other}' is there instead, a name that is not known: save the \
+                     model again with diffusers"
                 ),
                 None => format!("lacks tensor '{first}'{more}: {}", self.remedy()),
             }
@@ -294,8 +296,8 @@ fn like<'n>(name: &str, names: &[&'n str]) -> Option<&'n str> {
     ranked.filter(|(_, share)| *share > 0.7).max_by(|a, b| a.1.total_cmp(&b.1)).map(|(other, _)| other)
 }
 
-/// The VAE's attention has had names of its own: before diffusers 0.18 (`attention_processor.py`, `AttentionBlock`), and
-/// in what tools made of them.
+/// The VAE's attention has had names of its own: before diffusers 0.18 (`attention_processor.py`, `AttentionBlock`),
+/// and in what tools made of them.
 fn vae_name(stored: &str) -> String {
     let known = || {
         let (block, rest) = stored.split_once(".attentions.0.")?;

@@ -1,5 +1,5 @@
-//! Names that wrappers leave in saved weights: torch.compile's `_orig_mod`, DataParallel's `module`, PEFT's `base_layer`,
-//! and whatever a training script called the attribute that held the model.
+//! Names that wrappers leave in saved weights: torch.compile's `_orig_mod`, DataParallel's `module`, PEFT's
+//! `base_layer`, and whatever a training script called the attribute that held the model.
 
 use std::collections::HashMap;
 
@@ -64,8 +64,8 @@ fn plain(stored: &str, roots: &[&str]) -> String {
     moved.unwrap_or(rest)
 }
 
-/// `file` with plain names, and whether any of them is another than the stored one. Where a plain name is there as well,
-/// it counts: a running average beside the weights is none of the model.
+/// `file` with plain names, and whether any of them is another than the stored one. Where a plain name is there as
+/// well, it counts: a running average beside the weights is none of the model.
 ///
 /// # Errors
 /// [`Error::File`](crate::Error::File) where two wrapped tensors stand for one.

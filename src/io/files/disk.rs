@@ -12,10 +12,11 @@ use super::durable::{sync_file, sync_folder};
 use super::paths::followed;
 use super::put::{Spot, copy_over, doubtful, file_spot, is_mounted, settle};
 use super::staging::{is_staged, parent, staged};
-use crate::io::source::{Data, Slices, describe};
+use crate::io::describe::describe;
+use crate::io::slices::{Data, Slices};
 
-/// The user's folder for what can be made again. A path that is not absolute is left alone, as the XDG specification asks:
-/// it would be another folder for every folder that the program is started in.
+/// The user's folder for what can be made again. A path that is not absolute is left alone, as the XDG specification
+/// asks: it would be another folder for every folder that the program is started in.
 pub fn cache() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     set("XDG_CACHE_HOME").or_else(|| set("LOCALAPPDATA")).or_else(|| {
@@ -64,7 +65,8 @@ impl Slices for OpenFile {
                 Ok(0) => {
                     let len = self.len;
                     return Err(format!(
-                        "had {len} bytes when it was opened, and ends at byte {at} now: it was cut while it was in use, get the whole file again"
+                        "had {len} bytes when it was opened, and ends at byte {at} now: it was cut while it was in \
+                         use, get the whole file again"
                     ));
                 }
                 Ok(n) => (at, left) = (at + n as u64, &mut left[n..]),

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::staging::is_staging;
-use crate::io::source::describe;
+use crate::io::describe::describe;
 
 static WARNED: AtomicBool = AtomicBool::new(false);
 static WARNING: Mutex<Option<String>> = Mutex::new(None);
@@ -71,7 +71,8 @@ fn tolerate(synced: Result<()>, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether `error` says that the file system has no such call, as FUSE, 9p, SMB and FAT do, and not that bytes are lost.
+/// Whether `error` says that the file system has no such call, as FUSE, 9p, SMB and FAT do, and not that bytes are
+/// lost.
 fn cannot_sync(error: &Error) -> bool {
     // macOS syncs with an ioctl: ENOTTY, the same number everywhere. Windows: ERROR_INVALID_FUNCTION.
     let raw = if cfg!(unix) { 25 } else { 1 };

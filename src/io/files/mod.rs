@@ -30,7 +30,7 @@ pub mod path_form;
 
 use std::path::{Path, PathBuf};
 
-use super::source::describe;
+use super::describe::describe;
 use crate::error::{Error, Result};
 
 #[cfg(target_arch = "wasm32")]

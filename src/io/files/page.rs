@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::io::source::{Data, Slices};
+use crate::io::slices::{Data, Slices};
 
 /// What a file consists of.
 #[derive(Clone)]

@@ -1,5 +1,6 @@
-//! Paths in JSON, which holds text alone. A path that is text is a string. One that is not has serde's form of the system's
-//! own strings, `{"Unix": [BYTES]}` or `{"Windows": [UTF-16 UNITS]}`: none is refused, and none comes back changed.
+//! Paths in JSON, which holds text alone. A path that is text is a string. One that is not has serde's form of the
+//! system's own strings, `{"Unix": [BYTES]}` or `{"Windows": [UTF-16 UNITS]}`: none is refused, and none comes back
+//! changed.
 
 use std::ffi::OsStr;
 #[cfg(any(unix, windows))]

@@ -1,4 +1,5 @@
-//! What can be told of a path before anything is written: what it leads to, whether it can be written, which are the same.
+//! What can be told of a path before anything is written: what it leads to, whether it can be written, which are the
+//! same.
 
 use std::fs;
 use std::io::{Error, ErrorKind, Result, Write as _};

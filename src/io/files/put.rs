@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::durable::{sync_file, sync_folder, sync_folders};
 use super::paths::followed;
 use super::staging::{is_staged, is_staging, parent, staged};
-use crate::io::source::describe;
+use crate::io::describe::describe;
 
 /// What is where a result is to go; links are followed to their end.
 pub enum Spot {
@@ -70,8 +70,8 @@ fn is_disk(_: &fs::Metadata) -> bool {
     false
 }
 
-/// Where a folder that is written to `path` goes. `has` says whether the new folder has a path, a folder or else a file:
-/// what it has not would be lost.
+/// Where a folder that is written to `path` goes. `has` says whether the new folder has a path, a folder or else a
+/// file: what it has not would be lost.
 ///
 /// # Errors
 /// Where no such folder may go, whatever the caller allows.
@@ -129,8 +129,8 @@ pub fn doubtful(error: Error) -> Error {
     Error::new(error.kind(), format!("the disk reports \"{what}\" after the last byte: copy what is there elsewhere"))
 }
 
-/// Whether a rename was refused because something is mounted on the name, as containers do with files and folders, or because
-/// it comes from a lower layer of an overlay: what is there can only be written into.
+/// Whether a rename was refused because something is mounted on the name, as containers do with files and folders, or
+/// because it comes from a lower layer of an overlay: what is there can only be written into.
 pub fn is_mounted(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::CrossesDevices | ErrorKind::ResourceBusy)
 }
@@ -172,8 +172,8 @@ fn merge(from: &Path, into: &Path) -> Result<()> {
     sync_folder(into)
 }
 
-/// Gives the file or folder `from` the name `path`, in place of what is there where `replace` allows it. What it returns is
-/// what the disk had to say when all was in its place.
+/// Gives the file or folder `from` the name `path`, in place of what is there where `replace` allows it. What it
+/// returns is what the disk had to say when all was in its place.
 ///
 /// # Errors
 /// [`ErrorKind::AlreadyExists`] where something is at `path` that may not be replaced; else as [`file_spot`] and

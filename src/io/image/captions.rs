@@ -36,8 +36,9 @@ pub struct Captions {
 }
 
 impl Captions {
-    /// The captions of `pictures` among `files`: of `a.jpg` the first that is there and not blank of `a.txt`, `a.jpg.txt`,
-    /// `a.caption` and `a.jpg.caption`, whatever the case of the ending, else what `metadata.jsonl` says. Lines are joined.
+    /// The captions of `pictures` among `files`: of `a.jpg` the first that is there and not blank of `a.txt`,
+    /// `a.jpg.txt`, `a.caption` and `a.jpg.caption`, whatever the case of the ending, else what `metadata.jsonl` says.
+    /// Lines are joined.
     ///
     /// # Errors
     /// [`Error::File`] for one that is no UTF-8 text, or far longer than a caption, and for a line that is no JSON.
@@ -190,7 +191,12 @@ mod tests {
             ("5.caption", b"five"),
             ("6.txt", b"six"),
             ("6.caption", b"not used"),
-            ("metadata.jsonl", b"{\"file_name\": \"7.png\", \"text\": \"seven\", \"by\": \"me\"}\n\n{\"file_name\": \"./8.png\", \"prompt\": \"eight\"}\r\n{\"file_name\": \"gone.png\", \"text\": \"x\"}\n"),
+            (
+                "metadata.jsonl",
+                b"{\"file_name\": \"7.png\", \"text\": \"seven\", \"by\": \"me\"}\n\n\
+                  {\"file_name\": \"./8.png\", \"prompt\": \"eight\"}\r\n\
+                  {\"file_name\": \"gone.png\", \"text\": \"x\"}\n",
+            ),
         ];
         let pictures = ["1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg", "6.jpg", "7.png", "8.png", "9.png"];
         let found = captions(&files, &pictures).expect("captions");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::captions::{Captions, is_called_caption};
 use super::kind::{Content, Foreign, accepted, called_foreign, content, is_called_picture};
 use crate::error::{Error, Result};
-use crate::io::source::describe;
+use crate::io::describe::describe;
 use crate::io::{Source, files};
 
 /// Files that systems leave in folders.
@@ -102,8 +102,8 @@ impl PictureFolder {
         Captions::read(&self.pictures, &self.captions)
     }
 
-    /// A line about all that is left out though it looks as if it were meant, with what to do; `None` where that is nothing.
-    /// Of `captions` those that belong to no picture are named.
+    /// A line about all that is left out though it looks as if it were meant, with what to do; `None` where that is
+    /// nothing. Of `captions` those that belong to no picture are named.
     pub fn left_out(&self, captions: Option<&Captions>) -> Option<String> {
         let mut parts = self.foreign_parts();
         let mut add = |names: &[String], one: &str, many: &str| {

@@ -2,9 +2,10 @@
 
 /// Checks that the picture in `bytes` is whole and of a coding that is read.
 ///
-/// A decoder fills what a cut JPEG lacks with gray, so the markers are walked as the format has them (ITU-T T.81, annex B):
-/// segments are skipped by their lengths, a scan's data ends at the first marker that is no restart, and the picture ends at
-/// its own end marker. What follows that is not the picture's: phones put videos and further pictures there.
+/// A decoder fills what a cut JPEG lacks with gray, so the markers are walked as the format has them (ITU-T T.81, annex
+/// B): segments are skipped by their lengths, a scan's data ends at the first marker that is no restart, and the
+/// picture ends at its own end marker. What follows that is not the picture's: phones put videos and further pictures
+/// there.
 ///
 /// # Errors
 /// A message for the user.
@@ -64,7 +65,8 @@ fn next_marker(bytes: &[u8], at: &mut usize) -> Option<u8> {
     }
 }
 
-/// Moves `at` to the marker that ends a scan's data: a zero after FF makes that a byte of the data, restarts belong to it.
+/// Moves `at` to the marker that ends a scan's data: a zero after FF makes that a byte of the data, restarts belong to
+/// it.
 fn skip_scan(bytes: &[u8], at: &mut usize) {
     while let Some(found) = bytes.get(*at..).and_then(|rest| rest.iter().position(|&b| b == 0xff)) {
         *at += found;

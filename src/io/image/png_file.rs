@@ -35,8 +35,8 @@ pub struct Parameters {
     pub more: Vec<(&'static str, String)>,
 }
 
-/// What the file or folder at `path` is called where people read it: its name without `.safetensors`. Other endings are part
-/// of the name, for versions have dots in them.
+/// What the file or folder at `path` is called where people read it: its name without `.safetensors`. Other endings are
+/// part of the name, for versions have dots in them.
 pub fn title(path: &Path) -> String {
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
     // "." and ".." have the name of the folder that they stand for.

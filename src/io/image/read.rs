@@ -9,9 +9,9 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 
 use super::kind::{Content, Format, accepted, content};
-use super::resample::{Fit, resample};
+use super::resample::{Crop, Fit, resample};
 use super::{jpeg, tiff};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, message, option};
 use crate::io::Source;
 
 /// The largest picture that is decoded, in pixels: phones make 200 million. Less where addresses have 32 bits, as in a
@@ -57,7 +57,8 @@ impl Picture {
     }
 }
 
-/// Width and height of the picture at `path`, as EXIF turns it, by its header alone; files that end too early are found.
+/// Width and height of the picture at `path`, as EXIF turns it, by its header alone; files that end too early are
+/// found.
 ///
 /// # Errors
 /// As [`Picture::open`], but for damage among the pixels.
@@ -68,8 +69,56 @@ pub fn size(path: impl AsRef<Path>) -> Result<[usize; 2]> {
     Ok(turned(header.decoder.dimensions(), header.orientation))
 }
 
-/// A decoded picture as its file holds it: in its own depth and not turned. Rows are turned and become RGB as they are asked
-/// for, so that a large photo is in memory once.
+impl Picture {
+    /// Scaled with Lanczos until it just covers `width` x `height`, then cropped to it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when `width` or `height` is zero or the crop is not within 0 to 1.
+    pub fn cover(&self, width: usize, height: usize, crop: Crop) -> Result<Picture> {
+        let row = self.width * 3;
+        let rows = |rows: Range<usize>| Cow::Borrowed(&self.rgb[rows.start * row..rows.end * row]);
+        let rgb = resample([self.width, self.height], [width, height], Fit::Cover(crop), rows)?;
+        Ok(Picture { width, height, rgb })
+    }
+
+    /// Values for the autoencoder: [`cover`](Self::cover)ed, mirrored if `flip`, as NHWC values in [-1, 1].
+    ///
+    /// # Errors
+    /// As [`Picture::cover`].
+    pub fn prepare(&self, width: usize, height: usize, crop: Crop, flip: bool) -> Result<Vec<f32>> {
+        Ok(self.cover(width, height, crop)?.to_unit(flip))
+    }
+
+    /// The picture as NHWC values in [-1, 1], mirrored if `flip`.
+    pub fn to_unit(&self, flip: bool) -> Vec<f32> {
+        let unit = |&value: &u8| f32::from(value) / 127.5 - 1.0;
+        match flip {
+            false => self.rgb.iter().map(unit).collect(),
+            true => self.rgb.chunks(self.width * 3).flat_map(|row| row.chunks(3).rev().flatten()).map(unit).collect(),
+        }
+    }
+
+    /// The picture of NHWC `values` in [-1, 1], rounded as diffusers rounds.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when their number is not `height * width * 3`, [`Error::Limit`] when one is NaN.
+    pub fn from_unit(width: usize, height: usize, values: &[f32]) -> Result<Picture> {
+        if values.len() != width * height * 3 {
+            return Err(Error::argument(format!("{} values are no {width}x{height} picture", values.len())));
+        }
+        if let Some(i) = values.iter().position(|v| v.is_nan()) {
+            let fault =
+                format!("the picture holds NaN (value {i}); numbers on the way to it grew too large: try a lower ");
+            let remedy = message![option("guidance"), ", smaller LoRA scales, or another ", option("sampler")];
+            return Err(Error::limit(message![fault, remedy]));
+        }
+        let byte = |&v: &f32| ((v / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
+        Ok(Picture { width, height, rgb: values.iter().map(byte).collect() })
+    }
+}
+
+/// A decoded picture as its file holds it: in its own depth and not turned. Rows are turned and become RGB as they are
+/// asked for, so that a large photo is in memory once.
 pub struct Decoded {
     pixels: DynamicImage,
     orientation: Orientation,
@@ -113,7 +162,8 @@ impl Decoded {
     /// # Errors
     /// [`Error::Usage`] when `width` or `height` is zero or the crop is not within 0 to 1.
     pub fn resized(&self, [width, height]: [usize; 2], fit: Fit) -> Result<Picture> {
-        resample(self.size(), [width, height], fit, |rows| self.rows(rows))
+        let rgb = resample(self.size(), [width, height], fit, |rows| self.rows(rows))?;
+        Ok(Picture { width, height, rgb })
     }
 
     /// The whole picture.
@@ -228,7 +278,8 @@ fn refused(source: &Source, format: &Format, error: ImageError) -> Error {
         ImageError::Limits(_) => {
             let most = MAX_DECODER_BYTES / 1_000_000;
             format!(
-                "takes more memory to decode than is allowed ({most} MB): scale it down, or save it with 8 bits a colour"
+                "takes more memory to decode than is allowed ({most} MB): scale it down, or save it with 8 bits a \
+                 colour"
             )
         }
         error => format!("damaged {name}: {error}"),

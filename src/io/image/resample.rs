@@ -4,8 +4,7 @@ use std::borrow::Cow;
 use std::f64::consts::PI;
 use std::ops::Range;
 
-use super::Picture;
-use crate::error::{Error, Result, message, option};
+use crate::error::{Error, Result};
 
 /// Which part of the resized picture is kept: the share of what is cut that lies left of it and above it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,8 +42,8 @@ pub fn covering(from: [usize; 2], to: [usize; 2]) -> [usize; 2] {
 /// Source rows that are looked at in one go.
 const BAND: usize = 64;
 
-/// The picture of `from` pixels whose rows `rows` gives (RGB), resized with Lanczos to `to` as `fit` says. It asks for each
-/// row once, in order, and only for those that count; so a 20000x20 picture costs no more than a square one.
+/// Pixels (RGB) of the picture of `from` pixels whose rows `rows` gives, resized with Lanczos to `to` as `fit` says. It
+/// asks for each row once, in order, and only for those that count; so a 20000x20 picture costs no more than a square one.
 ///
 /// # Errors
 /// [`Error::Usage`] when a side of `to` is zero or the crop is not within 0 to 1.
@@ -53,7 +52,7 @@ pub(super) fn resample<'a>(
     to: [usize; 2],
     fit: Fit,
     rows: impl Fn(Range<usize>) -> Cow<'a, [u8]>,
-) -> Result<Picture> {
+) -> Result<Vec<u8>> {
     let ([w, h], [width, height]) = (from, to);
     let within = |share: f64| (0.0..=1.0).contains(&share);
     let crop = if let Fit::Cover(crop) = fit { crop } else { Crop::CENTER };
@@ -85,53 +84,7 @@ pub(super) fn resample<'a>(
             *value = taps.sum(|row| across[(row - first) * width * 3 + i]);
         }
     }
-    Ok(Picture { width, height, rgb })
-}
-
-impl Picture {
-    /// Scaled with Lanczos until it just covers `width` x `height`, then cropped to it.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] when `width` or `height` is zero or the crop is not within 0 to 1.
-    pub fn cover(&self, width: usize, height: usize, crop: Crop) -> Result<Picture> {
-        let row = self.width * 3;
-        let rows = |rows: Range<usize>| Cow::Borrowed(&self.rgb[rows.start * row..rows.end * row]);
-        resample([self.width, self.height], [width, height], Fit::Cover(crop), rows)
-    }
-
-    /// What the autoencoder takes: [`cover`](Self::cover)ed, mirrored if `flip`, as NHWC values in [-1, 1].
-    ///
-    /// # Errors
-    /// As [`Picture::cover`].
-    pub fn prepare(&self, width: usize, height: usize, crop: Crop, flip: bool) -> Result<Vec<f32>> {
-        Ok(self.cover(width, height, crop)?.to_unit(flip))
-    }
-
-    /// The picture as NHWC values in [-1, 1], mirrored if `flip`.
-    pub fn to_unit(&self, flip: bool) -> Vec<f32> {
-        let unit = |&value: &u8| f32::from(value) / 127.5 - 1.0;
-        match flip {
-            false => self.rgb.iter().map(unit).collect(),
-            true => self.rgb.chunks(self.width * 3).flat_map(|row| row.chunks(3).rev().flatten()).map(unit).collect(),
-        }
-    }
-
-    /// The picture of NHWC `values` in [-1, 1], rounded as diffusers rounds.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] when their number is not `height * width * 3`, [`Error::Limit`] when one is NaN.
-    pub fn from_unit(width: usize, height: usize, values: &[f32]) -> Result<Picture> {
-        if values.len() != width * height * 3 {
-            return Err(Error::argument(format!("{} values are no {width}x{height} picture", values.len())));
-        }
-        if let Some(i) = values.iter().position(|v| v.is_nan()) {
-            let fault = format!("the picture holds NaN (value {i}); numbers on the way to it grew too large: try a lower ");
-            let remedy = message![option("guidance"), ", smaller LoRA scales, or another ", option("sampler")];
-            return Err(Error::limit(message![fault, remedy]));
-        }
-        let byte = |&v: &f32| ((v / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
-        Ok(Picture { width, height, rgb: values.iter().map(byte).collect() })
-    }
+    Ok(rgb)
 }
 
 /// Where a crop begins, rounded as torchvision's centre crop is.

@@ -48,7 +48,12 @@ impl AdapterConfig {
             alpha: field("lora_alpha").map(|value| number("lora_alpha", value)).transpose()?,
             alpha_pattern: patterns
                 .map(|(k, v)| {
-                    let regular = || format!("field '{prefix}alpha_pattern' has '{k}': regular expressions are not read, write out the layers' names");
+                    let regular = || {
+                        format!(
+                            "field '{prefix}alpha_pattern' has '{k}': regular expressions are not \
+                                              read, write out the layers' names"
+                        )
+                    };
                     let pattern = Pattern::parse(k).ok_or_else(|| Error::file(file, regular()))?;
                     Ok((pattern, number("alpha_pattern", v)?))
                 })
@@ -66,7 +71,8 @@ impl AdapterConfig {
     }
 }
 
-/// As PEFT's `get_pattern_key` has it (`(.*\.)?(KEY)$`), where KEY is a plain name: the end of a path, or all of it with `^`.
+/// As PEFT's `get_pattern_key` has it (`(.*\.)?(KEY)$`), where KEY is a plain name: the end of a path, or all of it
+/// with `^`.
 #[derive(Clone, Debug, PartialEq)]
 struct Pattern {
     name: String,
@@ -116,8 +122,8 @@ pub fn describe<'a>(
         }
     }
     let config = json!({
-        "alpha_pattern": alphas, "bias": "none", "lora_alpha": plain(common_alpha), "lora_dropout": 0.0, "peft_type": "LORA",
-        "r": common_rank, "rank_pattern": ranks, "target_modules": targets, "use_dora": false, "use_rslora": false,
+        "alpha_pattern": alphas, "bias": "none", "lora_alpha": plain(common_alpha), "lora_dropout": 0.0,
+        "peft_type": "LORA", "r": common_rank, "rank_pattern": ranks, "target_modules": targets, "use_dora": false, "use_rslora": false,
     });
     if let Value::Object(map) = config { map } else { Map::new() }
 }
@@ -134,7 +140,8 @@ mod tests {
 
     #[test]
     fn alphas_are_found() {
-        let json = r#"{"unet.r":8,"unet.lora_alpha":4,"unet.alpha_pattern":{"mid.to_q":2,"^a.to_k":1},"unet.use_rslora":false}"#;
+        let json = r#"{"unet.r":8,"unet.lora_alpha":4,"unet.use_rslora":false,
+            "unet.alpha_pattern":{"mid.to_q":2,"^a.to_k":1}}"#;
         let config = parse(json, "unet.").unwrap().unwrap();
         let alpha = |path: &str| config.alpha(&ModuleKey { part: Part::Unet, path: path.into() }, 8);
         assert_eq!(alpha("x.mid.to_q"), Some(2.0));
@@ -161,7 +168,8 @@ mod tests {
             (r#"{"alpha_pattern":[]}"#, "c.json: field 'alpha_pattern' is not an object"),
             (
                 r#"{"alpha_pattern":{".*\\.to_(q|k)":1}}"#,
-                "c.json: field 'alpha_pattern' has '.*\\.to_(q|k)': regular expressions are not read, write out the layers' names",
+                "c.json: field 'alpha_pattern' has '.*\\.to_(q|k)': regular expressions are not read, write out the \
+                 layers' names",
             ),
             (r#"{"use_rslora":3}"#, "c.json: field 'use_rslora' is not true or false"),
             (r#"{"peft_type":"LOHA"}"#, "c.json: holds a \"LOHA\" adapter, only LoRA is supported"),

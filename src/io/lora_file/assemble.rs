@@ -210,7 +210,8 @@ fn fold(middle: &Tensor<'_>, down: &Factor) -> Result<Factor> {
         _ => {
             let (shape, first) = (&core.shape, &down.shape);
             let message = format!(
-                "shape {shape:?} does not fit a first factor of {first:?} (a window is {LARGEST_WINDOW}x{LARGEST_WINDOW} at most): {DAMAGED}"
+                "shape {shape:?} does not fit a first factor of {first:?} (a window is \
+                 {LARGEST_WINDOW}x{LARGEST_WINDOW} at most): {DAMAGED}"
             );
             return Err(middle.error(message));
         }

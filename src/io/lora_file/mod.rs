@@ -8,32 +8,35 @@
 //! | D | PEFT's `save_pretrained`, a folder a part | `base_model.model.….attn1.to_q.lora_A.weight` |
 //! | E | kohya's sd-scripts, read by most programs | `lora_unet_…_attn1_to_q.lora_down.weight` |
 //! | F | LyCORIS: more kinds under E's layer names | `….lora_mid.weight`, `….hada_w1_a`, `….lokr_w2`, `….diff` |
-//! | G | ComfyUI, OneTrainer: the original code's names, with dots | `diffusion_model.input_blocks.1.1.….lora_up.weight` |
+//! | G | ComfyUI, OneTrainer: the original code's names, with dots |
+//! `diffusion_model.input_blocks.1.1.….lora_up.weight` |
 //!
 //! Each layer may have diffusers' name or the original code's (`original.rs`), and what wrappers of PyTorch put between
 //! (`_orig_mod`, `module`, `base_layer`) is no part of it.
 //!
-//! What a module adds to its layer's weight is `alpha / rank * up @ down`; without an alpha the factor is 1. A layer may
-//! have a [`Change`] beside it or instead: what is no product of two factors.
+//! What a module adds to its layer's weight is `alpha / rank * up @ down`; without an alpha the factor is 1. A layer
+//! may have a [`Change`] beside it or instead: what is no product of two factors.
 
 mod adapter_config;
 mod assemble;
 mod change;
+mod key;
 mod keys;
 mod kohya;
+mod module;
 mod original;
 mod read;
 mod report;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 pub use change::Change;
+pub use key::ModuleKey;
 pub use keys::is_adapter_key;
+pub use module::{Factor, LoraModule};
 pub use report::{MatchReport, ShapeMismatch};
 
-use super::Part;
 use crate::error::{Error, Result};
 
 /// The layouts that can be written.
@@ -50,76 +53,6 @@ pub enum LoraFormat {
     PeftFolder,
     /// One file for A1111, ComfyUI and kohya's scripts
     Kohya,
-}
-
-/// Which layer of a model a LoRA module belongs to.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ModuleKey {
-    /// [`Part::Unet`] or [`Part::TextEncoder`].
-    pub part: Part,
-    /// Dotted path as diffusers has it; in the text encoder with the prefix `text_model.`.
-    pub path: String,
-}
-
-impl fmt::Display for ModuleKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.part, self.path)
-    }
-}
-
-/// One of the two matrices of a module.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Factor {
-    /// `down`: `[rank, in]` or `[rank, in, kh, kw]`; `up`: `[out, rank]` or `[out, rank, 1, 1]`.
-    pub shape: Vec<usize>,
-    /// Row-major values, all finite.
-    pub data: Vec<f32>,
-}
-
-/// The low-rank change of one layer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LoraModule {
-    /// `A`, applied first: `[rank, in]` or `[rank, in, kh, kw]`.
-    pub down: Factor,
-    /// `B`, applied second: `[out, rank]` or `[out, rank, 1, 1]`.
-    pub up: Factor,
-    /// The factor is `alpha / rank`, or 1 where there is no alpha.
-    pub alpha: Option<f32>,
-}
-
-impl LoraModule {
-    /// The inner dimension.
-    pub fn rank(&self) -> usize {
-        self.down.shape.first().copied().unwrap_or(1)
-    }
-
-    /// `alpha / rank`, 1 without an alpha.
-    pub fn scale(&self) -> f32 {
-        self.alpha.map_or(1.0, |alpha| alpha / self.rank() as f32)
-    }
-
-    /// The shape of the weight it changes: `[out, in]` or `[out, in, kh, kw]`.
-    pub fn weight_shape(&self) -> Vec<usize> {
-        self.up.shape.iter().take(1).chain(self.down.shape.iter().skip(1)).copied().collect()
-    }
-
-    /// What people call it.
-    fn kind(&self) -> &'static str {
-        if self.down.shape.iter().skip(2).any(|&extent| extent > 1) { "LoCon" } else { "LoRA" }
-    }
-
-    /// What it adds to the weight, row-major in [`weight_shape`](Self::weight_shape).
-    pub fn delta(&self) -> Vec<f32> {
-        let (rank, scale) = (self.rank(), self.scale());
-        let columns = self.down.data.len() / rank.max(1);
-        let mut out = vec![0.0; self.up.data.len() / rank.max(1) * columns];
-        for (row, up) in out.chunks_mut(columns.max(1)).zip(self.up.data.chunks(rank.max(1))) {
-            for (factor, down) in up.iter().zip(self.down.data.chunks(columns.max(1))) {
-                row.iter_mut().zip(down).for_each(|(sum, x)| *sum += scale * factor * x);
-            }
-        }
-        out
-    }
 }
 
 /// A LoRA, whatever layout it came in.

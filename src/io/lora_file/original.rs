@@ -1,6 +1,6 @@
-//! Layers under the names of the original code (CompVis and Stability AI), `input_blocks.1.1.proj_in`, which ComfyUI and
-//! OneTrainer write, and some kohya files flattened: where they are in a diffusers model depends on how many residual
-//! blocks a resolution has.
+//! Layers under the names of the original code (CompVis and Stability AI), `input_blocks.1.1.proj_in`, which ComfyUI
+//! and OneTrainer write, and some kohya files flattened: where they are in a diffusers model depends on how many
+//! residual blocks a resolution has.
 
 use crate::io::checkpoints::original::{Names, Structure, TextFlavour};
 use crate::io::{ModelModules, Part};

@@ -11,9 +11,9 @@ use super::keys::{Key, Role, is_adapter_key, parse};
 use super::original::OriginalNames;
 use super::{LoraFile, ModuleKey};
 use crate::error::{Error, Result, message, option};
-use crate::io::checkpoints::object;
 use crate::io::checkpoints::original::other;
 use crate::io::families::TAKES_LORAS;
+use crate::io::source::object;
 use crate::io::{ModelModules, Part, SafeTensors, Source, files};
 
 /// The header field in which diffusers keeps PEFT's configuration.
@@ -24,8 +24,8 @@ pub const PEFT_WEIGHTS: &str = "adapter_model.safetensors";
 pub const PEFT_CONFIG: &str = "adapter_config.json";
 
 impl LoraFile {
-    /// Opens a LoRA: a `.safetensors` file in layout A, B, C, E or F, a PEFT folder (D; `unet/` and `text_encoder/` in it,
-    /// or a lone one, which is the UNet's), or a folder with diffusers' `pytorch_lora_weights.safetensors`.
+    /// Opens a LoRA: a `.safetensors` file in layout A, B, C, E or F, a PEFT folder (D; `unet/` and `text_encoder/` in
+    /// it, or a lone one, which is the UNet's), or a folder with diffusers' `pytorch_lora_weights.safetensors`.
     ///
     /// `model`, where known, tells kohya's names apart exactly; without it the usual layer names do.
     ///
@@ -71,7 +71,8 @@ impl LoraFile {
             if files::exists(Path::new(&self.name).join("model_index.json")) {
                 return Err(Error::file(&self.name, message!["is a model and no LoRA: give it with ", option("model")]));
             }
-            let message = "holds no LoRA: expected a .safetensors file with lora_… tensors, or a folder with unet/adapter_config.json";
+            let message = "holds no LoRA: expected a .safetensors file with lora_… tensors, or a folder with \
+                           unet/adapter_config.json";
             return Err(Error::file(&self.name, message));
         }
         Ok(self)

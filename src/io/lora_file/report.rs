@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 use crate::io::ModelModules;
 use crate::io::families::{FAMILIES, TAKES_LORAS};
 
-/// Families told by parts that no Stable Diffusion 1.x or 2.x model has, as LoRA files call them. How a tool writes the names
-/// of parts that all have, `input_blocks` or `diffusion_model.`, tells nothing.
+/// Families told by parts that no Stable Diffusion 1.x or 2.x model has, as LoRA files call them. How a tool writes the
+/// names of parts that all have, `input_blocks` or `diffusion_model.`, tells nothing.
 const BY_LORA: [(&str, &str); 7] = [
     ("lora_te3_", "Stable Diffusion 3"),
     ("t5xxl.", "Stable Diffusion 3, Flux or another with a T5 encoder"),
@@ -175,8 +175,8 @@ impl LoraFile {
         }
     }
 
-    /// Refuses a LoRA that is for another family of models, even where it has layers that fit: one for Stable Diffusion XL
-    /// has a text encoder of Stable Diffusion 1.x.
+    /// Refuses a LoRA that is for another family of models, even where it has layers that fit: one for Stable Diffusion
+    /// XL has a text encoder of Stable Diffusion 1.x.
     ///
     /// # Errors
     /// [`Error::File`] saying what of the file tells it, the family, and what is taken instead.
@@ -227,8 +227,8 @@ impl MatchReport {
         }
     }
 
-    /// Refuses a LoRA of another model: one for another family, of which nothing matches, or of which layers have another
-    /// size. Layers that the model does not have beside others that it has are for the caller to list.
+    /// Refuses a LoRA of another model: one for another family, of which nothing matches, or of which layers have
+    /// another size. Layers that the model does not have beside others that it has are for the caller to list.
     ///
     /// # Errors
     /// [`Error::File`] naming the LoRA, one key, and what it seems to be made for.

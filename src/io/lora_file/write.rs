@@ -35,15 +35,15 @@ impl LoraFile {
     /// Writes it to `path` (a folder for [`LoraFormat::PeftFolder`]), atomically; what is there is replaced.
     ///
     /// An alpha that is not the rank survives in every layout. `peft` and `peft-folder` have it in PEFT's configuration
-    /// (diffusers before 0.34 does not read it from a file and would take the factor for 1). `diffusers` has no place for
-    /// it: `up` is multiplied by alpha / rank. `kohya` has it as a tensor per layer, but diffusers mixes layers up when
-    /// these differ (0.42: `_get_alpha_name` keeps `.processor` in the name): every layer gets the most common alpha, and
-    /// `up` of a layer that had another one is multiplied to make up for it.
+    /// (diffusers before 0.34 does not read it from a file and would take the factor for 1). `diffusers` has no place
+    /// for it: `up` is multiplied by alpha / rank. `kohya` has it as a tensor per layer, but diffusers mixes layers up
+    /// when these differ (0.42: `_get_alpha_name` keeps `.processor` in the name): every layer gets the most common
+    /// alpha, and `up` of a layer that had another one is multiplied to make up for it.
     ///
     /// # Errors
-    /// [`Error::File`] when it holds no module, was made for another family of models, has a layer that is no product of
-    /// two factors (a [`Change`](super::Change)), which no layout written here can hold, or cannot be written; then the old
-    /// file is as it was.
+    /// [`Error::File`] when it holds no module, was made for another family of models, has a layer that is no product
+    /// of two factors (a [`Change`](super::Change)), which no layout written here can hold, or cannot be written; then
+    /// the old file is as it was.
     pub fn write(&self, path: impl AsRef<Path>, format: LoraFormat) -> Result<()> {
         let path = path.as_ref();
         self.check_family()?;

@@ -79,7 +79,8 @@ pub fn read(source: &Source) -> crate::error::Result<Header> {
     }
     if length > MAX_HEADER_BYTES {
         return Err(fault(format!(
-            "not a safetensors file, or damaged: it announces a header of {length} bytes, the limit is {MAX_HEADER_BYTES}; get it again"
+            "not a safetensors file, or damaged: it announces a header of {length} bytes, the limit is \
+             {MAX_HEADER_BYTES}; get it again"
         )));
     }
     let Some(data_bytes) = (total - 8).checked_sub(length) else {
@@ -140,7 +141,8 @@ fn entry(value: &Value, data_bytes: u64) -> Result<Entry, String> {
     };
     if begin > end || end > data_bytes {
         return Err(format!(
-            "bytes {begin}..{end} lie outside the file, which has {data_bytes} bytes of data: truncated or damaged, get it again"
+            "bytes {begin}..{end} lie outside the file, which has {data_bytes} bytes of data: truncated or damaged, \
+             get it again"
         ));
     }
     // A zero extent makes the tensor empty however large the others are.

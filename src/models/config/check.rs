@@ -3,9 +3,10 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{PerBlock, WIDEST};
+use super::per_block::PerBlock;
 use crate::base::json;
 use crate::error::{Error, Result};
+use crate::ops::WIDEST_HEAD;
 
 /// Most channels of anything: far above any model, and low enough that no product of a few of them overflows.
 pub(super) const CHANNELS: usize = 1 << 16;
@@ -74,9 +75,10 @@ impl Check<'_> {
 
     /// What attention can do with `channels` in `heads`.
     pub(super) fn heads(&self, name: &str, heads: usize, channels: usize) -> Result<()> {
-        if heads > 1 && channels / heads > WIDEST {
-            return self
-                .fail(format!("{name} is {heads} for {channels} channels: heads wider than {WIDEST} must be single"));
+        if heads > 1 && channels / heads > WIDEST_HEAD {
+            return self.fail(format!(
+                "{name} is {heads} for {channels} channels: heads wider than {WIDEST_HEAD} must be single"
+            ));
         }
         Ok(())
     }

@@ -63,7 +63,8 @@ fn counts_have_limits() {
 #[test]
 fn wide_heads_must_be_single() {
     let config = |heads: &str, channels: &str| {
-        let types = r#""down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"]"#;
+        let types = r#""down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"]"#;
         unet(&format!(
             r#"{{{types}, "attention_head_dim": {heads}, "block_out_channels": {channels}, "norm_num_groups": 8}}"#
         ))

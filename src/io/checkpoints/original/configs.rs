@@ -22,9 +22,9 @@ pub enum Generation {
 }
 
 impl Generation {
-    /// That of `file`, and what is to be said where it is no more than likely. Names say nothing of it: text encoders of
-    /// both generations go about under either's names. The width of the text encoder's output does; where it is that of
-    /// neither, as in miniatures, the projections around the UNet's transformers, which are linear in the second.
+    /// That of `file`, and what is to be said where it is no more than likely. Names say nothing of it: text encoders
+    /// of both generations go about under either's names. The width of the text encoder's output does; where it is that
+    /// of neither, as in miniatures, the projections around the UNet's transformers, which are linear in the second.
     pub fn of(file: &SafeTensors) -> (Generation, Option<String>) {
         let unet = prefix(Part::Unet, TextFlavour::Clip);
         let shape = |ending: &str| {
@@ -42,7 +42,8 @@ impl Generation {
                     false => (Generation::First, "Stable Diffusion 1.x", "projections that are convolutions"),
                 };
                 let message = format!(
-                    "{}: taken for {name} by its {why}, its context width {width} being that of neither 1.x nor 2.x; where that is wrong: give a diffusers folder",
+                    "{}: taken for {name} by its {why}, its context width {width} being that of neither 1.x nor 2.x; \
+                     where that is wrong: give a diffusers folder",
                     file.name()
                 );
                 (generation, Some(message))
@@ -123,8 +124,8 @@ impl Configs {
             model_index,
             scheduler,
         };
-        // The marker of newer trainers for noise levels that end in pure noise (Lin et al. 2023): sampling has to begin there,
-        // which the template's PNDM cannot.
+        // The marker of newer trainers for noise levels that end in pure noise (Lin et al. 2023): sampling has to begin
+        // there, which the template's PNDM cannot.
         let zero_snr =
             file.metadata().get("ss_zero_terminal_snr").is_some_and(|value| value.eq_ignore_ascii_case("true"));
         if zero_snr || file.contains("ztsnr") {
@@ -144,8 +145,8 @@ impl Configs {
     }
 }
 
-/// Says in a model's configurations that it predicts velocities. In the second generation that makes the 512-pixel model
-/// the 768-pixel one, with its scheduler.
+/// Says in a model's configurations that it predicts velocities. In the second generation that makes the 512-pixel
+/// model the 768-pixel one, with its scheduler.
 pub fn velocity(scheduler: &mut Value, unet: &mut Value, generation: Generation) {
     scheduler["prediction_type"] = json!("v_prediction");
     if generation == Generation::Second {

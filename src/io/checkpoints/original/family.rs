@@ -48,7 +48,10 @@ pub fn refuse_other_formats(path: &Path, source: &Source) -> Result<()> {
     let message = if marked(b"GGUF") || ending == "gguf" {
         format!("is a GGUF file; {TAKES}")
     } else if pickled || marked(b"PK\x03\x04") || marked(&[0x80, 0x02]) {
-        "is a Python pickle, which runs code of its author's when it is opened: get the .safetensors version, or convert it where you trust it (diffusers: StableDiffusionPipeline.from_single_file(…).save_pretrained(…))".into()
+        "is a Python pickle, which runs code of its author's when it is opened: get the .safetensors version, or \
+         convert it where you trust it (diffusers: \
+         StableDiffusionPipeline.from_single_file(…).save_pretrained(…))"
+            .into()
     } else {
         return Ok(());
     };
@@ -62,7 +65,8 @@ pub fn is_checkpoint(file: &SafeTensors) -> bool {
     file.names().any(holds)
 }
 
-/// What `file` is, where its tensors' names say that it is something else than a Stable Diffusion 1.x or 2.x checkpoint.
+/// What `file` is, where its tensors' names say that it is something else than a Stable Diffusion 1.x or 2.x
+/// checkpoint.
 pub fn other(file: &SafeTensors) -> Option<String> {
     let has = |mark: &str| file.names().any(|name| name.contains(mark));
     let starts = |prefix: &str| file.names().any(|name| name.starts_with(prefix));

@@ -1,5 +1,5 @@
-//! Single-file checkpoints in the original layout: family, configurations and names are read off the tensors, so that the
-//! rest of the engine sees the same three parts as in a diffusers folder.
+//! Single-file checkpoints in the original layout: family, configurations and names are read off the tensors, so that
+//! the rest of the engine sees the same three parts as in a diffusers folder.
 
 mod configs;
 mod family;
@@ -16,8 +16,9 @@ pub use family::{is_checkpoint, other};
 pub(super) use names::vae_attention;
 pub use names::{Names, Structure, TextFlavour, Third};
 
-use super::{Part, Weights, object, wrappers};
+use super::{Part, Weights, wrappers};
 use crate::error::{Message, Result, message, option};
+use crate::io::source::object;
 use crate::io::tokenizer::TokenizerFiles;
 use crate::io::{SafeTensors, Source};
 use configs::Configs;

@@ -1,5 +1,5 @@
-//! What a single file says of its network's prediction: in its metadata, by marker tensors, or in the configuration of the
-//! original code that lies beside it.
+//! What a single file says of its network's prediction: in its metadata, by marker tensors, or in the configuration of
+//! the original code that lies beside it.
 
 use std::path::Path;
 

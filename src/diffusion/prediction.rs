@@ -1,0 +1,31 @@
+//! What a diffusion model's network gives.
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// What the network's output means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Prediction {
+    /// The noise.
+    Epsilon,
+    /// The velocity `sqrt(abar) noise - sqrt(1 - abar) x0` (Salimans and Ho 2022).
+    #[serde(alias = "v_prediction")]
+    V,
+}
+
+impl FromStr for Prediction {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "epsilon" => Ok(Prediction::Epsilon),
+            "v" | "v_prediction" => Ok(Prediction::V),
+            _ => Err(Error::value("prediction", name, "not supported; use epsilon or v")),
+        }
+    }
+}
