@@ -6,8 +6,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-pub use message::{FieldNames, Message, Remedy, Words, option, path};
 pub(crate) use message::message;
+pub use message::{FieldNames, Message, Remedy, Words, option, path};
 
 /// Failure of a call, grouped by who can mend it.
 ///

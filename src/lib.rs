@@ -1,8 +1,8 @@
-//! Portray: personalize text-to-image diffusion models on any GPU.
+//! Portray generates images with Stable Diffusion and teaches it new subjects, on any GPU, through WebGPU.
 //!
-//! Four pictures of one subject in; that subject in any scene out. [`engine::Engine`] generates and trains, on an adapter of
-//! its own or on the device of a host application ([`embedding`]); a job's options are plain data ([`GenerateOptions`], [`TrainOptions`]), and it
-//! reports through a listener ([`event`]), which can stop it.
+//! An [`Engine`] opens a GPU, or takes the device of an application that renders with wgpu. It does two jobs: it generates
+//! images from prompts ([`GenerateOptions`]), and it trains a LoRA or a whole UNet on a few images of a subject
+//! ([`TrainOptions`]). A job reports [`Event`]s to a listener, which can stop it.
 //!
 //! ```
 //! # #[cfg(feature = "bundled")] {
@@ -10,10 +10,10 @@
 //!
 //! # pollster::block_on(async {
 //! let engine = Engine::request(&EngineOptions::default()).await?;
-//! let job = GenerateOptions {
+//! let options = GenerateOptions {
 //!     prompts: vec!["a cat on the beach".into()],
 //!     sampling: SamplingOptions { steps: Some(2), seed: 7, ..Default::default() },
-//!     ..Default::default() // the bundled model, as on the command line
+//!     ..Default::default() // the built-in model
 //! };
 //! let mut listener = |event: Event| {
 //!     if let Event::Progress { done, total, .. } = event {
@@ -21,44 +21,58 @@
 //!     }
 //!     Flow::Continue
 //! };
-//! let made = engine.generate(&job, &mut listener).await?;
+//! let made = engine.generate(&options, &mut listener).await?;
 //! assert_eq!(made.pictures[0].rgb.len(), 128 * 128 * 3);
 //! # Ok::<(), portray::Error>(())
 //! # }).unwrap();
 //! # }
 //! ```
 //!
-//! # Layers
+//! # Where to go next
 //!
-//! Imports go one way, which `tests/without_adapter/layers.rs` holds.
-//!
-//! | module | what lives there |
+//! | you want to | read |
 //! |---|---|
-//! | [`base`] | types, shapes, host arrays, random streams |
-//! | [`gpu`] | device, limits, buffers, kernels |
-//! | [`graph`] | recording, differentiation, placement in memory, replay |
-//! | [`ops`] | the ops: one file and one kernel each |
-//! | `nn`, `models` | layers; text encoder, UNet and autoencoder |
+//! | use your own model, LoRAs or sampler | [`ModelOptions`], [`LoraArg`], [`SamplingOptions`] |
+//! | train | [`Engine::train`], [`TrainOptions`] |
+//! | generate again and again with one model | [`Engine::open`], [`Model::keep_weights`], [`Engine::generate_with`] |
+//! | run inside an application that renders with wgpu | [`embedding`], [`Engine::from_device`], [`Job`] |
+//! | know memory and work before a job runs | [`plan_generate`], [`plan_train`], [`PlanReport`] |
+//! | handle failures | [`Error`] |
+//!
+//! # Modules
+//!
+//! Each module imports only modules above it in this table, except that [`io`] and `diffusion` import [`base`] alone.
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`error`], [`event`] | errors; what a job tells its caller |
+//! | [`base`] | types, shapes, arrays on the host, random number streams |
+//! | [`io`] | safetensors, checkpoints, LoRA layouts, tokenizer, images |
 //! | `diffusion` | noise schedules and samplers |
-//! | [`io`] | safetensors, checkpoints, LoRA layouts, tokenizer, pictures |
-//! | [`pipeline`] | how a model is run: opening it, its weights on the device, text, denoising, decoding; knows no job |
-//! | [`generate`] | prompts to pictures |
-//! | [`train`] | pictures of a subject to a LoRA or a UNet (DreamBooth) |
+//! | [`gpu`] | device, limits, buffers, kernels |
+//! | [`graph`] | recording, differentiation, memory planning, replay |
+//! | [`ops`] | operations: one file and one kernel each |
+//! | `nn`, `models` | layers; text encoder, UNet and autoencoder |
+//! | [`pipeline`] | running a model: opening it, its weights on the device, text, denoising, decoding |
+//! | [`generate`] | prompts to images |
+//! | [`train`] | images of a subject to a LoRA or a UNet (DreamBooth) |
 //! | [`engine`] | the facade: [`Engine`] and [`Job`] |
 //! | [`tools`] | benchmarks, comparison with other implementations, checks of a device |
 //!
-//! # Adding an op
+//! `ARCHITECTURE.md` in the repository follows five journeys through these modules.
 //!
-//! A type that implements [`graph::Op`] - shape rule, launch, a naive f64 reference, its gradient recorded as ops - and a
-//! kernel, a WGSL template ([`gpu::Template`]). [`graph::Graph::push`] records it, from this crate or from another
-//! (`examples/custom_op.rs`); [`ops::Case`] compares its kernels with its reference.
+//! # Your own operations
 //!
-//! # Versions
+//! An operation is a type that implements [`graph::Op`] (shape rule, kernel launch, a reference in f64, its gradient) and a
+//! kernel in WGSL ([`gpu::Template`]). [`graph::Graph::push`] records it, from this crate or from yours
+//! (`examples/custom_op.rs`), and [`ops::Case`] compares its kernel with its reference.
 //!
-//! Semantic versioning covers what this page lists. Before 1.0 a minor version may change it, a patch does not; the
-//! changelog says what changed. `nn`, `models` and `diffusion` are public for the command line and the tests only,
-//! and may change in any version; so may the kernels, and with them the last bits of a result. [`wgpu`] is re-exported, and
-//! its major version is part of the interface: a new one is a new minor version here.
+//! # Stability
+//!
+//! Semantic versioning covers the items on this page. Before 1.0 a minor version may change them and a patch version does
+//! not; the changelog lists every change. `nn`, `models` and `diffusion` are public for the command line and the tests
+//! only, and may change in any version. So may the kernels, and with them the last bits of a result. [`wgpu`] is re-exported:
+//! a new major version of it is a new minor version here.
 
 pub mod base;
 #[doc(hidden)]

@@ -60,7 +60,7 @@ impl Words for Labels {
         let skipped = match parts.next() {
             Some("models" | "loras" | "runs") => 1,
             Some("converted") => 0,
-            Some("prepare" | "init") => return "this picture".to_owned(),
+            Some("prepare" | "init" | "mask") => return "this picture".to_owned(),
             _ => return path.to_owned(),
         };
         parts.skip(skipped).collect::<Vec<_>>().join("/")
@@ -222,7 +222,10 @@ impl WebEngine {
     /// A "unet" or "train" step of the model of `options`, to be timed.
     pub async fn stopwatch(&self, step: &str, options: &str) -> Result<WebStopwatch, JsValue> {
         let options: ModelOptions = parse(options).map_err(|e| self.words.thrown(&e))?;
-        tools::stopwatch(&self.engine, step, &options).await.map(|timed| WebStopwatch(timed, self.words.clone())).map_err(|e| self.words.thrown(&e))
+        tools::stopwatch(&self.engine, step, &options)
+            .await
+            .map(|timed| WebStopwatch(timed, self.words.clone()))
+            .map_err(|e| self.words.thrown(&e))
     }
 
     /// Makes pictures; the weights stay on the device for the next ones where they are to be kept.
@@ -255,7 +258,11 @@ impl WebEngine {
     pub async fn train(&self, job: &str, listener: Function) -> Result<usize, JsValue> {
         let job: TrainOptions = parse(job).map_err(|e| self.words.thrown(&e))?;
         self.release();
-        let trained = self.engine.train(&job, &mut |event| told(&listener, &self.words, event)).await.map_err(|e| self.words.thrown(&e))?;
+        let trained = self
+            .engine
+            .train(&job, &mut |event| told(&listener, &self.words, event))
+            .await
+            .map_err(|e| self.words.thrown(&e))?;
         Ok(trained.steps)
     }
 }

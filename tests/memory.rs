@@ -79,8 +79,7 @@ fn peaks_are_as_planned() {
     for side in [64, 256] {
         let loras = vec![LoraArg { path: lora.clone(), scale: 1.0 }];
         let prompts = vec!["a cat".into()];
-        let job =
-            GenerateOptions { prompts, count: 1, loras, sampling: sampling(side), strength: 1.0, ..Default::default() };
+        let job = GenerateOptions { prompts, count: 1, loras, sampling: sampling(side), ..Default::default() };
         let mut peak = Peak { engine: &engine, bytes: 0 };
         pollster::block_on(engine.generate(&job, &mut |e| peak.hear(e))).expect("a picture");
         let plan = plan_generate(&job, caps).expect("a plan");
@@ -105,14 +104,7 @@ fn full_size_picture(dtype: WeightType, side: usize, most: u64) {
     let [width, height] = [Some(side); 2];
     let sampling = SamplingOptions { steps: Some(1), sampler, width, height, ..Default::default() };
     let model = ModelOptions { dtype, ..full_size() };
-    let job = GenerateOptions {
-        prompts: vec!["a cat".into()],
-        count: 1,
-        model,
-        sampling,
-        strength: 1.0,
-        ..Default::default()
-    };
+    let job = GenerateOptions { prompts: vec!["a cat".into()], count: 1, model, sampling, ..Default::default() };
     let plan = plan_generate(&job, engine.gpu().caps()).expect("a plan");
     let mut peak = Peak { engine: &engine, bytes: 0 };
     let made = pollster::block_on(engine.generate(&job, &mut |e| peak.hear(e))).expect("a picture");

@@ -147,17 +147,19 @@ export class Realm {
 
   /** A start picture decides the size, and is read first: with one it gives a promise. */
   plan(kind, job) {
-    if (kind !== "train" && job.init) return this.#planFrom(job);
+    if (kind !== "train" && job.init) return this.#withStart(job, () => report(this.engine.plan("generate", JSON.stringify(this.#generateJob(job)))));
     const said = kind === "train" ? this.trainings.job({ ...job, images: [] }, this.loaded(), "/none") : this.#generateJob(job);
     return report(this.engine.plan(kind, JSON.stringify(said)));
   }
 
-  async #planFrom(job) {
-    put("/init", await content(job.init));
+  /** Runs `work` while the start picture of `job` and its mask lie where the engine reads them. */
+  async #withStart(job, work) {
+    const given = ["init", "mask"].filter((name) => job[name]);
+    for (const name of given) put(`/${name}`, await content(job[name]));
     try {
-      return report(this.engine.plan("generate", JSON.stringify(this.#generateJob(job))));
+      return await work();
     } finally {
-      wasm.remove("/init");
+      for (const name of given) wasm.remove(`/${name}`);
     }
   }
 
@@ -174,10 +176,10 @@ export class Realm {
   }
 
   #generateJob(job) {
-    const { prompt, count, strength, previews = true, merge, loras = [], init, texture, ...sampling } = job;
+    const { prompt, merge, count, strength, previews = true, merge, loras = [], init, mask, texture, ...sampling } = job;
     return defined({ prompts: [prompt ?? ""], model: this.loaded(), sampling: defined(snake(sampling)),
       loras: loras.map(({ name, scale }) => ({ path: this.loras.path(name), scale: scale ?? 1 })), merge, count, strength, previews,
-      init: init ? "/init" : undefined });
+      init: init ? "/init" : undefined, mask: mask ? "/mask" : undefined });
   }
 
   /**
@@ -203,16 +205,15 @@ export class Realm {
   /** @param {(event: object, transfer: Transferable[]) => void} tell  @param {{asked: string | null}} control */
   async generate(job, tell, control) {
     const said = this.#generateJob(job);
-    // A start picture decides the size, so that planning reads it.
-    if (job.init) put("/init", await content(job.init));
     try {
-      const keep = await this.#keeps(said);
-      await this.run((listener) => this.engine.generate(JSON.stringify(said), keep, listener), tell, control);
+      // A start picture decides the size, so that planning reads it.
+      await this.#withStart(job, async () => {
+        const keep = await this.#keeps(said);
+        await this.run((listener) => this.engine.generate(JSON.stringify(said), keep, listener), tell, control);
+      });
     } catch (error) {
       if (error.kind !== "interrupted") this.#release();
       throw error;
-    } finally {
-      wasm.remove("/init");
     }
     tell({ type: "done" }, []);
   }

@@ -10,6 +10,8 @@ export interface ModelInfo {
   model: string; layout: "diffusers folder" | "single-file checkpoint";
   /** Pixels of a side that it was made for, and of a latent's pixel. */
   pixels: number; factor: number;
+  /** Whether it is an inpainting model, which `generate` gives `init` and `mask`. */
+  inpaints: boolean;
   parameters: number; bytes: number;
   parts: Record<string, { parameters: number; bytes: number; types: Record<string, number> }>;
   scheduler: string; contextWidth: number; loraLayers: number;
@@ -51,7 +53,11 @@ export interface GenerateJob {
   spacing?: "leading" | "linspace" | "trailing"; karras?: boolean; seed?: number; rng?: "torch" | "philox";
   count?: number; width?: number; height?: number; loras?: { name: string; scale: number }[];
   /** A picture to start from: without width and height its own size, rounded down, is made. */
-  init?: Blob; strength?: number;
+  init?: Blob;
+  /** What an inpainting model makes anew of `init`: white in this picture, which has the same aspect. */
+  mask?: Blob;
+  /** How much of `init` is replaced; default 0.7, with `mask` 1. */
+  strength?: number;
   /** Merge the LoRAs into the weights, instead of running beside them. */
   merge?: boolean;
   /** Events of what the picture will be after every step; default true. */

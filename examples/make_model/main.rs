@@ -8,7 +8,8 @@ use std::process::ExitCode;
 
 use random_model::RandomModel;
 
-const USAGE: &str = "usage: make_model sd15|sd2-base|sd21|turbo|tiny-sd1|tiny-sd2 DIR|FILE.safetensors [SEED]
+const USAGE: &str =
+    "usage: make_model sd15|sd2-base|sd21|turbo|tiny-sd1|tiny-sd2[-inpainting] DIR|FILE.safetensors [SEED]
   a folder gets diffusers' layout; a path that ends in .safetensors gets one file in the original layout";
 
 fn main() -> ExitCode {

@@ -22,8 +22,15 @@ pub struct RandomModel {
 type Weight = (String, Vec<usize>, Vec<u8>);
 
 impl RandomModel {
-    /// `sd15`, `sd2-base`, `sd21` (768 pixels, velocities), `turbo`, or one of their small siblings.
+    /// `sd15`, `sd2-base`, `sd21` (768 pixels, velocities), `turbo`, or one of their small siblings; with `-inpainting` behind
+    /// its name, an inpainting model.
     pub fn named(name: &str, seed: u64) -> Option<RandomModel> {
+        if let Some(base) = name.strip_suffix("-inpainting") {
+            let mut model = RandomModel::named(base, seed)?;
+            model.configs["unet"]["in_channels"] = json!(9);
+            model.configs["model_index"]["_class_name"] = json!("StableDiffusionInpaintPipeline");
+            return Some(model);
+        }
         let (flavour, template) = match name {
             "sd15" | "tiny-sd1" => (TextFlavour::Clip, include_str!("../../src/io/checkpoints/original/sd1.json")),
             "sd2-base" | "sd21" | "turbo" | "tiny-sd2" => {
@@ -88,7 +95,8 @@ impl RandomModel {
         let mut fused: BTreeMap<String, (Vec<usize>, [Vec<u8>; 3])> = BTreeMap::new();
         let mut weights = Vec::new();
         for (name, mut shape, bytes) in self.weights(part)? {
-            let found = names.original(&name).ok_or_else(|| Error::argument(format!("'{name}' has no original name")))?;
+            let found =
+                names.original(&name).ok_or_else(|| Error::argument(format!("'{name}' has no original name")))?;
             // The autoencoder's attention is made of convolutions there.
             if part == Part::Vae && name.contains(".attentions.") && shape.len() == 2 {
                 shape.extend([1, 1]);

@@ -1,4 +1,4 @@
-//! The arguments. What a job's options mean is said where the library defines them (`GenerateOptions`, `TrainOptions`).
+//! Command-line arguments. The library documents the options of jobs (`GenerateOptions`, `TrainOptions`).
 
 use std::any::TypeId;
 use std::ffi::{OsStr, OsString};
@@ -10,12 +10,21 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use portray::{GenerateOptions, LoraArg, LoraFormat, ModelOptions, TrainOptions, WeightType};
 
-/// Personalize text-to-image diffusion models on any GPU.
+/// Shown after `portray --help`.
+const EXAMPLES: &str = "\
+Examples:
+  portray generate \"a cat on the beach\"
+  portray train --images photos --prompt \"a sks dog\" --class-prompt \"a dog\" --out sks.safetensors
+  portray generate \"a sks dog on the beach\" --lora sks.safetensors
+
+'portray COMMAND --help' lists the options of a command.";
+
+/// Teach an image model a new subject from a few photos, and generate images, on any GPU.
 ///
-/// Four photos of one subject in, that subject in any scene out: Stable Diffusion 1.x and 2.x, generated with and
-/// trained (DreamBooth, LoRA) through WebGPU. Without --model, a miniature SD 2 inside this binary is used.
+/// Portray runs Stable Diffusion 1.x and 2.x through WebGPU. Without --model, it uses a miniature SD 2 that is built into
+/// this program.
 #[derive(Debug, Parser)]
-#[command(name = "portray", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "portray", version, max_term_width = 100, arg_required_else_help = true, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,
@@ -26,40 +35,40 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Global {
-    /// Adapter to run on: an index or part of a name from `portray info`
+    /// Adapter (GPU) to use: an index or part of a name from `portray info`
     #[arg(long, global = true, value_name = "INDEX|NAME", help_heading = "Global options")]
     pub adapter: Option<String>,
-    /// Write one JSON event a line to stdout in place of the human report
+    /// Write one JSON event per line to stdout instead of text
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
-    /// Write no progress
+    /// Show no progress
     #[arg(long, global = true, help_heading = "Global options")]
     pub quiet: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make pictures from prompts
+    /// Generate images from prompts
     #[command(allow_negative_numbers = true)]
     Generate(Box<GenerateArgs>),
-    /// Teach a model one subject from a few pictures
+    /// Teach a model a subject from a few images
     #[command(allow_negative_numbers = true)]
     Train(Box<TrainArgs>),
-    /// Make pictures, or train, in a window that shows how they form
+    /// Generate or train in a window that shows images as they form
     Watch(WatchArgs),
-    /// Train the bundled model on bundled pictures and leave a sheet of results
+    /// Train the built-in model on built-in images and write a sheet of results
     Demo(DemoArgs),
-    /// Say what a job would take - memory, FLOPs, dispatches - without a GPU
+    /// Report the memory, FLOPs and dispatches of a job, without a GPU
     Plan(PlanArgs),
-    /// Say what a model, a LoRA or a tensor file is
+    /// Describe a model, LoRA or tensor file
     Inspect(InspectArgs),
     /// Convert a LoRA from one layout to another
     Convert(ConvertArgs),
     /// Run one part of a model on given tensors, to compare with another implementation
     Forward(ForwardArgs),
-    /// List adapters, what they can do and how each would be used
+    /// List adapters, their limits, and how each would be used
     Info(InfoArgs),
-    /// Measure the adapter's ceilings, each hot op and whole steps against them
+    /// Measure the adapter's peak rates, and how close each hot op and whole steps come to them
     Bench(BenchArgs),
 }
 
@@ -71,10 +80,10 @@ pub struct GenerateArgs {
     pub output: GenerateOutput,
 }
 
-/// Where pictures go.
+/// Where images go.
 #[derive(Clone, Debug, Default, Args)]
 pub struct GenerateOutput {
-    /// A .png for one picture, else a folder [default: portray-SEED.png]
+    /// A .png file for one image, else a folder [default: portray-SEED.png]
     #[arg(long, value_name = "PATH")]
     pub out: Option<PathBuf>,
     /// Overwrite files that exist
@@ -101,13 +110,13 @@ pub struct WatchArgs {
     pub job: WatchJob,
 }
 
-/// What is watched, with all its options.
+/// Job to watch, with all its options.
 #[derive(Clone, Debug, Subcommand)]
 pub enum WatchJob {
-    /// `portray generate` with these options, in a window
+    /// Run `portray generate` in a window, with the same options
     #[command(allow_negative_numbers = true)]
     Generate(Box<GenerateArgs>),
-    /// `portray train` with these options, in a window
+    /// Run `portray train` in a window, with the same options
     #[command(allow_negative_numbers = true)]
     Train(Box<TrainArgs>),
 }
@@ -119,13 +128,13 @@ pub struct PlanArgs {
     pub job: PlanJob,
 }
 
-/// The very job, with all its options.
+/// Job to plan, with all its options.
 #[derive(Debug, Subcommand)]
 pub enum PlanJob {
-    /// What `portray generate` with these options would take
+    /// Plan `portray generate`, with the same options
     #[command(allow_negative_numbers = true)]
     Generate(Box<GenerateArgs>),
-    /// What `portray train` with these options would take
+    /// Plan `portray train`, with the same options
     #[command(allow_negative_numbers = true)]
     Train(Box<TrainArgs>),
 }
@@ -135,23 +144,23 @@ pub struct InspectArgs {
     /// A model folder, a LoRA file or folder, or any .safetensors file
     #[arg(value_name = "FILE|DIR")]
     pub path: PathBuf,
-    /// For a LoRA: say which of its keys match this model and which do not
+    /// For a LoRA: report which of its keys match this model and which do not
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub struct ConvertArgs {
-    /// The LoRA file or folder to read
+    /// LoRA file or folder to read
     #[arg(value_name = "LORA")]
     pub lora: PathBuf,
-    /// The layout to write
+    /// Layout to write
     #[arg(long)]
     pub format: LoraFormat,
-    /// The file to write; a folder for peft-folder
+    /// File to write; for peft-folder, a folder
     #[arg(long, value_name = "PATH")]
     pub out: PathBuf,
-    /// The model it is for, to tell apart layer names that kohya's layout leaves ambiguous
+    /// Model that the LoRA is for; resolves layer names that kohya's layout leaves ambiguous
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
     /// Overwrite --out
@@ -159,7 +168,7 @@ pub struct ConvertArgs {
     pub force: bool,
 }
 
-/// A part of a model with the tensors it reads and writes.
+/// Part of a model, with the tensors it reads and writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PartArg {
     /// input_ids [B,77] (or --prompt) -> hidden
@@ -174,7 +183,7 @@ pub enum PartArg {
 
 #[derive(Debug, Args)]
 pub struct ForwardArgs {
-    /// Which part
+    /// Part to run
     #[arg(value_name = "PART")]
     pub part: PartArg,
     #[command(flatten)]
@@ -185,10 +194,10 @@ pub struct ForwardArgs {
     /// Tensors to write (F32)
     #[arg(long, value_name = "Y.safetensors")]
     pub out: PathBuf,
-    /// For `text`: a prompt in place of input_ids; may be given several times
+    /// For `text`: a prompt instead of input_ids; may be given several times
     #[arg(long, value_name = "TEXT")]
     pub prompt: Vec<String>,
-    /// LoRA file or folder, with an optional scale; may be given several times
+    /// LoRA file or folder to apply, with an optional scale; may be given several times
     #[arg(long = "lora", value_name = "FILE[=SCALE]", value_parser = portray::pipeline::lora_parser())]
     pub loras: Vec<LoraArg>,
     /// Overwrite --out
@@ -198,28 +207,28 @@ pub struct ForwardArgs {
 
 #[derive(Debug, Args)]
 pub struct InfoArgs {
-    /// Print authors and licences of the works inside this binary instead
+    /// Print the authors and licences of the works inside this program instead
     #[arg(long)]
     pub licenses: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Write every kernel as rendered into this folder, ready for other compilers
+    /// Write the WGSL of every kernel into this folder instead, for other compilers
     #[arg(long, value_name = "DIR")]
     pub dump: Option<PathBuf>,
-    /// Write into a folder that holds files already
+    /// Write into a folder that already holds files
     #[arg(long, requires = "dump")]
     pub force: bool,
     /// Measure whole steps of this model instead: a folder in diffusers layout or a single .safetensors file
     #[arg(long, value_name = "DIR|FILE", conflicts_with = "dump")]
     pub model: Option<PathBuf>,
-    /// Storage of that model's large weights
+    /// Storage type of that model's large weights
     #[arg(long, value_enum, default_value_t, requires = "model")]
     pub dtype: WeightType,
 }
 
-/// The bundled subjects.
+/// Built-in subjects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Subject {
     /// A purple cat, as "a mscds cat"
@@ -231,13 +240,13 @@ pub enum Subject {
 
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// The subject, from the pictures inside the binary
+    /// Built-in subject to learn
     #[arg(long, value_enum, default_value_t, conflicts_with = "images")]
     pub subject: Subject,
-    /// Pictures of your own subject, with --prompt and --class-prompt
+    /// Folder with images of your own subject; needs --prompt and --class-prompt
     #[arg(long, value_name = "DIR", requires_all = ["prompt", "class_prompt"])]
     pub images: Option<PathBuf>,
-    /// What your pictures show, with a rare word for the subject: "a sks dog"
+    /// Caption of your images, with a rare word for the subject: "a sks dog"
     #[arg(long, value_name = "TEXT", requires = "images")]
     pub prompt: Option<String>,
     /// The subject's class: "a dog"
@@ -249,21 +258,21 @@ pub struct DemoArgs {
     /// Overwrite files of an earlier demo in --out
     #[arg(long)]
     pub force: bool,
-    /// Also train without prior preservation and judge the result: exit code 1 if it falls short
+    /// Also train without prior preservation and judge both; exit code 1 if the result falls short
     #[arg(long)]
     pub check: bool,
-    /// Optimizer updates of a training
+    /// Optimizer steps of a training
     #[arg(long, value_name = "N", default_value = "200", allow_negative_numbers = true, value_parser = portray::pipeline::parse_count)]
     pub steps: usize,
-    /// Sampler steps of every picture
+    /// Sampler steps of every image
     #[arg(long, value_name = "N", default_value = "10", allow_negative_numbers = true, value_parser = sampler_steps())]
     pub sampling_steps: usize,
-    /// Seed of everything random
+    /// Seed of all randomness
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
 }
 
-/// clap's message on one line, without the usage text after it.
+/// Renders clap's message on one line, without the usage text after it.
 pub fn one_line(error: &clap::Error) -> String {
     let source = std::error::Error::source(error);
     // Messages of the library's own name the option already.
@@ -279,7 +288,7 @@ pub fn one_line(error: &clap::Error) -> String {
     lines.join(" ").trim_start_matches("error: ").to_owned()
 }
 
-/// What an argument is refused for that is no text where text is asked for: clap does not say which it is.
+/// Parser that refuses an argument that is not UTF-8 and names the option, which clap does not.
 #[derive(Clone)]
 struct Text;
 
@@ -297,7 +306,7 @@ impl TypedValueParser for Text {
     }
 }
 
-/// [`one_line`] of the error that the arguments `args` give.
+/// Renders the error of the arguments `args` on one line, naming the option whose value is not UTF-8.
 pub fn refusal(error: &clap::Error, args: impl IntoIterator<Item = OsString>) -> String {
     if error.kind() != ErrorKind::InvalidUtf8 {
         return one_line(error);
@@ -318,7 +327,7 @@ pub fn refusal(error: &clap::Error, args: impl IntoIterator<Item = OsString>) ->
     one_line(named.as_ref().unwrap_or(error))
 }
 
-/// What a number must be where `error` is the standard library's: that speaks of digits and literals.
+/// Says in plain words what a number must be, if `error` is the standard library's, which speaks of digits and literals.
 fn number(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     match error.downcast_ref::<ParseIntError>().map(ParseIntError::kind) {
         Some(IntErrorKind::PosOverflow) => Some("is too large"),
@@ -327,7 +336,7 @@ fn number(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
     }
 }
 
-/// As many as the bundled model's noise schedule has timesteps.
+/// Range of sampler steps: at most the timesteps of the built-in model's noise schedule.
 fn sampler_steps() -> clap::builder::RangedU64ValueParser<usize> {
     clap::builder::RangedU64ValueParser::new().range(1..=1000)
 }
@@ -406,7 +415,7 @@ mod tests {
             assert!(!said.contains('\n') && error.exit_code() == 2, "{given}: {said}");
         }
         for given in [
-            "generate x --out ? --model ? --init ? --latents-out ? --lora ? --lora ?=0.5",
+            "generate x --out ? --model ? --init ? --mask ? --latents-out ? --lora ? --lora ?=0.5",
             "train --images ? --prompt x --class-prompt y --class-images ? --out ? --model ? --init-lora ?",
             "train --replay ? --out ?",
             "inspect ? --model ?",
@@ -434,7 +443,7 @@ mod tests {
     fn design_command_lines_parse() {
         for line in [
             "generate a_cat --model m --lora a=0.5 --lora b --negative blurry --steps 7 --guidance 5 --sampler dpm++2m --karras \
-             --spacing trailing --prediction v --seed 1 --rng philox --width 48 --height 40 --count 2 --init i.png --strength 0.5 \
+             --spacing trailing --prediction v --seed 1 --rng philox --width 48 --height 40 --count 2 --init i.png --mask m.png --strength 0.5 \
              --dtype f16 --memory 12G --out o --force --latents-out l.safetensors --adapter 0 --json",
             "train --images d --prompt p --class-prompt c --class-count 12 --prior-weight 1 --method lora --rank 8 --alpha 4 \
              --targets all --text-encoder --text-lr 1e-4 --steps 3 --lr 1e-3 --schedule cosine --warmup 2 --batch 2 --accumulate 2 \

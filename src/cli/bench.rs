@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use portray::gpu::{AdapterClass, Caps, Variants};
 use portray::error::{Message, option};
+use portray::gpu::{AdapterClass, Caps, Variants};
 use portray::tools::BenchRow;
 use portray::{Engine, Error, Flow, ModelOptions, Result, io};
 
@@ -21,7 +21,10 @@ pub fn check(args: &BenchArgs) -> Result<()> {
     }
     let empty = io::files::entries(folder).is_ok_and(|entries| entries.is_empty());
     if io::files::is_taken(folder) && !empty && !args.force {
-        return Err(Error::file(folder, Message::from("exists already: name another, or add ") + option("force") + " to write into it"));
+        return Err(Error::file(
+            folder,
+            Message::from("exists already: name another, or add ") + option("force") + " to write into it",
+        ));
     }
     io::Place::file(folder.join("kernel.wgsl"), true).check()
 }

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use portray::error::option;
 use portray::generate::MOST_PICTURES;
 use portray::io::{Place, image};
-use portray::error::option;
 use portray::{Error, Picture, Result};
 
 /// Writes a picture as PNG with its `parameters`.
@@ -70,9 +70,7 @@ impl Destination {
         let shown = out.display();
         match out.extension().and_then(|e| e.to_str()).map(str::to_lowercase).as_deref() {
             Some("png") if total == 1 => Ok(Destination::File(out.into())),
-            Some("png") => {
-                Err(Error::value("out", shown, format!("one file for {total} pictures; name a folder")))
-            }
+            Some("png") => Err(Error::value("out", shown, format!("one file for {total} pictures; name a folder"))),
             Some("jpg" | "jpeg" | "webp" | "gif" | "bmp" | "tif" | "tiff") => {
                 Err(Error::value("out", shown, "pictures are written as .png"))
             }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use portray::error::option;
 use portray::io::place::check_no_input;
 use portray::io::{Place, SafeTensors, Tensor, write_safetensors};
 use portray::tools::ForwardPart;
-use portray::error::option;
 use portray::{Error, Result};
 use serde_json::json;
 

@@ -4,10 +4,10 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use portray::error::option;
 use portray::io::files::Lock;
 use portray::io::place::{check_apart, check_no_input};
 use portray::io::{Place, Placed, Tensor, write_safetensors};
-use portray::error::option;
 use portray::{Error, Event, GenerateOptions, Generated, Latents, Picture, Result};
 use serde_json::json;
 
@@ -55,7 +55,8 @@ impl Results {
         let GenerateArgs { mut job, output } = args;
         let destination = Destination::new(output.out.as_deref(), job.prompts.len(), job.count)?;
         destination.check(job.prompts.len(), job.count, job.sampling.seed, output.force)?;
-        let mut read: Vec<(&'static str, &Path)> = job.loras.iter().map(|lora| ("loras", lora.path.as_path())).collect();
+        let mut read: Vec<(&'static str, &Path)> =
+            job.loras.iter().map(|lora| ("loras", lora.path.as_path())).collect();
         read.extend(job.model.model.as_deref().map(|path| ("model", path)));
         let mut files = Vec::new();
         if let Destination::File(path) = &destination {
@@ -79,6 +80,7 @@ impl Results {
                 check_apart(&[("out", folder), ("latents_out", path)])?;
             }
             read.extend(job.init.as_deref().map(|path| ("init", path)));
+            read.extend(job.mask.as_deref().map(|path| ("mask", path)));
             check_no_input(("latents_out", path), &read)?;
             files.push(place);
             job.keep_latents = true;

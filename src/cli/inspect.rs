@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use portray::error::{Message, option};
 use portray::io::checkpoints::original::{TAKES, is_checkpoint, other};
 use portray::io::lora_file::is_adapter_key;
-use portray::error::{Message, option};
 use portray::io::{Checkpoint, LoraFile, Part, SafeTensors};
 use portray::pipeline::{PartReport, native_size};
 use portray::{Error, Flow, LoraReport, Model, ModelOptions, ModelReport, Result};
@@ -138,6 +138,9 @@ fn whole_model(model: &Checkpoint, path: &Path) -> Result<Finding> {
         None => "not said: seen when it runs, or --prediction".into(),
     };
     rows.push(("predicts".into(), predicts));
+    rows.extend(
+        report.inpaints.then(|| ("kind".to_owned(), "inpainting: generate takes --init and --mask".to_owned())),
+    );
     let said = |size: Option<[usize; 2]>| size.map_or("-".into(), |[w, h]| format!("{w}x{h} pixels"));
     let size = native_size(model);
     let mut made_for = said(size);

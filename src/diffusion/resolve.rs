@@ -119,9 +119,7 @@ fn refuse_settings(config: &ScheduleConfig, sampler: &Sampler) -> Result<(), Str
             && *value != supported
         {
             let class = &config.class_name;
-            return Err(format!(
-                "the model's {class} has {field} {value}, which is not supported (only {supported})"
-            ));
+            return Err(format!("the model's {class} has {field} {value}, which is not supported (only {supported})"));
         }
     }
     let ends = config.final_sigmas_type.as_deref().filter(|_| sampler.final_sigmas);

@@ -72,7 +72,8 @@ impl Trajectory {
         let run = ((steps as f64 * strength) as usize).min(steps);
         if steps > 0 && run == 0 {
             let fault = " leaves no step to run; raise one of them until their product is 1";
-            let named = message![option("strength"), format!(" {strength:?} of "), option("steps"), format!(" {steps}")];
+            let named =
+                message![option("strength"), format!(" {strength:?} of "), option("steps"), format!(" {steps}")];
             return Err(Error::usage("strength", named + fault));
         }
         Self::from_step(config, options, steps, steps - run, true)
@@ -97,7 +98,8 @@ impl Trajectory {
         let slots = recurrence.steps.first().map_or(1, |step| step.slots.len());
         let steps_out: Vec<Step> = recurrence.steps.iter().map(Step::new).collect();
         if let Some(step) = steps_out.iter().find(|s| s.matrix.iter().any(|c| !c.is_finite())) {
-            let fault = format!(" {steps} has no finite step from timestep {}: try fewer steps, another ", step.timestep);
+            let fault =
+                format!(" {steps} has no finite step from timestep {}: try fewer steps, another ", step.timestep);
             let named = message![format!("{name} with "), option("steps"), fault, option("spacing"), ", or euler"];
             return Err(Error::usage("steps", named));
         }

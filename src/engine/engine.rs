@@ -1,4 +1,4 @@
-//! The engine on a device.
+//! [`Engine`]: opens a device or takes a host's, and starts every job.
 
 use crate::error::Result;
 use crate::event::{Event, Flow};
@@ -14,13 +14,13 @@ use crate::{generate, train};
 
 use super::tune;
 
-/// The features of `adapter` that a device for the engine profits from; none is needed.
+/// Returns the features of `adapter` that make the engine faster. None of them is required.
 pub fn required_features(adapter: &wgpu::Adapter) -> wgpu::Features {
     adapter.features() & crate::gpu::USED_FEATURES
 }
 
-/// The limits that a device for the engine profits from: WebGPU's defaults, or less where `adapter` has less, with bindings
-/// and buffers as large as it has them. A host that needs more asks for
+/// Returns the limits to request for a device that the engine uses: WebGPU's defaults, lowered to what `adapter` has, with
+/// its largest bindings and buffers. A host with needs of its own requests
 /// `mine.or_better_values_from(&required_limits(&adapter))`.
 pub fn required_limits(adapter: &wgpu::Adapter) -> wgpu::Limits {
     let most = adapter.limits();
@@ -31,20 +31,23 @@ pub fn required_limits(adapter: &wgpu::Adapter) -> wgpu::Limits {
     }
 }
 
-/// How to open an engine.
+/// Options of [`Engine::request`] and [`Engine::from_device`].
 #[derive(Clone, Debug, Default)]
 pub struct EngineOptions {
-    /// Index or part of the name of the adapter.
+    /// Index of the adapter, or part of its name. `None`: the environment's `WGPU_ADAPTER_NAME`, else the first discrete GPU,
+    /// integrated GPU or software driver, in this order.
     pub adapter: Option<String>,
-    /// Keep wgpu's bounds checks in shaders.
+    /// Keeps wgpu's bounds checks in shaders.
     pub bounds_checks: bool,
-    /// Folder that remembers which variants of kernels suit which adapter; they are measured (for about a second) where
-    /// it does not say. Without it the usual ones run.
+    /// Folder that stores which kernel variants are fastest on which adapter. For an adapter that it does not know,
+    /// [`Engine::request`] measures them, which takes about a second. `None`: the default variants run.
     pub variants: Option<std::path::PathBuf>,
 }
 
-/// Generates and trains on one device. Holds nothing of a job between calls but the kernels that it compiled. Cheap to
-/// clone: clones share the device and the kernels.
+/// Generates and trains on one device.
+///
+/// Between calls it keeps no state of a job except compiled kernels. Cloning is cheap: clones share the device and the
+/// kernels.
 #[derive(Clone)]
 pub struct Engine {
     pub(crate) gpu: Gpu,
@@ -52,7 +55,11 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens an adapter.
+    /// Opens an adapter and a device of its own.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device) if there is no adapter or its device cannot be opened,
+    /// [`Error::Usage`](crate::Error::Usage) if none is called `options.adapter`.
     pub async fn request(options: &EngineOptions) -> Result<Engine> {
         let device = DeviceOptions { adapter: options.adapter.clone(), bounds_checks: options.bounds_checks };
         let engine = Engine { gpu: Gpu::request(&device).await?, variants: Variants::default() };
@@ -62,18 +69,19 @@ impl Engine {
         }
     }
 
-    /// Uses the device of a host application, made with [`required_features`] and [`required_limits`] or with less: it
-    /// works with WebGPU's default limits and no features too. The host's callbacks are left alone, that for the device's
-    /// loss among them: call [`Engine::device_lost`] from it, else a job on a lost device ends with whatever error it meets
-    /// first, or, where it waits for work that will never be done, not at all.
+    /// Uses the device of a host application.
     ///
-    /// [`Engine::start_generate`] and [`Engine::start_train`] give jobs that the host advances within its own frames;
-    /// they neither block nor poll. The futures of [`Engine::generate`], [`Engine::generate_with`], [`Engine::train`],
-    /// [`Engine::open`] of a file that does not say what it predicts, [`Engine::measured`] and [`Engine::read`] are for a
-    /// thread that may block: natively they poll the device and wait for it. What the device reports of any of these calls
-    /// is caught in error scopes and returned as their error.
+    /// Request it with [`required_features`] and [`required_limits`], or with less: WebGPU's default limits and no features
+    /// are enough. The engine sets no callback of the device. Call [`Engine::device_lost`] from the host's own device-lost
+    /// callback; otherwise a job on a lost device may wait forever.
     ///
-    /// Of `options`, the adapter is the host's, and variants are not measured but taken where they are remembered.
+    /// [`Engine::start_generate`] and [`Engine::start_train`] start jobs that the host advances within its own frames; they
+    /// neither block nor poll. Natively, the futures of [`Engine::generate`], [`Engine::generate_with`], [`Engine::train`],
+    /// [`Engine::measured`] and [`Engine::read`] poll the device and wait for it, so run them on a thread that may block. So
+    /// does [`Engine::open`] for a file that does not say what its UNet predicts. Errors that the device reports during any
+    /// of these calls are caught in error scopes and returned.
+    ///
+    /// `options.adapter` is ignored. Kernel variants are read from `options.variants` but not measured.
     pub fn from_device(
         info: wgpu::AdapterInfo,
         device: wgpu::Device,
@@ -85,21 +93,23 @@ impl Engine {
         Engine { gpu, variants }
     }
 
-    /// The same engine with the variants of kernels that suit its device: those that `folder` remembers, else measured, which
-    /// takes about a second and polls the device.
+    /// Returns this engine with the kernel variants that are fastest on its device. They are read from `folder`, or else
+    /// measured and stored there, which takes about a second and polls the device.
     ///
     /// # Errors
-    /// When the device fails.
+    /// [`Error::Device`](crate::Error::Device) if the device fails.
     pub async fn measured(self, folder: &std::path::Path) -> Result<Engine> {
         let variants = self.gpu.watched(tune::remembered(&self.gpu, folder)).await?;
         Ok(Engine { variants, ..self })
     }
 
-    /// Opens what `options` name and every LoRA, and settles what the network predicts: by `options`, by the file, or by
-    /// a probe. The weights stay where they are until a job loads them.
+    /// Opens the model that `options` names and all `loras`.
+    ///
+    /// What the UNet predicts (noise or velocity) comes from `options`, else from the model's files, else from one
+    /// prediction of the network. Weights stay on disk until a job loads them.
     ///
     /// # Errors
-    /// For files that are not what they should be, LoRAs of which no layer matches, and when the listener stops it.
+    /// If a file is missing, malformed or unsupported, if no layer of a LoRA matches the model, or if `listener` stops it.
     pub async fn open(
         &self,
         options: &ModelOptions,
@@ -109,12 +119,14 @@ impl Engine {
         probe::open(&self.context(), options, loras, Reads::NOTHING, &mut EventSink::new(&mut listener)).await
     }
 
-    /// Makes the pictures of `options`; each goes to `listener` as it is done. Stopped, it still gives those that were
-    /// sampled to their end.
+    /// Generates the images of `options`. `listener` receives each image when it is finished.
+    ///
+    /// If `listener` stops the job, images that are already sampled are still decoded and reported.
     ///
     /// # Errors
-    /// For options that make no sense, files that are not what they should be, what does not fit the adapter, and
-    /// [`Error::Interrupted`](crate::Error::Interrupted) when the listener stops the job before its last picture is sampled.
+    /// If options contradict each other, a file is missing or unsupported, or the job does not fit the adapter or
+    /// `options.model.memory`; [`Error::Interrupted`](crate::Error::Interrupted) if `listener` stops it before the last image
+    /// is sampled.
     pub async fn generate(
         &self,
         options: &GenerateOptions,
@@ -123,7 +135,7 @@ impl Engine {
         generate::generate(&self.context(), options, &mut listener).await
     }
 
-    /// Makes the pictures of `options` with a model that is open already, whatever model and LoRAs the options name.
+    /// Generates the images of `options` with an open model. Ignores the model and the LoRAs that `options` names.
     ///
     /// # Errors
     /// As [`Engine::generate`].
@@ -136,57 +148,57 @@ impl Engine {
         generate::generate_with(&self.context(), model, options, &mut listener).await
     }
 
-    /// Trains; writes `options.out`. Stopped by the listener, it saves a checkpoint and says so.
+    /// Trains a LoRA or a UNet and writes it to `options.out`. If `listener` stops the job, it saves a checkpoint first.
     ///
     /// # Errors
-    /// For options that make no sense, files that are not what they should be or cannot be written, what does not fit the
-    /// adapter, and when the listener stops the job.
+    /// If options contradict each other, a file is missing, unsupported or cannot be written, or the job does not fit the
+    /// adapter or `options.model.memory`; [`Error::Interrupted`](crate::Error::Interrupted) if `listener` stops it.
     pub async fn train(&self, options: &TrainOptions, mut listener: impl FnMut(Event) -> Flow) -> Result<Trained> {
         train::train(&self.context(), options, &mut listener).await
     }
 
-    /// The adapter and its kernels, to plan for.
+    /// Limits and kernel variants to plan for.
     pub(crate) fn planning(&self) -> Planning<'_> {
         Planning { caps: self.gpu.caps(), variants: &self.variants, gpu: Some(&self.gpu) }
     }
 
-    /// Surroundings of a job on this engine.
+    /// Creates the context of a job that runs to its end, with images as pixels.
     pub(crate) fn context(&self) -> Context {
         Context::new(self.gpu.clone(), self.variants.clone())
     }
 
-    /// The colours of a texture that [`Job::pictures`] or [`Job::previews`] gave: RGB, 8 bits each, row by row, as a picture's
-    /// file holds them. For a thread that may block: it polls the device.
+    /// Reads a texture of [`Job::pictures`](super::Job::pictures) or [`Job::previews`](super::Job::previews) back to the
+    /// host: RGB, 8 bits per channel, row by row. Polls the device, so run it on a thread that may block.
     ///
     /// # Errors
-    /// When the device fails.
+    /// [`Error::Device`](crate::Error::Device) if the device fails.
     pub async fn read(&self, texture: &wgpu::Texture) -> Result<Vec<u8>> {
         self.gpu.watched(self.gpu.read_texture(texture)).await
     }
 
-    /// Ends every job of this engine and its clones with an error at its next step: the device is gone. For a host's own
-    /// [`set_device_lost_callback`](wgpu::Device::set_device_lost_callback), of which a device has one.
+    /// Reports that the device is lost: every job of this engine and its clones ends with an error at its next step. Call it
+    /// from the host's [`set_device_lost_callback`](wgpu::Device::set_device_lost_callback).
     pub fn device_lost(&self, why: &str) {
         self.gpu.lose(why);
     }
 
-    /// The variants of kernels that run.
+    /// Kernel variants in use.
     pub fn variants(&self) -> &Variants {
         &self.variants
     }
 
-    /// The device: to render with, and to poll ([`wgpu::Device::poll`]) while a job that was started is advanced by
-    /// [`Job::step`], where nothing else submits or presents.
+    /// The device. Render with it, and poll it ([`wgpu::Device::poll`]) between calls of [`Job::step`](super::Job::step) if
+    /// nothing else submits or presents.
     pub fn device(&self) -> &wgpu::Device {
         &self.gpu.device
     }
 
-    /// The device's queue: work that is submitted to it runs between what jobs submit, in the order of the calls.
+    /// The device's queue. Work that a host submits runs in the order of the calls, between the submits of jobs.
     pub fn queue(&self) -> &wgpu::Queue {
         &self.gpu.queue
     }
 
-    /// Its limits, kernels and counts.
+    /// Low-level device: limits, kernel cache and counters.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
     }

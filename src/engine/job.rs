@@ -22,36 +22,36 @@ use super::Engine;
 
 type Running<T> = Pin<Box<dyn Future<Output = Result<T>>>>;
 
-/// A job on its way, which goes on only in [`Job::step`]. Dropped, it ends at once, and its memory goes with it.
+/// A running job that advances only in [`Job::step`]. Dropping it ends it at once and frees its memory.
 ///
-/// Several may be on their way on one engine. Each belongs to the thread that started it.
+/// An engine may run several jobs at a time. Each stays on the thread that started it.
 pub struct Job<T> {
     running: Option<Running<T>>,
     gpu: Gpu,
     screen: Option<Arc<TextureSink>>,
     heard: Rc<Heard>,
     watch: Watch,
-    /// The open model that it was begun with.
+    /// Open model that the job was started with.
     model: Option<Arc<Model>>,
 }
 
-/// What passes between a job's listener and its host.
+/// Events and answers that pass between a job's listener and its host.
 struct Heard {
     events: RefCell<VecDeque<Event>>,
     flow: Cell<Flow>,
 }
 
 impl Engine {
-    /// Begins to make the pictures of `options`, which stay on the device: [`Job::preview`] shows the one that forms where
-    /// `options.previews` asks for it, [`Job::pictures`] those that are done. Events come without pixels.
+    /// Starts generating the images of `options`. They stay on the device as textures, and events carry no pixels:
+    /// [`Job::pictures`] gives the finished images and, with `options.previews`, [`Job::preview`] the one in progress.
     pub fn start_generate(&self, options: GenerateOptions) -> Job<Generated> {
         self.begin(true, |context, mut listener| {
             Box::pin(async move { generate::generate(&context, &options, &mut listener).await })
         })
     }
 
-    /// The same with a model that is open already: opening one takes a third of a second on the calling thread, so open it
-    /// ahead, or on another thread.
+    /// Starts generating with an open model, as [`Engine::start_generate`] does. Opening a model takes a third of a second on
+    /// the calling thread; open it ahead, or on another thread.
     pub fn start_generate_with(&self, model: Arc<Model>, options: GenerateOptions) -> Job<Generated> {
         let own = model.clone();
         let job = self.begin(true, |context, mut listener| {
@@ -60,7 +60,7 @@ impl Engine {
         Job { model: Some(model), ..job }
     }
 
-    /// Begins to train. Sample pictures come as pixels, in events.
+    /// Starts a training. Sample images arrive as pixels in events.
     pub fn start_train(&self, options: TrainOptions) -> Job<Trained> {
         self.begin(false, |context, mut listener| {
             Box::pin(async move { train::train(&context, &options, &mut listener).await })
@@ -95,14 +95,14 @@ impl Engine {
 }
 
 impl<T> Job<T> {
-    /// Goes on for as much as `budget` allows: records and submits work to the device's queue, never waits for it.
-    /// `Some` when the job is done.
+    /// Advances the job by as much as `budget` allows. Submits work to the device's queue and never waits for it. Returns
+    /// `Some` once the job is done.
     ///
-    /// What a step submitted is seen to be done when the host polls the device, which submitting and presenting do too.
+    /// The job learns that submitted work is done when the host polls the device, as submitting and presenting also do.
     ///
     /// # Errors
-    /// The job's own, among them [`Error::Interrupted`] after [`Job::stop`], and what the device reported of this job's
-    /// calls. After that, or after the result, the job is over, and each further step is an [`Error::Usage`].
+    /// The job's errors, including [`Error::Interrupted`] after [`Job::stop`], and errors that the device reported for this
+    /// job's calls. After an error or a result the job is over, and further steps return [`Error::Usage`].
     pub fn step(&mut self, budget: Budget) -> Result<Option<T>> {
         let Some(running) = &mut self.running else {
             return Err(Error::argument("this job is over"));
@@ -125,42 +125,42 @@ impl<T> Job<T> {
         outcome
     }
 
-    /// What the job has said since this was asked last.
+    /// Takes the events since the last call.
     pub fn events(&mut self) -> impl Iterator<Item = Event> {
         std::mem::take(&mut *self.heard.events.borrow_mut()).into_iter()
     }
 
-    /// Asks the job to end: a training saves its state at the next step and ends with [`Error::Interrupted`]. To give a
-    /// job up at once, drop it.
+    /// Asks the job to end. A training saves its state at its next optimizer step, then ends with [`Error::Interrupted`]. To
+    /// end a job at once, drop it.
     pub fn stop(&self) {
         self.heard.flow.set(Flow::Stop);
     }
 
-    /// Asks a training to end with its next update, and to save what there is as the result.
+    /// Asks a training to end after its next optimizer step and to write its result.
     pub fn finish(&self) {
         if self.heard.flow.get() != Flow::Stop {
             self.heard.flow.set(Flow::Finish);
         }
     }
 
-    /// Whether it has ended.
+    /// Returns whether the job has ended.
     pub fn is_over(&self) -> bool {
         self.running.is_none()
     }
 
-    /// What the picture that forms looks like after its last step: as many pixels as the latent has, painted over with
-    /// each step. The same kind of texture as [`Job::pictures`].
+    /// Returns the preview of the image in progress: one pixel per latent pixel, repainted after each sampler step. The
+    /// texture has the format of [`Job::pictures`].
     pub fn preview(&self) -> Option<wgpu::Texture> {
         self.previews().pop()
     }
 
-    /// The same of every picture that was begun.
+    /// Returns the previews of all images that were started, in order.
     pub fn previews(&self) -> Vec<wgpu::Texture> {
         self.screen.as_ref().map(|screen| screen.previews()).unwrap_or_default()
     }
 
-    /// The finished pictures so far, prompt by prompt: `Rgba8Unorm` textures of the host's device holding sRGB colours,
-    /// which a view of `Rgba8UnormSrgb` decodes. They may be sampled and copied.
+    /// Returns the finished images so far, prompt by prompt. Each is an `Rgba8Unorm` texture of the host's device with sRGB
+    /// colours, usable as `TEXTURE_BINDING` and `COPY_SRC`. A view of `Rgba8UnormSrgb` decodes the colours.
     pub fn pictures(&self) -> Vec<wgpu::Texture> {
         self.screen.as_ref().map(|screen| screen.pictures()).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! The facade: an [`Engine`] on a device, and the jobs that it does.
+//! The facade: an [`Engine`] on a device, and the [`Job`]s that a host application advances.
 
 #[allow(clippy::module_inception, reason = "the room is called by its main type")]
 mod engine;

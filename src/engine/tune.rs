@@ -1,4 +1,4 @@
-//! Which variant of a kernel suits an adapter: measured once, kept on disk by adapter and driver.
+//! Selection of the fastest kernel variants for an adapter: measured once, stored on disk per adapter and driver.
 
 use std::path::{Path, PathBuf};
 
@@ -11,18 +11,18 @@ use crate::graph::{Graph, Plan, PlanOptions, Session};
 use crate::io;
 use crate::ops::{Choice, choices};
 
-/// Timed runs of a variant, in turns with the others; the fastest counts, for what disturbs a run only slows it.
+/// Timed runs of each variant, interleaved with the others. The fastest counts: disturbances only slow a run down.
 const RUNS: usize = 5;
-/// What another variant must save to displace the first.
+/// Share of the time that another variant must save to replace the first.
 const GAIN: f64 = 0.05;
 
-/// The variants for `gpu` that `folder` remembers; measured now, and remembered, where it does not. Of a software driver the
-/// usual ones: it compiles for seconds what would be measured for milliseconds, and they are what was measured on every one.
+/// Returns the variants for `gpu` that `folder` stores; if there are none, measures and stores them.
 ///
-/// A folder that cannot be read or written costs a measurement each time, nothing else.
+/// Software drivers get the default variants: compiling the candidates takes them seconds, and the defaults were fastest on
+/// every one that was measured. A folder that cannot be read or written only costs a new measurement each time.
 ///
 /// # Errors
-/// When the adapter fails.
+/// [`Error::Device`](crate::Error::Device) if the device fails.
 pub(super) async fn remembered(gpu: &Gpu, folder: &Path) -> Result<Variants> {
     if let Some(found) = known(gpu, folder) {
         return Ok(found);
@@ -33,7 +33,7 @@ pub(super) async fn remembered(gpu: &Gpu, folder: &Path) -> Result<Variants> {
     measured(gpu, folder).await
 }
 
-/// The variants that are fastest on `gpu`, from now on remembered in `folder`.
+/// Measures the variants that are fastest on `gpu` and stores them in `folder`.
 async fn measured(gpu: &Gpu, folder: &Path) -> Result<Variants> {
     let measured = measure(gpu).await?;
     if let Ok(json) = serde_json::to_vec_pretty(&measured)
@@ -44,12 +44,12 @@ async fn measured(gpu: &Gpu, folder: &Path) -> Result<Variants> {
     Ok(measured)
 }
 
-/// The variants for `gpu` that `folder` remembers, if it does.
+/// Reads the variants for `gpu` from `folder`, if it holds them.
 pub(super) fn known(gpu: &Gpu, folder: &Path) -> Option<Variants> {
     read(&file(gpu, folder), gpu)
 }
 
-/// One file for each adapter, driver and version of this program.
+/// Path of the file for this adapter, driver and version of Portray.
 fn file(gpu: &Gpu, folder: &Path) -> PathBuf {
     let (info, version) = (gpu.info(), env!("CARGO_PKG_VERSION"));
     let key = format!("{}\n{}\n{}\n{:?}\n{version}", info.name, info.driver, info.driver_info, info.backend);
@@ -57,7 +57,7 @@ fn file(gpu: &Gpu, folder: &Path) -> PathBuf {
     folder.join(format!("{digest}.json"))
 }
 
-/// What `path` holds, if it names a variant that there is for every choice, and nothing else.
+/// Reads the variants at `path`, if it names a known variant for every choice and nothing else.
 fn read(path: &Path, gpu: &Gpu) -> Option<Variants> {
     let found: Variants = serde_json::from_slice(&io::Source::open(path).ok()?.bytes().ok()?).ok()?;
     let choices = choices(gpu.caps());
@@ -95,7 +95,7 @@ async fn measure(gpu: &Gpu) -> Result<Variants> {
     Ok(measured)
 }
 
-/// The first of `times`, unless another saves enough.
+/// Picks the first of `times`, unless another saves enough.
 fn fastest<'a>(times: &[(&'a str, f64)]) -> &'a str {
     let Some((first, usual)) = times.first().copied() else { return "" };
     let best = times.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1)).filter(|b| b.1 < usual * (1.0 - GAIN));

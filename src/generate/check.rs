@@ -31,9 +31,12 @@ impl GenerateOptions {
             let problem = "must be a number that f32 holds, such as 7.5";
             return Err(Error::value("guidance", format!("{guidance:?}"), problem));
         }
-        if self.init.is_some() && !(self.strength > 0.0 && self.strength <= 1.0) {
-            let strength = format!("{:?}", self.strength);
-            return Err(Error::value("strength", strength, "must be above 0 and at most 1"));
+        if let Some(strength) = self.strength.filter(|&s| self.init.is_some() && !(s > 0.0 && s <= 1.0)) {
+            return Err(Error::value("strength", format!("{strength:?}"), "must be above 0 and at most 1"));
+        }
+        if self.mask.is_some() && self.init.is_none() {
+            let needed = message![option("init"), ": the picture of which its white part is made anew"];
+            return Err(Error::usage("init", message![option("mask"), " needs ", needed]));
         }
         Ok(())
     }
@@ -42,7 +45,7 @@ impl GenerateOptions {
 impl GenerateOptions {
     /// Sentences on options that do nothing in this job.
     pub(crate) fn idle_options(&self) -> Vec<Message> {
-        let given = self.strength != GenerateOptions::default().strength;
+        let given = self.strength.is_some();
         let why = message!["without ", option("init")];
         let strength = self.init.is_none().then(|| without_effect(why, &[("strength", given)]));
         strength.flatten().into_iter().collect()
@@ -85,13 +88,15 @@ mod tests {
         assert!(said(job.check()).contains("guidance 1e300:"));
         job.sampling.guidance = Some(-1.0);
         assert!(job.check().is_ok(), "no negative pass runs");
-        let job = GenerateOptions { init: Some("x.png".into()), strength: f64::NAN, ..pictures() };
+        let job = GenerateOptions { init: Some("x.png".into()), strength: Some(f64::NAN), ..pictures() };
         assert!(said(job.check()).contains("strength NaN"));
+        let job = GenerateOptions { mask: Some("m.png".into()), ..pictures() };
+        assert!(said(job.check()).contains("mask needs init"));
     }
 
     #[test]
     fn a_strength_without_a_start_image_is_named() {
-        let job = GenerateOptions { strength: 0.3, ..GenerateOptions::default() };
+        let job = GenerateOptions { strength: Some(0.3), ..GenerateOptions::default() };
         assert!(job.idle_options()[0].to_string().contains("strength"));
         assert!(GenerateOptions { init: Some("x.png".into()), ..job }.idle_options().is_empty());
     }

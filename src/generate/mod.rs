@@ -1,4 +1,4 @@
-//! `generate`: prompts to pictures.
+//! Generation: prompts to images. Options, checks, plans and the run.
 
 mod check;
 mod options;
@@ -9,4 +9,4 @@ mod start_image;
 pub use options::{GenerateOptions, MOST_PICTURES};
 pub use plans::plan_generate;
 pub use run::{Generated, Latents};
-pub(crate) use run::{generate, generate_with};
+pub(crate) use run::{generate, generate_unmasked, generate_with};

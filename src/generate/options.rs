@@ -7,48 +7,53 @@ use crate::pipeline::{LoraArg, ModelOptions, SamplingOptions};
 #[cfg(feature = "cli")]
 use crate::pipeline::{lora_parser, parse_count};
 
-/// Pictures that one job may make: their latents and names are held until its end.
+/// Largest number of images of one job: it holds their latents and names until its end.
 pub const MOST_PICTURES: usize = 10_000;
 
-/// `portray generate`.
+/// Options of a generation: what `portray generate` takes.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(default, deny_unknown_fields)]
 pub struct GenerateOptions {
-    /// What the pictures should show
+    /// What the image should show; several prompts make several images
     #[cfg_attr(feature = "cli", arg(value_name = "PROMPT", required = true))]
     pub prompts: Vec<String>,
-    /// Model.
+    /// The model and how its weights are stored.
     #[cfg_attr(feature = "cli", command(flatten))]
     pub model: ModelOptions,
-    /// Sampling.
+    /// The sampler and the image size.
     #[cfg_attr(feature = "cli", command(flatten))]
     pub sampling: SamplingOptions,
-    /// LoRA file or folder, with an optional scale; may be given several times
+    /// LoRA file or folder to apply, with an optional scale; may be given several times
     #[cfg_attr(feature = "cli", arg(long = "lora", value_name = "FILE[=SCALE]", value_parser = lora_parser()))]
     pub loras: Vec<LoraArg>,
-    /// Merge LoRAs into the weights instead of running them beside
+    /// Merge the LoRAs into the weights instead of applying them at run time
     #[cfg_attr(feature = "cli", arg(long))]
     pub merge: bool,
-    /// Pictures per prompt, 1 or more
+    /// Images per prompt, 1 or more
     #[cfg_attr(feature = "cli", arg(long, default_value = "1", value_parser = parse_count))]
     pub count: usize,
-    /// Start from this picture instead of noise
+    /// Start from this image instead of noise; with an inpainting model, the image to change
     #[cfg_attr(feature = "cli", arg(long, value_name = "IMAGE"))]
     #[serde(with = "path_form::optional")]
     pub init: Option<PathBuf>,
-    /// How much of --init is replaced, above 0 up to 1
-    #[cfg_attr(feature = "cli", arg(long, default_value_t = 0.7))]
-    pub strength: f64,
-    /// Also give latents after every step (the command line writes them to --latents-out).
+    /// White marks what an inpainting model replaces in --init; an image of the same aspect
+    #[cfg_attr(feature = "cli", arg(long, value_name = "IMAGE", requires = "init"))]
+    #[serde(with = "path_form::optional")]
+    pub mask: Option<PathBuf>,
+    /// How much of --init changes: above 0, up to 1 [default: 0.7, with --mask 1]
+    #[cfg_attr(feature = "cli", arg(long))]
+    pub strength: Option<f64>,
+    /// Return the latents after every step in [`Generated::latents`](super::Generated::latents). The command line writes
+    /// them to --latents-out.
     #[cfg_attr(feature = "cli", arg(skip))]
     pub keep_latents: bool,
-    /// Also show what the picture will be after every step, as [`Event::Preview`](crate::event::Event::Preview).
+    /// Report a preview of the image after every step, as [`Event::Preview`](crate::event::Event::Preview).
     #[cfg_attr(feature = "cli", arg(skip))]
     pub previews: bool,
 }
 
-/// As the command line has it.
+/// The defaults of the command line, without prompts.
 impl Default for GenerateOptions {
     fn default() -> GenerateOptions {
         GenerateOptions {
@@ -59,7 +64,8 @@ impl Default for GenerateOptions {
             merge: false,
             count: 1,
             init: None,
-            strength: 0.7,
+            mask: None,
+            strength: None,
             keep_latents: false,
             previews: false,
         }

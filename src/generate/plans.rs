@@ -1,4 +1,4 @@
-//! The plans of a `generate` job: what runs, and what `portray plan` reports.
+//! Plans of a generation: what runs, and what `portray plan` reports.
 
 use crate::error::{Message, Result, message, option};
 use crate::gpu::{Caps, Variants};
@@ -19,7 +19,7 @@ pub(super) fn image_spec(job: &GenerateOptions, model: &Model, recipe: &Recipe, 
         size,
         guided: recipe.guided(),
         slots: recipe.trajectory.slots,
-        encodes: job.init.is_some(),
+        encodes: job.init.is_some() || model.inpaints(),
         ranks: model.ranks(),
     }
 }
@@ -31,22 +31,31 @@ pub(super) fn check_memory(plans: &ImagePlans, job: &GenerateOptions, model: &Mo
     within(job.model.memory, plans.memory().1, smaller)
 }
 
-/// The plan of a `generate` job on an adapter with `caps`.
+/// Plans a generation for an adapter with `caps`. Needs no GPU.
+///
+/// # Errors
+/// Those of [`Engine::generate`](crate::Engine::generate) that are known before it runs.
 pub fn plan_generate(job: &GenerateOptions, caps: &Caps) -> Result<PlanReport> {
-    generate_report(job, caps).map(|(report, _)| report)
+    job.check()?;
+    let (model, notes) = open_for_plan(&job.model, &job.loras, job.reads())?;
+    let model = model.merging(job.merge);
+    job.check_mask(&model)?;
+    generate_report(job, caps, &model, notes).map(|(report, _)| report)
 }
 
-/// The same, with the job's kernels.
-pub(crate) fn generate_report(job: &GenerateOptions, caps: &Caps) -> Result<(PlanReport, KernelTexts)> {
-    job.check()?;
-    let (model, mut notes) = open_for_plan(&job.model, &job.loras, job.reads())?;
-    let model = model.merging(job.merge);
+/// The plan of `job` with an open model, and its kernels; `notes` are what is said of the model.
+pub(crate) fn generate_report(
+    job: &GenerateOptions,
+    caps: &Caps,
+    model: &Model,
+    mut notes: Vec<Message>,
+) -> Result<(PlanReport, KernelTexts)> {
     model.check_prompts(job.prompts.iter().chain([&job.sampling.negative]))?;
     let planning = Planning { caps, variants: &Variants::default(), gpu: None };
-    let recipe = Recipe::new(&model, &job.sampling, job.model.prediction, job.init.as_ref().map(|_| job.strength))?;
-    let size = job.picture_size(&model, &mut |event| told_of(&mut notes, event))?;
-    let plans = at_once(image_spec(job, &model, &recipe, size).plans(&model, planning))?;
-    check_memory(&plans, job, &model)?;
+    let recipe = Recipe::new(model, &job.sampling, job.model.prediction, job.start_strength(model))?;
+    let size = job.picture_size(model, &mut |event| told_of(&mut notes, event))?;
+    let plans = at_once(image_spec(job, model, &recipe, size).plans(model, planning))?;
+    check_memory(&plans, job, model)?;
     let (rows, peak_bytes) = plans.memory();
     notes.push("the parts run in turn: the peak is the largest of them beside working memory and staging".into());
     let (steps, kind, [width, height]) = (recipe.trajectory.steps.len(), recipe.trajectory.kind.name(), size);

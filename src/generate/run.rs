@@ -1,4 +1,4 @@
-//! `generate`: prompts to pictures.
+//! Run of a generation: encode the prompts, sample each image, decode.
 
 use crate::base::layout;
 use crate::base::rng::{NoiseRng, RngKind};
@@ -8,38 +8,41 @@ use crate::gpu::{Pool, Store};
 use crate::graph::Plan;
 use crate::io;
 use crate::io::image::title;
-use crate::pipeline::autoencode::{VaeSession, posterior};
+use crate::pipeline::autoencode::VaeSession;
 use crate::pipeline::context::{Context, PictureSink};
-use crate::pipeline::denoise::Sampling;
+use crate::pipeline::denoise::{Sampling, Start};
 use crate::pipeline::events::EventSink;
 use crate::pipeline::planning::Part;
 use crate::pipeline::prompt::{unread_syntax, without_tags};
 use crate::pipeline::recipe::Recipe;
 use crate::pipeline::text::Hidden;
-use crate::pipeline::{Model, WeightType, probe};
+use crate::pipeline::{Model, Posterior, WeightType, probe};
 
 use super::GenerateOptions;
 use super::plans::{check_memory, image_spec};
+use super::start_image::Encoded;
 
-/// What a `generate` job made.
+/// Result of a generation.
 #[derive(Clone, Debug)]
 pub struct Generated {
-    /// The pictures, prompt by prompt; without pixels where they stay on the device as textures.
+    /// Images, prompt by prompt. Without pixels if they stay on the device as textures ([`Engine::start_generate`]).
+    ///
+    /// [`Engine::start_generate`]: crate::Engine::start_generate
     pub pictures: Vec<Picture>,
-    /// Latents, where the job keeps them.
+    /// Latents, if [`GenerateOptions::keep_latents`] is set.
     pub latents: Option<Latents>,
 }
 
 /// Latents in PyTorch's layout, as diffusers' `output_type="latent"` gives them.
 #[derive(Clone, Debug)]
 pub struct Latents {
-    /// [N, 4, h, w]
+    /// Shape: `[images, 4, height / 8, width / 8]` for Stable Diffusion.
     pub shape: Vec<usize>,
-    /// After the last step.
+    /// Latents after the last step.
     pub last: Vec<f32>,
-    /// After each step.
+    /// Latents after each step.
     pub steps: Vec<Vec<f32>>,
-    /// The sampler's timesteps.
+    /// Timesteps of the sampler, one per step.
     pub timesteps: Vec<f64>,
 }
 
@@ -50,6 +53,7 @@ pub(crate) async fn generate(context: &Context, job: &GenerateOptions, listener:
     // Boxed: a host's thread may have little stack.
     let open = Box::pin(probe::open(context, &job.model, &job.loras, job.reads(), &mut events));
     let model = open.await?.merging(job.merge);
+    job.check_mask(&model)?;
     context.gpu.watched(Box::pin(make(context, &model, job, &mut events))).await
 }
 
@@ -61,6 +65,18 @@ pub(crate) async fn generate_with(
     listener: Listener<'_>,
 ) -> Result<Generated> {
     job.check()?;
+    job.check_mask(model)?;
+    generate_unmasked(context, model, job, listener).await
+}
+
+/// Makes the pictures of `job` with an open model. An inpainting model without a mask keeps nothing and works from the prompt
+/// alone, as the class images of a training are made.
+pub(crate) async fn generate_unmasked(
+    context: &Context,
+    model: &Model,
+    job: &GenerateOptions,
+    listener: Listener<'_>,
+) -> Result<Generated> {
     let made = context.gpu.watched(Box::pin(make(context, model, job, &mut EventSink::new(listener)))).await;
     model.settle_weights(made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted { .. })));
     made
@@ -74,9 +90,12 @@ async fn make(
 ) -> Result<Generated> {
     context.gpu.breathe().await;
     model.check_reads(job.reads())?;
-    let recipe = Recipe::new(model, &job.sampling, job.model.prediction, job.init.as_ref().map(|_| job.strength))?;
+    let recipe = Recipe::new(model, &job.sampling, job.model.prediction, job.start_strength(model))?;
     let size = job.picture_size(model, &mut |event| events.say(event))?;
-    let init = job.start_picture(size)?;
+    let (init, mask) = (job.start_picture(size)?, job.start_mask(size)?);
+    if mask.as_ref().is_some_and(|mask| mask.share() == 0.0) {
+        events.warn(message![option("mask"), " is nowhere white: nothing of ", option("init"), " is made anew"]);
+    }
     let [width, height] = size;
     let (kind, steps, guidance) = (recipe.trajectory.kind.name(), recipe.steps, recipe.guidance);
     let plural = if steps == 1 { "" } else { "s" };
@@ -105,22 +124,22 @@ async fn make(
     pool.reserve(gpu, &plans.pool())?;
     let hidden = events.until_stopped(gpu, model.encode_prompts(gpu, &plans.text, &mut pool, &texts)).await?;
 
-    let start = match init.as_ref().zip(plans.encode.as_ref()) {
-        Some((picture, part)) => {
+    let encoded = match plans.encode.as_ref() {
+        Some(part) => {
             let vae = events.until_stopped(gpu, VaeSession::new(gpu, model, &mut pool, part)).await?;
-            Some(posterior(&vae.run(&picture.to_unit(false)).await?, model.vae.latent_channels))
+            Encoded::new(&vae, model, job, (init, mask), size).await?
         }
-        None => None,
+        None => Encoded::default(),
     };
 
     events.phase(Phase::LoadingModel)?;
-    let start_name = job.start_name();
-    let making = Making { context, model, job, recipe, size, start_name };
+    let start_names = job.start_names();
+    let making = Making { context, model, job, recipe, size, start_names };
     let weights = events.until_stopped(gpu, model.weights(gpu, "UNet", &plans.params)).await?;
     let sampling = Sampling::new(gpu, &plans.sampling, &plans.unet, &mut pool, weights);
     let sampling = events.until_stopped(gpu, sampling).await?;
     events.phase(Phase::Sampling)?;
-    let sampled = making.sample(&sampling, &hidden, start, events).await?;
+    let sampled = making.sample(&sampling, &hidden, encoded, events).await?;
     drop((sampling, hidden));
     let pictures = making.decode(&plans.decode, &mut pool, &sampled, events).await?;
     let latents = job.keep_latents.then(|| making.latents(&sampled.steps));
@@ -135,14 +154,15 @@ struct Making<'a> {
     recipe: Recipe,
     /// Width and height in pixels.
     size: [usize; 2],
-    /// The start picture's name and digest.
-    start_name: Option<(String, String)>,
+    /// Names and digests of the start picture and the mask.
+    start_names: Vec<(&'static str, String)>,
 }
 
 /// Says what of `prompt` loads or weighs something in other programs, and not here.
 fn warn_of_syntax(prompt: &str, events: &mut EventSink<'_>) {
     for tag in without_tags(prompt).1 {
-        events.warn(message![format!("{tag} in a prompt loads nothing and is left out: load it with "), option("loras")]);
+        events
+            .warn(message![format!("{tag} in a prompt loads nothing and is left out: load it with "), option("loras")]);
     }
     if let Some(found) = unread_syntax(prompt) {
         let message =
@@ -169,12 +189,12 @@ impl Making<'_> {
         self.job.sampling.seed.wrapping_add((index % self.job.count) as u64)
     }
 
-    /// Samples picture after picture, from noise or from the posterior `start`.
+    /// Samples picture after picture, from noise or from what is `encoded`.
     async fn sample(
         &self,
         sampling: &Sampling,
         hidden: &Hidden,
-        start: Option<(Vec<f32>, Vec<f32>)>,
+        encoded: Encoded,
         events: &mut EventSink<'_>,
     ) -> Result<Sampled> {
         let Making { context, job, recipe, .. } = self;
@@ -189,7 +209,7 @@ impl Making<'_> {
             }
             let mut rng = NoiseRng::new(job.sampling.rng, self.seed(index));
             // diffusers draws the posterior's sample before the start noise, from the same generator.
-            let latent = start.as_ref().map(|(mean, std)| {
+            let latents = encoded.image.as_ref().map(|Posterior { mean, std }| {
                 let noise = sampling.draw(&mut rng);
                 let scale = self.model.vae.scaling_factor as f32;
                 mean.iter().zip(std).zip(noise).map(|((m, s), n)| (m + s * n) * scale).collect::<Vec<f32>>()
@@ -200,9 +220,9 @@ impl Making<'_> {
                 steps.extend(latent.filter(|_| job.keep_latents));
                 outcome
             };
-            let latent = latent.as_deref();
+            let start = Start { latents: latents.as_deref(), masked: encoded.masked.as_ref() };
             let trajectory = &recipe.trajectory;
-            match sampling.run(trajectory, recipe.guidance, latent, &mut rng, read, &mut on_step).await {
+            match sampling.run(trajectory, recipe.guidance, start, &mut rng, read, &mut on_step).await {
                 Ok(()) => {}
                 // What came before it is complete.
                 Err(Error::Interrupted { .. }) => break,
@@ -291,22 +311,17 @@ impl Making<'_> {
             context.gpu.breathe().await;
         }
         match self.pictures() {
-            total if count < total => {
-                Err(Error::Interrupted { unit: "picture", done: count, total, resumable: None })
-            }
+            total if count < total => Err(Error::Interrupted { unit: "picture", done: count, total, resumable: None }),
             _ => Ok(pictures),
         }
     }
 
     /// The text that goes into a picture's file.
     fn parameters(&self, prompt: &str, seed: u64) -> String {
-        let Making { model, job, recipe, size: [width, height], start_name, .. } = self;
+        let Making { model, job, recipe, size: [width, height], start_names, .. } = self;
         let model_name = job.model.model.as_deref().map_or_else(|| model.checkpoint.name().to_string(), title);
         let sampling = &job.sampling;
-        let mut more = Vec::new();
-        if let Some((name, digest)) = start_name {
-            more.extend([("Init image", name.clone()), ("Init image hash", digest.clone())]);
-        }
+        let mut more = start_names.clone();
         more.extend(sampling.spacing.map(|spacing| ("Timestep spacing", format!("{spacing:?}").to_lowercase())));
         more.extend(
             job.model.prediction.map(|prediction| ("Prediction type", format!("{prediction:?}").to_lowercase())),
@@ -327,7 +342,7 @@ impl Making<'_> {
             size: (*width, *height),
             model: model_name,
             loras: job.loras.iter().map(|l| (title(&l.path), l.scale)).collect(),
-            strength: job.init.as_ref().map(|_| job.strength),
+            strength: job.init.as_ref().map(|_| job.start_strength(model).unwrap_or(1.0)),
             karras: sampling.karras,
             more,
         }
@@ -337,7 +352,7 @@ impl Making<'_> {
     /// What a job keeps: the latents of every picture after each of its steps.
     fn latents(&self, latents: &[Vec<Vec<f32>>]) -> Latents {
         let (model, [width, height]) = (self.model, self.size);
-        let (c, h, w) = (model.unet.in_channels, height / model.factor(), width / model.factor());
+        let (c, h, w) = (model.vae.latent_channels, height / model.factor(), width / model.factor());
         let first = |values: &[f32]| layout::to_channels_first(values, [1, c, h, w]);
         let trajectory = &self.recipe.trajectory;
         Latents {

@@ -1,15 +1,25 @@
-//! The picture that a `generate` job starts from, and the size that it gives to the job's pictures.
+//! The picture that a `generate` job starts from, the mask of what is made anew of it, and the size that it gives to the job's
+//! pictures.
+
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result, message, option};
 use crate::event::{Event, Listener};
-use crate::io::image::{Crop, Decoded, Fit, covering, size, title};
+use crate::io::image::{Crop, Decoded, Fit, Mask, covering, size, title};
 use crate::io::{Picture, Source};
-use crate::pipeline::Model;
+use crate::pipeline::autoencode::VaeSession;
 use crate::pipeline::check::LONGEST_SIDE;
+use crate::pipeline::{Masked, Model, Posterior};
 
 use super::GenerateOptions;
+
+/// How far the aspects of a start image and its mask may be apart: sizes are rounded when images are scaled.
+const ASPECT: f64 = 0.02;
+
+/// Strength of image to image where none is asked for.
+const STRENGTH: f64 = 0.7;
 
 /// How many times the pixels that a model was made for a start picture may have before that is remarked on.
 const LARGE: usize = 4;
@@ -81,11 +91,100 @@ impl GenerateOptions {
         self.init.as_ref().map(open).transpose()
     }
 
-    /// The start picture's name and the first digits of its file's SHA-256: pictures from others are others.
-    pub(super) fn start_name(&self) -> Option<(String, String)> {
-        let path = self.init.as_ref()?;
-        let source = Source::open(path).ok()?;
-        let digest = Sha256::digest(source.bytes().ok()?);
-        Some((title(path), digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect()))
+    /// The mask at `size`, cut as the start picture is.
+    pub(super) fn start_mask(&self, size: [usize; 2]) -> Result<Option<Mask>> {
+        self.mask.as_ref().map(|path| Mask::open(path, size, self.fit())).transpose()
+    }
+
+    /// Refuses a mask where the model cannot use one, an inpainting model without one, and a mask of another aspect than the
+    /// start picture's.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for any of these, [`Error::File`] for an image that cannot be read.
+    pub(crate) fn check_mask(&self, model: &Model) -> Result<()> {
+        let name = model.checkpoint.name();
+        match (&self.mask, model.inpaints()) {
+            (None, true) => {
+                let given = message![option("init"), ", and ", option("mask"), " which is white where it is made anew"];
+                Err(Error::usage("mask", message![format!("{name} is an inpainting model: give "), given]))
+            }
+            (Some(_), false) => {
+                let channels = 2 * model.vae.latent_channels + 1;
+                let fault =
+                    format!(": {name} is not an inpainting model, whose UNet reads {channels} channels: leave ");
+                let remedy = message![option("mask"), " out, or give such a ", option("model")];
+                Err(Error::usage("mask", message![option("mask"), fault, remedy]))
+            }
+            (Some(mask), true) => {
+                let Some(init) = &self.init else { return Ok(()) };
+                let ([w, h], [mask_w, mask_h]) = (size(init)?, size(mask)?);
+                let aspects = (mask_w * h) as f64 / (w * mask_h) as f64;
+                if (aspects - 1.0).abs() <= ASPECT {
+                    return Ok(());
+                }
+                let start = message![option("init"), " ", crate::error::path(init), format!(" is {w}x{h}")];
+                let mask = message![option("mask"), " ", crate::error::path(mask), format!(" is {mask_w}x{mask_h}")];
+                let remedy = ": a mask has the aspect of its picture, best its size";
+                Err(Error::usage("mask", message![mask, " and ", start, remedy]))
+            }
+            (None, false) => Ok(()),
+        }
+    }
+
+    /// How much of the start picture is replaced; `None` where the job starts from noise alone, as inpainting does unless it is
+    /// told otherwise.
+    pub(super) fn start_strength(&self, model: &Model) -> Option<f64> {
+        let default = if model.inpaints() { 1.0 } else { STRENGTH };
+        let strength = self.init.as_ref().map(|_| self.strength.unwrap_or(default));
+        strength.filter(|strength| !model.inpaints() || *strength < 1.0)
+    }
+
+    /// Name and digest of the start picture and of the mask, for the file of what is made of them.
+    pub(super) fn start_names(&self) -> Vec<(&'static str, String)> {
+        let fields = [(&self.init, ["Init image", "Init image hash"]), (&self.mask, ["Mask image", "Mask image hash"])];
+        let named = |(path, [name, hash]): (&Option<PathBuf>, [&'static str; 2])| {
+            let (title, digest) = file_name(path.as_ref()?)?;
+            Some([(name, title), (hash, digest)])
+        };
+        fields.into_iter().filter_map(named).flatten().collect()
+    }
+}
+
+/// The name of the file at `path` and the first digits of its SHA-256: pictures from others are others.
+fn file_name(path: &Path) -> Option<(String, String)> {
+    let source = Source::open(path).ok()?;
+    let digest = Sha256::digest(source.bytes().ok()?);
+    Some((title(path), digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect()))
+}
+
+/// What the autoencoder makes of the start picture and its mask.
+#[derive(Default)]
+pub(super) struct Encoded {
+    /// The picture that image to image starts from.
+    pub image: Option<Posterior>,
+    /// What an inpainting model sees of it.
+    pub masked: Option<Masked>,
+}
+
+impl Encoded {
+    /// Encodes them for images of `size`, width and height in pixels.
+    pub async fn new(
+        vae: &VaeSession,
+        model: &Model,
+        job: &GenerateOptions,
+        (init, mask): (Option<Picture>, Option<Mask>),
+        size: [usize; 2],
+    ) -> Result<Encoded> {
+        let pixels = init.map(|picture| picture.to_unit(false));
+        let image = match pixels.as_ref().filter(|_| job.start_strength(model).is_some()) {
+            Some(pixels) => Some(vae.encode(pixels, model).await?),
+            None => None,
+        };
+        let masked = match (model.inpaints(), mask, pixels) {
+            (true, Some(mask), Some(pixels)) => Some(Masked::encode(vae, model, &mask, pixels).await?),
+            (true, ..) => Some(Masked::nothing(vae, model, size).await?),
+            (false, ..) => None,
+        };
+        Ok(Encoded { image, masked })
     }
 }

@@ -1,4 +1,4 @@
-//! Buffers: the arena's chunks, and tensors that outlive a run.
+//! GPU buffers: the arena's chunks, and tensors that outlive a run.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use super::waiting::Signal;
 use super::{Caps, Gpu};
 use crate::error::{Error, Result, message, option};
 
-/// A buffer whose memory goes with its last owner. JavaScript would keep it until it collects its garbage, which knows
-/// nothing of the adapter's memory.
+/// Buffer that is destroyed with its last owner. JavaScript would free it only at its next garbage collection, which
+/// does not know about the adapter's memory.
 #[derive(Clone, Debug)]
 pub(crate) struct Buffer(Arc<Owned>);
 
@@ -32,15 +32,18 @@ impl std::ops::Deref for Buffer {
     }
 }
 
-/// The arena that plans share, run in turn: one set of chunks, as large as the largest plan needs.
+/// Arena of chunks that plans share, one after another; as large as the largest plan needs.
 #[derive(Default)]
 pub struct Pool {
     chunks: Vec<Buffer>,
 }
 
 impl Pool {
-    /// Makes chunk `i` at least `sizes[i]` bytes. Sessions made before keep the buffers that they were made with, so
-    /// reserve for all plans of a job before the first session.
+    /// Grows chunk `i` to at least `sizes[i]` bytes. Existing sessions keep their buffers, so reserve for all plans of
+    /// a job before the first session.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] or [`Error::Device`] if the memory cannot be allocated.
     pub fn reserve(&mut self, gpu: &Gpu, sizes: &[u64]) -> Result<()> {
         for (i, &size) in sizes.iter().enumerate() {
             if self.chunks.get(i).is_some_and(|b| b.size() >= size) {
@@ -59,7 +62,7 @@ impl Pool {
         self.chunks.get(i)
     }
 
-    /// Bytes of all chunks.
+    /// Total bytes of all chunks.
     pub fn bytes(&self) -> u64 {
         self.chunks.iter().map(|b| b.size()).sum()
     }
@@ -69,8 +72,8 @@ pub(crate) fn storage_buffer(gpu: &Gpu, label: &str, size: u64) -> Buffer {
     gpu.buffer(label, size, wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC)
 }
 
-/// A range of a buffer that holds a tensor's values. The padding that kernels may read behind them is not part of it, so
-/// that the rows of a tensor are found where they lie, whatever their length.
+/// Range of a buffer that holds a tensor's values. It excludes the padding that kernels may read behind them, so rows
+/// are found at their true offsets whatever their length.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredBuffer {
     pub(crate) buffer: Buffer,
@@ -80,10 +83,10 @@ pub(crate) struct StoredBuffer {
 }
 
 impl StoredBuffer {
-    /// Part `index` of the tensor cut into `count` equal ones, which lie one behind the other.
+    /// Returns part `index` of the tensor, cut into `count` equal, consecutive parts.
     ///
     /// # Errors
-    /// [`Error::Internal`] if the values do not divide into so many parts of whole words.
+    /// [`Error::Internal`] if the values do not divide into `count` parts of whole words.
     pub(crate) fn part(&self, index: usize, count: usize) -> Result<StoredBuffer> {
         let (index, count) = (index as u64, count as u64);
         if index >= count || !self.bytes.is_multiple_of(4 * count) {
@@ -94,42 +97,43 @@ impl StoredBuffer {
     }
 }
 
-/// Tensors that live across runs, by key: weights, optimizer state, sampler state.
+/// Tensors that outlive a run, by key: weights, optimizer state, sampler state.
 pub struct Store {
     gpu: Gpu,
     entries: HashMap<String, StoredBuffer>,
-    /// Stores whose tensors are found here too, and never written.
+    /// Stores whose tensors can be read through this one, but not written.
     shared: Vec<Arc<Store>>,
     /// Bytes handed to the queue since it was last flushed.
     staged: AtomicU64,
 }
 
-/// How much is handed to the queue before it is flushed: bounds wgpu's own staging memory.
+/// Bytes handed to the queue before it is flushed; bounds wgpu's own staging memory.
 pub const STAGING_BYTES: u64 = 4 << 20;
 
 impl Store {
-    /// An empty store on `gpu`.
+    /// Creates an empty store on `gpu`.
     pub fn new(gpu: &Gpu) -> Store {
         Store::beside(gpu, [])
     }
 
-    /// An empty store that also finds the tensors of `shared`: one job's state beside weights that several jobs read.
+    /// Creates an empty store that also finds the tensors of `shared`: one job's state beside weights that several jobs
+    /// read.
     pub(crate) fn beside(gpu: &Gpu, shared: impl IntoIterator<Item = Arc<Store>>) -> Store {
         let shared = shared.into_iter().collect();
         Store { gpu: gpu.clone(), entries: HashMap::new(), shared, staged: Default::default() }
     }
 
-    /// Whether the tensors lie on the device of `gpu`.
+    /// Returns whether the tensors are on the device of `gpu`.
     pub(crate) fn is_on(&self, gpu: &Gpu) -> bool {
         self.gpu.device == gpu.device
     }
 
-    /// Whether `key` is held.
+    /// Returns whether the store holds `key`.
     pub fn contains(&self, key: &str) -> bool {
         self.find(key).is_some()
     }
 
-    /// Bytes of `key`, if it is held.
+    /// Bytes of `key`, if the store holds it.
     pub fn bytes(&self, key: &str) -> Option<u64> {
         self.find(key).map(|e| e.bytes)
     }
@@ -138,20 +142,27 @@ impl Store {
         self.entries.get(key).or_else(|| self.shared.iter().find_map(|store| store.find(key)))
     }
 
-    /// All keys, unordered.
+    /// All keys, in no particular order.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
     }
 
-    /// Makes room, zeroed, for `tensors` (key and bytes), several to a buffer; keys that are held already are left alone.
-    /// Members of one call lie in sequence, aligned to 256 bytes, so that behind each there is room for the padding that
-    /// kernels may read.
+    /// Allocates `tensors` (key and bytes), zeroed, several to a buffer. Keys that the store already holds are left
+    /// alone. The tensors of one call lie in sequence, each aligned to 256 bytes, with room behind it for the padding
+    /// that kernels may read.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if a tensor exceeds the adapter's limits, by name; [`Error::Device`] if the memory cannot be
+    /// allocated.
     pub fn allocate(&mut self, label: &str, tensors: &[(String, u64)]) -> Result<()> {
         self.allocate_limited(label, tensors, self.gpu.caps().max_buffer_bytes).map(drop)
     }
 
-    /// The same as one flat vector per buffer, so that an optimizer may update many tensors in one dispatch: each buffer
-    /// is also held whole as `label#i`, and fits a binding. Returns those keys with their bytes.
+    /// Allocates `tensors` as flat vectors, so that an optimizer can update many tensors in one dispatch. Each buffer
+    /// is also held whole, under the key `label#i`, and fits one binding. Returns these keys with their bytes.
+    ///
+    /// # Errors
+    /// Those of [`Store::allocate`].
     pub fn allocate_flat(&mut self, label: &str, tensors: &[(String, u64)]) -> Result<Vec<(String, u64)>> {
         let buffers = self.allocate_limited(label, tensors, self.gpu.caps().max_binding_bytes)?;
         let mut keys = Vec::with_capacity(buffers.len());
@@ -179,7 +190,7 @@ impl Store {
         Ok(buffers)
     }
 
-    /// Forgets every tensor whose key `gone` accepts; a buffer is freed with its last tensor and last session.
+    /// Removes every tensor whose key `gone` accepts. A buffer is freed with its last tensor and last session.
     pub fn release(&mut self, gone: impl Fn(&str) -> bool) {
         self.entries.retain(|key, _| !gone(key));
     }
@@ -189,11 +200,17 @@ impl Store {
     }
 
     /// Writes `bytes` at the start of `key`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if `key` is missing or shorter.
     pub fn write(&self, key: &str, bytes: &[u8]) -> Result<()> {
         self.write_at(key, 0, bytes)
     }
 
-    /// The same for many bytes: hands over a few at a time.
+    /// Writes many `bytes` at the start of `key`, a few at a time, and gives the thread back in between.
+    ///
+    /// # Errors
+    /// Those of [`Store::write`].
     pub async fn write_long(&self, key: &str, bytes: &[u8]) -> Result<()> {
         for (i, piece) in bytes.chunks(STAGING_BYTES as usize).enumerate() {
             self.write_at(key, i as u64 * STAGING_BYTES, piece)?;
@@ -202,8 +219,11 @@ impl Store {
         Ok(())
     }
 
-    /// Writes `bytes` from byte `first` of `key` on, a multiple of 4; what is behind them up to the next multiple of 4
-    /// becomes zero.
+    /// Writes `bytes` from byte `first` of `key`, a multiple of 4. Bytes behind them up to the next multiple of 4
+    /// become zero.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if `key` is missing or shorter.
     pub fn write_at(&self, key: &str, first: u64, bytes: &[u8]) -> Result<()> {
         let own = self.entries.get(key);
         let entry = own.ok_or_else(|| Error::Internal(format!("{key} is not in the store, or shared")))?;
@@ -222,7 +242,11 @@ impl Store {
         Ok(())
     }
 
-    /// Waits until what was written has arrived, where that is [`STAGING_BYTES`] or more: wgpu holds it until then.
+    /// Waits until all writes have arrived, if [`STAGING_BYTES`] or more are pending; wgpu holds them in memory until
+    /// then.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device fails.
     pub async fn settle(&self) -> Result<()> {
         self.gpu.breathe().await;
         if self.staged.load(Relaxed) >= self.gpu.staging_bytes() {
@@ -234,7 +258,10 @@ impl Store {
         Ok(())
     }
 
-    /// Reads `key` back.
+    /// Reads the bytes of `key` back to the host.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if `key` is missing or the device fails.
     pub async fn read(&self, key: &str) -> Result<Vec<u8>> {
         let entry = self.entry(key)?;
         self.gpu.read(&entry.buffer, entry.offset, entry.bytes).await
@@ -244,13 +271,14 @@ impl Store {
 /// Bytes of a buffer, and its members as (key, offset, bytes).
 type Group<'a> = (u64, Vec<(&'a str, u64, u64)>);
 
-/// `tensors` in buffers of at most `limit` bytes.
+/// Groups `tensors` into buffers of at most `limit` bytes.
 fn groups<'a>(tensors: &'a [(String, u64)], limit: u64, caps: &Caps) -> Result<Vec<Group<'a>>> {
     let align = caps.storage_alignment.max(256);
     let mut groups: Vec<Group> = Vec::new();
     for (key, bytes) in tensors {
         if *bytes > limit {
-            let fault = format!("{key} takes {bytes} bytes, more than the {limit} that this adapter holds in one piece");
+            let fault =
+                format!("{key} takes {bytes} bytes, more than the {limit} that this adapter holds in one piece");
             return Err(Error::limit(message![fault, "; try ", option("dtype"), " f16"]));
         }
         let fits = groups.last().is_some_and(|(used, _)| used + bytes <= limit);
@@ -266,16 +294,16 @@ fn groups<'a>(tensors: &'a [(String, u64)], limit: u64, caps: &Caps) -> Result<V
     Ok(groups)
 }
 
-/// Bytes of the flat vectors that [`Store::allocate_flat`] makes of `tensors`, which none of them holds yet.
+/// Bytes of the flat vectors that [`Store::allocate_flat`] makes of `tensors`.
 pub(crate) fn flat_bytes(tensors: &[(String, u64)], caps: &Caps) -> Result<Vec<u64>> {
     Ok(groups(tensors, caps.max_binding_bytes, caps)?.into_iter().map(|(bytes, _)| bytes).collect())
 }
 
 impl Gpu {
-    /// Copies one tensor's values to another's place, on the device. Both lie in different buffers.
+    /// Copies a tensor's values on the device. The two ranges must be in different buffers.
     ///
     /// # Errors
-    /// [`Error::Internal`] if they are not equally long.
+    /// [`Error::Internal`] if they differ in length.
     pub(crate) fn copy(&self, from: &StoredBuffer, to: &StoredBuffer) -> Result<()> {
         if from.bytes != to.bytes {
             return Err(Error::Internal(format!("a tensor of {} bytes has no room for {}", to.bytes, from.bytes)));
@@ -286,7 +314,7 @@ impl Gpu {
         Ok(())
     }
 
-    /// A buffer of at least `size` bytes that can be copied to and used as `usage` says.
+    /// Creates a buffer of at least `size` bytes that can be copied to and used as `usage` says.
     pub(crate) fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> Buffer {
         let size = size.max(16).next_multiple_of(4);
         let usage = usage | wgpu::BufferUsages::COPY_DST;
@@ -295,7 +323,7 @@ impl Gpu {
         Buffer(Arc::new(Owned(self.device.create_buffer(&descriptor))))
     }
 
-    /// Copies a range of `buffer` to the host.
+    /// Reads a range of `buffer` back to the host.
     pub(crate) async fn read(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u8>> {
         self.count_readback();
         let staging = self.buffer("readback", bytes, wgpu::BufferUsages::MAP_READ);

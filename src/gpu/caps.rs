@@ -1,8 +1,8 @@
-//! What an adapter can do, as plain data: plans are made from it without a GPU.
+//! Limits and class of an adapter as plain data: plans are made from it without a GPU.
 
 use std::collections::BTreeMap;
 
-/// Which family of kernels suits an adapter.
+/// Family of kernels that suits an adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AdapterClass {
@@ -17,30 +17,30 @@ pub enum AdapterClass {
 pub struct Caps {
     /// Kernel family.
     pub class: AdapterClass,
-    /// Bytes a storage binding may span.
+    /// Largest storage binding in bytes.
     pub max_binding_bytes: u64,
-    /// Bytes a buffer may have.
+    /// Largest buffer in bytes.
     pub max_buffer_bytes: u64,
-    /// Storage buffers that one dispatch may bind.
+    /// Largest number of storage buffers in one dispatch.
     pub max_storage_buffers: u32,
-    /// Workgroups in each dimension of a dispatch.
+    /// Largest number of workgroups in each dimension of a dispatch.
     pub max_workgroups_per_dimension: u32,
-    /// Alignment of a storage binding's offset.
+    /// Alignment of a storage binding's offset, in bytes.
     pub storage_alignment: u64,
-    /// Alignment of a uniform binding's offset.
+    /// Alignment of a uniform binding's offset, in bytes.
     pub uniform_alignment: u64,
     /// Outputs that one thread of an unrolled `cpu` kernel may hold: 256, or 64 where the driver takes seconds to
     /// compile such a kernel (SwiftShader: 2.8 s at 256, 0.85 s at 128).
     pub register_tile: usize,
-    /// Threads of a subgroup where every subgroup has that many and the device has the feature, else 0. `cpu` kernels
-    /// share loads within it.
+    /// Threads per subgroup if every subgroup has that many and the device has the feature, else 0. `cpu` kernels share
+    /// loads within it.
     pub subgroup: u32,
     /// Processor cores that a software driver runs workgroups on.
     pub cores: usize,
 }
 
 impl Caps {
-    /// WebGPU's default limits, which every adapter in a browser meets; a native driver may have less.
+    /// WebGPU's default limits. Every adapter in a browser meets them; a native driver may have less.
     pub fn webgpu_defaults(class: AdapterClass) -> Caps {
         Caps {
             class,
@@ -57,7 +57,7 @@ impl Caps {
     }
 }
 
-/// Which variant of a kernel to use for a shape class: measured once per adapter and driver, and remembered.
+/// Kernel variant to use for each shape class: measured once per adapter and driver, then stored.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Variants {
     /// `kernel/shape class` -> variant name.
@@ -65,7 +65,7 @@ pub struct Variants {
 }
 
 impl Variants {
-    /// The variant remembered for `key`, if any.
+    /// Returns the variant chosen for `key`, if any.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.chosen.get(key).map(String::as_str)
     }

@@ -1,4 +1,5 @@
-//! The kernels of a device: rendered, told apart by their texts, compiled once, and counted for the job that needs them.
+//! Kernel cache of a device: kernels are rendered, identified by their text, compiled once, and counted for the job
+//! that needs them.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -10,28 +11,28 @@ use super::device::lock;
 use super::{Access, AdapterClass, Gpu, Kernel, Watch};
 use crate::error::{Error, Result};
 
-/// A compiled kernel.
+/// Compiled kernel.
 pub struct Pipeline {
     pub(crate) pipeline: wgpu::ComputePipeline,
     pub(crate) layout: wgpu::BindGroupLayout,
-    /// Machine code is there.
+    /// Whether machine code exists.
     ready: AtomicBool,
 }
 
 impl Pipeline {
-    /// Whether it can run without being compiled first: since it was made or, where the driver compiles so late, since its
-    /// first dispatch.
+    /// Returns whether the kernel can run without compiling first. True since its creation or, on drivers that compile
+    /// late, since its first dispatch.
     pub(crate) fn is_ready(&self) -> bool {
         self.ready.load(Relaxed)
     }
 
-    /// Has been dispatched.
+    /// Marks the kernel as dispatched.
     pub(crate) fn set_ready(&self) {
         self.ready.store(true, Relaxed);
     }
 }
 
-/// What a pipeline is made of.
+/// Text and bindings of a pipeline.
 #[derive(Clone)]
 struct Source {
     name: &'static str,
@@ -41,9 +42,9 @@ struct Source {
 }
 
 enum State {
-    /// Nobody is at it. A kernel that failed to compile is compiled again by the next who asks.
+    /// Not being compiled. A kernel that failed to compile is compiled again when it is next requested.
     Wanted,
-    /// A thread compiles it.
+    /// Being compiled by a thread.
     Building,
     Built(Arc<Pipeline>),
 }
@@ -54,7 +55,7 @@ impl State {
     }
 }
 
-/// All kernels that were asked for, by number.
+/// All requested kernels, by number.
 #[derive(Default)]
 struct Known {
     /// By [`Kernel::key`], which needs no rendering.
@@ -64,19 +65,19 @@ struct Known {
     entries: Vec<(Source, State)>,
 }
 
-/// What a device knows of kernels.
+/// Kernel cache of a device, shared by all handles.
 #[derive(Default)]
 pub(super) struct Kernels {
     known: Mutex<Known>,
     changed: Condvar,
 }
 
-/// What can be done now for some kernels.
+/// Next action for a set of kernels.
 #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "a page has one thread"))]
 enum Next {
-    /// This one is the caller's to compile.
+    /// This kernel is the caller's to compile.
     Build(usize, Source),
-    /// The rest of them are being compiled elsewhere.
+    /// The remaining kernels are being compiled elsewhere.
     Wait,
     Done,
 }
@@ -113,7 +114,7 @@ impl Kernels {
         lock(&self.known).entries.get(number).map(|(source, _)| source.clone())
     }
 
-    /// The first of `numbers` that nobody is at, from now on the caller's to compile.
+    /// Claims the first of `numbers` that is not being compiled; it becomes the caller's to compile.
     fn claim(&self, numbers: &[usize]) -> Next {
         let mut known = lock(&self.known);
         let mut waits = false;
@@ -137,7 +138,7 @@ impl Kernels {
         self.changed.notify_all();
     }
 
-    /// Waits until something changes, unless nobody is at any of `numbers`.
+    /// Waits for a change, unless none of `numbers` is being compiled.
     fn wait(&self, numbers: &[usize]) {
         let known = lock(&self.known);
         let is_building = |n: &usize| matches!(known.entries.get(*n), Some((_, State::Building)));
@@ -146,7 +147,7 @@ impl Kernels {
         }
     }
 
-    /// Those of `numbers` whose state is as asked for, each once.
+    /// Filters `numbers` by state, without duplicates.
     fn of_state(&self, numbers: &[usize], is: impl Fn(&State) -> bool) -> Vec<usize> {
         let known = lock(&self.known);
         let mut seen = BTreeSet::new();
@@ -155,7 +156,7 @@ impl Kernels {
     }
 }
 
-/// A kernel that a thread is at: let go of without a pipeline, it is wanted again.
+/// Kernel claimed by a thread. If it is dropped without a pipeline, the kernel can be claimed again.
 struct Claim {
     gpu: Gpu,
     number: usize,
@@ -177,7 +178,7 @@ impl Drop for Claim {
     }
 }
 
-/// The kernels of a job that were not ready when it began.
+/// Kernels of a job that were not ready when it began.
 #[derive(Default)]
 pub(crate) struct Needed {
     numbers: Mutex<BTreeSet<usize>>,
@@ -185,20 +186,20 @@ pub(crate) struct Needed {
     queue: Option<Arc<Queue>>,
 }
 
-/// Kernels on their way while a job does something else. Dropped, those that nobody has begun are left alone.
+/// Kernels being compiled while a job does something else. Dropping it leaves alone those that were not started.
 pub(crate) struct Ahead {
-    /// The device as the job is to use it: it counts.
+    /// Device handle for the job, which counts kernels.
     pub gpu: Gpu,
     _crew: Option<Crew>,
 }
 
 impl Gpu {
-    /// Begins to compile `kernels`, those that are needed first in front, and to count them, together with those of the job
-    /// that this one is a part of. On a device of our own that happens on other threads; where a host drives the job, or in a
-    /// browser, nothing is compiled before it is needed.
+    /// Starts compiling `kernels`, most urgent first, and counts them together with those of the job that this one
+    /// belongs to. On a device of our own this happens on other threads. On a host's device and in a browser nothing is
+    /// compiled before it is needed.
     ///
     /// # Errors
-    /// When a kernel's text cannot be made.
+    /// If the text of a kernel cannot be rendered.
     pub(crate) async fn compile_ahead(&self, kernels: impl IntoIterator<Item = &Kernel>) -> Result<Ahead> {
         let kernels: Vec<&Kernel> = kernels.into_iter().collect();
         let numbers = self.numbers(&kernels).await?;
@@ -213,14 +214,15 @@ impl Gpu {
         Ok(Ahead { gpu: self.counting(Some(Arc::new(needed))), _crew: crew })
     }
 
-    /// Kernels of the job that are ready, of those that were not when it began; `None` where there are none.
+    /// Returns how many kernels of the job are ready, and the total that were not ready when it began. `None` if the
+    /// total is 0.
     pub(crate) fn compiled(&self) -> Option<(usize, usize)> {
         let numbers: Vec<usize> = lock(&self.needed.as_ref()?.numbers).iter().copied().collect();
         let done = self.known().of_state(&numbers, State::is_ready).len();
         (!numbers.is_empty()).then_some((done, numbers.len()))
     }
 
-    /// Lets whoever runs the job look at what [`Gpu::compiled`] says.
+    /// Yields, so that whoever runs the job can look at [`Gpu::compiled`].
     pub(crate) async fn look_up(&self) {
         let mut looked = self.needed.is_none() || self.turn.is_some();
         std::future::poll_fn(|cx| {
@@ -233,12 +235,12 @@ impl Gpu {
         .await
     }
 
-    /// Whether the driver compiles a kernel when it is dispatched first: software drivers do, some of them.
+    /// Returns whether the driver compiles a kernel only at its first dispatch, as some software drivers do.
     pub(crate) fn compiles_late(&self) -> bool {
         cfg!(not(target_arch = "wasm32")) && self.caps().class == AdapterClass::Cpu
     }
 
-    /// The pipelines of `kernels`; renders and compiles those that are not there yet.
+    /// Returns the pipelines of `kernels`; renders and compiles missing ones.
     pub(crate) async fn compile(&self, kernels: &[&Kernel]) -> Result<Vec<Arc<Pipeline>>> {
         let numbers = self.numbers(kernels).await?;
         self.build(&numbers).await?;
@@ -250,7 +252,7 @@ impl Gpu {
         compiled.collect()
     }
 
-    /// The numbers of `kernels`; renders those that are new.
+    /// Returns the numbers of `kernels`; renders new ones.
     async fn numbers(&self, kernels: &[&Kernel]) -> Result<Vec<usize>> {
         let mut numbers = Vec::with_capacity(kernels.len());
         for kernel in kernels {
@@ -268,7 +270,7 @@ impl Gpu {
         Ok(numbers)
     }
 
-    /// Builds `numbers`, on other threads too where that may be.
+    /// Compiles `numbers`, on other threads too if possible.
     #[cfg(not(target_arch = "wasm32"))]
     async fn build(&self, numbers: &[usize]) -> Result<()> {
         let _crew = self.hire(numbers);
@@ -283,8 +285,8 @@ impl Gpu {
         }
     }
 
-    /// Builds `numbers`: where a host drives the job, as many a step as fit; else, as browsers build them beside the page, all
-    /// at once. Another job may be at the same ones, and nobody waits for it.
+    /// Compiles `numbers`: on a host's device as many per step as fit, else all at once, as browsers compile beside the
+    /// page. Another job may compile the same kernels; nobody waits for it.
     #[cfg(target_arch = "wasm32")]
     async fn build(&self, numbers: &[usize]) -> Result<()> {
         let mut begun = Vec::new();
@@ -306,8 +308,8 @@ impl Gpu {
         Ok(())
     }
 
-    /// Has threads compile those of `numbers` that nobody is at, where they are several: the job's, else some that end with what
-    /// is returned. Only on a device of our own, and not where a host drives the job.
+    /// Starts threads that compile those of `numbers` that nobody is compiling, if there are several: the job's own
+    /// threads, or others that end with the returned crew. Only on a device of our own, outside a host's steps.
     #[cfg(not(target_arch = "wasm32"))]
     fn hire(&self, numbers: &[usize]) -> Option<Crew> {
         let wanted = self.known().of_state(numbers, |state| matches!(state, State::Wanted));
@@ -333,7 +335,7 @@ impl Gpu {
         None
     }
 
-    /// Builds a claimed kernel before this returns; the future keeps it, if nothing is wrong with it.
+    /// Compiles a claimed kernel before it returns; the future stores the pipeline if it is valid.
     fn build_one(&self, number: usize, source: &Source) -> impl Future<Output = Result<()>> + use<> {
         let claim = Claim { gpu: self.clone(), number, built: None };
         let mut watch = Watch::new(self);

@@ -10,23 +10,23 @@ use super::device::lock;
 /// wait on small machines.
 const MOST: usize = 4;
 
-/// Numbers of kernels, in the order in which they are compiled.
+/// Queue of kernel numbers, in compile order.
 #[derive(Default)]
 pub(super) struct Queue {
-    /// And whether nobody wants them any more.
+    /// The numbers, and whether the queue was closed.
     left: Mutex<(VecDeque<usize>, bool)>,
     changed: Condvar,
 }
 
 impl Queue {
-    /// Has `numbers` compiled next.
+    /// Moves `numbers` to the front.
     pub fn put_first(&self, numbers: &[usize]) {
         let mut left = lock(&self.left);
         numbers.iter().rev().for_each(|&number| left.0.push_front(number));
         self.changed.notify_all();
     }
 
-    /// The next one; `None` once nobody wants more.
+    /// Waits for the next number; `None` once the queue is closed.
     fn next(&self) -> Option<usize> {
         let mut left = lock(&self.left);
         loop {
@@ -44,14 +44,14 @@ impl Queue {
     }
 }
 
-/// Threads at work on a queue. Dropped, each ends with the kernel that it is at.
+/// Threads that work on a queue. When it is dropped, each ends after its current kernel.
 pub(super) struct Crew {
     queue: Arc<Queue>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Crew {
-    /// Has `build` called with each of `numbers` and of what is put before them later.
+    /// Starts threads that call `build` with each of `numbers`, and with those put in front later.
     pub fn new(numbers: Vec<usize>, build: impl Fn(usize) + Clone + Send + 'static) -> Crew {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         // The caller's thread compiles too, where it waits for a kernel.
@@ -66,7 +66,7 @@ impl Crew {
         Crew { threads: (0..count).filter_map(spawn).collect(), queue }
     }
 
-    /// What they work on.
+    /// The queue of these threads.
     pub fn queue(&self) -> Arc<Queue> {
         self.queue.clone()
     }

@@ -8,17 +8,17 @@ use super::turn::Turn;
 use super::{AdapterClass, Caps, Watch};
 use crate::error::{Error, Result};
 
-/// Which adapter to use, and how.
+/// Options for opening a device.
 #[derive(Clone, Debug, Default)]
 pub struct DeviceOptions {
-    /// Index in [`adapters`], or part of a name; `None` takes the first discrete GPU, else the first integrated one, else
-    /// the first of another kind, else a software driver.
+    /// Index in [`adapters`], or part of a name. `None`: the first discrete GPU, integrated GPU, other adapter or
+    /// software driver, in this order.
     pub adapter: Option<String>,
-    /// Keep wgpu's bounds checks in shaders (slower; tests run both ways).
+    /// Keeps wgpu's bounds checks in shaders (slower; tests run both ways).
     pub bounds_checks: bool,
 }
 
-/// An adapter as `portray info` lists it.
+/// Adapter, as `portray info` lists it.
 #[derive(Clone, Debug)]
 pub struct AdapterEntry {
     /// wgpu's description.
@@ -27,18 +27,18 @@ pub struct AdapterEntry {
     pub limits: wgpu::Limits,
     /// Features.
     pub features: wgpu::Features,
-    /// The kernel family that it would run.
+    /// Kernel family that it would run.
     pub class: AdapterClass,
 }
 
 impl AdapterEntry {
-    /// Limits and kernel family of a device opened on it: what plans are made from.
+    /// Limits and kernel family of a device opened on this adapter, from which plans are made.
     pub fn caps(&self) -> Caps {
         caps_of(&self.info, &self.limits, self.features)
     }
 }
 
-/// A device with its queue and compiled kernels. Cheap to clone.
+/// Device with its queue and compiled kernels. Cheap to clone.
 #[derive(Clone)]
 pub struct Gpu {
     pub(crate) device: wgpu::Device,
@@ -46,12 +46,12 @@ pub struct Gpu {
     info: wgpu::AdapterInfo,
     caps: Caps,
     pub(super) bounds_checks: bool,
-    /// Opened here: its callbacks are set, and kernels may be compiled on threads of our own.
+    /// Whether this crate opened the device: then it sets the callbacks and may compile on threads of its own.
     is_ours: bool,
-    /// Where a host application drives the job: what it allows. It polls the device too; else waiting blocks the thread,
-    /// which is ours.
+    /// Frame budget, on a job that a host application drives. The host polls the device; without it, waiting blocks our
+    /// own thread.
     pub(crate) turn: Option<Turn>,
-    /// What the job that this handle is of has to have compiled.
+    /// Kernels that the job of this handle must compile.
     pub(super) needed: Option<Arc<Needed>>,
     shared: Arc<Shared>,
 }
@@ -59,18 +59,18 @@ pub struct Gpu {
 #[derive(Default)]
 struct Shared {
     kernels: Kernels,
-    /// What paints textures, once it is known to work.
+    /// Pipeline that paints textures, once it is known to work.
     paint: Mutex<Option<wgpu::ComputePipeline>>,
     fault: Mutex<Option<String>>,
-    /// Why the device is gone.
+    /// Reason of the device's loss.
     lost: Mutex<Option<String>>,
-    /// Copies to the host so far.
+    /// Number of copies to the host.
     readbacks: AtomicU64,
-    /// Seconds that a unit of dispatch cost took lately, for sizing submits.
+    /// Recent seconds per cost unit, for sizing submits.
     pace: Mutex<Option<f64>>,
 }
 
-/// What kernels use where a device has it.
+/// Features that kernels use if a device has them.
 pub(crate) const USED_FEATURES: wgpu::Features = wgpu::Features::SUBGROUP;
 
 fn instance() -> wgpu::Instance {
@@ -103,7 +103,7 @@ fn caps_of(info: &wgpu::AdapterInfo, limits: &wgpu::Limits, features: wgpu::Feat
     }
 }
 
-/// All adapters, in wgpu's order.
+/// Lists all adapters, in wgpu's order.
 pub async fn adapters() -> Vec<AdapterEntry> {
     let found = instance().enumerate_adapters(wgpu::Backends::all()).await;
     found.iter().map(entry).collect()
@@ -114,7 +114,7 @@ fn entry(a: &wgpu::Adapter) -> AdapterEntry {
     AdapterEntry { class: class_of(&info), info, limits: a.limits(), features: a.features() }
 }
 
-/// How willingly an adapter of a kind is taken unasked; lower comes first.
+/// Rank of an adapter by its kind if none is asked for; lower comes first.
 fn rank(kind: wgpu::DeviceType) -> u32 {
     match kind {
         wgpu::DeviceType::DiscreteGpu => 0,
@@ -124,11 +124,11 @@ fn rank(kind: wgpu::DeviceType) -> u32 {
     }
 }
 
-/// The adapter of `instance` that `wanted` names, by index or part of a name; else the first discrete GPU, else the first
-/// integrated one, else the first of another kind, else a software driver. In a browser, its only one.
+/// Chooses the adapter of `instance` that `wanted` names, by index or part of a name. Otherwise the first discrete GPU,
+/// integrated GPU, other adapter or software driver, in this order. A browser has only one.
 ///
 /// # Errors
-/// When there is none, or none of that name.
+/// [`Error::Device`] if there is no adapter, [`Error::Usage`] if none has that name.
 pub async fn choose_adapter(instance: &wgpu::Instance, wanted: Option<&str>) -> Result<wgpu::Adapter> {
     let mut found = instance.enumerate_adapters(wgpu::Backends::all()).await;
     let names = found.iter().map(|a| a.get_info().name).collect::<Vec<_>>().join(", ");
@@ -159,7 +159,10 @@ pub async fn choose_adapter(instance: &wgpu::Instance, wanted: Option<&str>) -> 
 }
 
 impl Gpu {
-    /// Opens the adapter that `options` name with all of its limits.
+    /// Opens the adapter that `options` names, with all of its limits.
+    ///
+    /// # Errors
+    /// Those of [`choose_adapter`], and [`Error::Device`] if the device cannot be opened.
     pub async fn request(options: &DeviceOptions) -> Result<Gpu> {
         let adapter = choose_adapter(&instance(), options.adapter.as_deref()).await?;
         let info = adapter.get_info();
@@ -184,7 +187,7 @@ impl Gpu {
         Ok(gpu)
     }
 
-    /// Uses a host application's device, and leaves its callbacks alone.
+    /// Uses a host application's device and leaves its callbacks alone.
     pub fn from_device(info: wgpu::AdapterInfo, device: wgpu::Device, queue: wgpu::Queue, bounds_checks: bool) -> Gpu {
         let caps = caps_of(&info, &device.limits(), device.features());
         Gpu {
@@ -200,17 +203,17 @@ impl Gpu {
         }
     }
 
-    /// The same device for a job that a host drives: it takes what `turn` allows, and never polls or blocks.
+    /// Returns a handle for a job that a host drives: it submits what `turn` allows, and never polls or blocks.
     pub(crate) fn driven(&self, turn: Turn) -> Gpu {
         Gpu { turn: Some(turn), ..self.clone() }
     }
 
-    /// The same device for a job that counts what it has compiled.
+    /// Returns a handle for a job that counts the kernels it compiles.
     pub(super) fn counting(&self, needed: Option<Arc<Needed>>) -> Gpu {
         Gpu { needed, ..self.clone() }
     }
 
-    /// Makes every job on the device end with an error: it is lost.
+    /// Marks the device as lost: every job on it ends with an error.
     pub(crate) fn lose(&self, why: &str) {
         self.shared.lose(why.to_owned());
     }
@@ -223,12 +226,12 @@ impl Gpu {
         &self.shared.kernels
     }
 
-    /// An error that wgpu reported.
+    /// Makes an error of what wgpu reported.
     pub(crate) fn error(&self, message: &str) -> Error {
         Error::Device(format!("{}: {}", self.info.name, first_lines(message)))
     }
 
-    /// The pipeline that paints textures, made by the first job that wants it.
+    /// Returns the pipeline that paints textures, made by the first job that needs it.
     pub(super) async fn paint_pipeline(
         &self,
         make: impl FnOnce(&wgpu::Device) -> wgpu::ComputePipeline,
@@ -243,7 +246,7 @@ impl Gpu {
         Ok(made)
     }
 
-    /// How often something was copied from the adapter to the host.
+    /// Number of copies from the adapter to the host so far.
     pub fn readbacks(&self) -> u64 {
         self.shared.readbacks.load(Relaxed)
     }
@@ -262,18 +265,19 @@ impl Gpu {
         &self.info
     }
 
-    /// Names adapter and driver, for caches of what was measured on it.
+    /// Name of adapter and driver, for caches of measurements.
     pub fn fingerprint(&self) -> String {
         let i = &self.info;
         format!("{} | {} {} | {:?} {:x}:{:x}", i.name, i.driver, i.driver_info, i.backend, i.vendor, i.device)
     }
 
-    /// Bytes now allocated on the adapter, staging included, where the backend can tell.
+    /// Bytes currently allocated on the adapter, staging included, if the backend reports them.
     pub fn allocated_bytes(&self) -> Option<u64> {
         self.device.generate_allocator_report().map(|r| r.total_allocated_bytes)
     }
 
-    /// Whether `bytes` can be allocated now, in buffers as large as they may be: WebGPU tells of no memory's size.
+    /// Tries whether `bytes` can be allocated now, in the largest possible buffers: WebGPU does not report memory
+    /// sizes.
     #[cfg(target_arch = "wasm32")]
     pub(crate) async fn can_allocate(&self, bytes: u64) -> bool {
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
@@ -285,7 +289,7 @@ impl Gpu {
         fits
     }
 
-    /// The browser's own object.
+    /// The browser's `GPUDevice`.
     #[cfg(all(target_arch = "wasm32", feature = "web"))]
     pub(crate) fn web_device(&self) -> wasm_bindgen::JsValue {
         self.device
@@ -293,7 +297,10 @@ impl Gpu {
             .map_or(wasm_bindgen::JsValue::NULL, |device| wasm_bindgen::JsValue::from(device.clone()))
     }
 
-    /// The first error that wgpu reported since the last call; a lost device's is reported for ever.
+    /// Returns the first error that wgpu reported since the last call; the loss of a device is returned every time.
+    ///
+    /// # Errors
+    /// [`Error::Device`] with that error.
     pub fn check(&self) -> Result<()> {
         if let Some(why) = lock(&self.shared.lost).as_deref() {
             return Err(Error::Device(format!("{}: the device was lost: {why}", self.info.name)));

@@ -17,37 +17,37 @@ use minijinja::{Environment, UndefinedBehavior, Value, syntax::SyntaxConfig};
 use crate::base::DType;
 use crate::error::{Error, Result};
 
-/// A shader template: its name and text (`shaders/<name>.wgsl`).
+/// Shader template: its name and text (`shaders/<name>.wgsl`).
 ///
-/// A text that calls `linear_workgroup` (or includes `lib/team.wgsl`) may be run a part of its workgroups at a time: it must
-/// use the number of workgroups for that call alone, and none of its workgroups may count on another's having run. One that
-/// does not call it is run whole.
+/// A text that calls `linear_workgroup` (or includes `lib/team.wgsl`) may run some of its workgroups at a time. It must
+/// use the number of workgroups for that call alone, and no workgroup may depend on another having run. A text without
+/// this call always runs whole.
 #[derive(Clone, Copy, Debug)]
 pub struct Template {
-    /// File stem.
+    /// Stem of the file's name.
     pub name: &'static str,
     /// The file's text.
     pub text: &'static str,
-    /// Runs without bounds checks: this crate's tests have seen all that it touches.
+    /// Whether it runs without bounds checks, because this crate's tests have checked every access.
     pub(crate) trusted: bool,
 }
 
 impl Template {
-    /// A template of another crate: its kernels keep wgpu's bounds checks.
+    /// Template of another crate; its kernels keep wgpu's bounds checks.
     pub const fn new(name: &'static str, text: &'static str) -> Template {
         Template { name, text, trusted: false }
     }
 
-    /// The same without bounds checks.
+    /// Template whose kernels run without bounds checks.
     ///
     /// # Safety
-    /// Every kernel that is rendered from it must keep its indices within its bindings, and its loops finite.
+    /// Every kernel rendered from it must keep its indices within its bindings, and its loops finite.
     pub const unsafe fn trusted(name: &'static str, text: &'static str) -> Template {
         Template { name, text, trusted: true }
     }
 }
 
-/// `shader!("softmax")`: the template `shaders/softmax.wgsl`.
+/// Loads the template `shaders/softmax.wgsl`: `shader!("softmax")`.
 macro_rules! shader {
     ($name:literal) => {
         $crate::gpu::Template {
@@ -69,17 +69,17 @@ const LIBRARY: &[(&str, &str)] = &[
     ("lib/gemm_row.wgsl", include_str!("../../shaders/lib/gemm_row.wgsl")),
 ];
 
-/// How a binding is declared.
+/// Declaration of a storage binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Access {
     /// `var<storage, read>`: no dispatch of the plan writes this buffer while it is bound here.
     Read,
-    /// `var<storage, read_write>`: memory of the arena, where WebGPU allows one buffer twice in a dispatch only so, and inputs,
-    /// so that kernels need not differ; on software adapters all memory.
+    /// `var<storage, read_write>`: memory of the arena, because WebGPU lets a dispatch bind one buffer twice only this
+    /// way; inputs, so that kernels need not differ; and, on software adapters, all memory.
     ReadWrite,
 }
 
-/// A uniform field's type and value.
+/// Type and value of a uniform field.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Field {
     /// `u32`
@@ -88,24 +88,24 @@ pub enum Field {
     F32(f32),
 }
 
-/// One name that a kernel's text uses for a storage binding.
+/// Storage binding under one name of a kernel's text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BindingSpec {
     /// Name in the text.
     pub name: &'static str,
     /// Storage type.
     pub dtype: DType,
-    /// Whether the text uses the `vec4` accessors.
+    /// Uses the `vec4` accessors.
     pub vec4: bool,
-    /// Whether the text writes it.
+    /// Is written.
     pub written: bool,
-    /// How it is declared.
+    /// Declaration.
     pub access: Access,
-    /// Index among the bindings: names of equal memory share one, but for operands that are not there.
+    /// Index among the bindings. Names of equal memory share one, except for absent operands.
     pub slot: usize,
 }
 
-/// A kernel ready to be rendered: template, its values, bindings and uniform fields.
+/// Kernel before rendering: template, values, bindings and uniform fields.
 #[derive(Clone, Debug)]
 pub struct Kernel {
     /// The template.
@@ -135,7 +135,7 @@ fn environment() -> Result<&'static Environment<'static>> {
 }
 
 impl Kernel {
-    /// Tells kernels of different texts apart, without rendering them.
+    /// Key that differs between kernels of different texts; needs no rendering.
     pub(crate) fn key(&self) -> String {
         let Template { name, text, trusted } = self.template;
         let fields: Vec<_> = self.fields.iter().map(|(name, field)| (name, matches!(field, Field::U32(_)))).collect();
@@ -143,7 +143,10 @@ impl Kernel {
         format!("{name} {:p} {trusted} {:?} {:?} {fields:?}", text.as_ptr(), self.values, self.bindings)
     }
 
-    /// The WGSL text: header and rendered template.
+    /// Renders the WGSL text: header and template.
+    ///
+    /// # Errors
+    /// If the template cannot be rendered.
     pub fn render(&self) -> Result<String> {
         let body = environment()?
             .render_named_str(self.template.name, self.template.text, &self.values)
@@ -151,14 +154,14 @@ impl Kernel {
         Ok(self.header() + &body)
     }
 
-    /// Whether a part of its workgroups can run alone: its text asks for none but by `linear_workgroup`, as [`Template`]
-    /// demands.
+    /// Returns whether some of its workgroups can run alone: its text finds them only by `linear_workgroup`, as
+    /// [`Template`] requires.
     pub fn can_be_cut(&self) -> bool {
         let text = self.template.text;
         text.contains("linear_workgroup(") || text.contains("lib/team.wgsl")
     }
 
-    /// The uniform block's bytes, a multiple of 16. The first four are the first workgroup that runs.
+    /// Bytes of the uniform block, a multiple of 16. The first four hold the first workgroup that runs.
     pub fn uniform_bytes(&self) -> Vec<u8> {
         let mut bytes: Vec<u8> = Vec::with_capacity(4 + self.fields.len() * 4);
         bytes.extend(0u32.to_le_bytes());
@@ -172,7 +175,7 @@ impl Kernel {
         bytes
     }
 
-    /// The distinct bindings: `(access, written)` by slot.
+    /// Distinct bindings by slot: `(access, written)`.
     pub fn slots(&self) -> Vec<Access> {
         let count = self.bindings.iter().map(|b| b.slot + 1).max().unwrap_or(0);
         (0..count)
@@ -229,7 +232,7 @@ impl Kernel {
     }
 }
 
-/// The functions through which the text reads and writes binding `b`, declared as `var` of `vec4`s or scalars.
+/// Writes the functions through which the text reads and writes binding `b`, declared as `var` of `vec4`s or scalars.
 fn accessors(h: &mut String, b: &BindingSpec, var: &str, vec4: bool) {
     let n = b.name;
     let scalar = if b.dtype == DType::U32 { "u32" } else { "f32" };

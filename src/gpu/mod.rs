@@ -1,4 +1,5 @@
-//! The only layer that names wgpu (with `graph::run` and the facade): device, limits, buffers, kernels, readback.
+//! GPU layer: device, limits, buffers, kernels, readback. Only this module, the replay of plans and the facade name
+//! wgpu.
 
 mod buffers;
 mod caps;

@@ -1,27 +1,27 @@
-//! How long a device takes for a unit of cost, learnt from what a host's rhythm lets through.
+//! Throughput estimate of a device: seconds per cost unit, learnt within the rhythm of a host.
 //!
-//! That work is done is seen when the host polls, in most hosts once a frame. Work that is seen done `s` seconds after it was
-//! submitted took at most `s`, and at least `s` less the time between two polls. That time is known from steps in which the
-//! job rests. Where the host waits for the display, whatever fits into a frame looks alike; so a job does a little more with
-//! each frame until it takes one too many, and knows from then on.
+//! A host sees finished work only when it polls, usually once per frame. Work seen done `s` seconds after its submit
+//! took at most `s`, and at least `s` minus the time between two polls. That time is known from steps in which the job
+//! rests. If the host waits for the display, everything that fits into a frame looks alike. So a job does a little more
+//! in each frame until one takes too long, and knows the speed from then on.
 
 use super::AdapterClass;
 
-/// What the device was seen to do between two steps of a host.
+/// Observation of the device between two steps of a host.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Seen {
-    /// Cost units that were done.
+    /// Cost units done.
     pub cost: f64,
-    /// Seconds from their first submit, or from when what was before them was seen done, until they were.
+    /// Seconds from their first submit, or from when earlier work was seen done, until they were done.
     pub secs: f64,
-    /// There was something before them: they may have begun earlier than was seen.
+    /// Whether other work came before: they may have begun earlier than was seen.
     pub chained: bool,
-    /// What the step could spend.
+    /// Budget of the step.
     pub budget_secs: f64,
 }
 
-/// Seconds that a cost unit takes on a device that has not shown it yet: rather too long, for a frame that takes too long is
-/// seen by whoever watches, and one that could have held more is not.
+/// Initial estimate of seconds per cost unit. Rather too long: a frame that takes too long is visible, one that could
+/// hold more is not.
 pub(super) fn guess(class: AdapterClass) -> f64 {
     match class {
         AdapterClass::Cpu => 1e-10,
@@ -29,28 +29,29 @@ pub(super) fn guess(class: AdapterClass) -> f64 {
     }
 }
 
-/// Steps with work on the device after which one rests, so that the host's own time stays known.
+/// Steps with work after which one rests, so that the host's own frame time stays known.
 const REST_EVERY: usize = 64;
-/// The same while the device's pace is being looked for.
+/// Steps with work after which one rests while the estimate is being found.
 const REST_OFTEN: usize = 8;
-/// Steps with work after which what is known of the device is doubted: it may have been somebody else's load.
+/// Steps with work after which the estimate is doubted: it may have been another program's load.
 const LOOK_AGAIN: usize = 1000;
-/// How much more each step does while it looks for what a frame holds.
+/// Factor by which each step does more while the estimate is being found.
 const MORE: f64 = 1.3;
-/// Hosts that take longer for a frame of their own do not keep a rhythm worth filling.
+/// Frame time above which a host's rhythm is not worth filling.
 const SLOW_FRAME_SECS: f64 = 0.05;
 
-/// What a job knows of its host and of the device.
+/// Estimator of one job: what it knows of its host and of the device.
 pub(super) struct Pacer {
-    /// Seconds between two steps where the job has nothing on the device.
+    /// Seconds between two steps without work of the job on the device.
     frame_secs: Option<f64>,
-    /// Seconds of a cost unit below which it is not to be looked for; 0 where nothing was found yet.
+    /// Seconds per cost unit below which the search stops; 0 if nothing was found yet.
     floor: f64,
-    /// Steps that shall rest.
+    /// Steps that should rest.
     rests_due: usize,
     since_rest: usize,
     since_look: usize,
-    /// What was seen last took longer than it should, so many seconds a cost unit: the device is slow, or the host was.
+    /// Seconds per cost unit of the last observation, if it took longer than expected: the device is slow, or the host
+    /// was.
     doubted: Option<f64>,
 }
 
@@ -60,17 +61,17 @@ impl Pacer {
         Pacer { frame_secs: None, floor: 0.0, rests_due: 2, since_rest: 0, since_look: 0, doubted: None }
     }
 
-    /// Whether the next step shall submit nothing.
+    /// Returns whether the next step should submit nothing.
     pub fn wants_rest(&self) -> bool {
         self.rests_due > 0
     }
 
-    /// Whether `secs` are so many of the host's frames that one more or less does not matter.
+    /// Returns whether `secs` span so many of the host's frames that one more does not matter.
     pub fn is_long(&self, secs: f64) -> bool {
         self.frame_secs.is_none_or(|frame| secs > 4.0 * frame)
     }
 
-    /// A step, and what was between it and the next, took `secs`, and the device had nothing of the job.
+    /// Records a step without work on the device, `secs` before the next step.
     pub fn rested(&mut self, secs: f64) {
         self.frame_secs = Some(match self.frame_secs {
             // A pause of the host's is not its rhythm; where what came before was slow as well, it may be.
@@ -81,7 +82,7 @@ impl Pacer {
         self.since_rest = 0;
     }
 
-    /// Seconds that a cost unit takes, where it was thought to take `old`.
+    /// Updates the estimate `old` of seconds per cost unit from an observation.
     pub fn learn(&mut self, seen: Seen, old: f64) -> f64 {
         let Some(frame) = self.frame_secs else { return old };
         (self.since_rest, self.since_look) = (self.since_rest + 1, self.since_look + 1);
@@ -110,7 +111,7 @@ impl Pacer {
         towards(old, old.clamp(self.floor, most))
     }
 
-    /// A frame with work took longer than the host's own do, as if a cost unit took `likely` seconds.
+    /// Records a frame with work that took longer than the host's own, as if a cost unit took `likely` seconds.
     fn took_long(&mut self, old: f64, likely: f64) -> f64 {
         if likely <= old {
             self.floor = self.floor.max(likely);
@@ -127,7 +128,7 @@ impl Pacer {
     }
 }
 
-/// From `old` to `new`: smoothly where it is near, else by a factor of two.
+/// Moves from `old` towards `new`: smoothly if it is near, else by a factor of two.
 fn towards(old: f64, new: f64) -> f64 {
     if new > 2.0 * old {
         2.0 * old

@@ -1,22 +1,22 @@
-//! Pictures as textures of the device: from a tensor's memory, without a trip through the host.
+//! Images as textures of the device, made from a tensor's memory without a copy to the host.
 
 use super::buffers::StoredBuffer;
 use super::{Buffer, Gpu};
 use crate::error::Result;
 
-/// How the values of a pixel become a colour: `bias + sum of value[c] * rows[c]`, from -1 to 1.
+/// Conversion of a pixel's values to a colour: `bias + sum of value[c] * rows[c]`, from -1 to 1.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Colours {
-    /// What each channel adds, at most four.
+    /// Contribution of each channel, at most four.
     pub rows: [[f32; 3]; 4],
-    /// What no channel adds.
+    /// Constant part.
     pub bias: [f32; 3],
-    /// Values of a pixel.
+    /// Values per pixel.
     pub channels: u32,
 }
 
 impl Colours {
-    /// Three values that are the colour.
+    /// Conversion of three values that are the colour.
     pub const RGB: Colours =
         Colours { rows: [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0; 3]], bias: [0.0; 3], channels: 3 };
 }
@@ -31,23 +31,23 @@ struct Params {
     stride: u32,
 }
 
-/// The pipeline that paints: to a buffer, which is copied to the texture. Writing a storage texture would save the copy, but
-/// lavapipe (Mesa 22.3) loses 135 kB of the host's memory with every dispatch that does.
+/// Painter of textures. It writes a buffer that is copied to the texture: writing a storage texture would save the
+/// copy, but lavapipe (Mesa 22.3) leaks 135 kB of host memory with every such dispatch.
 pub(crate) struct Painter {
     gpu: Gpu,
     pipeline: wgpu::ComputePipeline,
 }
 
-/// A picture's type: eight bits a channel, of which a host may also make an sRGB view.
+/// Format of images: 8 bits per channel. A host may also view it as sRGB.
 const FORMAT: wgpu::TextureFormat = wgpu::TextureFormat::Rgba8Unorm;
 
 impl Painter {
-    /// Compiles what paints, unless a job before did.
+    /// Creates a painter; compiles its pipeline unless an earlier job did.
     pub async fn new(gpu: &Gpu) -> Result<Painter> {
         Ok(Painter { gpu: gpu.clone(), pipeline: gpu.paint_pipeline(pipeline).await? })
     }
 
-    /// A texture to paint on, of `[width, height]` pixels.
+    /// Creates a texture of `[width, height]` pixels to paint on.
     pub fn texture(&self, [width, height]: [usize; 2]) -> wgpu::Texture {
         self.gpu.device.create_texture(&wgpu::TextureDescriptor {
             label: Some("picture"),
@@ -61,7 +61,7 @@ impl Painter {
         })
     }
 
-    /// Paints what `from` holds, a picture of the texture's size.
+    /// Paints the image in `from`, of the texture's size.
     pub fn paint(&self, from: &StoredBuffer, colours: &Colours, texture: &wgpu::Texture) {
         let stride = stride(texture.width());
         let row = |r: [f32; 3]| [r[0], r[1], r[2], 0.0];
@@ -105,13 +105,13 @@ impl Painter {
     }
 }
 
-/// Pixels from the beginning of a row to the next, where a picture of `width` lies in a buffer.
+/// Pixels per row in a buffer for an image of `width`.
 fn stride(width: u32) -> u32 {
     width.next_multiple_of(wgpu::COPY_BYTES_PER_ROW_ALIGNMENT / 4)
 }
 
 impl Gpu {
-    /// Colours of a painted texture: RGB, row by row.
+    /// Reads a painted texture back: RGB, row by row.
     pub(crate) async fn read_texture(&self, texture: &wgpu::Texture) -> Result<Vec<u8>> {
         let (width, stride) = (texture.width() as usize, stride(texture.width()));
         let bytes = u64::from(stride) * u64::from(texture.height()) * 4;

@@ -1,4 +1,4 @@
-//! What a job may ask of a device that a host application renders with: so much at each of the host's steps.
+//! Frame budget: what a job may submit in each step of a host application.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -9,7 +9,7 @@ use web_time::Instant;
 use super::AdapterClass;
 use super::pace::{Pacer, Seen, guess};
 
-/// What a host gives a job at a step: time on the device and on the calling thread, or dispatches.
+/// Budget of one step: time on the device and on the calling thread, or a number of dispatches.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Budget {
     device_secs: f64,
@@ -17,80 +17,80 @@ pub struct Budget {
     dispatches: usize,
 }
 
-/// The least that a budget of time holds.
+/// Smallest time budget.
 const LEAST_SECS: f64 = 1e-4;
-/// What a step may take on the calling thread where its budget counts dispatches.
+/// Thread time of a step whose budget counts dispatches.
 const THREAD_SECS: f64 = 0.05;
-/// A submit ends where it would take longer than this: Windows kills jobs after about two seconds, pages must paint.
+/// Longest submit: Windows kills jobs after about two seconds, and pages must paint.
 pub(super) const SUBMIT_SECS: f64 = 0.1;
-/// A dispatch that would take longer than this is run in slices.
+/// Longest dispatch; longer ones run in slices.
 pub(super) const DISPATCH_SECS: f64 = 0.5;
 
 impl Budget {
-    /// Upper bound for the job's queued device time, that of earlier steps included, and for the step's own time on the
-    /// calling thread, but for [what is done in one piece](crate::embedding#budgets). A dispatch that would take more than
-    /// half of it is run in slices. Less than 0.1 ms is taken as 0.1 ms, with which a job still goes on.
+    /// Bounds the job's queued device time, including that of earlier steps, and the step's own time on the calling
+    /// thread, except for [what happens in one piece](crate::embedding#budgets). A dispatch that would take more than
+    /// half of it runs in slices. Less than 0.1 ms counts as 0.1 ms, so a job always advances.
     pub fn time(time: Duration) -> Budget {
         let secs = time.as_secs_f64().max(LEAST_SECS);
         Budget { device_secs: secs, thread_secs: secs, dispatches: usize::MAX }
     }
 
-    /// At most `count` dispatches, whatever they take; 0 is taken as 1. The step returns after about 50 ms on the calling
-    /// thread, so that one which loads weights or compiles kernels is followed by others.
+    /// Allows `count` dispatches per step, whatever they take; 0 counts as 1. The step returns after about 50 ms on the
+    /// calling thread, so loading weights or compiling kernels spreads over several steps.
     pub fn dispatches(count: usize) -> Budget {
         Budget { device_secs: f64::INFINITY, thread_secs: THREAD_SECS, dispatches: count.max(1) }
     }
 
-    /// The same with at most `count` dispatches; 0 is taken as 1.
+    /// Returns this budget with at most `count` dispatches; 0 counts as 1.
     pub fn at_most(self, count: usize) -> Budget {
         Budget { dispatches: count.max(1), ..self }
     }
 }
 
-/// What the next submit may have.
+/// Allowance of the next submit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Allowance {
-    /// Cost units in all.
+    /// Total cost units.
     pub cost: f64,
-    /// Cost units of one dispatch; what has more is cut.
+    /// Largest cost of one dispatch; a larger one is cut into slices.
     pub most: f64,
     /// Dispatches.
     pub dispatches: usize,
 }
 
-/// The account of one job: its host fills it at each step, its submits draw on it.
+/// Account of one job: its host fills it at each step, its submits draw on it.
 #[derive(Clone)]
 pub(crate) struct Turn {
     opened: Instant,
     account: Arc<Mutex<Account>>,
 }
 
-/// What a [`Turn`] keeps. Every `now`, and every field `…_at`, counts seconds from one moment.
+/// State of a [`Turn`]. Every `now`, and every field `…_at`, counts seconds from one moment.
 pub(super) struct Account {
     pacer: Pacer,
     budget: Budget,
     began_at: f64,
-    /// What the last step took on its thread, once it has ended.
+    /// Thread time of the last step, once it has ended.
     thread_secs: f64,
-    /// The step submits nothing, so that the host's own time shows.
+    /// Whether the step submits nothing, to show the host's own frame time.
     rests: bool,
-    /// The device had nothing of the job as the step began.
+    /// Whether the device had no work of the job when the step began.
     began_idle: bool,
-    /// Submitted since the step began: a driver may be done with it before the step is.
+    /// Dispatches submitted since the step began: a driver may finish them before the step ends.
     dispatches: usize,
     spent_secs: f64,
-    /// What the step did on its thread before it submitted anything.
+    /// Thread time of the step before its first submit.
     lead_secs: Option<f64>,
-    /// What earlier steps left on the device.
+    /// Device time that earlier steps left.
     carried_secs: f64,
-    /// Submits on the device, and what they should take.
+    /// Submits on the device, and their expected time.
     flying: usize,
     pending_secs: f64,
-    /// Since when the device was at work on what was done since the last look at it, until when, and its cost.
+    /// Period of the device's work that was done since the last observation: start, end and cost.
     since_at: f64,
     until_at: f64,
     done_cost: f64,
-    /// Other work of the job was on the device at `since_at`.
+    /// Whether other work of the job was on the device at `since_at`.
     chained: bool,
 }
 
@@ -116,7 +116,7 @@ impl Account {
         }
     }
 
-    /// The host's next step begins; a cost unit takes `pace` seconds. Returns what was learnt of that.
+    /// Starts the host's next step; a cost unit takes `pace` seconds. Returns the updated pace.
     pub fn grant(&mut self, now: f64, budget: Budget, pace: f64) -> f64 {
         let passed = now - self.began_at;
         let nothing_ran = self.began_idle && self.dispatches == 0 && self.flying == 0;
@@ -139,13 +139,13 @@ impl Account {
         learnt
     }
 
-    /// The host's step ends.
+    /// Ends the host's step.
     pub fn end(&mut self, now: f64) {
         self.thread_secs = now - self.began_at;
     }
 
-    /// What the next submit may have, which begins with a dispatch of `cost` units, or as much of it as may run at once if
-    /// it `can_be_cut`; `None` where it has to wait for another step.
+    /// Returns the allowance of the next submit, which begins with a dispatch of `cost` units, or with as much of it as
+    /// may run at once if it `can_be_cut`. `None` if it must wait for another step.
     pub fn allowed(&mut self, now: f64, pace: f64, cost: f64, can_be_cut: bool) -> Option<Allowance> {
         let elapsed = now - self.began_at;
         let lead = *self.lead_secs.get_or_insert(elapsed);
@@ -160,7 +160,7 @@ impl Account {
         (!self.rests && dispatches > 0 && (fits || alone)).then_some(allowed)
     }
 
-    /// Notes a submit of `dispatches` and `cost` units that should take `secs`.
+    /// Records a submit of `dispatches` and `cost` units that should take `secs`.
     pub fn submitted(&mut self, now: f64, secs: f64, dispatches: usize) {
         (self.dispatches, self.spent_secs) = (self.dispatches + dispatches, self.spent_secs + secs);
         if self.flying == 0 && self.done_cost == 0.0 {
@@ -169,7 +169,7 @@ impl Account {
         (self.flying, self.pending_secs) = (self.flying + 1, self.pending_secs + secs);
     }
 
-    /// Notes that such a submit was seen to be done.
+    /// Records that such a submit was seen done.
     pub fn done(&mut self, now: f64, cost: f64, secs: f64) {
         (self.done_cost, self.until_at) = (self.done_cost + cost, now);
         self.flying -= 1;
@@ -195,23 +195,23 @@ impl Turn {
         self.opened.elapsed().as_secs_f64()
     }
 
-    /// Whether work of the job is on the device, as far as was seen.
+    /// Returns whether work of the job is on the device, as far as was observed.
     pub fn is_busy(&self) -> bool {
         self.account().flying > 0
     }
 
-    /// The host's next step begins; a cost unit takes `pace` seconds. Returns what was learnt of that.
+    /// Starts the host's next step; a cost unit takes `pace` seconds. Returns the updated pace.
     pub fn grant(&self, budget: Budget, pace: f64) -> f64 {
         self.account().grant(self.now(), budget, pace)
     }
 
-    /// The host's step ends.
+    /// Ends the host's step.
     pub fn end(&self) {
         self.account().end(self.now());
     }
 
-    /// Waits until a dispatch of `cost` units fits, or as much of it as may run at once, if it `can_be_cut`; a unit takes
-    /// `pace` seconds.
+    /// Waits until a dispatch of `cost` units fits, or as much of it as may run at once if it `can_be_cut`; a unit
+    /// takes `pace` seconds.
     pub async fn allowed(&self, pace: Option<f64>, class: AdapterClass, cost: f64, can_be_cut: bool) -> Allowance {
         let pace = pace.unwrap_or_else(|| guess(class));
         // The host polls at each of its steps: nobody needs waking.
@@ -222,14 +222,15 @@ impl Turn {
         .await
     }
 
-    /// Notes a submit of `dispatches` and `cost` units that should take `secs`; what is returned ends it.
+    /// Records a submit of `dispatches` and `cost` units that should take `secs`. Call the returned function when it is
+    /// done.
     pub fn submitted(&self, cost: f64, secs: f64, dispatches: usize) -> impl FnOnce() + Send + 'static {
         self.account().submitted(self.now(), secs, dispatches);
         let turn = self.clone();
         move || turn.account().done(turn.now(), cost, secs)
     }
 
-    /// Gives the thread back to the host where this step has had its time.
+    /// Gives the thread back to the host if this step has used its time.
     pub async fn breathe(&self) {
         let mut over = self.account().is_over(self.now());
         std::future::poll_fn(|_| match std::mem::take(&mut over) {

@@ -1,4 +1,4 @@
-//! Waiting for the adapter: blocking the thread, or giving it back to whoever drives the job.
+//! Waiting for the device: by blocking the thread, or by giving it back to the host that drives the job.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -12,12 +12,12 @@ use super::turn::{Allowance, Budget, DISPATCH_SECS, SUBMIT_SECS, Turn};
 use super::{Gpu, STAGING_BYTES};
 use crate::error::Result;
 
-/// Cost units of the first submit on a device whose pace is unknown.
+/// Cost units of the first submit on a device of unknown speed.
 const FIRST_COST: f64 = 2e8;
 /// Submits in flight.
 const IN_FLIGHT: usize = 2;
 
-/// The end of something that wgpu calls back for.
+/// Future of a value that a wgpu callback delivers.
 pub(crate) struct Signal<T>(Arc<Mutex<State<T>>>);
 
 struct State<T> {
@@ -26,7 +26,7 @@ struct State<T> {
 }
 
 impl<T: Send + 'static> Signal<T> {
-    /// A signal, and the call that gives it.
+    /// Creates a signal and the function that resolves it.
     pub fn new() -> (Signal<T>, impl FnOnce(T) + Send + 'static) {
         let state = Arc::new(Mutex::new(State { done: None, waker: None }));
         let given = state.clone();
@@ -56,7 +56,7 @@ impl<T> Future for Signal<T> {
     }
 }
 
-/// A submit on its way: how to wait for it, when it began, and what it costs.
+/// Submit in flight: how to wait for it, when it began, and its cost.
 struct Flown {
     index: wgpu::SubmissionIndex,
     done: Signal<Instant>,
@@ -64,7 +64,7 @@ struct Flown {
     cost: f64,
 }
 
-/// Submits on their way, few at a time, each of bounded time.
+/// Queue of submits in flight: few at a time, each of bounded time.
 pub(crate) struct Flight<'g> {
     gpu: &'g Gpu,
     submits: VecDeque<Flown>,
@@ -76,7 +76,8 @@ impl<'g> Flight<'g> {
         Flight { gpu, submits: VecDeque::new(), last_done: Instant::now() }
     }
 
-    /// What the next submit may have, which begins with a dispatch of `cost` that perhaps `can_be_cut`.
+    /// Returns the allowance of the next submit, which begins with a dispatch of `cost` that perhaps `can_be_cut`.
+    /// Waits for the host's next step if it has none left.
     pub async fn allowed(&self, cost: f64, can_be_cut: bool) -> Allowance {
         let pace = self.gpu.pace();
         if let Some(turn) = &self.gpu.turn {
@@ -89,7 +90,7 @@ impl<'g> Flight<'g> {
         }
     }
 
-    /// Submits `commands`, of so many dispatches and cost units, and waits where too many are on their way.
+    /// Submits `commands` of so many dispatches and cost units, and waits if too many submits are in flight.
     pub async fn submit(&mut self, commands: wgpu::CommandBuffer, dispatches: usize, cost: f64) -> Result<()> {
         let (done, give) = Signal::new();
         let turn = self.gpu.turn.as_ref();
@@ -108,7 +109,7 @@ impl<'g> Flight<'g> {
         Ok(())
     }
 
-    /// Waits for all but the last.
+    /// Waits for all submits but the last.
     pub async fn settle(&mut self) -> Result<()> {
         while self.submits.len() > 1 {
             self.land().await?;
@@ -116,7 +117,7 @@ impl<'g> Flight<'g> {
         self.gpu.check()
     }
 
-    /// Waits for the oldest submit and learns the device's pace from it.
+    /// Waits for the oldest submit and learns the device's speed from it.
     async fn land(&mut self) -> Result<()> {
         let Some(Flown { index, done, began, cost }) = self.submits.pop_front() else { return Ok(()) };
         let done = self.gpu.landed(Some(index), done).await?;
@@ -132,12 +133,13 @@ impl<'g> Flight<'g> {
 }
 
 impl Gpu {
-    /// Seconds that work of `cost` units should take.
+    /// Expected seconds of work of `cost` units.
     fn expected_seconds(&self, cost: f64) -> f64 {
         cost * self.pace().unwrap_or_else(|| guess(self.caps().class))
     }
 
-    /// Begins a step of the job's host: fills its account, and learns the device's pace from what was done since the last.
+    /// Starts a step of the job's host: fills its account, and learns the device's speed from what was done since the
+    /// last.
     pub(crate) fn grant(&self, budget: Budget) {
         let Some(turn) = &self.turn else { return };
         if turn.is_busy() {
@@ -152,18 +154,18 @@ impl Gpu {
         }
     }
 
-    /// Bytes that are handed to the queue before they are waited for. A host that draws sixty times a second is asked no
-    /// more often than that: it gets more at a time.
+    /// Bytes handed to the queue before waiting for them. A host that draws sixty frames a second gets more at a time,
+    /// since it is asked only once per frame.
     pub(super) fn staging_bytes(&self) -> u64 {
         STAGING_BYTES * if self.turn.is_some() { 8 } else { 1 }
     }
 
-    /// Ends that step.
+    /// Ends the step of the job's host.
     pub(crate) fn end_step(&self) {
         self.turn.iter().for_each(Turn::end);
     }
 
-    /// Gives the thread back to the host where its step has had its time.
+    /// Gives the thread back to the host if its step has used its time.
     pub(crate) async fn breathe(&self) {
         if let Some(turn) = &self.turn {
             turn.breathe().await;
@@ -171,6 +173,9 @@ impl Gpu {
     }
 
     /// Waits until everything submitted is done.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device) if the device fails.
     pub async fn wait(&self) -> Result<()> {
         let (done, give) = Signal::new();
         self.queue.on_submitted_work_done(move || give(()));
@@ -178,8 +183,8 @@ impl Gpu {
         self.check()
     }
 
-    /// Waits for the submit `index`, or all of them, which `done` tells of: here where the thread is ours, else when
-    /// the browser, or the host that polls the device, calls back.
+    /// Waits for the submit `index`, or for all, which `done` reports. Polls and blocks only on a thread of our own;
+    /// otherwise the browser, or the host that polls the device, calls back.
     pub(super) async fn landed<T>(&self, index: Option<wgpu::SubmissionIndex>, done: Signal<T>) -> Result<T> {
         #[cfg(not(target_arch = "wasm32"))]
         if self.turn.is_none() {

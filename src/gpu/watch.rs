@@ -1,4 +1,4 @@
-//! What wgpu reports of a job's calls, caught before the device's own handler hears it.
+//! Error scopes of a job: errors that wgpu reports for its calls, caught before the device's own handler.
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use super::Gpu;
 use crate::error::Result;
 
-/// What an error scope caught: known at once natively, later in a browser.
+/// Result of an error scope: known at once natively, later in a browser.
 type Caught = Pin<Box<dyn Future<Output = Option<wgpu::Error>>>>;
 
 /// Collects the errors of calls on a device.
@@ -30,19 +30,19 @@ impl Watch {
         done
     }
 
-    /// The device's loss, or the first error that is known by now.
+    /// Returns the device's loss, or the first error known so far.
     pub fn check(&mut self) -> Result<()> {
         let found = self.poll(&mut Context::from_waker(Waker::noop()));
         self.outcome(found)
     }
 
-    /// The same once every scope has told.
+    /// Waits for every scope, then returns the first error.
     async fn finish(&mut self) -> Result<()> {
         let found = self.told().await;
         self.outcome(found)
     }
 
-    /// What the calls so far `made`, unless one of them was an error.
+    /// Returns `made` unless one of the calls so far was an error.
     pub async fn kept<T>(mut self, made: T) -> Result<T> {
         match self.told().await {
             None => Ok(made),
@@ -56,7 +56,7 @@ impl Watch {
         found.map_or(Ok(()), |error| Err(self.gpu.error(&error.to_string())))
     }
 
-    /// The first error, once every scope has told.
+    /// Waits for every scope and takes the first error.
     async fn told(&mut self) -> Option<wgpu::Error> {
         std::future::poll_fn(|cx| {
             let found = self.poll(cx);
@@ -79,8 +79,8 @@ impl Watch {
 }
 
 impl Gpu {
-    /// Runs a job. On a host's device what is wrong with its calls becomes its error, and the host's handler hears none of
-    /// it; on our own the handler is ours, and a driven job is watched step by step.
+    /// Runs a job in error scopes. On a host's device, errors of its calls become its error and the host's handler sees
+    /// none of them. On our own device the handler is ours; a job that a host drives is watched step by step.
     pub(crate) async fn watched<T>(&self, job: impl Future<Output = Result<T>>) -> Result<T> {
         if self.is_ours() || self.turn.is_some() {
             return job.await;

@@ -1,4 +1,4 @@
-//! A graph as text: one line a node, for eyes and for diffs.
+//! Text form of a graph: one line per node, for reading and for diffs.
 
 use std::fmt;
 

@@ -6,7 +6,10 @@ use super::{Graph, Tensor};
 use crate::base::Array;
 use crate::error::{Error, Result};
 
-/// The values of every tensor that can be computed from `given` (inputs and stored tensors).
+/// Computes every tensor that depends only on `given` (inputs and stored tensors), with the ops' f64 references.
+///
+/// # Errors
+/// [`Error::Op`](crate::error::Error::Op) if a reference does not match its op's shape rule.
 pub fn eval(graph: &Graph, given: HashMap<Tensor, Array>) -> Result<HashMap<Tensor, Array>> {
     let mut values = given;
     for node in &graph.nodes {

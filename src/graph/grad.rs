@@ -5,15 +5,18 @@ use std::collections::{HashMap, HashSet};
 use super::{Graph, NodeId, Source, Tensor, Vjp};
 use crate::error::{Error, Result};
 
-/// Appends nodes that compute the gradient of the scalar `loss` by each of `wrt`. `each` is told the index in `wrt` and
-/// the gradient as soon as it is whole; by then nothing that is still to be recorded reads that tensor, so `each` may
-/// record what overwrites it.
+/// Appends nodes that compute the gradient of the scalar `loss` by each of `wrt`. Calls `each` with the index in `wrt`
+/// and the gradient as soon as it is complete. Nothing recorded later reads that tensor, so `each` may record an op
+/// that overwrites it.
 ///
 /// Only nodes on a path from `wrt` to `loss` get gradients. With `checkpoint`, each [`Graph::segment`] is recorded
 /// again just before its own backward, so that its intermediates need not outlive the forward pass.
 ///
-/// `seed` is the gradient of the loss by itself (a one), and `sum` records the addition of two gradients: they come from
-/// the caller because this layer knows no concrete op. `ops::grad` fills them in.
+/// `seed` is the gradient of the loss by itself (a one), and `sum` records the addition of two gradients. The caller
+/// passes both because this layer knows no concrete op; `ops::grad` fills them in.
+///
+/// # Errors
+/// If an op on a path has no gradient rule, or an operation cannot be recorded.
 pub fn grad(
     g: &mut Graph,
     loss: Tensor,
@@ -95,7 +98,7 @@ fn backward(
     Ok(())
 }
 
-/// The tensors that depend on any of `wrt`, themselves included.
+/// Tensors that depend on any of `wrt`, themselves included.
 fn reachable(g: &Graph, wrt: &[Tensor], forward: NodeId) -> HashSet<Tensor> {
     let mut needs: HashSet<Tensor> = wrt.iter().copied().collect();
     for node in &g.nodes[..forward] {

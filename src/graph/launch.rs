@@ -1,4 +1,4 @@
-//! What an op emits: dispatches over slots of memory that the plan places later.
+//! Dispatches that an op emits, over slots of memory that the plan places later.
 
 use minijinja::Value;
 
@@ -40,7 +40,7 @@ pub struct Dispatch {
     pub grid: [u32; 3],
     /// Node that this belongs to.
     pub node: usize,
-    /// How much of the node's work this is, beside its other dispatches' weights.
+    /// Share of the node's work, relative to the weights of its other dispatches.
     pub weight: usize,
 }
 
@@ -58,11 +58,11 @@ pub struct Launch<'a> {
     pub(super) dispatches: Vec<Dispatch>,
     pub(super) scratch: Vec<u64>,
     pub(super) scratch_base: u32,
-    /// The scratch memory of operands that are not there.
+    /// Scratch memory bound in place of absent operands.
     pub(super) unused: Option<u32>,
 }
 
-/// Operands of a dispatch that may be absent.
+/// Largest number of absent operands of a dispatch.
 const UNUSED: u64 = 4;
 
 /// A vector of four.
@@ -74,7 +74,7 @@ impl<'a> Launch<'a> {
         self.graph.info(self.node.inputs[i])
     }
 
-    /// How many operands there are.
+    /// Number of operands.
     pub fn input_count(&self) -> usize {
         self.node.inputs.len()
     }
@@ -84,23 +84,23 @@ impl<'a> Launch<'a> {
         self.graph.info(self.node.outputs[i])
     }
 
-    /// The memory of operand `i`.
+    /// Memory of operand `i`.
     pub fn input_slot(&self, i: usize) -> Slot {
         Slot::Tensor(self.roots[self.node.inputs[i].0 as usize])
     }
 
-    /// The memory of result `i`.
+    /// Memory of result `i`.
     pub fn output_slot(&self, i: usize) -> Slot {
         Slot::Tensor(self.roots[self.node.outputs[i].0 as usize])
     }
 
-    /// Scratch memory of `elements` f32 values, alive during this node.
+    /// Allocates scratch memory of `elements` f32 values, alive during this node.
     pub fn scratch(&mut self, elements: usize) -> Slot {
         self.scratch.push(DType::F32.bytes(elements));
         Slot::Scratch(self.scratch_base + self.scratch.len() as u32 - 1)
     }
 
-    /// How the memory of `slot` is stored and bound.
+    /// Storage type and declaration of the memory of `slot`.
     pub fn declared(&self, slot: Slot) -> (DType, Access) {
         let (dtype, _, access) = self.slot_info(slot);
         (dtype, access)
@@ -112,7 +112,8 @@ impl<'a> Launch<'a> {
         KernelLaunch { launch: self, kernel, bindings: Vec::new(), absent: 0, weight: 1 }
     }
 
-    /// Memory that the `nth` absent operand of a dispatch is bound to: apart from all others, for it is not read alone.
+    /// Memory bound in place of the `nth` absent operand of a dispatch; each has its own, since the kernel may declare
+    /// it writable.
     fn unused(&mut self, nth: u64) -> Binding {
         debug_assert!(nth < UNUSED, "more operands are absent than there is memory for");
         let step = self.caps.storage_alignment.max(UNUSED_BYTES);
@@ -138,12 +139,12 @@ impl<'a> Launch<'a> {
     }
 }
 
-/// A dispatch being put together.
+/// Builder of one dispatch.
 pub struct KernelLaunch<'l, 'a> {
     launch: &'l mut Launch<'a>,
     kernel: Kernel,
     bindings: Vec<Binding>,
-    /// How many operands are declared and not there.
+    /// Number of operands that are declared but absent.
     absent: u64,
     weight: usize,
 }
@@ -167,7 +168,7 @@ impl KernelLaunch<'_, '_> {
         self
     }
 
-    /// Sets how much of its node's work the dispatch is, beside the node's others: 1 unless told.
+    /// Sets the dispatch's share of its node's work, relative to the node's other dispatches; 1 by default.
     pub fn weight(mut self, weight: usize) -> Self {
         self.weight = weight;
         self
@@ -183,7 +184,7 @@ impl KernelLaunch<'_, '_> {
         self.bind(name, slot, vec4, false)
     }
 
-    /// Binds `bytes` of `slot` from `offset` on, as [`read_as`](Self::read_as): an index counts from there.
+    /// Binds `bytes` of `slot` from `offset` on, as [`read_as`](Self::read_as) does. Indices count from there.
     pub fn read_range(mut self, name: &'static str, slot: Slot, vec4: bool, offset: u64, bytes: u64) -> Self {
         self = self.bind(name, slot, vec4, false);
         if let Some(binding) = self.bindings.last_mut() {
@@ -202,8 +203,8 @@ impl KernelLaunch<'_, '_> {
         self.bind(name, slot, vec4, true)
     }
 
-    /// Declares `name` for a text that reads it only where a uniform says that it is there, and binds memory that is at
-    /// hand: the text stays that of a dispatch which has the operand.
+    /// Declares `name` without an operand, for a kernel that reads it only if a uniform says that it exists. Other
+    /// memory is bound, so that both cases share one kernel.
     pub fn absent(mut self, name: &'static str, dtype: DType, vec4: bool, access: Access) -> Self {
         let read = self.kernel.bindings.iter().find(|b| access == Access::Read && b.access == access && !b.written);
         // Memory of the arena may be bound in one way alone.
@@ -242,6 +243,9 @@ impl KernelLaunch<'_, '_> {
     }
 
     /// Emits the dispatch with `grid` workgroups.
+    ///
+    /// # Errors
+    /// [`Error::Limit`](crate::error::Error::Limit) if a dimension exceeds the adapter's limit.
     pub fn grid(self, grid: [usize; 3]) -> Result<()> {
         if grid.contains(&0) {
             return Ok(());
@@ -263,8 +267,11 @@ impl KernelLaunch<'_, '_> {
         Ok(())
     }
 
-    /// Emits the dispatch with `workgroups` in all, folded into as many dimensions as they need: the text finds its
-    /// index with `linear_workgroup` and skips what is beyond its bound.
+    /// Emits the dispatch with `workgroups` in total, folded into as many dimensions as needed. The kernel finds its
+    /// index with `linear_workgroup` and skips those beyond its bound.
+    ///
+    /// # Errors
+    /// [`Error::Limit`](crate::error::Error::Limit) if there are too many workgroups.
     pub fn linear(self, workgroups: usize) -> Result<()> {
         let limit = self.launch.caps.max_workgroups_per_dimension as usize;
         let x = workgroups.min(limit);

@@ -1,5 +1,7 @@
-//! Models record nodes with static shapes here; [`grad`] appends their backward, [`Plan`] places them in memory,
-//! [`Session`] replays them. Knows `dyn Op`, never a concrete op.
+//! Recording, differentiation, memory planning and replay of computations with static shapes.
+//!
+//! Models record nodes into a [`Graph`]; [`grad`] appends their backward pass; [`Plan`] assigns memory; [`Session`]
+//! replays the plan on a device. This module knows the trait [`Op`], never a concrete operation.
 
 mod dump;
 mod eval;
@@ -23,14 +25,14 @@ use std::sync::Arc;
 use crate::base::{DType, Shape};
 use crate::error::{Error, Result};
 
-/// A handle to a tensor of one [`Graph`].
+/// Handle to a tensor of one [`Graph`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tensor(pub(crate) u32);
 
 /// Index of a node in recording order.
 pub type NodeId = usize;
 
-/// Where a tensor's values come from.
+/// Origin of a tensor's values.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Source {
     /// Written by the host before a run.
@@ -41,27 +43,27 @@ pub enum Source {
     Node(NodeId, usize),
 }
 
-/// What is known of a tensor when it is recorded.
+/// Shape, storage type, origin and name of a tensor.
 #[derive(Clone, Debug)]
 pub struct TensorInfo {
     /// Extents, the last one contiguous.
     pub shape: Shape,
     /// Storage type.
     pub dtype: DType,
-    /// Where its values come from.
+    /// Origin of its values.
     pub source: Source,
-    /// For people: the checkpoint key, the input's name, or the producing op.
+    /// Name for people: the checkpoint key, the input's name, or the producing op.
     pub name: String,
 }
 
 impl TensorInfo {
-    /// Bytes it takes, padded to whole `vec4`.
+    /// Bytes in memory, padded to whole `vec4`.
     pub fn bytes(&self) -> u64 {
         self.dtype.bytes(self.shape.elements())
     }
 }
 
-/// One recorded application of an op.
+/// Recorded application of an op.
 #[derive(Clone, Debug)]
 pub struct Node {
     /// The op with its attributes.
@@ -74,7 +76,7 @@ pub struct Node {
     pub segment: Option<usize>,
 }
 
-/// A static computation: tensors, and the nodes that make them, in order.
+/// Static computation: tensors, and the nodes that make them, in order.
 #[derive(Default)]
 pub struct Graph {
     pub(crate) tensors: Vec<TensorInfo>,
@@ -87,22 +89,22 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// An empty graph.
+    /// Creates an empty graph.
     pub fn new() -> Graph {
         Graph::default()
     }
 
-    /// What is known of `t`.
+    /// Shape, storage type, origin and name of `t`.
     pub fn info(&self, t: Tensor) -> &TensorInfo {
         &self.tensors[t.0 as usize]
     }
 
-    /// The shape of `t`.
+    /// Shape of `t`.
     pub fn shape(&self, t: Tensor) -> &Shape {
         &self.info(t).shape
     }
 
-    /// The nodes in recording order.
+    /// Nodes in recording order.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
@@ -112,12 +114,16 @@ impl Graph {
         Tensor((self.tensors.len() - 1) as u32)
     }
 
-    /// A tensor that the host writes before a run.
+    /// Records a tensor that the host writes before a run.
     pub fn input(&mut self, name: &str, shape: impl Into<Shape>, dtype: DType) -> Tensor {
         self.tensor(TensorInfo { shape: shape.into(), dtype, source: Source::Input, name: name.to_string() })
     }
 
-    /// A tensor that lives in the [`Store`](crate::gpu::Store) under `key`; the same key gives the same handle.
+    /// Records a tensor that is held in the [`Store`](crate::gpu::Store) under `key`. The same key gives the same
+    /// handle.
+    ///
+    /// # Errors
+    /// [`Error::Op`] if `key` was recorded with another shape or storage type.
     pub fn stored(&mut self, key: &str, shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
         let shape = shape.into();
         if let Some(&t) = self.stored.get(key) {
@@ -136,7 +142,7 @@ impl Graph {
         Ok(t)
     }
 
-    /// All stored tensors that were recorded, in recording order.
+    /// All recorded stored tensors, in recording order.
     pub fn stored_tensors(&self) -> impl Iterator<Item = (&str, Tensor)> {
         self.tensors.iter().enumerate().filter_map(|(i, t)| match &t.source {
             Source::Stored(key) => Some((key.as_str(), Tensor(i as u32))),
@@ -144,12 +150,18 @@ impl Graph {
         })
     }
 
-    /// Records `op` on `inputs`; its shape rule runs here.
+    /// Records `op` on `inputs` and returns its results. Runs the op's shape rule.
+    ///
+    /// # Errors
+    /// [`Error::Op`] if the shape rule refuses the inputs.
     pub fn push(&mut self, op: impl Op + 'static, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         self.push_dyn(Arc::new(op), inputs)
     }
 
     /// Records an op with exactly one result.
+    ///
+    /// # Errors
+    /// Those of [`Graph::push`], and [`Error::Op`] if the op has another number of results.
     pub fn push1(&mut self, op: impl Op + 'static, inputs: &[Tensor]) -> Result<Tensor> {
         let name = op.name();
         match self.push(op, inputs)?.as_slice() {
@@ -158,7 +170,10 @@ impl Graph {
         }
     }
 
-    /// Records a shared op.
+    /// Records a shared op, as [`Graph::push`] does.
+    ///
+    /// # Errors
+    /// Those of [`Graph::push`].
     pub fn push_dyn(&mut self, op: Arc<dyn Op>, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
         let infos: Vec<&TensorInfo> = inputs.iter().map(|&t| self.info(t)).collect();
         let results = op.infer(&infos)?;
@@ -172,8 +187,11 @@ impl Graph {
         Ok(outputs)
     }
 
-    /// Records `f` as one unit of gradient checkpointing: with [`grad`]'s `checkpoint`, what is inside is recorded
-    /// again before its backward instead of being kept alive (Chen et al. 2016, arXiv 1604.06174).
+    /// Records `f` as one segment for gradient checkpointing. With [`grad`]'s `checkpoint`, its nodes are recorded
+    /// again before their backward instead of being kept alive (Chen et al. 2016, arXiv 1604.06174).
+    ///
+    /// # Errors
+    /// Those of `f`.
     pub fn segment<T>(&mut self, name: &str, f: impl FnOnce(&mut Graph) -> Result<T>) -> Result<T> {
         if self.current_segment.is_some() {
             return f(self);
@@ -193,6 +211,9 @@ impl Graph {
     }
 
     /// Makes the run leave `value` in the stored tensor `target`: its producer writes there directly.
+    ///
+    /// # Errors
+    /// [`Error::Op`] if `target` is not stored, `value` is not computed, or they differ in size or type.
     pub fn assign(&mut self, target: Tensor, value: Tensor) -> Result<()> {
         let (to, from) = (self.info(target), self.info(value));
         if !matches!(to.source, Source::Stored(_)) || !matches!(from.source, Source::Node(..)) {

@@ -1,4 +1,4 @@
-//! The op contract. Adding an op is `src/ops/<op>.rs`, `shaders/<op>.wgsl` and its name in the registry.
+//! Contract of an operation. A new op is `src/ops/<op>.rs`, `shaders/<op>.wgsl` and its name in `src/ops/mod.rs`.
 
 use std::fmt::Debug;
 
@@ -6,18 +6,21 @@ use super::{Graph, Launch, Tensor, TensorInfo};
 use crate::base::{Array, DType, Shape};
 use crate::error::{Error, Result};
 
-/// A differentiable operation on tensors of static shape.
+/// Differentiable operation on tensors of static shape.
 pub trait Op: Debug + Send + Sync {
     /// Name, as in `src/ops/<name>.rs`.
     fn name(&self) -> &'static str;
 
-    /// Shape rule: result shapes and types, or an error that names the argument and the shapes.
+    /// Shape rule: returns the shapes and types of the results.
+    ///
+    /// # Errors
+    /// [`Error::Op`](crate::error::Error::Op) that names the argument and the shapes.
     fn infer(&self, inputs: &[&TensorInfo]) -> Result<Vec<(Shape, DType)>>;
 
     /// Emits the dispatches that compute the outputs. Runs without a GPU.
     fn launch(&self, launch: &mut Launch) -> Result<()>;
 
-    /// The same in naive f64: the oracle for the kernel and for finite differences.
+    /// Computes the results naively in f64: the oracle for the kernel and for finite differences.
     fn reference(&self, inputs: &[&Array]) -> Vec<Array>;
 
     /// Vector-Jacobian product: records the gradient of each input that [`Vjp::needs`] one.
@@ -26,13 +29,13 @@ pub trait Op: Debug + Send + Sync {
         Err(Error::op(self.name(), "has no gradient rule"))
     }
 
-    /// Floating-point operations (a multiply-add is two), for plans and benches.
+    /// Number of floating-point operations (a multiply-add counts as two), for plans and benchmarks.
     fn flops(&self, inputs: &[&TensorInfo], outputs: &[&TensorInfo]) -> u64 {
         let _ = inputs;
         outputs.iter().map(|t| t.shape.elements() as u64).sum()
     }
 
-    /// `Some(i)`: output 0 is input `i` under another shape, no dispatch.
+    /// Input whose memory output 0 is, under another shape and without a dispatch, if any.
     fn alias(&self) -> Option<usize> {
         None
     }
@@ -43,7 +46,7 @@ pub trait Op: Debug + Send + Sync {
     }
 }
 
-/// What an op's gradient rule sees.
+/// Context of an op's gradient rule.
 pub struct Vjp<'a> {
     /// The graph to record into.
     pub g: &'a mut Graph,
@@ -51,7 +54,7 @@ pub struct Vjp<'a> {
     pub inputs: Vec<Tensor>,
     /// The node's results.
     pub outputs: Vec<Tensor>,
-    /// Gradient of the loss by each result, where there is one.
+    /// Gradient of the loss by each result, if it has one.
     pub grads: Vec<Option<Tensor>>,
     needs: Vec<bool>,
 }
@@ -67,17 +70,20 @@ impl<'a> Vjp<'a> {
         Vjp { g, inputs, outputs, grads, needs }
     }
 
-    /// Whether input `i` is on a path to a trainable tensor.
+    /// Returns whether input `i` is on a path to a trainable tensor.
     pub fn needs(&self, i: usize) -> bool {
         self.needs.get(i).copied().unwrap_or(false)
     }
 
-    /// The gradient of the first result.
+    /// Returns the gradient of the first result.
+    ///
+    /// # Errors
+    /// [`Error::Op`](crate::error::Error::Op) if it has none.
     pub fn grad(&self) -> Result<Tensor> {
         self.grads.first().copied().flatten().ok_or_else(|| Error::op("grad", "the op's first result has no gradient"))
     }
 
-    /// The shape of input `i`.
+    /// Shape of input `i`.
     pub fn shape(&self, i: usize) -> Shape {
         self.g.shape(self.inputs[i]).clone()
     }

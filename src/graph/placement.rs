@@ -1,7 +1,7 @@
-//! Memory for tensors whose lifetimes are known: greedy by size with offsets (Pisarchyk and Lee 2020,
-//! arXiv 2001.03288), into chunks that fit a buffer.
+//! Memory placement of tensors with known lifetimes: greedy by size with offsets (Pisarchyk and Lee 2020, arXiv
+//! 2001.03288), into chunks that fit a buffer.
 
-/// A block to place: when it is alive (node positions, both included) and how large it is.
+/// Block to place: when it is alive (node positions, both included) and how large it is.
 #[derive(Clone, Copy, Debug)]
 pub struct Block {
     /// Position of the producer.
@@ -12,7 +12,7 @@ pub struct Block {
     pub bytes: u64,
 }
 
-/// Where a block lies.
+/// Position of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Index of the chunk.
@@ -54,7 +54,7 @@ pub fn place(blocks: &[Block], chunk_limit: u64) -> (Vec<Place>, Vec<u64>) {
     (places, sizes)
 }
 
-/// The lowest offset at which `block` overlaps nothing that is alive with it; `placed` is sorted by offset.
+/// Finds the lowest offset at which `block` overlaps nothing that is alive with it; `placed` is sorted by offset.
 fn lowest_gap(blocks: &[Block], places: &[Place], placed: &[usize], block: Block) -> u64 {
     let mut end = 0;
     for &j in placed {

@@ -1,4 +1,4 @@
-//! From a graph to a flat list of dispatches in placed memory. Pure: needs no GPU.
+//! Plan of a graph: a flat list of dispatches in placed memory. Needs no GPU.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -10,7 +10,7 @@ use crate::gpu::{Access, Caps, Variants};
 /// Guard behind each block of a plan made with sentinels.
 pub(crate) const GUARD_BYTES: u64 = 256;
 
-/// How to plan.
+/// Options of a plan.
 #[derive(Clone, Debug, Default)]
 pub struct PlanOptions {
     /// Keeps every intermediate alive, so that each node can be checked after the run.
@@ -19,7 +19,7 @@ pub struct PlanOptions {
     pub sentinels: bool,
 }
 
-/// Where a slot's memory is.
+/// Location of a slot's memory.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Home {
     /// A chunk of the arena.
@@ -30,7 +30,7 @@ pub(crate) enum Home {
     Input(u64),
 }
 
-/// A graph, placed: every dispatch, every byte, known before the first one runs.
+/// Planned graph: every dispatch and every byte is known before the first one runs.
 #[derive(Clone)]
 pub struct Plan {
     pub(crate) dispatches: Vec<Dispatch>,
@@ -53,6 +53,10 @@ pub struct Plan {
 
 impl Plan {
     /// Plans `graph` for an adapter with `caps`, using the kernel `variants` chosen for it.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if a tensor or dispatch exceeds the adapter's limits, by name; [`Error::Op`] if nodes overwrite
+    /// memory that later ones read.
     pub fn new(graph: &Graph, caps: &Caps, variants: &Variants, options: &PlanOptions) -> Result<Plan> {
         log::debug!(target: "portray::plan", "{graph:?}");
         let live = live_nodes(graph, options.keep_all);
@@ -102,7 +106,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Gives every slot a home.
+    /// Assigns memory to every slot.
     fn settle(&mut self, graph: &Graph, live: &[usize], scratch: &[(usize, u64)], options: &PlanOptions) -> Result<()> {
         let align = self.caps.storage_alignment.max(16);
         let mut lifetimes: BTreeMap<Tensor, (usize, usize)> = BTreeMap::new();
@@ -152,7 +156,7 @@ impl Plan {
         Ok(())
     }
 
-    /// The byte range that `binding` covers, as `(memory, start, end)`; ranges of different memory never meet.
+    /// Byte range that `binding` covers, as `(memory, start, end)`; ranges of different memory never meet.
     fn range(&self, binding: &Binding) -> Option<(Memory<'_>, u64, u64)> {
         let (memory, base) = match self.homes.get(&binding.slot)? {
             Home::Arena(p) => (Memory::Chunk(p.chunk), p.offset),
@@ -162,8 +166,11 @@ impl Plan {
         Some((memory, base + binding.offset, base + binding.offset + binding.bytes))
     }
 
-    /// Refuses what WebGPU would refuse or silently truncate, and what it does not check: two bindings of one dispatch
+    /// Checks what WebGPU would refuse or silently truncate, and what it does not check: two bindings of one dispatch
     /// that overlap while one is written.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] that names the tensor and its op.
     pub fn verify(&self) -> Result<()> {
         for d in &self.dispatches {
             let name = d.kernel.template.name;
@@ -222,22 +229,22 @@ impl Plan {
         }
     }
 
-    /// The shape of a tensor of the planned graph.
+    /// Shape of a tensor of the planned graph.
     pub fn shape(&self, t: Tensor) -> &crate::base::Shape {
         &self.tensors[t.0 as usize].shape
     }
 
-    /// The kernel of every dispatch, in order.
+    /// Kernel of every dispatch, in order.
     pub fn kernels(&self) -> impl Iterator<Item = &crate::gpu::Kernel> {
         self.dispatches.iter().map(|d| &d.kernel)
     }
 
-    /// Dispatches in a run.
+    /// Number of dispatches of one run.
     pub fn dispatch_count(&self) -> usize {
         self.dispatches.len()
     }
 
-    /// FLOPs of a run.
+    /// FLOPs of one run.
     pub fn total_flops(&self) -> u64 {
         self.flops.values().sum()
     }
@@ -260,7 +267,7 @@ enum Memory<'a> {
     Inputs,
 }
 
-/// Nodes whose results are wanted, in order.
+/// Nodes whose results are needed, in order.
 fn live_nodes(graph: &Graph, keep_all: bool) -> Vec<usize> {
     if keep_all {
         return (0..graph.nodes.len()).collect();
@@ -278,7 +285,7 @@ fn live_nodes(graph: &Graph, keep_all: bool) -> Vec<usize> {
     live
 }
 
-/// For each tensor, the one that owns its memory: through reshapes, in-place updates and assignments.
+/// Owner of each tensor's memory: through reshapes, in-place updates and assignments.
 fn roots(graph: &Graph) -> Result<Vec<Tensor>> {
     let mut roots: Vec<Tensor> = (0..graph.tensors.len() as u32).map(Tensor).collect();
     for node in &graph.nodes {

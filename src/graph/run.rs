@@ -1,4 +1,4 @@
-//! Replays a plan: pre-built bind groups, one packed uniform buffer, submits of bounded time.
+//! Replay of a plan: pre-built bind groups, one packed uniform buffer, submits of bounded time.
 
 mod check;
 
@@ -22,9 +22,9 @@ struct Step {
     bind_group: wgpu::BindGroup,
     grid: [u32; 3],
     cost: f64,
-    /// Where its uniform block begins, with the first workgroup that runs.
+    /// Offset of its uniform block, which begins with the first workgroup that runs.
     uniform: u64,
-    /// A part of its workgroups may run alone.
+    /// Whether some of its workgroups may run alone.
     can_be_cut: bool,
 }
 
@@ -34,15 +34,15 @@ impl Step {
     }
 }
 
-/// What a submit runs.
+/// Work of one submit.
 enum Piece {
     /// Whole dispatches.
     Steps(Range<usize>),
-    /// Some workgroups of one.
+    /// Some workgroups of one dispatch.
     Slice { step: usize, workgroups: Range<u32> },
 }
 
-/// A plan on a device: compiled, bound, ready to run many times.
+/// Plan on a device: compiled, bound, ready to run many times.
 pub struct Session {
     gpu: Gpu,
     plan: Arc<Plan>,
@@ -50,11 +50,11 @@ pub struct Session {
     inputs: Buffer,
     uniforms: Option<Buffer>,
     homes: HashMap<Slot, (Buffer, u64)>,
-    /// The step whose uniform block tells of a slice, counted from 1.
+    /// Step whose uniform block describes a slice, counted from 1; 0 if none does.
     sliced: AtomicUsize,
 }
 
-/// What a node took alone.
+/// Time of one node, run alone.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeTime {
     /// Its op's name.
@@ -69,6 +69,9 @@ pub struct NodeTime {
 
 impl Session {
     /// Compiles and binds `plan`. Its stored tensors must be in `store`, its arena reserved in `pool`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if a stored tensor is missing or too small, a kernel does not compile, or the device fails.
     pub async fn new(gpu: &Gpu, plan: impl Into<Arc<Plan>>, pool: &mut Pool, store: &Store) -> Result<Session> {
         let plan = plan.into();
         pool.reserve(gpu, &plan.arena)?;
@@ -126,8 +129,8 @@ impl Session {
         if self.gpu.compiles_late() && self.gpu.turn.is_none() { self.warm_up().await } else { Ok(()) }
     }
 
-    /// Dispatches no workgroup of each kernel that has not run, so that the driver compiles one after another, seen by who
-    /// counts them, and the work's own submits take what work takes.
+    /// Dispatches zero workgroups of each kernel that has not run. The driver then compiles one after another, visible
+    /// to the caller that counts them, and submits with work take only the work's time.
     async fn warm_up(&self) -> Result<()> {
         for (i, step) in self.steps.iter().enumerate() {
             if step.pipeline.is_ready() {
@@ -149,7 +152,8 @@ impl Session {
 
     fn home(&self, slot: Slot) -> Result<(&Buffer, u64)> {
         let home = self.homes.get(&slot);
-        home.map(|(b, o)| (b, *o)).ok_or_else(|| Error::Internal(format!("{} has no memory", self.plan.slot_name(slot))))
+        home.map(|(b, o)| (b, *o))
+            .ok_or_else(|| Error::Internal(format!("{} has no memory", self.plan.slot_name(slot))))
     }
 
     /// The plan.
@@ -162,12 +166,18 @@ impl Session {
         &self.gpu
     }
 
-    /// Writes an input's values.
+    /// Writes the values of an input.
+    ///
+    /// # Errors
+    /// [`Error::Op`] if `input` is not an f32 input of this size.
     pub fn write(&self, input: Tensor, values: &[f32]) -> Result<()> {
         self.write_bytes(input, bytemuck::cast_slice(values), DType::F32)
     }
 
-    /// Writes an input of token ids.
+    /// Writes the token ids of an input.
+    ///
+    /// # Errors
+    /// [`Error::Op`] if `input` is not a u32 input of this size.
     pub fn write_ids(&self, input: Tensor, ids: &[u32]) -> Result<()> {
         self.write_bytes(input, bytemuck::cast_slice(ids), DType::U32)
     }
@@ -186,8 +196,11 @@ impl Session {
         Ok(())
     }
 
-    /// Runs the plan, in submits of bounded time; a dispatch that takes too long is run in slices of its workgroups.
-    /// Returns when all of it is submitted and the last is on its way.
+    /// Runs the plan, in submits of bounded time. A dispatch that takes too long runs in slices of its workgroups.
+    /// Returns once everything is submitted and at most the last submit is in flight.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device fails.
     pub async fn run(&self) -> Result<()> {
         // A run that was given up may have left a slice behind.
         self.tell_slice(None);
@@ -218,7 +231,7 @@ impl Session {
         Ok(())
     }
 
-    /// Makes the next submits run `slice`, a step from a workgroup on, or every step whole.
+    /// Sets what the next submits run: `slice`, a step from a workgroup on, or every step whole.
     fn tell_slice(&self, slice: Option<(usize, u32)>) {
         let Some(uniforms) = &self.uniforms else { return };
         let told = self.sliced.swap(slice.map_or(0, |(step, _)| step + 1), Ordering::Relaxed);
@@ -228,7 +241,10 @@ impl Session {
         }
     }
 
-    /// Runs every dispatch alone and waits for it.
+    /// Runs every dispatch alone, waits for it, and returns the time of each node.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device fails.
     pub async fn profile(&self) -> Result<Vec<NodeTime>> {
         let mut nodes: Vec<(usize, &'static str, f64)> = Vec::new();
         for (i, d) in self.plan.dispatches.iter().enumerate() {
@@ -249,8 +265,8 @@ impl Session {
         Ok(nodes.into_iter().map(time).collect())
     }
 
-    /// What is `allowed` of the steps from `start` on, of which `first` workgroups have run, and its cost: some of one
-    /// step's workgroups where that takes too long, else at least one step.
+    /// Takes what is `allowed` of the steps from `start` on, of which `first` workgroups have run, with its cost: some
+    /// workgroups of one step if it takes too long, else at least one step.
     fn take(&self, start: usize, first: u32, allowed: Allowance) -> (Piece, f64) {
         let step = &self.steps[start];
         let all = step.workgroups();
@@ -273,7 +289,7 @@ impl Session {
         (Piece::Steps(start..end), cost)
     }
 
-    /// Dispatches, each with its workgroups.
+    /// Encodes dispatches, each with its workgroups.
     fn encode(&self, dispatches: impl IntoIterator<Item = (usize, [u32; 3])>) -> wgpu::CommandBuffer {
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         {
@@ -287,7 +303,7 @@ impl Session {
         encoder.finish()
     }
 
-    /// The memory of a tensor that is an output, an input or stored.
+    /// Memory of a tensor that is an output, an input or stored.
     pub(crate) fn place(&self, t: Tensor) -> Result<StoredBuffer> {
         let root = self.plan.roots[t.0 as usize];
         let (buffer, offset) = self.home(Slot::Tensor(root))?;
@@ -297,6 +313,9 @@ impl Session {
     }
 
     /// Reads a tensor that is an output, an input or stored.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if it has no memory after the run, or the device fails.
     pub async fn read(&self, t: Tensor) -> Result<Vec<f32>> {
         let info = &self.plan.tensors[t.0 as usize];
         let at = self.place(t)?;
@@ -325,7 +344,10 @@ fn homes(plan: &Plan, pool: &Pool, store: &Store, inputs: &Buffer) -> Result<Has
         let found = match home {
             Home::Arena(place) => {
                 let chunk = pool.chunk(place.chunk);
-                (chunk.ok_or_else(|| Error::Internal("the arena is smaller than the plan".into()))?.clone(), place.offset)
+                (
+                    chunk.ok_or_else(|| Error::Internal("the arena is smaller than the plan".into()))?.clone(),
+                    place.offset,
+                )
             }
             Home::Input(offset) => (inputs.clone(), *offset),
             Home::Stored(key) => {
@@ -342,7 +364,7 @@ fn homes(plan: &Plan, pool: &Pool, store: &Store, inputs: &Buffer) -> Result<Has
     Ok(homes)
 }
 
-/// A rough cost of each dispatch: its share of its node's FLOPs, by weight, plus the bytes that it touches.
+/// Estimates the cost of each dispatch: its share of its node's FLOPs, by weight, plus the bytes that it touches.
 fn costs(plan: &Plan) -> Vec<f64> {
     let mut weights: HashMap<usize, f64> = HashMap::new();
     for d in &plan.dispatches {

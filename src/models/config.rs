@@ -29,7 +29,7 @@ pub struct UnetConfig {
     /// The diffusers that wrote the file.
     #[serde(rename = "_diffusers_version")]
     pub diffusers_version: Option<String>,
-    /// Channels of the latents.
+    /// Channels of the input: the latents', and in an inpainting model those of the mask and the masked latents.
     pub in_channels: usize,
     /// Channels of the prediction.
     pub out_channels: usize,
@@ -189,6 +189,12 @@ impl UnetConfig {
     /// Height and width of the latents that it was made for.
     pub fn latent_size(&self) -> [usize; 2] {
         self.sample_size.as_ref().map_or([64; 2], |size| [size.get(0), size.get(1)])
+    }
+
+    /// Whether the input is that of an inpainting model for latents of `latent` channels: the latents, a mask, and the
+    /// latents of the picture with the mask cut out.
+    pub fn inpaints(&self, latent: usize) -> bool {
+        self.in_channels == 2 * latent + 1
     }
 
     /// Width of the time embedding.

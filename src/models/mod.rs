@@ -17,5 +17,5 @@ mod vae_blocks;
 
 pub use config::{TextEncoderConfig, UnetConfig, VaeConfig};
 pub use text_encoder::TextEncoder;
-pub use unet::{Context, KeyValue, UNet};
+pub use unet::{Context, KeyValue, Sample, UNet};
 pub use vae::{MapSizes, Vae};

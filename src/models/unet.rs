@@ -12,6 +12,21 @@ use crate::graph::{Graph, Tensor};
 use crate::nn::{Conv2d, GroupNorm, Linear, Mode, Scope};
 use crate::ops::{Activation, Epilogue, Heads, WIDEST_HEAD, timestep_embedding, unary};
 
+/// Input of a UNet: the noised latents, and what is concatenated behind their channels.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// Noised latents `[n, h, w, latent channels]`, or all input channels in one tensor.
+    pub latents: Tensor,
+    /// Further channels `[n, h, w, c]`: an inpainting model's mask and masked latents.
+    pub extra: Option<Tensor>,
+}
+
+impl From<Tensor> for Sample {
+    fn from(latents: Tensor) -> Sample {
+        Sample { latents, extra: None }
+    }
+}
+
 /// The UNet.
 #[derive(Clone, Debug)]
 pub struct UNet {
@@ -123,18 +138,27 @@ impl UNet {
         self.cross_attentions().enumerate().flat_map(tensors).collect()
     }
 
-    /// The prediction for `sample [n, h, w, in_channels]` at `timestep [n]` (f32) -> `[n, h, w, out_channels]`.
-    pub fn forward(&self, g: &mut Graph, sample: Tensor, timestep: Tensor, context: Context) -> Result<Tensor> {
-        let shape = g.shape(sample).clone();
-        if shape.len() != 4 || shape[3] != self.config.in_channels || **g.shape(timestep) != [shape[0]] {
-            let time = g.shape(timestep);
-            return Err(Error::op(
-                "unet",
-                format!("sample is {shape}, timestep is {time}: expected [n, h, w, c] and [n]"),
-            ));
+    /// The prediction for `sample`, whose channels add up to `in_channels`, at `timestep [n]` (f32)
+    /// -> `[n, h, w, out_channels]`.
+    pub fn forward(
+        &self,
+        g: &mut Graph,
+        sample: impl Into<Sample>,
+        timestep: Tensor,
+        context: Context,
+    ) -> Result<Tensor> {
+        let Sample { latents, extra } = sample.into();
+        let (shape, time) = (g.shape(latents).clone(), g.shape(timestep));
+        let channels = shape.last() + extra.map_or(0, |extra| g.shape(extra).last());
+        if shape.len() != 4 || channels != self.config.in_channels || **time != [shape[0]] {
+            let message = format!(
+                "sample is {shape} with {channels} channels in all, timestep is {time}: expected [n, h, w, c], {} and [n]",
+                self.config.in_channels
+            );
+            return Err(Error::op("unet", message));
         }
         let cond = Conditioning { time: self.time(g, timestep)?, context };
-        let mut x = self.conv_in.forward(g, sample)?;
+        let mut x = self.conv_in.forward_with(g, latents, extra, Epilogue::default())?;
         let mut skips = vec![x];
         for block in &self.down_blocks {
             x = block.forward(g, x, cond, &mut skips)?;

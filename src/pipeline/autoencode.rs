@@ -63,6 +63,11 @@ impl VaeSession {
         self.session.read(self.output).await
     }
 
+    /// Runs the encoder of `model` on an image, NHWC in [-1, 1].
+    pub(crate) async fn encode(&self, pixels: &[f32], model: &Model) -> Result<Posterior> {
+        Ok(Posterior::new(&self.run(pixels).await?, model.vae.latent_channels))
+    }
+
     /// Runs it on what `from` holds.
     pub(crate) async fn run_on(&self, from: &StoredBuffer) -> Result<()> {
         self.session.gpu().copy(from, &self.session.place(self.input)?)?;
@@ -80,13 +85,31 @@ impl VaeSession {
     }
 }
 
-/// Mean and standard deviation of a posterior, from its moments (NHWC, means before logarithms of variances).
-pub(crate) fn posterior(moments: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
-    let mut mean = Vec::with_capacity(moments.len() / 2);
-    let mut std = Vec::with_capacity(moments.len() / 2);
-    for pixel in moments.chunks(2 * channels) {
-        mean.extend_from_slice(&pixel[..channels]);
-        std.extend(pixel[channels..].iter().map(|l| (0.5 * l.clamp(-30.0, 20.0)).exp()));
+/// The distribution of an image's latents that the encoder gives, NHWC, not scaled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Posterior {
+    /// Means.
+    pub mean: Vec<f32>,
+    /// Standard deviations.
+    pub std: Vec<f32>,
+}
+
+impl Posterior {
+    /// From the encoder's moments: NHWC, `channels` means before as many logarithms of variances.
+    pub(crate) fn new(moments: &[f32], channels: usize) -> Posterior {
+        let mut mean = Vec::with_capacity(moments.len() / 2);
+        let mut std = Vec::with_capacity(moments.len() / 2);
+        for pixel in moments.chunks(2 * channels) {
+            mean.extend_from_slice(&pixel[..channels]);
+            std.extend(pixel[channels..].iter().map(|l| (0.5 * l.clamp(-30.0, 20.0)).exp()));
+        }
+        Posterior { mean, std }
     }
-    (mean, std)
+
+    /// Latents drawn by `noise` (normal values, NHWC) and scaled by `factor`.
+    pub fn sample(&self, noise: &[f32], factor: f64) -> Vec<f32> {
+        let value =
+            |((m, s), n): ((&f32, &f32), &f32)| ((f64::from(*m) + f64::from(*s) * f64::from(*n)) * factor) as f32;
+        self.mean.iter().zip(&self.std).zip(noise).map(value).collect()
+    }
 }

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use crate::base::rng::NoiseRng;
 use crate::base::{DType, layout};
 use crate::diffusion::Trajectory;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pool, Store, StoredBuffer};
 use crate::graph::{Graph, Plan, Session, Tensor};
-use crate::models::{Context, UNet};
+use crate::models::{Context, Sample, UNet};
 use crate::nn::Mode;
 use crate::ops::{sampler_step, scale_input};
 
 use super::Model;
+use super::inpaint::Masked;
 use super::planning::Planning;
 use super::text::Hidden;
 
@@ -23,6 +24,10 @@ pub(crate) struct Extent {
     pub size: [usize; 2],
     /// Latent channels.
     pub channels: usize,
+    /// Channels of the mask and the masked latents, of an inpainting model.
+    pub extra: usize,
+    /// Factor of masked latents.
+    pub scaling_factor: f64,
     /// Tokens of a prompt.
     pub tokens: usize,
     /// Width of the hidden states.
@@ -38,7 +43,9 @@ impl Extent {
     pub(crate) fn new(model: &Model, [width, height]: [usize; 2], guided: bool, slots: usize) -> Extent {
         Extent {
             size: [height / model.factor(), width / model.factor()],
-            channels: model.unet.in_channels,
+            channels: model.vae.latent_channels,
+            extra: model.extra_channels(),
+            scaling_factor: model.vae.scaling_factor,
             tokens: model.tokenizer.length(),
             width: model.context_width(),
             guided,
@@ -68,6 +75,8 @@ pub(crate) struct SamplingPlan {
 #[derive(Clone, Copy)]
 struct Inputs {
     hidden: Tensor,
+    /// Mask and masked latents of each pass.
+    extra: Option<Tensor>,
     timestep: Tensor,
     scale: Tensor,
     noise: Tensor,
@@ -111,10 +120,11 @@ impl SamplingPlan {
         let matrix = g.input("matrix", [extent.slots, extent.slots + 2], DType::F32);
         let guidance = g.input("guidance", [1], DType::F32);
         let x = scale_input(&mut g, state[0], scale, n)?;
-        let out = unet.forward(&mut g, x, timestep, seen)?;
+        let extra = (extent.extra > 0).then(|| g.input("mask and masked latents", [n, h, w, extent.extra], DType::F32));
+        let out = unet.forward(&mut g, Sample { latents: x, extra }, timestep, seen)?;
         sampler_step(&mut g, &state, out, noise, matrix, guidance, extent.guided)?;
         let hidden = hidden.unwrap_or(x);
-        let inputs = Inputs { hidden, timestep, scale, noise, matrix, guidance, state: state[0] };
+        let inputs = Inputs { hidden, extra, timestep, scale, noise, matrix, guidance, state: state[0] };
         Ok(SamplingPlan { extent, step: planning.plan(&g)?, context, inputs })
     }
 
@@ -132,6 +142,15 @@ pub(crate) struct Sampling {
     inputs: Inputs,
     /// The sampler's state and a prompt's keys and values, beside the weights.
     store: Store,
+}
+
+/// What a run begins with beside noise.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Start<'a> {
+    /// Latents of the image that image to image starts from, NHWC and scaled.
+    pub latents: Option<&'a [f32]>,
+    /// Mask and masked image of an inpainting model.
+    pub masked: Option<&'a Masked>,
 }
 
 /// A step's news: index, and the latent NHWC where it was asked for.
@@ -197,26 +216,34 @@ impl Sampling {
         layout::to_channels_last(&rng.randn(self.extent.elements()), [1, self.extent.channels, h, w])
     }
 
-    /// Runs `trajectory` from `latent` (NHWC; for image to image) and fresh noise. `watch` asks for the latent after every
-    /// step.
+    /// Writes the mask and the masked latents, which are drawn after the first noise as diffusers draws them.
+    fn write_extra(&self, masked: Option<&Masked>, rng: &mut NoiseRng) -> Result<()> {
+        let Some(extra) = self.inputs.extra else { return Ok(()) };
+        let masked = masked.ok_or_else(|| Error::op("sampling", "an inpainting model without a mask"))?;
+        let channels = masked.extra(&self.draw(rng), self.extent.scaling_factor, self.extent.channels);
+        self.step.write(extra, &channels.repeat(self.extent.passes()))
+    }
+
+    /// Runs `trajectory` from `start` and fresh noise. `watch` asks for the latent after every step.
     #[allow(clippy::too_many_arguments, reason = "a private call with one caller a kind of job")]
     pub(crate) async fn run(
         &self,
         trajectory: &Trajectory,
         guidance: f64,
-        latent: Option<&[f32]>,
+        start: Start<'_>,
         rng: &mut NoiseRng,
         watch: bool,
         on_step: OnStep<'_>,
     ) -> Result<()> {
         let mut first: Vec<f32> = self.draw(rng).iter().map(|x| x * trajectory.init_scale).collect();
-        if let Some(latent) = latent {
+        if let Some(latent) = start.latents {
             first.iter_mut().zip(latent).for_each(|(x, l)| *x += trajectory.image_scale * l);
         }
         self.store.write(&slot_key(0), bytemuck::cast_slice(&first))?;
         for i in 1..trajectory.slots {
             self.store.write(&slot_key(i), bytemuck::cast_slice(&vec![0f32; first.len()]))?;
         }
+        self.write_extra(start.masked, rng)?;
         let at = &self.inputs;
         self.step.write(at.guidance, &[guidance as f32])?;
         for (i, step) in trajectory.steps.iter().enumerate() {

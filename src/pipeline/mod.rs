@@ -1,5 +1,5 @@
-//! How a model is run: opening it, its weights on the device, prompts to hidden states, denoising, latents to pictures. Knows
-//! no job.
+//! Running a model: opening it, its weights on the device, prompts to hidden states, denoising, latents to images. Nothing here
+//! depends on a job.
 
 mod adapters;
 pub(crate) mod autoencode;
@@ -9,6 +9,7 @@ pub(crate) mod context;
 pub(crate) mod denoise;
 pub(crate) mod events;
 pub(crate) mod image_plans;
+pub(crate) mod inpaint;
 pub(crate) mod kernel_texts;
 pub(crate) mod memory;
 pub(crate) mod model;
@@ -23,10 +24,12 @@ pub(crate) mod resident;
 pub(crate) mod text;
 pub(crate) mod textures;
 
+pub use autoencode::Posterior;
 pub use cache::cache_folder;
+pub use inpaint::Masked;
 pub use memory::PlanReport;
 pub use model::{Model, open_checkpoint};
-pub use report::{LoraReport, ModelReport, PartReport, native_size};
 #[cfg(feature = "cli")]
 pub use options::lora_parser;
 pub use options::{LoraArg, ModelOptions, SamplingOptions, WeightType, parse_bytes, parse_count};
+pub use report::{LoraReport, ModelReport, PartReport, native_size};

@@ -22,8 +22,9 @@ use super::recipe::Recipe;
 use super::resident::Resident;
 use super::{LoraArg, ModelOptions, WeightType};
 
-/// An open model with its LoRAs. Models with other LoRAs ([`Model::with_loras`]) share its files, and its weights on the
-/// device.
+/// Open model: its configuration, its tokenizer, and its LoRAs. Weights are read when a job needs them.
+///
+/// Models with other LoRAs ([`Model::with_loras`]) share its files, and its weights on the device.
 pub struct Model {
     opened: Arc<Opened>,
     pub(crate) loras: Vec<(LoraFile, f64)>,
@@ -53,7 +54,11 @@ impl Deref for Model {
     }
 }
 
-/// The checkpoint that `path` names, a folder or a file, or the bundled one.
+/// Opens the checkpoint at `path`, a folder or a file, or the built-in one.
+///
+/// # Errors
+/// [`Error::File`] if `path` is missing, malformed or of an unsupported family; [`Error::Usage`] without `path` if this build
+/// has no built-in model.
 pub fn open_checkpoint(path: Option<&Path>) -> Result<Checkpoint> {
     match path {
         Some(path) => Checkpoint::open(path),
@@ -70,7 +75,7 @@ pub fn open_checkpoint(path: Option<&Path>) -> Result<Checkpoint> {
 /// Refuses a UNet that reads or gives something else than the latents of `vae`, and an autoencoder of other than pictures.
 fn check_channels(name: &str, unet: &UnetConfig, vae: &VaeConfig) -> Result<()> {
     let latent = vae.latent_channels;
-    if unet.in_channels != latent {
+    if unet.in_channels != latent && !unet.inpaints(latent) {
         let what = by_input_channels(unet.in_channels, latent);
         return Err(Error::file(name, format!("is {what}; {TAKES}")));
     }
@@ -88,7 +93,11 @@ fn check_channels(name: &str, unet: &UnetConfig, vae: &VaeConfig) -> Result<()> 
 }
 
 impl Model {
-    /// Opens what `options` name and every LoRA; the weights themselves stay where they are.
+    /// Opens the model that `options` names and all `loras`; their weights stay on disk. Unlike
+    /// [`Engine::open`](crate::Engine::open), it does not run the UNet to find out what it predicts.
+    ///
+    /// # Errors
+    /// If a file is missing, malformed or unsupported, or no layer of a LoRA matches the model.
     pub fn open(options: &ModelOptions, loras: &[LoraArg], listener: Listener<'_>) -> Result<Model> {
         let mut checkpoint = open_checkpoint(options.model.as_deref())?;
         for note in checkpoint.notes() {
@@ -119,7 +128,9 @@ impl Model {
             for field in ["dropout", "attention_dropout"] {
                 if let Some(share) = config.get(field).and_then(serde_json::Value::as_f64).filter(|share| *share != 0.0)
                 {
-                    listener(Event::Note(format!("{path}: {field} {share} is not used: trainings drop nothing out").into()));
+                    listener(Event::Note(
+                        format!("{path}: {field} {share} is not used: trainings drop nothing out").into(),
+                    ));
                 }
             }
         }
@@ -156,10 +167,10 @@ impl Model {
         if loras.is_empty() { Ok(model) } else { model.with_loras(loras, listener) }
     }
 
-    /// The same model with `loras` in place of its own: files and weights on the device are shared.
+    /// Returns this model with `loras` instead of its own LoRAs. Both share the files and the weights on the device.
     ///
     /// # Errors
-    /// [`Error::File`] for a file that is no LoRA of this model.
+    /// [`Error::File`] if a file is not a LoRA of this model.
     pub fn with_loras(&self, loras: &[LoraArg], listener: Listener<'_>) -> Result<Model> {
         let modules = self.checkpoint.modules();
         let mut opened = Vec::with_capacity(loras.len());
@@ -211,7 +222,7 @@ impl Model {
         Ok(if differs { format!("{fingerprint} {used:?}") } else { fingerprint })
     }
 
-    /// Storage of the large weights on an adapter with `caps`.
+    /// Storage type of the large weights on an adapter with `caps`.
     pub fn dtype(&self, caps: &Caps) -> DType {
         match self.weight_type {
             WeightType::F32 => DType::F32,
@@ -222,12 +233,12 @@ impl Model {
         }
     }
 
-    /// Whether the large weights take as little as they can.
+    /// Returns whether the large weights are stored in 8 bits.
     pub(crate) fn eight_bits(&self) -> bool {
         self.weight_type == WeightType::Q8
     }
 
-    /// Storage of the autoencoder's weights: few, and each counts in every pixel, so eight bits are not for them.
+    /// Storage type of the autoencoder's weights. Never 8 bits: there are few of them, and each affects every pixel.
     pub fn vae_dtype(&self, caps: &Caps) -> DType {
         match self.dtype(caps) {
             DType::Q8 => DType::F16,
@@ -235,30 +246,30 @@ impl Model {
         }
     }
 
-    /// How it samples where nothing is asked for.
+    /// Sampling settings of the model's own scheduler configuration.
     pub(crate) fn usual_recipe(&self, options: &ModelOptions) -> Result<Recipe> {
         Recipe::new(self, &Default::default(), options.prediction, None)
     }
 
-    /// Pixels of a latent's side.
+    /// Image pixels per side of one latent pixel.
     pub fn factor(&self) -> usize {
         self.vae.factor()
     }
 
-    /// Pixels of the height of the pictures that it was made for, which is the width of nearly all.
+    /// Native image height in pixels (usually equal to the width).
     pub fn native_side(&self) -> usize {
         self.unet.latent_size()[0] * self.factor()
     }
 
-    /// Width of the hidden states that the UNet reads.
+    /// Width of the hidden states that the UNet's cross-attention reads.
     pub fn context_width(&self) -> usize {
         self.unet.cross_attention_dim.get(0)
     }
 
-    /// Width and height in pixels, by default what the model was made for.
+    /// Returns `[width, height]` in pixels, by default the model's native size.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a side that is no multiple of a latent's pixel, or too large for any adapter.
+    /// [`Error::Usage`] if a side is not a multiple of [`Model::factor`] or is above 8192.
     pub fn size(&self, width: Option<usize>, height: Option<usize>) -> Result<[usize; 2]> {
         let factor = self.factor();
         let native = self.unet.latent_size().map(|side| side * factor);
@@ -276,10 +287,11 @@ impl Model {
         Ok([side("width", width, native[1])?, side("height", height, native[0])?])
     }
 
-    /// Token ids of `prompt`, each a row of the text encoder's table; says what was cut.
+    /// Returns the token ids of `prompt`, each a row of the text encoder's embedding. Tells `listener` if the prompt was
+    /// truncated.
     ///
     /// # Errors
-    /// [`Error::File`] where the tokenizer knows more tokens than the text encoder.
+    /// [`Error::File`] if the tokenizer gives a token that the text encoder does not know.
     pub fn tokens(&self, prompt: &str, listener: Listener<'_>) -> Result<Vec<u32>> {
         let encoded = self.tokenizer.encode(prompt)?;
         let rows = self.text.vocab_size;
@@ -298,7 +310,11 @@ impl Model {
         Ok(encoded.ids)
     }
 
-    /// Loads every one of `params` but the adapters' factors into `store`, merging what of the LoRAs is to be merged.
+    /// Loads all `params` except the factors of adapters into `store`, with the LoRAs that are merged. `label` names the
+    /// store's buffers.
+    ///
+    /// # Errors
+    /// [`Error::File`] if a tensor is missing, has another shape or holds values that are not finite.
     pub async fn load(&self, store: &mut Store, label: &str, params: &[Param]) -> Result<()> {
         let rows = |key: &str, shape: &[usize], rows: Range<usize>| -> Result<Vec<f32>> {
             let part = part_of(key);
@@ -368,9 +384,14 @@ mod tests {
         };
         let check = |u: &str, v: &str| check_channels("m", &unet(u), &vae(v)).map_err(|e| e.to_string());
         assert_eq!(check("", ""), Ok(()));
+        assert_eq!(check(r#""in_channels": 9"#, ""), Ok(()));
         assert_eq!(check(r#""in_channels": 16, "out_channels": 16"#, r#", "latent_channels": 16"#), Ok(()));
         for (u, v, says) in [
-            (r#""in_channels": 9"#, "", "m: is an inpainting model (its UNet reads 9 channels, not 4)"),
+            (
+                r#""in_channels": 9"#,
+                r#", "latent_channels": 16"#,
+                "m: is an inpainting model (its UNet reads 9 channels, not 16)",
+            ),
             (r#""in_channels": 8"#, "", "is an InstructPix2Pix model"),
             (r#""in_channels": 5"#, "", "is a depth-to-image model"),
             (r#""in_channels": 7"#, "", "is an upscaler's model"),

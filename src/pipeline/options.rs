@@ -1,5 +1,4 @@
-//! Options that say which model runs, with which LoRAs, and how it samples: one definition for the library, the command line
-//! and the page.
+//! Options for the model, its LoRAs and the sampler: one definition for the library, the command line and the page.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -9,80 +8,80 @@ use crate::diffusion::{Prediction, SamplerKind, Spacing};
 use crate::io::files;
 use crate::io::files::path_form;
 
-/// Type of the large weights.
+/// Storage type of the large weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum WeightType {
-    /// Packed half on hardware, f32 on software adapters.
+    /// f16 on hardware, f32 on software adapters.
     #[default]
     Auto,
-    /// 32-bit.
+    /// 32-bit floats.
     F32,
-    /// Packed half.
+    /// 16-bit floats.
     F16,
-    /// Eight bits in blocks of 64 with a scale each, for frozen weights; packed half where that does not fit.
+    /// 8-bit integers in blocks of 64, each with a scale, for frozen weights; f16 for weights that do not fit this.
     Q8,
 }
 
-/// Which model.
+/// Options that select and store a model.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelOptions {
-    /// Folder in diffusers layout or a single .safetensors file; without it the bundled miniature SD 2 model
+    /// Model: a diffusers folder or a single .safetensors file [default: the built-in miniature SD 2]
     #[cfg_attr(feature = "cli", arg(long, value_name = "DIR|FILE"))]
     #[serde(with = "path_form::optional")]
     pub model: Option<PathBuf>,
-    /// Storage of the large weights
+    /// Storage type of the large weights
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     pub dtype: WeightType,
-    /// Bytes that the job may take on the adapter (12G, 800M, or a number)
+    /// Adapter memory that the job may use, in bytes (12G, 800M, or a number)
     #[cfg_attr(feature = "cli", arg(long, value_name = "BYTES", value_parser = parse_bytes))]
     pub memory: Option<u64>,
-    /// What the network predicts, where the model does not say or is wrong
+    /// What the UNet predicts, if the model does not say or is wrong
     #[cfg_attr(feature = "cli", arg(long, value_enum))]
     pub prediction: Option<Prediction>,
 }
 
-/// How pictures are sampled.
+/// Options of the sampler.
 #[derive(Clone, Debug, Default, PartialEq, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(default, deny_unknown_fields)]
 pub struct SamplingOptions {
-    /// What the pictures should not show
+    /// What the image should not show
     #[cfg_attr(feature = "cli", arg(long, value_name = "TEXT", default_value = ""))]
     pub negative: String,
     /// Sampler steps, 1 or more [default: 25; 4 for lcm and Turbo models]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_count))]
     pub steps: Option<usize>,
-    /// Classifier-free guidance; at 1 or below no negative pass runs [default: 7.5; 1 for lcm and Turbo models]
+    /// Classifier-free guidance scale; at 1 or below, --negative has no effect [default: 7.5; 1 for lcm and Turbo models]
     #[cfg_attr(feature = "cli", arg(long, value_name = "G", allow_negative_numbers = true))]
     pub guidance: Option<f64>,
     /// Sampler; `None` takes the one that the model's scheduler config names.
     #[cfg_attr(feature = "cli", arg(long, help = sampler_help()))]
     pub sampler: Option<SamplerKind>,
-    /// leading, linspace or trailing
+    /// Timestep spacing: leading, linspace or trailing [default: from the model's scheduler config]
     #[cfg_attr(feature = "cli", arg(long))]
     pub spacing: Option<Spacing>,
-    /// Karras sigmas
+    /// Use Karras sigmas
     #[cfg_attr(feature = "cli", arg(long))]
     pub karras: bool,
-    /// Seed; picture i of a prompt uses seed + i
+    /// Seed; image i of a prompt uses seed + i, counted from 0
     #[cfg_attr(feature = "cli", arg(long, default_value_t = 0))]
     pub seed: u64,
-    /// Random stream
+    /// Random number generator whose noise to reproduce
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     pub rng: RngKind,
-    /// Width in pixels, at most 8192 [default: the model's own, or that of --init]
+    /// Image width in pixels, at most 8192 [default: the model's native width, or that of --init]
     #[cfg_attr(feature = "cli", arg(long))]
     pub width: Option<usize>,
-    /// Height in pixels, at most 8192 [default: the model's own, or that of --init]
+    /// Image height in pixels, at most 8192 [default: the model's native height, or that of --init]
     #[cfg_attr(feature = "cli", arg(long))]
     pub height: Option<usize>,
 }
 
-/// A LoRA file or folder with its scale.
+/// LoRA file or folder with its scale.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoraArg {
@@ -94,8 +93,8 @@ pub struct LoraArg {
 }
 
 impl LoraArg {
-    /// `FILE` with a scale of one, or `FILE=SCALE`, split at the last `=`. What is no number there belongs to the name; and a
-    /// number does, where there is a file of that name and none of the name before it.
+    /// Parses `FILE`, with a scale of 1, or `FILE=SCALE`, split at the last `=`. The whole text is the path if what follows
+    /// `=` is not a finite number, or if a file with the whole text as its name exists and none with the part before `=`.
     pub fn new(text: impl AsRef<OsStr>) -> LoraArg {
         let text = text.as_ref();
         let bytes = text.as_encoded_bytes();
@@ -126,14 +125,17 @@ impl std::str::FromStr for LoraArg {
     }
 }
 
-/// How the command line reads a LoRA with its scale: paths need not be text.
+/// Command-line parser of [`LoraArg`]; accepts paths that are not UTF-8.
 #[cfg(feature = "cli")]
 pub fn lora_parser() -> impl clap::builder::TypedValueParser<Value = LoraArg> {
     use clap::builder::{OsStringValueParser, TypedValueParser as _};
     OsStringValueParser::new().map(LoraArg::from)
 }
 
-/// A whole number of at least one.
+/// Parses a whole number of at least 1.
+///
+/// # Errors
+/// A sentence for the user if `text` is anything else.
 pub fn parse_count(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(n) if n >= 1 => Ok(n),
@@ -141,7 +143,10 @@ pub fn parse_count(text: &str) -> Result<usize, String> {
     }
 }
 
-/// `12G`, `800M`, `4096`: decimal multiples, as GB is 10^9 bytes.
+/// Parses a number of bytes such as `12G`, `800M` or `4096`. Multiples are decimal: 1G is 10^9 bytes.
+///
+/// # Errors
+/// A sentence for the user if `text` is not a positive number of bytes.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let text = text.trim().trim_end_matches(['b', 'B']);
     let (digits, factor) = match text.char_indices().next_back() {

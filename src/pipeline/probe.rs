@@ -54,6 +54,17 @@ pub(crate) async fn open(
     Ok(model)
 }
 
+/// A pixel of what the UNet reads: the latent and, in an inpainting model, a mask that keeps nothing.
+fn filled(model: &Model) -> Vec<f32> {
+    let mut pixel = vec![0.0; model.unet.in_channels];
+    let (latent, extra) = pixel.split_at_mut(model.vae.latent_channels.min(model.unet.in_channels));
+    latent.fill(FILL);
+    if let Some(mask) = extra.first_mut() {
+        *mask = 1.0;
+    }
+    pixel
+}
+
 async fn predicts_velocity(context: &Context, model: &Model) -> Result<bool> {
     let planning = context.planning();
     let settings = Settings { dtype: model.dtype(planning.caps), ..Settings::default() };
@@ -68,7 +79,7 @@ async fn predicts_velocity(context: &Context, model: &Model) -> Result<bool> {
     let mut store = Store::new(&context.gpu);
     model.load(&mut store, "unet", &params).await?;
     let session = Session::new(&context.gpu, planning.plan(&g)?, &mut Pool::default(), &store).await?;
-    session.write(sample, &vec![FILL; SIDE * SIDE * model.unet.in_channels])?;
+    session.write(sample, &filled(model).repeat(SIDE * SIDE))?;
     session.write(timestep, &[TIMESTEP])?;
     session.write(hidden, &vec![FILL; tokens * model.context_width()])?;
     session.run().await?;

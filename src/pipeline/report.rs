@@ -37,6 +37,8 @@ pub struct ModelReport {
     pub pixels: Option<usize>,
     /// Pixels of a latent's side; `None` for a configuration that is not supported.
     pub factor: Option<usize>,
+    /// Whether it is an inpainting model: its UNet reads a mask and masked latents beside its latents.
+    pub inpaints: bool,
     /// Width of the text encoder's hidden states.
     pub context_width: Option<u64>,
     /// Layers that a LoRA can change.
@@ -98,6 +100,7 @@ impl ModelReport {
             prediction,
             pixels: native_size(checkpoint).map(|[_, height]| height),
             factor: vae(checkpoint).map(|vae| vae.factor()),
+            inpaints: inpaints(checkpoint),
             context_width,
             lora_layers: checkpoint.modules().unet.len(),
             steps: None,
@@ -127,6 +130,12 @@ fn part_report(checkpoint: &Checkpoint, part: Part) -> PartReport {
         bytes += tensor.byte_len();
     }
     PartReport { parameters: weights.parameters(), types, bytes }
+}
+
+fn inpaints(checkpoint: &Checkpoint) -> bool {
+    let config = |part: Part, field: &str| checkpoint.part(part).config().get(field).and_then(Value::as_u64);
+    let channels = |part: Part, field: &str| config(part, field).unwrap_or(4);
+    channels(Part::Unet, "in_channels") == 2 * channels(Part::Vae, "latent_channels") + 1
 }
 
 fn vae(checkpoint: &Checkpoint) -> Option<VaeConfig> {

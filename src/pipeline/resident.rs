@@ -54,10 +54,11 @@ impl Resident {
 }
 
 impl Model {
-    /// Whether the weights stay on the device from one job with this model to the next, so that an image begins at once:
-    /// text encoder, UNet and autoencoder beside each other, [`PlanReport::kept_bytes`](super::PlanReport::kept_bytes) in
-    /// all. Models that [`Model::with_loras`] made of this one share them. They are released with the last such model, or
-    /// when this is called with `false`. Without it every job loads what it needs and releases it.
+    /// Sets whether the weights stay on the device between jobs with this model, so that an image starts at once.
+    ///
+    /// Text encoder, UNet and autoencoder then take [`PlanReport::kept_bytes`](super::PlanReport::kept_bytes) together. Models
+    /// that [`Model::with_loras`] made of this one share them. They are freed with the last such model, or by a call with
+    /// `false`. By default every job loads what it needs and frees it.
     pub fn keep_weights(&self, keep: bool) {
         let mut parts = self.resident.parts();
         parts.keep = keep;
@@ -66,8 +67,7 @@ impl Model {
         }
     }
 
-    /// Settles what becomes of the weights that a job loaded: kept after one that came to its end or was stopped, dropped
-    /// after one that failed.
+    /// Decides about the weights that a job loaded: keeps them if it ended or was stopped, drops them if it failed.
     pub(crate) fn settle_weights(&self, failed: bool) {
         let held = &mut self.resident.parts().held;
         held.retain(|_, held| held.proven || !failed);

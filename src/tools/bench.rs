@@ -1,4 +1,4 @@
-//! `bench`: the adapter's own ceilings, hot ops against them, whole steps against the sum of their parts.
+//! Benchmark of the adapter's peak rates, of hot ops against them, and of whole steps against the sum of their parts.
 
 use web_time::Instant;
 
@@ -15,21 +15,21 @@ use crate::pipeline::ModelOptions;
 use super::bench_steps;
 use super::self_test::zeroed;
 
-/// One measured line.
+/// One line of a benchmark.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct BenchRow {
-    /// What was run.
+    /// What ran, for people.
     pub name: String,
-    /// Median seconds of a run.
+    /// Median seconds of one run.
     pub seconds: f64,
-    /// FLOPs of a run.
+    /// FLOPs of one run.
     pub flops: u64,
-    /// Bytes that it has to read and write once.
+    /// Bytes that one run must read and write at least once.
     pub bytes: u64,
-    /// Share of the ceiling that binds it: arithmetic or memory, whichever is nearer; of a whole step, its rate against
-    /// that of its contractions alone.
+    /// For an op, its rate relative to the adapter's peak, of arithmetic or memory, whichever is nearer. For a whole step, its
+    /// rate relative to that of its contractions alone.
     pub share: Option<f64>,
-    /// Seconds that preparing and the first run took beyond a warm run: what the driver compiled.
+    /// Seconds that preparation and the first run took beyond a warm run: the driver's compile time.
     pub first_extra: Option<f64>,
 }
 
@@ -107,7 +107,10 @@ async fn fma_ceiling(engine: &Engine) -> Result<BenchRow> {
     }
 }
 
-/// Measures; each line goes to `line` as it is done.
+/// Measures the adapter and the ops. Each row goes to `line` when it is measured, which may stop the benchmark.
+///
+/// # Errors
+/// [`Error::Device`](crate::Error::Device) if the device fails.
 pub async fn bench(engine: &Engine, line: &mut dyn FnMut(&BenchRow) -> Flow) -> Result<Vec<BenchRow>> {
     let mut rows: Vec<BenchRow> = Vec::new();
     let fma = fma_ceiling(engine).await?;

@@ -1,4 +1,4 @@
-//! `bench` of whole steps: a model's sampling and training step, against the lone times of their parts.
+//! Benchmark of whole steps: a model's sampling and training step, against the times of their parts alone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -51,7 +51,10 @@ fn row(name: String, seconds: f64, flops: u64, share: Option<f64>) -> BenchRow {
     BenchRow { name, seconds, flops, bytes: 0, share, first_extra: None }
 }
 
-/// A guided UNet step and a LoRA training step (one picture and one class picture) of a model.
+/// Measures a guided UNet step and a LoRA training step (one image and one class image) of a model.
+///
+/// # Errors
+/// If the model cannot be opened or does not fit, or the device fails.
 pub async fn bench_steps(engine: &Engine, options: &ModelOptions, add: &mut dyn FnMut(BenchRow) -> Flow) -> Result<()> {
     let mut silent = |_| Flow::Continue;
     let model = Model::open(options, &[], &mut silent)?;
@@ -62,7 +65,7 @@ pub async fn bench_steps(engine: &Engine, options: &ModelOptions, add: &mut dyn 
         return Ok(());
     }
     let job = TrainOptions { rank: 8, ..TrainOptions::default() };
-    let setup = job.setup(&model, engine.gpu.caps(), [1, 1], [side, side, model.unet.in_channels], tokens);
+    let setup = job.setup(&model, engine.gpu.caps(), [1, 1], [side, side, model.vae.latent_channels], tokens);
     let plan = plan_training(&job, setup, planning, training_alone).await?;
     against_parts(engine, "training step", plan.first.into(), add).await.map(drop)
 }

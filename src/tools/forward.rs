@@ -1,4 +1,4 @@
-//! `forward`: one part of the model on given tensors, in PyTorch's layouts, to compare with another implementation.
+//! One part of a model on given tensors, in PyTorch's layouts, to compare with another implementation.
 
 use crate::base::{DType, layout};
 use crate::engine::Engine;
@@ -11,7 +11,7 @@ use crate::pipeline::autoencode::VaeSession;
 use crate::pipeline::reads::Reads;
 use crate::pipeline::{LoraArg, Model, ModelOptions};
 
-/// Which part.
+/// Part of a model, with the tensors it reads and writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardPart {
     /// `input_ids` -> `hidden`
@@ -24,7 +24,7 @@ pub enum ForwardPart {
     VaeDecode,
 }
 
-/// A named tensor: name, shape, values.
+/// Named tensor: name, shape, values.
 pub type Named = (String, Vec<usize>, Vec<f32>);
 
 /// A picture-like operand as NHWC, with its extents `[n, c, h, w]`.
@@ -39,7 +39,10 @@ fn picture(inputs: &SafeTensors, name: &str, channels: usize) -> Result<([usize;
     Ok(([n, c, h, w], layout::to_channels_last(&tensor.to_numbers()?, [n, c, h, w])))
 }
 
-/// Runs `part` of the model on `inputs` (and for text on `prompts`).
+/// Runs `part` of the model on `inputs`, or the text encoder on `prompts`, and returns the outputs.
+///
+/// # Errors
+/// If the model cannot be opened, or an input is missing or has the wrong shape, by name.
 pub async fn forward(
     engine: &Engine,
     part: ForwardPart,
@@ -56,7 +59,11 @@ pub async fn forward(
         ForwardPart::VaeEncode => Reads { encoder: true, ..Reads::NOTHING },
         ForwardPart::VaeDecode => Reads { decoder: true, ..Reads::NOTHING },
     })?;
-    let given = || inputs.ok_or_else(|| Error::usage("input", message!["this part needs tensors: give ", option("input"), " X.safetensors"]));
+    let given = || {
+        inputs.ok_or_else(|| {
+            Error::usage("input", message!["this part needs tensors: give ", option("input"), " X.safetensors"])
+        })
+    };
     match part {
         ForwardPart::Text => forward_text(engine, &model, inputs, prompts).await,
         ForwardPart::Unet => forward_unet(engine, &model, given()?).await,

@@ -1,4 +1,4 @@
-//! Tools on an engine: measuring, comparing with other implementations, checking a device.
+//! Tools that use an engine: benchmarks, comparison with other implementations, checks of a device.
 
 mod bench;
 mod bench_steps;

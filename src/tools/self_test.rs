@@ -1,4 +1,4 @@
-//! What tells a device that computes rightly, and how fast whole steps are: for pages, which have no `cargo test`.
+//! Checks and timings for pages, which have no `cargo test`: kernels against their references, and whole steps.
 
 use web_time::Instant;
 
@@ -14,17 +14,17 @@ use crate::train::plans::{plan_training, training_alone};
 
 use super::bench_steps::unet_step;
 
-/// A step of the bundled model that can be timed again and again.
+/// Whole step of a model that can be timed repeatedly.
 pub struct Stopwatch {
     session: Session,
     _store: Store,
 }
 
 impl Stopwatch {
-    /// Seconds of one run.
+    /// Runs the step once and returns its seconds.
     ///
     /// # Errors
-    /// When the device fails.
+    /// [`Error::Device`](crate::Error::Device) if the device fails.
     pub async fn run(&self) -> Result<f64> {
         let start = Instant::now();
         self.session.run().await?;
@@ -33,11 +33,11 @@ impl Stopwatch {
     }
 }
 
-/// Runs test case `index` of the op called `op`, with the kernels for this adapter or, if `hardware`, with those for
-/// GPUs; `None` where there is no such case. Says what is wrong.
+/// Runs test case `index` of the op called `op`, with the kernels for this adapter or, if `hardware`, with those for GPUs.
+/// Returns `None` if there is no such case; the inner `Err` says what the kernel computes wrongly.
 ///
 /// # Errors
-/// When the case cannot be planned or run.
+/// If the case cannot be planned or run.
 pub async fn check_kernel(
     engine: &Engine,
     op: &str,
@@ -51,11 +51,11 @@ pub async fn check_kernel(
     Case::run(&case, &engine.gpu, &caps, &Variants::default(), index as u64).await.map(Some)
 }
 
-/// A guided "unet" step, one with a LoRA of rank 8 on the attention layers beside the weights ("unet-lora"), or a "train"
-/// step (one picture and one class picture, rank 8) of the model of `options`.
+/// Prepares a step of a model for timing: `step` is "unet" (guided), "unet-lora" (the same with an unmerged LoRA of rank 8 on
+/// the attention layers), or "train" (one image and one class image, rank 8).
 ///
 /// # Errors
-/// When the model cannot be opened or does not fit.
+/// If the model cannot be opened or does not fit.
 pub async fn stopwatch(engine: &Engine, step: &str, options: &ModelOptions) -> Result<Stopwatch> {
     let model = Model::open(options, &[], &mut |_| crate::event::Flow::Continue)?;
     let plan = match step {
@@ -68,7 +68,7 @@ pub async fn stopwatch(engine: &Engine, step: &str, options: &ModelOptions) -> R
         "train" => {
             let job = TrainOptions { rank: 8, model: options.clone(), ..TrainOptions::default() };
             let side = model.native_side() / model.factor();
-            let latent = [side, side, model.unet.in_channels];
+            let latent = [side, side, model.vae.latent_channels];
             let setup = job.setup(&model, engine.gpu.caps(), [1, 1], latent, model.tokenizer.length());
             plan_training(&job, setup, engine.planning(), training_alone).await?.first.into()
         }

@@ -60,7 +60,8 @@ impl TrainOptions {
             return Err(Error::usage("steps", message![option("steps"), " with ", option("accumulate"), fault]));
         }
         if self.fused_update && self.accumulate > 1 {
-            let fault = message![" keeps no gradients: it takes no ", option("accumulate"), format!(" {}", self.accumulate)];
+            let fault =
+                message![" keeps no gradients: it takes no ", option("accumulate"), format!(" {}", self.accumulate)];
             return Err(Error::usage("fused_update", option("fused_update") + fault));
         }
         Ok(())

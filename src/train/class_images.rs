@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::diffusion::SamplerKind;
 use crate::error::Result;
 use crate::event::{Event, Flow, Phase};
-use crate::generate::{GenerateOptions, generate_with};
+use crate::generate::{GenerateOptions, generate_unmasked};
 use crate::io;
 use crate::pipeline::context::Context;
 use crate::pipeline::events::EventSink;
@@ -27,7 +27,7 @@ const GUIDANCE: f64 = 7.5;
 /// group loads the weights anew.
 const GROUP: usize = 25;
 
-/// Where the class pictures of this model, prompt, size and seed lie.
+/// Returns the cache folder of the class images of this model, prompt, size and seed.
 pub fn class_folder(fingerprint: &str, prompt: &str, size: [usize; 2], seed: u64) -> Result<PathBuf> {
     let key = format!("{fingerprint}\n{prompt}\nddpm {STEPS} {GUIDANCE}\n{}x{}\n{seed}", size[0], size[1]);
     let digest: String = Sha256::digest(key.as_bytes()).iter().take(12).map(|b| format!("{b:02x}")).collect();
@@ -60,7 +60,6 @@ pub(super) fn class_job(
         model: model.clone(),
         sampling,
         count,
-        strength: 1.0,
         ..GenerateOptions::default()
     }
 }
@@ -132,7 +131,7 @@ pub(super) async fn class_pictures(
             }
             if events.stopped() { Flow::Stop } else { Flow::Continue }
         };
-        Box::pin(generate_with(context, model, &part, &mut hear)).await?;
+        Box::pin(generate_unmasked(context, model, &part, &mut hear)).await?;
         done += stretch.len();
     }
     let picture = |i| held.remove(&i).map_or_else(|| TrainingPicture::File(cached(&folder, i)), TrainingPicture::Made);

@@ -8,17 +8,18 @@ use crate::error::{Error, Result, message, option};
 use crate::event::{Event, Phase};
 use crate::gpu::Pool;
 use crate::io;
-use crate::io::image::Fit;
-use crate::pipeline::Model;
-use crate::pipeline::autoencode::{VaeSession, posterior};
+use crate::io::image::{Decoded, Fit};
+use crate::pipeline::autoencode::VaeSession;
 use crate::pipeline::context::Context;
 use crate::pipeline::events::EventSink;
 use crate::pipeline::planning::Part;
 use crate::pipeline::text::TextParts;
+use crate::pipeline::{Masked, Model};
 use crate::train::dataset::{Drawing, micro_batch};
-use crate::train::{Cached, Conditioning, Dataset, MicroBatch, Replay};
+use crate::train::{Conditioning, Dataset, MicroBatch, Photo, Replay};
 
 use super::class_images::{class_job, class_pictures};
+use super::masks::{masks_of_view, random_mask};
 use super::samples::SamplePrompts;
 use super::training_set::{TrainingPicture, TrainingSet};
 use super::{Crop, TrainOptions};
@@ -83,16 +84,25 @@ impl TrainOptions {
                 }
                 *tokens
             }
-            (Conditioning::Ids(..), false) => return Err(Error::file(path, message!["holds token ids: give ", option("text_encoder")])),
+            (Conditioning::Ids(..), false) => {
+                return Err(Error::file(path, message!["holds token ids: give ", option("text_encoder")]));
+            }
             (Conditioning::Context(..), true) => {
                 return Err(Error::file(path, message!["holds no token ids: leave ", option("text_encoder"), " out"]));
             }
         };
-        if file.latent()[2] != model.unet.in_channels {
-            return Err(Error::file(
-                path,
-                format!("latents of {} channels, the model has {}", file.latent()[2], model.unet.in_channels),
-            ));
+        let (channels, own) = (file.latent()[2], model.vae.latent_channels);
+        if channels != own {
+            return Err(Error::file(path, format!("latents of {channels} channels, the model has {own}")));
+        }
+        if file.masked() != model.inpaints() {
+            let message = match model.inpaints() {
+                true => {
+                    "has no masks ('I.instance.mask|masked_latents'), which an inpainting model is trained with".into()
+                }
+                false => message!["has masks ('0.instance.mask'): ", option("model"), " is not an inpainting model"],
+            };
+            return Err(Error::file(path, message));
         }
         Ok(Run {
             samples: file.samples(),
@@ -151,22 +161,21 @@ pub(super) async fn prepare(
     };
 
     events.phase(Phase::EncodingImages)?;
+    if model.inpaints() {
+        let views = views(job, 0, 0).len();
+        let masks = views * masks_of_view(pictures.len(), views, false);
+        events.note(format!("an inpainting model: {masks} random masks of each picture"));
+    }
     let mut photos = [set.photos(), set.class_photos(classes.len())];
     let total = pictures.len() + classes.len();
     let mut done = 0;
     for (size, (&[width, height], part)) in set.sizes.iter().zip(encode).enumerate() {
         let vae = events.until_stopped(&context.gpu, VaeSession::new(&context.gpu, model, pool, part)).await?;
+        let encoder = Encoder { context, job, model, vae, size: [width, height], images: pictures.len() };
         for (kind, (pictures, photos)) in [&pictures, &classes].into_iter().zip(&mut photos).enumerate() {
             let mine = pictures.iter().zip(photos).enumerate().filter(|(_, (_, photo))| photo.size == size);
             for (i, (picture, photo)) in mine {
-                let picture = picture.open()?;
-                context.gpu.breathe().await;
-                for (crop, flip) in views(job, kind, i) {
-                    let pixels = picture.resized([width, height], Fit::Cover(crop))?.to_unit(flip);
-                    context.gpu.breathe().await;
-                    let (mean, std) = posterior(&vae.run(&pixels).await?, model.vae.latent_channels);
-                    photo.variants.push(Cached { mean, std });
-                }
+                encoder.encode([kind, i], &picture.open()?, photo, events).await?;
                 done += 1;
                 events.say(Event::Progress { unit: "picture", done, total });
                 events.go_on()?;
@@ -188,6 +197,48 @@ pub(super) async fn prepare(
     let ids = texts.split_off(conditioned);
     let sample_prompts = (!job.sample_prompts.is_empty()).then_some(SamplePrompts { hidden, first: conditioned, ids });
     Ok(Run { samples: data.samples(), latent, tokens, conditioning, batches: Batches::Pictures(data), sample_prompts })
+}
+
+/// The autoencoder at work on images of one size.
+struct Encoder<'a> {
+    context: &'a Context,
+    job: &'a TrainOptions,
+    model: &'a Model,
+    vae: VaeSession,
+    /// Width and height in pixels.
+    size: [usize; 2],
+    /// Images of the subject, of all sizes.
+    images: usize,
+}
+
+impl Encoder<'_> {
+    /// Encodes the views of image `i` of `kind` (0: the subject's, 1: the class's) for `photo`, and for an inpainting model
+    /// masked images of each view.
+    async fn encode(
+        &self,
+        [kind, i]: [usize; 2],
+        image: &Decoded,
+        photo: &mut Photo,
+        events: &mut EventSink<'_>,
+    ) -> Result<()> {
+        let Encoder { context, job, model, vae, size, images } = self;
+        context.gpu.breathe().await;
+        let views = views(job, kind, i);
+        let masks = if model.inpaints() { masks_of_view(*images, views.len(), kind == 1) } else { 0 };
+        for (view, (crop, flip)) in views.into_iter().enumerate() {
+            let pixels = image.resized(*size, Fit::Cover(crop))?.to_unit(flip);
+            context.gpu.breathe().await;
+            photo.variants.push(vae.encode(&pixels, model).await?);
+            let mut masked = Vec::with_capacity(masks);
+            for number in view * masks..(view + 1) * masks {
+                let mask = random_mask(CounterRng::new(job.seed, Stream::Mask), [kind, i, number], *size);
+                masked.push(Masked::encode(vae, model, &mask, pixels.clone()).await?);
+                events.go_on()?;
+            }
+            photo.masked.push(masked);
+        }
+        Ok(())
+    }
 }
 
 /// Crops and mirrorings that are cached of picture `i`; class pictures (`kind` 1) are shown as they are.

@@ -3,31 +3,25 @@
 use crate::base::rng::{CounterRng, Stream};
 use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Result};
-
-/// A picture's posterior: what the VAE's encoder said of it, NHWC, not scaled.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Cached {
-    /// Means.
-    pub mean: Vec<f32>,
-    /// Standard deviations.
-    pub std: Vec<f32>,
-}
+use crate::pipeline::{Masked, Posterior};
 
 /// A picture in one or more variants (crops, mirrored).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Photo {
     /// Variants of one size.
-    pub variants: Vec<Cached>,
+    pub variants: Vec<Posterior>,
+    /// Masked images of each variant, for an inpainting model; else empty.
+    pub masked: Vec<Vec<Masked>>,
     /// Which of the sizes that are trained on it has.
     pub size: usize,
     /// Which of the prompts describes it.
     pub prompt: usize,
 }
 
-impl From<Vec<Cached>> for Photo {
+impl From<Vec<Posterior>> for Photo {
     /// Of the only size, described by the first prompt.
-    fn from(variants: Vec<Cached>) -> Photo {
-        Photo { variants, size: 0, prompt: 0 }
+    fn from(variants: Vec<Posterior>) -> Photo {
+        Photo { variants, ..Photo::default() }
     }
 }
 
@@ -42,6 +36,8 @@ pub struct Draw {
     pub latents: Vec<f32>,
     /// Noise, NHWC.
     pub noise: Vec<f32>,
+    /// Masks and masked latents, NHWC, for an inpainting model; else empty.
+    pub extra: Vec<f32>,
     /// Timestep of each sample.
     pub timesteps: Vec<usize>,
     /// How many of the samples are instances.
@@ -57,6 +53,8 @@ pub struct MicroBatch {
     pub prompts: Vec<usize>,
     /// Noised latents.
     pub noisy: Vec<f32>,
+    /// Masks and masked latents for an inpainting model; else empty.
+    pub extra: Vec<f32>,
     /// What the network should say.
     pub target: Vec<f32>,
     /// Timesteps.
@@ -148,6 +146,7 @@ impl Dataset {
             prompts: photos.iter().map(|p| p.prompt).collect(),
             latents: Vec::new(),
             noise: Vec::new(),
+            extra: Vec::new(),
             timesteps: Vec::new(),
             instances: self.batch,
         };
@@ -157,14 +156,12 @@ impl Dataset {
             let variant = rng(Stream::Flip).below(step, sample as u64, variants.len() as u64) as usize;
             let cached = &variants[variant];
             let posterior = rng(Stream::Posterior).normals(step, base, elements);
-            draw.latents.extend(
-                cached
-                    .mean
-                    .iter()
-                    .zip(&cached.std)
-                    .zip(posterior)
-                    .map(|((m, s), n)| ((f64::from(*m) + f64::from(*s) * f64::from(n)) * self.scaling_factor) as f32),
-            );
+            draw.latents.extend(cached.sample(&posterior, self.scaling_factor));
+            if let Some(masked) = photo.masked.get(variant).filter(|masked| !masked.is_empty()) {
+                let choice = rng(Stream::MaskChoice).below(step, sample as u64, masked.len() as u64) as usize;
+                let noise = rng(Stream::MaskedPosterior).normals(step, base, elements);
+                draw.extra.extend(masked[choice].extra(&noise, self.scaling_factor, self.channels));
+            }
             let mut noise = rng(Stream::Noise).normals(step, base, elements);
             if self.offset_noise != 0.0 {
                 let offsets = rng(Stream::OffsetNoise).normals(step, (sample * self.channels) as u64, self.channels);
@@ -231,6 +228,7 @@ pub fn micro_batch(draw: &Draw, schedule: &NoiseSchedule, min_snr: Option<f64>, 
         size: draw.size,
         prompts: draw.prompts.clone(),
         noisy: Vec::with_capacity(draw.latents.len()),
+        extra: draw.extra.clone(),
         target: Vec::with_capacity(draw.latents.len()),
         timesteps: draw.timesteps.iter().map(|&t| t as f32).collect(),
         weights: Vec::with_capacity(samples),
@@ -267,7 +265,7 @@ mod tests {
     use super::*;
 
     fn dataset(offset_noise: f64) -> Dataset {
-        let picture = |x: f32| vec![Cached { mean: vec![x; 8], std: vec![0.0; 8] }];
+        let picture = |x: f32| vec![Posterior { mean: vec![x; 8], std: vec![0.0; 8] }];
         let drawing = Drawing { channels: 4, scaling_factor: 0.5, seed: 3, batch: 1, offset_noise, train_steps: 1000 };
         Dataset::new((0..4).map(|i| picture(i as f32)).collect(), vec![picture(9.0)], drawing).unwrap()
     }
@@ -301,7 +299,7 @@ mod tests {
 
     #[test]
     fn epochs_may_end_within_a_micro_batch() {
-        let pictures = |n: usize| (0..n).map(|i| vec![Cached { mean: vec![5.0 * i as f32; 8], std: vec![0.0; 8] }]);
+        let pictures = |n: usize| (0..n).map(|i| vec![Posterior { mean: vec![5.0 * i as f32; 8], std: vec![0.0; 8] }]);
         let data = Dataset::new(pictures(5).collect(), pictures(3).collect(), drawing(2)).unwrap();
         let (mut instances, mut classes) = (Vec::new(), Vec::new());
         for draw in (0..15).map(|step| data.draw(step)) {
@@ -325,9 +323,10 @@ mod tests {
     #[test]
     fn sizes_are_not_mixed_and_every_picture_comes() {
         let photo = |i: usize, size: usize| Photo {
-            variants: vec![Cached { mean: vec![5.0 * i as f32; 8 + 4 * size], std: vec![0.0; 8 + 4 * size] }],
+            variants: vec![Posterior { mean: vec![5.0 * i as f32; 8 + 4 * size], std: vec![0.0; 8 + 4 * size] }],
             size,
             prompt: i % 3,
+            ..Photo::default()
         };
         let instances: Vec<Photo> = [0, 1, 0, 0, 1, 2, 0].iter().enumerate().map(|(i, &s)| photo(i, s)).collect();
         let classes: Vec<Photo> = [0, 1, 2, 1].iter().enumerate().map(|(i, &s)| photo(10 + i, s)).collect();
@@ -355,7 +354,7 @@ mod tests {
 
     #[test]
     fn draws_have_their_distributions() {
-        let picture = vec![Cached { mean: vec![3.0; 24], std: vec![0.5; 24] }];
+        let picture = vec![Posterior { mean: vec![3.0; 24], std: vec![0.5; 24] }];
         let data = Dataset::new(vec![picture], Vec::new(), drawing(4)).unwrap();
         let draws: Vec<Draw> = (0..100).map(|i| data.draw(i)).collect();
         let moments = |values: Vec<f64>| {
@@ -387,6 +386,7 @@ mod tests {
             prompts: vec![0; 6],
             latents: vec![1.0; 12],
             noise: vec![0.5; 12],
+            extra: Vec::new(),
             timesteps,
             instances: 3,
         };

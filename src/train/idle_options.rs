@@ -37,10 +37,18 @@ impl TrainOptions {
             if off { without_effect(why, options) } else { None }
         };
         [
-            unless(self.method == Method::Full, option("method") + " full trains whole weights and writes a model", &full),
+            unless(
+                self.method == Method::Full,
+                option("method") + " full trains whole weights and writes a model",
+                &full,
+            ),
             unless(!self.text_encoder, without("text_encoder"), &[("text_lr", self.text_lr.is_some())]),
             unless(self.class_prompt.is_none() && self.replay.is_none(), without("class_prompt"), &class),
-            unless(self.replay.is_some(), option("replay") + " has batches of its own", &[&pictures[..], &class[..2]].concat()),
+            unless(
+                self.replay.is_some(),
+                option("replay") + " has batches of its own",
+                &[&pictures[..], &class[..2]].concat(),
+            ),
             unless(
                 self.sample_prompts.is_empty(),
                 without("sample_prompts"),

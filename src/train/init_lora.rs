@@ -69,10 +69,13 @@ impl TrainOptions {
         (carried, file.modules) = file.modules.into_iter().partition(|(layer, _)| untrained(layer));
         if let Some(first) = carried.keys().next() {
             let count = carried.len();
-            listener(Event::Note(crate::error::path(path) + format!(
-                ": {count} layers that no option trains go into the result as they are, without a part in the training, for \
+            listener(Event::Note(
+                crate::error::path(path)
+                    + format!(
+                        ": {count} layers that no option trains go into the result as they are, without a part in the training, for \
                  example {first}"
-            )));
+                    ),
+            ));
         }
         let largest = file.modules.values().map(LoraModule::rank).max().unwrap_or(0);
         if largest > self.rank {
@@ -98,9 +101,8 @@ impl TrainOptions {
         let given = given.map(|(name, value)| option(name) + value);
         let count = lost.len();
         let layers = if count == 1 { "layer" } else { "layers" };
-        let message = format!(
-            "holds {count} {layers} that would not be trained and would be lost, for example {first}: give "
-        );
+        let message =
+            format!("holds {count} {layers} that would not be trained and would be lost, for example {first}: give ");
         Err(Error::file(&file.name, message![message, Message::join(given, " and ")]))
     }
 

@@ -1,4 +1,5 @@
-//! `train`: pictures of a subject to a LoRA, or to a whole new UNet (DreamBooth).
+//! Training: images of a subject to a LoRA, or to a whole UNet (DreamBooth). Options, checks, data, plans, the optimizer step,
+//! state and results.
 
 mod check;
 mod class_images;
@@ -6,6 +7,7 @@ mod data;
 pub mod dataset;
 mod idle_options;
 mod init_lora;
+pub mod masks;
 pub mod metrics;
 pub mod optimizer;
 mod options;
@@ -24,7 +26,7 @@ mod training_set;
 mod update;
 
 pub use class_images::class_folder;
-pub use dataset::{Cached, Dataset, Draw, MicroBatch, Photo};
+pub use dataset::{Dataset, Draw, MicroBatch, Photo};
 pub use options::{Checkpointing, Crop, LrSchedule, Method, Optimizer, Targets, TrainOptions};
 pub use places::{sample_file, samples_folder};
 pub use plan::{Setup, TrainPlan};

@@ -8,55 +8,55 @@ use crate::pipeline::ModelOptions;
 #[cfg(feature = "cli")]
 use crate::pipeline::parse_count;
 
-/// What is trained.
+/// Weights that a training changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
-    /// Low-rank factors beside frozen weights (Hu et al. 2021).
+    /// A LoRA: low-rank factors beside frozen weights (Hu et al. 2021).
     #[default]
     Lora,
     /// Every weight of the UNet.
     Full,
 }
 
-/// Which layers get a LoRA.
+/// Layers that get a LoRA.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Targets {
-    /// to_q, to_k, to_v and to_out.0 of every attention.
+    /// to_q, to_k, to_v and to_out.0 of every attention layer.
     #[default]
     Attention,
-    /// Every linear layer and convolution inside down, mid and up blocks.
+    /// Every linear layer and convolution of the down, mid and up blocks.
     All,
 }
 
-/// How the learning rate goes after its warm-up.
+/// Schedule of the learning rate after its warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum LrSchedule {
-    /// Stays.
+    /// Stays the same.
     #[default]
     Constant,
-    /// Falls along half a cosine to zero.
+    /// Falls to zero along half a cosine.
     Cosine,
 }
 
-/// Where pictures are cropped to a square.
+/// Place where images are cropped to a square.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Crop {
-    /// In the middle.
+    /// The middle.
     #[default]
     Center,
-    /// Somewhere else for each cached variant.
+    /// A random place for each cached variant of an image.
     Random,
 }
 
-/// The optimizer of a run.
+/// Optimizer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
@@ -65,17 +65,17 @@ pub enum Optimizer {
     #[default]
     #[cfg_attr(feature = "cli", value(name = "adamw"))]
     AdamW,
-    /// AdamW with moments of eight bits, a quarter of their memory (Dettmers et al. 2021).
+    /// AdamW with 8-bit moments, which take a quarter of the memory (Dettmers et al. 2021).
     #[cfg_attr(feature = "cli", value(name = "adamw8bit"))]
     AdamW8bit,
 }
 
-/// Gradient checkpointing.
+/// Gradient checkpointing: activations are recomputed in the backward pass instead of kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Checkpointing {
-    /// On when --memory asks for it, or without that when the job would take more than 3 GB.
+    /// On if the job would need more than --memory; without --memory, if it would need more than 3 GB.
     #[default]
     Auto,
     /// Always.
@@ -84,53 +84,53 @@ pub enum Checkpointing {
     Off,
 }
 
-/// `portray train`.
+/// Options of a training: what `portray train` takes.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainOptions {
-    /// Folder with the subject's pictures
+    /// Folder with images of the subject
     #[cfg_attr(feature = "cli", arg(long, value_name = "DIR"))]
     #[serde(with = "path_form::optional")]
     pub images: Option<PathBuf>,
-    /// What they show, with a rare word for the subject: "a sks dog"; a picture with a NAME.txt beside it has that text
+    /// Caption of the images, with a rare word for the subject: "a sks dog"; a NAME.txt beside an image replaces it
     #[cfg_attr(feature = "cli", arg(long, value_name = "TEXT"))]
     pub prompt: Option<String>,
     /// The subject's class, for prior preservation: "a dog"
     #[cfg_attr(feature = "cli", arg(long, value_name = "TEXT"))]
     pub class_prompt: Option<String>,
-    /// Folder with class pictures; those that it lacks of --class-count, or all without it, the untouched model makes
+    /// Folder with class (regularization) images; the base model generates what --class-count still lacks
     #[cfg_attr(feature = "cli", arg(long, value_name = "DIR", requires = "class_prompt"))]
     #[serde(with = "path_form::optional")]
     pub class_images: Option<PathBuf>,
-    /// Class pictures that are used, 1 or more [default: 100, or all of --class-images]
+    /// Number of class images, 1 or more [default: 100, or all of --class-images]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = parse_count))]
     pub class_count: Option<usize>,
-    /// Weight of the class pictures' loss
+    /// Weight of the loss on class images
     #[cfg_attr(feature = "cli", arg(long, value_name = "W", default_value_t = 1.0))]
     pub prior_weight: f64,
-    /// Model.
+    /// The model and how its weights are stored.
     #[cfg_attr(feature = "cli", command(flatten))]
     pub model: ModelOptions,
-    /// lora or full
+    /// Weights to train
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     pub method: Method,
     /// Rank of the LoRA, 1 or more
     #[cfg_attr(feature = "cli", arg(long, default_value = "4", value_parser = parse_count))]
     pub rank: usize,
-    /// LoRA scale times rank [default: the rank]
+    /// LoRA alpha; its scale is alpha / rank [default: the rank]
     #[cfg_attr(feature = "cli", arg(long))]
     pub alpha: Option<f64>,
     /// Layers that get a LoRA
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     pub targets: Targets,
-    /// Train a LoRA of the text encoder too
+    /// Also train a LoRA of the text encoder
     #[cfg_attr(feature = "cli", arg(long))]
     pub text_encoder: bool,
     /// Learning rate of the text encoder [default: --lr]
     #[cfg_attr(feature = "cli", arg(long, value_name = "LR", requires = "text_encoder"))]
     pub text_lr: Option<f64>,
-    /// Optimizer updates, 1 or more
+    /// Optimizer steps, 1 or more [default: 400, or all that --replay holds]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_count))]
     pub steps: Option<usize>,
     /// Learning rate [default: 1e-4 for lora, 5e-6 for full]
@@ -139,84 +139,84 @@ pub struct TrainOptions {
     /// Learning-rate schedule
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     pub schedule: LrSchedule,
-    /// Updates over which the rate rises from zero
+    /// Optimizer steps over which the learning rate rises from zero
     #[cfg_attr(feature = "cli", arg(long, default_value_t = 0))]
     pub warmup: usize,
-    /// Instance pictures a micro-batch, 1 or more, each with one class picture
+    /// Images of the subject per micro-batch, 1 or more; each comes with one class image, if there are any
     #[cfg_attr(feature = "cli", arg(long, default_value = "1", value_parser = parse_count))]
     pub batch: usize,
-    /// Micro-batches an update, 1 or more
+    /// Micro-batches per optimizer step, 1 or more
     #[cfg_attr(feature = "cli", arg(long, default_value = "1", value_parser = parse_count))]
     pub accumulate: usize,
-    /// Who updates the parameters
+    /// Optimizer
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     pub optimizer: Optimizer,
-    /// Update each layer within the backward pass, which then runs twice: no memory for gradients
+    /// Update each layer during the backward pass, which then runs twice; needs no memory for gradients
     #[cfg_attr(feature = "cli", arg(long))]
     pub fused_update: bool,
     /// Decoupled weight decay
     #[cfg_attr(feature = "cli", arg(long, default_value_t = 1e-2))]
     pub weight_decay: f64,
-    /// Gradients are scaled down to this norm
+    /// Clip gradients to this norm
     #[cfg_attr(feature = "cli", arg(long, default_value_t = 1.0))]
     pub max_grad_norm: f64,
-    /// Min-SNR weighting (Hang et al. 2023), recommended 5
+    /// Gamma of min-SNR loss weighting (Hang et al. 2023); 5 is recommended
     #[cfg_attr(feature = "cli", arg(long, value_name = "GAMMA"))]
     pub min_snr: Option<f64>,
-    /// Offset noise
+    /// Strength of offset noise
     #[cfg_attr(feature = "cli", arg(long, value_name = "X", default_value_t = 0.0))]
     pub offset_noise: f64,
-    /// Gradient checkpointing
+    /// Gradient checkpointing: recompute activations instead of keeping them
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     pub checkpointing: Checkpointing,
-    /// Pixels of a side [default: what the model was made for]
+    /// Side of the training images in pixels [default: the model's native size]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub resolution: Option<usize>,
-    /// Where pictures are cropped
+    /// Where images are cropped to a square
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     pub crop: Crop,
-    /// Keep each picture's aspect: shapes of about as many pixels, instead of a square crop
+    /// Keep each image's aspect ratio, at about the same number of pixels, instead of cropping to a square
     #[cfg_attr(feature = "cli", arg(long))]
     pub buckets: bool,
-    /// Also show pictures mirrored
+    /// Also train on mirrored images
     #[cfg_attr(feature = "cli", arg(long))]
     pub flip: bool,
-    /// Seed of everything random
+    /// Seed of all randomness
     #[cfg_attr(feature = "cli", arg(long, default_value_t = 0))]
     pub seed: u64,
     /// Start from this LoRA
     #[cfg_attr(feature = "cli", arg(long, value_name = "FILE"))]
     #[serde(with = "path_form::optional")]
     pub init_lora: Option<PathBuf>,
-    /// Save a checkpoint every N updates, 1 or more
+    /// Save a checkpoint every N optimizer steps, 1 or more
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = parse_count))]
     pub save_every: Option<usize>,
-    /// Go on from the checkpoint beside --out
+    /// Resume from the checkpoint beside --out
     #[cfg_attr(feature = "cli", arg(long))]
     pub resume: bool,
-    /// Make a picture of this now and then; may be given several times
+    /// Validation prompt: generate an image of it every --sample-every steps; may be given several times
     #[cfg_attr(feature = "cli", arg(long = "sample-prompt", value_name = "TEXT"))]
     pub sample_prompts: Vec<String>,
-    /// Updates between sample pictures, 1 or more
+    /// Optimizer steps between sample images, 1 or more
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", default_value = "100", value_parser = parse_count))]
     pub sample_every: usize,
     /// Layout of the LoRA file
     #[cfg_attr(feature = "cli", arg(long, default_value = "diffusers"))]
     pub format: LoraFormat,
-    /// LoRA file or folder to write; a diffusers folder for --method full
+    /// LoRA file or folder to write; for --method full, a diffusers folder
     #[cfg_attr(feature = "cli", arg(long, value_name = "PATH", default_value = "portray-lora.safetensors"))]
     #[serde(with = "path_form")]
     pub out: PathBuf,
     /// Overwrite --out
     #[cfg_attr(feature = "cli", arg(long))]
     pub force: bool,
-    /// Take the batches from this file instead of pictures
+    /// Train on the recorded batches in this file instead of on images
     #[cfg_attr(feature = "cli", arg(long, value_name = "FILE", conflicts_with_all = ["images", "prompt", "class_prompt"]))]
     #[serde(with = "path_form::optional")]
     pub replay: Option<PathBuf>,
 }
 
-/// As the command line has it.
+/// The defaults of the command line.
 impl Default for TrainOptions {
     fn default() -> TrainOptions {
         TrainOptions {

@@ -16,7 +16,8 @@ use super::{Method, TrainOptions};
 /// Bytes of a result beside its numbers: names, shapes, configuration.
 const HEADER: u64 = 64 << 10;
 
-/// The folder for the sample pictures of a training that writes `out`: `OUT-samples`, without the `.safetensors` of a file.
+/// Returns the folder of the sample images of a training that writes `out`: `OUT-samples`, without the `.safetensors` of a
+/// file.
 pub fn samples_folder(out: &Path) -> PathBuf {
     let known = out.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors"));
     let mut name = if known { out.file_stem() } else { out.file_name() }.unwrap_or_default().to_os_string();
@@ -24,7 +25,7 @@ pub fn samples_folder(out: &Path) -> PathBuf {
     out.with_file_name(name)
 }
 
-/// The file of a sample picture: `step-000100-1.png` in `folder`, of the picture numbered 0.
+/// Returns the path of sample image number `index` (from 0) of `step`: `step-000100-1.png` in `folder` for number 0.
 pub fn sample_file(folder: &Path, step: usize, index: usize) -> PathBuf {
     folder.join(format!("step-{step:06}-{}.png", index + 1))
 }
@@ -40,7 +41,8 @@ impl TrainOptions {
         let state = state_folder(&self.out);
         let interrupted = State::is_at(&state);
         if self.resume && files::is_taken(&self.out) && matches!(interrupted, Ok(false)) {
-            let message = "is there already, and no checkpoint beside it: that run came to its end, or had none yet; without ";
+            let message =
+                "is there already, and no checkpoint beside it: that run came to its end, or had none yet; without ";
             return Err(Error::file(&self.out, message![message, option("resume"), " it starts anew"]));
         }
         self.place(None)?.check()?;
@@ -78,10 +80,8 @@ impl TrainOptions {
     fn check_inputs(&self) -> Result<()> {
         let samples = samples_folder(&self.out);
         let given = |name: &'static str, path: &Option<PathBuf>| path.clone().map(|path| (name, path));
-        let folders: Vec<_> = [given("images", &self.images), given("class_images", &self.class_images)]
-            .into_iter()
-            .flatten()
-            .collect();
+        let folders: Vec<_> =
+            [given("images", &self.images), given("class_images", &self.class_images)].into_iter().flatten().collect();
         for (name, folder) in &folders {
             for output in [&samples, &state_folder(&self.out)] {
                 if files::same(output, folder) {

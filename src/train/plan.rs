@@ -8,7 +8,7 @@ use crate::base::rng::{CounterRng, Stream};
 use crate::error::{Error, Result, message, option};
 use crate::gpu::{Caps, Variants};
 use crate::graph::{Graph, Plan, PlanOptions, Source, Tensor};
-use crate::models::{Context, TextEncoder, TextEncoderConfig, UNet, UnetConfig};
+use crate::models::{Context, Sample, TextEncoder, TextEncoderConfig, UNet, UnetConfig};
 use crate::nn::{LoraSpec, Mode, Param, Role, Scope, Settings};
 use crate::ops;
 use crate::ops::{clip_factor, dot, repeat, weighted_mse};
@@ -91,6 +91,8 @@ pub struct TrainPlan {
 #[derive(Clone)]
 pub(super) struct Inputs {
     pub noisy: Tensor,
+    /// Masks and masked latents of an inpainting model.
+    pub extra: Option<Tensor>,
     pub target: Tensor,
     pub timesteps: Tensor,
     pub weights: Tensor,
@@ -198,6 +200,8 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
     let mut g = Graph::new();
     let (n, prompts) = (setup.batch(), setup.prompts());
     let noisy = g.input("noisy", [n, h, w, c], DType::F32);
+    let further = setup.unet.in_channels.saturating_sub(c);
+    let extra = (further > 0).then(|| g.input("mask and masked latents", [n, h, w, further], DType::F32));
     let target = g.input("target", [n, h, w, c], DType::F32);
     let timesteps = g.input("timesteps", [n], DType::F32);
     let weights = g.input("weights", [n], DType::F32);
@@ -240,14 +244,14 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
     let scope =
         Scope::new("unet", Settings { dtype, mode: Mode::Training, lora: setup.lora.clone(), ..Settings::default() });
     let unet = UNet::new(&scope, setup.unet.clone())?;
-    let pred = unet.forward(&mut g, noisy, timesteps, Context::Hidden(context))?;
+    let pred = unet.forward(&mut g, Sample { latents: noisy, extra }, timesteps, Context::Hidden(context))?;
     let (total, errors) = weighted_mse(&mut g, pred, target, weights)?;
     g.output(errors);
     let trained = scope.params().into_iter().filter(|p| full || p.role == Role::Adapter).collect();
     params.extend(scope.params());
     groups.insert(0, Group { label: "unet", params: trained });
 
-    let mut inputs = Inputs { noisy, target, timesteps, weights, prompt, errors, fused: None };
+    let mut inputs = Inputs { noisy, extra, target, timesteps, weights, prompt, errors, fused: None };
     match pass {
         Pass::Store | Pass::Accumulate => store_gradients(&mut g, setup, total, &groups, pass == Pass::Accumulate)?,
         Pass::Norm | Pass::Update => {

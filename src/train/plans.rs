@@ -89,7 +89,7 @@ impl TrainPlans {
         let prompts = set.prompts.len() + 1 + usize::from(job.class_prompt.is_some()) + job.sample_prompts.len();
         let mut sizes = set.sizes.iter().map(|size| size.map(|n| n / model.factor())).map(|[w, h]| [h, w]);
         let [h, w] = sizes.next().unwrap_or_default();
-        let latent = [h, w, model.unet.in_channels];
+        let latent = [h, w, model.vae.latent_channels];
         let samples = [job.batch, if job.class_prompt.is_some() { job.batch } else { 0 }];
         let mut setup = job.setup(model, planning.caps, samples, latent, model.tokenizer.length());
         (setup.more_sizes, setup.captions) = (sizes.collect(), set.captioned());
@@ -112,7 +112,7 @@ impl TrainPlans {
     /// All of them, those that are needed first in front.
     pub(crate) fn plans(&self) -> impl Iterator<Item = &Plan> {
         let encode = self.before.encode.iter().map(|part| &*part.plan);
-        let preview = self.before.preview.iter().flat_map(|plans| plans.plans().chain([&*plans.decode.plan]));
+        let preview = self.before.preview.iter().flat_map(|plans| plans.plans().chain(plans.plans_apart()));
         self.before.text.plans().chain(encode).chain(self.training.plans()).chain(preview)
     }
 
@@ -126,9 +126,10 @@ impl BeforeTraining {
     /// Of these and the training itself.
     fn memory(&self, training: &TrainPlan) -> Memory {
         let (mut rows, mut peak_bytes) = in_turn(&self.phases(training));
-        if let Some(SamplePlans { decode, .. }) = &self.preview {
+        if let Some(SamplePlans { decode, encode, .. }) = &self.preview {
             // Decoded while the training's state is in the pool's place: in memory of its own.
-            let bytes = bytes(&decode.params) + decode.plan.working_bytes();
+            let alone = |part: &Part| bytes(&part.params) + part.plan.working_bytes();
+            let bytes = alone(decode).max(encode.as_ref().map_or(0, alone));
             rows.push(("decoding sample pictures".into(), bytes));
             peak_bytes += bytes;
         }
@@ -146,7 +147,10 @@ impl BeforeTraining {
     }
 }
 
-/// The plan of a `train` job on an adapter with `caps`.
+/// Plans a training for an adapter with `caps`. Needs no GPU.
+///
+/// # Errors
+/// Those of [`Engine::train`](crate::Engine::train) that are known before it runs.
 pub fn plan_train(job: &TrainOptions, caps: &Caps) -> Result<PlanReport> {
     job.check_options()?;
     let (model, mut notes) = open_for_plan(&job.model, &[], job.reads())?;
@@ -172,7 +176,7 @@ pub fn plan_train(job: &TrainOptions, caps: &Caps) -> Result<PlanReport> {
     notes.push(training.trained_summary().into());
     if let Some(prompt) = job.class_prompt.as_ref().filter(|_| to_make > 0) {
         let class = class_job(&job.model, prompt, to_make, [job.side(&model)?; 2], 0);
-        let (PlanReport { peak_bytes: made, .. }, theirs) = generate_report(&class, caps)?;
+        let (PlanReport { peak_bytes: made, .. }, theirs) = generate_report(&class, caps, &model, Vec::new())?;
         texts.join(theirs);
         rows.push(("class pictures, before all else".into(), made));
         peak_bytes = peak_bytes.max(made);

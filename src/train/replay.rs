@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::base::layout;
 use crate::error::{Error, Result, message, option};
 use crate::io::SafeTensors;
+use crate::pipeline::inpaint::beside;
 
 use super::dataset::Draw;
 
@@ -14,6 +15,7 @@ pub struct Replay {
     micro_steps: usize,
     batch: usize,
     prior: bool,
+    masked: bool,
     latent: [usize; 3],
 }
 
@@ -48,7 +50,8 @@ impl Replay {
         }
         let micro_steps = count_micro_steps(&file)?;
         let prior = file.contains("0.prior.latents");
-        let replay = Replay { file, micro_steps, batch, prior, latent: [h, w, channels] };
+        let masked = file.contains("0.instance.mask") || file.contains("0.instance.masked_latents");
+        let replay = Replay { file, micro_steps, batch, prior, masked, latent: [h, w, channels] };
         replay.check()?;
         Ok(replay)
     }
@@ -56,10 +59,14 @@ impl Replay {
     /// Checks what is not seen from the first micro-batch.
     fn check(&self) -> Result<()> {
         let [h, w, c] = self.latent;
-        let (latent, steps) = ([self.batch, c, h, w], [self.batch]);
+        let (latent, mask, steps) = ([self.batch, c, h, w], [self.batch, 1, h, w], [self.batch]);
+        let mut expected = vec![("latents", &latent[..]), ("noise", &latent), ("timesteps", &steps)];
+        if self.masked {
+            expected.extend([("mask", &mask[..]), ("masked_latents", &latent)]);
+        }
         for i in 0..self.micro_steps {
             for part in self.parts() {
-                for (name, shape) in [("latents", &latent[..]), ("noise", &latent), ("timesteps", &steps)] {
+                for &(name, shape) in &expected {
                     let tensor = self.file.get(&format!("{i}.{part}.{name}"))?;
                     if *tensor.shape != *shape {
                         let message = format!("is {:?}: expected {shape:?}, as the first micro-batch is", tensor.shape);
@@ -90,6 +97,11 @@ impl Replay {
     /// Samples of each kind a micro-batch.
     pub fn samples(&self) -> [usize; 2] {
         [self.batch, if self.prior { self.batch } else { 0 }]
+    }
+
+    /// Whether the batches hold masks and masked latents, which an inpainting model reads.
+    pub fn masked(&self) -> bool {
+        self.masked
     }
 
     /// Latent height, width and channels.
@@ -146,6 +158,7 @@ impl Replay {
             prompts: Vec::new(),
             latents: Vec::new(),
             noise: Vec::new(),
+            extra: Vec::new(),
             timesteps: Vec::new(),
             instances: self.batch,
         };
@@ -153,6 +166,11 @@ impl Replay {
             for (name, into) in [("latents", &mut draw.latents), ("noise", &mut draw.noise)] {
                 let values = self.file.get(&format!("{i}.{part}.{name}"))?.to_finite_f32()?;
                 into.extend(layout::to_channels_last(&values, [self.batch, c, h, w]));
+            }
+            if self.masked {
+                let values = |name: &str| self.file.get(&format!("{i}.{part}.{name}"))?.to_finite_f32();
+                let latents = layout::to_channels_last(&values("masked_latents")?, [self.batch, c, h, w]);
+                draw.extra.extend(beside(&values("mask")?, &latents, c));
             }
             let tensor = self.file.get(&format!("{i}.{part}.timesteps"))?;
             let steps = tensor.to_i64()?;
@@ -249,6 +267,23 @@ mod tests {
         let replay = open(&only).unwrap();
         assert_eq!(replay.conditioning().unwrap(), Conditioning::Ids(vec![49406, 320, 49407], 3));
         assert_eq!(replay.draw(0).unwrap().timesteps, [10]);
+    }
+
+    #[test]
+    fn masks_and_masked_latents_are_read_together() {
+        let mut with = tensors();
+        for (i, part) in [(0, "instance"), (0, "prior"), (1, "instance"), (1, "prior")] {
+            with.push(Tensor::f32(format!("{i}.{part}.mask"), &[1, 1, 1, 2], &[1.0, 0.0]));
+            with.push(Tensor::f32(format!("{i}.{part}.masked_latents"), &[1, 2, 1, 2], &[0.1, 0.2, 0.3, 0.4]));
+        }
+        let replay = open(&with).unwrap();
+        assert!(replay.masked() && !open(&tensors()).unwrap().masked());
+        let sample = [1.0, 0.1, 0.3, 0.0, 0.2, 0.4];
+        assert_eq!(replay.draw(0).unwrap().extra, [sample, sample].concat());
+        with.retain(|t| t.name != "1.prior.masked_latents");
+        assert!(fault(&with).contains("no tensor '1.prior.masked_latents'"));
+        with.retain(|t| t.name != "0.instance.mask");
+        assert!(fault(&with).contains("no tensor '0.instance.mask'"));
     }
 
     #[test]

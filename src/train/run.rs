@@ -25,16 +25,16 @@ use super::save::{save, start_adapters};
 use super::state::{STATE_FILE, state_folder};
 use super::{LrSchedule, TrainOptions};
 
-/// What a training left behind.
+/// Result of a training.
 #[derive(Clone, Debug)]
 pub struct Trained {
-    /// The LoRA file or folder, or the model folder.
+    /// Path of the LoRA file or folder, or of the model folder.
     pub out: PathBuf,
-    /// Updates done.
+    /// Optimizer steps done.
     pub steps: usize,
 }
 
-/// Default number of updates.
+/// Default number of optimizer steps.
 const STEPS: usize = 400;
 
 /// Trains; writes `job.out`. Stopped by the listener, it saves a checkpoint and says so.
@@ -159,7 +159,7 @@ async fn load<'a>(
     trainer.set_prompts(run.conditioning)?;
     let preview = match run.sample_prompts.zip(samples) {
         Some((prompts, plans)) => {
-            let preview = Preview::new(gpu, job, model, plans, &mut pool, &store, prompts);
+            let preview = Box::pin(Preview::new(gpu, job, model, plans, &mut pool, &store, prompts));
             Some(events.until_stopped(gpu, preview).await?)
         }
         None => None,

@@ -11,13 +11,13 @@ use crate::graph::{Plan, Session, Tensor};
 use crate::io;
 use crate::models::UNet;
 use crate::nn::{Mode, Scope, Settings};
-use crate::pipeline::Model;
 use crate::pipeline::autoencode::VaeSession;
-use crate::pipeline::denoise::{Extent, Sampling, SamplingPlan};
+use crate::pipeline::denoise::{Extent, Sampling, SamplingPlan, Start};
 use crate::pipeline::events::EventSink;
 use crate::pipeline::planning::{Part, Planning};
 use crate::pipeline::recipe::Recipe;
 use crate::pipeline::text::Hidden;
+use crate::pipeline::{Masked, Model};
 
 use super::{Method, TrainOptions};
 
@@ -31,6 +31,8 @@ pub(super) struct Preview {
     /// Run in memory of its own, which goes each time.
     decode: Part,
     size: [usize; 2],
+    /// For an inpainting model: an image of which nothing is kept, so that samples show what the prompt alone gives.
+    masked: Option<Masked>,
 }
 
 /// The empty prompt and the sample prompts.
@@ -50,12 +52,19 @@ pub(super) struct SamplePlans {
     sampling: SamplingPlan,
     text: Option<Part>,
     pub decode: Part,
+    /// The encoder of an inpainting model; like the decoder in memory of its own.
+    pub encode: Option<Part>,
 }
 
 impl SamplePlans {
     /// Those that run on the training's own weights, in its pool.
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
         self.sampling.plans().chain(self.text.iter().map(|text| &*text.plan))
+    }
+
+    /// Those that run in memory of their own.
+    pub fn plans_apart(&self) -> impl Iterator<Item = &Plan> {
+        std::iter::once(&self.decode).chain(&self.encode).map(|part| &*part.plan)
     }
 }
 
@@ -92,7 +101,8 @@ impl Model {
     ) -> Result<SamplePlans> {
         let (recipe, unet, sampling) = self.preview_sampling(job, planning, size)?;
         let decode = self.plan_vae_decode(planning, 1, size, true)?;
-        Ok(SamplePlans { recipe, unet, sampling, text: self.preview_text(job, planning)?, decode })
+        let encode = self.inpaints().then(|| self.plan_vae_encode(planning, 1, size)).transpose()?;
+        Ok(SamplePlans { recipe, unet, sampling, text: self.preview_text(job, planning)?, decode, encode })
     }
 }
 
@@ -108,7 +118,14 @@ impl Preview {
         prompts: SamplePrompts,
     ) -> Result<Preview> {
         let side = job.side(model)?;
-        let SamplePlans { recipe, unet, sampling, text, decode } = plans;
+        let SamplePlans { recipe, unet, sampling, text, decode, encode } = plans;
+        let masked = match encode {
+            Some(part) => {
+                let vae = VaeSession::new(gpu, model, &mut Pool::default(), &part).await?;
+                Some(Masked::nothing(&vae, model, [side, side]).await?)
+            }
+            None => None,
+        };
         let sampling = Sampling::new(gpu, &sampling, &unet, pool, [store.clone()]).await?;
         let text = match text {
             Some(Part { plan, input, output, .. }) => {
@@ -116,7 +133,7 @@ impl Preview {
             }
             None => None,
         };
-        Ok(Preview { sampling, recipe, prompts, text, decode, size: [side, side] })
+        Ok(Preview { sampling, recipe, prompts, text, decode, size: [side, side], masked })
     }
 
     /// Makes the sample pictures of `step` updates. Stopped, it leaves out those that are not there yet: a training waits
@@ -129,7 +146,8 @@ impl Preview {
         step: usize,
         events: &mut EventSink<'_>,
     ) -> Result<()> {
-        let Preview { sampling, recipe, prompts: SamplePrompts { hidden, first, ids }, text, decode, size } = self;
+        let Preview { sampling, recipe, prompts: SamplePrompts { hidden, first, ids }, text, decode, size, masked } =
+            self;
         if events.stopped() {
             return Ok(());
         }
@@ -149,7 +167,8 @@ impl Preview {
                 events.say(Event::Progress { unit: "sample step", done: index * steps + i + 1, total });
                 events.go_on()
             };
-            match sampling.run(&recipe.trajectory, recipe.guidance, None, &mut rng, false, &mut on_step).await {
+            let start = Start { latents: None, masked: masked.as_ref() };
+            match sampling.run(&recipe.trajectory, recipe.guidance, start, &mut rng, false, &mut on_step).await {
                 Err(Error::Interrupted { .. }) => return Ok(()),
                 other => other?,
             }

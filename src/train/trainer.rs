@@ -172,6 +172,9 @@ impl Trainer {
             }
         }
         session.write(at.noisy, &batch.noisy)?;
+        if let Some(extra) = at.extra {
+            session.write(extra, &batch.extra)?;
+        }
         session.write(at.target, &batch.target)?;
         session.write(at.timesteps, &batch.timesteps)?;
         session.write(at.weights, &weights)

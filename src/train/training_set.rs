@@ -76,14 +76,14 @@ impl TrainingSet {
 
     /// The pictures, nothing of them encoded yet.
     pub(crate) fn photos(&self) -> Vec<Photo> {
-        let photo = |(&size, &prompt)| Photo { variants: Vec::new(), size, prompt };
+        let photo = |(&size, &prompt)| Photo { size, prompt, ..Photo::default() };
         self.size_of.iter().zip(&self.prompt_of).map(photo).collect()
     }
 
     /// `count` class pictures: they take the shapes of the subject's in turn, and the prompt behind its prompts.
     pub(crate) fn class_photos(&self, count: usize) -> Vec<Photo> {
         let size = |i: usize| self.size_of.get(i % self.size_of.len().max(1)).copied().unwrap_or(0);
-        (0..count).map(|i| Photo { variants: Vec::new(), size: size(i), prompt: self.prompts.len() }).collect()
+        (0..count).map(|i| Photo { size: size(i), prompt: self.prompts.len(), ..Photo::default() }).collect()
     }
 
     /// For the user: how many pictures, in which shapes, with which captions.

@@ -119,7 +119,7 @@ fn damaged_models() {
     check("scheduler/scheduler_config.json", &["scheduler_config.json"], &|_| b"{".to_vec());
     check("scheduler/scheduler_config.json", &["beta_schedule"], &|b| replaced(b, "scaled_linear", "guessed"));
     check("tokenizer/tokenizer.json", &["tokenizer.json"], &|b| b[..b.len() / 2].to_vec());
-    check("unet/config.json", &["inpainting"], &|b| replaced(b, "\"in_channels\": 4", "\"in_channels\": 9"));
+    check("unet/config.json", &["InstructPix2Pix"], &|b| replaced(b, "\"in_channels\": 4", "\"in_channels\": 8"));
     // Weights of another depth than the configuration's.
     check("unet/config.json", &["unet"], &|b| replaced(b, "\"layers_per_block\": 2", "\"layers_per_block\": 3"));
     fs::remove_file(dir.path().join("model").join(unet)).unwrap();

@@ -6,6 +6,7 @@ mod captions;
 mod common;
 mod demo;
 mod golden;
+mod inpaint;
 #[path = "../inputs/mod.rs"]
 mod inputs;
 #[path = "../interop/mod.rs"]

@@ -8,12 +8,14 @@ use portray::io::{SafeTensors, Tensor, write_safetensors};
 fn single_file_and_folder_give_the_same_latents() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
-    for name in ["tiny-sd1", "tiny-sd2"] {
+    for name in ["tiny-sd1", "tiny-sd2", "tiny-sd1-inpainting", "tiny-sd2-inpainting"] {
         let model = RandomModel::named(name, 3).unwrap();
         model.write_folder(&at.join(name)).unwrap();
         model.write_file(&at.join(format!("{name}.safetensors"))).unwrap();
         // What the file does not say is asked below.
-        let options = "--steps 2 --width 32 --height 24 --prediction epsilon";
+        let start = "--init {A}/subjects/cat/0.png --mask {A}/subjects/cat/1.png";
+        let start = if name.ends_with("-inpainting") { start } else { "" };
+        let options = format!("--steps 2 --width 32 --height 24 --prediction epsilon {start}");
         for (model, out) in [(name.to_owned(), "a"), (format!("{name}.safetensors"), "b")] {
             let latents = format!("--latents-out {name}-{out}.safetensors --out {name}-{out}.png");
             let output = works(at, &format!("generate cat! --model {model} {options} {latents}"));
@@ -23,9 +25,13 @@ fn single_file_and_folder_give_the_same_latents() {
         assert_eq!(read(format!("{name}-a.safetensors")), read(format!("{name}-b.safetensors")), "{name}");
     }
     // What the file does not say is seen from one prediction, and said.
-    let output =
-        works(at, "generate cat --model tiny-sd2.safetensors --steps 1 --width 32 --height 32 --out probed.png");
-    assert!(stderr(&output).contains("tiny-sd2.safetensors seems to predict"), "{}", stderr(&output));
+    for (name, more) in
+        [("tiny-sd2", ""), ("tiny-sd2-inpainting", "--init {A}/subjects/cat/0.png --mask {A}/subjects/cat/1.png")]
+    {
+        let size = format!("--steps 1 --width 32 --height 32 --out probed-{name}.png");
+        let output = works(at, &format!("generate cat --model {name}.safetensors {size} {more}"));
+        assert!(stderr(&output).contains(&format!("{name}.safetensors seems to predict")), "{}", stderr(&output));
+    }
 
     // Damaged and mismatched files: the file's own names, in one line.
     let changed = |name: &str, shape: &[usize], value: f32, row: usize| {

@@ -3,6 +3,7 @@
 mod adapters;
 #[path = "../common/mod.rs"]
 mod common;
+mod inpaint;
 mod models;
 mod samplers;
 mod train;

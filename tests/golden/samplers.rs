@@ -11,11 +11,11 @@ use portray::{
 
 const PROMPT: &str = "a photo of a sks dog";
 
-fn open(path: &Path) -> SafeTensors {
+pub fn open(path: &Path) -> SafeTensors {
     SafeTensors::open(path).unwrap_or_else(|e| panic!("{e}"))
 }
 
-fn tensor(file: &SafeTensors, name: &str) -> (Vec<usize>, Vec<f64>) {
+pub fn tensor(file: &SafeTensors, name: &str) -> (Vec<usize>, Vec<f64>) {
     let t = file.get(name).unwrap_or_else(|e| panic!("{e}"));
     (t.shape.to_vec(), t.to_f32().unwrap().into_iter().map(f64::from).collect())
 }
@@ -46,7 +46,7 @@ fn latents(engine: &Engine, job: &GenerateOptions) -> Latents {
 }
 
 /// Every step's latent, within `tolerance` of the largest of its own.
-fn compare(got: &Latents, expected: &[f64], tolerance: f64) -> Result<(), String> {
+pub fn compare(got: &Latents, expected: &[f64], tolerance: f64) -> Result<(), String> {
     let each = expected.len() / got.steps.len().max(1);
     if got.steps.len() * each != expected.len() || got.steps.is_empty() {
         return Err(format!("{} steps do not make up {} values", got.steps.len(), expected.len()));
@@ -127,7 +127,7 @@ fn image_to_image_is_that_of_diffusers() {
             );
             job.init = Some(fixtures.join("init.png"));
             (job.sampling.width, job.sampling.height) = (Some(40), Some(48));
-            job.strength = strength;
+            job.strength = Some(strength);
             let got = latents(engine, &job);
             let (shape, expected) = tensor(&file, &format!("{kind}.{name}"));
             assert_eq!(got.shape, shape);

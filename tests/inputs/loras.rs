@@ -383,7 +383,7 @@ fn n16_options_that_do_nothing_are_named() {
     let lora = TrainOptions { method: Method::Lora, ..job };
     assert!(!planned(&lora).unwrap().contains("without effect"));
     let caps = Caps::webgpu_defaults(AdapterClass::Cpu);
-    let made = GenerateOptions { prompts: vec!["x".into()], model, strength: 0.2, ..GenerateOptions::default() };
+    let made = GenerateOptions { prompts: vec!["x".into()], model, strength: Some(0.2), ..GenerateOptions::default() };
     let notes = Message::join(plan_generate(&made, &caps).unwrap().notes, "\n").to_string();
     assert!(notes.contains("without init: without effect here: strength"), "{notes}");
 }

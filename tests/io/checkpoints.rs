@@ -208,7 +208,7 @@ fn every_refusal_has_a_remedy() {
         refused(&class(family), &format!("is a {family}; only Stable Diffusion 1.x and 2.x"));
     }
     for (class, what) in [
-        ("StableDiffusionInpaintPipeline", "is an inpainting model (StableDiffusionInpaintPipeline)"),
+        ("StableDiffusionControlNetInpaintPipeline", "is a model with a ControlNet"),
         ("StableDiffusionInstructPix2PixPipeline", "is an InstructPix2Pix model"),
         ("StableDiffusionDepth2ImgPipeline", "is a depth-to-image model"),
         ("StableDiffusionUpscalePipeline", "is an upscaler's model"),

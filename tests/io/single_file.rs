@@ -100,7 +100,9 @@ fn both(name: &str) -> (tempfile::TempDir, Checkpoint, Checkpoint) {
 
 #[test]
 fn a_single_file_is_the_folder() {
-    for (name, pad) in [("tiny-sd1", 49407), ("tiny-sd2", 0)] {
+    for (name, pad) in
+        [("tiny-sd1", 49407), ("tiny-sd2", 0), ("tiny-sd1-inpainting", 49407), ("tiny-sd2-inpainting", 0)]
+    {
         let (dir, folder, file) = both(name);
         for part in Part::ALL {
             let (a, b) = (folder.part(part), file.part(part));
@@ -123,6 +125,9 @@ fn a_single_file_is_the_folder() {
         let unet: Vec<_> = file.part(Part::Unet).iter().collect();
         write_diffusers_folder(dir.path().join("back"), &file, &unet).unwrap();
         let back = Checkpoint::open(dir.path().join("back")).unwrap();
+        let class = |folder: &str| fs::read_to_string(dir.path().join(folder).join("model_index.json")).unwrap();
+        let inpaints = |folder: &str| class(folder).contains("StableDiffusionInpaintPipeline");
+        assert_eq!([inpaints("folder"), inpaints("back")], [name.ends_with("-inpainting"); 2], "{name}");
         assert_eq!(back.modules(), folder.modules());
         assert_eq!(back.tokenizer().unwrap().pad(), pad);
     }
@@ -277,8 +282,8 @@ fn other_files_are_refused_as_what_they_are() {
         });
         message(Checkpoint::open(path))
     };
-    let e = reshaped(input, &[64, 9, 3, 3]);
-    assert!(e.contains("is an inpainting model (its UNet reads 9 channels, not 4)"), "{e}");
+    let e = reshaped(input, &[64, 8, 3, 3]);
+    assert!(e.contains("is an InstructPix2Pix model (its UNet reads 8 channels, not 4)"), "{e}");
     let e = reshaped("cond_stage_model.model.transformer.resblocks.0.attn.in_proj_bias", &[7]);
     assert!(e.contains("has shape [7]: its rows are no three thirds"), "{e}");
     let e = reshaped("model.diffusion_model.input_blocks.1.0.in_layers.2.weight", &[]);

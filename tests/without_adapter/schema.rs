@@ -37,8 +37,7 @@ fn phases() -> Vec<Phase> {
 fn events() -> BTreeMap<String, Value> {
     let (prompt, parameters) = ("a cat".to_owned(), "a cat".to_owned());
     let picture = Picture { index: 0, prompt, seed: 7, width: 8, height: 8, rgb: vec![0; 192], parameters };
-    let step =
-        StepReport { step: 0, steps: 9, loss: 0.5, instance: 0.25, prior: Some(0.25), grad_norm: 2.0, lr: 1e-3 };
+    let step = StepReport { step: 0, steps: 9, loss: 0.5, instance: 0.25, prior: Some(0.25), grad_norm: 2.0, lr: 1e-3 };
     let all = [
         Event::Phase(Phase::Sampling),
         Event::Note("a".into()),
@@ -173,7 +172,9 @@ fn the_page_has_the_events_of_the_library() {
 #[test]
 fn the_page_has_the_reports_of_the_library() {
     let reports = reports();
-    for (name, report, added) in [("Plan", "plan", None), ("ModelInfo", "model", Some("name")), ("LoraInfo", "lora", Some("name"))] {
+    for (name, report, added) in
+        [("Plan", "plan", None), ("ModelInfo", "model", Some("name")), ("LoraInfo", "lora", Some("name"))]
+    {
         let mut fields: Names = interface(name).into_keys().collect();
         assert!(added.is_none_or(|added| fields.remove(added)));
         assert_eq!(fields, keys(&reports[report]), "{name}");

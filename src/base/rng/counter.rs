@@ -26,6 +26,12 @@ pub enum Stream {
     Init = 7,
     /// Inputs of benchmarks and self-checks.
     Bench = 8,
+    /// Shapes of the masks of an inpainting model's training.
+    Mask = 9,
+    /// Which of an image's masks is shown.
+    MaskChoice = 10,
+    /// The sample drawn from a masked latent's posterior.
+    MaskedPosterior = 11,
 }
 
 /// Counter-based draws: Philox 4x32-10 under the key `seed`, at the counter (index low, index high, step, stream).

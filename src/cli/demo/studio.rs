@@ -90,7 +90,7 @@ impl<'a> Studio<'a> {
             seed,
             ..Default::default()
         };
-        let job = GenerateOptions { prompts: prompts.to_vec(), count, sampling, strength: 1.0, ..Default::default() };
+        let job = GenerateOptions { prompts: prompts.to_vec(), count, sampling, ..Default::default() };
         let began = Instant::now();
         self.progress.begin(title);
         let progress = &mut self.progress;

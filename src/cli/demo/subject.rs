@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use portray::io::{image, write_atomic};
 use portray::error::option;
+use portray::io::{image, write_atomic};
 use portray::{Error, Picture, Result};
 
 use super::super::args::{self, DemoArgs};

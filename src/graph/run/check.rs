@@ -1,4 +1,4 @@
-//! Whether a run did what it should: guards round every block, and references of every node.
+//! Checks of a run: guards around every block, and references of every node.
 
 use super::Session;
 use crate::base::Array;
@@ -9,18 +9,18 @@ use crate::graph::plan::{GUARD_BYTES, Home};
 /// A quiet NaN that no kernel computes.
 const SENTINEL: u32 = 0x7fc0_dead;
 
-/// A node whose result differs from its reference, found by [`Session::check`].
+/// Node whose result differs from its reference, found by [`Session::check`].
 #[derive(Clone, Debug)]
 pub struct Mismatch {
-    /// The node, and which of its results.
+    /// Name of the node, and index of its result.
     pub node: String,
     /// Largest difference, relative to the largest magnitude of the reference.
     pub error: f64,
 }
 
 impl Session {
-    /// Fills the arena with a pattern that is a NaN: what reads memory that nobody wrote yields NaN, and what writes
-    /// outside its block is found by [`Session::check_sentinels`]. For plans made with sentinels.
+    /// Fills the arena with a NaN pattern. A read of memory that nobody wrote then yields NaN, and
+    /// [`Session::check_sentinels`] finds writes outside a block. For plans made with sentinels.
     pub fn plant_sentinels(&self) -> Result<()> {
         for (slot, home) in &self.plan.homes {
             if let Home::Arena(_) = home {
@@ -32,7 +32,10 @@ impl Session {
         self.gpu.check()
     }
 
-    /// After a run: an error if a guard word was overwritten.
+    /// Checks the guards after a run.
+    ///
+    /// # Errors
+    /// [`Error::Device`] that names the block whose guard was overwritten.
     pub async fn check_sentinels(&self) -> Result<()> {
         for (slot, home) in &self.plan.homes {
             if let Home::Arena(_) = home {
@@ -53,8 +56,8 @@ impl Session {
         used.unwrap_or(0).next_multiple_of(self.plan.caps.storage_alignment.max(16))
     }
 
-    /// After a run of a plan made with [`crate::graph::PlanOptions::keep_all`]: computes every node's reference from the values
-    /// that the GPU gave its inputs, and returns the first node whose result is off by more than `tolerance`.
+    /// Computes every node's reference from the values that the GPU gave its inputs, after a run of a plan made with
+    /// [`crate::graph::PlanOptions::keep_all`]. Returns the first node whose result is off by more than `tolerance`.
     pub async fn check(&self, tolerance: f64) -> Result<Option<Mismatch>> {
         for (id, node) in self.plan.nodes.iter().enumerate() {
             if !node.op.in_place().is_empty() {

@@ -16,20 +16,20 @@ const GIVE_A_FOLDER: &str = "give a diffusers folder (model_index.json, unet/, v
      scheduler/) or a single .safetensors file in the original layout";
 
 /// Pipelines that are made of the parts that are read here, and of no others.
-const PIPELINES: [&str; 7] = [
+const PIPELINES: [&str; 8] = [
     "StableDiffusionPipeline",
     "StableDiffusionPipelineSafe",
     "StableDiffusionKDiffusionPipeline",
     "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
     "StableDiffusionPanoramaPipeline",
     "StableDiffusionSAGPipeline",
     "StableDiffusionAttendAndExcitePipeline",
 ];
 
 /// Pipelines of the same family whose UNet is another, or not all there is.
-const OTHER_PIPELINES: [(&str, &str); 9] = [
+const OTHER_PIPELINES: [(&str, &str); 8] = [
     ("StableDiffusionControlNet", "a model with a ControlNet"),
-    ("StableDiffusionInpaint", "an inpainting model"),
     ("StableDiffusionInstructPix2Pix", "an InstructPix2Pix model"),
     ("StableDiffusionDepth2Img", "a depth-to-image model"),
     ("StableDiffusionUpscale", "an upscaler's model"),

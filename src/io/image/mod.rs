@@ -4,6 +4,7 @@ mod captions;
 mod folder;
 mod jpeg;
 mod kind;
+mod mask;
 mod png_file;
 mod read;
 mod resample;
@@ -11,6 +12,7 @@ mod tiff;
 
 pub use captions::Captions;
 pub use folder::{PictureFolder, list_pictures};
+pub use mask::Mask;
 pub use png_file::{Parameters, encode_png, title, write_png};
 pub use read::{Decoded, MAX_PIXELS, Picture, size};
 pub use resample::{Crop, Fit, covering};

@@ -69,7 +69,10 @@ impl LoraFile {
     fn checked(self) -> Result<LoraFile> {
         if self.layers().is_empty() && self.foreign.is_empty() {
             if files::exists(Path::new(&self.name).join("model_index.json")) {
-                return Err(Error::file(&self.name, message!["is a model and no LoRA: give it with ", option("model")]));
+                return Err(Error::file(
+                    &self.name,
+                    message!["is a model and no LoRA: give it with ", option("model")],
+                ));
             }
             let message = "holds no LoRA: expected a .safetensors file with lora_… tensors, or a folder with \
                            unet/adapter_config.json";

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::family::INPAINTING;
 use super::names::{Names, Structure, TextFlavour, prefix};
 use crate::error::{Error, Result};
 use crate::io::{Part, SafeTensors};
@@ -124,6 +125,9 @@ impl Configs {
             model_index,
             scheduler,
         };
+        if configs.unet["in_channels"] == json!(INPAINTING) {
+            configs.model_index["_class_name"] = json!("StableDiffusionInpaintPipeline");
+        }
         // The marker of newer trainers for noise levels that end in pure noise (Lin et al. 2023): sampling has to begin
         // there, which the template's PNDM cannot.
         let zero_snr =

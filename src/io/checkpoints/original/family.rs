@@ -11,6 +11,8 @@ use crate::io::{Part, SafeTensors, Source};
 
 /// Channels of a Stable Diffusion latent.
 const LATENT: usize = 4;
+/// Channels that the UNet of an inpainting model reads: latent, mask and masked latent.
+pub const INPAINTING: usize = 2 * LATENT + 1;
 
 /// What is no model of any family, and what is one by marks that LoRA files have not: a mark in tensor names, and what
 /// holds it.
@@ -75,7 +77,7 @@ pub fn other(file: &SafeTensors) -> Option<String> {
     let inputs = [format!("{unet}input_blocks.0.0.weight"), "conv_in.weight".into()];
     let shapes = inputs.iter().filter_map(|name| Some(file.find(name)?.shape));
     let mut channels = shapes.filter(|shape| shape.len() == 4).map(|shape| shape[1]);
-    if let Some(channels) = channels.find(|&channels| channels != LATENT) {
+    if let Some(channels) = channels.find(|channels| ![LATENT, INPAINTING].contains(channels)) {
         return Some(by_input_channels(channels, LATENT));
     }
     if let Some((_, what)) = OTHERS.iter().find(|(mark, _)| has(mark)) {
@@ -102,7 +104,8 @@ pub fn flavour(file: &SafeTensors) -> Result<TextFlavour> {
     let refuse = |message: Message| Err(Error::file(file.name(), message));
     if file.names().any(is_adapter_key) && starts(prefix(Part::Unet, TextFlavour::Clip)) {
         let key = file.names().find(|name| is_adapter_key(name)).unwrap_or_default();
-        let fault = format!("is a model with a LoRA that is not merged ('{key}'): merge it first, or save it by itself");
+        let fault =
+            format!("is a model with a LoRA that is not merged ('{key}'): merge it first, or save it by itself");
         return refuse(message![fault, " and give it with ", option("loras")]);
     }
     if file.names().any(is_adapter_key) {
