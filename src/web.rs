@@ -244,11 +244,11 @@ impl WebEngine {
 
     /// The job's model with its LoRAs, opened now where it is not the last one.
     async fn opened(&self, job: &GenerateOptions, listener: Listener<'_>) -> Result<Rc<Model>> {
-        let named = json!([job.model, job.loras]).to_string();
+        let named = json!([job.model, job.loras, job.merge]).to_string();
         let last = self.opened.take().filter(|(name, _)| *name == named);
         let model = match last {
             Some((_, model)) => model,
-            None => Rc::new(self.engine.open(&job.model, &job.loras, listener).await?),
+            None => Rc::new(self.engine.open(&job.model, &job.loras, listener).await?.merging(job.merge)),
         };
         self.opened.replace(Some((named, model.clone())));
         Ok(model)

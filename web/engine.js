@@ -176,7 +176,7 @@ export class Realm {
   }
 
   #generateJob(job) {
-    const { prompt, merge, count, strength, previews = true, merge, loras = [], init, mask, texture, ...sampling } = job;
+    const { prompt, merge, count, strength, previews = true, loras = [], init, mask, texture, ...sampling } = job;
     return defined({ prompts: [prompt ?? ""], model: this.loaded(), sampling: defined(snake(sampling)),
       loras: loras.map(({ name, scale }) => ({ path: this.loras.path(name), scale: scale ?? 1 })), merge, count, strength, previews,
       init: init ? "/init" : undefined, mask: mask ? "/mask" : undefined });
@@ -187,7 +187,7 @@ export class Realm {
    * trial has all of them at once. Refuses what the adapter cannot hold at all.
    */
   async #keeps(job) {
-    const weights = JSON.stringify([job.model, job.loras]);
+    const weights = JSON.stringify([job.model, job.loras, job.merge]);
     // Planning opens the model, which takes a while; words and seeds change nothing.
     const like = JSON.stringify({ ...job, prompts: job.prompts.length, sampling: { ...job.sampling, seed: 0, negative: "" } });
     if (!job.init && this.#held?.weights === weights && this.#held.like === like) return true;
