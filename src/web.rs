@@ -185,7 +185,7 @@ impl WebEngine {
     fn describe(&self, options: &str) -> Result<Value> {
         let options: ModelOptions = parse(options)?;
         let model = Model::open(&options, &[], &mut |_| Flow::Continue)?;
-        Ok(model.report(&options)?.to_json(&self.words))
+        Ok(model.report(&options)?.to_json(&*self.words))
     }
 
     /// Description of the LoRA at `path` beside the model of `options`: a `LoraReport` as JSON.
@@ -209,7 +209,7 @@ impl WebEngine {
             "train" => parse(job).and_then(|job: TrainOptions| plan_train(&job, caps)),
             _ => parse(job).and_then(|job: GenerateOptions| plan_generate(&job, caps)),
         };
-        report.map(|report| report.to_json(&self.words).to_string()).map_err(|e| self.words.thrown(&e))
+        report.map(|report| report.to_json(&*self.words).to_string()).map_err(|e| self.words.thrown(&e))
     }
 
     /// Runs test case `index` of the op `op`: null where there is none, "" where it is right, else what is wrong.
