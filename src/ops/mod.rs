@@ -1,6 +1,6 @@
 //! The ops. Adding one: `src/ops/<op>.rs` (shape rule, launch, f64 reference, vjp, test cases), `shaders/<op>.wgsl`,
-//! and its name below. Shader validation, GPU-against-reference tests, gradient checks and the bench
-//! find it there.
+//! and its name below. Shader validation, GPU-against-reference tests and gradient checks find
+//! it there.
 
 mod case;
 pub mod oracle;
@@ -12,7 +12,6 @@ mod adamw8bit;
 mod attention;
 mod binary;
 mod clip_grad_norm;
-mod conv2d;
 mod embedding;
 mod fill;
 mod fma_peak;
@@ -22,7 +21,6 @@ mod group_norm;
 mod group_norm_backward;
 mod group_norm_bands;
 mod layer_norm;
-mod matmul;
 mod mse;
 mod reduce;
 mod repeat;
@@ -36,17 +34,19 @@ mod unary;
 mod upsample_nearest;
 mod weight_grad;
 
-// Parts of ops.
+// Parts of ops, and the ways to record a contraction.
 mod attention_backward;
 mod attention_launch;
 mod attention_spec;
 mod attention_wide;
 mod contraction;
+mod conv2d;
 mod gemm_cases;
 mod gemm_epilogue;
 mod gemm_grad;
 mod gemm_launch;
 mod group_norm_sizes;
+mod matmul;
 mod team;
 mod tile;
 mod variants;
@@ -55,7 +55,9 @@ pub use attention_backward::AttentionBackward;
 pub use attention_spec::{Attention, AttentionSpec, Heads, WIDEST_HEAD};
 pub use case::{Case, Given};
 pub use contraction::{AddKind, Conv, Gemm, Rows};
+pub use conv2d::conv2d;
 pub use group_norm_sizes::GroupNorm;
+pub use matmul::{Addend, Epilogue, LoraAdd, MatmulSpec, linear, matmul};
 pub use variants::{Choice, choices, large_tiles};
 
 use crate::error::Result;
@@ -83,7 +85,6 @@ registry! {
     attention,
     binary,
     clip_grad_norm,
-    conv2d,
     embedding,
     fill,
     fma_peak,
@@ -93,7 +94,6 @@ registry! {
     group_norm_backward,
     group_norm_bands,
     layer_norm,
-    matmul,
     mse,
     reduce,
     repeat,
