@@ -43,12 +43,12 @@ pub struct KeyValue {
     pub value: Heads,
 }
 
-/// What the cross-attentions look at.
+/// Context of the cross-attentions.
 #[derive(Clone, Copy, Debug)]
 pub enum Context<'a> {
     /// The text encoder's output `[n, tokens, width]`.
     Hidden(Tensor),
-    /// What [`super::UNet::context`] made of it once.
+    /// Keys and values that [`super::UNet::context`] computed once.
     KeyValues(&'a [KeyValue]),
 }
 
@@ -128,7 +128,7 @@ pub(super) struct CrossAttention {
     to_kv: Projections,
     to_out: Linear,
     spec: AttentionSpec,
-    /// Which of the model's cross-attentions this is.
+    /// Index among the model's cross-attentions.
     index: usize,
 }
 
@@ -146,7 +146,7 @@ impl CrossAttention {
         }
     }
 
-    /// Whether keys and values are one tensor, side by side.
+    /// Returns whether keys and values are one tensor, side by side.
     pub(super) fn stacked(&self) -> bool {
         matches!(self.to_kv, Projections::Stacked(..))
     }

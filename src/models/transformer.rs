@@ -7,7 +7,7 @@ use crate::graph::{Graph, Tensor};
 use crate::nn::{GroupNorm, LayerNorm, Linear, Mode, Scope};
 use crate::ops::{Addend, Epilogue, geglu, join_rows, reshape, slice_rows};
 
-/// What a feed-forward layer's hidden values may take: a binding at WebGPU's default limits.
+/// Largest hidden values of a feed-forward layer in bytes: one binding at WebGPU's default limits.
 const HIDDEN_BYTES: usize = 128 << 20;
 
 /// Linear layers, GEGLU between them: `c -> 4c -> c`.
@@ -101,7 +101,7 @@ pub(super) struct Transformer2D {
 }
 
 impl Transformer2D {
-    /// For the features of block `block` (from the highest resolution down).
+    /// Creates the transformer of block `block` (from the highest resolution down).
     pub(super) fn new(scope: &Scope, block: usize, build: &mut Build) -> Transformer2D {
         let config = build.config;
         let channels = config.block_out_channels[block];

@@ -10,7 +10,7 @@ use crate::graph::{Launch, Op, TensorInfo};
 /// ([2n, ..] when guided, without the prompt first), `noise` [n, ..], `matrix` [slots, slots + 2], `guidance` `[1]`.
 #[derive(Clone, Debug)]
 pub struct SamplerStep {
-    /// State slots.
+    /// Number of state slots.
     pub slots: usize,
     /// The output holds an unconditional half: `u + guidance * (c - u)` (Ho and Salimans 2022, arXiv 2207.12598).
     pub guided: bool,

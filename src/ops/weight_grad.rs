@@ -1,4 +1,4 @@
-//! The gradient of a linear layer or convolution by its weight: `dw = alpha * dout^T . rows(x)`.
+//! Gradient of a linear layer or convolution by its weight: `dw = alpha * dout^T . rows(x)`.
 
 use super::gemm_epilogue::Epilogue;
 use super::gemm_launch::reduce;
@@ -19,7 +19,7 @@ pub struct WeightGrad {
     pub kernel: [usize; 2],
     /// Factor.
     pub alpha: f64,
-    /// A second source of channels.
+    /// Has a second source of channels.
     pub x2: bool,
 }
 
