@@ -77,8 +77,6 @@ pub struct Case {
     pub primary: usize,
     /// How many results are compared with the reference.
     pub compared: usize,
-    /// Worth a line in `portray bench`.
-    pub bench: bool,
 }
 
 impl Case {
@@ -91,7 +89,6 @@ impl Case {
             differentiate: Vec::new(),
             primary: usize::MAX,
             compared: usize::MAX,
-            bench: false,
         }
     }
 

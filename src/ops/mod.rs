@@ -1,5 +1,5 @@
 //! The ops. Adding one: `src/ops/<op>.rs` (shape rule, launch, f64 reference, vjp, test cases), `shaders/<op>.wgsl`,
-//! and its name below. Shader validation, GPU-against-reference tests, gradient checks and the bench
+//! and its name below. Shader validation, GPU-against-reference tests and gradient checks
 //! find it there.
 
 mod case;
