@@ -1,4 +1,4 @@
-//! What the tests of ops share, natively and in a browser: random operands, a comparator, and one case on a GPU.
+//! Shared parts of op tests, natively and in a browser: random operands, a comparator, and one case on a GPU.
 
 use crate::base::{Array, DType, block8};
 use crate::error::Result;
@@ -12,12 +12,12 @@ use super::{Case, Given};
 pub struct Random(u64);
 
 impl Random {
-    /// The same seed gives the same values.
+    /// Creates a generator; the same seed gives the same values.
     pub fn new(seed: u64) -> Random {
         Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x1234_5678)
     }
 
-    /// 64 random bits (splitmix64).
+    /// Draws 64 random bits (splitmix64).
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -26,18 +26,18 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Uniform in [0, 1).
+    /// Draws a uniform value in [0, 1).
     pub fn uniform(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// Standard normal.
+    /// Draws a standard normal value.
     pub fn normal(&mut self) -> f64 {
         let (u, v) = (self.uniform().max(1e-300), self.uniform());
         (-2.0 * u.ln()).sqrt() * (2.0 * std::f64::consts::PI * v).cos()
     }
 
-    /// Values for an operand, rounded to its storage type so that reference and kernel see the same.
+    /// Draws values for an operand, rounded to its storage type so that reference and kernel see the same.
     pub fn operand(&mut self, given: &Given) -> Array {
         let n = given.shape().elements();
         if let Given::Block8(shape, s) = given {
@@ -81,8 +81,11 @@ pub fn stored_bytes(array: &Array, dtype: DType) -> Vec<u8> {
     }
 }
 
-/// `Err` with the place and size of the worst difference where `got` is off by more than `tolerance` x max|expected|,
-/// or where it is not finite.
+/// Compares `got` with `expected`.
+///
+/// # Errors
+/// The place and size of the worst difference, if `got` is off by more than `tolerance` x max|expected| or is not
+/// finite.
 pub fn close(got: &[f32], expected: &[f64], tolerance: f64) -> Result<(), String> {
     if got.len() != expected.len() {
         return Err(format!("{} values, expected {}", got.len(), expected.len()));
