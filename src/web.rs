@@ -12,6 +12,7 @@ use wasm_bindgen::prelude::*;
 use crate::engine::{Engine, EngineOptions};
 use crate::error::{Error, Result};
 use crate::event::{Event, Flow, Listener, Picture};
+use crate::generate::plans::plan_without_mask;
 use crate::generate::{GenerateOptions, plan_generate};
 use crate::io::files::Content;
 use crate::io::image::encode_png;
@@ -200,11 +201,12 @@ impl WebEngine {
             "unmatched": report.unmatched}))
     }
 
-    /// What the job `kind` ("generate" or "train") takes, as JSON.
+    /// What the job `kind` takes, as JSON: "generate", "train", or "model" for images that need no mask yet.
     pub fn plan(&self, kind: &str, job: &str) -> Result<String, JsValue> {
         let caps = self.engine.gpu().caps();
         let report = match kind {
             "train" => parse(job).and_then(|job: TrainOptions| plan_train(&job, caps)),
+            "model" => parse(job).and_then(|job: GenerateOptions| plan_without_mask(&job, caps)),
             _ => parse(job).and_then(|job: GenerateOptions| plan_generate(&job, caps)),
         };
         let said = report.map(|r| {
