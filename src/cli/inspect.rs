@@ -199,16 +199,7 @@ fn lora(path: &Path, model: Option<&Checkpoint>) -> Result<Finding> {
     let modules = model.map(Checkpoint::modules);
     let lora = LoraFile::open(path, modules.as_ref())?;
     let in_part = |part| lora.layers().iter().filter(|key| key.part == part).count();
-    let layout = match lora.layout {
-        Some('A') => "A (diffusers before 0.18)",
-        Some('B') => "B (diffusers' training scripts)",
-        Some('C') => "C (diffusers with PEFT)",
-        Some('D') => "D (PEFT folder)",
-        Some('E') => "E (kohya)",
-        Some('F') => "F (LyCORIS)",
-        Some('G') => "G (ComfyUI, OneTrainer)",
-        _ => "unknown",
-    };
+    let layout = lora.layout.map_or_else(|| "unknown".to_owned(), |layout| layout.describe());
     let changes = lora.changes.values().map(|c| c.scale() as f32);
     let mut scales: Vec<f32> = lora.modules.values().map(|m| m.scale()).chain(changes).collect();
     scales.sort_by(f32::total_cmp);
@@ -221,7 +212,7 @@ fn lora(path: &Path, model: Option<&Checkpoint>) -> Result<Finding> {
     };
     let (unet, text) = (in_part(Part::Unet), in_part(Part::TextEncoder));
     let mut rows = vec![
-        ("layout".to_owned(), layout.to_owned()),
+        ("layout".to_owned(), layout),
         ("kinds".to_owned(), if listed.is_empty() { "-".into() } else { listed.join(", ") }),
         ("rank".to_owned(), lora.rank().to_string()),
         ("alpha / rank".to_owned(), scale),

@@ -1,6 +1,6 @@
 //! `Transformer2DModel`: self-attention over pixels, cross-attention to the prompt, a gated feed-forward layer.
 
-use super::attention::{Context, CrossAttention, DIFFUSERS, SelfAttention};
+use super::attention::{Context, CrossAttention, OF_UNET, SelfAttention};
 use super::build::Build;
 use crate::error::Result;
 use crate::graph::{Graph, Tensor};
@@ -72,7 +72,7 @@ impl BasicTransformerBlock {
         let norm = |name: &str| LayerNorm::new(&scope.pp(name), channels, 1e-5);
         BasicTransformerBlock {
             norm1: norm("norm1"),
-            attn1: SelfAttention::new(&scope.pp("attn1"), &DIFFUSERS, channels, heads, false, false),
+            attn1: SelfAttention::new(&scope.pp("attn1"), &OF_UNET, channels, heads),
             norm2: norm("norm2"),
             attn2: CrossAttention::new(&scope.pp("attn2"), channels, context, heads, build.next_cross_attention()),
             norm3: norm("norm3"),

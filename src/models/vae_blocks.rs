@@ -1,6 +1,6 @@
 //! The autoencoder's blocks.
 
-use super::attention::{DIFFUSERS, SelfAttention};
+use super::attention::{OF_VAE, SelfAttention};
 use super::bands::Bands;
 use super::resnet::{ResnetBlock, Upsampler, downsampler};
 use crate::error::Result;
@@ -150,7 +150,7 @@ impl MidBlock {
             resnets: resnets(scope, 2, channels, channels, groups),
             attentions: attention.then(|| PixelAttention {
                 group_norm: GroupNorm::new(&pixels.pp("group_norm"), channels, groups, EPS),
-                attention: SelfAttention::new(&pixels, &DIFFUSERS, channels, 1, true, false),
+                attention: SelfAttention::new(&pixels, &OF_VAE, channels, 1),
             }),
         }
     }

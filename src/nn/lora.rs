@@ -85,8 +85,7 @@ pub fn merge(
     weight: &mut [f32],
     shape: &[usize],
     rows: Range<usize>,
-    down: &[f32],
-    up: &[f32],
+    [down, up]: [&[f32]; 2],
     scale: f64,
 ) -> Result<()> {
     let out = shape.first().copied().unwrap_or(0);
@@ -117,11 +116,11 @@ mod tests {
     fn merging_adds_the_scaled_product() {
         let mut weight = vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
         // up [2, 1], down [1, 3]
-        merge(&mut weight, &[2, 3], 0..2, &[1.0, 0.0, -1.0], &[2.0, 4.0], 0.5).unwrap();
+        merge(&mut weight, &[2, 3], 0..2, [&[1.0, 0.0, -1.0], &[2.0, 4.0]], 0.5).unwrap();
         assert_eq!(weight, [2.0, 2.0, 2.0, 6.0, 5.0, 4.0]);
-        merge(&mut weight[3..], &[2, 3], 1..2, &[1.0, 0.0, -1.0], &[2.0, 4.0], 1.0).unwrap();
+        merge(&mut weight[3..], &[2, 3], 1..2, [&[1.0, 0.0, -1.0], &[2.0, 4.0]], 1.0).unwrap();
         assert_eq!(weight, [2.0, 2.0, 2.0, 10.0, 5.0, 0.0]);
-        assert!(merge(&mut weight, &[2, 3], 0..2, &[1.0], &[2.0, 4.0], 0.5).is_err());
-        assert!(merge(&mut weight, &[2, 3], 1..3, &[1.0, 0.0, -1.0], &[2.0, 4.0], 0.5).is_err());
+        assert!(merge(&mut weight, &[2, 3], 0..2, [&[1.0], &[2.0, 4.0]], 0.5).is_err());
+        assert!(merge(&mut weight, &[2, 3], 1..3, [&[1.0, 0.0, -1.0], &[2.0, 4.0]], 0.5).is_err());
     }
 }

@@ -47,6 +47,7 @@ impl AdamWHyper {
 }
 
 /// Updates `param` and its moments in place; `grad` is multiplied by `clip` first.
+#[allow(clippy::too_many_arguments, reason = "the operands of the op")]
 pub fn adamw(
     g: &mut Graph,
     param: Tensor,

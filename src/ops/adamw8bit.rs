@@ -26,6 +26,7 @@ pub struct AdamW8bit;
 
 /// Updates `param` and its moments in place, with `grad` multiplied by `clip`. `hyper` is that of [`super::adamw`],
 /// followed by the number of the optimizer step.
+#[allow(clippy::too_many_arguments, reason = "the operands of the op")]
 pub fn adamw8bit(
     g: &mut Graph,
     param: Tensor,

@@ -46,6 +46,7 @@ pub fn merge_moments(g: &mut Graph, a: Tensor, b: Tensor) -> Result<Tensor> {
 
 /// Normalises the strip x `[n, rows, w, c]` by `moments` `[n, groups, 4]` of the whole map; `gamma` and `beta` are
 /// `[c]`.
+#[allow(clippy::too_many_arguments, reason = "the operands of the op")]
 pub fn group_norm_apply(
     g: &mut Graph,
     op: GroupNormApply,

@@ -8,7 +8,6 @@ mod case;
 pub mod oracle;
 
 // The ops, each with its name in the registry below. Plain lines: rustfmt does not see modules inside a macro.
-mod accumulate;
 mod adamw;
 mod adamw8bit;
 mod attention;
@@ -79,7 +78,6 @@ macro_rules! registry {
 }
 
 registry! {
-    accumulate,
     adamw,
     adamw8bit,
     attention,

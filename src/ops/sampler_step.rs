@@ -17,6 +17,7 @@ pub struct SamplerStep {
 }
 
 /// Updates the stored `slots` in place. `guided`: the output holds an unconditional half.
+#[allow(clippy::too_many_arguments, reason = "the operands of the op")]
 pub fn sampler_step(
     g: &mut Graph,
     slots: &[Tensor],

@@ -99,6 +99,10 @@ impl Op for Unary {
         "unary"
     }
 
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn infer(&self, inputs: &[&TensorInfo]) -> Result<Vec<(Shape, DType)>> {
         Ok(vec![(inputs[0].shape.clone(), DType::F32)])
     }
