@@ -49,7 +49,7 @@ impl Checkpoint {
     /// Opens the diffusers folder or the single file `path`.
     ///
     /// # Errors
-    /// [`Error::File`] in one line with the remedy: not there, a pickle, a model of another family, a part or file
+    /// [`Error::File`](crate::Error::File) in one line with the remedy: not there, a pickle, a model of another family, a part or file
     /// missing, JSON or safetensors malformed.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let folder = path.as_ref();
