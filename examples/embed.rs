@@ -132,7 +132,7 @@ impl Scene {
         if !self.work.is_over() {
             done = self.work.step(Budget::time(options.budget))?.is_some();
             for event in self.work.events() {
-                self.frames.forming |= matches!(&event, Event::Phase(phase) if phase == "sampling");
+                self.frames.forming |= matches!(&event, Event::Phase(portray::Phase::Sampling));
                 if let Event::Progress { done, total, .. } = event {
                     self.window.set_title(&format!("Portray: step {done} of {total}"));
                 }
@@ -191,7 +191,7 @@ fn alone(engine: &Engine, model: &Model, job: &GenerateOptions) -> Result<f64, F
     let mut began = Instant::now();
     for _ in 0..2 {
         pollster::block_on(engine.generate_with(model, job, &mut |event| {
-            if matches!(&event, Event::Phase(phase) if phase == "sampling") {
+            if matches!(&event, Event::Phase(portray::Phase::Sampling)) {
                 began = Instant::now();
             }
             Flow::Continue

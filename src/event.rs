@@ -1,14 +1,27 @@
-//! What long jobs tell their caller, and how it stops them.
+//! Reports of long jobs to their caller, and the answers that stop them.
 
-/// Something a job has to say.
-#[derive(Clone, Debug)]
+use std::path::Path;
+
+use serde::Serializer;
+use serde::ser::SerializeMap as _;
+use serde_json::Value;
+
+use crate::error::{Message, Words};
+
+/// Report of a running job.
+///
+/// Serializes as an object with the variant's name as `event`: `{"event":"progress","unit":"step","done":3,"total":25}`.
+/// Pixels are left out. `docs/json.md` lists every field.
+#[derive(Clone, Debug, serde::Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Event {
-    /// A phase begins, for people: "encoding prompts", "making class pictures".
-    Phase(String),
-    /// A fact worth a line: what was chosen, what matched.
-    Note(String),
-    /// Something odd that does not stop the job.
-    Warning(String),
+    /// A phase of the job begins.
+    Phase(Phase),
+    /// A fact worth a line, such as a choice that was made. For people.
+    Note(#[serde(serialize_with = "as_text")] Message),
+    /// Something odd that does not stop the job. For people.
+    Warning(#[serde(serialize_with = "as_text")] Message),
     /// `done` of `total` of the current phase's units (sampler steps, pictures).
     Progress {
         /// Unit's name: "step", "picture", or of sample pictures while training "sample step".
@@ -28,7 +41,7 @@ pub enum Event {
         /// Kernels in all.
         total: usize,
     },
-    /// What a picture will be, from its latent after a step: rough, of as many pixels as the latent.
+    /// Rough view of a picture from its latent after a step, of as many pixels as the latent.
     Preview {
         /// Index of the picture among the job's.
         index: usize,
@@ -41,6 +54,7 @@ pub enum Event {
         /// Pixels down.
         height: usize,
         /// RGB, 8 bits each, row by row.
+        #[serde(skip)]
         rgb: Vec<u8>,
     },
     /// A finished picture.
@@ -49,22 +63,117 @@ pub enum Event {
     Step(StepReport),
     /// A picture made while training.
     Sample {
-        /// Training step that it shows.
+        /// Training steps done.
         step: usize,
         /// The picture.
+        #[serde(flatten)]
         picture: Picture,
     },
-    /// A file was written.
-    Saved(std::path::PathBuf),
+    /// A file or folder was written.
+    Saved(#[serde(serialize_with = "as_path")] std::path::PathBuf),
 }
 
-/// One optimizer update.
+impl Event {
+    /// JSON of the event with its text in `words`.
+    pub fn to_json(&self, words: &dyn Words) -> Value {
+        // Nothing in an event fails to serialize.
+        let mut said = serde_json::to_value(self).unwrap_or_default();
+        if let Event::Note(text) | Event::Warning(text) = self {
+            said["text"] = text.in_words(words).into();
+        }
+        said
+    }
+}
+
+fn as_text<S: Serializer>(text: &Message, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(1))?;
+    map.serialize_entry("text", text)?;
+    map.end()
+}
+
+fn as_path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(1))?;
+    map.serialize_entry("path", &path.to_string_lossy())?;
+    map.end()
+}
+
+/// Phase of a job. [`Display`](std::fmt::Display) gives its name for people.
+///
+/// Serializes as `{"phase":"loading_model","name":"loading the model"}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Phase {
+    /// One prediction of a network whose files do not say what it predicts.
+    DetectingPrediction,
+    /// Prompts to hidden states.
+    EncodingPrompts,
+    /// Training images to latents.
+    EncodingImages,
+    /// Generation of the class images that a training lacks.
+    MakingClassImages {
+        /// Images to make.
+        count: usize,
+        /// Prompt of the class.
+        prompt: String,
+    },
+    /// Weights to the device.
+    LoadingModel,
+    /// Sampler steps.
+    Sampling,
+    /// Latents to images.
+    Decoding,
+    /// Optimizer steps.
+    Training,
+}
+
+impl Phase {
+    /// Stable name for programs, in snake case.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Phase::DetectingPrediction => "detecting_prediction",
+            Phase::EncodingPrompts => "encoding_prompts",
+            Phase::EncodingImages => "encoding_images",
+            Phase::MakingClassImages { .. } => "making_class_images",
+            Phase::LoadingModel => "loading_model",
+            Phase::Sampling => "sampling",
+            Phase::Decoding => "decoding",
+            Phase::Training => "training",
+        }
+    }
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Phase::DetectingPrediction => "detecting the prediction type",
+            Phase::EncodingPrompts => "encoding the prompts",
+            Phase::EncodingImages => "encoding the images",
+            Phase::MakingClassImages { count, prompt } => {
+                return write!(f, "making {count} class images of \"{prompt}\"");
+            }
+            Phase::LoadingModel => "loading the model",
+            Phase::Sampling => "sampling",
+            Phase::Decoding => "decoding",
+            Phase::Training => "training",
+        })
+    }
+}
+
+impl serde::Serialize for Phase {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(2))?;
+        map.serialize_entry("phase", self.code())?;
+        map.serialize_entry("name", &self.to_string())?;
+        map.end()
+    }
+}
+
+/// One optimizer step.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct StepReport {
     /// Index, from 0.
     pub step: usize,
-    /// Updates in all.
-    #[serde(skip)]
+    /// Steps in all.
     pub steps: usize,
     /// Instance loss + prior weight x prior loss.
     pub loss: f64,
@@ -75,34 +184,36 @@ pub struct StepReport {
     pub prior: Option<f64>,
     /// Norm of all gradients together, before clipping.
     pub grad_norm: f64,
-    /// Learning rate of this update.
+    /// Learning rate of this step.
     pub lr: f64,
 }
 
-/// A picture with what it was made from.
-#[derive(Clone, Debug)]
+/// Generated picture with what it was made from.
+#[derive(Clone, Debug, serde::Serialize)]
 pub struct Picture {
+    /// Index among the job's pictures.
+    pub index: usize,
+    /// Prompt.
+    pub prompt: String,
+    /// Its own seed.
+    pub seed: u64,
     /// Pixels across.
     pub width: usize,
     /// Pixels down.
     pub height: usize,
     /// RGB, 8 bits each, row by row.
+    #[serde(skip)]
     pub rgb: Vec<u8>,
-    /// Prompt.
-    pub prompt: String,
-    /// Its own seed.
-    pub seed: u64,
-    /// Index among the job's pictures.
-    pub index: usize,
-    /// The text that goes into the PNG's `parameters`.
+    /// Text of the PNG's `parameters`.
     pub parameters: String,
 }
 
-/// Whether a job goes on.
+/// Answer to an [`Event`]: go on, or end.
 ///
 /// The strongest answer that was given to any event so far holds: [`Stop`](Flow::Stop) over [`Finish`](Flow::Finish) over
 /// [`Continue`](Flow::Continue).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Flow {
     /// Go on.
     Continue,
@@ -115,5 +226,5 @@ pub enum Flow {
     Finish,
 }
 
-/// The caller's ear: called between steps, often.
+/// Listener of a job, called between steps.
 pub type Listener<'a> = &'a mut dyn FnMut(Event) -> Flow;

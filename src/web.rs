@@ -1,6 +1,7 @@
 //! The library's face in a browser: jobs as JSON in, events as JSON and pixels out. `web/engine.js` is its one caller.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -10,13 +11,13 @@ use serde_json::{Value, json};
 use wasm_bindgen::prelude::*;
 
 use crate::engine::{Engine, EngineOptions};
-use crate::error::{Error, Result};
+use crate::error::{Error, Remedy, Result, Words};
 use crate::event::{Event, Flow, Listener, Picture};
 use crate::generate::{GenerateOptions, plan_generate};
 use crate::io::files::Content;
 use crate::io::image::encode_png;
-use crate::io::{LoraFile, LoraFormat, Part, Slices, files};
-use crate::pipeline::{Model, ModelOptions};
+use crate::io::{LoraFile, LoraFormat, Slices, files};
+use crate::pipeline::{LoraReport, Model, ModelOptions};
 use crate::tools::Stopwatch;
 use crate::train::{TrainOptions, plan_train};
 use crate::{io, tools};
@@ -44,66 +45,79 @@ fn text_of(error: &JsValue) -> String {
     message.or_else(|| error.as_string()).unwrap_or_else(|| format!("{error:?}"))
 }
 
-/// An error as JavaScript gets it: an `Error` with a `kind`.
-fn thrown(error: Error) -> JsValue {
-    let kind = match error {
-        Error::Usage(_) => "usage",
-        Error::File { .. } => "file",
-        Error::Op { .. } | Error::Limit(_) => "limit",
-        Error::Device(_) => "device",
-        Error::Interrupted(_) => "interrupted",
-    };
-    let thrown = js_sys::Error::new(&error.to_string());
-    // Setting a property of a fresh object cannot fail.
-    let _ = js_sys::Reflect::set(&thrown, &"kind".into(), &kind.into());
-    thrown.into()
+/// The page's words for what messages name: its own labels of options, else their names in JavaScript.
+#[derive(Default)]
+struct Labels(BTreeMap<String, String>);
+
+impl Words for Labels {
+    fn option(&self, name: &str) -> String {
+        self.0.get(name).cloned().unwrap_or_else(|| camel(name))
+    }
+
+    /// Folders that the page made up say nothing to its reader: a model, a LoRA or a training is called by its own name.
+    fn path(&self, path: &str) -> String {
+        let mut parts = path.trim_start_matches('/').split('/');
+        let skipped = match parts.next() {
+            Some("models" | "loras" | "runs") => 1,
+            Some("converted") => 0,
+            Some("prepare" | "init" | "mask") => return "this picture".to_owned(),
+            _ => return path.to_owned(),
+        };
+        parts.skip(skipped).collect::<Vec<_>>().join("/")
+    }
+
+    fn remedy(&self, remedy: Remedy) -> String {
+        match remedy {
+            Remedy::StartAnew => "begin a new training".into(),
+        }
+    }
+}
+
+impl Labels {
+    /// An error as JavaScript gets it: an `Error` with the fields of its JSON.
+    fn thrown(&self, error: &Error) -> JsValue {
+        let thrown = js_sys::Error::new(&error.in_words(self));
+        // Setting properties of a fresh object cannot fail, nor can the JSON that was just written.
+        if let Ok(fields) = js_sys::JSON::parse(&error.to_json(self).to_string()) {
+            let _ = js_sys::Object::assign(&thrown, &fields.into());
+        }
+        thrown.into()
+    }
+}
+
+/// `class_prompt` as `classPrompt`.
+fn camel(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |name, word| {
+        let mut letters = word.chars();
+        let initial: String = letters.next().into_iter().flat_map(char::to_uppercase).collect();
+        name + &initial + letters.as_str()
+    })
 }
 
 fn parse<T: serde::de::DeserializeOwned>(json: &str) -> Result<T> {
-    serde_json::from_str(json).map_err(|e| Error::Usage(format!("options: {e}")))
+    // By way of a value, whose errors name no place in a text that nobody sees.
+    let value: Result<T, _> = serde_json::from_str::<Value>(json).and_then(serde_json::from_value);
+    value.map_err(|e| Error::argument(e.to_string()))
 }
 
 /// Hands events to `listener(json, pixels, png)`; its answer is "stop", "finish", or anything else to go on.
-fn told(listener: &Function, event: Event) -> Flow {
+fn told(listener: &Function, words: &Labels, event: Event) -> Flow {
     let picture = |p: &Picture| {
         let text = [("parameters", p.parameters.as_str())];
         let made = io::Picture { width: p.width, height: p.height, rgb: p.rgb.clone() };
         let png = encode_png(&made, &text).ok().map(|png| Uint8Array::from(png.as_slice()));
         (Some(opaque(&p.rgb)), png)
     };
-    let (said, (pixels, png)) = match &event {
-        Event::Phase(text) => (json!({"type": "phase", "text": text}), (None, None)),
-        Event::Note(text) => (json!({"type": "note", "text": text}), (None, None)),
-        Event::Warning(text) => (json!({"type": "warning", "text": text}), (None, None)),
-        Event::Progress { unit, done, total } => {
-            (json!({"type": "progress", "unit": unit, "done": done, "total": total}), (None, None))
-        }
-        Event::Compiling { done, total } => (json!({"type": "compiling", "done": done, "total": total}), (None, None)),
-        Event::Preview { index, step, steps, width, height, rgb } => {
-            let said = json!({"type": "preview", "index": index, "step": step, "steps": steps,
-                "width": width, "height": height});
-            (said, (Some(opaque(rgb)), None))
-        }
-        Event::Picture(p) => {
-            let said = json!({"type": "picture", "index": p.index, "seed": p.seed, "prompt": p.prompt,
-                "parameters": p.parameters, "width": p.width, "height": p.height});
-            (said, picture(p))
-        }
-        Event::Sample { step, picture: p } => {
-            let said = json!({"type": "sample", "step": step, "index": p.index, "prompt": p.prompt,
-                "width": p.width, "height": p.height});
-            (said, picture(p))
-        }
-        Event::Step(report) => {
-            let mut said = json!(report);
-            said["type"] = json!("step");
-            said["steps"] = json!(report.steps);
-            (said, (None, None))
-        }
-        Event::Saved(path) => (json!({"type": "saved", "path": path}), (None, None)),
+    let (pixels, png) = match &event {
+        Event::Preview { rgb, .. } => (Some(opaque(rgb)), None),
+        Event::Picture(made) | Event::Sample { picture: made, .. } => picture(made),
+        _ => (None, None),
     };
+    let said = event.to_json(words).to_string();
     let [pixels, png] = [pixels, png].map(|bytes| bytes.map_or(JsValue::NULL, JsValue::from));
-    match listener.call3(&JsValue::NULL, &said.to_string().into(), &pixels, &png) {
+    match listener.call3(&JsValue::NULL, &said.into(), &pixels, &png) {
         Ok(answer) => match answer.as_string().as_deref() {
             Some("stop") => Flow::Stop,
             Some("finish") => Flow::Finish,
@@ -127,26 +141,28 @@ pub struct WebEngine {
     /// The model of the last pictures with its LoRAs, and the options that name them: opening one parses its tokenizer, and
     /// loads the UNet where only a prediction tells what it predicts.
     opened: RefCell<Option<(String, Rc<Model>)>>,
+    words: Rc<Labels>,
 }
 
 #[wasm_bindgen(js_class = Engine)]
 impl WebEngine {
-    /// Opens the browser's adapter.
-    pub async fn request() -> Result<WebEngine, JsValue> {
+    /// Opens the browser's adapter; `labels`, as JSON, has what the page calls options, by their fields' names.
+    pub async fn request(labels: &str) -> Result<WebEngine, JsValue> {
         // Of a panic JavaScript sees a trap without words: they stay where it finds them.
         std::panic::set_hook(Box::new(|panic| {
             let _ = js_sys::Reflect::set(&js_sys::global(), &"portrayPanic".into(), &panic.to_string().into());
         }));
-        let engine = Engine::request(&EngineOptions::default()).await.map_err(thrown)?;
-        Ok(WebEngine { engine, opened: RefCell::default() })
+        let words = Rc::new(Labels(serde_json::from_str(labels).unwrap_or_default()));
+        let engine = Engine::request(&EngineOptions::default()).await.map_err(|e| words.thrown(&e))?;
+        Ok(WebEngine { engine, opened: RefCell::default(), words })
     }
 
     /// Adapter and limits, as JSON.
     pub fn info(&self) -> String {
         let (info, caps) = (self.engine.gpu().info(), self.engine.gpu().caps());
         let software = caps.class == crate::gpu::AdapterClass::Cpu;
-        json!({"adapter": info.name, "software": software, "maxBindingBytes": caps.max_binding_bytes,
-            "maxBufferBytes": caps.max_buffer_bytes})
+        json!({"adapter": info.name, "software": software, "max_binding_bytes": caps.max_binding_bytes,
+            "max_buffer_bytes": caps.max_buffer_bytes})
         .to_string()
     }
 
@@ -161,31 +177,20 @@ impl WebEngine {
         self.engine.gpu().can_allocate(bytes as u64).await
     }
 
-    /// What the model of `options` is, as JSON.
+    /// Description of the model of `options`: a `ModelReport` as JSON.
     pub fn model(&self, options: &str) -> Result<String, JsValue> {
-        self.describe(options).map(|v| v.to_string()).map_err(thrown)
+        self.describe(options).map(|v| v.to_string()).map_err(|e| self.words.thrown(&e))
     }
 
     fn describe(&self, options: &str) -> Result<Value> {
         let options: ModelOptions = parse(options)?;
         let model = Model::open(&options, &[], &mut |_| Flow::Continue)?;
-        let parts = Part::ALL.map(|part| model.checkpoint.part(part));
-        let bytes: usize = parts.iter().flat_map(|part| part.iter().map(|t| t.byte_len()).collect::<Vec<_>>()).sum();
-        let family = match model.context_width() {
-            768 => "Stable Diffusion 1",
-            1024 => "Stable Diffusion 2",
-            _ => "small Stable Diffusion",
-        };
-        let recipe = model.usual_recipe(&options)?;
-        Ok(json!({"name": model.checkpoint.name(), "family": family, "side": model.native_side(),
-            "factor": model.factor(), "inpaints": model.inpaints(), "parameters": parts.iter().map(|p| p.parameters()).sum::<usize>(),
-            "bytes": bytes, "prediction": model.prediction(), "predictionKnown": model.checkpoint.prediction_known(),
-            "steps": recipe.steps, "guidance": recipe.guidance, "sampler": recipe.trajectory.kind.name()}))
+        Ok(model.report(&options)?.to_json(&*self.words))
     }
 
-    /// What the LoRA at `path` is to the model of `options`, as JSON.
+    /// Description of the LoRA at `path` beside the model of `options`: a `LoraReport` as JSON.
     pub fn lora(&self, options: &str, path: &str) -> Result<String, JsValue> {
-        self.describe_lora(options, path).map(|v| v.to_string()).map_err(thrown)
+        self.describe_lora(options, path).map(|v| v.to_string()).map_err(|e| self.words.thrown(&e))
     }
 
     fn describe_lora(&self, options: &str, path: &str) -> Result<Value> {
@@ -193,49 +198,43 @@ impl WebEngine {
         let model = Model::open(&options, &[], &mut |_| Flow::Continue)?;
         let modules = model.checkpoint.modules();
         let file = LoraFile::open(path, Some(&modules))?;
-        let report = file.match_report(&modules);
-        report.check()?;
-        let kinds: Vec<&str> = report.kinds.keys().copied().collect();
-        Ok(json!({"layout": kinds.join(", "), "rank": file.rank(), "layers": report.matched.len(),
-            "unmatched": report.unmatched}))
+        file.match_report(&modules).check()?;
+        serde_json::to_value(LoraReport::new(&file, Some(&modules))).map_err(|e| Error::Internal(e.to_string()))
     }
 
-    /// What the job `kind` ("generate" or "train") takes, as JSON.
+    /// Memory and work of the job `kind` ("generate" or "train"): a `PlanReport` as JSON.
     pub fn plan(&self, kind: &str, job: &str) -> Result<String, JsValue> {
         let caps = self.engine.gpu().caps();
         let report = match kind {
             "train" => parse(job).and_then(|job: TrainOptions| plan_train(&job, caps)),
             _ => parse(job).and_then(|job: GenerateOptions| plan_generate(&job, caps)),
         };
-        let said = report.map(|r| {
-            let rows: Vec<Value> = r.rows.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect();
-            json!({"peakBytes": r.peak_bytes, "keptBytes": r.kept_bytes, "dispatches": r.dispatches, "flops": r.flops, "rows": rows,
-                "kernels": r.kernels, "kernelBytes": r.kernel_bytes,
-                "text": r.notes.join("\n")})
-        });
-        said.map(|v| v.to_string()).map_err(thrown)
+        report.map(|report| report.to_json(&*self.words).to_string()).map_err(|e| self.words.thrown(&e))
     }
 
     /// Runs test case `index` of the op `op`: null where there is none, "" where it is right, else what is wrong.
     #[wasm_bindgen(js_name = checkKernel)]
     pub async fn check_kernel(&self, op: &str, index: usize, hardware: bool) -> Result<Option<String>, JsValue> {
-        let found = tools::check_kernel(&self.engine, op, index, hardware).await.map_err(thrown)?;
+        let found = tools::check_kernel(&self.engine, op, index, hardware).await.map_err(|e| self.words.thrown(&e))?;
         Ok(found.map(|right| right.err().unwrap_or_default()))
     }
 
     /// A "unet" or "train" step of the model of `options`, to be timed.
     pub async fn stopwatch(&self, step: &str, options: &str) -> Result<WebStopwatch, JsValue> {
-        let options: ModelOptions = parse(options).map_err(thrown)?;
-        tools::stopwatch(&self.engine, step, &options).await.map(WebStopwatch).map_err(thrown)
+        let options: ModelOptions = parse(options).map_err(|e| self.words.thrown(&e))?;
+        tools::stopwatch(&self.engine, step, &options)
+            .await
+            .map(|timed| WebStopwatch(timed, self.words.clone()))
+            .map_err(|e| self.words.thrown(&e))
     }
 
     /// Makes pictures; the weights stay on the device for the next ones where they are to be kept.
     pub async fn generate(&self, job: &str, keep: bool, listener: Function) -> Result<(), JsValue> {
-        let job: GenerateOptions = parse(job).map_err(thrown)?;
-        let mut listener = |event| told(&listener, event);
-        let model = self.opened(&job, &mut listener).await.map_err(thrown)?;
+        let job: GenerateOptions = parse(job).map_err(|e| self.words.thrown(&e))?;
+        let mut listener = |event| told(&listener, &self.words, event);
+        let model = self.opened(&job, &mut listener).await.map_err(|e| self.words.thrown(&e))?;
         model.keep_weights(keep);
-        self.engine.generate_with(&model, &job, &mut listener).await.map(drop).map_err(thrown)
+        self.engine.generate_with(&model, &job, &mut listener).await.map(drop).map_err(|e| self.words.thrown(&e))
     }
 
     /// Lets go of the last pictures' model and of what it has on the device.
@@ -245,11 +244,11 @@ impl WebEngine {
 
     /// The job's model with its LoRAs, opened now where it is not the last one.
     async fn opened(&self, job: &GenerateOptions, listener: Listener<'_>) -> Result<Rc<Model>> {
-        let named = json!([job.model, job.loras]).to_string();
+        let named = json!([job.model, job.loras, job.merge]).to_string();
         let last = self.opened.take().filter(|(name, _)| *name == named);
         let model = match last {
             Some((_, model)) => model,
-            None => Rc::new(self.engine.open(&job.model, &job.loras, listener).await?),
+            None => Rc::new(self.engine.open(&job.model, &job.loras, listener).await?.merging(job.merge)),
         };
         self.opened.replace(Some((named, model.clone())));
         Ok(model)
@@ -257,22 +256,26 @@ impl WebEngine {
 
     /// Trains; gives the updates done. The result lies at the job's `out`.
     pub async fn train(&self, job: &str, listener: Function) -> Result<usize, JsValue> {
-        let job: TrainOptions = parse(job).map_err(thrown)?;
+        let job: TrainOptions = parse(job).map_err(|e| self.words.thrown(&e))?;
         self.release();
-        let trained = self.engine.train(&job, &mut |event| told(&listener, event)).await.map_err(thrown)?;
+        let trained = self
+            .engine
+            .train(&job, &mut |event| told(&listener, &self.words, event))
+            .await
+            .map_err(|e| self.words.thrown(&e))?;
         Ok(trained.steps)
     }
 }
 
 /// A step that can be timed.
 #[wasm_bindgen(js_name = Stopwatch)]
-pub struct WebStopwatch(Stopwatch);
+pub struct WebStopwatch(Stopwatch, Rc<Labels>);
 
 #[wasm_bindgen(js_class = Stopwatch)]
 impl WebStopwatch {
     /// Seconds of one run.
     pub async fn run(&self) -> Result<f64, JsValue> {
-        self.0.run().await.map_err(thrown)
+        self.0.run().await.map_err(|e| self.1.thrown(&e))
     }
 }
 
@@ -325,14 +328,14 @@ pub fn written() -> Vec<String> {
 /// Writes the LoRA at `from` in the layout `format` to `to`.
 #[wasm_bindgen]
 pub fn convert(from: &str, format: &str, to: &str) -> Result<(), JsValue> {
-    let format = serde_json::from_value::<LoraFormat>(json!(format)).map_err(|e| Error::Usage(e.to_string()));
+    let format = serde_json::from_value::<LoraFormat>(json!(format)).map_err(|e| Error::argument(e.to_string()));
     let lora = LoraFile::open(from, None);
-    format.and_then(|format| lora?.write(Path::new(to), format)).map_err(thrown)
+    format.and_then(|format| lora?.write(Path::new(to), format)).map_err(|e| Labels::default().thrown(&e))
 }
 
 /// The picture at `path` as a training at `side` pixels sees it: RGBA.
 #[wasm_bindgen]
 pub fn prepare(path: &str, side: usize) -> Result<Uint8Array, JsValue> {
     let cut = || io::Picture::open(path)?.cover(side, side, io::Crop::CENTER);
-    cut().map(|picture| opaque(&picture.rgb)).map_err(thrown)
+    cut().map(|picture| opaque(&picture.rgb)).map_err(|e| Labels::default().thrown(&e))
 }

@@ -201,11 +201,11 @@ fn full_size_loading_holds_few_weights_on_the_host() {
         });
         // The text encoder and the UNet are loaded when sampling would begin.
         let stopped = pollster::block_on(engine.generate(&job, &mut |event| match event {
-            Event::Phase(phase) if phase == "sampling" => Flow::Stop,
+            Event::Phase(portray::Phase::Sampling) => Flow::Stop,
             _ => Flow::Continue,
         }));
         over.store(true, Relaxed);
-        assert!(matches!(stopped, Err(portray::Error::Interrupted(_))), "it was not stopped");
+        assert!(matches!(stopped, Err(portray::Error::Interrupted { .. })), "it was not stopped");
         watch.join().expect("a figure")
     });
     println!("loading: {} MB of anonymous memory beside what the driver allocated", most / 1_000_000);

@@ -12,7 +12,7 @@ function show(image) {
 try {
   const engine = await Portray.create();
   const model = await engine.load();
-  say(`${model.name} model, ${model.side} × ${model.side} pixels`);
+  say(`${model.name} model, ${model.pixels} × ${model.pixels} pixels`);
   form.querySelector("button").disabled = false;
   let job = null;
   form.addEventListener("submit", async (event) => {

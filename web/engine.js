@@ -1,10 +1,9 @@
 // The engine in whichever realm it runs: a Worker (worker.js) or the page itself.
-import { content, defined, failure, memoryBytes, put, safe, snake, start, wasm } from "./files.js";
+import { camel, content, defined, failure, memoryBytes, put, report, safe, snake, start, wasm } from "./files.js";
 import { Loras } from "./loras.js";
 import { BUNDLED, Models } from "./models.js";
 import { Storage } from "./storage.js";
 import { Trainings } from "./trainings.js";
-import { plainly } from "./words.js";
 
 export { memoryBytes };
 
@@ -12,8 +11,11 @@ export class Realm {
   /** Which weights the adapter holds between pictures, and what the largest job with them takes. */
   #held = null;
 
-  /** @param {(message: string) => void} lost called when the device is lost */
-  static async create(lost) {
+  /**
+   * @param {(message: string) => void} lost called when the device is lost
+   * @param {Record<string, string>} [labels] what the page calls options, in messages
+   */
+  static async create(lost, labels = {}) {
     if (!globalThis.navigator?.gpu) {
       const secure = globalThis.isSecureContext;
       throw failure("unsupported", secure ? "This browser has no WebGPU. Chrome, Edge, Safari 26 and Firefox 141 or later have it." : "WebGPU needs a secure page: open this one through https or from localhost.");
@@ -22,7 +24,7 @@ export class Realm {
       throw failure("unsupported", "No graphics adapter answers. Turn on hardware acceleration in the browser's settings, or try another browser.");
     }
     await start();
-    const realm = new Realm(await wasm.Engine.request(), await Storage.open().catch(() => null));
+    const realm = new Realm(await wasm.Engine.request(JSON.stringify(snake(labels))), await Storage.open().catch(() => null));
     realm.device.lost.then((info) => {
       if (realm.gone) return;
       realm.gone = `The graphics device was lost${info.message ? `: ${info.message}` : ""}`;
@@ -35,7 +37,7 @@ export class Realm {
   constructor(engine, storage) {
     this.engine = engine;
     this.storage = storage;
-    this.info = JSON.parse(engine.info());
+    this.info = report(engine.info());
     this.device = engine.device();
     /** What the WASM is told of the model: `{ model, dtype, prediction }`, and what it said of it. */
     this.model = null;
@@ -43,7 +45,7 @@ export class Realm {
     /** What is wrong with the whole engine. */
     this.gone = null;
     this.models = new Models(storage, (path, options) => this.#fits({ ...options, model: path }));
-    this.loras = new Loras(storage, (path) => JSON.parse(engine.lora(JSON.stringify(this.loaded()), path)));
+    this.loras = new Loras(storage, (path) => report(engine.lora(JSON.stringify(this.loaded()), path)));
     this.trainings = new Trainings(this);
   }
 
@@ -59,7 +61,7 @@ export class Realm {
     const model = { ...chosen, model: path };
     let info;
     try {
-      info = { ...JSON.parse(this.engine.model(JSON.stringify(model))), name };
+      info = { ...report(this.engine.model(JSON.stringify(model))), name };
       await this.#fits(model);
       signal?.throwIfAborted();
     } catch (error) {
@@ -74,7 +76,7 @@ export class Realm {
   }
 
   #lists() {
-    return { loras: this.loras.list(), others: this.loras.others().map(({ name, why }) => ({ name, why: plainly(why) })) };
+    return { loras: this.loras.list(), others: this.loras.others() };
   }
 
   /** Refuses a model whose smallest picture the adapter cannot hold. */
@@ -90,7 +92,7 @@ export class Realm {
   /** Refuses what the adapter cannot hold now, with nothing of the last pictures on it. */
   async trial(kind, job, what) {
     this.#release();
-    const { peakBytes } = JSON.parse(this.engine.plan(kind, JSON.stringify(job)));
+    const { peakBytes } = report(this.engine.plan(kind, JSON.stringify(job)));
     if (await this.engine.canAllocate(peakBytes)) return;
     throw failure("limit", `${what} takes ${(peakBytes / 1e9).toFixed(2)} GB of graphics memory, which this adapter cannot give now. Hold the weights as f16 or q8, choose a smaller size, or close other programs.`);
   }
@@ -145,9 +147,9 @@ export class Realm {
 
   /** A start picture decides the size, and is read first: with one it gives a promise. */
   plan(kind, job) {
-    if (kind !== "train" && job.init) return this.#withStart(job, () => JSON.parse(this.engine.plan("generate", JSON.stringify(this.#generateJob(job)))));
+    if (kind !== "train" && job.init) return this.#withStart(job, () => report(this.engine.plan("generate", JSON.stringify(this.#generateJob(job)))));
     const said = kind === "train" ? this.trainings.job({ ...job, images: [] }, this.loaded(), "/none") : this.#generateJob(job);
-    return JSON.parse(this.engine.plan(kind, JSON.stringify(said)));
+    return report(this.engine.plan(kind, JSON.stringify(said)));
   }
 
   /** Runs `work` while the start picture of `job` and its mask lie where the engine reads them. */
@@ -164,7 +166,7 @@ export class Realm {
   async preparePicture(blob, resolution) {
     const read = await content(blob);
     this.loaded();
-    const side = resolution ?? this.about.side;
+    const side = resolution ?? this.about.pixels;
     put("/prepare", read);
     try {
       return { width: side, height: side, image: await pixels(wasm.prepare("/prepare", side), side, side) };
@@ -174,9 +176,9 @@ export class Realm {
   }
 
   #generateJob(job) {
-    const { prompt, count, strength, previews = true, loras = [], init, mask, texture, ...sampling } = job;
+    const { prompt, merge, count, strength, previews = true, loras = [], init, mask, texture, ...sampling } = job;
     return defined({ prompts: [prompt ?? ""], model: this.loaded(), sampling: defined(snake(sampling)),
-      loras: loras.map(({ name, scale }) => ({ path: this.loras.path(name), scale: scale ?? 1 })), count, strength, previews,
+      loras: loras.map(({ name, scale }) => ({ path: this.loras.path(name), scale: scale ?? 1 })), merge, count, strength, previews,
       init: init ? "/init" : undefined, mask: mask ? "/mask" : undefined });
   }
 
@@ -185,11 +187,11 @@ export class Realm {
    * trial has all of them at once. Refuses what the adapter cannot hold at all.
    */
   async #keeps(job) {
-    const weights = JSON.stringify([job.model, job.loras]);
+    const weights = JSON.stringify([job.model, job.loras, job.merge]);
     // Planning opens the model, which takes a while; words and seeds change nothing.
     const like = JSON.stringify({ ...job, prompts: job.prompts.length, sampling: { ...job.sampling, seed: 0, negative: "" } });
     if (!job.init && this.#held?.weights === weights && this.#held.like === like) return true;
-    const { keptBytes } = JSON.parse(this.engine.plan("generate", JSON.stringify(job)));
+    const { keptBytes } = report(this.engine.plan("generate", JSON.stringify(job)));
     if (this.#held?.weights === weights && keptBytes <= this.#held.bytes) return true;
     this.#release();
     if (!(await this.engine.canAllocate(keptBytes))) {
@@ -221,7 +223,8 @@ export class Realm {
     let last = Promise.resolve();
     let fault = null;
     const listener = (text, rgba, png) => {
-      const event = JSON.parse(text);
+      const { event: type, ...said } = camel(JSON.parse(text));
+      const event = { type, ...said };
       // A training finishes with an update: before the first there is nothing to finish with.
       const answer = control.asked === "finish" && event.type !== "step" ? null : control.asked;
       last = last.then(async () => {

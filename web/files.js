@@ -23,6 +23,23 @@ export function snake(object) {
   return Object.fromEntries(Object.entries(object).map(([key, value]) => [key.replace(/[A-Z]/g, (c) => `_${c.toLowerCase()}`), value]));
 }
 
+/** What the WASM says as JavaScript has it: `class_prompt` is `classPrompt`. */
+export function camel(object) {
+  return Object.fromEntries(Object.entries(object).map(([key, value]) => [key.replace(/_[a-z]/g, (c) => c[1].toUpperCase()), value]));
+}
+
+/** A report of the WASM, from its JSON. */
+export function report(text) {
+  const { event, ...fields } = camel(JSON.parse(text));
+  return fields;
+}
+
+/** An error as data that goes through `postMessage`: the kind of a PortrayError, its message, and what else it has. */
+export function plain(error) {
+  const kind = error?.kind ?? (error?.name === "AbortError" ? "interrupted" : "usage");
+  return { kind, message: error?.message ?? String(error), field: error?.field ?? null };
+}
+
 /** `name` as one part of a path: letters of every script stay what they are. */
 export function safe(name) {
   return name.normalize("NFC").replace(/[^\p{L}\p{M}\p{N}_.\- ]+/gu, "_").replace(/^\.+/, "_").trim() || "_";

@@ -6,18 +6,28 @@ export interface Info { adapter: string; software: boolean; maxBindingBytes: num
 
 export interface ModelInfo {
   name: string; family: string;
+  /** Name of its files, and how they are laid out. */
+  model: string; layout: "diffusers folder" | "single-file checkpoint";
   /** Pixels of a side that it was made for, and of a latent's pixel. */
-  side: number; factor: number;
+  pixels: number; factor: number;
   /** Whether it is an inpainting model, which `generate` gives `init` and `mask`. */
   inpaints: boolean;
-  parameters: number; bytes: number; prediction: "epsilon" | "v";
-  /** Whether its files say what it predicts; else the first picture finds out. */
-  predictionKnown: boolean;
+  parameters: number; bytes: number;
+  parts: Record<string, { parameters: number; bytes: number; types: Record<string, number> }>;
+  scheduler: string; contextWidth: number; loraLayers: number;
+  /** Null where its files do not say: the first picture finds out. */
+  prediction: "epsilon" | "v" | null;
   /** What it samples with where nothing is asked for. */
   steps: number; guidance: number; sampler: string;
+  cannotBeUsed: string | null; notes: string[]; fingerprint: string;
 }
 
-export interface LoraInfo { name: string; layout: string; rank: number; layers: number; unmatched: string[] }
+/** A LoRA beside the loaded model; `kinds` counts its layers: `{ LoRA: 96 }`. */
+export interface LoraInfo {
+  name: string; file: string; layout: string | null; kinds: Record<string, number>; rank: number; madeFor: string | null;
+  unetLayers: number; textEncoderLayers: number; parameters: number; metadata: Record<string, string>;
+  matched: string[]; unmatched: string[]; mismatched: string[];
+}
 
 /** A LoRA that the loaded model has no layers for. */
 export interface OtherLora { name: string; why: string }
@@ -25,10 +35,17 @@ export interface OtherLora { name: string; why: string }
 /** A model that was downloaded into this browser's storage, or the part of it that is there; its bytes in all. */
 export interface KeptModel { key: string; name: string; bytes: number; whole: boolean; loaded: boolean; url?: string }
 
-/** What a job takes; bytes of the adapter's memory at their highest. */
-/** `keptBytes`: where the weights stay on the adapter for the next pictures, as they do where it can hold them. */
-/** `kernels`: those that a first job has compiled, and how long their texts are together. */
-export interface Plan { peakBytes: number; keptBytes: number; dispatches: number; flops: number; kernels: number; kernelBytes: number; rows: { name: string; bytes: number }[]; text: string }
+/** What a job takes. */
+export interface Plan {
+  /** Bytes of the adapter's memory at their highest. */
+  peakBytes: number;
+  /** The same where the weights stay on the adapter for the next pictures, as they do where it can hold them. */
+  keptBytes: number;
+  dispatches: number; flops: number;
+  /** Kernels that a first job has compiled, and how long their texts are together. */
+  kernels: number; kernelBytes: number;
+  rows: { what: string; bytes: number }[]; notes: string[];
+}
 
 export interface GenerateJob {
   prompt: string; negative?: string; steps?: number; guidance?: number;
@@ -41,6 +58,8 @@ export interface GenerateJob {
   mask?: Blob;
   /** How much of `init` is replaced; default 0.7, with `mask` 1. */
   strength?: number;
+  /** Merge the LoRAs into the weights, instead of running beside them. */
+  merge?: boolean;
   /** Events of what the picture will be after every step; default true. */
   previews?: boolean;
   /** With `worker: false`: pictures also come as textures of `engine.device` (rgba8unorm); destroy them after use. */
@@ -60,20 +79,22 @@ export interface TrainJob {
 }
 
 type Common =
-  | { type: "phase" | "note" | "warning"; text: string }
+  /** `phase` stays the same in later versions, `name` is for people. */
+  | { type: "phase"; phase: "detecting_prediction" | "encoding_prompts" | "encoding_images" | "making_class_images" | "loading_model" | "sampling" | "decoding" | "training"; name: string }
+  | { type: "note" | "warning"; text: string }
   | { type: "progress"; unit: string; done: number; total: number }
   /** Kernels that the driver has compiled of those that this engine had not: a first job's take it some time. */
   | { type: "compiling"; done: number; total: number };
 
 export type GenerateEvent = Common
-  | { type: "preview"; index: number; step: number; steps: number; image: ImageBitmap }
+  | { type: "preview"; index: number; step: number; steps: number; width: number; height: number; image: ImageBitmap }
   | { type: "picture"; index: number; seed: number; prompt: string; parameters: string; width: number; height: number; image: ImageBitmap; png: Blob; texture?: GPUTexture }
   | { type: "done" };
 
 export type TrainEvent = Common
   /** `step` counts from 0; losses before the class pictures' weight. */
-  | { type: "step"; step: number; steps: number; loss: number; instance: number; prior?: number; grad_norm: number; lr: number }
-  | { type: "sample"; step: number; index: number; prompt: string; image: ImageBitmap; png: Blob }
+  | { type: "step"; step: number; steps: number; loss: number; instance: number; prior?: number; gradNorm: number; lr: number }
+  | { type: "sample"; step: number; index: number; seed: number; prompt: string; parameters: string; width: number; height: number; image: ImageBitmap; png: Blob }
   | { type: "checkpoint"; step: number }
   /** `kept`: in this browser's storage; else it lasts as long as this engine. */
   | { type: "paused"; step: number; kept: boolean }
@@ -101,13 +122,20 @@ export interface TrainingJob extends Job<TrainEvent> {
 export interface Run { id: string; name: string; prompt: string; step: number; steps: number; state: "paused" | "running" | "running elsewhere"; updated: number }
 
 export class PortrayError extends Error {
-  constructor(kind: PortrayError["kind"], message: string);
-  kind: "usage" | "file" | "limit" | "device" | "interrupted" | "storage" | "unsupported";
+  constructor(kind: PortrayError["kind"], message: string, field?: string | null);
+  /** The first eight are the engine's; `op` and `internal` are faults of its own. */
+  kind: "usage" | "file" | "op" | "limit" | "device" | "diverged" | "interrupted" | "internal" | "storage" | "unsupported";
+  /** The option that is wrong, such as `lr`, where a single one is. */
+  field: string | null;
 }
 
 export class Portray {
   /** @throws PortrayError where there is no WebGPU, or for a `device`: none that exists can be taken. */
-  static create(options?: { worker?: boolean }): Promise<Portray>;
+  static create(options?: {
+    worker?: boolean;
+    /** What your page calls options, for messages that name them: `{ lr: "Learning rate" }`. */
+    labels?: Record<string, string>;
+  }): Promise<Portray>;
   readonly info: Info;
   /** With `worker: false` only. */
   readonly device?: GPUDevice;

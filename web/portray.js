@@ -1,10 +1,12 @@
 // Portray for web pages: `const engine = await Portray.create()`. Types are in portray.d.ts.
 
 export class PortrayError extends Error {
-  constructor(kind, message) {
+  /** @param {string} kind @param {string} message @param {string | null} [field] the option that is wrong */
+  constructor(kind, message, field = null) {
     super(message);
     this.name = "PortrayError";
     this.kind = kind;
+    this.field = field && field.replace(/_[a-z]/g, (c) => c[1].toUpperCase());
   }
 }
 
@@ -48,7 +50,7 @@ class Remote {
     if (event) return waiting.event?.(event);
     if (progress) return waiting.progress?.(progress);
     this.calls.delete(call);
-    if (error) waiting.reject(new PortrayError(error.kind, error.message));
+    if (error) waiting.reject(new PortrayError(error.kind, error.message, error.field));
     else waiting.resolve(result);
   }
 
@@ -82,12 +84,12 @@ class Remote {
 
 /** The same in the page's own realm. */
 class Local {
-  static async create(lost) {
-    const [{ Realm, memoryBytes }, { plain }] = await Promise.all([import("./engine.js"), import("./words.js")]);
+  static async create(lost, labels) {
+    const [{ Realm, memoryBytes }, { plain }] = await Promise.all([import("./engine.js"), import("./files.js")]);
     const local = new Local();
     local.thrown = (error) => {
-      const { kind, message } = plain(error);
-      return new PortrayError(kind, message);
+      const { kind, message, field } = plain(error);
+      return new PortrayError(kind, message, field);
     };
     local.memory = memoryBytes;
     // A trap leaves promises that never settle: calls race with this one.
@@ -104,7 +106,7 @@ class Local {
     addEventListener("error", local.trapped);
     addEventListener("unhandledrejection", local.trapped);
     try {
-      local.realm = await Promise.race([Realm.create(lost), local.trap]);
+      local.realm = await Promise.race([Realm.create(lost, labels), local.trap]);
     } catch (error) {
       local.end();
       throw error.kind ? local.thrown(error) : new PortrayError("unsupported", error.message);
@@ -216,7 +218,7 @@ export class Portray {
   /** A loss that nobody has heard of yet. */
   #lost = null;
 
-  static async create({ worker = true, device } = {}) {
+  static async create({ worker = true, device, labels } = {}) {
     if (device) throw new PortrayError("unsupported", "an existing GPUDevice cannot be adopted: create({ worker: false }) makes one that you may use as engine.device");
     const engine = new Portray();
     const lost = (message) => {
@@ -226,13 +228,13 @@ export class Portray {
     if (worker) {
       engine.#realm = new Remote(lost);
       try {
-        engine.info = await engine.#call("create");
+        engine.info = await engine.#call("create", labels);
       } catch (error) {
         engine.#realm.end();
         throw error;
       }
     } else {
-      engine.#realm = await Local.create(lost);
+      engine.#realm = await Local.create(lost, labels);
       engine.info = engine.#realm.realm.info;
       engine.device = engine.#realm.realm.device;
     }

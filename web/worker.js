@@ -1,14 +1,14 @@
 // The engine's Worker: calls come in as { call, method, args }, events and results go out.
 import { Realm, memoryBytes } from "./engine.js";
-import { plain } from "./words.js";
+import { plain } from "./files.js";
 
 let realm = null;
 /** Jobs that run, by call: `asked` is what the listener answers next. */
 const controls = new Map();
 
 const methods = {
-  async create() {
-    realm = await Realm.create((message) => postMessage({ lost: message }));
+  async create(_, labels) {
+    realm = await Realm.create((message) => postMessage({ lost: message }), labels);
     return realm.info;
   },
   load: (call, source, options) => {

@@ -95,7 +95,8 @@ impl RandomModel {
         let mut fused: BTreeMap<String, (Vec<usize>, [Vec<u8>; 3])> = BTreeMap::new();
         let mut weights = Vec::new();
         for (name, mut shape, bytes) in self.weights(part)? {
-            let found = names.original(&name).ok_or_else(|| Error::Usage(format!("'{name}' has no original name")))?;
+            let found =
+                names.original(&name).ok_or_else(|| Error::argument(format!("'{name}' has no original name")))?;
             // The autoencoder's attention is made of convolutions there.
             if part == Part::Vae && name.contains(".attentions.") && shape.len() == 2 {
                 shape.extend([1, 1]);

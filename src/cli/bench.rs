@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use portray::error::{Message, option};
 use portray::gpu::{AdapterClass, Caps, Variants};
 use portray::tools::BenchRow;
 use portray::{Engine, Error, Flow, ModelOptions, Result, io};
@@ -16,11 +17,14 @@ use super::{stop, terminal};
 pub fn check(args: &BenchArgs) -> Result<()> {
     let Some(folder) = &args.dump else { return Ok(()) };
     if folder.as_os_str().is_empty() {
-        return Err(Error::Usage("--dump: the path is empty".into()));
+        return Err(Error::usage("dump", option("dump") + ": the path is empty"));
     }
     let empty = io::files::entries(folder).is_ok_and(|entries| entries.is_empty());
     if io::files::is_taken(folder) && !empty && !args.force {
-        return Err(Error::file(folder, "exists already: name another, or add --force to write into it"));
+        return Err(Error::file(
+            folder,
+            Message::from("exists already: name another, or add ") + option("force") + " to write into it",
+        ));
     }
     io::Place::file(folder.join("kernel.wgsl"), true).check()
 }

@@ -12,7 +12,7 @@ use super::terminal;
 pub fn run(global: &Global, args: &ConvertArgs) -> Result<()> {
     args.format.place(&args.out, &[Part::Unet, Part::TextEncoder], args.force).check()?;
     if let Some(model) = &args.model {
-        check_no_input(("--out", &args.out), &[("--model", model)])?;
+        check_no_input(("out", &args.out), &[("model", model)])?;
     }
     let model = args.model.as_ref().map(Checkpoint::open).transpose()?.map(|m| m.modules());
     let lora = LoraFile::open(&args.lora, model.as_ref())?;

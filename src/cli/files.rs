@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use portray::error::option;
 use portray::generate::MOST_PICTURES;
 use portray::io::{Place, image};
 use portray::{Error, Picture, Result};
@@ -21,7 +22,7 @@ pub fn write_picture(path: &Path, picture: &Picture) -> Result<()> {
 /// [`Error::File`] naming the first, or what keeps files from being made there.
 pub fn check_folder(folder: &Path, names: &[&str], force: bool) -> Result<()> {
     if folder.as_os_str().is_empty() {
-        return Err(Error::Usage("--out: the path is empty".into()));
+        return Err(Error::usage("out", option("out") + ": the path is empty"));
     }
     for name in names {
         Place::file(folder.join(name), force).check_path()?;
@@ -58,20 +59,20 @@ impl Destination {
     /// [`Error::Usage`] for more pictures than a run makes, a .png with several pictures, or a picture format other than PNG.
     pub fn new(out: Option<&Path>, prompts: usize, count: usize) -> Result<Destination> {
         let Some(total) = prompts.checked_mul(count).filter(|&total| total <= MOST_PICTURES) else {
-            let message = format!("--count {count}: {prompts} prompts at a time make {MOST_PICTURES} pictures at most");
-            return Err(Error::Usage(message));
+            let message = format!("{prompts} prompts at a time make {MOST_PICTURES} pictures at most");
+            return Err(Error::value("count", count, message));
         };
         let numbered = prompts > 1;
         let Some(out) = out else { return Ok(Destination::Folder { folder: PathBuf::new(), numbered }) };
         if out.as_os_str().is_empty() {
-            return Err(Error::Usage("--out: the path is empty".into()));
+            return Err(Error::usage("out", option("out") + ": the path is empty"));
         }
         let shown = out.display();
         match out.extension().and_then(|e| e.to_str()).map(str::to_lowercase).as_deref() {
             Some("png") if total == 1 => Ok(Destination::File(out.into())),
-            Some("png") => Err(Error::Usage(format!("--out {shown}: one file for {total} pictures; name a folder"))),
+            Some("png") => Err(Error::value("out", shown, format!("one file for {total} pictures; name a folder"))),
             Some("jpg" | "jpeg" | "webp" | "gif" | "bmp" | "tif" | "tiff") => {
-                Err(Error::Usage(format!("--out {shown}: pictures are written as .png")))
+                Err(Error::value("out", shown, "pictures are written as .png"))
             }
             _ => Ok(Destination::Folder { folder: out.into(), numbered }),
         }

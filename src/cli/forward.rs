@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use portray::error::option;
 use portray::io::place::check_no_input;
 use portray::io::{Place, SafeTensors, Tensor, write_safetensors};
 use portray::tools::ForwardPart;
@@ -21,14 +22,14 @@ pub fn run(global: &Global, args: &ForwardArgs) -> Result<()> {
         PartArg::VaeDecode => ForwardPart::VaeDecode,
     };
     if !args.prompt.is_empty() && part != ForwardPart::Text {
-        return Err(Error::Usage("--prompt goes with `forward text` only".into()));
+        return Err(Error::usage("prompt", option("prompt") + " goes with `forward text` only"));
     }
     let place = Place::file(&args.out, args.force);
     place.check()?;
-    let mut read: Vec<(&str, &Path)> = args.loras.iter().map(|lora| ("--lora", lora.path.as_path())).collect();
-    read.extend(args.model.model.as_deref().map(|path| ("--model", path)));
-    read.extend(args.input.as_deref().map(|path| ("--in", path)));
-    check_no_input(("--out", &args.out), &read)?;
+    let mut read: Vec<(&'static str, &Path)> = args.loras.iter().map(|lora| ("loras", lora.path.as_path())).collect();
+    read.extend(args.model.model.as_deref().map(|path| ("model", path)));
+    read.extend(args.input.as_deref().map(|path| ("input", path)));
+    check_no_input(("out", &args.out), &read)?;
     let _lock = place.lock(|text| terminal::warn(global.json, &text))?;
     place.check()?;
     let input = args.input.as_ref().map(SafeTensors::open).transpose()?;

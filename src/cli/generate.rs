@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use portray::error::option;
 use portray::io::files::Lock;
 use portray::io::place::{check_apart, check_no_input};
 use portray::io::{Place, Placed, Tensor, write_safetensors};
@@ -13,6 +14,7 @@ use serde_json::json;
 use super::args::{GenerateArgs, Global};
 use super::files::{self, Destination};
 use super::report::Reporter;
+use super::words::said;
 use super::{stop, terminal};
 
 /// Makes the pictures and writes each as soon as it is there.
@@ -53,20 +55,21 @@ impl Results {
         let GenerateArgs { mut job, output } = args;
         let destination = Destination::new(output.out.as_deref(), job.prompts.len(), job.count)?;
         destination.check(job.prompts.len(), job.count, job.sampling.seed, output.force)?;
-        let mut read: Vec<(&str, &Path)> = job.loras.iter().map(|lora| ("--lora", lora.path.as_path())).collect();
-        read.extend(job.model.model.as_deref().map(|path| ("--model", path)));
+        let mut read: Vec<(&'static str, &Path)> =
+            job.loras.iter().map(|lora| ("loras", lora.path.as_path())).collect();
+        read.extend(job.model.model.as_deref().map(|path| ("model", path)));
         let mut files = Vec::new();
         if let Destination::File(path) = &destination {
-            check_no_input(("--out", path), &read)?;
+            check_no_input(("out", path), &read)?;
             files.push(Place::file(path, output.force));
         }
         if let Some(path) = &output.latents_out {
             if path.as_os_str().is_empty() {
-                return Err(Error::Usage("--latents-out: the path is empty".into()));
+                return Err(Error::usage("latents_out", option("latents_out") + ": the path is empty"));
             }
             for i in 0..job.prompts.len() * job.count {
                 let picture = destination.path(i / job.count, job.sampling.seed.wrapping_add((i % job.count) as u64));
-                check_apart(&[("--out", &picture), ("--latents-out", path)])?;
+                check_apart(&[("out", &picture), ("latents_out", path)])?;
             }
             let place = Place::file(path, output.force);
             place.check()?;
@@ -74,17 +77,17 @@ impl Results {
                 && !folder.as_os_str().is_empty()
                 && portray::io::files::same(folder, path)
             {
-                check_apart(&[("--out", folder), ("--latents-out", path)])?;
+                check_apart(&[("out", folder), ("latents_out", path)])?;
             }
-            read.extend(job.init.as_deref().map(|path| ("--init", path)));
-            read.extend(job.mask.as_deref().map(|path| ("--mask", path)));
-            check_no_input(("--latents-out", path), &read)?;
+            read.extend(job.init.as_deref().map(|path| ("init", path)));
+            read.extend(job.mask.as_deref().map(|path| ("mask", path)));
+            check_no_input(("latents_out", path), &read)?;
             files.push(place);
             job.keep_latents = true;
         }
         if let Err(e) = check_space(&job, &destination, files.last().filter(|_| job.keep_latents)) {
             // How small a PNG is, and how large a model's latents are, is seen when they are made.
-            terminal::warn(global.json, &format!("{e}; by an estimate"));
+            terminal::warn(global.json, &format!("{}; by an estimate", said(&e)));
         }
         let mut locks = Vec::new();
         for place in &files {
@@ -114,7 +117,7 @@ impl Results {
         let path = placed.path.clone();
         self.tell(&path);
         if let Err(e) = placed.path() {
-            terminal::warn(self.json, &e.to_string());
+            terminal::warn(self.json, &said(&e));
             self.misplaced.borrow_mut().get_or_insert(e);
         }
         Ok(path)

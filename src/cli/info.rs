@@ -38,7 +38,7 @@ pub fn find<'a>(adapters: &'a [AdapterEntry], wanted: &str) -> Result<&'a Adapte
     };
     found.ok_or_else(|| {
         let names = adapters.iter().map(|a| a.info.name.as_str()).collect::<Vec<_>>().join(", ");
-        Error::Usage(format!("--adapter {wanted}: no such adapter; there are: {names}"))
+        Error::value("adapter", wanted, format!("no such adapter; there are: {names}"))
     })
 }
 

@@ -30,7 +30,8 @@ impl Lettering {
     /// # Errors
     /// [`Error::File`] when one does not parse.
     pub fn new() -> Result<Lettering> {
-        let open = |bytes| FontRef::try_from_slice(bytes).map_err(|e| Error::file("Inter.otf (in the binary)", e));
+        let open =
+            |bytes| FontRef::try_from_slice(bytes).map_err(|e| Error::file("Inter.otf (in the binary)", e.to_string()));
         Ok(Lettering { regular: open(REGULAR)?, semibold: open(SEMIBOLD)? })
     }
 

@@ -17,6 +17,7 @@ mod table;
 mod terminal;
 mod train;
 mod watch;
+mod words;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ use std::process::ExitCode;
 use args::{Command, Global};
 use clap::Parser as _;
 use portray::{Engine, EngineOptions, Error, Event, Result};
+use words::said;
 
 /// Parses the arguments, runs the command, and turns what came of it into an exit code: 0 done, 1 failed, 2 wrong use,
 /// 130 interrupted.
@@ -37,7 +39,11 @@ pub fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(e) => {
-            terminal::complain(&args::refusal(&e, std::env::args_os()));
+            let refusal = args::refusal(&e, std::env::args_os());
+            if std::env::args_os().any(|arg| arg == "--json") {
+                terminal::tell(Error::argument(refusal.as_str()).to_json(&words::CommandLine));
+            }
+            terminal::complain(&refusal);
             return ExitCode::from(2);
         }
     };
@@ -57,21 +63,25 @@ pub fn main() -> ExitCode {
         }
     };
     if let Some(warning) = portray::io::files::unsynced() {
-        report::Reporter::new(&global).hear(&Event::Warning(warning));
+        report::Reporter::new(&global).hear(&Event::Warning(warning.into()));
     }
     match result {
         Ok(()) => ExitCode::from(u8::from(terminal::has_lost())),
         // Whoever read the answer has had enough: that is no failure.
-        Err(Error::Interrupted(_)) if terminal::reader_left() => ExitCode::SUCCESS,
+        Err(Error::Interrupted { .. }) if terminal::reader_left() => ExitCode::SUCCESS,
         Err(e) => {
+            if global.json {
+                terminal::tell(e.to_json(&words::CommandLine));
+            }
             match &e {
-                Error::Interrupted(_) => terminal::note(&terminal::one_line(&e.to_string())),
+                Error::Interrupted { .. } => terminal::note(&terminal::one_line(&said(&e))),
                 Error::File { path, .. } if Path::new(path).is_relative() && folder_is_gone() => {
                     terminal::complain(&format!(
-                        "{e}; the current folder is gone or closed to you: change to another, or give whole paths"
+                        "{}; the current folder is gone or closed to you: change to another, or give whole paths",
+                        said(&e)
                     ))
                 }
-                _ => terminal::complain(&e.to_string()),
+                _ => terminal::complain(&said(&e)),
             }
             ExitCode::from(e.exit_code())
         }

@@ -2,9 +2,9 @@
 
 use portray::gpu::{self, AdapterClass, AdapterEntry, Caps};
 use portray::{PlanReport, Result, plan_generate, plan_train};
-use serde_json::json;
 
 use super::args::{Global, PlanArgs, PlanJob};
+use super::words::CommandLine;
 use super::{info, table, terminal};
 
 /// Prints memory, dispatches and FLOPs of the very job.
@@ -28,18 +28,9 @@ fn caps(global: &Global) -> Result<(Caps, String)> {
 }
 
 fn as_json(report: &PlanReport, adapter: &str) -> serde_json::Value {
-    let rows: Vec<_> = report.rows.iter().map(|(label, bytes)| json!({"what": label, "bytes": bytes})).collect();
-    json!({
-        "event": "plan",
-        "adapter": adapter,
-        "peak_bytes": report.peak_bytes,
-        "dispatches": report.dispatches,
-        "flops": report.flops,
-        "kernels": report.kernels,
-        "kernel_bytes": report.kernel_bytes,
-        "rows": rows,
-        "notes": report.notes,
-    })
+    let mut said = report.to_json(&CommandLine);
+    said["adapter"] = adapter.into();
+    said
 }
 
 fn print(report: &PlanReport, adapter: &str) -> Result<()> {
@@ -54,5 +45,5 @@ fn print(report: &PlanReport, adapter: &str) -> Result<()> {
     for line in table::lines(&rows) {
         terminal::data(format!("  {line}"))?;
     }
-    report.notes.iter().try_for_each(|note| terminal::data(format!("  {note}")))
+    report.notes.iter().try_for_each(|note| terminal::data(format!("  {}", note.in_words(&CommandLine))))
 }

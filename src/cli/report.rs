@@ -8,6 +8,7 @@ use portray::{Error, Event, Flow, Result, StepReport};
 use serde_json::{Value, json};
 
 use super::args::Global;
+use super::words::CommandLine;
 use super::{stop, table, terminal};
 
 /// Seconds between two lines of progress where there is no terminal.
@@ -144,10 +145,10 @@ impl Reporter {
 
     fn tell(&mut self, event: &Event) {
         match event {
-            Event::Phase(name) => self.begin(name),
-            Event::Note(text) => self.note(text),
+            Event::Phase(phase) => self.begin(&phase.to_string()),
+            Event::Note(text) => self.note(&text.in_words(&CommandLine)),
             Event::Warning(text) => {
-                let warning = format!("warning: {}", terminal::one_line(text));
+                let warning = format!("warning: {}", terminal::one_line(&text.in_words(&CommandLine)));
                 match &self.bar {
                     Some(bar) => bar.suspend(|| terminal::note(&warning)),
                     None => terminal::note(&warning),
@@ -157,7 +158,16 @@ impl Reporter {
             Event::Compiling { done, total } => self.compiling(*done, *total),
             Event::Step(step) => self.step(step),
             Event::Saved(path) => self.note(&format!("saved {}", path.display())),
-            Event::Preview { .. } | Event::Picture(_) | Event::Sample { .. } => {}
+            // Pictures are the caller's to show.
+            _ => {}
+        }
+    }
+
+    /// A phase of the command's own begins: one of several jobs.
+    pub fn section(&mut self, name: &str) {
+        match self.style {
+            Style::Json => terminal::tell(json!({"event": "phase", "phase": "demo", "name": name})),
+            _ => self.begin(name),
         }
     }
 
@@ -251,34 +261,12 @@ fn bar_style() -> ProgressStyle {
         .progress_chars("━━╌")
 }
 
-/// An event as one line of JSON. A step is `{"event":"step","step":…,"loss":…,…}`.
+/// An event as one line of JSON, in the command line's words; a path that is no text is given as bytes, too.
 fn json_line(event: &Event) -> Value {
+    let said = event.to_json(&CommandLine);
     match event {
-        Event::Phase(name) => json!({"event": "phase", "name": name}),
-        Event::Note(text) => json!({"event": "note", "text": text}),
-        Event::Warning(text) => json!({"event": "warning", "text": text}),
-        Event::Progress { unit, done, total } => {
-            json!({"event": "progress", "unit": unit, "done": done, "total": total})
-        }
-        Event::Compiling { done, total } => json!({"event": "compiling", "done": done, "total": total}),
-        Event::Preview { index, step, steps, .. } => {
-            json!({"event": "preview", "index": index, "step": step, "steps": steps})
-        }
-        Event::Picture(p) => {
-            let (width, height) = (p.width, p.height);
-            json!({"event": "picture", "index": p.index, "seed": p.seed, "prompt": p.prompt, "width": width, "height": height})
-        }
-        Event::Sample { step, picture } => {
-            json!({"event": "sample", "step": step, "index": picture.index, "seed": picture.seed, "prompt": picture.prompt})
-        }
-        Event::Saved(path) => terminal::with_path(json!({"event": "saved"}), "path", path),
-        Event::Step(step) => {
-            let mut line = json!({"event": "step"});
-            if let (Value::Object(line), Ok(Value::Object(fields))) = (&mut line, serde_json::to_value(step)) {
-                line.extend(fields);
-            }
-            line
-        }
+        Event::Saved(path) => terminal::with_path(said, "path", path),
+        _ => said,
     }
 }
 
@@ -293,7 +281,7 @@ mod tests {
         let line = json_line(&Event::Step(step.clone())).to_string();
         assert_eq!(
             line,
-            r#"{"event":"step","step":3,"loss":0.5,"instance":0.25,"prior":0.25,"grad_norm":2.0,"lr":0.001}"#
+            r#"{"event":"step","step":3,"steps":9,"loss":0.5,"instance":0.25,"prior":0.25,"grad_norm":2.0,"lr":0.001}"#
         );
         step.prior = None;
         assert!(!json_line(&Event::Step(step)).to_string().contains("prior"));
@@ -310,8 +298,8 @@ mod tests {
     fn a_fault_stops_the_job_and_becomes_its_result() {
         let mut reporter = Reporter::new(&Global { quiet: true, ..Global::default() });
         assert_eq!(reporter.hear(&Event::Note("a".into())), Flow::Continue);
-        reporter.hold(Err(Error::Usage("no".into())));
+        reporter.hold(Err(Error::argument("no")));
         assert_eq!(reporter.hear(&Event::Note("b".into())), Flow::Stop);
-        assert!(matches!(reporter.finish(Err::<(), _>(Error::Interrupted(String::new()))), Err(Error::Usage(_))));
+        assert!(matches!(reporter.finish(Err::<(), _>(Error::interrupted())), Err(Error::Usage { .. })));
     }
 }

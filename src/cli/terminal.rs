@@ -31,7 +31,7 @@ pub fn data(text: impl Display) -> Result<()> {
     write(text.to_string().trim_end_matches('\n').as_bytes()).map_err(|e| match e.kind() {
         ErrorKind::BrokenPipe => {
             READER_LEFT.store(true, Ordering::Relaxed);
-            Error::Interrupted(": the reader of the output left".into())
+            Error::interrupted()
         }
         _ => Error::file("standard output", format!("cannot write: {}", reason(&e))),
     })

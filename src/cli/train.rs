@@ -41,7 +41,7 @@ pub fn hear(reporter: &mut Reporter, job: &TrainOptions, samples: &Path, event: 
         match place.put(|at| files::write_picture(at, picture)).and_then(Placed::path) {
             Ok(path) => reporter.note(&format!("sample {}", path.display())),
             Err(e) => {
-                reporter.hear(&Event::Warning(e.to_string()));
+                reporter.hear(&Event::Warning((&e).into()));
             }
         }
     }
@@ -54,7 +54,7 @@ pub fn hear(reporter: &mut Reporter, job: &TrainOptions, samples: &Path, event: 
 /// The training's.
 pub fn tell(global: &Global, job: &TrainOptions, began: Instant, result: Result<Trained>) -> Result<()> {
     let trained = result.inspect_err(|e| {
-        if matches!(e, Error::Interrupted(_)) && job.replay.is_none() {
+        if matches!(e, Error::Interrupted { .. }) && job.replay.is_none() {
             terminal::note(&format!("go on with: {}", resume_command(std::env::args_os())));
         }
     })?;

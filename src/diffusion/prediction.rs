@@ -25,7 +25,7 @@ impl FromStr for Prediction {
         match name {
             "epsilon" => Ok(Prediction::Epsilon),
             "v" | "v_prediction" => Ok(Prediction::V),
-            _ => Err(Error::Usage(format!("--prediction {name}: not supported; use epsilon or v"))),
+            _ => Err(Error::value("prediction", name, "not supported; use epsilon or v")),
         }
     }
 }

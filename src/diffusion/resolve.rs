@@ -6,7 +6,7 @@ use super::samplers::SamplerKind;
 use super::schedule::NoiseSchedule;
 use super::schedule_config::ScheduleConfig;
 use super::spacing::Spacing;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, message, option};
 
 /// Choices of the user; the default is everything that the model's `scheduler_config.json` says.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -36,24 +36,22 @@ pub(super) fn resolve(
 ) -> Result<(SamplerKind, Resolved, Vec<String>)> {
     let own = SamplerKind::from_class(&config.class_name);
     let kind = options.kind.or(own).ok_or_else(|| {
-        Error::Usage(format!(
-            "the model's scheduler {} is not supported; choose --sampler {}",
-            config.class_name,
-            SamplerKind::names()
-        ))
+        let fault = format!("the model's scheduler {} is not supported; choose ", config.class_name);
+        Error::usage("sampler", message![fault, option("sampler"), format!(" {}", SamplerKind::names())])
     })?;
     let sampler = kind.sampler();
     let mut notes = Vec::new();
     let mut from_file = options.kind.is_none() || own == Some(kind) || config.rescale_betas_zero_snr;
-    if let Err(unsupported) = refuse_settings(config, sampler) {
+    if let Err(fault) = refuse_settings(config, sampler) {
         match options.kind {
-            None => return Err(unsupported),
+            None => {
+                return Err(Error::usage("sampler", message![fault, "; name a sampler with ", option("sampler")]));
+            }
             // Another class has settings of its own.
             Some(_) if own != Some(kind) => {}
             Some(_) => {
                 from_file = config.rescale_betas_zero_snr;
-                let settings = without_advice(&unsupported);
-                notes.push(format!("{settings}: {} runs without the settings of that file", sampler.name));
+                notes.push(format!("{fault}: {} runs without the settings of that file", sampler.name));
             }
         }
     }
@@ -88,7 +86,7 @@ pub(super) fn resolve(
 fn original_steps(config: &ScheduleConfig, options: &SamplerOptions, from_file: bool) -> Result<usize> {
     let steps = options.original_steps.unwrap_or(if from_file { config.original_inference_steps } else { 50 });
     if steps == 0 || steps > config.num_train_timesteps {
-        return Err(Error::Usage(format!(
+        return Err(Error::argument(format!(
             "lcm's original steps {steps} must lie between 1 and {}",
             config.num_train_timesteps
         )));
@@ -101,49 +99,35 @@ fn refuse_options(options: &SamplerOptions, sampler: &Sampler) -> Result<()> {
     if options.karras && !sampler.karras {
         let with: Vec<&str> = SamplerKind::ALL.iter().filter(|k| k.sampler().karras).map(|k| k.name()).collect();
         let (last, others) = with.split_last().unwrap_or((&"", &[]));
-        return Err(Error::Usage(format!(
-            "--karras: {} has no Karras noise levels; use {} or {last}",
-            sampler.name,
-            others.join(", ")
-        )));
+        let (name, others) = (sampler.name, others.join(", "));
+        let fault = format!(": {name} has no Karras noise levels; use {others} or {last}");
+        return Err(Error::usage("karras", option("karras") + fault));
     }
     if sampler.distilled && options.spacing.is_some_and(|s| s != Spacing::Leading) {
-        return Err(Error::Usage(format!(
-            "--spacing: {} has a spacing of its own; leave the option out",
-            sampler.name
-        )));
+        let fault = format!(": {} has a spacing of its own; leave the option out", sampler.name);
+        return Err(Error::usage("spacing", option("spacing") + fault));
     }
     Ok(())
 }
 
-/// Returns the part of `error` that says what is wrong, without its advice.
-fn without_advice(error: &Error) -> String {
-    let said = error.to_string();
-    said.split("; name a sampler").next().unwrap_or(&said).to_owned()
-}
-
 /// Refuses a scheduler file whose class has settings that change the result and are not implemented.
-fn refuse_settings(config: &ScheduleConfig, sampler: &Sampler) -> Result<()> {
+fn refuse_settings(config: &ScheduleConfig, sampler: &Sampler) -> Result<(), String> {
     let all: &[(&str, Setting)] = &[("thresholding", Setting::Bool(false))];
     for (field, supported) in [all].iter().chain(sampler.only).copied().flatten() {
         let supported = supported.json();
         if let Some(value) = config.rest.get(*field)
             && *value != supported
         {
-            return Err(Error::Usage(format!(
-                "the model's {} has {field} {value}, which is not supported (only {supported}); name a sampler with \
-                 --sampler",
-                config.class_name
-            )));
+            let class = &config.class_name;
+            return Err(format!("the model's {class} has {field} {value}, which is not supported (only {supported})"));
         }
     }
     let ends = config.final_sigmas_type.as_deref().filter(|_| sampler.final_sigmas);
     if let Some(end) = ends.filter(|end| !["zero", "sigma_min"].contains(end)) {
-        return Err(Error::Usage(format!(
-            "the model's {} has final_sigmas_type \"{end}\", which is not supported (only \"zero\" and \
-             \"sigma_min\"); name a sampler with --sampler",
+        return Err(format!(
+            "the model's {} has final_sigmas_type \"{end}\", which is not supported (only \"zero\" and \"sigma_min\")",
             config.class_name
-        )));
+        ));
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ impl FromStr for Spacing {
             "leading" => Ok(Spacing::Leading),
             "linspace" => Ok(Spacing::Linspace),
             "trailing" => Ok(Spacing::Trailing),
-            _ => Err(Error::Usage(format!("--spacing {name}: not supported; use leading, linspace or trailing"))),
+            _ => Err(Error::value("spacing", name, "not supported; use leading, linspace or trailing")),
         }
     }
 }

@@ -4,7 +4,7 @@ use super::linear::Form;
 use super::prediction::Prediction;
 use super::recurrence::{Evaluation, Recurrence, Resolved, Run};
 use super::spacing;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, message, option};
 
 /// The timesteps of `steps` steps, from noisy to clean.
 pub(super) fn timesteps(r: &Resolved, steps: usize) -> Vec<i64> {
@@ -26,11 +26,9 @@ pub(super) fn recurrence(
     let train = r.alphas_cumprod.len();
     let visited = &all[run.start..];
     let Some(first) = visited.first().filter(|t| **t < train as i64) else {
-        return Err(Error::Usage(format!(
-            "--steps {}: {name} would begin past the model's last timestep {}; take fewer steps or another --spacing",
-            run.steps,
-            train - 1
-        )));
+        let last = train - 1;
+        let fault = format!("{name} would begin past the model's last timestep {last}; take fewer steps or another ");
+        return Err(Error::value("steps", run.steps, message![fault, option("spacing")]));
     };
     let abar = r.bar(*first);
     let evaluation = |i: usize| {

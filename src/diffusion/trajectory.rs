@@ -8,7 +8,7 @@ use super::recurrence::{Evaluation, Run};
 use super::resolve::{SamplerOptions, resolve};
 use super::samplers::SamplerKind;
 use super::schedule_config::ScheduleConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, message, option};
 
 /// One evaluation of the network and the update after it.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,14 +67,14 @@ impl Trajectory {
         strength: f64,
     ) -> Result<Self> {
         if !(0.0..=1.0).contains(&strength) {
-            return Err(Error::Usage(format!("--strength {strength:?}: must lie between 0 and 1")));
+            return Err(Error::value("strength", format!("{strength:?}"), "must lie between 0 and 1"));
         }
         let run = ((steps as f64 * strength) as usize).min(steps);
         if steps > 0 && run == 0 {
-            return Err(Error::Usage(format!(
-                "--strength {strength:?} of --steps {steps} leaves no step to run; raise one of them until their \
-                 product is 1"
-            )));
+            let fault = " leaves no step to run; raise one of them until their product is 1";
+            let named =
+                message![option("strength"), format!(" {strength:?} of "), option("steps"), format!(" {steps}")];
+            return Err(Error::usage("strength", named + fault));
         }
         Self::from_step(config, options, steps, steps - run, true)
     }
@@ -91,18 +91,17 @@ impl Trajectory {
         let name = sampler.name;
         let most = if sampler.distilled { resolved.original_steps } else { config.num_train_timesteps };
         if steps == 0 || steps > most {
-            return Err(Error::Usage(format!("--steps {steps}: {name} takes 1 to {most}")));
+            return Err(Error::value("steps", steps, format!("{name} takes 1 to {most}")));
         }
         let recurrence = (sampler.recurrence)(&resolved, Run { steps, start })?;
         let (image, noise) = if from_image { recurrence.image } else { (0.0, recurrence.init_scale) };
         let slots = recurrence.steps.first().map_or(1, |step| step.slots.len());
         let steps_out: Vec<Step> = recurrence.steps.iter().map(Step::new).collect();
         if let Some(step) = steps_out.iter().find(|s| s.matrix.iter().any(|c| !c.is_finite())) {
-            return Err(Error::Usage(format!(
-                "{name} with --steps {steps} has no finite step from timestep {}: try fewer steps, another --spacing, \
-                 or euler",
-                step.timestep
-            )));
+            let fault =
+                format!(" {steps} has no finite step from timestep {}: try fewer steps, another ", step.timestep);
+            let named = message![format!("{name} with "), option("steps"), fault, option("spacing"), ", or euler"];
+            return Err(Error::usage("steps", named));
         }
         Ok(Trajectory {
             kind,

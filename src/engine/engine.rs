@@ -1,7 +1,7 @@
 //! [`Engine`]: opens a device or takes a host's, and starts every job.
 
 use crate::error::Result;
-use crate::event::Listener;
+use crate::event::{Event, Flow};
 use crate::generate::{GenerateOptions, Generated};
 use crate::gpu::{DeviceOptions, Gpu, Variants};
 use crate::pipeline::context::Context;
@@ -110,8 +110,13 @@ impl Engine {
     ///
     /// # Errors
     /// If a file is missing, malformed or unsupported, if no layer of a LoRA matches the model, or if `listener` stops it.
-    pub async fn open(&self, options: &ModelOptions, loras: &[LoraArg], listener: Listener<'_>) -> Result<Model> {
-        probe::open(&self.context(), options, loras, Reads::NOTHING, &mut EventSink::new(listener)).await
+    pub async fn open(
+        &self,
+        options: &ModelOptions,
+        loras: &[LoraArg],
+        mut listener: impl FnMut(Event) -> Flow,
+    ) -> Result<Model> {
+        probe::open(&self.context(), options, loras, Reads::NOTHING, &mut EventSink::new(&mut listener)).await
     }
 
     /// Generates the images of `options`. `listener` receives each image when it is finished.
@@ -122,8 +127,12 @@ impl Engine {
     /// If options contradict each other, a file is missing or unsupported, or the job does not fit the adapter or
     /// `options.model.memory`; [`Error::Interrupted`](crate::Error::Interrupted) if `listener` stops it before the last image
     /// is sampled.
-    pub async fn generate(&self, options: &GenerateOptions, listener: Listener<'_>) -> Result<Generated> {
-        generate::generate(&self.context(), options, listener).await
+    pub async fn generate(
+        &self,
+        options: &GenerateOptions,
+        mut listener: impl FnMut(Event) -> Flow,
+    ) -> Result<Generated> {
+        generate::generate(&self.context(), options, &mut listener).await
     }
 
     /// Generates the images of `options` with an open model. Ignores the model and the LoRAs that `options` names.
@@ -134,9 +143,9 @@ impl Engine {
         &self,
         model: &Model,
         options: &GenerateOptions,
-        listener: Listener<'_>,
+        mut listener: impl FnMut(Event) -> Flow,
     ) -> Result<Generated> {
-        generate::generate_with(&self.context(), model, options, listener).await
+        generate::generate_with(&self.context(), model, options, &mut listener).await
     }
 
     /// Trains a LoRA or a UNet and writes it to `options.out`. If `listener` stops the job, it saves a checkpoint first.
@@ -144,8 +153,8 @@ impl Engine {
     /// # Errors
     /// If options contradict each other, a file is missing, unsupported or cannot be written, or the job does not fit the
     /// adapter or `options.model.memory`; [`Error::Interrupted`](crate::Error::Interrupted) if `listener` stops it.
-    pub async fn train(&self, options: &TrainOptions, listener: Listener<'_>) -> Result<Trained> {
-        train::train(&self.context(), options, listener).await
+    pub async fn train(&self, options: &TrainOptions, mut listener: impl FnMut(Event) -> Flow) -> Result<Trained> {
+        train::train(&self.context(), options, &mut listener).await
     }
 
     /// Limits and kernel variants to plan for.

@@ -105,7 +105,7 @@ impl<T> Job<T> {
     /// job's calls. After an error or a result the job is over, and further steps return [`Error::Usage`].
     pub fn step(&mut self, budget: Budget) -> Result<Option<T>> {
         let Some(running) = &mut self.running else {
-            return Err(Error::Usage("this job is over".into()));
+            return Err(Error::argument("this job is over"));
         };
         let polled = self.watch.during(|| {
             let _step = self.gpu.begin_step(budget);
@@ -117,7 +117,7 @@ impl<T> Job<T> {
         });
         if !matches!(outcome, Ok(None)) {
             self.running = None;
-            let failed = matches!(&outcome, Err(error) if !matches!(error, Error::Interrupted(_)));
+            let failed = matches!(&outcome, Err(error) if !matches!(error, Error::Interrupted { .. }));
             self.model.take().iter().for_each(|model| model.settle_weights(failed));
         }
         outcome

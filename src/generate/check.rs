@@ -1,7 +1,7 @@
 //! What is refused of the options of `generate` before anything is opened.
 
-use crate::error::Result;
-use crate::pipeline::check::{check_counts, without_effect, wrong};
+use crate::error::{Error, Message, Result, message, option};
+use crate::pipeline::check::{check_counts, without_effect};
 use crate::pipeline::reads::Reads;
 
 use super::options::{GenerateOptions, MOST_PICTURES};
@@ -15,28 +15,28 @@ impl GenerateOptions {
     pub(crate) fn check(&self) -> Result<()> {
         let pictures = self.prompts.len().saturating_mul(self.count);
         if pictures == 0 {
-            return wrong("nothing to make: give a prompt and a --count of 1 or more".into());
+            let problem = message!["nothing to make: give a prompt and a ", option("count"), " of 1 or more"];
+            return Err(Error::usage("prompts", problem));
         }
         if pictures > MOST_PICTURES {
-            return wrong(format!("--count {}: {MOST_PICTURES} pictures are the most of one job", self.count));
+            return Err(Error::value("count", self.count, format!("{MOST_PICTURES} pictures are the most of one job")));
         }
         if let Some(lora) = self.loras.iter().find(|lora| !(lora.scale as f32).is_finite()) {
-            let path = lora.path.display();
-            return wrong(format!(
-                "--lora {path}={:?}: the scale must be a number that f32 holds, such as 0.8",
-                lora.scale
-            ));
+            let value = format!("{}={:?}", lora.path.display(), lora.scale);
+            return Err(Error::value("loras", value, "the scale must be a number that f32 holds, such as 0.8"));
         }
         let sampling = &self.sampling;
-        check_counts(&[("--steps", sampling.steps)])?;
+        check_counts(&[("steps", sampling.steps)])?;
         if let Some(guidance) = sampling.guidance.filter(|&g| !(g as f32).is_finite()) {
-            return wrong(format!("--guidance {guidance:?}: must be a number that f32 holds, such as 7.5"));
+            let problem = "must be a number that f32 holds, such as 7.5";
+            return Err(Error::value("guidance", format!("{guidance:?}"), problem));
         }
         if let Some(strength) = self.strength.filter(|&s| self.init.is_some() && !(s > 0.0 && s <= 1.0)) {
-            return wrong(format!("--strength {strength:?}: must be above 0 and at most 1"));
+            return Err(Error::value("strength", format!("{strength:?}"), "must be above 0 and at most 1"));
         }
         if self.mask.is_some() && self.init.is_none() {
-            return wrong("--mask needs --init: the picture of which its white part is made anew".into());
+            let needed = message![option("init"), ": the picture of which its white part is made anew"];
+            return Err(Error::usage("init", message![option("mask"), " needs ", needed]));
         }
         Ok(())
     }
@@ -44,9 +44,10 @@ impl GenerateOptions {
 
 impl GenerateOptions {
     /// Sentences on options that do nothing in this job.
-    pub(crate) fn idle_options(&self) -> Vec<String> {
+    pub(crate) fn idle_options(&self) -> Vec<Message> {
         let given = self.strength.is_some();
-        let strength = self.init.is_none().then(|| without_effect("without --init", &[("--strength", given)]));
+        let why = message!["without ", option("init")];
+        let strength = self.init.is_none().then(|| without_effect(why, &[("strength", given)]));
         strength.flatten().into_iter().collect()
     }
 }
@@ -54,11 +55,10 @@ impl GenerateOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
 
     fn said<T: std::fmt::Debug>(result: Result<T>) -> String {
         match result {
-            Err(Error::Usage(message)) => message,
+            Err(Error::Usage { problem, .. }) => problem.to_string(),
             other => panic!("{other:?}"),
         }
     }
@@ -71,33 +71,33 @@ mod tests {
     fn pictures_are_countable_and_of_a_size() {
         assert!(pictures().check().is_ok());
         for count in [0, MOST_PICTURES + 1, usize::MAX] {
-            assert!(said(GenerateOptions { count, ..pictures() }.check()).contains("--count"));
+            assert!(said(GenerateOptions { count, ..pictures() }.check()).contains("count"));
         }
         for scale in [f64::NAN, 1e300] {
             let loras = vec![crate::pipeline::LoraArg { path: "x".into(), scale }];
-            assert!(said(GenerateOptions { loras, ..pictures() }.check()).contains("--lora"));
+            assert!(said(GenerateOptions { loras, ..pictures() }.check()).contains("lora"));
         }
         let mut job = pictures();
         job.sampling.steps = Some(0);
-        assert!(said(job.check()).contains("--steps 0"));
+        assert!(said(job.check()).contains("steps 0"));
         let mut job = pictures();
         job.sampling.guidance = Some(f64::NAN);
-        assert!(said(job.check()).contains("--guidance NaN"));
+        assert!(said(job.check()).contains("guidance NaN"));
         // Not three hundred digits of it.
         job.sampling.guidance = Some(1e300);
-        assert!(said(job.check()).contains("--guidance 1e300:"));
+        assert!(said(job.check()).contains("guidance 1e300:"));
         job.sampling.guidance = Some(-1.0);
         assert!(job.check().is_ok(), "no negative pass runs");
         let job = GenerateOptions { init: Some("x.png".into()), strength: Some(f64::NAN), ..pictures() };
-        assert!(said(job.check()).contains("--strength NaN"));
+        assert!(said(job.check()).contains("strength NaN"));
         let job = GenerateOptions { mask: Some("m.png".into()), ..pictures() };
-        assert!(said(job.check()).contains("--mask needs --init"));
+        assert!(said(job.check()).contains("mask needs init"));
     }
 
     #[test]
     fn a_strength_without_a_start_image_is_named() {
         let job = GenerateOptions { strength: Some(0.3), ..GenerateOptions::default() };
-        assert!(job.idle_options()[0].contains("--strength"));
+        assert!(job.idle_options()[0].to_string().contains("strength"));
         assert!(GenerateOptions { init: Some("x.png".into()), ..job }.idle_options().is_empty());
     }
 }

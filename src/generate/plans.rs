@@ -1,6 +1,6 @@
 //! Plans of a generation: what runs, and what `portray plan` reports.
 
-use crate::error::Result;
+use crate::error::{Message, Result, message, option};
 use crate::gpu::{Caps, Variants};
 use crate::pipeline::Model;
 use crate::pipeline::image_plans::{ImagePlans, ImageSpec};
@@ -26,8 +26,9 @@ pub(super) fn image_spec(job: &GenerateOptions, model: &Model, recipe: &Recipe, 
 
 /// Refuses what takes more memory than the job may.
 pub(super) fn check_memory(plans: &ImagePlans, job: &GenerateOptions, model: &Model) -> Result<()> {
-    let smaller = if model.eight_bits() { "" } else { " or --dtype q8" };
-    within(job.model.memory, plans.memory().1, &format!("try smaller or fewer pictures{smaller}"))
+    let fewer = Message::from("try smaller or fewer pictures");
+    let smaller = if model.eight_bits() { fewer } else { message![fewer, " or ", option("dtype"), " q8"] };
+    within(job.model.memory, plans.memory().1, smaller)
 }
 
 /// Plans a generation for an adapter with `caps`. Needs no GPU.
@@ -47,7 +48,7 @@ pub(crate) fn generate_report(
     job: &GenerateOptions,
     caps: &Caps,
     model: &Model,
-    mut notes: Vec<String>,
+    mut notes: Vec<Message>,
 ) -> Result<(PlanReport, KernelTexts)> {
     model.check_prompts(job.prompts.iter().chain([&job.sampling.negative]))?;
     let planning = Planning { caps, variants: &Variants::default(), gpu: None };
@@ -58,8 +59,8 @@ pub(crate) fn generate_report(
     let (rows, peak_bytes) = plans.memory();
     notes.push("the parts run in turn: the peak is the largest of them beside working memory and staging".into());
     let (steps, kind, [width, height]) = (recipe.trajectory.steps.len(), recipe.trajectory.kind.name(), size);
-    notes.push(format!("{steps} steps of {kind}, {width}x{height}"));
-    notes.extend(recipe.trajectory.notes.iter().cloned().chain(job.idle_options()));
+    notes.push(format!("{steps} steps of {kind}, {width}x{height}").into());
+    notes.extend(recipe.trajectory.notes.iter().map(|note| note.as_str().into()).chain(job.idle_options()));
     let texts = KernelTexts::of(plans.plans())?;
     let report = PlanReport {
         rows,

@@ -2,8 +2,8 @@
 
 use crate::base::layout;
 use crate::base::rng::{NoiseRng, RngKind};
-use crate::error::{Error, Result};
-use crate::event::{Event, Listener, Picture};
+use crate::error::{Error, Result, message, option};
+use crate::event::{Event, Listener, Phase, Picture};
 use crate::gpu::{Pool, Store};
 use crate::graph::Plan;
 use crate::io;
@@ -78,7 +78,7 @@ pub(crate) async fn generate_unmasked(
     listener: Listener<'_>,
 ) -> Result<Generated> {
     let made = context.gpu.in_error_scopes(Box::pin(make(context, model, job, &mut EventSink::new(listener)))).await;
-    model.settle_weights(made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted(_))));
+    model.settle_weights(made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted { .. })));
     made
 }
 
@@ -94,19 +94,19 @@ async fn make(
     let size = job.picture_size(model, &mut |event| events.say(event))?;
     let (init, mask) = (job.start_picture(size)?, job.start_mask(size)?);
     if mask.as_ref().is_some_and(|mask| mask.share() == 0.0) {
-        events.say(Event::Warning("--mask is nowhere white: nothing of --init is made anew".into()));
+        events.warn(message![option("mask"), " is nowhere white: nothing of ", option("init"), " is made anew"]);
     }
     let [width, height] = size;
     let (kind, steps, guidance) = (recipe.trajectory.kind.name(), recipe.steps, recipe.guidance);
     let plural = if steps == 1 { "" } else { "s" };
-    events.say(Event::Note(format!("{kind}, {steps} step{plural}, guidance {guidance}, {width}x{height}")));
-    for note in recipe.trajectory.notes.iter().cloned().chain(job.idle_options()) {
-        events.say(Event::Note(note));
+    events.note(format!("{kind}, {steps} step{plural}, guidance {guidance}, {width}x{height}"));
+    for note in recipe.trajectory.notes.iter().map(|note| note.as_str().into()).chain(job.idle_options()) {
+        events.note(note);
     }
 
     if !job.sampling.negative.is_empty() && !recipe.guided() {
-        let message = format!("--negative does nothing at guidance {guidance}: give a --guidance above 1");
-        events.say(Event::Warning(message));
+        let idle = format!(" does nothing at guidance {guidance}: give a ");
+        events.warn(message![option("negative"), idle, option("guidance"), " above 1"]);
     }
     for text in job.prompts.iter().chain([&job.sampling.negative]) {
         warn_of_syntax(text, events);
@@ -115,7 +115,7 @@ async fn make(
     for prompt in std::iter::once(&job.sampling.negative).chain(&job.prompts) {
         texts.push(model.tokens(&without_tags(prompt).0, &mut |event| events.say(event))?);
     }
-    events.phase("reading the prompts")?;
+    events.phase(Phase::EncodingPrompts)?;
     let plans = image_spec(job, model, &recipe, size).plans(model, context.planning()).await?;
     check_memory(&plans, job, model)?;
     let ahead = context.gpu.compile_ahead(plans.plans().flat_map(Plan::kernels)).await?;
@@ -132,13 +132,13 @@ async fn make(
         None => Encoded::default(),
     };
 
-    events.phase("loading the model")?;
+    events.phase(Phase::LoadingModel)?;
     let start_names = job.start_names();
     let making = Making { context, model, job, recipe, size, start_names };
     let weights = events.until_stopped(gpu, model.weights(gpu, "UNet", &plans.params)).await?;
     let sampling = Sampling::new(gpu, &plans.sampling, &plans.unet, &mut pool, weights);
     let sampling = events.until_stopped(gpu, sampling).await?;
-    events.phase("sampling")?;
+    events.phase(Phase::Sampling)?;
     let sampled = making.sample(&sampling, &hidden, encoded, events).await?;
     drop((sampling, hidden));
     let pictures = making.decode(&plans.decode, &mut pool, &sampled, events).await?;
@@ -161,13 +161,13 @@ struct Making<'a> {
 /// Says what of `prompt` loads or weighs something in other programs, and not here.
 fn warn_of_syntax(prompt: &str, events: &mut EventSink<'_>) {
     for tag in without_tags(prompt).1 {
-        let message = format!("{tag} in a prompt loads nothing and is left out: give --lora FILE=SCALE");
-        events.say(Event::Warning(message));
+        events
+            .warn(message![format!("{tag} in a prompt loads nothing and is left out: load it with "), option("loras")]);
     }
     if let Some(found) = unread_syntax(prompt) {
         let message =
             format!("\"{found}\" in a prompt is read as words: weights and breaks of other programs do nothing here");
-        events.say(Event::Warning(message));
+        events.warn(message);
     }
 }
 
@@ -225,7 +225,7 @@ impl Making<'_> {
             match sampling.run(trajectory, recipe.guidance, start, &mut rng, read, &mut on_step).await {
                 Ok(()) => {}
                 // What came before it is complete.
-                Err(Error::Interrupted(_)) => break,
+                Err(Error::Interrupted { .. }) => break,
                 Err(e) => return Err(e),
             }
             context.gpu.copy(&state, sampled.ends.entry(&index.to_string())?)?;
@@ -288,9 +288,9 @@ impl Making<'_> {
         let Making { context, job, size: [width, height], .. } = *self;
         let count = sampled.steps.len();
         if count == 0 {
-            return Err(Error::Interrupted(String::new()));
+            return Err(Error::interrupted());
         }
-        events.say(Event::Phase("decoding".into()));
+        events.say(Event::Phase(Phase::Decoding));
         let vae = events.during(&context.gpu, VaeSession::new(&context.gpu, self.model, pool, decode)).await?;
         let mut pictures = Vec::with_capacity(count);
         for index in 0..count {
@@ -311,7 +311,7 @@ impl Making<'_> {
             context.gpu.breathe().await;
         }
         match self.pictures() {
-            total if count < total => Err(Error::Interrupted(format!(" after picture {count} of {total}"))),
+            total if count < total => Err(Error::Interrupted { unit: "picture", done: count, total, resumable: None }),
             _ => Ok(pictures),
         }
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, message, option};
 use crate::event::{Event, Listener};
 use crate::io::image::{Crop, Decoded, Fit, Mask, covering, size, title};
 use crate::io::{Picture, Source};
@@ -47,16 +47,16 @@ impl GenerateOptions {
         };
         let [w, h] = own;
         if wanted.iter().any(|&side| side == 0 || side > LONGEST_SIDE) {
-            let message =
-                format!("--init {} is {w}x{h}, and a side is {factor} to {LONGEST_SIDE} pixels", path.display());
-            return Err(Error::Usage(format!("{message}: give --width and --height")));
+            let fault = format!(" is {w}x{h}, and a side is {factor} to {LONGEST_SIDE} pixels: give ");
+            let sides = message![option("width"), " and ", option("height")];
+            return Err(Error::usage("init", message![option("init"), " ", crate::error::path(path), fault, sides]));
         }
         let native = model.native_side();
         if width.is_none() && height.is_none() && wanted[0] * wanted[1] > LARGE * native * native {
-            listener(Event::Warning(format!(
-                "--init gives its own size, {}x{}, and the model was made for {native}x{native}: --width and --height make it smaller",
-                wanted[0], wanted[1]
-            )));
+            let [w, h] = wanted;
+            let own = format!(" gives its own size, {w}x{h}, and the model was made for {native}x{native}: ");
+            let sides = message![option("width"), " and ", option("height"), " make it smaller"];
+            listener(Event::Warning(message![option("init"), own, sides]));
         }
         let size = model.size(Some(wanted[0]), Some(wanted[1]))?;
         if self.fit() == Fit::Stretch { Ok(size) } else { self.tell_crop(own, size, listener) }
@@ -69,10 +69,10 @@ impl GenerateOptions {
         let cut = [(full_width, to[0], "left and right"), (full_height, to[1], "above and below")];
         if let Some((full, kept, sides)) = cut.into_iter().find(|(full, kept, _)| full > kept) {
             let percent = ((full - kept) as f64 / full as f64 * 100.0).round().max(1.0);
-            listener(Event::Warning(format!(
-                "--init of {w}x{h} is cut to the aspect of {}x{}: {percent} % of it is left out, {sides}",
-                to[0], to[1]
-            )));
+            let [width, height] = to;
+            let cut = format!(" of {w}x{h} is cut to the aspect of {width}x{height}");
+            let left_out = format!(": {percent} % of it is left out, {sides}");
+            listener(Event::Warning(message![option("init"), cut, left_out]));
         }
         Ok(to)
     }
@@ -104,13 +104,17 @@ impl GenerateOptions {
     pub(crate) fn check_mask(&self, model: &Model) -> Result<()> {
         let name = model.checkpoint.name();
         match (&self.mask, model.inpaints()) {
-            (None, true) => Err(Error::Usage(format!(
-                "{name} is an inpainting model: give --init IMAGE, and --mask IMAGE which is white where it is made anew"
-            ))),
-            (Some(_), false) => Err(Error::Usage(format!(
-                "--mask: {name} is not an inpainting model, whose UNet reads {} channels: leave --mask out, or give such a --model",
-                2 * model.vae.latent_channels + 1
-            ))),
+            (None, true) => {
+                let given = message![option("init"), ", and ", option("mask"), " which is white where it is made anew"];
+                Err(Error::usage("mask", message![format!("{name} is an inpainting model: give "), given]))
+            }
+            (Some(_), false) => {
+                let channels = 2 * model.vae.latent_channels + 1;
+                let fault =
+                    format!(": {name} is not an inpainting model, whose UNet reads {channels} channels: leave ");
+                let remedy = message![option("mask"), " out, or give such a ", option("model")];
+                Err(Error::usage("mask", message![option("mask"), fault, remedy]))
+            }
             (Some(mask), true) => {
                 let Some(init) = &self.init else { return Ok(()) };
                 let ([w, h], [mask_w, mask_h]) = (size(init)?, size(mask)?);
@@ -118,10 +122,10 @@ impl GenerateOptions {
                 if (aspects - 1.0).abs() <= ASPECT {
                     return Ok(());
                 }
-                let (init, mask) = (init.display(), mask.display());
-                Err(Error::Usage(format!(
-                    "--mask {mask} is {mask_w}x{mask_h} and --init {init} is {w}x{h}: a mask has the aspect of its picture, best its size"
-                )))
+                let start = message![option("init"), " ", crate::error::path(init), format!(" is {w}x{h}")];
+                let mask = message![option("mask"), " ", crate::error::path(mask), format!(" is {mask_w}x{mask_h}")];
+                let remedy = ": a mask has the aspect of its picture, best its size";
+                Err(Error::usage("mask", message![mask, " and ", start, remedy]))
             }
             (None, false) => Ok(()),
         }

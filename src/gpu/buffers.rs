@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::waiting::Signal;
 use super::{Caps, Gpu};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, message, option};
 
 /// Buffer that is destroyed with its last owner. JavaScript would free it only at its next garbage collection, which
 /// does not know about the adapter's memory.
@@ -86,11 +86,11 @@ impl StoredBuffer {
     /// Returns part `index` of the tensor, cut into `count` equal, consecutive parts.
     ///
     /// # Errors
-    /// [`Error::Device`] if the values do not divide into `count` parts of whole words.
+    /// [`Error::Internal`] if the values do not divide into `count` parts of whole words.
     pub(crate) fn part(&self, index: usize, count: usize) -> Result<StoredBuffer> {
         let (index, count) = (index as u64, count as u64);
         if index >= count || !self.bytes.is_multiple_of(4 * count) {
-            return Err(Error::Device(format!("{} bytes have no part {index} of {count}", self.bytes)));
+            return Err(Error::Internal(format!("{} bytes have no part {index} of {count}", self.bytes)));
         }
         let bytes = self.bytes / count;
         Ok(StoredBuffer { buffer: self.buffer.clone(), offset: self.offset + index * bytes, bytes })
@@ -196,7 +196,7 @@ impl Store {
     }
 
     pub(crate) fn entry(&self, key: &str) -> Result<&StoredBuffer> {
-        self.find(key).ok_or_else(|| Error::Device(format!("{key} is not in the store")))
+        self.find(key).ok_or_else(|| Error::Internal(format!("{key} is not in the store")))
     }
 
     /// Writes `bytes` at the start of `key`.
@@ -226,10 +226,10 @@ impl Store {
     /// [`Error::Device`] if `key` is missing or shorter.
     pub fn write_at(&self, key: &str, first: u64, bytes: &[u8]) -> Result<()> {
         let own = self.entries.get(key);
-        let entry = own.ok_or_else(|| Error::Device(format!("{key} is not in the store, or shared")))?;
+        let entry = own.ok_or_else(|| Error::Internal(format!("{key} is not in the store, or shared")))?;
         let end = first + bytes.len() as u64;
         if end > entry.bytes {
-            return Err(Error::Device(format!("{key} holds {} bytes, not {end}", entry.bytes)));
+            return Err(Error::Internal(format!("{key} holds {} bytes, not {end}", entry.bytes)));
         }
         let (whole, rest) = bytes.split_at(bytes.len() / 4 * 4);
         let offset = entry.offset + first;
@@ -277,9 +277,9 @@ fn groups<'a>(tensors: &'a [(String, u64)], limit: u64, caps: &Caps) -> Result<V
     let mut groups: Vec<Group> = Vec::new();
     for (key, bytes) in tensors {
         if *bytes > limit {
-            return Err(Error::Limit(format!(
-                "{key} takes {bytes} bytes, more than the {limit} that this adapter holds in one piece; try --dtype f16"
-            )));
+            let fault =
+                format!("{key} takes {bytes} bytes, more than the {limit} that this adapter holds in one piece");
+            return Err(Error::limit(message![fault, "; try ", option("dtype"), " f16"]));
         }
         let fits = groups.last().is_some_and(|(used, _)| used + bytes <= limit);
         if !fits {
@@ -303,10 +303,10 @@ impl Gpu {
     /// Copies a tensor's values on the device. The two ranges must be in different buffers.
     ///
     /// # Errors
-    /// [`Error::Device`] if they differ in length.
+    /// [`Error::Internal`] if they differ in length.
     pub(crate) fn copy(&self, from: &StoredBuffer, to: &StoredBuffer) -> Result<()> {
         if from.bytes != to.bytes {
-            return Err(Error::Device(format!("a tensor of {} bytes has no room for {}", to.bytes, from.bytes)));
+            return Err(Error::Internal(format!("a tensor of {} bytes has no room for {}", to.bytes, from.bytes)));
         }
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&from.buffer, from.offset, &to.buffer, to.offset, from.bytes);

@@ -152,7 +152,8 @@ pub async fn choose_adapter(instance: &wgpu::Instance, wanted: Option<&str>) -> 
     match index {
         Some(i) => Ok(found.swap_remove(i)),
         None => {
-            Err(Error::Usage(format!("--adapter {}: no such adapter; there are: {names}", wanted.unwrap_or_default())))
+            let wanted = wanted.unwrap_or_default();
+            Err(Error::value("adapter", wanted, format!("no such adapter; there are: {names}")))
         }
     }
 }

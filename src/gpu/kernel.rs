@@ -136,7 +136,7 @@ fn environment() -> Result<&'static Environment<'static>> {
         }
         Ok(env)
     });
-    built.as_ref().map_err(|e| Error::Device(format!("shader library: {e}")))
+    built.as_ref().map_err(|e| Error::Internal(format!("shader library: {e}")))
 }
 
 impl Kernel {
@@ -156,7 +156,7 @@ impl Kernel {
     pub fn render(&self) -> Result<String> {
         let body = environment()?
             .render_named_str(self.template.name, self.template.text, &self.values)
-            .map_err(|e| Error::Device(format!("shaders/{}.wgsl: {e:#}", self.template.name)))?;
+            .map_err(|e| Error::Internal(format!("shaders/{}.wgsl: {e:#}", self.template.name)))?;
         Ok(self.header() + &body)
     }
 

@@ -146,7 +146,7 @@ mod tests {
         let error = pollster::block_on(gpu.in_error_scopes(job)).unwrap_err();
         assert!(error.to_string().contains(&gpu.info().name), "{error}");
         // Its own errors are passed on, and results too.
-        let own = async { Err::<(), _>(crate::Error::Usage("wrong".into())) };
+        let own = async { Err::<(), _>(crate::Error::argument("wrong")) };
         assert_eq!(pollster::block_on(gpu.in_error_scopes(own)).unwrap_err().to_string(), "wrong");
         assert_eq!(pollster::block_on(gpu.in_error_scopes(async { Ok(7) })).unwrap(), 7);
     }

@@ -254,7 +254,7 @@ impl KernelLaunch<'_, '_> {
         let limit = self.launch.caps.max_workgroups_per_dimension as usize;
         if grid.iter().any(|&n| n > limit) {
             let name = self.kernel.template.name;
-            return Err(Error::Limit(format!(
+            return Err(Error::limit(format!(
                 "{name}: a grid of {grid:?} workgroups; this adapter takes {limit} a dimension"
             )));
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::placement::{Block, Place, place};
 use super::{Binding, Dispatch, Graph, Launch, Node, Slot, Source, Tensor, TensorInfo, overwrites};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, message, option};
 use crate::gpu::{Access, Caps, Variants};
 
 /// Guard before and behind each block of a plan made with sentinels; a multiple of every adapter's alignment.
@@ -191,7 +191,7 @@ impl Plan {
             let name = d.kernel.template.name;
             if d.bindings.len() > self.caps.max_storage_buffers as usize {
                 let most = self.caps.max_storage_buffers;
-                return Err(Error::Limit(format!(
+                return Err(Error::limit(format!(
                     "{name}: binds {} storage buffers, the adapter takes {most}",
                     d.bindings.len()
                 )));
@@ -200,22 +200,20 @@ impl Plan {
             let writable = |i: usize| access.get(i) == Some(&Access::ReadWrite);
             for (i, a) in d.bindings.iter().enumerate() {
                 if a.bytes > self.caps.max_binding_bytes {
-                    return Err(Error::Limit(format!(
-                        "{name}: {} takes {} bytes, this adapter binds at most {}; try a smaller picture or batch, or --dtype f16",
-                        self.slot_name(a.slot),
-                        a.bytes,
-                        self.caps.max_binding_bytes
-                    )));
+                    let (slot, bytes, most) = (self.slot_name(a.slot), a.bytes, self.caps.max_binding_bytes);
+                    let fault = format!("{name}: {slot} takes {bytes} bytes, this adapter binds at most {most}; try ");
+                    let remedy = message!["a smaller picture or batch, or ", option("dtype"), " f16"];
+                    return Err(Error::limit(message![fault, remedy]));
                 }
                 let Some((memory, start, end)) = self.range(a) else {
-                    return Err(Error::Limit(format!("{name}: {} has no memory", self.slot_name(a.slot))));
+                    return Err(Error::Internal(format!("{name}: {} has no memory", self.slot_name(a.slot))));
                 };
                 for (j, b) in d.bindings[..i].iter().enumerate() {
                     let Some((other, s, e)) = self.range(b) else {
                         continue;
                     };
                     if (writable(i) || writable(j)) && memory == other && start < e && s < end {
-                        return Err(Error::Limit(format!(
+                        return Err(Error::Internal(format!(
                             "{name}: {} and {} overlap in memory and one of them may be written",
                             self.slot_name(a.slot),
                             self.slot_name(b.slot)

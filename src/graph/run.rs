@@ -154,7 +154,8 @@ impl Session {
 
     fn home(&self, slot: Slot) -> Result<(&Buffer, u64)> {
         let home = self.homes.get(&slot);
-        home.map(|(b, o)| (b, *o)).ok_or_else(|| Error::Device(format!("{} has no memory", self.plan.slot_name(slot))))
+        home.map(|(b, o)| (b, *o))
+            .ok_or_else(|| Error::Internal(format!("{} has no memory", self.plan.slot_name(slot))))
     }
 
     /// The plan.
@@ -345,14 +346,17 @@ fn homes(plan: &Plan, pool: &Pool, store: &Store, inputs: &Buffer) -> Result<Has
         let found = match home {
             Home::Arena(place) => {
                 let chunk = pool.chunk(place.chunk);
-                (chunk.ok_or_else(|| Error::Device("the arena is smaller than the plan".into()))?.clone(), place.offset)
+                (
+                    chunk.ok_or_else(|| Error::Internal("the arena is smaller than the plan".into()))?.clone(),
+                    place.offset,
+                )
             }
             Home::Input(offset) => (inputs.clone(), *offset),
             Home::Stored(key) => {
                 let entry = store.entry(key)?;
                 let needed = plan.stored.get(key).copied().unwrap_or(0);
                 if entry.bytes < needed {
-                    return Err(Error::Device(format!("{key} holds {} bytes, the plan needs {needed}", entry.bytes)));
+                    return Err(Error::Internal(format!("{key} holds {} bytes, the plan needs {needed}", entry.bytes)));
                 }
                 (entry.buffer.clone(), entry.offset)
             }

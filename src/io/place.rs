@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::atomic::{cannot_write, under_final_name};
 use super::files::{self, Folder, Lock, Locked, Spot};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, message, option};
 
 /// Place of a result: a file or a folder, with what may be replaced there.
 #[derive(Clone, Debug)]
@@ -167,7 +167,7 @@ impl Place {
     /// Returns what is at `path`, if the result may go there.
     fn spot(&self, path: &Path, replace: bool) -> Result<Spot> {
         if path.as_os_str().is_empty() {
-            return Err(Error::Usage("--out: the path is empty".into()));
+            return Err(Error::usage("out", option("out") + ": the path is empty"));
         }
         if path.file_name().is_none() {
             return Err(Error::file(path, "is no name for a result: name a file or folder of its own"));
@@ -202,7 +202,7 @@ impl Place {
 }
 
 fn exists(path: &Path) -> Error {
-    Error::file(path, "exists already: name another, or add --force to overwrite it")
+    Error::file(path, message!["exists already: name another, or add ", option("force"), " to overwrite it"])
 }
 
 impl Placed {
@@ -223,24 +223,26 @@ fn elsewhere(reason: Error, place: &Path) -> Error {
     match reason {
         // It is where it was to go, and that is said.
         Error::File { path, message } if path == place.to_string() => Error::File { path, message },
-        Error::File { path, message } => Error::File { path, message: format!("{message}; the result is {place}") },
-        other => Error::file(place.to_string(), format!("the result is here: {other}")),
+        Error::File { path, message } => Error::File { path, message: message + format!("; the result is {place}") },
+        other => Error::file(place.to_string(), message!["the result is here: ", &other]),
     }
 }
 
-/// Refuses two outputs of one name, and a file among them that another would lie in.
+/// Refuses two outputs of one name, each with its option's field, and a file among them that another would lie in.
 ///
 /// # Errors
 /// [`Error::Usage`] naming both options.
-pub fn check_apart(outputs: &[(&str, &Path)]) -> Result<()> {
+pub fn check_apart(outputs: &[(&'static str, &Path)]) -> Result<()> {
     for (i, (a, first)) in outputs.iter().enumerate() {
         for (b, second) in &outputs[i + 1..] {
             let shown = second.display();
             if files::same(first, second) {
-                return Err(Error::Usage(format!("{a} and {b} are one place, {shown}: name two")));
+                let problem = message![option(*a), " and ", option(*b), format!(" are one place, {shown}: name two")];
+                return Err(Error::usage(b, problem));
             }
             if files::within(first, second) || files::within(second, first) {
-                return Err(Error::Usage(format!("{a} and {b} lie in one another, {shown}: name two places")));
+                let problem = format!(" lie in one another, {shown}: name two places");
+                return Err(Error::usage(b, message![option(*a), " and ", option(*b), problem]));
             }
         }
     }
@@ -251,14 +253,13 @@ pub fn check_apart(outputs: &[(&str, &Path)]) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Usage`] naming both options.
-pub fn check_no_input(output: (&str, &Path), inputs: &[(&str, &Path)]) -> Result<()> {
-    let (option, path) = output;
+pub fn check_no_input(output: (&'static str, &Path), inputs: &[(&'static str, &Path)]) -> Result<()> {
+    let (written, path) = output;
     for (input, read) in inputs {
         if files::same(path, read) || (files::exists(path) && files::within(path, read)) || files::within(read, path) {
             let shown = path.display();
-            return Err(Error::Usage(format!(
-                "{option} {shown}: would replace what {input} reads: name another place"
-            )));
+            let problem = message!["would replace what ", option(*input), " reads: name another place"];
+            return Err(Error::value(written, shown, problem));
         }
     }
     Ok(())

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 pub(crate) use super::describe::describe;
 use super::files;
-use super::slices::{Data, Slices};
+use super::slices::Data;
+#[cfg(not(target_arch = "wasm32"))]
+use super::slices::Slices;
 use crate::base::json;
 use crate::error::{Error, Result};
 

@@ -137,7 +137,7 @@ impl ClipTokenizer {
         let encoding = self
             .tokenizer
             .encode(prompt, false)
-            .map_err(|e| Error::Usage(format!("the prompt cannot be tokenized: {}", one_line(&e))))?;
+            .map_err(|e| Error::argument(format!("the prompt cannot be tokenized: {}", one_line(&e))))?;
         let tokens = encoding.get_ids();
         let room = self.length - 2;
         let kept = &tokens[..tokens.len().min(room)];

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::{Pack, Param, Role, Source};
 use crate::base::{DType, block8, layout};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, message, option};
 use crate::gpu::Store;
 
 /// A checkpoint tensor's values, in PyTorch's layout.
@@ -127,7 +127,7 @@ fn pack_rows(param: &Param, from: &Source, values: &[f32], bytes: &mut Vec<u8>) 
         DType::F16 => {
             if let Some(value) = values.iter().find(|x| x.abs() >= ABOVE_HALF) {
                 let message = format!("{}: holds {value}, half precision ends at 65504", from.key);
-                return Err(Error::Limit(format!("{message}: give --dtype f32")));
+                return Err(Error::limit(message![message, ": give ", option("dtype"), " f32"]));
             }
             let start = bytes.len();
             bytes.resize(start + values.len() * 2, 0);
@@ -216,7 +216,7 @@ mod tests {
         assert!(with(-65504.0).is_ok() && with(65519.0).is_ok(), "what rounds to the largest half is one");
         for value in [65520.0, -1e6] {
             let error = with(value).unwrap_err().to_string();
-            assert!(error.contains("unet.conv_in.weight") && error.contains("--dtype f32"), "{error}");
+            assert!(error.contains("unet.conv_in.weight") && error.contains("give dtype f32"), "{error}");
         }
     }
 

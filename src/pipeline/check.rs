@@ -1,38 +1,34 @@
 //! Checks of numbers that users give, which name the option and the limit.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Message, Result, message, option};
 
 /// The longest side of a picture in pixels: what WebGPU promises of a texture.
 pub(crate) const LONGEST_SIDE: usize = 8192;
 /// The most that a count of a training may be; far above what fits anywhere.
 pub(crate) const MOST: usize = 1_000_000;
 
-pub(crate) fn wrong<T>(text: String) -> Result<T> {
-    Err(Error::Usage(text))
-}
-
 /// Each of `counts` that is given is at least one, and none is beyond reason.
-pub(crate) fn check_counts(counts: &[(&str, Option<usize>)]) -> Result<()> {
+pub(crate) fn check_counts(counts: &[(&'static str, Option<usize>)]) -> Result<()> {
     match counts.iter().find(|(_, n)| n.is_some_and(|n| !(1..=MOST).contains(&n))) {
-        Some((name, Some(0))) => wrong(format!("{name} 0: must be 1 or more")),
-        Some((name, n)) => wrong(format!("{name} {}: must be {MOST} or less", n.unwrap_or(0))),
+        Some((name, Some(0))) => Err(Error::value(name, 0, "must be 1 or more")),
+        Some((name, n)) => Err(Error::value(name, n.unwrap_or(0), format!("must be {MOST} or less"))),
         None => Ok(()),
     }
 }
 
 /// Each of `numbers` that is given is one that f32 holds, and above 0, or at least 0.
-pub(crate) fn check_numbers(numbers: &[(&str, Option<f64>)], zero: bool) -> Result<()> {
+pub(crate) fn check_numbers(numbers: &[(&'static str, Option<f64>)], zero: bool) -> Result<()> {
     let fits = |v: f64| (v as f32).is_finite() && (v > 0.0 || (zero && v == 0.0));
     match numbers.iter().find_map(|(name, v)| v.filter(|v| !fits(*v)).map(|v| (name, v))) {
-        Some((name, v)) if v > 1.0 => wrong(format!("{name} {v:?}: is more than f32 holds")),
-        Some((name, v)) if zero => wrong(format!("{name} {v}: must be 0 or more")),
-        Some((name, v)) => wrong(format!("{name} {v}: must be above 0")),
+        Some((name, v)) if v > 1.0 => Err(Error::value(name, format!("{v:?}"), "is more than f32 holds")),
+        Some((name, v)) if zero => Err(Error::value(name, v, "must be 0 or more")),
+        Some((name, v)) => Err(Error::value(name, v, "must be above 0")),
         None => Ok(()),
     }
 }
 
 /// What is given of `options`, as one sentence after `why`; nothing where nothing is.
-pub(crate) fn without_effect(why: &str, options: &[(&str, bool)]) -> Option<String> {
-    let given: Vec<_> = options.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();
-    (!given.is_empty()).then(|| format!("{why}: without effect here: {}", given.join(", ")))
+pub(crate) fn without_effect(why: Message, options: &[(&'static str, bool)]) -> Option<Message> {
+    let given: Vec<_> = options.iter().filter(|(_, given)| *given).map(|(name, _)| option(*name)).collect();
+    (!given.is_empty()).then(|| message![why, ": without effect here: ", Message::join(given, ", ")])
 }

@@ -3,8 +3,8 @@
 use std::pin::pin;
 use std::task::Poll;
 
-use crate::error::{Error, Result};
-use crate::event::{Event, Flow, Listener};
+use crate::error::{Error, Message, Result};
+use crate::event::{Event, Flow, Listener, Phase};
 use crate::gpu::Gpu;
 use crate::io::files;
 
@@ -30,10 +30,20 @@ impl<'a> EventSink<'a> {
         EventSink { finish: Flow::Finish, ..EventSink::new(listener) }
     }
 
+    /// Says something that does not stop the job.
+    pub fn warn(&mut self, text: impl Into<Message>) {
+        self.say(Event::Warning(text.into()));
+    }
+
+    /// Says what was chosen, or matched.
+    pub fn note(&mut self, text: impl Into<Message>) {
+        self.say(Event::Note(text.into()));
+    }
+
     /// Tells of `event`; what the job is to do, by all answers so far.
     pub fn say(&mut self, event: Event) -> Flow {
         if let Some(warning) = files::unsynced() {
-            self.tell(Event::Warning(warning));
+            self.tell(Event::Warning(warning.into()));
         }
         self.tell(event)
     }
@@ -51,8 +61,8 @@ impl<'a> EventSink<'a> {
     ///
     /// # Errors
     /// [`Error::Interrupted`] where it is not to.
-    pub fn phase(&mut self, name: &str) -> Result<()> {
-        self.say(Event::Phase(name.into()));
+    pub fn phase(&mut self, phase: Phase) -> Result<()> {
+        self.say(Event::Phase(phase));
         self.go_on()
     }
 
@@ -105,7 +115,7 @@ impl<'a> EventSink<'a> {
     /// # Errors
     /// [`Error::Interrupted`] where it is.
     pub fn go_on(&self) -> Result<()> {
-        if self.stopped() { Err(Error::Interrupted(String::new())) } else { Ok(()) }
+        if self.stopped() { Err(Error::interrupted()) } else { Ok(()) }
     }
 }
 
@@ -117,7 +127,7 @@ mod tests {
         let mut left = answers.iter().copied();
         let mut listener = |_: Event| left.next().unwrap();
         let mut events = if training { EventSink::of_training(&mut listener) } else { EventSink::new(&mut listener) };
-        answers.iter().map(|_| events.say(Event::Phase(String::new()))).collect()
+        answers.iter().map(|_| events.say(Event::Phase(Phase::Sampling))).collect()
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::task::{Context, Poll, Waker};
 
 use crate::base::DType;
-use crate::error::{Error, Result};
+use crate::error::{Error, Message, Result, Words, message, option};
 use crate::event::{Event, Flow};
 use crate::gpu::STAGING_BYTES;
 use crate::nn::Param;
@@ -14,9 +14,11 @@ use super::planning::Part;
 use super::reads::Reads;
 
 /// Memory and work of a job, as planned. Measured peaks are within 10 % of it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize)]
+#[serde(tag = "event", rename = "plan")]
 pub struct PlanReport {
     /// Names and bytes of everything that takes memory.
+    #[serde(serialize_with = "rows")]
     pub rows: Vec<(String, u64)>,
     /// Peak: the most bytes alive at once.
     pub peak_bytes: u64,
@@ -32,7 +34,27 @@ pub struct PlanReport {
     /// Bytes of WGSL of these kernels.
     pub kernel_bytes: u64,
     /// Remarks for the user.
-    pub notes: Vec<String>,
+    pub notes: Vec<Message>,
+}
+
+impl PlanReport {
+    /// JSON of the report with its notes in `words`.
+    pub fn to_json(&self, words: &dyn Words) -> serde_json::Value {
+        // Nothing in a report fails to serialize.
+        let mut said = serde_json::to_value(self).unwrap_or_default();
+        said["notes"] = self.notes.iter().map(|note| note.in_words(words)).collect();
+        said
+    }
+}
+
+/// Rows as objects: `{"what":"UNet: weights","bytes":1234}`.
+fn rows<S: serde::Serializer>(rows: &[(String, u64)], serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(serde::Serialize)]
+    struct Row<'a> {
+        what: &'a str,
+        bytes: u64,
+    }
+    serializer.collect_seq(rows.iter().map(|(what, bytes)| Row { what, bytes: *bytes }))
 }
 
 /// A part of a job that runs while the others hold no memory but the shared pool.
@@ -61,13 +83,14 @@ impl Phase {
 pub(crate) type Memory = (Vec<(String, u64)>, u64);
 
 /// Refuses what takes more than `allowed`; `smaller` says what would make it take less.
-pub(crate) fn within(allowed: Option<u64>, needed: u64, smaller: &str) -> Result<()> {
+pub(crate) fn within(allowed: Option<u64>, needed: u64, smaller: Message) -> Result<()> {
     match allowed.filter(|&allowed| needed > allowed) {
         None => Ok(()),
         Some(allowed) => {
             let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
             let (needed, allowed) = (megabytes(needed), megabytes(allowed));
-            Err(Error::Limit(format!("the job takes {needed}, --memory allows {allowed}: {smaller}")))
+            let fault = format!(" allows {allowed}: ");
+            Err(Error::limit(message![format!("the job takes {needed}, "), option("memory"), fault, smaller]))
         }
     }
 }
@@ -108,7 +131,7 @@ pub(crate) fn in_turn(phases: &[Phase]) -> Memory {
 pub(crate) fn at_once<T>(planning: impl Future<Output = Result<T>>) -> Result<T> {
     match std::pin::pin!(planning).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(planned) => planned,
-        Poll::Pending => Err(Error::op("plan", "waits for a device")),
+        Poll::Pending => Err(Error::Internal("a plan without a device waits for one".into())),
     }
 }
 
@@ -119,25 +142,24 @@ pub(crate) fn hidden_bytes(model: &Model, prompts: usize) -> u64 {
 }
 
 /// Keeps what a job says of its inputs, for a plan's notes.
-pub(crate) fn told_of(told: &mut Vec<String>, event: Event) -> Flow {
+pub(crate) fn told_of(told: &mut Vec<Message>, event: Event) -> Flow {
     match event {
         Event::Note(text) => told.push(text),
-        Event::Warning(text) => told.push(format!("warning: {text}")),
+        Event::Warning(text) => told.push(message!["warning: ", text]),
         _ => {}
     }
     Flow::Continue
 }
 
 /// Opens the model of a job that `reads` these parts, and gives what is to be said of it: nothing is computed for a plan.
-pub(crate) fn open_for_plan(options: &ModelOptions, loras: &[LoraArg], reads: Reads) -> Result<(Model, Vec<String>)> {
+pub(crate) fn open_for_plan(options: &ModelOptions, loras: &[LoraArg], reads: Reads) -> Result<(Model, Vec<Message>)> {
     let mut notes = Vec::new();
     let model = Model::open(options, loras, &mut |event| told_of(&mut notes, event))?;
-    notes.extend(model.check_reads(reads)?);
+    notes.extend(model.check_reads(reads)?.into_iter().map(Message::from));
     if !model.checkpoint.prediction_known() && options.prediction.is_none() {
         let name = model.checkpoint.name();
-        notes.push(format!(
-            "{name} does not say what it predicts: planned as for noise; a job looks at one prediction, or --prediction says it"
-        ));
+        let planned = "does not say what it predicts: planned as for noise; a job looks at one prediction, or ";
+        notes.push(message![format!("{name} {planned}"), option("prediction"), " says it"]);
     }
     Ok((model, notes))
 }

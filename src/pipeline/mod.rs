@@ -19,6 +19,7 @@ pub(crate) mod probe;
 pub(crate) mod prompt;
 pub(crate) mod reads;
 pub(crate) mod recipe;
+pub(crate) mod report;
 pub(crate) mod resident;
 pub(crate) mod text;
 pub(crate) mod textures;
@@ -31,3 +32,4 @@ pub use model::{Model, open_checkpoint};
 #[cfg(feature = "cli")]
 pub use options::lora_parser;
 pub use options::{LoraArg, ModelOptions, SamplingOptions, WeightType, parse_bytes, parse_count};
+pub use report::{LoraReport, ModelReport, PartReport, native_size};

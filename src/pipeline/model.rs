@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::base::DType;
 use crate::diffusion::{Prediction, ScheduleConfig};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, message};
 use crate::event::{Event, Listener};
 use crate::gpu::{AdapterClass, Caps, Store};
 use crate::io::families::{TAKES, by_input_channels};
@@ -65,7 +65,10 @@ pub fn open_checkpoint(path: Option<&Path>) -> Result<Checkpoint> {
         #[cfg(feature = "bundled")]
         None => Checkpoint::embedded(&crate::io::bundled::MODEL),
         #[cfg(not(feature = "bundled"))]
-        None => Err(Error::Usage("this build holds no model: give one with --model".into())),
+        None => {
+            let problem = message!["this build holds no model: give one with ", crate::error::option("model")];
+            Err(Error::usage("model", problem))
+        }
     }
 }
 
@@ -125,13 +128,15 @@ impl Model {
             for field in ["dropout", "attention_dropout"] {
                 if let Some(share) = config.get(field).and_then(serde_json::Value::as_f64).filter(|share| *share != 0.0)
                 {
-                    listener(Event::Note(format!("{path}: {field} {share} is not used: trainings drop nothing out")));
+                    listener(Event::Note(
+                        format!("{path}: {field} {share} is not used: trainings drop nothing out").into(),
+                    ));
                 }
             }
         }
         let tokenizer = checkpoint.tokenizer()?;
         for note in tokenizer.notes() {
-            listener(Event::Warning(note.clone()));
+            listener(Event::Warning(note.as_str().into()));
         }
         let (given, taken) = (tokenizer.length(), text.max_position_embeddings);
         if given > taken {
@@ -173,12 +178,12 @@ impl Model {
             let file = LoraFile::open(&lora.path, Some(&modules))?;
             let report = file.match_report(&modules);
             report.check()?;
-            listener(Event::Note(format!("LoRA {}: {} layers", lora.path.display(), report.matched.len())));
+            let layers = format!(": {} layers", report.matched.len());
+            listener(Event::Note(message!["LoRA ", crate::error::path(&lora.path), layers]));
             if let Some(listed) = report.listed_unmatched() {
-                let (path, count) = (lora.path.display(), report.unmatched.len());
-                listener(Event::Warning(format!(
-                    "{path}: {count} keys match nothing in the model and are left out: {listed}"
-                )));
+                let count = report.unmatched.len();
+                let left_out = format!(": {count} keys match nothing in the model and are left out: {listed}");
+                listener(Event::Warning(crate::error::path(&lora.path) + left_out));
             }
             opened.push((file, lora.scale));
         }
@@ -217,12 +222,6 @@ impl Model {
         Ok(if differs { format!("{fingerprint} {used:?}") } else { fingerprint })
     }
 
-    /// What the UNet predicts.
-    #[cfg_attr(not(feature = "web"), allow(dead_code, reason = "the page asks for it"))]
-    pub(crate) fn prediction(&self) -> Prediction {
-        self.schedule.prediction_type
-    }
-
     /// Storage type of the large weights on an adapter with `caps`.
     pub fn dtype(&self, caps: &Caps) -> DType {
         match self.weight_type {
@@ -248,7 +247,6 @@ impl Model {
     }
 
     /// Sampling settings of the model's own scheduler configuration.
-    #[cfg_attr(not(feature = "web"), allow(dead_code, reason = "the page asks for it"))]
     pub(crate) fn usual_recipe(&self, options: &ModelOptions) -> Result<Recipe> {
         Recipe::new(self, &Default::default(), options.prediction, None)
     }
@@ -275,18 +273,18 @@ impl Model {
     pub fn size(&self, width: Option<usize>, height: Option<usize>) -> Result<[usize; 2]> {
         let factor = self.factor();
         let native = self.unet.latent_size().map(|side| side * factor);
-        let side = |name: &str, given: Option<usize>, native: usize| {
+        let side = |name: &'static str, given: Option<usize>, native: usize| {
             let side = given.unwrap_or(native);
             if side == 0 || !side.is_multiple_of(factor) {
-                return Err(Error::Usage(format!("{name} {side}: must be a multiple of {factor}, such as {native}")));
+                return Err(Error::value(name, side, format!("must be a multiple of {factor}, such as {native}")));
             }
             if side > LONGEST_SIDE {
                 let own = if given.is_none() { ", the model's own size" } else { "" };
-                return Err(Error::Usage(format!("{name} {side}{own}: must be at most {LONGEST_SIDE}")));
+                return Err(Error::value(name, format!("{side}{own}"), format!("must be at most {LONGEST_SIDE}")));
             }
             Ok(side)
         };
-        Ok([side("--width", width, native[1])?, side("--height", height, native[0])?])
+        Ok([side("width", width, native[1])?, side("height", height, native[0])?])
     }
 
     /// Returns the token ids of `prompt`, each a row of the text encoder's embedding. Tells `listener` if the prompt was
@@ -303,11 +301,11 @@ impl Model {
         }
         let added = self.tokenizer.added(&encoded.ids);
         if !added.is_empty() {
-            listener(Event::Note(format!("words that the model's tokenizer adds: {}", added.join(", "))));
+            listener(Event::Note(format!("words that the model's tokenizer adds: {}", added.join(", ")).into()));
         }
         if let Some(cut) = &encoded.truncated {
             let length = self.tokenizer.length();
-            listener(Event::Warning(format!("the prompt is longer than {length} tokens; this is cut: {cut}")));
+            listener(Event::Warning(format!("the prompt is longer than {length} tokens; this is cut: {cut}").into()));
         }
         Ok(encoded.ids)
     }
@@ -429,7 +427,7 @@ mod bundled_tests {
         assert_eq!(model.size(None, Some(8192)).expect("a size"), [native, 8192]);
         for side in [0, native + 1, 8192 + model.factor(), usize::MAX - usize::MAX % model.factor()] {
             let error = model.size(Some(side), None).expect_err("no size");
-            assert!(error.exit_code() == 2 && error.to_string().starts_with("--width "), "{error}");
+            assert!(error.exit_code() == 2 && error.to_string().starts_with("width "), "{error}");
         }
         own(&mut model).unet.sample_size = Some(crate::models::config::PerBlock::Each(vec![16, 24]));
         assert_eq!(model.size(None, None).expect("a size"), [24 * model.factor(), 16 * model.factor()]);

@@ -1,8 +1,8 @@
 //! Whether a network predicts noise or velocity, where its file does not say: a look at one prediction.
 
 use crate::base::DType;
-use crate::error::Result;
-use crate::event::Event;
+use crate::error::{Result, message, option};
+use crate::event::Phase;
 use crate::gpu::{Pool, Store};
 use crate::graph::{Graph, Session};
 use crate::models;
@@ -36,12 +36,12 @@ pub(crate) async fn open(
     let known = model.checkpoint.prediction_known() || options.prediction.is_some();
     // Before the probe, which loads the UNet and computes.
     for note in model.check_reads(Reads { unet: reads.unet || !known, ..reads })? {
-        events.say(Event::Note(note));
+        events.note(note);
     }
     if known {
         return Ok(model);
     }
-    events.phase("seeing whether the model predicts noise or velocity")?;
+    events.phase(Phase::DetectingPrediction)?;
     let velocity = context.gpu.in_error_scopes(predicts_velocity(context, &model)).await?;
     if velocity {
         model.predicts_velocity()?;
@@ -49,9 +49,8 @@ pub(crate) async fn open(
     let (found, other) = if velocity { ("velocity", "epsilon") } else { ("noise", "v") };
     let name = model.checkpoint.name();
     let seen = "by one prediction of the network, for it does not say";
-    events.say(Event::Note(format!(
-        "{name} seems to predict {found}, {seen}; where that is wrong: --prediction {other}"
-    )));
+    let wrong = message!["; where that is wrong: ", option("prediction"), format!(" {other}")];
+    events.note(message![format!("{name} seems to predict {found}, {seen}"), wrong]);
     Ok(model)
 }
 

@@ -2,7 +2,7 @@
 
 use crate::base::{DType, layout};
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, message, option};
 use crate::gpu::{Pool, Store};
 use crate::graph::{Graph, Session, Tensor};
 use crate::io::SafeTensors;
@@ -59,7 +59,11 @@ pub async fn forward(
         ForwardPart::VaeEncode => Reads { encoder: true, ..Reads::NOTHING },
         ForwardPart::VaeDecode => Reads { decoder: true, ..Reads::NOTHING },
     })?;
-    let given = || inputs.ok_or_else(|| Error::Usage("this part needs tensors: give --in X.safetensors".into()));
+    let given = || {
+        inputs.ok_or_else(|| {
+            Error::usage("input", message!["this part needs tensors: give ", option("input"), " X.safetensors"])
+        })
+    };
     match part {
         ForwardPart::Text => forward_text(engine, &model, inputs, prompts).await,
         ForwardPart::Unet => forward_unet(engine, &model, given()?).await,
@@ -100,7 +104,8 @@ async fn forward_text(
         }
     }
     let Some(tokens) = rows.first().map(Vec::len) else {
-        return Err(Error::Usage("text needs --prompt or a file with input_ids".into()));
+        let problem = message!["text needs ", option("prompt"), " or a file with input_ids"];
+        return Err(Error::usage("prompt", problem));
     };
     let parts = model
         .plan_texts(&model.settings(engine.gpu.caps(), &model.ranks()), engine.planning(), rows.len(), tokens)

@@ -72,7 +72,7 @@ pub async fn stopwatch(engine: &Engine, step: &str, options: &ModelOptions) -> R
             let setup = job.setup(&model, engine.gpu.caps(), [1, 1], latent, model.tokenizer.length());
             plan_training(&job, setup, engine.planning(), training_alone).await?.first.into()
         }
-        _ => return Err(Error::Usage(format!("step {step}: there are unet, unet-lora and train"))),
+        _ => return Err(Error::argument(format!("step {step}: there are unet, unet-lora and train"))),
     };
     let store = zeroed(engine, &plan)?;
     Ok(Stopwatch { session: Session::new(&engine.gpu, plan, &mut Pool::default(), &store).await?, _store: store })

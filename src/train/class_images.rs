@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::diffusion::SamplerKind;
 use crate::error::Result;
-use crate::event::{Event, Flow};
+use crate::event::{Event, Flow, Phase};
 use crate::generate::{GenerateOptions, generate_unmasked};
 use crate::io;
 use crate::pipeline::context::Context;
@@ -98,7 +98,7 @@ pub(super) async fn class_pictures(
     let total: usize = stretches.iter().map(ExactSizeIterator::len).sum();
     if total > 0 {
         check_class_folder(&folder, total, size)?;
-        events.phase(&format!("making {total} class pictures of \"{prompt}\""))?;
+        events.phase(Phase::MakingClassImages { count: total, prompt: prompt.to_owned() })?;
     }
     let (mut done, mut held) = (0, BTreeMap::new());
     for stretch in stretches {
@@ -123,7 +123,7 @@ pub(super) async fn class_pictures(
                         held.insert(number, picture);
                         if held.len() == 1 {
                             let message = format!("class pictures are used, but not kept for other runs: {e}");
-                            events.say(Event::Warning(message));
+                            events.warn(message);
                         }
                     }
                 }

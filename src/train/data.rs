@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::base::rng::{CounterRng, Stream};
 use crate::diffusion::NoiseSchedule;
-use crate::error::{Error, Result};
-use crate::event::Event;
+use crate::error::{Error, Result, message, option};
+use crate::event::{Event, Phase};
 use crate::gpu::Pool;
 use crate::io;
 use crate::io::image::{Decoded, Fit};
@@ -84,9 +84,11 @@ impl TrainOptions {
                 }
                 *tokens
             }
-            (Conditioning::Ids(..), false) => return Err(Error::file(path, "holds token ids: give --text-encoder")),
+            (Conditioning::Ids(..), false) => {
+                return Err(Error::file(path, message!["holds token ids: give ", option("text_encoder")]));
+            }
             (Conditioning::Context(..), true) => {
-                return Err(Error::file(path, "holds no token ids: leave --text-encoder out"));
+                return Err(Error::file(path, message!["holds no token ids: leave ", option("text_encoder"), " out"]));
             }
         };
         let (channels, own) = (file.latent()[2], model.vae.latent_channels);
@@ -95,8 +97,10 @@ impl TrainOptions {
         }
         if file.masked() != model.inpaints() {
             let message = match model.inpaints() {
-                true => "has no masks ('I.instance.mask|masked_latents'), which an inpainting model is trained with",
-                false => "has masks ('0.instance.mask'): --model is not an inpainting model",
+                true => {
+                    "has no masks ('I.instance.mask|masked_latents'), which an inpainting model is trained with".into()
+                }
+                false => message!["has masks ('0.instance.mask'): ", option("model"), " is not an inpainting model"],
             };
             return Err(Error::file(path, message));
         }
@@ -146,8 +150,8 @@ pub(super) async fn prepare(
     let end = texts[conditioned].get(1).copied();
     let words = |ids: &Vec<u32>| ids.iter().skip(1).position(|id| Some(*id) == end).unwrap_or(0);
     let longest = texts.iter().map(words).max().unwrap_or(0);
-    events.say(Event::Note(format!("the longest prompt has {longest} of {} tokens", tokens.saturating_sub(2))));
-    events.phase("reading the prompts")?;
+    events.note(format!("the longest prompt has {longest} of {} tokens", tokens.saturating_sub(2)));
+    events.phase(Phase::EncodingPrompts)?;
     // Class pictures had a pool of their own; from here on one serves everything, the training included.
     pool.reserve(&context.gpu, chunks)?;
     let hidden = events.until_stopped(&context.gpu, model.encode_prompts(&context.gpu, text, pool, &texts)).await?;
@@ -156,11 +160,11 @@ pub(super) async fn prepare(
         false => Conditioning::Context(hidden.read().await?[..conditioned].concat(), tokens),
     };
 
-    events.phase("encoding the pictures")?;
+    events.phase(Phase::EncodingImages)?;
     if model.inpaints() {
         let views = views(job, 0, 0).len();
         let masks = views * masks_of_view(pictures.len(), views, false);
-        events.say(Event::Note(format!("an inpainting model: {masks} random masks of each picture")));
+        events.note(format!("an inpainting model: {masks} random masks of each picture"));
     }
     let mut photos = [set.photos(), set.class_photos(classes.len())];
     let total = pictures.len() + classes.len();

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Message, Result, message, option};
 use crate::event::{Event, Listener};
 use crate::io::{LoraFile, LoraModule, ModelModules, ModuleKey, Part};
 use crate::nn::{LoraSpec, Param, Targets, weights};
@@ -24,8 +24,8 @@ pub(super) struct InitLora {
 /// What becomes of a layer of the file.
 enum Fate {
     Trained,
-    /// Trained only with this option.
-    Needs(&'static str),
+    /// Trained only with this option, which has this value.
+    Needs((&'static str, &'static str)),
     Carried,
 }
 
@@ -39,8 +39,8 @@ impl TrainOptions {
         let all = || Targets::All.covers(&layer.to_string());
         match layer.part {
             _ if self.trains(spec, layer) => Fate::Trained,
-            Part::Unet if all() => Fate::Needs("--targets all"),
-            Part::TextEncoder if all() => Fate::Needs("--text-encoder"),
+            Part::Unet if all() => Fate::Needs(("targets", " all")),
+            Part::TextEncoder if all() => Fate::Needs(("text_encoder", "")),
             _ => Fate::Carried,
         }
     }
@@ -58,10 +58,9 @@ impl TrainOptions {
         let report = file.match_report(&modules);
         report.check()?;
         if let Some(listed) = report.listed_unmatched() {
-            let (path, count) = (path.display(), report.unmatched.len());
-            listener(Event::Warning(format!(
-                "{path}: {count} keys match nothing in the model and are left out: {listed}"
-            )));
+            let count = report.unmatched.len();
+            let left_out = format!(": {count} keys match nothing in the model and are left out: {listed}");
+            listener(Event::Warning(crate::error::path(path) + left_out));
         }
         file.modules.retain(|layer, _| modules.weight(layer).is_some());
         self.refuse_untrained(&spec, &file)?;
@@ -70,18 +69,21 @@ impl TrainOptions {
         (carried, file.modules) = file.modules.into_iter().partition(|(layer, _)| untrained(layer));
         if let Some(first) = carried.keys().next() {
             let count = carried.len();
-            listener(Event::Note(format!(
-                "{}: {count} layers that no option trains go into the result as they are, without a part in the training, for \
-                 example {first}",
-                path.display()
-            )));
+            listener(Event::Note(
+                crate::error::path(path)
+                    + format!(
+                        ": {count} layers that no option trains go into the result as they are, without a part in the training, for \
+                 example {first}"
+                    ),
+            ));
         }
         let largest = file.modules.values().map(LoraModule::rank).max().unwrap_or(0);
         if largest > self.rank {
-            return Err(Error::file(path, format!("has layers of rank {largest}: give --rank {largest}")));
+            let remedy = message![": give ", option("rank"), format!(" {largest}")];
+            return Err(Error::file(path, message![format!("has layers of rank {largest}"), remedy]));
         }
         for note in self.notes(&spec, &file, &modules) {
-            listener(Event::Note(format!("{}: {note}", path.display())));
+            listener(Event::Note(message![crate::error::path(path), ": ", note]));
         }
         Ok(Some(InitLora { file, carried, scale: spec.scale() as f32 }))
     }
@@ -94,19 +96,18 @@ impl TrainOptions {
         };
         let lost: Vec<_> = file.modules.keys().map(|layer| (layer, self.fate(spec, layer))).filter_map(needs).collect();
         let Some((first, _)) = lost.first() else { return Ok(()) };
-        let options = ["--targets all", "--text-encoder"];
-        let given: Vec<_> =
-            options.into_iter().filter(|option| lost.iter().any(|(_, needed)| needed == option)).collect();
-        let (count, given) = (lost.len(), given.join(" and "));
+        let options = [("targets", " all"), ("text_encoder", "")];
+        let given = options.into_iter().filter(|option| lost.iter().any(|(_, needed)| needed == option));
+        let given = given.map(|(name, value)| option(name) + value);
+        let count = lost.len();
         let layers = if count == 1 { "layer" } else { "layers" };
-        let message = format!(
-            "holds {count} {layers} that would not be trained and would be lost, for example {first}: give {given}"
-        );
-        Err(Error::file(&file.name, message))
+        let message =
+            format!("holds {count} {layers} that would not be trained and would be lost, for example {first}: give ");
+        Err(Error::file(&file.name, message![message, Message::join(given, " and ")]))
     }
 
     /// What else to know of `file`.
-    fn notes(&self, spec: &LoraSpec, file: &LoraFile, modules: &ModelModules) -> Vec<String> {
+    fn notes(&self, spec: &LoraSpec, file: &LoraFile, modules: &ModelModules) -> Vec<Message> {
         let mut notes = Vec::new();
         let keys = |part: Part, paths: &BTreeMap<String, Vec<usize>>| {
             paths.keys().map(move |path| ModuleKey { part, path: path.clone() }).collect::<Vec<_>>()
@@ -115,15 +116,16 @@ impl TrainOptions {
         let new = all.iter().filter(|layer| self.trains(spec, layer) && !file.modules.contains_key(layer));
         let (new, first) = (new.clone().count(), new.clone().next());
         if let Some(first) = first {
-            notes.push(format!("{new} layers are not in it and begin at zero, for example {first}"));
+            notes.push(format!("{new} layers are not in it and begin at zero, for example {first}").into());
         }
         let padded = file.modules.values().filter(|module| module.rank() < self.rank).count();
         if padded > 0 {
-            notes
-                .push(format!("{padded} layers of lower rank grow to --rank {}, which changes nothing yet", self.rank));
+            let grown = message![option("rank"), format!(" {}, which changes nothing yet", self.rank)];
+            notes.push(message![format!("{padded} layers of lower rank grow to "), grown]);
         }
         if spec.scale() != 1.0 && file.modules.values().any(|module| module.alpha.is_none()) {
-            notes.push(format!("has no alpha: its factors count {} as --alpha says", spec.scale()));
+            let factors = format!("has no alpha: its factors count {} as ", spec.scale());
+            notes.push(message![factors, option("alpha"), " says"]);
         }
         notes
     }

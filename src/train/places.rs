@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::base::DType;
-use crate::error::{Error, Result};
-use crate::event::Event;
+use crate::error::{Error, Result, message, option};
 use crate::io;
 use crate::io::{Checkpoint, Part, Place, files};
 use crate::pipeline::events::EventSink;
@@ -42,17 +41,17 @@ impl TrainOptions {
         let state = state_folder(&self.out);
         let interrupted = State::is_at(&state);
         if self.resume && files::is_taken(&self.out) && matches!(interrupted, Ok(false)) {
-            let message = "is there already, and no checkpoint beside it: that run came to its end, or had none yet; \
-                           without --resume it starts anew";
-            return Err(Error::file(&self.out, message));
+            let message =
+                "is there already, and no checkpoint beside it: that run came to its end, or had none yet; without ";
+            return Err(Error::file(&self.out, message![message, option("resume"), " it starts anew"]));
         }
         self.place(None)?.check()?;
         // What is wrong with a state that is to be gone on with is told where it is read.
         let file = state.join(STATE_FILE);
         let interrupted = if self.resume && files::is_file(&file) { true } else { interrupted? };
         if interrupted && !self.resume && !self.force {
-            let message = "is the state of an interrupted run: go on with it by --resume, or add --force to start anew";
-            return Err(Error::file(state, message));
+            let message = message!["is the state of an interrupted run: go on with it by ", option("resume")];
+            return Err(Error::file(state, message![message, ", or add ", option("force"), " to start anew"]));
         }
         Place::file(file, true).check()?;
         self.check_inputs()?;
@@ -80,25 +79,25 @@ impl TrainOptions {
     /// Refuses outputs that are inputs; the result may take the place of what it is made from.
     fn check_inputs(&self) -> Result<()> {
         let samples = samples_folder(&self.out);
-        let given = |option, path: &Option<PathBuf>| path.clone().map(|path| (option, path));
-        let folders: Vec<_> = [given("--images", &self.images), given("--class-images", &self.class_images)]
-            .into_iter()
-            .flatten()
-            .collect();
-        for (option, folder) in &folders {
+        let given = |name: &'static str, path: &Option<PathBuf>| path.clone().map(|path| (name, path));
+        let folders: Vec<_> =
+            [given("images", &self.images), given("class_images", &self.class_images)].into_iter().flatten().collect();
+        for (name, folder) in &folders {
             for output in [&samples, &state_folder(&self.out)] {
                 if files::same(output, folder) {
                     let shown = output.display();
-                    return Err(Error::Usage(format!("--out: its {shown} is what {option} reads: name another --out")));
+                    let fault = format!(": its {shown} is what ");
+                    let remedy = message![" reads: name another ", option("out")];
+                    return Err(Error::usage("out", message![option("out"), fault, option(*name), remedy]));
                 }
             }
         }
-        let mut read: Vec<_> = folders.into_iter().chain(given("--replay", &self.replay)).collect();
+        let mut read: Vec<_> = folders.into_iter().chain(given("replay", &self.replay)).collect();
         if self.method == Method::Lora {
-            read.extend(given("--model", &self.model.model));
+            read.extend(given("model", &self.model.model));
         }
-        let read: Vec<(&str, &Path)> = read.iter().map(|(option, path)| (*option, path.as_path())).collect();
-        io::place::check_no_input(("--out", &self.out), &read)
+        let read: Vec<(&'static str, &Path)> = read.iter().map(|(name, path)| (*name, path.as_path())).collect();
+        io::place::check_no_input(("out", &self.out), &read)
     }
 
     /// Asks whether sample pictures can be written.
@@ -117,12 +116,19 @@ impl TrainOptions {
         {
             return Err(Error::file(
                 &folder,
-                "exists already: name another --out, or add --force to write samples there",
+                message![
+                    "exists already: name another ",
+                    option("out"),
+                    ", or add ",
+                    option("force"),
+                    " to write samples there"
+                ],
             ));
         }
         if !entries.is_empty() && !self.resume && files::is_taken(&twin) {
             let twin = twin.display();
-            return Err(Error::file(&folder, format!("holds the samples of {twin}: name another --out")));
+            let message = message![format!("holds the samples of {twin}: name another "), option("out")];
+            return Err(Error::file(&folder, message));
         }
         Place::file(sample_file(&folder, 999_999_999, self.sample_prompts.len()), true).check()
     }
@@ -146,7 +152,7 @@ impl TrainOptions {
         match place.check_space(both, "the result with the state of the run") {
             Err(e) if self.save_every.is_some() => Err(e),
             Err(e) => {
-                events.say(Event::Warning(format!("{e}; interrupted, this run could perhaps not be gone on with")));
+                events.warn(message![&e, "; interrupted, this run could perhaps not be gone on with"]);
                 Ok(())
             }
             Ok(()) => Ok(()),
@@ -170,8 +176,9 @@ pub(super) fn check_class_folder(folder: &Path, count: usize, size: [usize; 2]) 
     let asked = place.check().and_then(|()| place.check_space(bytes, "what is made"));
     asked.map_err(|e| {
         let variable = if cfg!(windows) { "LOCALAPPDATA" } else { "XDG_CACHE_HOME" };
-        let remedy = format!("set {variable} to a folder that can be written, or give --class-images");
-        Error::file(folder, format!("class pictures are kept here: {remedy} ({e})"))
+        let remedy = format!("set {variable} to a folder that can be written, or give ");
+        let kept = message!["class pictures are kept here: ", remedy, option("class_images")];
+        Error::file(folder, message![kept, " (", &e, ")"])
     })
 }
 

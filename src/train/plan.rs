@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use crate::base::DType;
 use crate::base::rng::{CounterRng, Stream};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, message, option};
 use crate::gpu::{Caps, Variants};
 use crate::graph::{Graph, Plan, PlanOptions, Source, Tensor};
 use crate::models::{Context, Sample, TextEncoder, TextEncoderConfig, UNet, UnetConfig};
@@ -122,7 +122,10 @@ impl TrainPlan {
     /// Records and plans the run; needs no GPU.
     pub fn new(setup: &Setup, caps: &Caps, variants: &Variants) -> Result<TrainPlan> {
         let passes = match (setup.fused, setup.accumulate > 1) {
-            (true, true) => return Err(Error::Usage("--fused-update keeps no gradients to --accumulate".into())),
+            (true, true) => {
+                let fault = message![option("fused_update"), " keeps no gradients to ", option("accumulate")];
+                return Err(Error::usage("fused_update", fault));
+            }
             (true, false) => (Pass::Norm, Some(Pass::Update)),
             (false, true) => (Pass::Store, Some(Pass::Accumulate)),
             (false, false) => (Pass::Store, None),
@@ -228,7 +231,7 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
         }
     };
     if setup.samples[1] > 0 && setup.samples[0] != setup.samples[1] {
-        return Err(Error::Usage(format!(
+        return Err(Error::argument(format!(
             "{} instance and {} class samples: each instance goes with one class picture",
             setup.samples[0], setup.samples[1]
         )));

@@ -51,7 +51,7 @@ pub(crate) async fn plan_training(
         plan = TrainPlan::new(&setup, planning.caps, planning.variants)?;
         planning.breathe().await;
     }
-    within(allowed, memory(&plan).1, &job.smaller())?;
+    within(allowed, memory(&plan).1, job.smaller())?;
     Ok(plan)
 }
 
@@ -173,7 +173,7 @@ pub fn plan_train(job: &TrainOptions, caps: &Caps) -> Result<PlanReport> {
         let texts = KernelTexts::of(plans.plans())?;
         Ok((plans.before.memory(&plans.training), plans.training, texts))
     })?;
-    notes.push(training.trained_summary());
+    notes.push(training.trained_summary().into());
     if let Some(prompt) = job.class_prompt.as_ref().filter(|_| to_make > 0) {
         let class = class_job(&job.model, prompt, to_make, [job.side(&model)?; 2], 0);
         let (PlanReport { peak_bytes: made, .. }, theirs) = generate_report(&class, caps, &model, Vec::new())?;
@@ -216,7 +216,7 @@ mod tests {
             plan_generate(&GenerateOptions { prompts, count: 1, model: model(memory), ..Default::default() }, &caps)
         };
         let message = refusal(generate);
-        assert!(message.contains("--memory") && message.contains("--dtype q8"), "{message}");
+        assert!(message.contains("memory") && message.contains("dtype q8"), "{message}");
         let train = |memory| {
             let sample_prompts = vec!["a cat".into()];
             let checkpointing = Checkpointing::Off;
@@ -231,6 +231,6 @@ mod tests {
         let auto =
             TrainOptions { model: model(Some(kept - 1)), sample_prompts: vec!["a cat".into()], ..Default::default() };
         assert!(plan_train(&auto, &caps).unwrap().peak_bytes < kept);
-        assert!(message.contains("--memory") && message.contains("--checkpointing on"), "{message}");
+        assert!(message.contains("memory") && message.contains("checkpointing on"), "{message}");
     }
 }

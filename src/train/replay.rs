@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::base::layout;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, message, option};
 use crate::io::SafeTensors;
 use crate::pipeline::inpaint::beside;
 
@@ -148,8 +148,8 @@ impl Replay {
     /// [`Error::File`] when there is no such micro-batch, a value is not finite, or a timestep is not one of 1000.
     pub fn draw(&self, i: usize) -> Result<Draw> {
         if i >= self.micro_steps {
-            let message = format!("holds {} micro-batches, number {i} was asked for: lower --steps", self.micro_steps);
-            return Err(Error::file(self.file.name(), message));
+            let fault = format!("holds {} micro-batches, number {i} was asked for: lower ", self.micro_steps);
+            return Err(Error::file(self.file.name(), message![fault, option("steps")]));
         }
         let [h, w, c] = self.latent;
         let mut draw = Draw {

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::diffusion::NoiseSchedule;
-use crate::error::{Error, Result};
-use crate::event::{Event, Listener, StepReport};
+use crate::error::{Error, Remedy, Result, message, option};
+use crate::event::{Event, Listener, Phase, StepReport};
 use crate::gpu::{Ahead, Pool, Store};
 use crate::graph::Plan;
 use crate::io::Place;
@@ -52,13 +52,13 @@ async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> R
     let events = &mut EventSink::of_training(listener);
     // Held until the run is over.
     let _lock = job.place(None)?.lock(|text| {
-        events.say(Event::Warning(text));
+        events.warn(text);
     })?;
     // Another run may have come to its end between the first look and the lock.
     job.check_places()?;
     let model = Box::pin(probe::open(context, &job.model, &[], job.reads(), events)).await?;
     for note in job.idle_options() {
-        events.say(Event::Note(note));
+        events.note(note);
     }
     let init = job.open_init_lora(&model, &mut |event| events.say(event))?;
     context.gpu.breathe().await;
@@ -70,14 +70,14 @@ async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> R
     let mut pool = Pool::default();
     let gathered = Box::pin(gather(context, job, &model, &mut pool, events)).await?;
     let total = updates(job, &gathered.run.batches)?;
-    events.phase("loading the model")?;
+    events.phase(Phase::LoadingModel)?;
     let context = &context.on(&gathered.ahead.gpu);
     let training = Box::pin(load(context, job, &model, init.as_ref(), gathered, pool, events)).await?;
     let first = match resumed {
         Some(state) => training.restore(state, &record, total, events).await?,
         None => 0,
     };
-    events.phase("training")?;
+    events.phase(Phase::Training)?;
     let steps = Box::pin(training.run(first..total, &mut record, events)).await?;
     let placed = match save(context, job, &model, init.as_ref(), (&training.params, &training.store), steps).await {
         Ok(placed) => placed,
@@ -89,14 +89,14 @@ async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> R
     let beside = safe && placed.path.parent() == job.out.parent();
     let out = placed.path();
     if let Err(e) = &out {
-        events.say(Event::Warning(e.to_string()));
+        events.warn(e);
     }
     // What a finished run leaves is its result; its state would only resume to the same. What is not the run's stays.
     if beside
         && (record.ours || job.force)
         && let Err(e) = State::remove(&record.folder)
     {
-        events.say(Event::Warning(e.to_string()));
+        events.warn(&e);
     }
     Ok(Trained { out: out?, steps })
 }
@@ -147,12 +147,12 @@ async fn load<'a>(
     let gpu = &context.gpu;
     events.until_stopped(gpu, model.load(&mut store, "weights", &plan.params)).await?;
     start_adapters(job, init, &plan.params, &store).await?;
-    events.say(Event::Note(format!(
+    events.note(format!(
         "{}, {} dispatches a step, {:.0} MB of working memory",
         plan.trained_summary(),
         plan.first.dispatch_count(),
         plan.first.working_bytes() as f64 / 1e6
-    )));
+    ));
     let store = share(store);
     let params = plan.params.clone();
     let mut trainer = events.until_stopped(gpu, Trainer::new(gpu, plan, &mut pool, &store)).await?;
@@ -181,9 +181,8 @@ fn updates(job: &TrainOptions, batches: &Batches) -> Result<usize> {
     let total = job.steps.unwrap_or(have / job.accumulate);
     let needed = total * job.accumulate;
     if needed > have {
-        return Err(Error::Usage(format!(
-            "--steps {total} needs {needed} micro-batches, the replay file holds {have}"
-        )));
+        let fault = format!(" {total} needs {needed} micro-batches, the replay file holds {have}");
+        return Err(Error::usage("steps", option("steps") + fault));
     }
     Ok(total)
 }
@@ -203,7 +202,7 @@ impl Record {
     fn load(&mut self, events: &mut EventSink<'_>) -> Result<Option<State>> {
         let folder = &self.folder;
         let Some(state) = State::load(folder)? else {
-            events.say(Event::Note(format!("{} holds no checkpoint yet: starting at step 0", folder.display())));
+            events.note(message![crate::error::path(folder), " holds no checkpoint yet: starting at step 0"]);
             return Ok(None);
         };
         state.refuse_changed(folder, &self.options)?;
@@ -227,18 +226,20 @@ impl Record {
         let (folder, step) = (self.folder.display(), state.step);
         let left = match Place::folder(&self.folder, vec![STATE_FILE.into()], false).put(|at| state.save(at)) {
             Ok(placed) => {
-                format!("it is {}: move it to {folder} and go on with --resume", placed.path.display())
+                let moved = format!("it is {}: move it to {folder} and go on with ", placed.path.display());
+                message![moved, option("resume")]
             }
             Err(_) => self.last.map_or_else(
                 || "nothing of the run is left".into(),
-                |n| format!("the checkpoint of step {n} is left, go on from it with --resume"),
+                |n| message![format!("the checkpoint of step {n} is left, go on from it with "), option("resume")],
             ),
         };
         let reason = match reason {
             Error::File { message, .. } => message.clone(),
-            other => other.to_string(),
+            other => other.message(),
         };
-        Error::file(&self.folder, format!("the state after step {step} could not be saved: {reason}; {left}"))
+        let fault = message![format!("the state after step {step} could not be saved: "), reason];
+        Error::file(&self.folder, message![fault, "; ", left])
     }
 
     /// What is said of a run that came to its end with `state`, and whose result can be written nowhere for `reason`: its
@@ -247,8 +248,8 @@ impl Record {
         match self.save(state, force) {
             Ok(()) => {
                 let message = "holds the finished training, whose result could not be written";
-                let remedy = "mend that, and the same command with --resume writes it";
-                Error::file(&self.folder, format!("{message} ({reason}): {remedy}"))
+                let remedy = message!["mend that, and the same command with ", option("resume"), " writes it"];
+                Error::file(&self.folder, message![message, " (", reason, "): ", remedy])
             }
             Err(also) => self.unsaved(state, &also),
         }
@@ -285,13 +286,13 @@ impl Training<'_> {
         keys.sort();
         let fits = |(key, values): &(String, Values)| self.store.bytes(key) == Some(values.bytes().len() as u64);
         if names != keys || !state.tensors.iter().all(fits) || state.step > total {
-            let message = "is of another model or was made for fewer --steps; start again without --resume";
-            return Err(Error::file(&record.folder, message));
+            let fault = message!["is of another model or was made for fewer ", option("steps"), "; "];
+            return Err(Error::file(&record.folder, fault + Remedy::StartAnew));
         }
         for (key, values) in &state.tensors {
             self.store.write_long(key, values.bytes()).await?;
         }
-        events.say(Event::Note(format!("resuming at step {}", state.step)));
+        events.note(format!("resuming at step {}", state.step));
         Ok(state.step)
     }
 
@@ -314,7 +315,7 @@ impl Training<'_> {
             if let Some(preview) = self.preview.as_ref().filter(|_| done % job.sample_every == 0 || done == total) {
                 let shown = preview.show(&self.context.gpu, job, self.model, done, events).await;
                 if let Err(e) = shown {
-                    events.say(Event::Warning(format!("no samples of step {done}: {e}; the training goes on")));
+                    events.warn(message![format!("no samples of step {done}: "), &e, "; the training goes on"]);
                 }
             }
             // The last update's state is the result.
@@ -329,18 +330,14 @@ impl Training<'_> {
                         let left = record
                             .last
                             .map_or_else(|| "there is none yet".into(), |n| format!("that of step {n} stays"));
-                        let text = format!(
-                            "the checkpoint of step {done} could not be saved: {e}; {left}, the training goes on"
-                        );
-                        events.say(Event::Warning(text));
+                        let fault = message![format!("the checkpoint of step {done} could not be saved: "), &e];
+                        events.warn(message![fault, format!("; {left}, the training goes on")]);
                     }
                 }
             }
             if done < total && events.stopped() {
-                return Err(Error::Interrupted(format!(
-                    " after step {done} of {total}: {} is saved, go on with --resume",
-                    record.folder.display()
-                )));
+                let resumable = Some(record.folder.display().to_string());
+                return Err(Error::Interrupted { unit: "step", done, total, resumable });
             }
             if events.finished() {
                 break;
@@ -362,7 +359,7 @@ impl Training<'_> {
         let update = self.trainer.step(&batches, step, rates).await?;
         let report = report(&batches, &update.errors, job, step, total, update.grad_norm, rates[0]);
         if !report.loss.is_finite() || !report.grad_norm.is_finite() {
-            return Err(Error::Device(format!("the loss is not finite at step {step}: lower --lr")));
+            return Err(Error::Diverged { step });
         }
         Ok(report)
     }

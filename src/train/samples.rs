@@ -169,7 +169,7 @@ impl Preview {
             };
             let start = Start { latents: None, masked: masked.as_ref() };
             match sampling.run(&recipe.trajectory, recipe.guidance, start, &mut rng, false, &mut on_step).await {
-                Err(Error::Interrupted(_)) => return Ok(()),
+                Err(Error::Interrupted { .. }) => return Ok(()),
                 other => other?,
             }
             vae.run_on(&sampling.latent()?).await?;

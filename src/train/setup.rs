@@ -1,6 +1,6 @@
 //! A training job's options: what decides the result, what they mean for the plan.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Message, Result, message, option};
 use crate::nn::LoraSpec;
 use crate::pipeline::check::LONGEST_SIDE;
 use crate::pipeline::reads::Reads;
@@ -33,7 +33,7 @@ impl TrainOptions {
 
     /// The options that decide the result, for `--resume`.
     pub(super) fn deciding(&self) -> Result<serde_json::Value> {
-        let mut value = serde_json::to_value(self).map_err(|e| Error::Usage(e.to_string()))?;
+        let mut value = serde_json::to_value(self).map_err(|e| Error::Internal(e.to_string()))?;
         if let Some(map) = value.as_object_mut() {
             // A changed option is called by its own name, whichever struct holds it.
             if let Some(serde_json::Value::Object(model)) = map.remove("model") {
@@ -59,33 +59,35 @@ impl TrainOptions {
         let side = self.resolution.unwrap_or(native);
         model.size(Some(side), None).map_err(|_| {
             let (factor, most) = (model.factor(), LONGEST_SIDE);
-            Error::Usage(format!(
-                "--resolution {side}: must be a multiple of {factor}, such as {native}, at most {most}"
-            ))
+            let problem = format!("must be a multiple of {factor}, such as {native}, at most {most}");
+            Error::value("resolution", side, problem)
         })?;
         Ok(side)
     }
 
     /// What would make it take less memory.
-    pub(super) fn smaller(&self) -> String {
-        let mut ways = vec!["a lower --resolution"];
+    pub(super) fn smaller(&self) -> Message {
+        let mut ways = vec![message!["a lower ", option("resolution")]];
         if self.batch > 1 {
-            ways.push("a lower --batch with --accumulate");
+            ways.push(message!["a lower ", option("batch"), " with ", option("accumulate")]);
         }
         match self.method {
             Method::Full => {
-                let unused =
-                    [("--optimizer adamw8bit", !self.optimizer.packed()), ("--fused-update", !self.fused_update)];
-                ways.extend(unused.iter().filter(|(_, unused)| *unused).map(|(option, _)| *option));
-                ways.push("--method lora");
+                if !self.optimizer.packed() {
+                    ways.push(option("optimizer") + " adamw8bit");
+                }
+                if !self.fused_update {
+                    ways.push(option("fused_update"));
+                }
+                ways.push(option("method") + " lora");
             }
-            Method::Lora if self.model.dtype != WeightType::Q8 => ways.push("--dtype q8"),
+            Method::Lora if self.model.dtype != WeightType::Q8 => ways.push(option("dtype") + " q8"),
             Method::Lora => {}
         }
         if self.checkpointing == Checkpointing::Off {
-            ways.push("--checkpointing on");
+            ways.push(option("checkpointing") + " on");
         }
-        format!("try {}", ways.join(", "))
+        message!["try ", Message::join(ways, ", ")]
     }
 
     /// Adapters of the UNet.

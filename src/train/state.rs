@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Message, Remedy, Result, message, option};
 use crate::gpu::Variants;
 use crate::io::safetensors::{ElementType, Tensor, first_non_finite, write_safetensors};
 use crate::io::source::describe;
@@ -92,9 +92,9 @@ impl State {
         if !files::is_taken(folder) {
             return Ok(false);
         }
-        let remedy = "where the state of the run belongs: move it, or name another --out";
+        let remedy = message![", where the state of the run belongs: move it, or name another ", option("out")];
         if !files::is_folder(folder) {
-            return Err(Error::file(folder, format!("is not a folder, {remedy}")));
+            return Err(Error::file(folder, message!["is not a folder", remedy]));
         }
         let file = folder.join(STATE_FILE);
         if files::is_taken(&file) {
@@ -102,14 +102,14 @@ impl State {
             return if ours {
                 Ok(true)
             } else {
-                Err(Error::file(file, format!("is not a state, or damaged, {remedy}")))
+                Err(Error::file(file, message!["is not a state, or damaged", remedy]))
             };
         }
         let entries = files::entries(folder).map_err(|e| Error::file(folder, describe(&e)))?;
         match entries.iter().find(|path| !files::is_staging(path)) {
             Some(path) => {
                 let name = path.file_name().unwrap_or_default();
-                Err(Error::file(folder, format!("holds {name:?} and no state, {remedy}")))
+                Err(Error::file(folder, message![format!("holds {name:?} and no state"), remedy]))
             }
             None => Ok(false),
         }
@@ -138,8 +138,8 @@ impl State {
         for (name, values) in &self.tensors {
             let Values::F32(values) = values else { continue };
             if let Some(i) = first_non_finite(values) {
-                let message = format!("tensor '{name}' holds {} after update {}: lower --lr", values[i], self.step);
-                return Err(Error::file(folder, message));
+                let fault = format!("tensor '{name}' holds {} after update {}: lower ", values[i], self.step);
+                return Err(Error::file(folder, message![fault, option("lr")]));
             }
         }
         Ok(())
@@ -154,7 +154,7 @@ impl State {
         let tensors = self.tensors.iter().map(|(name, values)| (name.clone(), values.len())).collect();
         let (options, variants) = (self.options.clone(), self.variants.clone());
         let record = Record { step: self.step, options, variants, tensors };
-        let json = serde_json::to_string(&record).map_err(|e| Error::file(folder, e))?;
+        let json = serde_json::to_string(&record).map_err(|e| Error::file(folder, e.to_string()))?;
         let tensors: Vec<Tensor> = self.tensors.iter().map(|(key, values)| values.tensor(key)).collect();
         write_safetensors(folder.join(STATE_FILE), &tensors, &BTreeMap::from([(RECORD.to_owned(), json)]))
     }
@@ -206,15 +206,14 @@ impl State {
             }
             let (was, is) = (saved.get(key).unwrap_or(&Value::Null), now.get(key).unwrap_or(&Value::Null));
             if was != is {
-                changes.push(format!("--{} {was}, not {is}", key.replace('_', "-")));
+                changes.push(option(key.clone()) + format!(" {was}, not {is}"));
             }
         }
         if changes.is_empty() {
             return Ok(());
         }
-        let changes = changes.join("; ");
-        let message = format!("was started with {changes}: give the same options or start again without --resume");
-        Err(Error::file(folder, message))
+        let changes = message!["was started with ", Message::join(changes, "; ")];
+        Err(Error::file(folder, message![changes, ": give the same options or ", Remedy::StartAnew]))
     }
 }
 
@@ -236,7 +235,7 @@ mod tests {
         assert_eq!(back, state);
         assert!(back.refuse_changed(&path, &options).is_ok());
         let error = back.refuse_changed(&path, &serde_json::json!({"lr": 0.1, "max_grad_norm": 2.0})).unwrap_err();
-        assert!(error.to_string().contains("--max-grad-norm"), "{error}");
+        assert!(error.to_string().contains("max_grad_norm"), "{error}");
         std::fs::write(path.join("state.safetensors"), b"short").unwrap();
         assert!(State::load(&path).is_err());
     }
@@ -309,6 +308,6 @@ mod tests {
     fn every_changed_option_is_named() {
         let now = serde_json::json!({"lr": 0.2, "rank": 8});
         let message = state().refuse_changed(Path::new("x.state"), &now).unwrap_err().to_string();
-        assert!(message.contains("--lr 0.1, not 0.2; --rank null, not 8"), "{message}");
+        assert!(message.contains("lr 0.1, not 0.2; rank null, not 8"), "{message}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Message, Result, message, option};
 use crate::event::{Event, Listener};
 use crate::io;
 use crate::io::image::{Decoded, Picture, PictureFolder};
@@ -87,7 +87,7 @@ impl TrainingSet {
     }
 
     /// For the user: how many pictures, in which shapes, with which captions.
-    fn summary(&self, others: &str) -> String {
+    fn summary(&self, others: &str) -> Message {
         let count = self.pictures.len();
         let shapes = self.sizes.iter().enumerate().map(|(i, [w, h])| match self.sizes.len() {
             1 => format!("{w}x{h}"),
@@ -96,12 +96,13 @@ impl TrainingSet {
         let pictures = if count == 1 { "picture" } else { "pictures" };
         let prompts = if self.captioned() { format!(", {} prompts", self.prompts.len()) } else { String::new() };
         let captions = match self.captioned {
-            0 => "none has a caption: all have --prompt".into(),
+            0 => message!["none has a caption: all have ", option("prompt")],
             n if n == count => "each has a caption".into(),
-            n => format!("{n} with a caption, {} with --prompt", count - n),
+            n => message![format!("{n} with a caption, {} with ", count - n), option("prompt")],
         };
         let others = if others.is_empty() { String::new() } else { format!("; not read: {others}") };
-        format!("{count} {pictures} at {}{prompts}; {captions}{others}", shapes.collect::<Vec<_>>().join(", "))
+        let shapes = shapes.collect::<Vec<_>>().join(", ");
+        message![format!("{count} {pictures} at {shapes}{prompts}; "), captions, others]
     }
 }
 
@@ -125,7 +126,7 @@ impl TrainOptions {
             let found = PictureFolder::open(folder)?;
             let captions = found.captions()?;
             if let Some(left_out) = found.left_out(Some(&captions)) {
-                listener(Event::Warning(left_out));
+                listener(Event::Warning(left_out.into()));
             }
             (set.sizes, set.prompts, set.captioned) = (Vec::new(), Vec::new(), captions.count());
             for (path, caption) in found.pictures.iter().zip(captions.of) {
@@ -148,7 +149,8 @@ impl TrainOptions {
     async fn class_set(&self, set: &mut TrainingSet, planning: Planning<'_>, listener: Listener<'_>) -> Result<()> {
         if self.class_prompt.is_none() {
             if self.class_count.is_some() {
-                listener(Event::Warning("--class-count does nothing without --class-prompt".into()));
+                let idle = message![" does nothing without ", option("class_prompt")];
+                listener(Event::Warning(option("class_count") + idle));
             }
             return Ok(());
         }
@@ -158,7 +160,7 @@ impl TrainOptions {
         };
         let found = PictureFolder::open(folder)?;
         if let Some(left_out) = found.left_out(None) {
-            listener(Event::Warning(left_out));
+            listener(Event::Warning(left_out.into()));
         }
         let there = found.pictures.len();
         let wanted = self.class_count.unwrap_or(there);
@@ -171,7 +173,7 @@ impl TrainOptions {
         }
         let (folder, used, made) = (folder.display(), set.classes.len(), set.classes_to_make);
         let made = if made > 0 { format!(", {made} to make") } else { String::new() };
-        listener(Event::Note(format!("{wanted} class pictures: {used} of {there} in {folder}{made}")));
+        listener(Event::Note(format!("{wanted} class pictures: {used} of {there} in {folder}{made}").into()));
         Ok(())
     }
 }
@@ -181,9 +183,10 @@ impl TrainingSet {
     fn enough_classes(&self, count: usize) -> Result<()> {
         let shapes = self.sizes.len();
         match count < shapes {
-            true => Err(Error::Usage(format!(
-                "--class-count {count}: the pictures have {shapes} shapes, and each needs a class picture: give {shapes} or more"
-            ))),
+            true => {
+                let needed = format!("and each needs a class picture: give {shapes} or more");
+                Err(Error::value("class_count", count, format!("the pictures have {shapes} shapes, {needed}")))
+            }
             false => Ok(()),
         }
     }
@@ -200,8 +203,9 @@ fn size_of(path: &Path, planning: Planning<'_>) -> Result<[usize; 2]> {
 fn undescribed(path: &Path) -> Error {
     let caption = path.with_extension("txt");
     let name = caption.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let path = path.display();
-    Error::Usage(format!("nothing says what {path} shows: give --prompt \"a sks dog\", or a caption in {name}"))
+    let caption = format!(" \"a sks dog\", or a caption in {name}");
+    let shown = message!["nothing says what ", crate::error::path(path), " shows: give "];
+    Error::usage("prompt", message![shown, option("prompt"), caption])
 }
 
 /// Where `item` is in `list`, which gets it if it lacks it.

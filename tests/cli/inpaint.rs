@@ -25,7 +25,7 @@ fn masks_belong_to_inpainting_models() {
     let own = format!("x --steps 2 --model {name}");
     let both = "--init init.png --mask mask.png";
     for (line, code, named) in [
-        (format!("generate {own}"), 2, [name.as_str(), "is an inpainting model", "--init IMAGE", "--mask IMAGE"]),
+        (format!("generate {own}"), 2, [name.as_str(), "is an inpainting model", "--init", "--mask"]),
         (format!("generate {own} --init init.png"), 2, [&name, "is an inpainting model", "--mask", ""]),
         (format!("plan generate {own} --init init.png"), 2, [&name, "is an inpainting model", "--mask", ""]),
         (format!("generate {own} --mask mask.png"), 2, ["--init", "", "", ""]),

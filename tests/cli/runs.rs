@@ -67,7 +67,7 @@ fn a_replay_prints_its_steps() {
     let steps: Vec<_> = lines.iter().filter(|l| l["event"] == "step").collect();
     assert_eq!(steps.len(), 2);
     let keys: Vec<&String> = steps[1].as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["event", "step", "loss", "instance", "prior", "grad_norm", "lr"]);
+    assert_eq!(keys, ["event", "step", "steps", "loss", "instance", "prior", "grad_norm", "lr"]);
     assert_eq!(steps[1]["step"], 1);
     assert!(output.stderr.is_empty(), "{}", stderr(&output));
 }
@@ -182,7 +182,7 @@ fn class_pictures_that_are_made_need_not_be_made_again() {
     let (made, whole) = (class(dir.path()), class(other.path()));
     assert!(whole.len() == 2 && made[..] == whole[..1]);
     let output = works(dir.path(), &format!("{line} --json"));
-    assert!(stdout(&output).contains("making 1 class pictures"), "{}", stdout(&output));
+    assert!(stdout(&output).contains("making 1 class images"), "{}", stdout(&output));
     assert!(class(dir.path()) == whole);
     let read = |folder: &Path| std::fs::read(folder.join("l.safetensors")).unwrap();
     assert!(read(dir.path()) == read(other.path()));

@@ -208,8 +208,8 @@ fn a_stopped_training_saves_its_state_and_goes_on() {
             work.stop();
         }
     };
-    assert!(matches!(error, Error::Interrupted(_)), "{error}");
-    assert!(matches!(work.step(Budget::dispatches(1)), Err(Error::Usage(_))));
+    assert!(matches!(error, Error::Interrupted { .. }), "{error}");
+    assert!(matches!(work.step(Budget::dispatches(1)), Err(Error::Usage { .. })));
     let resumed = TrainOptions { resume: true, ..job.clone() };
     host.finish(&mut host.engine.start_train(resumed), Budget::dispatches(500)).unwrap();
     assert!(std::fs::read(&job.out).unwrap() == std::fs::read(&whole.out).unwrap());
@@ -252,7 +252,7 @@ fn errors_are_the_jobs_and_not_the_hosts() {
     host.device.on_uncaptured_error(std::sync::Arc::new(|e| panic!("the host heard {e}")));
     let job = GenerateOptions { prompts: Vec::new(), ..tiny_job() };
     let error = host.finish(&mut host.engine.start_generate(job), Budget::dispatches(10)).unwrap_err();
-    assert!(matches!(error, Error::Usage(_)), "{error}");
+    assert!(matches!(error, Error::Usage { .. }), "{error}");
     let job = GenerateOptions {
         model: ModelOptions { model: Some("/none/such".into()), ..Default::default() },
         ..tiny_job()

@@ -53,7 +53,7 @@ fn frames(canvas: &Canvas<'_>, work: &mut Job<Generated>, budget: Budget) -> Vec
         if forming {
             frames.push(began.elapsed().as_secs_f64());
         }
-        forming |= work.events().any(|event| matches!(event, Event::Phase(phase) if phase == "sampling"));
+        forming |= work.events().any(|event| matches!(event, Event::Phase(portray::Phase::Sampling)));
         if done.is_some() {
             return frames;
         }
@@ -64,7 +64,7 @@ fn frames(canvas: &Canvas<'_>, work: &mut Job<Generated>, budget: Budget) -> Vec
 fn alone(engine: &Engine) -> f64 {
     let mut began = Instant::now();
     let mut listen = |event| {
-        if matches!(event, Event::Phase(phase) if phase == "sampling") {
+        if matches!(event, Event::Phase(portray::Phase::Sampling)) {
             began = Instant::now();
         }
         Flow::Continue

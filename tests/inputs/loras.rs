@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use portray::error::Message;
 use portray::gpu::{AdapterClass, Caps};
 use portray::io::{
     Checkpoint, LoraFile, LoraModule, ModelModules, ModuleKey, Part, SafeTensors, Tensor, write_safetensors,
@@ -263,7 +264,7 @@ fn training(init: &Path, rank: usize) -> TrainOptions {
 
 fn planned(job: &TrainOptions) -> Result<String, String> {
     let caps = Caps::webgpu_defaults(AdapterClass::Cpu);
-    plan_train(job, &caps).map(|report| report.notes.join("\n")).map_err(|e| e.to_string())
+    plan_train(job, &caps).map(|report| Message::join(report.notes, "\n").to_string()).map_err(|e| e.to_string())
 }
 
 #[test]
@@ -271,11 +272,11 @@ fn r10_more_layers_than_are_trained_are_refused_with_the_options() {
     let all = golden("sd15-all.lora-kohya.safetensors");
     let job = training(&all, 2);
     let error = planned(&job).unwrap_err();
-    assert!(error.contains("holds 81 layers") && error.ends_with("give --targets all and --text-encoder"), "{error}");
+    assert!(error.contains("holds 81 layers") && error.ends_with("give targets all and text_encoder"), "{error}");
     let error = planned(&TrainOptions { text_encoder: true, ..job.clone() }).unwrap_err();
-    assert!(error.contains("holds 73 layers") && error.ends_with("give --targets all"), "{error}");
+    assert!(error.contains("holds 73 layers") && error.ends_with("give targets all"), "{error}");
     let error = planned(&TrainOptions { targets: Targets::All, ..job.clone() }).unwrap_err();
-    assert!(error.contains("holds 8 layers") && error.ends_with("give --text-encoder"), "{error}");
+    assert!(error.contains("holds 8 layers") && error.ends_with("give text_encoder"), "{error}");
     let notes = planned(&TrainOptions { targets: Targets::All, text_encoder: true, ..job }).unwrap();
     assert!(notes.contains("in 137 LoRA layers") && notes.matches("layers").count() == 1, "{notes}");
     // Fewer layers are no reason to stop: the others begin at zero, which is said.
@@ -291,11 +292,11 @@ fn r10_mixed_ranks_have_one_answer() {
     mixed(&path, &[]);
     for rank in [1, 2] {
         let error = planned(&training(&path, rank)).unwrap_err();
-        assert!(error.ends_with("has layers of rank 3: give --rank 3"), "{error}");
+        assert!(error.ends_with("has layers of rank 3: give rank 3"), "{error}");
     }
     for (rank, lower) in [(3, 1), (4, 56)] {
         let notes = planned(&training(&path, rank)).unwrap();
-        assert!(notes.contains(&format!("{lower} layers of lower rank grow to --rank {rank}")), "{notes}");
+        assert!(notes.contains(&format!("{lower} layers of lower rank grow to rank {rank}")), "{notes}");
     }
 }
 
@@ -378,11 +379,11 @@ fn n16_options_that_do_nothing_are_named() {
         ..TrainOptions::default()
     };
     let notes = planned(&job).unwrap();
-    assert!(notes.contains("--method full") && notes.contains("--rank, --format"), "{notes}");
+    assert!(notes.contains("method full") && notes.contains("rank, format"), "{notes}");
     let lora = TrainOptions { method: Method::Lora, ..job };
     assert!(!planned(&lora).unwrap().contains("without effect"));
     let caps = Caps::webgpu_defaults(AdapterClass::Cpu);
     let made = GenerateOptions { prompts: vec!["x".into()], model, strength: Some(0.2), ..GenerateOptions::default() };
-    let notes = plan_generate(&made, &caps).unwrap().notes.join("\n");
-    assert!(notes.contains("--strength"), "{notes}");
+    let notes = Message::join(plan_generate(&made, &caps).unwrap().notes, "\n").to_string();
+    assert!(notes.contains("without init: without effect here: strength"), "{notes}");
 }

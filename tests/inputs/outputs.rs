@@ -193,7 +193,7 @@ fn n01_a_state_is_its_runs() {
             steps += usize::from(matches!(event, Event::Step(_)));
             if steps > 0 { Flow::Stop } else { Flow::Continue }
         }));
-        assert!(matches!(result, Err(Error::Interrupted(_))), "{result:?}");
+        assert!(matches!(result, Err(Error::Interrupted { .. })), "{result:?}");
     };
     stopped("a.safetensors");
     let state = dir.join("a.safetensors.state/state.safetensors");

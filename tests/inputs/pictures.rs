@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use image::{ImageFormat, RgbImage};
+use portray::error::Message;
 use portray::gpu::{AdapterClass, Caps};
 use portray::io::image::{Decoded, Fit, PictureFolder, size};
 use portray::io::{Picture, Source};
@@ -58,7 +59,7 @@ fn training(images: &Path) -> TrainOptions {
 
 /// What planning a training on `images` says.
 fn said(job: &TrainOptions) -> Result<String, String> {
-    plan_train(job, &caps()).map(|plan| plan.notes.join("\n")).map_err(|e| e.to_string())
+    plan_train(job, &caps()).map(|plan| Message::join(plan.notes, "\n").to_string()).map_err(|e| e.to_string())
 }
 
 fn folder(files: &[(&str, &[u8])]) -> (tempfile::TempDir, PathBuf) {
@@ -323,7 +324,7 @@ fn starting(at: &Path, width: Option<usize>, height: Option<usize>) -> GenerateO
 }
 
 fn notes(plan: portray::Result<PlanReport>) -> String {
-    plan.unwrap().notes.join("\n")
+    Message::join(plan.unwrap().notes, "\n").to_string()
 }
 
 /// `VaeImageProcessor.preprocess` of diffusers 0.42.1 gives the sizes of the first three.
@@ -346,7 +347,7 @@ fn r17_start_pictures_keep_their_size() {
     }
     picture(&path, 3, 64);
     let message = plan_generate(&starting(&path, None, None), &caps()).unwrap_err().to_string();
-    assert!(message.contains("--init") && message.contains("--width and --height"), "{message}");
+    assert!(message.contains("init") && message.contains("give width and height"), "{message}");
 }
 
 #[test]
@@ -372,9 +373,9 @@ fn r18_the_count_counts() {
         assert_eq!(text.contains("to make"), count == Some(9), "{text}");
     }
     let message = said(&TrainOptions { class_prompt: None, ..job(None) }).unwrap_err();
-    assert!(message.contains("--class-images needs --class-prompt"), "{message}");
+    assert!(message.contains("class_images needs class_prompt"), "{message}");
     let text = said(&TrainOptions { class_prompt: None, class_images: None, ..job(Some(9)) }).unwrap();
-    assert!(text.contains("--class-count does nothing without --class-prompt"), "{text}");
+    assert!(text.contains("class_count does nothing without class_prompt"), "{text}");
 }
 
 #[test]
@@ -389,7 +390,7 @@ fn r20_captions_are_counted_and_strays_named() {
     assert!(text.contains("4 pictures at 48x48, 4 prompts; each has a caption"), "{text}");
     assert!(text.contains("1 caption without a picture (other.txt)"), "{text}");
     let (_at, photos) = folder(&files[..4]);
-    assert!(said(&training(&photos)).unwrap().contains("none has a caption: all have --prompt"));
+    assert!(said(&training(&photos)).unwrap().contains("none has a caption: all have prompt"));
 }
 
 #[test]

@@ -74,9 +74,7 @@ fn resizing_and_cropping_is_pillows() {
     let spoiled = Picture::from_unit(1, 1, &[f32::NAN, 0.0, 0.0]);
     // The command line was right: what failed is the work.
     assert_eq!(spoiled.as_ref().unwrap_err().exit_code(), 1);
-    assert!(
-        message(spoiled).contains("NaN (value 0); numbers on the way to it grew too large: try a lower --guidance")
-    );
+    assert!(message(spoiled).contains("NaN (value 0); numbers on the way to it grew too large: try a lower guidance"));
     assert!(message(Picture::from_unit(1, 1, &[0.0])).contains("1 values are no 1x1 picture"));
 }
 

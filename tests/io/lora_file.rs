@@ -257,14 +257,14 @@ fn a_lora_of_another_model_is_refused() {
     let path = dir.path().join("x.safetensors");
     for (name, says) in [
         ("double_blocks.0.img_attn.qkv.weight", "is a checkpoint of Flux and no LoRA; Portray takes LoRAs of"),
-        ("model.diffusion_model.out.0.bias", "is a checkpoint and no LoRA: give it with --model"),
+        ("model.diffusion_model.out.0.bias", "is a checkpoint and no LoRA: give it with model"),
         ("something", "holds no LoRA"),
     ] {
         write_safetensors(&path, &[Tensor::f32(name, &[1], &[1.0])], &BTreeMap::new()).unwrap();
         let e = message(LoraFile::open(&path, None));
         assert!(e.contains(says), "{e}");
     }
-    assert!(message(LoraFile::open(golden("sd2"), None)).contains("is a model and no LoRA: give it with --model"));
+    assert!(message(LoraFile::open(golden("sd2"), None)).contains("is a model and no LoRA: give it with model"));
     // Some layers more than the model has are listed, not refused.
     let mut lora = open("sd15.lora-kohya.safetensors", None);
     let first = lora.modules.values().next().unwrap().clone();

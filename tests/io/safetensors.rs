@@ -195,7 +195,7 @@ fn a_folder_appears_whole_or_not_at_all() {
         }
     };
     write_folder(&path, fill("one")).unwrap();
-    let stopped = write_folder(&path, |d| fill("half")(d).and(Err(portray::Error::Usage("stopped".into()))));
+    let stopped = write_folder(&path, |d| fill("half")(d).and(Err(portray::Error::argument("stopped"))));
     assert_eq!(message(stopped), "stopped");
     assert_eq!(std::fs::read(path.join("sub/a")).unwrap(), b"one");
     write_folder(&path, fill("two")).unwrap();

@@ -229,13 +229,13 @@ test("single files and addresses are loaded, kept, and draw", async (t) => {
     const found = { folder: [folder.name, folder.parameters === bundled.parameters, await draws(64)] };
     const blob = await (await fetch("/hub/tiny.safetensors")).blob();
     for (const source of [new File([blob], "tiny.safetensors"), "/hub/tiny.safetensors"]) {
-      const { name, family, predictionKnown } = await engine.load(source);
-      found[typeof source] = [name, family, predictionKnown, await draws(32)];
+      const { name, family, prediction } = await engine.load(source);
+      found[typeof source] = [name, family, prediction, await draws(32)];
     }
     found.kept = (await engine.models()).map(({ name, whole, loaded }) => [name, whole, loaded]);
     return found;
   });
-  const tiny = ["tiny.safetensors", "small Stable Diffusion", false, true];
+  const tiny = ["tiny.safetensors", "small Stable Diffusion", null, true];
   assert.deepEqual(found, { folder: ["model", true, true], object: tiny, string: tiny, kept: [["model", true, false], ["tiny.safetensors", true, true]] });
 });
 

@@ -13,7 +13,7 @@ async function opened(t, options = {}) {
     if (unkept) StorageManager.prototype.getDirectory = () => Promise.reject(new DOMException("no", "SecurityError"));
     const { Realm } = await import("/engine.js");
     const { Storage } = await import("/storage.js");
-    Object.assign(globalThis, { Realm, wasm: await import("/pkg/portray.js"), words: await import("/words.js") });
+    Object.assign(globalThis, { Realm, wasm: await import("/pkg/portray.js") });
     globalThis.knobs = wasm.knobs;
     globalThis.again = async () => { globalThis.engine = await Realm.create(() => {}); };
     globalThis.store = unkept ? null : await Storage.open();
@@ -371,30 +371,15 @@ test("a plan of pictures needs none of them", async (t) => {
   assert.deepEqual(found, [1e9, 8]);
 });
 
-test("messages speak of the page's fields", async (t) => {
+test("errors come with the page's labels of options, and without folders of its own", async (t) => {
   const at = await opened(t);
-  const found = await at.evaluate(() => [
-    "--lr 0: must be above 0",
-    "--resolution 60: must be a multiple of 8, such as 64",
-    "try a lower --resolution, --dtype q8, --checkpointing on",
-    "train needs pictures: give --images DIR",
-    "/runs/0-1/lora.safetensors.state: was started with --rank 4, not 8: give the same options or start again without --resume",
-    "/models/0f3a/a b.safetensors: has no unet",
-    "https://host/models/x/y.safetensors: the server says 404",
-    "/loras/3/x.safetensors: no key matches",
-    "options: invalid type: string \"x\", expected usize at line 1 column 9",
-    "a sks--dog",
-  ].map((text) => words.plainly(text)));
-  assert.deepEqual(found, [
-    "Learning rate 0: must be above 0",
-    "Resolution 60: must be a multiple of 8, such as 64",
-    "try a lower Resolution, Weights held as q8, Gradient checkpointing on",
-    "train needs pictures: add some",
-    "lora.safetensors.state: was started with Rank 4, not 8: load the model as it was then, or begin a new training",
-    "a b.safetensors: has no unet",
-    "https://host/models/x/y.safetensors: the server says 404",
-    "x.safetensors: no key matches",
-    "invalid type: string \"x\", expected usize",
-    "a sks--dog",
-  ]);
+  const found = await at.evaluate(async () => {
+    const { plain } = await import("/files.js");
+    engine = await Realm.create(() => {}, { lr: "Learning rate", classPrompt: "the class" });
+    knobs.refusal = "no";
+    await load();
+    const refused = await told((tell, control) => engine.train("1", job, tell, control)).catch(plain);
+    return { labels: knobs.labels, refused, aborted: plain(new DOMException("x", "AbortError")).kind };
+  });
+  assert.deepEqual(found, { labels: { lr: "Learning rate", class_prompt: "the class" }, refused: { kind: "usage", message: "no", field: "lr" }, aborted: "interrupted" });
 });

@@ -8,4 +8,5 @@ mod io;
 mod layers;
 mod plan;
 mod published_models;
+mod schema;
 mod shaders;

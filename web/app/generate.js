@@ -2,7 +2,7 @@
 import { $, announce, complain, draw, el, hush, number, passFocus, setBar } from "./dom.js";
 import { startGallery } from "./gallery.js";
 import { startLoras } from "./loras.js";
-import { compiling } from "../words.js";
+import { compiling } from "./labels.js";
 
 const TRIES = ["a dog wearing a crown", "a panda at night", "a line drawing of a fox", "a cat in the snow"];
 const random = () => crypto.getRandomValues(new Uint32Array(1))[0];
@@ -110,8 +110,8 @@ export function startGenerate(app) {
     $("live").hidden = !is;
     $("gallery-empty").hidden = is || gallery.size() > 0;
     if (!is) return;
-    const { side } = app.model;
-    Object.assign($("preview"), { width: options.width ?? side, height: options.height ?? side, hidden: true });
+    const { pixels } = app.model;
+    Object.assign($("preview"), { width: options.width ?? pixels, height: options.height ?? pixels, hidden: true });
     $("status").textContent = app.training ? "Waits until the training is done or paused" : "Starting…";
     setBar($("live").querySelector(".bar"), 0);
     announce("Generating");
@@ -121,7 +121,7 @@ export function startGenerate(app) {
 
   function tell(said, pictures, part, parts) {
     if (stopped) return void said.image?.close();
-    if (said.type === "phase") $("status").textContent = said.text.charAt(0).toUpperCase() + said.text.slice(1);
+    if (said.type === "phase") $("status").textContent = said.name.charAt(0).toUpperCase() + said.name.slice(1);
     if (said.type === "compiling" && $("preview").hidden) $("status").textContent = compiling(said);
     if (said.type !== "preview") return;
     draw($("preview"), said.image);

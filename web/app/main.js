@@ -3,6 +3,7 @@ import { Portray } from "../portray.js";
 import { $, announce, complain, hush } from "./dom.js";
 import { startGenerate } from "./generate.js";
 import { startKept } from "./kept.js";
+import { LABELS } from "./labels.js";
 import { startModel } from "./model.js";
 import { startTrain } from "./train.js";
 
@@ -106,7 +107,7 @@ async function open() {
   $("model-name").textContent = "Starting…";
   $("model-dot").className = "dot";
   try {
-    app.engine = await Portray.create();
+    app.engine = await Portray.create({ labels: LABELS });
   } catch (error) {
     gone("No engine");
     complain($("page-error"), error, ["Try again", open]);

@@ -78,15 +78,15 @@ export function startModel(app) {
     $("model-dot").className = "dot ready";
     $("model-title").textContent = bundled(held) ? "The miniature" : held.name;
     $("model-note").textContent = bundled(held)
-      ? `It comes with the page so that something happens at once: ${held.side} × ${held.side} pixels, in the style of emoji. Good for trying everything out, not for posters. Load a real model for those.`
+      ? `It comes with the page so that something happens at once: ${held.pixels} × ${held.pixels} pixels, in the style of emoji. Good for trying everything out, not for posters. Load a real model for those.`
       : "";
     const fact = (name, value) => el("div", {}, el("dt", {}, name), el("dd", {}, value));
     $("model-facts").replaceChildren(
       fact("Family", held.family),
-      fact("Native size", `${held.side} × ${held.side} pixels`),
+      fact("Native size", `${held.pixels} × ${held.pixels} pixels`),
       fact("Parameters", count(held.parameters)),
       fact("Size on disk", size(held.bytes)),
-      fact("Predicts", !held.predictionKnown ? "unknown until the first picture" : held.prediction === "v" ? "velocity" : "noise"),
+      fact("Predicts", held.prediction === null ? "unknown until the first picture" : held.prediction === "v" ? "velocity" : "noise"),
       fact("Its own settings", `${held.sampler}, ${held.steps} steps, guidance ${held.guidance}`),
       ...(dtype === "auto" ? [] : [fact("Weights held as", dtype)]),
     );

@@ -54,8 +54,8 @@ export function startPhotos(app, changed) {
   $("resolution").addEventListener("change", again);
   let side = null;
   app.changed.push(() => {
-    if (!app.model || app.model.side === side) return;
-    side = app.model.side;
+    if (!app.model || app.model.pixels === side) return;
+    side = app.model.pixels;
     again();
   });
   queueMicrotask(show);

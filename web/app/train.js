@@ -73,7 +73,7 @@ export function startTrain(app) {
   let kind = null;
   app.changed.push(() => {
     if (app.model) {
-      Object.assign($("resolution"), { placeholder: String(app.model.side), step: app.model.factor, min: app.model.factor });
+      Object.assign($("resolution"), { placeholder: String(app.model.pixels), step: app.model.factor, min: app.model.factor });
       const now = app.model.name === "bundled" ? "bundled" : "other";
       // Values of one's own are left alone.
       for (const [id, value] of Object.entries(USUAL[now])) if (kind !== now && $(id).value === USUAL[kind ?? "bundled"][id]) $(id).value = value;

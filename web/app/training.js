@@ -2,7 +2,7 @@
 import { $, announce, canvasOf, complain, duration, el, fresh, hush, marked, passFocus, save, setBar } from "./dom.js";
 import { Plot } from "./plot.js";
 import { startRuns } from "./runs.js";
-import { compiling } from "../words.js";
+import { compiling } from "./labels.js";
 
 const FORMATS = [["diffusers", "diffusers, ComfyUI"], ["peft", "PEFT"], ["kohya", "A1111, kohya’s scripts"]];
 const TITLE = document.title;
@@ -76,9 +76,9 @@ export function startTraining(app, changed) {
     const status = $("training-status");
     const bar = $("training-bar");
     if (said.type === "phase") {
-      status.textContent = `${said.text.charAt(0).toUpperCase()}${said.text.slice(1)}…`;
-      announce(said.text);
-      clock.phase = said.text;
+      status.textContent = `${said.name.charAt(0).toUpperCase()}${said.name.slice(1)}…`;
+      announce(said.name);
+      clock.phase = said.name;
       clock.last = null;
     }
     if (said.type === "warning") complain(box(), said.text);

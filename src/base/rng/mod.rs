@@ -36,7 +36,7 @@ impl FromStr for RngKind {
         match name {
             "torch" => Ok(RngKind::Torch),
             "philox" => Ok(RngKind::Philox),
-            _ => Err(Error::Usage(format!("--rng {name}: not a generator; use torch or philox"))),
+            _ => Err(Error::value("rng", name, "not a generator; use torch or philox")),
         }
     }
 }

@@ -299,6 +299,6 @@ fn judge(global: &Global, figures: &Figures) -> Result<()> {
     }
     match verdicts.iter().filter(|v| !v.met).count() {
         0 => Ok(()),
-        missed => Err(Error::Limit(format!("demo --check: {missed} of {} bars missed", verdicts.len()))),
+        missed => Err(Error::limit(format!("demo --check: {missed} of {} bars missed", verdicts.len()))),
     }
 }

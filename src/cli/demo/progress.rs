@@ -43,7 +43,7 @@ impl Progress {
     pub fn new(global: &Global, total: usize) -> Progress {
         let mut reporter = Reporter::new(global);
         if !global.json {
-            reporter.hear(&Event::Phase("demo".into()));
+            reporter.section("demo");
         }
         Progress { reporter, json: global.json, before: 0, total, meter: None }
     }
@@ -51,7 +51,7 @@ impl Progress {
     /// A part begins.
     pub fn begin(&mut self, title: &str) {
         if self.json {
-            self.reporter.hear(&Event::Phase(title.to_owned()));
+            self.reporter.section(title);
         } else {
             self.reporter.note(title);
         }
@@ -101,14 +101,15 @@ impl Progress {
     /// # Errors
     /// That of `result`; where the demo was stopped, with what stays.
     pub fn finish<T>(self, result: Result<T>, out: &std::path::Path) -> Result<T> {
-        self.reporter.finish(result.map_err(|e| match e {
-            // What a stopped training saved is of no use here.
-            Error::Interrupted(_) => Error::Interrupted(format!(
-                ": what was finished is in {}; the demo starts anew with --force",
-                out.display()
-            )),
-            other => other,
-        }))
+        let result = self.reporter.finish(result);
+        if matches!(result, Err(Error::Interrupted { .. })) {
+            terminal::note(&format!(
+                "what was finished is in {}; the demo starts anew with --force",
+                terminal::one_line(&out.display().to_string())
+            ));
+        }
+        // What a stopped training saved is of no use here.
+        result.map_err(|e| if matches!(e, Error::Interrupted { .. }) { Error::interrupted() } else { e })
     }
 }
 

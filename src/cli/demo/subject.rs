@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use portray::error::option;
 use portray::io::{image, write_atomic};
 use portray::{Error, Picture, Result};
 
@@ -40,11 +41,10 @@ impl Subject {
     pub fn open(args: &DemoArgs, folder: &Path, side: usize) -> Result<Subject> {
         let phrases = |instance: &str, class: &str| Phrases { instance: instance.into(), class: class.into() };
         if let (Some(images), Some(prompt), Some(class)) = (&args.images, &args.prompt, &args.class_prompt) {
-            for (option, text) in [("--prompt", prompt), ("--class-prompt", class)] {
+            for (name, text) in [("prompt", prompt), ("class_prompt", class)] {
                 if text.trim().is_empty() {
-                    return Err(Error::Usage(format!(
-                        "{option} is empty: give words, as in --prompt \"a sks dog\" --class-prompt \"a dog\""
-                    )));
+                    let words = option("prompt") + " \"a sks dog\" " + option("class_prompt") + " \"a dog\"";
+                    return Err(Error::usage(name, option(name) + " is empty: give words, as in " + words));
                 }
             }
             return Ok(Subject {

@@ -14,6 +14,7 @@ use super::stage::Stage;
 use crate::cli::args::{Global, WatchJob};
 use crate::cli::generate::Results;
 use crate::cli::report::{Meter, Reporter, compiling_text, smoothed};
+use crate::cli::words::{CommandLine, said};
 use crate::cli::{stop, table, train};
 
 /// What the job may take of the device at a time: a window of 30 frames a second stays smooth beside it.
@@ -181,7 +182,7 @@ impl Task {
 
     /// What the command returns.
     pub fn result(self) -> Result<()> {
-        self.ended.unwrap_or_else(|| Err(Error::Interrupted(String::new())))
+        self.ended.unwrap_or_else(|| Err(Error::interrupted()))
     }
 
     fn hear(&mut self, event: &Event, stage: &Stage) {
@@ -231,14 +232,14 @@ impl Task {
     fn show(&mut self, event: &Event) {
         match event {
             Event::Phase(phase) => {
-                (self.view.phase, self.view.detail, self.view.share) = (phase.clone(), String::new(), None);
+                (self.view.phase, self.view.detail, self.view.share) = (phase.to_string(), String::new(), None);
                 self.meter = None;
             }
             Event::Compiling { done, total } if done == total => self.view.detail.clear(),
             Event::Compiling { done, total } => self.view.detail = compiling_text(*done, *total),
             Event::Progress { unit, done, total } => self.count(unit, *done, *total),
             Event::Step(step) => self.count_update(step),
-            Event::Warning(text) => self.view.notice = text.clone(),
+            Event::Warning(text) => self.view.notice = text.in_words(&CommandLine),
             Event::Saved(path) => self.view.notice = format!("saved {}", path.display()),
             _ => {}
         }
@@ -272,8 +273,8 @@ impl Task {
         let result = reporter.finish(result);
         (self.view.phase, self.view.detail, self.view.share) = match &result {
             Ok(_) => ("done".into(), String::new(), Some(1.0)),
-            Err(Error::Interrupted(_)) => ("stopped".into(), String::new(), None),
-            Err(e) => ("failed".into(), e.to_string(), None),
+            Err(Error::Interrupted { .. }) => ("stopped".into(), String::new(), None),
+            Err(e) => ("failed".into(), said(e), None),
         };
         self.view.keys = keys(&self.job, false);
         let first = self.ended.is_none();
@@ -290,7 +291,7 @@ impl Task {
             (Work::Train(training), result) => {
                 let trained = result.and_then(|made| match made {
                     Made::Trained(trained) => Ok(trained),
-                    Made::Pictures(_) => Err(Error::Usage("pictures from a training".into())),
+                    Made::Pictures(_) => Err(Error::Internal("pictures from a training".into())),
                 });
                 train::tell(&self.global, &training.job, self.began, trained)
             }
@@ -371,7 +372,7 @@ impl Task {
                     },
                     Err(e) => {
                         pictures.unsaved = unsaved;
-                        e.to_string()
+                        said(&e)
                     }
                 };
             }

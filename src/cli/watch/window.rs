@@ -18,6 +18,7 @@ use super::task::Task;
 use crate::cli::args::{Global, WatchArgs};
 use crate::cli::lettering::Lettering;
 use crate::cli::stop;
+use crate::cli::words::said;
 
 /// How often a window where nothing moves looks at what else there may be.
 const GLANCE: Duration = Duration::from_millis(200);
@@ -113,8 +114,8 @@ impl App<'_> {
         let opened = Stage::new(self.global, window.clone(), event_loop.owned_display_handle());
         let (stage, engine) = opened.map_err(|e| match e {
             // An adapter that is not there is not there without a window either.
-            Error::Usage(_) => Shown::Done(Err(e)),
-            _ => Shown::NoWindow(e.to_string()),
+            Error::Usage { .. } => Shown::Done(Err(e)),
+            _ => Shown::NoWindow(said(&e)),
         })?;
         let task = Task::new(self.global, self.args.job.clone(), engine).map_err(|e| Shown::Done(Err(e)))?;
         Ok(Scene { window, stage, task, page: None, leaving: false, worked: Instant::now(), unseen: false })
@@ -146,7 +147,7 @@ impl Scene {
         }
         match self.task.result() {
             // It was the window that ended it.
-            Err(Error::Interrupted(_)) => Err(fault),
+            Err(Error::Interrupted { .. }) => Err(fault),
             result => result,
         }
     }

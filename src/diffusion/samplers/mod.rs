@@ -97,6 +97,6 @@ impl FromStr for SamplerKind {
 
     fn from_str(name: &str) -> Result<Self> {
         let found = Self::ALL.iter().copied().find(|kind| kind.name() == name);
-        found.ok_or_else(|| Error::Usage(format!("--sampler {name}: not supported; use one of {}", Self::names())))
+        found.ok_or_else(|| Error::value("sampler", name, format!("not supported; use one of {}", Self::names())))
     }
 }

@@ -57,7 +57,7 @@ impl Session {
         for (i, guard) in words.chunks((GUARD_BYTES / 4) as usize).enumerate() {
             if guard.iter().any(|&word| word != SENTINEL) {
                 let side = if i % 2 == 0 { "before" } else { "behind" };
-                return Err(Error::Device(format!("a kernel wrote {side} {}", self.plan.slot_name(slots[i / 2]))));
+                return Err(Error::Internal(format!("a kernel wrote {side} {}", self.plan.slot_name(slots[i / 2]))));
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{Part, Weights};
-use crate::error::{Error, Result};
+use crate::error::{Error, Message, Result, message, option};
 use crate::io::families::TAKES;
 use crate::io::lora_file::is_adapter_key;
 use crate::io::source::object;
@@ -97,7 +97,7 @@ pub fn check_classes(
     index_name: &str,
     parts: &[Weights; 3],
     scheduler: &mut Value,
-    notes: &mut Vec<String>,
+    notes: &mut Vec<Message>,
 ) -> Result<()> {
     let fits =
         |class: &str, known: &[&str]| known.iter().any(|name| class.contains(name)) && !OTHER_CLASSES.contains(&class);
@@ -125,7 +125,7 @@ pub fn check_classes(
     if let Some((_, class)) = pair("scheduler").filter(|(_, class)| *class != own) {
         notes.push(format!(
             "{index_name}: names the scheduler {class}, scheduler_config.json {own}: {class} is used, as in diffusers"
-        ));
+        ).into());
         scheduler["_class_name"] = class.into();
     }
     Ok(())
@@ -174,7 +174,7 @@ pub fn required(path: &Path) -> Result<Source> {
 }
 
 /// Configuration and weights of one part; `notes` gets what of the files is left out.
-pub fn weights(folder: &Path, part: Part, notes: &mut Vec<String>) -> Result<Weights> {
+pub fn weights(folder: &Path, part: Part, notes: &mut Vec<Message>) -> Result<Weights> {
     let folder = folder.join(part.name());
     if !present(&folder)? || !files::is_folder(&folder) {
         return Err(Error::file(&folder, "the model lacks this folder: get the model again"));
@@ -183,8 +183,8 @@ pub fn weights(folder: &Path, part: Part, notes: &mut Vec<String>) -> Result<Wei
     let files = files(&folder, part.stem())?;
     if let Some(key) = files.iter().flat_map(SafeTensors::names).find(|name| is_adapter_key(name)) {
         let message = "holds a LoRA that is not merged";
-        let advice = "the weights are used without it; to have it, save it by itself and give it with --lora";
-        notes.push(format!("{}: {message} ('{key}'): {advice}", folder.display()));
+        let fault = format!("{}: {message} ('{key}'): the weights are used without it", folder.display());
+        notes.push(message![fault, "; to have it, save it by itself and give it with ", option("loras")]);
     }
     Weights::new(part, folder.display().to_string(), config, files)
 }

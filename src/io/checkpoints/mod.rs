@@ -26,7 +26,7 @@ use super::source::object;
 use super::tokenizer::ClipTokenizer;
 use super::tokenizer_files::TokenizerFiles;
 use super::{ModuleKey, SafeTensors, Source, files};
-use crate::error::Result;
+use crate::error::{Message, Result};
 
 /// An opened model: configurations parsed, weight files opened and their headers checked.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ pub struct Checkpoint {
     prediction_by: Option<String>,
     /// A single file's.
     generation: original::Generation,
-    notes: Vec<String>,
+    notes: Vec<Message>,
 }
 
 impl Checkpoint {
@@ -165,7 +165,7 @@ impl Checkpoint {
     }
 
     /// Facts about the files that their user should know: what was guessed, and what was left out.
-    pub fn notes(&self) -> &[String] {
+    pub fn notes(&self) -> &[Message] {
         &self.notes
     }
 
@@ -176,7 +176,7 @@ impl Checkpoint {
         unet.change_config(|config| original::velocity(scheduler, config, *generation));
         let text = self.scheduler.to_string().into_bytes();
         self.scheduler_source = Source::from_bytes(self.scheduler_source.name(), text);
-        self.prediction_by = Some("--prediction, or one prediction of the network".into());
+        self.prediction_by = Some("the prediction that was asked for, or one of the network".into());
     }
 
     /// The model's tokenizer.

@@ -11,7 +11,7 @@ use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Li
 use super::kind::{Content, Format, accepted, content};
 use super::resample::{Crop, Fit, resample};
 use super::{jpeg, tiff};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, message, option};
 use crate::io::Source;
 
 /// The largest picture that is decoded, in pixels: phones make 200 million. Less where addresses have 32 bits, as in a
@@ -104,12 +104,13 @@ impl Picture {
     /// [`Error::Usage`] when their number is not `height * width * 3`, [`Error::Limit`] when one is NaN.
     pub fn from_unit(width: usize, height: usize, values: &[f32]) -> Result<Picture> {
         if values.len() != width * height * 3 {
-            return Err(Error::Usage(format!("{} values are no {width}x{height} picture", values.len())));
+            return Err(Error::argument(format!("{} values are no {width}x{height} picture", values.len())));
         }
         if let Some(i) = values.iter().position(|v| v.is_nan()) {
-            let message = "numbers on the way to it grew too large: try a lower --guidance, smaller LoRA scales, or \
-                           another --sampler";
-            return Err(Error::Limit(format!("the picture holds NaN (value {i}); {message}")));
+            let fault =
+                format!("the picture holds NaN (value {i}); numbers on the way to it grew too large: try a lower ");
+            let remedy = message![option("guidance"), ", smaller LoRA scales, or another ", option("sampler")];
+            return Err(Error::limit(message![fault, remedy]));
         }
         let byte = |&v: &f32| ((v / 2.0 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8;
         Ok(Picture { width, height, rgb: values.iter().map(byte).collect() })

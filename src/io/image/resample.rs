@@ -57,7 +57,7 @@ pub(super) fn resample<'a>(
     let within = |share: f64| (0.0..=1.0).contains(&share);
     let crop = if let Fit::Cover(crop) = fit { crop } else { Crop::CENTER };
     if width == 0 || height == 0 || !within(crop.x) || !within(crop.y) {
-        return Err(Error::Usage(format!("cannot crop to {width}x{height} at {}, {}", crop.x, crop.y)));
+        return Err(Error::argument(format!("cannot crop to {width}x{height} at {}, {}", crop.x, crop.y)));
     }
     let [full_width, full_height] = if fit == Fit::Stretch { to } else { covering(from, to) };
     let columns = taps(w, full_width.max(width), offset(full_width, width, crop.x), width);

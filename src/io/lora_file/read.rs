@@ -11,7 +11,7 @@ use super::keys::{Key, is_adapter_key, parse};
 use super::layout::{Layout, Role};
 use super::original::OriginalNames;
 use super::{LoraFile, ModuleKey};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, message, option};
 use crate::io::checkpoints::original::other;
 use crate::io::families::TAKES_LORAS;
 use crate::io::source::object;
@@ -70,7 +70,10 @@ impl LoraFile {
     fn checked(self) -> Result<LoraFile> {
         if self.layers().is_empty() && self.foreign.is_empty() {
             if files::exists(Path::new(&self.name).join("model_index.json")) {
-                return Err(Error::file(&self.name, "is a model and no LoRA: give it with --model"));
+                return Err(Error::file(
+                    &self.name,
+                    message!["is a model and no LoRA: give it with ", option("model")],
+                ));
             }
             let message = "holds no LoRA: expected a .safetensors file with lora_… tensors, or a folder with \
                            unet/adapter_config.json";
@@ -108,9 +111,9 @@ impl LoraFile {
         }
         if !any_lora {
             let what = match other(file) {
-                Some(what) => format!("is {what} and no LoRA; {TAKES_LORAS}"),
+                Some(what) => format!("is {what} and no LoRA; {TAKES_LORAS}").into(),
                 None if file.names().any(|name| name.starts_with("model.diffusion_model.")) => {
-                    "is a checkpoint and no LoRA: give it with --model".into()
+                    message!["is a checkpoint and no LoRA: give it with ", option("model")]
                 }
                 None => "holds no LoRA: none of its tensors is named lora_…, hada_… or lokr_…".into(),
             };

@@ -117,7 +117,7 @@ impl<'a> Tensor<'a> {
         let halves: Vec<f16> = data.iter().map(|&x| f16::from_f32(x)).collect();
         if let Some(i) = (0..data.len()).find(|&i| data[i].is_finite() && !halves[i].is_finite()) {
             let message = format!("tensor '{name}': {} does not fit half precision, write it as f32", data[i]);
-            return Err(Error::Usage(message));
+            return Err(Error::argument(message));
         }
         Ok(Tensor::made(name, ElementType::F16, shape, bytemuck::cast_slice(&halves).to_vec().into()))
     }

@@ -18,7 +18,7 @@ fn train_with(
     let result = pollster::block_on(engine.train(job, &mut |event| {
         match event {
             Event::Step(_) if !std::mem::replace(&mut done, true) => mischief(),
-            Event::Warning(text) => warnings.push(text),
+            Event::Warning(text) => warnings.push(text.to_string()),
             Event::Saved(path) => saved.push(path),
             _ => {}
         }
@@ -123,7 +123,7 @@ fn kind_a_finished_training_whose_input_is_cut_is_kept() {
         std::fs::OpenOptions::new().write(true).open(&vae).unwrap().set_len(whole.len() as u64 / 2).unwrap();
     });
     let error = result.unwrap_err();
-    assert!(error.contains("full.state") && error.contains("--resume") && error.contains("cut"), "{error}");
+    assert!(error.contains("full.state") && error.contains("with resume") && error.contains("cut"), "{error}");
     std::fs::write(&vae, &whole).unwrap();
     let resumed = TrainOptions { resume: true, ..full };
     let (result, _, saved) = train_with(&engine, &resumed, || panic!("no update is left"));
@@ -145,7 +145,7 @@ fn kind_a_stopped_run_finds_a_place_for_its_state() {
         _ => Flow::Continue,
     }));
     let error = result.unwrap_err().to_string();
-    assert!(error.contains("a.safetensors.state-1") && error.contains("--resume"), "{error}");
+    assert!(error.contains("a.safetensors.state-1") && error.contains("with resume"), "{error}");
     assert_eq!(std::fs::read_to_string(dir.join("a.safetensors.state")).unwrap(), "precious");
     // As it says.
     std::fs::remove_file(dir.join("a.safetensors.state")).unwrap();

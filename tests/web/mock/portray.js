@@ -137,15 +137,15 @@ export class Portray {
     if (/\.(ckpt|png)$/.test(name)) throw new PortrayError("file", `${name} is not a .safetensors file`);
     if (asked.has("memory")) throw new PortrayError("limit", "Making a picture with this model takes 2.27 GB of graphics memory, which this adapter cannot give now. Choose dtype q8 or f16, a smaller size, or close other programs.");
     this.model = model === undefined
-      ? { name, family: "small Stable Diffusion", side: SIDE, factor: 8, parameters: 15.6e6, bytes: 31.2e6, prediction: "v", predictionKnown: true, steps: 25, guidance: 7.5, sampler: "ddim" }
-      : { name, family: "Stable Diffusion 2", side: 512, factor: 8, parameters: 1.29e9, bytes: 1.74e9, prediction: "v", predictionKnown: !name.endsWith(".safetensors"), steps: 25, guidance: 7.5, sampler: "pndm" };
+      ? { name, family: "small Stable Diffusion", pixels: SIDE, factor: 8, parameters: 15.6e6, bytes: 31.2e6, prediction: "v", steps: 25, guidance: 7.5, sampler: "ddim" }
+      : { name, family: "Stable Diffusion 2.x", pixels: 512, factor: 8, parameters: 1.29e9, bytes: 1.74e9, prediction: name.endsWith(".safetensors") ? null : "v", steps: 25, guidance: 7.5, sampler: "pndm" };
     return this.model;
   }
 
   async addLora(file, name) {
     await wait(100);
     if (file.name && !file.name.endsWith(".safetensors")) throw new PortrayError("file", "this is not a LoRA: a .safetensors file with the layers of one is expected");
-    const info = { name, layout: "diffusers", rank: 8, layers: 56, unmatched: [] };
+    const info = { name, kinds: { LoRA: 56 }, rank: 8, unmatched: [] };
     this.#loras = [...this.#loras.filter((lora) => lora.name !== name), info];
     return info;
   }
@@ -156,9 +156,9 @@ export class Portray {
   async forgetModel(key) { stored.models = stored.models.filter((model) => model.key !== key); }
   async cacheBytes() { return stored.cache; }
   async clearCache() { stored.cache = 0; }
-  async plan() { return { peakBytes: 61.3e6, dispatches: 4200, flops: 3e12, text: "" }; }
+  async plan() { return { peakBytes: 61.3e6, dispatches: 4200, flops: 3e12, rows: [], notes: [] }; }
 
-  async preparePicture(file, resolution = this.model.side) {
+  async preparePicture(file, resolution = this.model.pixels) {
     await wait(60);
     const whole = await createImageBitmap(file).catch(() => null);
     if (!whole) throw new PortrayError("file", "is not a picture that can be read: JPEG, PNG, WebP or GIF");
@@ -174,7 +174,7 @@ export class Portray {
     const [width, height] = [job.width ?? SIDE, job.height ?? SIDE];
     const engine = this;
     return new Job(this, async function* (self) {
-      yield { type: "phase", text: "reading the prompt" };
+      yield { type: "phase", phase: "encoding_prompts", name: "encoding the prompts" };
       await wait(200);
       yield* compiled();
       if (asked.has("oom")) throw new PortrayError("limit", "This takes 3.10 GB of graphics memory, which this adapter cannot give now. Choose dtype q8 or f16, a smaller size, or close other programs.");
@@ -204,14 +204,14 @@ export class Portray {
     const engine = this;
     return new TrainingJob(this, run.id, async function* (self) {
       if (run.step === 0 && run.classCount) {
-        yield { type: "phase", text: "class pictures" };
+        yield { type: "phase", phase: "making_class_images", name: "making class images" };
         for (let i = 1; i <= run.classCount; i++) {
           await wait(40);
           yield { type: "progress", unit: "picture", done: i, total: run.classCount };
         }
       }
       if (asked.has("unkept")) yield { type: "warning", text: "This browser keeps no files for this page (a private window?): the training lasts only as long as this tab. Download its LoRA before you close it." };
-      yield { type: "phase", text: "training" };
+      yield { type: "phase", phase: "training", name: "training" };
       yield* compiled();
       engine.running = run.id;
       try {
@@ -219,7 +219,7 @@ export class Portray {
           await wait(30);
           const step = run.step++;
           const loss = (0.09 + 0.2 * Math.exp(-step / 90)) * (0.45 + 1.1 * Math.random()) * (Math.random() < 0.03 ? 1.9 : 1);
-          yield { type: "step", step, steps: run.steps, loss, instance: loss, grad_norm: 1, lr: 0.001 };
+          yield { type: "step", step, steps: run.steps, loss, instance: loss, gradNorm: 1, lr: 0.001 };
           if (run.step % 25 === 0) kept.put({ ...run, updated: Date.now() });
           if (run.step % run.sampleEvery === 0 || run.step === run.steps) {
             const canvas = await painting(run.step < 60 ? run.samplePrompt.replace(/\bsks /, "") : run.samplePrompt, 3, SIDE, SIDE);

@@ -10,6 +10,8 @@ export const knobs = {
   classPictures: 0,
   /** Called with every event's name and step before it is told. */
   before: async () => {},
+  /** What the page calls options, as the engine was told. */
+  labels: null,
   /** A training ends with this error before its first step. */
   refusal: null,
   /** Whether the adapter has room, or for how many bytes it has. */
@@ -59,11 +61,14 @@ function model(options) {
   const parameters = Object.entries(knobs.models).find(([end]) => path.endsWith(end))?.[1];
   if (below(path).length === 0) throw thrown("file", `${path}: is not there`);
   if (parameters === undefined) throw thrown("file", `${path}: is no model`);
-  return { name: path, parameters, bytes: 2 * parameters, side: 8, factor: 8, prediction: "epsilon", predictionKnown: true };
+  return { event: "model", model: path, parameters, bytes: 2 * parameters, pixels: 8, factor: 8, prediction: "epsilon" };
 }
 
 export class Engine {
-  static async request() { return new Engine(); }
+  static async request(labels) {
+    knobs.labels = JSON.parse(labels);
+    return new Engine();
+  }
   info() { return JSON.stringify({ adapter: "mock", software: true }); }
   device() {
     let destroy;
@@ -79,14 +84,14 @@ export class Engine {
   model(options) { return JSON.stringify(model(options)); }
   plan(_, job) {
     model(JSON.stringify(JSON.parse(job).model));
-    return JSON.stringify({ peakBytes: 1e9, keptBytes: 1.5e9, rows: [] });
+    return JSON.stringify({ event: "plan", peak_bytes: 1e9, kept_bytes: 1.5e9, rows: [] });
   }
 
   /** A LoRA names the parameters of the model that it fits. */
   lora(options, path) {
     const wanted = Number(/^lora of (\d+)/.exec(new TextDecoder().decode(read(path)))?.[1]);
     if (wanted !== model(options).parameters) throw thrown("file", `${path}: no key matches the model`);
-    return JSON.stringify({ layout: "diffusers", rank: 4, layers: 8, unmatched: [] });
+    return JSON.stringify({ event: "lora", kinds: { LoRA: 8 }, rank: 4, unmatched: [] });
   }
 
   async train(text, listener) {
@@ -94,7 +99,7 @@ export class Engine {
     const tell = async (type, more = {}) => {
       await knobs.before(type, more.step);
       await later();
-      return listener(JSON.stringify({ type, ...more }), null, null);
+      return listener(JSON.stringify({ event: type, ...more }), null, null);
     };
     const state = `${job.out}.state/state.safetensors`;
     const { parameters } = model(JSON.stringify(job.model));
@@ -103,7 +108,7 @@ export class Engine {
       queueMicrotask(() => { throw new WebAssembly.RuntimeError("unreachable"); });
       await new Promise(() => {});
     }
-    if (knobs.refusal) throw thrown("usage", knobs.refusal);
+    if (knobs.refusal) throw Object.assign(thrown("usage", knobs.refusal), { field: "lr" });
     for (let i = 0; i < knobs.classPictures; i++) {
       write(`/cache/portray/class/x/${i}.png`, new Uint8Array(1000));
       if (await tell("progress", { unit: "picture", done: i + 1, total: knobs.classPictures })) throw thrown("interrupted", "interrupted");

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::names::{TextFlavour, prefix};
-use crate::error::{Error, Result};
+use crate::error::{Error, Message, Result, message, option};
 use crate::io::families::{FAMILIES, TAKES, by_input_channels};
 use crate::io::lora_file::is_adapter_key;
 use crate::io::source::begins_safetensors;
@@ -100,22 +100,22 @@ pub fn other(file: &SafeTensors) -> Option<String> {
 /// The flavour of a Stable Diffusion 1.x or 2.x checkpoint; anything else is refused as what it is.
 pub fn flavour(file: &SafeTensors) -> Result<TextFlavour> {
     let starts = |prefix: &str| file.names().any(|name| name.starts_with(prefix));
-    let refuse = |message: String| Err(Error::file(file.name(), message));
+    let refuse = |message: Message| Err(Error::file(file.name(), message));
     if file.names().any(is_adapter_key) && starts(prefix(Part::Unet, TextFlavour::Clip)) {
         let key = file.names().find(|name| is_adapter_key(name)).unwrap_or_default();
-        return refuse(format!(
-            "is a model with a LoRA that is not merged ('{key}'): merge it first, or save it by itself and give it \
-             with --lora"
-        ));
+        let fault =
+            format!("is a model with a LoRA that is not merged ('{key}'): merge it first, or save it by itself");
+        return refuse(message![fault, " and give it with ", option("loras")]);
     }
     if file.names().any(is_adapter_key) {
-        return refuse("is a LoRA, which changes a model: give it with --lora, and the model with --model".into());
+        let fault = "is a LoRA, which changes a model: give it with ";
+        return refuse(message![fault, option("loras"), ", and the model with ", option("model")]);
     }
     if let Some(what) = other(file) {
-        return refuse(format!("is {what}; {TAKES}"));
+        return refuse(format!("is {what}; {TAKES}").into());
     }
     if !starts(prefix(Part::Unet, TextFlavour::Clip)) {
-        return refuse(format!("is no Stable Diffusion checkpoint; {TAKES}"));
+        return refuse(format!("is no Stable Diffusion checkpoint; {TAKES}").into());
     }
     if !starts(prefix(Part::Vae, TextFlavour::Clip)) {
         return refuse("holds no autoencoder (first_stage_model.…): get the complete checkpoint".into());

@@ -17,7 +17,7 @@ pub(super) use names::vae_attention;
 pub use names::{Names, Structure, TextFlavour, Third};
 
 use super::{Part, Weights, wrappers};
-use crate::error::Result;
+use crate::error::{Message, Result, message, option};
 use crate::io::source::object;
 use crate::io::tokenizer_files::TokenizerFiles;
 use crate::io::{SafeTensors, Source};
@@ -35,7 +35,7 @@ pub(super) struct SingleFile {
     /// Source of the prediction type; without one, the scheduler says epsilon.
     pub prediction_by: Option<String>,
     /// Notes for the user.
-    pub notes: Vec<String>,
+    pub notes: Vec<Message>,
 }
 
 /// Opens the checkpoint at `path`.
@@ -54,7 +54,8 @@ pub(super) fn open(path: &Path) -> Result<SingleFile> {
     let beside = stated.as_ref().filter(|stated| !stated.by.starts_with("its "));
     let beside = beside.map(|Stated { velocity, by }| {
         let [says, other] = if *velocity { ["velocity", "epsilon"] } else { ["noise", "v"] };
-        format!("{}: predicts {says}, by {by}; where that is wrong: --prediction {other}", path.display())
+        let wrong = message!["; where that is wrong: ", option("prediction"), format!(" {other}")];
+        message![format!("{}: predicts {says}, by {by}", path.display()), wrong]
     });
     let name = path.display().to_string();
     let json = |value: &Value| Source::from_bytes(name.as_str(), value.to_string().into_bytes());
@@ -71,7 +72,7 @@ pub(super) fn open(path: &Path) -> Result<SingleFile> {
         tokenizer: tokenizer(&name, generation)?,
         generation,
         prediction_by: stated.map(|stated| stated.by),
-        notes: guessed.into_iter().chain(beside).collect(),
+        notes: guessed.into_iter().map(Message::from).chain(beside).collect(),
     })
 }
 
