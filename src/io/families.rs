@@ -27,8 +27,8 @@ pub const TAKES: &str =
 /// The LoRAs that can be used.
 pub const TAKES_LORAS: &str = "Portray takes LoRAs of Stable Diffusion 1.x and 2.x";
 
-/// What a model is whose UNet reads `channels` channels, other than the `latent` ones of Stable Diffusion: something
-/// goes in beside the latent.
+/// Describes a model whose UNet reads `channels` channels, other than the `latent` ones of Stable Diffusion: something
+/// joins the latent.
 pub fn by_input_channels(channels: usize, latent: usize) -> String {
     let what = match channels {
         5 => "a depth-to-image",

@@ -6,7 +6,7 @@ use super::atomic::{cannot_write, under_final_name};
 use super::files::{self, Folder, Lock, Locked, Spot};
 use crate::error::{Error, Result, message, option};
 
-/// Where a result goes: a file or a folder, with what may be replaced there.
+/// Place of a result: a file or a folder, with what may be replaced there.
 #[derive(Clone, Debug)]
 pub struct Place {
     path: PathBuf,
@@ -15,7 +15,7 @@ pub struct Place {
     replace: bool,
 }
 
-/// Where a result was put.
+/// Place where a result was put.
 #[derive(Debug)]
 pub struct Placed {
     /// The file or folder.
@@ -28,13 +28,13 @@ pub struct Placed {
 const NAMES: usize = 1000;
 
 impl Place {
-    /// Of a file, which replaces another only if `replace` says so.
+    /// Creates the place of a file, which replaces another only if `replace` is set.
     pub fn file(path: impl Into<PathBuf>, replace: bool) -> Place {
         Place { path: path.into(), folder: None, replace }
     }
 
-    /// Of a folder that will hold `files` (paths in it) and replaces another only if `replace` says so and that holds
-    /// no more.
+    /// Creates the place of a folder that will hold `files` (paths in it). It replaces another folder only if `replace`
+    /// is set and that one holds nothing else.
     pub fn folder(path: impl Into<PathBuf>, files: Vec<PathBuf>, replace: bool) -> Place {
         Place { path: path.into(), folder: Some(files), replace }
     }
@@ -44,11 +44,11 @@ impl Place {
         &self.path
     }
 
-    /// Asks whether the result can be put there: what [`put`](Self::put) asks at the end, and whether the folder can be
-    /// written.
+    /// Checks that the result can be put there: everything that [`put`](Self::put) checks at the end, and that the
+    /// folder can be written.
     ///
     /// # Errors
-    /// [`Error::File`] naming the path, what stands in the way, and the remedy.
+    /// [`Error::File`] that names the path, the obstacle and the remedy.
     pub fn check(&self) -> Result<()> {
         match self.spot(&self.path, self.replace)? {
             Spot::Device => Ok(()),
@@ -56,18 +56,18 @@ impl Place {
         }
     }
 
-    /// Asks as [`check`](Self::check) does, but for the folder: for places of which a folder has many.
+    /// Checks as [`check`](Self::check) does, except for the folder: for many places in one folder.
     ///
     /// # Errors
-    /// As [`check`](Self::check).
+    /// Those of [`check`](Self::check).
     pub fn check_path(&self) -> Result<()> {
         self.spot(&self.path, self.replace).map(drop)
     }
 
-    /// Asks whether there is room for `bytes` of `what`.
+    /// Checks that there is room for `bytes` of `what`. Passes if the system does not report free space.
     ///
     /// # Errors
-    /// [`Error::File`] with both figures. Where the system does not say what is free, none.
+    /// [`Error::File`] with both figures.
     pub fn check_space(&self, bytes: u64, what: &str) -> Result<()> {
         match files::free_bytes(self.parent()) {
             Some(free) if free < bytes => {
@@ -136,7 +136,7 @@ impl Place {
         Err(reason)
     }
 
-    /// Whether `fault` names the place, or something in it.
+    /// Returns whether `fault` names the place, or something in it.
     fn is_of_place(&self, fault: &Error) -> bool {
         matches!(fault, Error::File { path, .. } if path.starts_with(&self.path.display().to_string()))
     }
@@ -164,7 +164,7 @@ impl Place {
         self.path.parent().unwrap_or(Path::new(""))
     }
 
-    /// What is at `path`, if the result may go there.
+    /// Returns what is at `path`, if the result may go there.
     fn spot(&self, path: &Path, replace: bool) -> Result<Spot> {
         if path.as_os_str().is_empty() {
             return Err(Error::usage("out", option("out") + ": the path is empty"));

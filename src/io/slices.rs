@@ -10,7 +10,7 @@ pub trait Slices {
     /// Length in bytes.
     fn len(&self) -> u64;
 
-    /// Whether there is nothing to read.
+    /// Returns whether there is nothing to read.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -24,11 +24,11 @@ pub trait Slices {
 
 #[cfg(not(target_arch = "wasm32"))]
 type SharedSlices = Arc<dyn Slices + Send + Sync>;
-/// What JavaScript holds belongs to one thread, and a page's engine has one.
+/// Slices in a page: JavaScript's objects belong to one thread, and a page's engine has one.
 #[cfg(target_arch = "wasm32")]
 type SharedSlices = std::rc::Rc<dyn Slices>;
 
-/// Where a source's bytes are.
+/// Location of a source's bytes.
 #[derive(Clone)]
 pub(super) enum Data {
     Shared(Arc<[u8]>),

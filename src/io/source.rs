@@ -1,4 +1,4 @@
-//! Where bytes come from: a file on the disk, bytes in memory, or whatever else gives slices.
+//! Sources of bytes: a file on the disk, bytes in memory, or anything else that gives slices.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// Bytes that are copied at a time.
 const WINDOW: u64 = 1 << 20;
 
-/// What stopped a copy.
+/// Reason why a copy stopped.
 pub(super) enum CopyError {
     /// The source, with its own message.
     Read(Error),
@@ -50,7 +50,7 @@ impl Source {
         Source { name: name.into(), data: Data::Static(bytes) }
     }
 
-    /// What `slices` gives; `name` is what errors call it.
+    /// Creates a source from `slices`; errors call it `name`.
     #[cfg(not(target_arch = "wasm32"))]
     pub fn from_slices(name: impl Into<String>, slices: impl super::slices::Slices + Send + Sync + 'static) -> Source {
         Source { name: name.into(), data: Data::Slices(Arc::new(slices)) }
@@ -61,7 +61,7 @@ impl Source {
         &self.name
     }
 
-    /// All bytes, where they are in memory.
+    /// All bytes, if they are in memory.
     fn present(&self) -> Option<&[u8]> {
         match &self.data {
             Data::Shared(bytes) => Some(bytes),
@@ -78,15 +78,15 @@ impl Source {
         }
     }
 
-    /// Whether there is nothing to read.
+    /// Returns whether there is nothing to read.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// All bytes; for what is small enough to be held whole.
+    /// Reads all bytes, for a source that is small enough to hold whole.
     ///
     /// # Errors
-    /// [`Error::File`] when they cannot be read.
+    /// [`Error::File`] if they cannot be read.
     pub fn bytes(&self) -> Result<Cow<'_, [u8]>> {
         self.read(0..self.len())
     }
@@ -159,7 +159,7 @@ impl Source {
         })
     }
 
-    /// What downloads leave in a file's place, where this is such a thing, and what to do then.
+    /// Identifies what failed downloads leave in a file's place, and the remedy.
     pub(super) fn mistaken(&self) -> Option<&'static str> {
         let head = self.read(0..self.len().min(512)).ok()?;
         let text = head.trim_ascii_start();
@@ -189,8 +189,8 @@ pub(super) fn object(source: &Source) -> Result<serde_json::Value> {
     if value.is_object() { Ok(value) } else { Err(Error::file(source.name(), "is JSON, but not an object")) }
 }
 
-/// Whether `head` begins with the length of a safetensors header and that header's brace, whatever else the length
-/// looks like: that of 640 bytes begins as a pickle does.
+/// Returns whether `head` begins with the length of a safetensors header and that header's brace, whatever else the
+/// length looks like: that of 640 bytes begins as a pickle does.
 pub(crate) fn begins_safetensors(head: &[u8]) -> bool {
     head.get(4..9).is_some_and(|bytes| bytes == b"\0\0\0\0{")
 }

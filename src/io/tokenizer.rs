@@ -47,13 +47,13 @@ impl ClipTokenizer {
         ClipTokenizer::from_files(&TokenizerFiles::open(folder)?)
     }
 
-    /// The same from files that are already open.
+    /// Creates a tokenizer from open files.
     ///
     /// The pad token is that of `special_tokens_map.json`, else of `tokenizer_config.json`, else the end token. It is a
     /// special token: SD 2 pads with "!", and so reads every "!" of a prompt as padding (id 0), before any merging.
     ///
     /// # Errors
-    /// As [`ClipTokenizer::open`].
+    /// Those of [`ClipTokenizer::open`].
     pub fn from_files(files: &TokenizerFiles) -> Result<ClipTokenizer> {
         let config = files.json("tokenizer_config.json")?.unwrap_or_default();
         let (source, mut json) = match (files.get("tokenizer.json"), files.get("vocab.json"), files.get("merges.txt")) {
@@ -105,7 +105,7 @@ impl ClipTokenizer {
         [self.start, self.end, self.pad]
     }
 
-    /// Those of `ids` that stand for words which the model added to CLIP's vocabulary.
+    /// Returns the words that the model added to CLIP's vocabulary, among `ids`.
     pub fn added(&self, ids: &[u32]) -> Vec<&str> {
         let mut found: Vec<u32> = ids.iter().copied().filter(|id| self.added.contains_key(id)).collect();
         found.sort_unstable();
@@ -113,7 +113,7 @@ impl ClipTokenizer {
         found.iter().filter_map(|id| self.added.get(id).map(String::as_str)).collect()
     }
 
-    /// What a user should know of the tokenizer's files.
+    /// Notes for the user on the tokenizer's files.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -179,8 +179,8 @@ struct AddedTokens {
 }
 
 impl AddedTokens {
-    /// From the folder's `files`, of which `config` is `tokenizer_config.json`, and `own`, what `tokenizer.json` adds.
-    /// Where the configuration lists the tokens, the other files are not asked.
+    /// Reads the folder's `files`, of which `config` is `tokenizer_config.json`, and `own`, what `tokenizer.json` adds.
+    /// If the configuration lists the tokens, the other files are not read.
     fn new(files: &TokenizerFiles, config: &Value, own: &Value) -> Result<AddedTokens> {
         let listed = config.get("added_tokens_decoder").and_then(Value::as_object);
         let map = match listed {

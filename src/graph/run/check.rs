@@ -26,7 +26,7 @@ pub struct Mismatch {
 impl Session {
     /// Fills the arena, and the guards of inputs and stored tensors, with a pattern that is a NaN: what reads memory that
     /// nobody wrote yields NaN, and what writes outside its block is found by [`Session::check_sentinels`]. For plans made
-    /// with sentinels, whose stored tensors have [`GUARD_BYTES`] of the store's room before and behind them.
+    /// with sentinels, whose stored tensors have `GUARD_BYTES` of the store's room before and behind them.
     pub fn plant_sentinels(&self) -> Result<()> {
         for (slot, home) in &self.plan.homes {
             let bytes = self.slot_bytes(*slot);

@@ -3,7 +3,7 @@
 /// A model inside the binary: the texts and bytes of a diffusers folder's files.
 #[derive(Clone, Copy, Debug)]
 pub struct Bundle {
-    /// What messages and picture files call the model.
+    /// Name of the model in messages and image files.
     pub name: &'static str,
     /// `model_index.json`.
     pub model_index: &'static [u8],

@@ -47,16 +47,16 @@ const CLASSES: [(&str, &[&str]); 4] = [
     ("unet", &["UNet2DConditionModel"]),
     ("vae", &["AutoencoderKL"]),
 ];
-/// What a text encoder's `config.json` may call itself.
+/// Names that a text encoder's `config.json` may give itself.
 const TEXT_TYPES: [&str; 2] = ["clip_text_model", "clip"];
 /// Classes of which the name holds one of the above, and which are others.
 const OTHER_CLASSES: [&str; 2] = ["AutoencoderKLTemporalDecoder", "AutoencoderKLMagvit"];
 
-/// Whether there is something at `path`.
+/// Returns whether something is at `path`.
 ///
 /// # Errors
-/// [`Error::File`] where a link is there and nothing behind it: the hub's cache links to files that a download which
-/// was not finished, or a clean-up, has left out.
+/// [`Error::File`] for a link that leads nowhere: the hub's cache links to files that an unfinished download, or a
+/// clean-up, has left out.
 fn present(path: &Path) -> Result<bool> {
     if files::exists(path) {
         return Ok(true);
@@ -235,7 +235,7 @@ fn files(folder: &Path, stem: &str) -> Result<Vec<SafeTensors>> {
     Err(Error::file(folder, message))
 }
 
-/// Whether `name` is that of one of several files: `stem-00001-of-00002.safetensors`.
+/// Returns whether `name` is a shard: `stem-00001-of-00002.safetensors`.
 fn is_shard(name: &str) -> bool {
     let numbers = name.trim_end_matches(".safetensors").rsplit_once("-of-");
     numbers.is_some_and(|(front, total)| {

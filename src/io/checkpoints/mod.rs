@@ -38,7 +38,7 @@ pub struct Checkpoint {
     scheduler_source: Source,
     scheduler: Value,
     tokenizer: TokenizerFiles,
-    /// What says what the network predicts.
+    /// Source of the prediction type, if any.
     prediction_by: Option<String>,
     /// A single file's.
     generation: original::Generation,
@@ -49,7 +49,7 @@ impl Checkpoint {
     /// Opens the diffusers folder or the single file `path`.
     ///
     /// # Errors
-    /// [`Error::File`] in one line with the remedy: not there, a pickle, a model of another family, a part or file
+    /// [`Error::File`](crate::Error::File) in one line with the remedy: not there, a pickle, a model of another family, a part or file
     /// missing, JSON or safetensors malformed.
     pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
         let folder = path.as_ref();
@@ -148,18 +148,18 @@ impl Checkpoint {
         &self.scheduler
     }
 
-    /// What messages call the scheduler's configuration: its path, or that of the single file.
+    /// Name of the scheduler's configuration in messages: its path, or that of the single file.
     pub fn scheduler_name(&self) -> &str {
         self.scheduler_source.name()
     }
 
-    /// Whether the model says what its network predicts. A single file may not: then [`Checkpoint::scheduler`] says
-    /// epsilon, and [`Checkpoint::predicts_velocity`] corrects it.
+    /// Returns whether the model says what its UNet predicts. A single file may not: then [`Checkpoint::scheduler`]
+    /// says epsilon, and [`Checkpoint::predicts_velocity`] corrects it.
     pub fn prediction_known(&self) -> bool {
         self.prediction_by.is_some()
     }
 
-    /// What says what the network predicts, if anything does.
+    /// Returns the source of the prediction type, if there is one.
     pub fn prediction_by(&self) -> Option<&str> {
         self.prediction_by.as_deref()
     }
@@ -182,7 +182,7 @@ impl Checkpoint {
     /// The model's tokenizer.
     ///
     /// # Errors
-    /// [`Error::File`] when the tokenizer's files are incomplete or malformed.
+    /// [`Error::File`](crate::Error::File) if the tokenizer's files are incomplete or malformed.
     pub fn tokenizer(&self) -> Result<ClipTokenizer> {
         ClipTokenizer::from_files(&self.tokenizer)
     }
@@ -208,7 +208,7 @@ impl Checkpoint {
     /// 256 bytes of every tensor, 16 hexadecimal digits. Reads a few hundred pages instead of gigabytes.
     ///
     /// # Errors
-    /// [`Error::File`] when a file cannot be read.
+    /// [`Error::File`](crate::Error::File) if a file cannot be read.
     pub fn fingerprint(&self) -> Result<String> {
         let mut hash = Sha256::new();
         hash.update(&*self.scheduler_source.bytes()?);

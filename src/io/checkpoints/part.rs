@@ -24,7 +24,7 @@ impl Part {
         }
     }
 
-    /// What diffusers and transformers call the weight file, without its endings.
+    /// Stem of the weight file in diffusers and transformers.
     pub(in crate::io) fn stem(self) -> &'static str {
         if self == Part::TextEncoder { "model" } else { "diffusion_pytorch_model" }
     }

@@ -34,7 +34,7 @@ pub fn write_diffusers_folder(destination: impl AsRef<Path>, source: &Checkpoint
     })
 }
 
-/// What a file of the folder holds.
+/// Content of a file of the folder.
 enum Content<'a> {
     Copy(&'a Source),
     Other(PathBuf),
@@ -104,7 +104,7 @@ fn copy(from: &Source, to: &Path) -> Result<()> {
     write_copying(to, |out| from.copy_to(0..from.len(), out))
 }
 
-/// What `model_index.json` may name besides: a feature extractor, a safety checker.
+/// Lists other components that `model_index.json` may name: a feature extractor, a safety checker.
 fn other_components(from: &Path, files: &mut Vec<(PathBuf, Content<'_>)>) -> Result<()> {
     for component in ["feature_extractor", "safety_checker", "image_encoder"] {
         let folder = from.join(component);

@@ -19,9 +19,9 @@ pub struct Weights {
     config: Value,
     files: Vec<SafeTensors>,
     index: BTreeMap<String, Place>,
-    /// What a single file calls the tensors; `None` where they have diffusers' names.
+    /// Names in a single file; `None` if they are diffusers' names.
     names: Option<Names>,
-    /// Whether names in the files have wrappers that are none of diffusers' names.
+    /// Whether names in the files have wrappers that diffusers' names lack.
     wrapped: bool,
 }
 
@@ -70,7 +70,7 @@ impl Weights {
         })
     }
 
-    /// Which part this is.
+    /// The part.
     pub fn part(&self) -> Part {
         self.part
     }
@@ -106,7 +106,7 @@ impl Weights {
         self.index.keys().map(String::as_str)
     }
 
-    /// Whether there is a tensor of that name.
+    /// Returns whether there is a tensor of that name.
     pub fn contains(&self, name: &str) -> bool {
         self.index.contains_key(name)
     }
@@ -203,7 +203,7 @@ impl Weights {
         Err(Error::file(&self.location, message))
     }
 
-    /// What the file calls the tensor `name`, for messages.
+    /// Name of the tensor `name` in the file, for messages.
     pub fn stored_name(&self, name: &str) -> String {
         if let Some(place) = self.index.get(name).filter(|_| self.names.is_some()) {
             return place.stored_name.clone();
@@ -242,7 +242,7 @@ impl Weights {
 /// Marks of what libraries write beside a model's weights, and of what is told apart from them elsewhere.
 const BESIDE: [&str; 6] = ["position_ids", "text_projection", "logit_scale", "n_averaged", "vision_model.", "lora"];
 
-/// Where each of a part's tensors lies; `names` gives what a stored tensor stands for.
+/// Locates each of a part's tensors; `names` maps a stored tensor to the one it stands for.
 fn index(
     part: Part,
     files: &[SafeTensors],
@@ -284,7 +284,7 @@ fn canonical(part: Part, stored: &str) -> Option<String> {
     }
 }
 
-/// That of `names` which has most of `name`'s beginning and end, where that is most of both.
+/// Returns the one of `names` that shares most of `name`'s beginning and end, if that is most of both.
 fn like<'n>(name: &str, names: &[&'n str]) -> Option<&'n str> {
     let shared = |other: &str| {
         let pairs = |a: &mut dyn Iterator<Item = (u8, u8)>| a.take_while(|(x, y)| x == y).count();

@@ -25,17 +25,17 @@ const IN_FRONT: [&str; 11] = [
     "text_encoder",
 ];
 
-/// How names of a single file begin.
+/// Beginnings of names in a single file.
 pub const SINGLE_FILE: [&str; 3] = ["model.diffusion_model.", "first_stage_model.", "cond_stage_model."];
 
-/// Where tools put a single file's text encoder, and where the original has it.
+/// Places of a single file's text encoder in various tools, and in the original.
 const TEXT: [(&str, &str); 3] = [
     ("cond_stage_model.text_model.", "cond_stage_model.transformer.text_model."),
     ("cond_stage_model.clip_l.transformer.", "cond_stage_model.transformer."),
     ("cond_stage_model.clip_h.transformer.", "cond_stage_model.transformer."),
 ];
 
-/// How the names of a part begin.
+/// Beginnings of the names of a part.
 pub fn roots(part: Part) -> &'static [&'static str] {
     match part {
         Part::TextEncoder => &["text_model.", "embeddings.", "encoder.", "final_layer_norm."],

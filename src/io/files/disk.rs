@@ -107,7 +107,7 @@ pub fn open(path: &Path) -> Result<Data> {
     open.read(0..open.len).map(|bytes| Data::Shared(bytes.into())).map_err(Error::other)
 }
 
-/// What the link at `path` points to, where nothing is there.
+/// Returns the target of the link at `path`, if nothing is there.
 pub fn dangling(path: &Path) -> Option<PathBuf> {
     if path.exists() { None } else { fs::read_link(path).ok() }
 }
@@ -160,7 +160,7 @@ fn place(file: NamedTempFile, target: &Path) -> Result<()> {
     }
 }
 
-/// Where results may be left that have no other place.
+/// Folder for results that have no other place.
 pub fn temporary() -> PathBuf {
     std::env::temp_dir()
 }

@@ -71,8 +71,8 @@ fn tolerate(synced: Result<()>, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether `error` says that the file system has no such call, as FUSE, 9p, SMB and FAT do, and not that bytes are
-/// lost.
+/// Returns whether `error` says that the file system has no such call, as FUSE, 9p, SMB and FAT do, and not that bytes
+/// are lost.
 fn cannot_sync(error: &Error) -> bool {
     // macOS syncs with an ioctl: ENOTTY, the same number everywhere. Windows: ERROR_INVALID_FUNCTION.
     let raw = if cfg!(unix) { 25 } else { 1 };

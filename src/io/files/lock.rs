@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::paths::followed;
 use super::staging::parent;
 
-/// What came of asking for a lock.
+/// Outcome of a request for a lock.
 pub enum Locked {
     /// It is ours.
     Held(Lock),
@@ -27,7 +27,7 @@ pub struct Lock {
     made: Vec<PathBuf>,
 }
 
-/// What a lock file begins with.
+/// Beginning of a lock file.
 const MARK: &str = "portray ";
 /// The longest name that is part of a lock's.
 const LONGEST: usize = 200;

@@ -38,29 +38,29 @@ pub use page::{Content, below, file, put, remove, written};
 pub(super) use system::{Folder, Locked, Spot, dangling, file_spot, folder_spot, lock, open, settle, temporary, write};
 pub use system::{Lock, cache, free_bytes, is_staging, same, within};
 
-/// Where a page has the bundled model.
+/// Path of the built-in model in a page.
 pub const BUNDLED_MODEL: &str = "/bundled";
 
-/// Whether there is a file or folder at `path`.
+/// Returns whether there is a file or folder at `path`.
 pub fn exists(path: impl AsRef<Path>) -> bool {
     let path = path.as_ref();
     system::is_file(path) || system::is_folder(path)
 }
 
-/// Whether there is a file at `path`.
+/// Returns whether there is a file at `path`.
 pub fn is_file(path: impl AsRef<Path>) -> bool {
     system::is_file(path.as_ref())
 }
 
-/// Whether there is a folder at `path`.
+/// Returns whether there is a folder at `path`.
 pub fn is_folder(path: impl AsRef<Path>) -> bool {
     system::is_folder(path.as_ref())
 }
 
-/// What lies in the folder `path` itself, unordered.
+/// Lists the folder `path`, in no particular order.
 ///
 /// # Errors
-/// When it cannot be read.
+/// If it cannot be read.
 pub fn entries(path: impl AsRef<Path>) -> std::io::Result<Vec<PathBuf>> {
     system::entries(path.as_ref())
 }
@@ -81,7 +81,7 @@ pub fn remove_empty(path: impl AsRef<Path>) -> std::io::Result<()> {
     system::remove_empty(path.as_ref())
 }
 
-/// Whether there is anything at `path`, a link that leads nowhere too.
+/// Returns whether anything is at `path`, even a link that leads nowhere.
 pub fn is_taken(path: impl AsRef<Path>) -> bool {
     let path = path.as_ref();
     exists(path) || path.symlink_metadata().is_ok()

@@ -1,4 +1,4 @@
-//! In a browser: what the page has put under a path, and what the engine wrote. The page keeps what is to last.
+//! Files in a browser: what the page has put under a path, and what the engine wrote. The page keeps what should last.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::io::slices::{Data, Slices};
 
-/// What a file consists of.
+/// Content of a file.
 #[derive(Clone)]
 pub enum Content {
     /// Bytes in the engine's memory.
@@ -59,7 +59,7 @@ pub fn below(folder: impl AsRef<Path>) -> Vec<PathBuf> {
     with(|f| f.files.keys().filter(|file| file.starts_with(folder.as_ref())).cloned().collect())
 }
 
-/// What the engine wrote since this was asked last.
+/// Takes the list of files that the engine wrote since the last call.
 pub fn written() -> Vec<PathBuf> {
     with(|f| std::mem::take(&mut f.written).into_iter().collect())
 }
@@ -139,13 +139,13 @@ impl Drop for Folder {
     }
 }
 
-/// What is where a result is to go.
+/// State of a result's place.
 pub enum Spot {
     /// Nothing.
     Free(PathBuf),
     /// A file or folder that the result may replace.
     Taken(PathBuf),
-    /// Of a machine.
+    /// A device of a machine.
     #[allow(dead_code, reason = "a page has no devices")]
     Device,
 }
@@ -200,22 +200,22 @@ pub fn free_bytes(_: &Path) -> Option<u64> {
     None
 }
 
-/// Whether two paths are one file.
+/// Returns whether two paths are one file.
 pub fn same(a: &Path, b: &Path) -> bool {
     a == b
 }
 
-/// Whether `path` lies below `folder`.
+/// Returns whether `path` is below `folder`.
 pub fn within(path: &Path, folder: &Path) -> bool {
     path != folder && path.starts_with(folder)
 }
 
-/// Whether `path` is what a killed run left: a page's memory goes with its run.
+/// Returns whether a killed run left `path`: never, since a page's memory ends with its run.
 pub fn is_staging(_: &Path) -> bool {
     false
 }
 
-/// Where results may be left that have no other place.
+/// Folder for results that have no other place.
 pub fn temporary() -> PathBuf {
     "/tmp".into()
 }
@@ -223,7 +223,7 @@ pub fn temporary() -> PathBuf {
 /// A page's files are one engine's.
 pub struct Lock(());
 
-/// What came of asking for a lock.
+/// Outcome of a request for a lock.
 #[allow(dead_code, reason = "a page's lock is always free")]
 pub enum Locked {
     /// It is ours.

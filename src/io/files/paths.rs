@@ -1,5 +1,4 @@
-//! What can be told of a path before anything is written: what it leads to, whether it can be written, which are the
-//! same.
+//! Facts about a path before anything is written: where it leads, whether it can be written, which paths are the same.
 
 use std::fs;
 use std::io::{Error, ErrorKind, Result, Write as _};
@@ -10,10 +9,10 @@ use super::staging::parent;
 /// Links that are followed before they are taken for a circle, as Linux has it.
 const LINKS: usize = 40;
 
-/// What links at `path` lead to, whether or not there is anything.
+/// Follows links at `path`, whether or not they lead to anything.
 ///
 /// # Errors
-/// Where they lead in a circle.
+/// If they lead in a circle.
 pub fn followed(path: &Path) -> Result<PathBuf> {
     let mut at = path.to_owned();
     for _ in 0..LINKS {
@@ -63,14 +62,14 @@ pub fn free_bytes(folder: &Path) -> Option<u64> {
     (stats.total_space() > 0).then(|| stats.available_space())
 }
 
-/// Whether two paths lead to the same file or folder, though there may be none yet.
+/// Returns whether two paths lead to the same file or folder, even one that does not exist yet.
 pub fn same(a: &Path, b: &Path) -> bool {
     let (a, b) = (real(a), real(b));
     let lower = |path: &Path| path.to_string_lossy().to_lowercase();
     a == b || (lower(&a) == lower(&b) && ignores_case(&nearest(parent(&a))))
 }
 
-/// Whether `path` lies below `folder`.
+/// Returns whether `path` is below `folder`.
 pub fn within(path: &Path, folder: &Path) -> bool {
     let (path, folder) = (real(path), real(folder));
     path != folder && path.starts_with(folder)

@@ -9,7 +9,7 @@ use super::paths::followed;
 use super::staging::{is_staged, is_staging, parent, staged};
 use crate::io::describe::describe;
 
-/// What is where a result is to go; links are followed to their end.
+/// State of a result's place; links are followed to their end.
 pub enum Spot {
     /// Nothing.
     Free(PathBuf),
@@ -19,7 +19,7 @@ pub enum Spot {
     Device,
 }
 
-/// What is at `path`.
+/// Returns what is at `path`.
 fn found(path: &Path) -> Result<Option<fs::Metadata>> {
     match fs::metadata(path) {
         Ok(metadata) => Ok(Some(metadata)),
@@ -36,10 +36,10 @@ fn explained(error: Error) -> Error {
     }
 }
 
-/// Where a file that is written to `path` goes.
+/// Returns the place of a file that is written to `path`.
 ///
 /// # Errors
-/// Where no file may go, whatever the caller allows: a folder is there, or a file that is protected.
+/// If no file may go there, whatever the caller allows: a folder is there, or a protected file.
 pub fn file_spot(path: &Path) -> Result<Spot> {
     // The links of /dev/stdout lead to names that are none (`pipe:[1]`): what is there says the system alone.
     if let Ok(metadata) = fs::metadata(path)
@@ -70,11 +70,11 @@ fn is_disk(_: &fs::Metadata) -> bool {
     false
 }
 
-/// Where a folder that is written to `path` goes. `has` says whether the new folder has a path, a folder or else a
-/// file: what it has not would be lost.
+/// Returns the place of a folder that is written to `path`. `has` says whether the new folder has a path, as a folder
+/// or as a file: other contents would be lost.
 ///
 /// # Errors
-/// Where no such folder may go, whatever the caller allows.
+/// If no such folder may go there, whatever the caller allows.
 pub fn folder_spot(path: &Path, has: &dyn Fn(&Path, bool) -> bool) -> Result<Spot> {
     let at = followed(path)?;
     let Some(metadata) = found(&at)? else { return Ok(Spot::Free(at)) };
@@ -129,8 +129,8 @@ pub fn doubtful(error: Error) -> Error {
     Error::new(error.kind(), format!("the disk reports \"{what}\" after the last byte: copy what is there elsewhere"))
 }
 
-/// Whether a rename was refused because something is mounted on the name, as containers do with files and folders, or
-/// because it comes from a lower layer of an overlay: what is there can only be written into.
+/// Returns whether a rename was refused because something is mounted on the name, as containers do with files and
+/// folders, or because it comes from a lower layer of an overlay. Such a place can only be written into.
 pub fn is_mounted(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::CrossesDevices | ErrorKind::ResourceBusy)
 }

@@ -1,22 +1,23 @@
-//! What is unfinished: files and folders beside their place, under names of their own.
+//! Unfinished files and folders, beside their place, under names of their own.
 
 use std::io::Result;
 use std::path::Path;
 
 use tempfile::Builder;
 
-/// How the names of unfinished files and folders begin: hidden, and where that is refused.
+/// Beginnings of the names of unfinished files and folders: hidden, and for places that refuse that.
 pub const BEGINNINGS: [&str; 2] = [".portray-", "portray-"];
-/// How they end.
+/// Ending of these names.
 pub const ENDING: &str = ".part";
 
-/// Whether `path` is what a killed run left of a file that it was writing, or what one is writing.
+/// Returns whether `path` is a file being written, or one that a killed run left.
 pub fn is_staging(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().as_encoded_bytes();
     name.ends_with(ENDING.as_bytes()) && BEGINNINGS.iter().any(|beginning| name.starts_with(beginning.as_bytes()))
 }
 
-/// Whether `folder` is a part of a result that is being assembled: it is synced as a whole, before it gets its name.
+/// Returns whether `folder` is a part of a result that is being assembled: it is synced as a whole, before it gets its
+/// name.
 pub fn is_staged(folder: &Path) -> bool {
     folder.ancestors().any(is_staging)
 }

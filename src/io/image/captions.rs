@@ -1,4 +1,4 @@
-//! What pictures show, by the text files beside them.
+//! Captions of images, from the text files beside them.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -14,7 +14,7 @@ pub(super) const METADATA: &str = "metadata.jsonl";
 /// Longest caption that is believed to be one, in bytes.
 const LONGEST: u64 = 16 << 10;
 
-/// Whether the file at `path` is called as captions are.
+/// Returns whether the file at `path` has a caption's name.
 pub(super) fn is_called_caption(path: &Path) -> bool {
     rank(path).is_some() || path.file_name().is_some_and(|name| name == METADATA)
 }
@@ -27,7 +27,7 @@ fn rank(path: &Path) -> Option<usize> {
 /// The captions of a folder's pictures.
 #[derive(Debug, Default, PartialEq)]
 pub struct Captions {
-    /// That of each picture, where it has one that is not blank.
+    /// Caption of each image, if it has one that is not blank.
     pub of: Vec<Option<String>>,
     /// Names of caption files, and of entries of metadata.jsonl, that belong to no picture.
     pub strays: Vec<String>,
@@ -116,7 +116,7 @@ fn text(source: &Source) -> Result<String> {
     }
 }
 
-/// What a `metadata.jsonl` says of each file: the field `text`, else the only other text of the line.
+/// Reads a `metadata.jsonl`: of each file the field `text`, else the only other text of the line.
 fn entries(path: &Path) -> Result<BTreeMap<String, String>> {
     let source = Source::open(path)?;
     let text = text(&source)?;

@@ -1,4 +1,4 @@
-//! How a JPEG file is built: whether it is whole, and whether its coding is one that is read.
+//! Structure of a JPEG file: whether it is complete, and whether its coding is supported.
 
 /// Checks that the picture in `bytes` is whole and of a coding that is read.
 ///

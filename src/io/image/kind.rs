@@ -1,4 +1,4 @@
-//! What a file is by its content: a picture that is read, one of another kind, or neither.
+//! Identification of a file by its content: a supported image, one of another kind, or neither.
 
 use std::path::Path;
 
@@ -35,16 +35,16 @@ pub(super) fn accepted() -> String {
 pub struct Foreign {
     /// Its name, for messages.
     pub name: &'static str,
-    /// What one file of it is called.
+    /// Name of one such file.
     pub one: &'static str,
-    /// What its files begin with.
+    /// Beginnings of its files.
     marks: &'static [&'static [u8]],
     /// Endings of its files, in small letters: for content that says nothing.
     endings: &'static [&'static str],
 }
 
 impl Foreign {
-    /// Whether `name` ends as files of this kind do.
+    /// Returns whether `name` ends as files of this kind do.
     fn is_called(&self, name: &str) -> bool {
         let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
         self.endings.iter().any(|known| ending.eq_ignore_ascii_case(known))
@@ -92,7 +92,7 @@ static OTHERS: [Foreign; 15] = [
 ];
 
 impl Foreign {
-    /// How to get a picture that is read from one of the kind.
+    /// Way to get a supported image from one of the kind.
     pub fn remedy(&self) -> &'static str {
         match self.name {
             "HEIC" => "save as JPEG or PNG, for example with `magick IN.HEIC OUT.jpg`",
@@ -103,7 +103,7 @@ impl Foreign {
     }
 }
 
-/// What a file is.
+/// Content of a file.
 pub(super) enum Content {
     /// A picture of a format that is read.
     Picture(&'static Format),
@@ -116,10 +116,10 @@ pub(super) enum Content {
 /// Bytes at a file's beginning that are looked at.
 const HEAD: u64 = 1024;
 
-/// What the file is by its content, whatever it is called.
+/// Identifies the file by its content, whatever its name.
 ///
 /// # Errors
-/// [`Error::File`](crate::Error::File) when it cannot be read.
+/// [`Error::File`](crate::Error::File) if it cannot be read.
 pub(super) fn content(source: &Source) -> Result<Content> {
     let head = source.read(0..source.len().min(HEAD))?;
     if let Some(foreign) = foreign(&head) {
@@ -169,7 +169,7 @@ fn foreign(head: &[u8]) -> Option<&'static Foreign> {
     all.find(|kind| kind.marks.iter().any(|mark| head.starts_with(mark)))
 }
 
-/// Of the boxes of ISO/IEC 14496-12: pictures by the brands that the file names, else a video.
+/// Identifies a file of ISO/IEC 14496-12 boxes: images by the brands that it names, else a video.
 fn media_file(head: &[u8]) -> Option<&'static Foreign> {
     let name = head.get(4..8)?;
     if [b"moov", b"mdat", b"wide", b"pnot"].iter().any(|known| name == &known[..]) {
@@ -204,7 +204,7 @@ fn ending(path: &Path) -> String {
     path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default()
 }
 
-/// Whether the file at `path` is called as a picture that is read.
+/// Returns whether the file at `path` has a supported image's name.
 pub(super) fn is_called_picture(path: &Path) -> bool {
     let ending = ending(path);
     FORMATS.iter().any(|format| format.endings.contains(&ending.as_str()))

@@ -6,7 +6,7 @@ use super::Picture;
 use crate::error::{Error, Result};
 use crate::io::write_atomic;
 
-/// How a picture was made, written as A1111 writes it, so that other programs show it.
+/// Parameters of an image, written as A1111 writes them, so that other programs show them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Parameters {
     /// The prompt.
@@ -29,14 +29,14 @@ pub struct Parameters {
     pub loras: Vec<(String, f64)>,
     /// Denoising strength of image-to-image.
     pub strength: Option<f64>,
-    /// Whether Karras noise levels were asked for.
+    /// Karras noise levels.
     pub karras: bool,
     /// Further fields, with the names that they get: what else decides the picture.
     pub more: Vec<(&'static str, String)>,
 }
 
-/// What the file or folder at `path` is called where people read it: its name without `.safetensors`. Other endings are
-/// part of the name, for versions have dots in them.
+/// Title of the file or folder at `path`: its name without `.safetensors`. Other endings are part of the name, because
+/// versions have dots in them.
 pub fn title(path: &Path) -> String {
     let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
     // "." and ".." have the name of the folder that they stand for.

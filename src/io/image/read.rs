@@ -17,7 +17,7 @@ use crate::io::Source;
 /// The largest picture that is decoded, in pixels: phones make 200 million. Less where addresses have 32 bits, as in a
 /// browser, for all memory is 4 GB there.
 pub const MAX_PIXELS: u64 = if cfg!(target_pointer_width = "32") { 128_000_000 } else { 256_000_000 };
-/// What decoders may allocate: the largest picture with four 16-bit channels.
+/// Largest allocation of decoders: the largest image with four 16-bit channels.
 const MAX_DECODER_BYTES: u64 = MAX_PIXELS * 8;
 
 /// An 8-bit sRGB picture.
@@ -217,7 +217,7 @@ fn over_white(picture: DynamicImage) -> image::RgbImage {
     })
 }
 
-/// What a picture's file says before its pixels.
+/// Header of an image file, before its pixels.
 struct Header<'a> {
     decoder: Box<dyn ImageDecoder + 'a>,
     format: &'static Format,
@@ -295,7 +295,7 @@ fn not_a_picture(bytes: &[u8]) -> String {
     format!("is {what}: expected {}", accepted())
 }
 
-/// Whether the file ends within a chunk that holds pixels.
+/// Returns whether the file ends within a chunk of pixels.
 fn png_is_cut(bytes: &[u8]) -> bool {
     let mut at = 8;
     while let Some(&[a, b, c, d, ref kind @ ..]) = bytes.get(at..at + 8) {

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use crate::error::{Error, Result};
 
-/// Which part of the resized picture is kept: the share of what is cut that lies left of it and above it.
+/// Position of a crop: the share of what is cut that is left of it and above it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Crop {
     /// 0: the left edge is kept, 1: the right one.
@@ -20,7 +20,7 @@ impl Crop {
     pub const CENTER: Crop = Crop { x: 0.5, y: 0.5 };
 }
 
-/// How a picture is brought to a size.
+/// Way to resize an image to a given size.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fit {
     /// Scaled until it just covers the size, then cropped to it.
@@ -87,7 +87,7 @@ pub(super) fn resample<'a>(
     Ok(rgb)
 }
 
-/// Where a crop begins, rounded as torchvision's centre crop is.
+/// Offset of a crop, rounded as torchvision's centre crop is.
 fn offset(full: usize, kept: usize, share: f64) -> usize {
     (full.saturating_sub(kept) as f64 * share).round_ties_even() as usize
 }
@@ -106,8 +106,8 @@ impl Taps {
     }
 }
 
-/// For destination pixels `begin..begin + count` of `size` `from` source pixels (Pillow, `Resample.c`,
-/// `precompute_coeffs`): the filter widens with the reduction, which is what keeps a reduced picture from aliasing.
+/// Computes the filter of destination pixels `begin..begin + count` of `size` from `from` source pixels (Pillow,
+/// `Resample.c`, `precompute_coeffs`). The filter widens with the reduction, which keeps a reduced image from aliasing.
 fn taps(from: usize, size: usize, begin: usize, count: usize) -> Vec<Taps> {
     let scale = from as f64 / size as f64;
     let filter_scale = scale.max(1.0);

@@ -24,7 +24,7 @@ pub(super) struct Tags {
 }
 
 impl Tags {
-    /// Those of `source`; `None` where it is no TIFF or its directory cannot be read.
+    /// Reads the tags of `source`; `None` if it is not a TIFF or its directory cannot be read.
     pub fn of(source: &Source) -> Option<Tags> {
         let head = source.read(0..8.min(source.len())).ok()?;
         let little = match head.get(..4)? {
@@ -66,7 +66,8 @@ impl Tags {
         Some(tags)
     }
 
-    /// Whether it is a camera's raw file: its first directory is then a small preview, or holds what the sensor saw.
+    /// Returns whether it is a camera's raw file: its first directory is then a small preview, or holds the sensor's
+    /// data.
     pub fn raw(&self) -> bool {
         const COLOUR_FILTER_ARRAY: u32 = 32803;
         const LINEAR_RAW: u32 = 34892;
@@ -74,7 +75,7 @@ impl Tags {
         self.dng || sensor || (self.reduced && self.sub_ifds)
     }
 
-    /// What its colours are where that is unusual.
+    /// Describes its colours, if they are unusual.
     pub fn unusual(&self) -> String {
         let bits = self.bits.unwrap_or(1);
         match (self.sample_format, self.photometric) {

@@ -18,7 +18,7 @@ pub struct AdapterConfig {
 }
 
 impl AdapterConfig {
-    /// From the JSON object `map`, whose fields all begin with `prefix`. `None` when none does.
+    /// Parses the JSON object `map`, whose fields all begin with `prefix`. `None` if none does.
     pub fn parse(file: &str, map: &Map<String, Value>, prefix: &str) -> Result<Option<AdapterConfig>> {
         if !map.keys().any(|key| key.starts_with(prefix)) {
             return Ok(None);
@@ -71,7 +71,7 @@ impl AdapterConfig {
     }
 }
 
-/// As PEFT's `get_pattern_key` has it (`(.*\.)?(KEY)$`), where KEY is a plain name: the end of a path, or all of it
+/// Pattern as in PEFT's `get_pattern_key` (`(.*\.)?(KEY)$`), where KEY is a plain name: the end of a path, or all of it
 /// with `^`.
 #[derive(Clone, Debug, PartialEq)]
 struct Pattern {

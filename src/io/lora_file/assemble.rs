@@ -15,7 +15,7 @@ const DAMAGED: &str = "the file is damaged, get it again";
 /// large product.
 const LARGEST_WINDOW: usize = 3;
 
-/// What a file holds of one layer.
+/// Tensors of one layer in a file.
 #[derive(Default)]
 pub struct Tensors<'a> {
     by_role: BTreeMap<Role, Tensor<'a>>,

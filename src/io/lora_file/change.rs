@@ -1,5 +1,6 @@
-//! What LyCORIS files add to a layer other than one product of two factors: LoHa, LoKr (Yeh et al. 2023,
-//! arXiv 2309.14859) and whole differences. It is computed row by row in f64 and added to the weight at load.
+//! Changes that LyCORIS files make to a layer, other than one product of two factors: LoHa, LoKr (Yeh et al. 2023,
+//! arXiv 2309.14859) and full differences. They are computed row by row in f64 and added to the weight when it is
+//! loaded.
 
 use std::ops::Range;
 
@@ -90,7 +91,7 @@ fn add(values: &mut [f32], change: impl IntoIterator<Item = f64>, scale: f64) {
     values.iter_mut().zip(change).for_each(|(value, x)| *value = (f64::from(*value) + scale * x) as f32);
 }
 
-/// What is added to a weight.
+/// Change of a weight.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum WeightChange {
     /// Elementwise product of two matrices.
@@ -147,7 +148,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// What people call it.
+    /// Name of the kind.
     pub fn kind(&self) -> &'static str {
         match self.weight {
             Some(WeightChange::LoHa(..)) => "LoHa",

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::io::Part;
 
-/// Which layer of a model a LoRA module belongs to.
+/// Layer of a model that a LoRA module belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModuleKey {
     /// [`Part::Unet`] or [`Part::TextEncoder`].

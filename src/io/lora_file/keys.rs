@@ -1,4 +1,4 @@
-//! What a key of a LoRA file says: which layer, and which of its tensors.
+//! Keys of LoRA files: which layer they name, and which of its tensors.
 
 use super::layout::{Layout, Role};
 use super::original::{OriginalNames, ROOTS, is_original};
@@ -19,7 +19,7 @@ pub enum Key {
     Foreign,
 }
 
-/// What DoRA is, and why it is refused.
+/// Description of DoRA, and why it is refused.
 pub const DORA: &str = "DoRA, which rescales the whole weight beside changing it and so cannot be added to it";
 
 /// Adapters that are not applied, by what their keys contain.
@@ -38,7 +38,7 @@ const REFUSED: [(&str, &str); 12] = [
     ("modules_to_save", "a LoRA with whole layers (modules_to_save), which is not supported"),
 ];
 
-/// Whether `key` looks like an adapter's, of a kind that is read or not.
+/// Returns whether `key` looks like an adapter's, supported or not.
 pub fn is_adapter_key(key: &str) -> bool {
     ["lora", "lycoris_", "hada_w", "lokr_w", "dora_scale"].iter().any(|mark| key.contains(mark))
 }
@@ -104,7 +104,7 @@ fn split_role(key: &str) -> Option<(&str, Role, Layout)> {
     })
 }
 
-/// What stands before a layer's path, which part it means, and whether only ComfyUI and OneTrainer write it.
+/// Prefixes of a layer's path: the text, the part it means, and whether only ComfyUI and OneTrainer write it.
 const PREFIXES: [(&str, Option<Part>, bool); 13] = [
     ("base_model.model.", None, false),
     ("unet.", Some(Part::Unet), false),
@@ -121,7 +121,7 @@ const PREFIXES: [(&str, Option<Part>, bool); 13] = [
     ("transformer.text_model.", Some(Part::TextEncoder), true),
 ];
 
-/// What PyTorch's wrappers (compiling, data parallel, PEFT) put into a module's path.
+/// Segments that PyTorch's wrappers (compiling, data parallel, PEFT) insert into a module's path.
 const WRAPPERS: [&str; 5] = ["_orig_mod", "module", "base_layer", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
 
 const UNET_ROOTS: [&str; 7] =

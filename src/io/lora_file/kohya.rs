@@ -67,7 +67,7 @@ const WORDS: [&str; 56] = [
 ];
 const LAST_WORDS: [&str; 2] = ["fc1", "fc2"];
 
-/// What compiling and other wrapping of a PyTorch module leaves in its layers' names.
+/// Segments that compiling and other wrapping of a PyTorch module leave in its layers' names.
 const WRAPPERS: [&str; 3] = ["_orig_mod_", "base_model_model_", "diffusion_model_"];
 
 /// kohya's name for a path.

@@ -1,8 +1,8 @@
-//! The layouts of LoRA files, an entry each: reading another with endings of its own takes a variant and its row here.
+//! Layouts of LoRA files, one entry each. To read another one with endings of its own, add a variant and its row here.
 
 use serde::{Serialize, Serializer};
 
-/// Which tensor of a module a key names.
+/// Tensor of a module that a key names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Role {
     Down,
@@ -12,7 +12,7 @@ pub(super) enum Role {
     Lycoris(&'static str),
 }
 
-/// A layout in which LoRA files are written.
+/// Layout of a LoRA file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// `….to_q_lora.down.weight`
@@ -31,7 +31,7 @@ pub enum Layout {
     Original,
 }
 
-/// What a layout is called, and the endings that only its keys have.
+/// Name of a layout, and the endings that only its keys have.
 struct Row {
     letter: char,
     writer: &'static str,

@@ -36,12 +36,12 @@ impl LoraModule {
         self.up.shape.iter().take(1).chain(self.down.shape.iter().skip(1)).copied().collect()
     }
 
-    /// What people call it.
+    /// Name of the kind.
     pub(super) fn kind(&self) -> &'static str {
         if self.down.shape.iter().skip(2).any(|&extent| extent > 1) { "LoCon" } else { "LoRA" }
     }
 
-    /// What it adds to the weight, row-major in [`weight_shape`](Self::weight_shape).
+    /// Computes the change of the weight, row-major in [`weight_shape`](Self::weight_shape).
     pub fn delta(&self) -> Vec<f32> {
         let (rank, scale) = (self.rank(), self.scale());
         let columns = self.down.data.len() / rank.max(1);

@@ -5,7 +5,7 @@
 use crate::io::checkpoints::original::{Names, Structure, TextFlavour};
 use crate::io::{ModelModules, Part};
 
-/// What the paths of the UNet's original modules begin with.
+/// Beginnings of the paths of the UNet's original modules.
 pub const ROOTS: [&str; 5] = ["input_blocks", "middle_block", "output_blocks", "time_embed", "out"];
 
 /// Stable Diffusion's resolutions, and the residual blocks of each.
@@ -51,7 +51,7 @@ impl OriginalNames {
     }
 }
 
-/// Whether `path` is one of the original code.
+/// Returns whether `path` is one of the original code.
 pub fn is_original(path: &str) -> bool {
     ROOTS.contains(&path.split('.').next().unwrap_or_default())
 }

@@ -19,7 +19,7 @@ use crate::io::{ModelModules, Part, SafeTensors, Source, files};
 
 /// The header field in which diffusers keeps PEFT's configuration.
 pub const ADAPTER_METADATA: &str = "lora_adapter_metadata";
-/// Where PEFT keeps weights and configuration.
+/// Names of PEFT's files of weights and configuration.
 pub const PEFT_WEIGHTS: &str = "adapter_model.safetensors";
 /// See [`PEFT_WEIGHTS`].
 pub const PEFT_CONFIG: &str = "adapter_config.json";
@@ -57,10 +57,10 @@ impl LoraFile {
         lora.checked()
     }
 
-    /// The same from bytes that are already there: one file in layout A, B, C, E or F.
+    /// Reads a LoRA from bytes: one file in layout A, B, C, E or F.
     ///
     /// # Errors
-    /// As [`LoraFile::open`].
+    /// Those of [`LoraFile::open`].
     pub fn from_source(source: Source, model: Option<&ModelModules>) -> Result<LoraFile> {
         let mut lora = LoraFile { name: source.name().to_owned(), ..LoraFile::default() };
         lora.add(&SafeTensors::from_source(source)?, None, None, model)?;

@@ -1,4 +1,4 @@
-//! Which layers of a model a LoRA changes, and what it seems to be made for when it changes none.
+//! Report on the layers of a model that a LoRA changes, and on what it seems to be made for if it changes none.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,7 +24,7 @@ const BY_LORA: [(&str, &str); 7] = [
 /// Whose LoRA a file is, and what says so.
 struct Family {
     name: String,
-    /// What of the file tells it.
+    /// Mark in the file that shows it.
     mark: String,
     /// Whether it is neither Stable Diffusion 1.x nor 2.x.
     other: bool,
@@ -35,7 +35,7 @@ struct Family {
 pub struct ShapeMismatch {
     /// The layer.
     pub module: ModuleKey,
-    /// What the LoRA has of it: LoRA, LoCon, LoHa, ...
+    /// Kind of the change: LoRA, LoCon, LoHa, ...
     pub kind: &'static str,
     /// Shape of the weight that the LoRA is for, or of the bias where only that differs.
     pub lora: Vec<usize>,
@@ -58,16 +58,16 @@ impl fmt::Display for ShapeMismatch {
 pub struct MatchReport {
     /// Layers that it changes.
     pub matched: Vec<ModuleKey>,
-    /// How many of them it changes in which way, as [`LoraFile::kinds`].
+    /// Number of layers by kind, as [`LoraFile::kinds`] counts them.
     pub kinds: BTreeMap<&'static str, usize>,
     /// Layers, or keys that name no layer, that the model does not have.
     pub unmatched: Vec<String>,
     /// Layers of another size.
     pub mismatched: Vec<ShapeMismatch>,
     file: String,
-    /// Where it is not what the model is.
+    /// Model that it was made for, if it is another one.
     made_for: Option<String>,
-    /// Whether it is for another family than is taken.
+    /// Whether it is for an unsupported family.
     other_family: bool,
     /// Whether any of its names is one of a layer that a model of this kind can have.
     names_layers: bool,
@@ -106,7 +106,7 @@ impl LoraFile {
         report
     }
 
-    /// Where the shape that the file is for differs from the model's: of the weight, else of the bias.
+    /// Compares the shape that the file is for with the model's: of the weight, else of the bias.
     fn misfit(&self, module: &ModuleKey, shape: &[usize], bias: Option<usize>) -> Option<ShapeMismatch> {
         let misfit = |kind, lora, model| Some(ShapeMismatch { module: module.clone(), kind, lora, model });
         let low_rank = self.modules.get(module).map(|m| (m.kind(), m.weight_shape()));
@@ -210,11 +210,11 @@ impl fmt::Display for Family {
     }
 }
 
-/// How many names a line lists.
+/// Number of names in a line.
 const LISTED: usize = 20;
 
 impl MatchReport {
-    /// What the model does not have, as one line of names; `None` where it has everything.
+    /// Lists the layers that the model lacks, as one line of names; `None` if it has them all.
     pub fn listed_unmatched(&self) -> Option<String> {
         let named = |key: &String| match key.starts_with("bundle_emb.") {
             true => format!("{key} (an embedding beside the LoRA, which is not read)"),

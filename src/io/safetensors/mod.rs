@@ -33,10 +33,10 @@ impl SafeTensors {
         SafeTensors::from_source(Source::open(path)?)
     }
 
-    /// The same over bytes from anywhere.
+    /// Opens bytes from anywhere.
     ///
     /// # Errors
-    /// As [`SafeTensors::open`].
+    /// Those of [`SafeTensors::open`].
     pub fn from_source(source: Source) -> Result<SafeTensors> {
         let header = header::read(&source)?;
         let header::Header { data_start, entries, metadata } = header;
@@ -53,7 +53,7 @@ impl SafeTensors {
         &self.source
     }
 
-    /// The same tensors, each under the name that `name` gives for its own, or under its own.
+    /// Renames the tensors: each gets the name that `name` gives for its own, or keeps its own.
     pub(super) fn renamed(mut self, name: impl Fn(&str) -> Option<String>) -> SafeTensors {
         self.entries = self.entries.into_iter().map(|(own, entry)| (name(&own).unwrap_or(own), entry)).collect();
         self
@@ -64,7 +64,7 @@ impl SafeTensors {
         self.entries.keys().map(String::as_str)
     }
 
-    /// Whether there is a tensor of that name.
+    /// Returns whether there is a tensor of that name.
     pub fn contains(&self, name: &str) -> bool {
         self.entries.contains_key(name)
     }

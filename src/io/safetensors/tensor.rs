@@ -12,7 +12,7 @@ use crate::io::source::CopyError;
 
 macro_rules! element_types {
     ($($variant:ident $name:literal $bytes:literal $doc:literal),+ $(,)?) => {
-        /// How a file stores a tensor's elements.
+        /// Storage type of a tensor's elements in a file.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum ElementType { $(#[doc = $doc] $variant),+ }
 
@@ -54,7 +54,7 @@ element_types! {
 /// A named tensor in row-major order, its bytes little endian as they lie in the file.
 #[derive(Clone, Debug)]
 pub struct Tensor<'a> {
-    /// Where it comes from, for error messages; empty for one that was made here.
+    /// Origin, for error messages; empty for one that was made here.
     file: Cow<'a, str>,
     /// Its name.
     pub name: Cow<'a, str>,
@@ -67,9 +67,9 @@ pub struct Tensor<'a> {
 
 #[derive(Clone, Debug)]
 enum Data<'a> {
-    /// In memory.
+    /// Bytes in memory.
     Here(Cow<'a, [u8]>),
-    /// To be read when it is looked at.
+    /// Bytes that are read when needed.
     There(&'a Source, Range<u64>),
 }
 
@@ -103,7 +103,7 @@ impl<'a> Tensor<'a> {
         Tensor::made(name, ElementType::F32, shape, bytemuck::cast_slice(data).into())
     }
 
-    /// The same with values of its own.
+    /// Creates a tensor that owns its f32 values.
     pub fn owned_f32(name: impl Into<String>, shape: &[usize], data: &[f32]) -> Tensor<'static> {
         Tensor::made(name, ElementType::F32, shape, bytemuck::cast_slice(data).to_vec().into())
     }
@@ -132,16 +132,16 @@ impl<'a> Tensor<'a> {
         Tensor::made(name, ElementType::I64, shape, bytemuck::cast_slice(data).into())
     }
 
-    /// The same tensor under another name.
+    /// Returns this tensor under another name.
     pub fn renamed(mut self, name: impl Into<String>) -> Tensor<'a> {
         self.name = Cow::Owned(name.into());
         self
     }
 
-    /// The same tensor with another shape of as many elements.
+    /// Returns this tensor with another shape of as many elements.
     ///
     /// # Errors
-    /// [`Error::File`] when the number of elements differs.
+    /// [`Error::File`] if the number of elements differs.
     pub fn reshaped(mut self, shape: Vec<usize>) -> Result<Tensor<'a>> {
         if shape.iter().product::<usize>() != self.elements() {
             return Err(self.error(format!("shape {:?} cannot be seen as {shape:?}", self.shape)));
@@ -193,7 +193,7 @@ impl<'a> Tensor<'a> {
         }
     }
 
-    /// How many bytes it has.
+    /// Number of bytes.
     pub fn byte_len(&self) -> usize {
         match &self.data {
             Data::Here(bytes) => bytes.len(),
@@ -273,10 +273,10 @@ impl<'a> Tensor<'a> {
         self.finite(self.to_f32()?)
     }
 
-    /// As [`Tensor::to_finite_f32`], from integers too.
+    /// Returns the values as f32, also from integers, and checks that they are finite.
     ///
     /// # Errors
-    /// As [`Tensor::to_numbers`], and [`Error::File`] with the index of the first NaN or infinity.
+    /// Those of [`Tensor::to_numbers`], and [`Error::File`] with the index of the first NaN or infinity.
     pub fn to_finite_numbers(&self) -> Result<Vec<f32>> {
         self.finite(self.to_numbers()?)
     }

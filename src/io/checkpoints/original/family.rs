@@ -1,4 +1,4 @@
-//! What a single file is, told by its first bytes and its tensors' names; what cannot be used is refused by name.
+//! Identification of a single file by its first bytes and its tensors' names; unusable ones are refused by name.
 
 use std::path::Path;
 
@@ -14,8 +14,7 @@ const LATENT: usize = 4;
 /// Channels that the UNet of an inpainting model reads: latent, mask and masked latent.
 pub const INPAINTING: usize = 2 * LATENT + 1;
 
-/// What is no model of any family, and what is one by marks that LoRA files have not: a mark in tensor names, and what
-/// holds it.
+/// Other contents, and other families by marks that LoRA files lack: a mark in tensor names, and its meaning.
 const OTHERS: [(&str, &str); 9] = [
     ("control_model.", "a ControlNet"),
     ("controlnet_cond_embedding.", "a ControlNet"),
@@ -31,7 +30,7 @@ const OTHERS: [(&str, &str); 9] = [
 /// Marks of a textual inversion; trainers leave one inside whole models, too.
 const TEXTUAL_INVERSION: [&str; 2] = ["emb_params", "string_to_param"];
 
-/// What holds no UNet of the original layout, by how its tensors' names begin.
+/// Parts without a UNet of the original layout, by the beginning of their tensors' names.
 const PARTS: [(&str, &str); 6] = [
     ("down_blocks.", "the UNet alone, in diffusers' layout"),
     ("unet.", "a merged diffusers model"),
@@ -60,14 +59,14 @@ pub fn refuse_other_formats(path: &Path, source: &Source) -> Result<()> {
     Err(Error::file(path, message))
 }
 
-/// Whether `file` holds a UNet of the original layout, wrapped or not.
+/// Returns whether `file` holds a UNet of the original layout, wrapped or not.
 pub fn is_checkpoint(file: &SafeTensors) -> bool {
     let (unet, bare) = (prefix(Part::Unet, TextFlavour::Clip), "diffusion_model.input_blocks.");
     let holds = |name: &str| name.contains(unet) || (name.contains("_orig_mod.") && name.contains(bare));
     file.names().any(holds)
 }
 
-/// What `file` is, where its tensors' names say that it is something else than a Stable Diffusion 1.x or 2.x
+/// Returns what `file` is, if its tensors' names identify it as something other than a Stable Diffusion 1.x or 2.x
 /// checkpoint.
 pub fn other(file: &SafeTensors) -> Option<String> {
     let has = |mark: &str| file.names().any(|name| name.contains(mark));

@@ -32,9 +32,9 @@ pub(super) struct SingleFile {
     pub scheduler: Value,
     pub tokenizer: TokenizerFiles,
     pub generation: Generation,
-    /// What says what the network predicts; where nothing does, the scheduler says epsilon.
+    /// Source of the prediction type; without one, the scheduler says epsilon.
     pub prediction_by: Option<String>,
-    /// What its user should know.
+    /// Notes for the user.
     pub notes: Vec<Message>,
 }
 
@@ -87,7 +87,7 @@ fn tokenizer(name: &str, generation: Generation) -> Result<TokenizerFiles> {
     TokenizerFiles::of_bundled_model(name, padding(generation))
 }
 
-/// What shorter prompts are filled with.
+/// Padding of shorter prompts.
 fn padding(generation: Generation) -> &'static str {
     if generation == Generation::Second { "!" } else { "<|endoftext|>" }
 }

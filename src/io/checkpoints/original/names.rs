@@ -6,14 +6,14 @@ use std::collections::HashMap;
 
 use super::super::Part;
 
-/// What of a model's structure its names depend on.
+/// Structure of a model, as far as its names depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Structure {
     /// Resolutions of the UNet.
     pub unet_blocks: usize,
     /// Residual blocks of each of its down blocks.
     pub unet_layers: usize,
-    /// How many of its blocks, from the lowest resolution up, have no attention.
+    /// Number of blocks, from the lowest resolution up, without attention.
     pub unet_plain: usize,
     /// Resolutions of the autoencoder.
     pub vae_blocks: usize,
@@ -30,7 +30,7 @@ pub struct Structure {
 pub enum TextFlavour {
     /// OpenAI's CLIP under the names of transformers: Stable Diffusion 1.x.
     Clip,
-    /// The same under the names of the first releases, which lack the segment `text_model`.
+    /// CLIP under the names of the first releases, which lack the segment `text_model`.
     BareClip,
     /// OpenCLIP: Stable Diffusion 2.x.
     OpenClip,
@@ -69,7 +69,7 @@ impl Names {
         names
     }
 
-    /// What the file puts before every name of the part.
+    /// Prefix of every name of the part in the file.
     pub fn prefix(&self) -> &'static str {
         self.prefix
     }
@@ -116,7 +116,7 @@ fn lookup<'t, 'n, V>(table: &'t HashMap<String, V>, name: &'n str) -> Option<(&'
     ends.into_iter().find_map(|end| Some((table.get(&name[..end])?, &name[end..])))
 }
 
-/// What the file puts before every name of `part`.
+/// Prefix of every name of `part` in the file.
 pub fn prefix(part: Part, text: TextFlavour) -> &'static str {
     match (part, text) {
         (Part::Unet, _) => "model.diffusion_model.",
@@ -178,8 +178,8 @@ fn unet(names: &mut Names, structure: &Structure) {
 const VAE_ATTENTION: [[&str; 2]; 5] =
     [["group_norm", "norm"], ["to_q", "q"], ["to_k", "k"], ["to_v", "v"], ["to_out.0", "proj_out"]];
 
-/// What tools call these modules: the original's names, those of diffusers before 0.18 and since, and those of scripts
-/// that put the latter in twice.
+/// Spellings of these modules in various tools: the original's names, those of diffusers before 0.18 and since, and
+/// those of scripts that insert the latter twice.
 const VAE_ATTENTION_SPELLINGS: [(&str, &[&str]); 5] = [
     ("group_norm", &["group_norm", "norm"]),
     ("to_q", &["q", "query", "to_q", "to_to_q"]),

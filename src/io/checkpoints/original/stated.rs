@@ -1,18 +1,18 @@
-//! What a single file says of its network's prediction: in its metadata, by marker tensors, or in the configuration of
-//! the original code that lies beside it.
+//! Prediction type as a single file states it: in its metadata, by marker tensors, or in the configuration of the
+//! original code beside it.
 
 use std::path::Path;
 
 use crate::error::Result;
 use crate::io::{SafeTensors, Source, files};
 
-/// Whether the network predicts velocities, and where that is said.
+/// Prediction type, and where it is stated.
 pub struct Stated {
     pub velocity: bool,
     pub by: String,
 }
 
-/// What `file` at `path` says, if it does.
+/// Returns what `file` at `path` states, if anything.
 pub fn prediction(path: &Path, file: &SafeTensors) -> Result<Option<Stated>> {
     let stated = |velocity, by: &str| Some(Stated { velocity, by: by.to_owned() });
     // Markers of newer trainers. Noise levels that end in pure noise leave no noise to predict.
