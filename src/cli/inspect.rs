@@ -184,7 +184,7 @@ fn lora(path: &Path, model: Option<&Checkpoint>) -> Result<Finding> {
         _ => "-".into(),
     };
     let mut rows = vec![
-        ("layout".to_owned(), layout(report.layout).to_owned()),
+        ("layout".to_owned(), lora.layout.map_or_else(|| "unknown".to_owned(), |layout| layout.describe())),
         ("kinds".to_owned(), if listed.is_empty() { "-".into() } else { listed.join(", ") }),
         ("rank".to_owned(), report.rank.to_string()),
         ("alpha / rank".to_owned(), scale),
@@ -206,19 +206,6 @@ fn lora(path: &Path, model: Option<&Checkpoint>) -> Result<Finding> {
     lists.retain(|(_, items)| !items.is_empty());
     let json = serde_json::to_value(&report).unwrap_or_default();
     Ok(Finding { heading: format!("{}: a LoRA", lora.name), rows, lists, json })
-}
-
-fn layout(letter: Option<char>) -> &'static str {
-    match letter {
-        Some('A') => "A (diffusers before 0.18)",
-        Some('B') => "B (diffusers' training scripts)",
-        Some('C') => "C (diffusers with PEFT)",
-        Some('D') => "D (PEFT folder)",
-        Some('E') => "E (kohya)",
-        Some('F') => "F (LyCORIS)",
-        Some('G') => "G (ComfyUI, OneTrainer)",
-        _ => "unknown",
-    }
 }
 
 fn shortened(text: &str) -> String {

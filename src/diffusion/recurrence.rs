@@ -1,4 +1,4 @@
-//! What every sampler is made of: its facts, the choices for a run, and the run as a linear recurrence.
+//! Parts of a sampler: its facts, the choices for a run, and the run as a linear recurrence.
 
 use super::linear::Form;
 use super::prediction::Prediction;
@@ -24,8 +24,8 @@ pub(super) struct Sampler {
     pub(super) zero_snr: bool,
     /// A step goes a whole stride on, even where the next timestep lies elsewhere.
     pub(super) whole_strides: bool,
-    /// For distilled models: takes its steps from a schedule of `original_inference_steps`, few of them by default, and
-    /// without guidance.
+    /// Distilled: takes its steps from a schedule of `original_inference_steps`, few of them by default, and without
+    /// guidance.
     pub(super) distilled: bool,
     /// Fields of a scheduler file whose defaults are this class's alone.
     pub(super) defaults: &'static [(&'static str, Setting)],
@@ -39,7 +39,7 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
-    /// The common ground of samplers whose levels are whole timesteps.
+    /// Base of samplers whose levels are whole timesteps.
     pub(super) const AT_TIMESTEPS: Sampler = Sampler {
         name: "",
         class: "",
@@ -55,7 +55,7 @@ impl Sampler {
         recurrence: |_, _| Ok(Recurrence { init_scale: 1.0, image: (1.0, 0.0), steps: Vec::new() }),
     };
 
-    /// The common ground of samplers whose levels are noise-to-signal ratios.
+    /// Base of samplers whose levels are noise-to-signal ratios.
     pub(super) const AT_SIGMAS: Sampler = Sampler { spacing: Spacing::Linspace, ..Sampler::AT_TIMESTEPS };
 }
 
@@ -89,7 +89,7 @@ impl Setting {
 pub(super) const OTHER_SIGMAS: &[(&str, Setting)] =
     &[("use_exponential_sigmas", Setting::Bool(false)), ("use_beta_sigmas", Setting::Bool(false))];
 
-/// How many steps there are, and with which a run begins: the first but for image to image.
+/// Number of steps, and the first one that runs: 0 except for image to image.
 #[derive(Clone, Copy)]
 pub(super) struct Run {
     pub(super) steps: usize,
@@ -123,12 +123,12 @@ pub(super) struct Recurrence {
 
 /// One evaluation of the network, and the update after it.
 pub(super) struct Evaluation {
-    /// What the network is told.
+    /// Timestep that the UNet receives.
     pub(super) timestep: f64,
-    /// The network's input is slot 0 times this.
+    /// Factor of slot 0 for the UNet's input.
     pub(super) input_scale: f64,
     /// The new slots.
     pub(super) slots: Vec<Form>,
-    /// Whether fresh noise is drawn.
+    /// Draws fresh noise.
     pub(super) noise: bool,
 }

@@ -8,28 +8,28 @@ use super::schedule_config::ScheduleConfig;
 use super::spacing::Spacing;
 use crate::error::{Error, Result, message, option};
 
-/// What the user chose; the default is all that the model's `scheduler_config.json` says.
+/// Choices of the user; the default is everything that the model's `scheduler_config.json` says.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SamplerOptions {
     /// A named sampler: its diffusers class with its own defaults and, where it has a leading spacing, offset 1. The
     /// model's own sampler keeps the settings of the model's file; so does every sampler of a model with zero terminal
     /// SNR (as diffusers' `from_config`), which has to begin at its last timestep.
     pub kind: Option<SamplerKind>,
-    /// In place of the sampler's own spacing.
+    /// Spacing, instead of the sampler's own.
     pub spacing: Option<Spacing>,
     /// Karras noise levels, for samplers that have them.
     pub karras: bool,
-    /// In place of the model's own.
+    /// Prediction type, instead of the model's own.
     pub prediction: Option<Prediction>,
     /// Steps of the distilled schedule that lcm takes its steps from; default 50, or the model's if its scheduler is
     /// LCM.
     pub original_steps: Option<usize>,
 }
 
-/// The sampler of a run, its settings, and notes for the user.
+/// Resolves the sampler of a run and its settings, with notes for the user.
 ///
 /// # Errors
-/// [`Error::Usage`] for options that do not fit the sampler, and a scheduler file that is not supported.
+/// [`Error::Usage`] if options do not fit the sampler or the scheduler file is not supported.
 pub(super) fn resolve(
     config: &ScheduleConfig,
     options: &SamplerOptions,

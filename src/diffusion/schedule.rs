@@ -9,7 +9,7 @@ pub struct NoiseSchedule {
     /// `alphas_cumprod[t]`, the share of signal power left at timestep t; f32 values, equal to PyTorch's on
     /// x86 with FMA to the last bit.
     pub alphas_cumprod: Vec<f64>,
-    /// What the network predicts.
+    /// Prediction type.
     pub prediction: Prediction,
 }
 
@@ -26,7 +26,7 @@ impl NoiseSchedule {
         }
     }
 
-    /// How many timesteps there are.
+    /// Number of timesteps.
     pub fn len(&self) -> usize {
         self.alphas_cumprod.len()
     }
@@ -59,13 +59,13 @@ impl NoiseSchedule {
         }
     }
 
-    /// The noisy sample at timestep `t`: `x0` and `noise` of one length.
+    /// Returns the noisy sample at timestep `t`; `x0` and `noise` have the same length.
     pub fn add_noise(&self, x0: &[f32], noise: &[f32], t: usize) -> Vec<f32> {
         let (a, b) = self.noise_coefficients(t);
         x0.iter().zip(noise).map(|(x, n)| a * x + b * n).collect()
     }
 
-    /// The velocity at timestep `t`, whatever the model predicts: `x0` and `noise` of one length.
+    /// Returns the velocity at timestep `t`, whatever the model predicts; `x0` and `noise` have the same length.
     pub fn velocity(&self, x0: &[f32], noise: &[f32], t: usize) -> Vec<f32> {
         let (a, b) = self.noise_coefficients(t);
         x0.iter().zip(noise).map(|(x, n)| a * n - b * x).collect()

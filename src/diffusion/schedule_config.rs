@@ -8,7 +8,7 @@ use super::spacing::Spacing;
 use crate::base::json;
 use crate::error::{Error, Result};
 
-/// How the betas grow from `beta_start` to `beta_end`.
+/// Growth of the betas from `beta_start` to `beta_end`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BetaSchedule {
@@ -35,17 +35,17 @@ pub struct ScheduleConfig {
     pub beta_start: f64,
     /// The last beta.
     pub beta_end: f64,
-    /// How betas grow between them.
+    /// Growth of the betas between them.
     pub beta_schedule: BetaSchedule,
-    /// The betas themselves, in place of the three fields above.
+    /// Betas, instead of the three fields above.
     pub trained_betas: Option<Vec<f32>>,
-    /// How many noise levels the model was trained on.
+    /// Number of noise levels that the model was trained on.
     pub num_train_timesteps: usize,
-    /// What the network predicts.
+    /// Prediction type.
     pub prediction_type: Prediction,
-    /// How sampling timesteps are spread; absent: the class's default.
+    /// Spacing of sampling timesteps; absent: the class's default.
     pub timestep_spacing: Option<Spacing>,
-    /// Whether the step after the last goes to abar = 1 instead of `abar[0]`; absent: the class's default.
+    /// Goes to abar = 1 instead of `abar[0]` after the last step; absent: the class's default.
     pub set_alpha_to_one: Option<bool>,
     /// Betas rescaled so that the last level is pure noise (Lin et al. 2023).
     pub rescale_betas_zero_snr: bool,
@@ -125,9 +125,8 @@ impl ScheduleConfig {
         Ok(config)
     }
 
-    /// What checkpoints without a scheduler file were trained with: the betas of every Stable Diffusion 1.x and 2.x
-    /// model, with PNDM for models that predict noise and DDIM for those that predict velocity, as their diffusers
-    /// folders have it.
+    /// Schedule of checkpoints without a scheduler file: the betas of every Stable Diffusion 1.x and 2.x model, with
+    /// PNDM for models that predict noise and DDIM for those that predict velocity, as their diffusers folders have it.
     pub fn stable_diffusion(prediction: Prediction) -> Self {
         ScheduleConfig {
             class_name: match prediction {

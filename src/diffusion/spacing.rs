@@ -1,4 +1,4 @@
-//! Which timesteps a sampler visits, as diffusers' `set_timesteps` spreads them (Lin et al. 2023, table 2).
+//! Timesteps that a sampler visits, as diffusers' `set_timesteps` spreads them (Lin et al. 2023, table 2).
 
 use std::str::FromStr;
 
@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 
-/// How timesteps are spread over the training range.
+/// Spacing of timesteps over the training range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Spacing {
@@ -58,7 +58,7 @@ pub(super) fn even(spacing: Spacing, train: usize, steps: usize, whole: bool) ->
     }
 }
 
-/// As [`even`] for the multistep solvers, which spread one timestep more and leave the cleanest out.
+/// Spacing of the multistep solvers: as [`even`], but with one timestep more, whose cleanest is left out.
 pub(super) fn without_last(spacing: Spacing, train: usize, steps: usize) -> Vec<f64> {
     match spacing {
         Spacing::Linspace | Spacing::Leading => {

@@ -13,24 +13,24 @@ use crate::error::{Error, Result, message, option};
 /// One evaluation of the network and the update after it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
-    /// What the network is told; fractional for some samplers.
+    /// Timestep that the UNet receives; fractional for some samplers.
     pub timestep: f64,
-    /// The network's input is slot 0 times this.
+    /// Factor of slot 0 for the UNet's input.
     pub input_scale: f32,
     /// `[slots][slots + 2]`, row-major: the new slots are this times (slots.., network output, noise).
     pub matrix: Vec<f32>,
-    /// Whether the step takes a fresh draw of N(0, 1) of the sample's shape. It is drawn even where its coefficient is
-    /// 0, so that the stream stays in step with diffusers'.
+    /// Takes a fresh draw of N(0, 1) of the sample's shape. It is drawn even if its coefficient is 0, so that the
+    /// stream stays in step with diffusers'.
     pub noise: bool,
 }
 
-/// All the numbers of a sampling run. Before its first step slot 0 holds the first sample and the other slots zeros;
+/// Coefficients of a whole sampling run. Before its first step slot 0 holds the first sample and the other slots zeros;
 /// after its last one slot 0 holds the result.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trajectory {
     /// The sampler that was chosen.
     pub kind: SamplerKind,
-    /// How many tensors of the sample's shape the sampler keeps, 1 to 5; the first is the sample.
+    /// Number of tensors of the sample's shape that the sampler keeps, 1 to 5; the first is the sample.
     pub slots: usize,
     /// Factor of a starting image's (scaled) latent in the first sample; 0 where there is none.
     pub image_scale: f32,
@@ -40,7 +40,7 @@ pub struct Trajectory {
     pub steps: Vec<Step>,
     /// The timesteps of `steps`: diffusers' `scheduler.timesteps`.
     pub timesteps: Vec<f64>,
-    /// For the user: what of the choices may not be what is expected, one sentence each.
+    /// Notes for the user on choices that may be unexpected, one sentence each.
     pub notes: Vec<String>,
 }
 

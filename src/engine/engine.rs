@@ -99,7 +99,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) if the device fails.
     pub async fn measured(self, folder: &std::path::Path) -> Result<Engine> {
-        let variants = self.gpu.watched(tune::remembered(&self.gpu, folder)).await?;
+        let variants = self.gpu.in_error_scopes(tune::remembered(&self.gpu, folder)).await?;
         Ok(Engine { variants, ..self })
     }
 
@@ -173,7 +173,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) if the device fails.
     pub async fn read(&self, texture: &wgpu::Texture) -> Result<Vec<u8>> {
-        self.gpu.watched(self.gpu.read_texture(texture)).await
+        self.gpu.in_error_scopes(self.gpu.read_texture(texture)).await
     }
 
     /// Reports that the device is lost: every job of this engine and its clones ends with an error at its next step. Call it

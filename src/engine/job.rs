@@ -73,7 +73,7 @@ impl Engine {
         paints: bool,
         run: impl FnOnce(Context, Box<dyn FnMut(Event) -> Flow>) -> Running<T>,
     ) -> Job<T> {
-        let gpu = self.gpu.driven(Turn::new());
+        let gpu = self.gpu.for_host(Turn::new());
         let screen = paints.then(|| Arc::new(TextureSink::default()));
         let heard = Rc::new(Heard { events: RefCell::default(), flow: Cell::new(Flow::Continue) });
         let ear = heard.clone();
@@ -108,10 +108,8 @@ impl<T> Job<T> {
             return Err(Error::argument("this job is over"));
         };
         let polled = self.watch.during(|| {
-            self.gpu.grant(budget);
-            let polled = running.as_mut().poll(&mut task::Context::from_waker(Waker::noop()));
-            self.gpu.end_step();
-            polled
+            let _step = self.gpu.begin_step(budget);
+            running.as_mut().poll(&mut task::Context::from_waker(Waker::noop()))
         });
         let outcome = self.watch.check().and_then(|()| match polled {
             Poll::Pending => Ok(None),

@@ -37,7 +37,7 @@ pub struct GenerateOptions {
     #[cfg_attr(feature = "cli", arg(long, value_name = "IMAGE"))]
     #[serde(with = "path_form::optional")]
     pub init: Option<PathBuf>,
-    /// White marks what an inpainting model replaces in --init; an image of the same aspect
+    /// Image whose white pixels an inpainting model replaces in --init; it has the same aspect ratio
     #[cfg_attr(feature = "cli", arg(long, value_name = "IMAGE", requires = "init"))]
     #[serde(with = "path_form::optional")]
     pub mask: Option<PathBuf>,

@@ -54,7 +54,7 @@ pub(crate) async fn generate(context: &Context, job: &GenerateOptions, listener:
     let open = Box::pin(probe::open(context, &job.model, &job.loras, job.reads(), &mut events));
     let model = open.await?.merging(job.merge);
     job.check_mask(&model)?;
-    context.gpu.watched(Box::pin(make(context, &model, job, &mut events))).await
+    context.gpu.in_error_scopes(Box::pin(make(context, &model, job, &mut events))).await
 }
 
 /// Makes the pictures of `job` with an open model.
@@ -77,7 +77,7 @@ pub(crate) async fn generate_unmasked(
     job: &GenerateOptions,
     listener: Listener<'_>,
 ) -> Result<Generated> {
-    let made = context.gpu.watched(Box::pin(make(context, model, job, &mut EventSink::new(listener)))).await;
+    let made = context.gpu.in_error_scopes(Box::pin(make(context, model, job, &mut EventSink::new(listener)))).await;
     model.settle_weights(made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted { .. })));
     made
 }

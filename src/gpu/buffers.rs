@@ -332,7 +332,7 @@ impl Gpu {
         self.queue.submit([encoder.finish()]);
         let (mapped, give) = Signal::new();
         staging.slice(..).map_async(wgpu::MapMode::Read, give);
-        let mapped = self.landed(None, mapped).await?;
+        let mapped = self.wait_for(None, mapped).await?;
         self.check()?;
         mapped.map_err(|e| Error::Device(format!("{}: readback: {e}", self.info().name)))?;
         let view = staging.slice(..).get_mapped_range();

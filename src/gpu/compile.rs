@@ -342,7 +342,7 @@ impl Gpu {
         let built = watch.during(|| self.pipeline(source));
         let name = source.name;
         async move {
-            let built = watch.kept(built).await.map_err(|e| Error::Device(format!("kernel {name}: {e}")))?;
+            let built = watch.finish_with(built).await.map_err(|e| Error::Device(format!("kernel {name}: {e}")))?;
             claim.keep(built);
             Ok(())
         }
@@ -358,7 +358,8 @@ impl Gpu {
             wgpu::ShaderRuntimeChecks::unchecked()
         };
         // SAFETY: every kernel of this crate keeps its indices within its bindings and its loops finite; the op tests run
-        // each one between sentinel words, and once with the checks on. Others are not trusted.
+        // each one between sentinel words, and as CONTRIBUTING says with the checks on, and with every access held against
+        // its binding. Others are not trusted.
         let module = unsafe { self.device.create_shader_module_trusted(descriptor, checks) };
         let buffer = |binding: u32, ty: wgpu::BufferBindingType| wgpu::BindGroupLayoutEntry {
             binding,

@@ -14,7 +14,7 @@ pub struct DeviceOptions {
     /// Index in [`adapters`], or part of a name. `None`: the first discrete GPU, integrated GPU, other adapter or
     /// software driver, in this order.
     pub adapter: Option<String>,
-    /// Keeps wgpu's bounds checks in shaders (slower; tests run both ways).
+    /// Keeps wgpu's bounds checks in shaders: slower. The op tests run with and without them.
     pub bounds_checks: bool,
 }
 
@@ -204,7 +204,7 @@ impl Gpu {
     }
 
     /// Returns a handle for a job that a host drives: it submits what `turn` allows, and never polls or blocks.
-    pub(crate) fn driven(&self, turn: Turn) -> Gpu {
+    pub(crate) fn for_host(&self, turn: Turn) -> Gpu {
         Gpu { turn: Some(turn), ..self.clone() }
     }
 
@@ -241,7 +241,7 @@ impl Gpu {
         }
         let mut watch = Watch::new(self);
         let made = watch.during(|| make(&self.device));
-        let made = watch.kept(made).await?;
+        let made = watch.finish_with(made).await?;
         *lock(&self.shared.paint) = Some(made.clone());
         Ok(made)
     }

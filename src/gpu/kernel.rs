@@ -105,6 +105,9 @@ pub struct BindingSpec {
     pub slot: usize,
 }
 
+/// Sets a word of a kernel's traps that no sentinel has.
+const TRAPPED: u32 = 0;
+
 /// Kernel before rendering: template, values, bindings and uniform fields.
 #[derive(Clone, Debug)]
 pub struct Kernel {
@@ -116,6 +119,8 @@ pub struct Kernel {
     pub bindings: Vec<BindingSpec>,
     /// Uniform fields, in order.
     pub fields: Vec<(&'static str, Field)>,
+    /// Notes accesses outside of a binding, in one more binding behind the others: a word for each.
+    pub trapped: bool,
 }
 
 fn environment() -> Result<&'static Environment<'static>> {
@@ -140,7 +145,8 @@ impl Kernel {
         let Template { name, text, trusted } = self.template;
         let fields: Vec<_> = self.fields.iter().map(|(name, field)| (name, matches!(field, Field::U32(_)))).collect();
         // Texts are static: where one lies says which it is.
-        format!("{name} {:p} {trusted} {:?} {:?} {fields:?}", text.as_ptr(), self.values, self.bindings)
+        let Kernel { values, bindings, trapped, .. } = self;
+        format!("{name} {:p} {trusted} {trapped} {values:?} {bindings:?} {fields:?}", text.as_ptr())
     }
 
     /// Renders the WGSL text: header and template.
@@ -187,6 +193,7 @@ impl Kernel {
                     Access::Read
                 }
             })
+            .chain(self.trapped.then_some(Access::ReadWrite))
             .collect()
     }
 
@@ -202,8 +209,12 @@ impl Kernel {
             let _ = writeln!(h, "    pad{i}_: u32,");
         }
         h.push_str("}\n@group(0) @binding(0) var<uniform> p: Params;\n");
-        for (slot, access) in self.slots().into_iter().enumerate() {
-            self.declare(&mut h, slot, access);
+        let slots = self.slots();
+        for (slot, access) in slots.iter().enumerate() {
+            self.declare(&mut h, slot, *access);
+        }
+        if self.trapped {
+            let _ = writeln!(h, "@group(0) @binding({}) var<storage, read_write> traps_: array<u32>;", slots.len());
         }
         h.push_str(
             "fn linear_workgroup(w: vec3<u32>, n: vec3<u32>) -> u32 {\n    return p.first_workgroup_ + w.x + n.x * (w.y + n.y * w.z);\n}\n",
@@ -226,36 +237,45 @@ impl Kernel {
         let mode = if access == Access::ReadWrite { "read_write" } else { "read" };
         let var = format!("{}_", first.name);
         let _ = writeln!(h, "@group(0) @binding({}) var<storage, {mode}> {var}: array<{element}>;", slot + 1);
+        if self.trapped {
+            let outside = format!("traps_[{slot}u] = {TRAPPED}u; return 0u;");
+            let _ =
+                writeln!(h, "fn {var}in(i: u32) -> u32 {{ if i >= arrayLength(&{var}) {{ {outside} }} return i; }}");
+        }
         for b in &names {
-            accessors(h, b, &var, vec4);
+            accessors(h, b, &var, vec4, self.trapped);
         }
     }
 }
 
 /// Writes the functions through which the text reads and writes binding `b`, declared as `var` of `vec4`s or scalars.
-fn accessors(h: &mut String, b: &BindingSpec, var: &str, vec4: bool) {
+fn accessors(h: &mut String, b: &BindingSpec, var: &str, vec4: bool, trapped: bool) {
     let n = b.name;
     let scalar = if b.dtype == DType::U32 { "u32" } else { "f32" };
+    let (o, c) = match trapped {
+        true => (format!("{var}[{var}in("), ")]"),
+        false => (format!("{var}["), "]"),
+    };
     let (at, at4) = match (b.dtype, vec4) {
         (DType::F32 | DType::U32, false) => (
-            format!("{var}[i]"),
-            format!("vec4<{scalar}>({var}[4u * i], {var}[4u * i + 1u], {var}[4u * i + 2u], {var}[4u * i + 3u])"),
+            format!("{o}i{c}"),
+            format!("vec4<{scalar}>({o}4u * i{c}, {o}4u * i + 1u{c}, {o}4u * i + 2u{c}, {o}4u * i + 3u{c})"),
         ),
-        (DType::F32 | DType::U32, true) => (format!("{var}[i >> 2u][i & 3u]"), format!("{var}[i]")),
+        (DType::F32 | DType::U32, true) => (format!("{o}i >> 2u{c}[i & 3u]"), format!("{o}i{c}")),
         (DType::F16, false) => (
-            format!("unpack2x16float({var}[i >> 1u])[i & 1u]"),
-            format!("vec4<f32>(unpack2x16float({var}[2u * i]), unpack2x16float({var}[2u * i + 1u]))"),
+            format!("unpack2x16float({o}i >> 1u{c})[i & 1u]"),
+            format!("vec4<f32>(unpack2x16float({o}2u * i{c}), unpack2x16float({o}2u * i + 1u{c}))"),
         ),
         // Seventeen words a block: its scale and sixteen of four bytes.
         (DType::Q8, _) => (
             format!(
-                "bitcast<f32>({var}[(i >> 6u) * 17u]) * unpack4x8snorm({var}[(i >> 6u) * 17u + 1u + ((i >> 2u) & 15u)])[i & 3u]"
+                "bitcast<f32>({o}(i >> 6u) * 17u{c}) * unpack4x8snorm({o}(i >> 6u) * 17u + 1u + ((i >> 2u) & 15u){c})[i & 3u]"
             ),
-            format!("bitcast<f32>({var}[(i >> 4u) * 17u]) * unpack4x8snorm({var}[(i >> 4u) * 17u + 1u + (i & 15u)])"),
+            format!("bitcast<f32>({o}(i >> 4u) * 17u{c}) * unpack4x8snorm({o}(i >> 4u) * 17u + 1u + (i & 15u){c})"),
         ),
         (DType::F16, true) => (
-            format!("unpack2x16float({var}[i >> 2u][(i >> 1u) & 1u])[i & 1u]"),
-            format!("vec4<f32>(unpack2x16float({var}[i].x), unpack2x16float({var}[i].y))"),
+            format!("unpack2x16float({o}i >> 2u{c}[(i >> 1u) & 1u])[i & 1u]"),
+            format!("vec4<f32>(unpack2x16float({o}i{c}.x), unpack2x16float({o}i{c}.y))"),
         ),
     };
     let _ = writeln!(h, "fn {n}_at(i: u32) -> {scalar} {{ return {at}; }}");
@@ -266,26 +286,24 @@ fn accessors(h: &mut String, b: &BindingSpec, var: &str, vec4: bool) {
     // Two halves share a word, so a lone half cannot be written without a race: only whole vectors are.
     let put4 = match (b.dtype, vec4) {
         (DType::F16, true) => {
-            format!("{var}[i] = vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw));")
+            format!("{o}i{c} = vec2<u32>(pack2x16float(v.xy), pack2x16float(v.zw));")
         }
         (DType::F16, false) => {
-            format!("{var}[2u * i] = pack2x16float(v.xy); {var}[2u * i + 1u] = pack2x16float(v.zw);")
+            format!("{o}2u * i{c} = pack2x16float(v.xy); {o}2u * i + 1u{c} = pack2x16float(v.zw);")
         }
-        (_, true) => format!("{var}[i] = v;"),
+        (_, true) => format!("{o}i{c} = v;"),
         (_, false) => {
-            format!(
-                "{var}[4u * i] = v.x; {var}[4u * i + 1u] = v.y; {var}[4u * i + 2u] = v.z; {var}[4u * i + 3u] = v.w;"
-            )
+            format!("{o}4u * i{c} = v.x; {o}4u * i + 1u{c} = v.y; {o}4u * i + 2u{c} = v.z; {o}4u * i + 3u{c} = v.w;")
         }
     };
     let _ = writeln!(h, "fn {n}_put4(i: u32, v: vec4<{scalar}>) {{ {put4} }}");
     match (b.dtype, vec4) {
         (DType::F16, _) => {}
         (_, true) => {
-            let _ = writeln!(h, "fn {n}_put(i: u32, v: {scalar}) {{ {var}[i >> 2u][i & 3u] = v; }}");
+            let _ = writeln!(h, "fn {n}_put(i: u32, v: {scalar}) {{ {o}i >> 2u{c}[i & 3u] = v; }}");
         }
         (_, false) => {
-            let _ = writeln!(h, "fn {n}_put(i: u32, v: {scalar}) {{ {var}[i] = v; }}");
+            let _ = writeln!(h, "fn {n}_put(i: u32, v: {scalar}) {{ {o}i{c} = v; }}");
         }
     }
 }

@@ -87,7 +87,7 @@ impl Simulation {
         let mut ahead = self.flying.len();
         while ahead <= 2 {
             let rest = self.dispatches[self.next] - self.run;
-            let Some(allowed) = self.account.allowed(self.now, self.pace, rest, true) else { break };
+            let Some(allowed) = self.account.next_allowance(self.now, self.pace, rest, true) else { break };
             let (mut cost, mut count) = (0.0, 0);
             if self.run > 0.0 || rest > allowed.most {
                 let one = self.dispatches[self.next] / 4096.0;

@@ -146,7 +146,7 @@ impl Account {
 
     /// Returns the allowance of the next submit, which begins with a dispatch of `cost` units, or with as much of it as
     /// may run at once if it `can_be_cut`. `None` if it must wait for another step.
-    pub fn allowed(&mut self, now: f64, pace: f64, cost: f64, can_be_cut: bool) -> Option<Allowance> {
+    pub fn next_allowance(&mut self, now: f64, pace: f64, cost: f64, can_be_cut: bool) -> Option<Allowance> {
         let elapsed = now - self.began_at;
         let lead = *self.lead_secs.get_or_insert(elapsed);
         let left = self.budget.device_secs - lead - self.spent_secs - self.carried_secs;
@@ -212,10 +212,16 @@ impl Turn {
 
     /// Waits until a dispatch of `cost` units fits, or as much of it as may run at once if it `can_be_cut`; a unit
     /// takes `pace` seconds.
-    pub async fn allowed(&self, pace: Option<f64>, class: AdapterClass, cost: f64, can_be_cut: bool) -> Allowance {
+    pub async fn next_allowance(
+        &self,
+        pace: Option<f64>,
+        class: AdapterClass,
+        cost: f64,
+        can_be_cut: bool,
+    ) -> Allowance {
         let pace = pace.unwrap_or_else(|| guess(class));
         // The host polls at each of its steps: nobody needs waking.
-        std::future::poll_fn(|_| match self.account().allowed(self.now(), pace, cost, can_be_cut) {
+        std::future::poll_fn(|_| match self.account().next_allowance(self.now(), pace, cost, can_be_cut) {
             Some(allowed) => Poll::Ready(allowed),
             None => Poll::Pending,
         })
@@ -267,32 +273,32 @@ mod tests {
         let mut account = rested();
         let mut now = 3.0;
         account.grant(now, budget(), PACE);
-        let first = account.allowed(now, PACE, 20.0, true).unwrap();
+        let first = account.next_allowance(now, PACE, 20.0, true).unwrap();
         assert!((first.cost - 50.0).abs() < 1e-9 && (first.most - 25.0).abs() < 1e-9 && first.dispatches == 3);
         account.submitted(now, 0.04, 1);
         // Ten are left: neither the whole nor half of a step's time fits; nor does what cannot be cut, beside others.
         for (cost, can_be_cut) in [(20.0, true), (100.0, true), (100.0, false)] {
-            assert_eq!(account.allowed(now, PACE, cost, can_be_cut), None);
+            assert_eq!(account.next_allowance(now, PACE, cost, can_be_cut), None);
         }
-        assert!(account.allowed(now, PACE, 9.0, true).is_some());
+        assert!(account.next_allowance(now, PACE, 9.0, true).is_some());
         // Nor does anything where the thread has had its time.
-        assert_eq!(account.allowed(now + 0.051, PACE, 9.0, true), None);
+        assert_eq!(account.next_allowance(now + 0.051, PACE, 9.0, true), None);
         // Of what is still at work the next step has that much less.
         now += 0.03;
         account.grant(now, budget(), PACE);
-        assert_eq!(account.allowed(now, PACE, 20.0, true), None);
-        assert!(account.allowed(now, PACE, 9.0, true).is_some());
+        assert_eq!(account.next_allowance(now, PACE, 20.0, true), None);
+        assert!(account.next_allowance(now, PACE, 9.0, true).is_some());
         account.done(now, 40.0, 0.04);
-        assert_eq!(account.allowed(now, PACE, 100.0, false).unwrap().dispatches, 3);
+        assert_eq!(account.next_allowance(now, PACE, 100.0, false).unwrap().dispatches, 3);
         // What is done within the step is spent all the same.
         account.submitted(now, 0.045, 1);
         account.done(now, 45.0, 0.045);
-        assert_eq!(account.allowed(now, PACE, 9.0, true), None);
-        assert!(account.allowed(now, PACE, 4.0, true).is_some());
+        assert_eq!(account.next_allowance(now, PACE, 9.0, true), None);
+        assert!(account.next_allowance(now, PACE, 4.0, true).is_some());
         account.submitted(now, 0.001, 2);
-        assert_eq!(account.allowed(now, PACE, 1.0, true), None, "three dispatches were all");
+        assert_eq!(account.next_allowance(now, PACE, 1.0, true), None, "three dispatches were all");
         account.grant(now + 1.0, Budget::dispatches(1), PACE);
-        assert!(account.allowed(now + 1.0, PACE, 1e9, true).is_some());
+        assert!(account.next_allowance(now + 1.0, PACE, 1e9, true).is_some());
     }
 
     #[test]
@@ -300,7 +306,7 @@ mod tests {
         let mut account = rested();
         for budget in [Budget::time(Duration::MAX), Budget::dispatches(usize::MAX)] {
             account.grant(3.0, budget, PACE);
-            let allowed = account.allowed(3.0, PACE, 1.0, true).unwrap();
+            let allowed = account.next_allowance(3.0, PACE, 1.0, true).unwrap();
             assert_eq!([allowed.cost, allowed.most], [SUBMIT_SECS / PACE, DISPATCH_SECS / PACE]);
         }
     }

@@ -10,7 +10,7 @@ use web_time::Instant;
 use super::pace::guess;
 use super::turn::{Allowance, Budget, DISPATCH_SECS, SUBMIT_SECS, Turn};
 use super::{Gpu, STAGING_BYTES};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Cost units of the first submit on a device of unknown speed.
 const FIRST_COST: f64 = 2e8;
@@ -78,10 +78,10 @@ impl<'g> Flight<'g> {
 
     /// Returns the allowance of the next submit, which begins with a dispatch of `cost` that perhaps `can_be_cut`.
     /// Waits for the host's next step if it has none left.
-    pub async fn allowed(&self, cost: f64, can_be_cut: bool) -> Allowance {
+    pub async fn next_allowance(&self, cost: f64, can_be_cut: bool) -> Allowance {
         let pace = self.gpu.pace();
         if let Some(turn) = &self.gpu.turn {
-            return turn.allowed(pace, self.gpu.caps().class, cost, can_be_cut).await;
+            return turn.next_allowance(pace, self.gpu.caps().class, cost, can_be_cut).await;
         }
         Allowance {
             cost: pace.map_or(FIRST_COST, |pace| SUBMIT_SECS / pace),
@@ -120,7 +120,7 @@ impl<'g> Flight<'g> {
     /// Waits for the oldest submit and learns the device's speed from it.
     async fn land(&mut self) -> Result<()> {
         let Some(Flown { index, done, began, cost }) = self.submits.pop_front() else { return Ok(()) };
-        let done = self.gpu.landed(Some(index), done).await?;
+        let done = self.gpu.wait_for(Some(index), done).await?;
         let seconds = done.duration_since(began.max(self.last_done)).as_secs_f64();
         self.last_done = done;
         // Where a host polls, several submits land at once: its steps tell more.
@@ -138,10 +138,12 @@ impl Gpu {
         cost * self.pace().unwrap_or_else(|| guess(self.caps().class))
     }
 
-    /// Starts a step of the job's host: fills its account, and learns the device's speed from what was done since the
-    /// last.
-    pub(crate) fn grant(&self, budget: Budget) {
-        let Some(turn) = &self.turn else { return };
+    /// Begins a step of the job's host, which ends with what is returned: fills the job's account, and learns the device's
+    /// pace from what was done since the last step.
+    pub(crate) fn begin_step(&self, budget: Budget) -> HostStep<'_> {
+        IN_STEP.set(true);
+        let step = HostStep { turn: self.turn.as_ref() };
+        let Some(turn) = step.turn else { return step };
         if turn.is_busy() {
             // wgpu looks for what is done at each submit, natively: a host that does so only behind the step would leave
             // every other frame unused.
@@ -152,17 +154,13 @@ impl Gpu {
         if learnt != pace {
             self.set_pace(learnt);
         }
+        step
     }
 
     /// Bytes handed to the queue before waiting for them. A host that draws sixty frames a second gets more at a time,
     /// since it is asked only once per frame.
     pub(super) fn staging_bytes(&self) -> u64 {
         STAGING_BYTES * if self.turn.is_some() { 8 } else { 1 }
-    }
-
-    /// Ends the step of the job's host.
-    pub(crate) fn end_step(&self) {
-        self.turn.iter().for_each(Turn::end);
     }
 
     /// Gives the thread back to the host if its step has used its time.
@@ -179,20 +177,103 @@ impl Gpu {
     pub async fn wait(&self) -> Result<()> {
         let (done, give) = Signal::new();
         self.queue.on_submitted_work_done(move || give(()));
-        self.landed(None, done).await?;
+        self.wait_for(None, done).await?;
         self.check()
     }
 
     /// Waits for the submit `index`, or for all, which `done` reports. Polls and blocks only on a thread of our own;
     /// otherwise the browser, or the host that polls the device, calls back.
-    pub(super) async fn landed<T>(&self, index: Option<wgpu::SubmissionIndex>, done: Signal<T>) -> Result<T> {
+    pub(super) async fn wait_for<T>(&self, index: Option<wgpu::SubmissionIndex>, done: Signal<T>) -> Result<T> {
         #[cfg(not(target_arch = "wasm32"))]
         if self.turn.is_none() {
-            let poll = wgpu::PollType::Wait { submission_index: index, timeout: None };
-            self.device.poll(poll).map_err(|e| crate::Error::Device(format!("{}: {e}", self.info().name)))?;
+            self.poll(index)?;
         }
         #[cfg(target_arch = "wasm32")]
         let _ = index;
         Ok(done.await)
+    }
+
+    /// Blocks the thread until the submit `index`, or everything, is done. The library polls its device here and nowhere
+    /// else.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device is lost, and inside a host's step, which promises not to wait: only a handle that
+    /// is not the job's own gets here then.
+    #[cfg(not(target_arch = "wasm32"))]
+    fn poll(&self, index: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        if IN_STEP.get() {
+            let name = &self.info().name;
+            return Err(Error::Device(format!("{name}: a job waits for the device inside a step of its host")));
+        }
+        let poll = wgpu::PollType::Wait { submission_index: index, timeout: None };
+        self.device.poll(poll).map_err(|e| Error::Device(format!("{}: {e}", self.info().name)))?;
+        Ok(())
+    }
+}
+
+std::thread_local! {
+    /// A host's step is under way on this thread.
+    static IN_STEP: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// A step of a job's host, until it is dropped.
+pub(crate) struct HostStep<'g> {
+    turn: Option<&'g Turn>,
+}
+
+impl Drop for HostStep<'_> {
+    fn drop(&mut self) {
+        IN_STEP.set(false);
+        self.turn.iter().for_each(|turn| turn.end());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::gpu::DeviceOptions;
+
+    #[test]
+    fn nothing_waits_inside_a_hosts_step() {
+        let own = pollster::block_on(Gpu::request(&DeviceOptions::default())).unwrap();
+        let driven = own.for_host(Turn::new());
+        let step = driven.begin_step(Budget::dispatches(1));
+        // The handle that is not the job's own would block.
+        let error = pollster::block_on(own.wait()).unwrap_err().to_string();
+        assert!(error.contains("inside a step of its host"), "{error}");
+        drop(step);
+        pollster::block_on(own.wait()).unwrap();
+    }
+
+    /// Finds files below `folder` whose text, but for tests, names a way to poll a device.
+    fn polling(folder: &Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                polling(&path, found);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let code = text
+                    .split(
+                        "#[cfg(test)]
+mod ",
+                    )
+                    .next()
+                    .unwrap_or_default();
+                let times = code.matches("PollType::").count() + code.matches("poll_all(").count();
+                found.extend(std::iter::repeat_n(path.file_name().unwrap().to_string_lossy().into_owned(), times));
+            }
+        }
+    }
+
+    /// `portray watch` is a host itself.
+    #[test]
+    fn the_device_is_polled_in_one_place() {
+        let mut found = Vec::new();
+        polling(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), &mut found);
+        found.sort();
+        assert_eq!(found, ["stage.rs", "waiting.rs"]);
     }
 }

@@ -38,13 +38,13 @@ impl Watch {
 
     /// Waits for every scope, then returns the first error.
     async fn finish(&mut self) -> Result<()> {
-        let found = self.told().await;
+        let found = self.first_error().await;
         self.outcome(found)
     }
 
     /// Returns `made` unless one of the calls so far was an error.
-    pub async fn kept<T>(mut self, made: T) -> Result<T> {
-        match self.told().await {
+    pub async fn finish_with<T>(mut self, made: T) -> Result<T> {
+        match self.first_error().await {
             None => Ok(made),
             Some(error) => Err(self.gpu.error(&error.to_string())),
         }
@@ -57,7 +57,7 @@ impl Watch {
     }
 
     /// Waits for every scope and takes the first error.
-    async fn told(&mut self) -> Option<wgpu::Error> {
+    async fn first_error(&mut self) -> Option<wgpu::Error> {
         std::future::poll_fn(|cx| {
             let found = self.poll(cx);
             if found.is_some() || self.closed.is_empty() { Poll::Ready(found) } else { Poll::Pending }
@@ -81,7 +81,7 @@ impl Watch {
 impl Gpu {
     /// Runs a job in error scopes. On a host's device, errors of its calls become its error and the host's handler sees
     /// none of them. On our own device the handler is ours; a job that a host drives is watched step by step.
-    pub(crate) async fn watched<T>(&self, job: impl Future<Output = Result<T>>) -> Result<T> {
+    pub(crate) async fn in_error_scopes<T>(&self, job: impl Future<Output = Result<T>>) -> Result<T> {
         if self.is_ours() || self.turn.is_some() {
             return job.await;
         }
@@ -109,7 +109,7 @@ mod tests {
 
     fn kernel(name: &'static str, text: &'static str) -> Kernel {
         let (values, bindings, fields) = Default::default();
-        Kernel { template: Template::new(name, text), values, bindings, fields }
+        Kernel { template: Template::new(name, text), values, bindings, fields, trapped: false }
     }
 
     /// The same adapter's device, opened by us and by a host whose handler panics.
@@ -143,11 +143,11 @@ mod tests {
             let _buffer = too_large();
             Ok(())
         };
-        let error = pollster::block_on(gpu.watched(job)).unwrap_err();
+        let error = pollster::block_on(gpu.in_error_scopes(job)).unwrap_err();
         assert!(error.to_string().contains(&gpu.info().name), "{error}");
         // Its own errors are passed on, and results too.
         let own = async { Err::<(), _>(crate::Error::argument("wrong")) };
-        assert_eq!(pollster::block_on(gpu.watched(own)).unwrap_err().to_string(), "wrong");
-        assert_eq!(pollster::block_on(gpu.watched(async { Ok(7) })).unwrap(), 7);
+        assert_eq!(pollster::block_on(gpu.in_error_scopes(own)).unwrap_err().to_string(), "wrong");
+        assert_eq!(pollster::block_on(gpu.in_error_scopes(async { Ok(7) })).unwrap(), 7);
     }
 }

@@ -124,13 +124,16 @@ impl Rerecord {
         let inside: Vec<NodeId> = (0..forward).filter(|&id| g.nodes[id].segment == Some(segment)).collect();
         for id in inside {
             let node = g.nodes[id].clone();
+            let inside = |t: &Tensor| matches!(g.info(*t).source, Source::Node(from, _) if g.nodes[from].segment == Some(segment));
+            if let Some((_, i)) = node.op.in_place().into_iter().find(|(_, i)| !inside(&node.inputs[*i])) {
+                let name = &g.info(node.inputs[i]).name;
+                let message = format!(
+                    "updates {name} in place, and its checkpointed segment is recorded twice; record it outside"
+                );
+                return Err(Error::op(node.op.name(), message));
+            }
             let inputs: Vec<Tensor> = (node.inputs.iter())
-                .map(|t| match g.info(*t).source {
-                    Source::Node(from, _) if g.nodes[from].segment == Some(segment) => {
-                        self.map.get(t).copied().unwrap_or(*t)
-                    }
-                    _ => *t,
-                })
+                .map(|t| if inside(t) { self.map.get(t).copied().unwrap_or(*t) } else { *t })
                 .collect();
             let copies = g.push_dyn(node.op.clone(), &inputs)?;
             self.map.extend(node.outputs.iter().copied().zip(copies));

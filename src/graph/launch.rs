@@ -108,7 +108,8 @@ impl<'a> Launch<'a> {
 
     /// Starts a dispatch of `template`; [`KernelLaunch::grid`] ends it.
     pub fn kernel(&mut self, template: Template) -> KernelLaunch<'_, 'a> {
-        let kernel = Kernel { template, values: Default::default(), bindings: Vec::new(), fields: Vec::new() };
+        let (values, bindings, fields) = Default::default();
+        let kernel = Kernel { template, values, bindings, fields, trapped: false };
         KernelLaunch { launch: self, kernel, bindings: Vec::new(), absent: 0, weight: 1 }
     }
 

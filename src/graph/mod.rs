@@ -8,14 +8,17 @@ mod eval;
 mod grad;
 mod launch;
 mod op;
+mod overwrites;
 mod placement;
 mod plan;
 mod run;
 
 pub use eval::eval;
+pub(crate) use eval::reference;
 pub use grad::grad;
 pub use launch::{Binding, Dispatch, KernelLaunch, Launch, Slot};
 pub use op::{Op, Vjp};
+pub(crate) use plan::GUARD_BYTES;
 pub use plan::{Plan, PlanOptions};
 pub use run::{Mismatch, NodeTime, Session};
 
@@ -107,6 +110,11 @@ impl Graph {
     /// Nodes in recording order.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// The tensors that the host may read after a run.
+    pub fn outputs(&self) -> &[Tensor] {
+        &self.outputs
     }
 
     fn tensor(&mut self, info: TensorInfo) -> Tensor {

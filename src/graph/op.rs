@@ -40,9 +40,17 @@ pub trait Op: Debug + Send + Sync {
         None
     }
 
-    /// Pairs `(output, input)` whose memory is the same: the kernel updates the input in place.
+    /// Pairs `(output, input)` whose memory is the same: the kernel updates the input in place. A plan refuses a node that
+    /// reads the input later, and [`super::grad`] an update, inside a segment that it would record twice, of what is not
+    /// computed there.
     fn in_place(&self) -> Vec<(usize, usize)> {
         Vec::new()
+    }
+
+    /// Says that element `i` of a result depends on no element of the operands but `i`, so that the result may lie in an
+    /// operand's memory ([`super::Graph::assign`]).
+    fn is_elementwise(&self) -> bool {
+        false
     }
 }
 

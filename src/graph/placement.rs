@@ -70,3 +70,93 @@ fn lowest_gap(blocks: &[Block], places: &[Place], placed: &[usize], block: Block
     }
     end
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rng::{CounterRng, Stream};
+
+    const LIMIT: u64 = 64 * 256;
+
+    /// Blocks of random sizes and lifetimes, some alive to the end, and now and then one larger than a chunk may be.
+    fn random_blocks(seed: u64) -> Vec<Block> {
+        let rng = CounterRng::new(seed, Stream::Bench);
+        let below = |i: usize, what: u64, bound: u64| rng.below(i as u32, what, bound);
+        let nodes = 1 + below(0, 0, 60) as usize;
+        (1..=1 + below(0, 1, 90) as usize)
+            .map(|i| {
+                let first = below(i, 0, nodes as u64) as usize;
+                let last = if below(i, 1, 8) == 0 { usize::MAX } else { first + below(i, 2, 9) as usize };
+                let most = if below(i, 3, 30) == 0 { 90 } else { 1 << below(i, 3, 6) };
+                Block { first, last, bytes: 256 * (1 + below(i, 4, most)) }
+            })
+            .collect()
+    }
+
+    /// Says what is wrong with where `blocks` lie in chunks of those `sizes`.
+    fn fault(blocks: &[Block], places: &[Place], sizes: &[u64]) -> Option<String> {
+        let end = |i: usize| places[i].offset + blocks[i].bytes;
+        for i in 0..blocks.len() {
+            if end(i) > sizes[places[i].chunk] {
+                return Some(format!("block {i} ends behind its chunk"));
+            }
+            for j in 0..i {
+                let alive = blocks[i].first <= blocks[j].last && blocks[j].first <= blocks[i].last;
+                let meet = places[i].chunk == places[j].chunk && places[i].offset < end(j) && places[j].offset < end(i);
+                if alive && meet {
+                    return Some(format!("blocks {j} and {i} are alive together and overlap"));
+                }
+            }
+        }
+        for (chunk, &size) in sizes.iter().enumerate() {
+            let inside = blocks.iter().zip(places).filter(|(_, p)| p.chunk == chunk).map(|(b, _)| b.bytes);
+            if size > LIMIT.max(inside.max().unwrap_or(0)) {
+                return Some(format!("chunk {chunk} takes {size} bytes"));
+            }
+        }
+        let bound = blocks.iter().map(|b| alive_at(blocks, b.first)).max().unwrap_or(0);
+        let total = sizes.iter().sum::<u64>();
+        (total < bound).then(|| format!("{total} bytes for {bound} that are alive together"))
+    }
+
+    /// Bytes alive at a node.
+    fn alive_at(blocks: &[Block], node: usize) -> u64 {
+        blocks.iter().filter(|b| b.first <= node && node <= b.last).map(|b| b.bytes).sum()
+    }
+
+    #[test]
+    fn blocks_alive_together_never_overlap() {
+        let (mut taken, mut bounds) = (0, 0);
+        for seed in 0..400 {
+            let blocks = random_blocks(seed);
+            let (places, sizes) = place(&blocks, LIMIT);
+            assert_eq!(fault(&blocks, &places, &sizes), None, "seed {seed}: {blocks:?}");
+            taken += sizes.iter().sum::<u64>();
+            bounds += blocks.iter().map(|b| alive_at(&blocks, b.first)).max().unwrap_or(0);
+        }
+        // What lies apart for no reason would pass all the same.
+        assert!(taken * 100 < bounds * 125, "{taken} bytes where {bounds} are alive");
+    }
+
+    #[test]
+    fn a_wrong_place_is_seen() {
+        let (mut seen, mut tried) = (0, 0);
+        for seed in 0..50 {
+            let blocks = random_blocks(seed);
+            let (places, sizes) = place(&blocks, LIMIT);
+            for i in 1..blocks.len() {
+                let mut moved = places.clone();
+                moved[i] = places[i - 1];
+                let together = blocks[i].first <= blocks[i - 1].last && blocks[i - 1].first <= blocks[i].last;
+                tried += usize::from(together);
+                seen += usize::from(together && fault(&blocks, &moved, &sizes).is_some());
+            }
+        }
+        assert!(tried > 100 && seen == tried, "{seen} of {tried}");
+        let (block, places) = (Block { first: 0, last: 0, bytes: 512 }, [Place { chunk: 0, offset: 0 }]);
+        assert!(fault(&[block], &places, &[256]).is_some());
+        let twice = [Place { chunk: 0, offset: 0 }, Place { chunk: 0, offset: LIMIT }];
+        let blocks = [Block { bytes: LIMIT, ..block }; 2];
+        assert!(fault(&blocks, &twice, &[2 * LIMIT]).is_some(), "a chunk of two whole ones");
+    }
+}

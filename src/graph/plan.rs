@@ -3,20 +3,27 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::placement::{Block, Place, place};
-use super::{Binding, Dispatch, Graph, Launch, Node, Slot, Source, Tensor, TensorInfo};
+use super::{Binding, Dispatch, Graph, Launch, Node, Slot, Source, Tensor, TensorInfo, overwrites};
 use crate::error::{Error, Result, message, option};
 use crate::gpu::{Access, Caps, Variants};
 
-/// Guard behind each block of a plan made with sentinels.
+/// Guard before and behind each block of a plan made with sentinels; a multiple of every adapter's alignment.
 pub(crate) const GUARD_BYTES: u64 = 256;
+
+/// Room for the traps of one dispatch: a word for each binding.
+pub(crate) const TRAP_BYTES: u64 = 128;
 
 /// Options of a plan.
 #[derive(Clone, Debug, Default)]
 pub struct PlanOptions {
     /// Keeps every intermediate alive, so that each node can be checked after the run.
     pub keep_all: bool,
-    /// Leaves a guard behind every block of the arena, for [`super::Session::check_sentinels`].
+    /// Leaves a guard before and behind every block of the arena and every input, for
+    /// [`super::Session::check_sentinels`].
     pub sentinels: bool,
+    /// Has kernels note every access outside of what they bind, for [`super::Session::check_traps`]; needs `sentinels`.
+    /// Their texts are others, and they bind one more buffer.
+    pub traps: bool,
 }
 
 /// Location of a slot's memory.
@@ -49,6 +56,8 @@ pub struct Plan {
     /// FLOPs of each node that runs, by node index.
     pub flops: BTreeMap<usize, u64>,
     pub(crate) caps: Caps,
+    /// There are sentinels, and bindings reach over the guard behind: software drivers keep a kernel within its bindings.
+    pub(crate) reaching: bool,
 }
 
 impl Plan {
@@ -60,8 +69,9 @@ impl Plan {
     pub fn new(graph: &Graph, caps: &Caps, variants: &Variants, options: &PlanOptions) -> Result<Plan> {
         log::debug!(target: "portray::plan", "{graph:?}");
         let live = live_nodes(graph, options.keep_all);
-        let roots = roots(graph)?;
-        let written_stored = written_stored(graph, &live, &roots);
+        let roots = overwrites::roots(graph)?;
+        overwrites::check(graph, &live, &roots)?;
+        let written_stored = overwrites::written_stored(graph, &live, &roots);
         let (mut dispatches, mut scratch) = (Vec::new(), Vec::new());
         let mut flops = BTreeMap::new();
         for &id in &live {
@@ -85,8 +95,12 @@ impl Plan {
                 unused: None,
             };
             node.op.launch(&mut launch)?;
-            dispatches.append(&mut launch.dispatches);
-            scratch.extend(launch.scratch.into_iter().map(|bytes| (id, bytes)));
+            let mut emitted = launch.dispatches;
+            scratch.extend(launch.scratch.into_iter().map(|bytes| Block { first: id, last: id, bytes }));
+            if options.traps {
+                emitted.iter_mut().for_each(|dispatch| trap(dispatch, &mut scratch));
+            }
+            dispatches.append(&mut emitted);
         }
         let mut plan = Plan {
             homes: HashMap::new(),
@@ -100,6 +114,7 @@ impl Plan {
             flops,
             dispatches,
             caps: caps.clone(),
+            reaching: options.sentinels && !options.traps,
         };
         plan.settle(graph, &live, &scratch, options)?;
         plan.verify()?;
@@ -107,8 +122,9 @@ impl Plan {
     }
 
     /// Assigns memory to every slot.
-    fn settle(&mut self, graph: &Graph, live: &[usize], scratch: &[(usize, u64)], options: &PlanOptions) -> Result<()> {
+    fn settle(&mut self, graph: &Graph, live: &[usize], scratch: &[Block], options: &PlanOptions) -> Result<()> {
         let align = self.caps.storage_alignment.max(16);
+        let guard = if options.sentinels { GUARD_BYTES } else { 0 };
         let mut lifetimes: BTreeMap<Tensor, (usize, usize)> = BTreeMap::new();
         for &id in live {
             let node = &graph.nodes[id];
@@ -130,8 +146,8 @@ impl Plan {
                     self.stored.insert(key.clone(), info.bytes());
                 }
                 Source::Input => {
-                    self.homes.insert(Slot::Tensor(t), Home::Input(self.input_bytes));
-                    self.input_bytes += info.bytes().next_multiple_of(align);
+                    self.homes.insert(Slot::Tensor(t), Home::Input(self.input_bytes + guard));
+                    self.input_bytes += info.bytes().next_multiple_of(align) + 2 * guard;
                 }
                 Source::Node(..) => {
                     let last = if options.keep_all { usize::MAX } else { last };
@@ -140,16 +156,15 @@ impl Plan {
                 }
             }
         }
-        for (i, &(id, bytes)) in scratch.iter().enumerate() {
-            blocks.push(Block { first: id, last: id, bytes: bytes.next_multiple_of(align) });
+        for (i, block) in scratch.iter().enumerate() {
+            blocks.push(Block { bytes: block.bytes.next_multiple_of(align), ..*block });
             slots.push(Slot::Scratch(i as u32));
         }
-        if options.sentinels {
-            blocks.iter_mut().for_each(|b| b.bytes += GUARD_BYTES);
-        }
+        blocks.iter_mut().for_each(|b| b.bytes += 2 * guard);
         let (places, sizes) = place(&blocks, self.caps.max_buffer_bytes);
         self.arena = sizes;
-        self.homes.extend(slots.into_iter().zip(places.into_iter().map(Home::Arena)));
+        let homes = places.into_iter().map(|p| Home::Arena(Place { offset: p.offset + guard, ..p }));
+        self.homes.extend(slots.into_iter().zip(homes));
         let stride = self.caps.uniform_alignment;
         self.uniform_bytes =
             self.dispatches.iter().map(|d| (d.kernel.uniform_bytes().len() as u64).next_multiple_of(stride)).sum();
@@ -260,6 +275,14 @@ impl Plan {
     }
 }
 
+/// Gives `dispatch` traps, which lie in scratch memory of their own until the run has ended.
+fn trap(dispatch: &mut Dispatch, scratch: &mut Vec<Block>) {
+    dispatch.kernel.trapped = true;
+    let slot = Slot::Scratch(scratch.len() as u32);
+    scratch.push(Block { first: 0, last: usize::MAX, bytes: TRAP_BYTES });
+    dispatch.bindings.push(Binding { slot, offset: 0, bytes: TRAP_BYTES, written: true });
+}
+
 #[derive(PartialEq)]
 enum Memory<'a> {
     Chunk(usize),
@@ -283,51 +306,4 @@ fn live_nodes(graph: &Graph, keep_all: bool) -> Vec<usize> {
     }
     live.reverse();
     live
-}
-
-/// Owner of each tensor's memory: through reshapes, in-place updates and assignments.
-fn roots(graph: &Graph) -> Result<Vec<Tensor>> {
-    let mut roots: Vec<Tensor> = (0..graph.tensors.len() as u32).map(Tensor).collect();
-    for node in &graph.nodes {
-        let mut same = node.op.in_place();
-        same.extend(node.op.alias().map(|i| (0, i)));
-        for (o, i) in same {
-            roots[node.outputs[o].0 as usize] = roots[node.inputs[i].0 as usize];
-        }
-    }
-    for &(target, value) in &graph.assigns {
-        let from = roots[value.0 as usize];
-        let info = graph.info(from);
-        let Source::Node(producer, _) = info.source else {
-            return Err(Error::op("assign", format!("{} already has a home of its own", info.name)));
-        };
-        let early = graph.nodes[producer + 1..].iter().find(|n| n.inputs.contains(&target));
-        if let Some(reader) = early {
-            let message = format!("{} reads {} after it is overwritten", reader.op.name(), graph.info(target).name);
-            return Err(Error::op("assign", message));
-        }
-        for root in roots.iter_mut().filter(|r| **r == from) {
-            *root = target;
-        }
-    }
-    Ok(roots)
-}
-
-/// Stored tensors that some node of the plan writes.
-fn written_stored(graph: &Graph, live: &[usize], roots: &[Tensor]) -> HashSet<Tensor> {
-    let outputs = live.iter().flat_map(|&id| &graph.nodes[id].outputs).zip(std::iter::repeat(()));
-    let mut written: HashSet<Tensor> = HashSet::new();
-    for (t, ()) in outputs {
-        let Source::Node(producer, _) = graph.info(*t).source else {
-            continue;
-        };
-        if graph.nodes[producer].op.alias().is_some() {
-            continue;
-        }
-        let root = roots[t.0 as usize];
-        if matches!(graph.info(root).source, Source::Stored(_)) {
-            written.insert(root);
-        }
-    }
-    written
 }

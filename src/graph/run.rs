@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use web_time::Instant;
 
-use super::plan::Home;
+use super::plan::{GUARD_BYTES, Home};
 use super::{Binding, Plan, Slot, Source, Tensor};
 use crate::base::{DType, block8};
 use crate::error::{Error, Result};
@@ -146,7 +146,9 @@ impl Session {
 
     fn resource(&self, b: &Binding) -> Result<wgpu::BindingResource<'_>> {
         let (buffer, offset) = self.home(b.slot)?;
-        let size = std::num::NonZeroU64::new(b.bytes);
+        let end = b.offset + b.bytes;
+        let more = if self.plan.reaching && end == self.slot_bytes(b.slot) { GUARD_BYTES } else { 0 };
+        let size = std::num::NonZeroU64::new(b.bytes + more);
         Ok(wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset: offset + b.offset, size }))
     }
 
@@ -208,7 +210,7 @@ impl Session {
         let (mut next, mut first) = (0, 0);
         while let Some(step) = self.steps.get(next) {
             let rest = step.cost * f64::from(step.workgroups() - first) / f64::from(step.workgroups());
-            let (piece, cost) = self.take(next, first, flight.allowed(rest, step.can_be_cut).await);
+            let (piece, cost) = self.take(next, first, flight.next_allowance(rest, step.can_be_cut).await);
             match piece {
                 Piece::Steps(steps) => {
                     let whole = steps.clone().map(|step| (step, self.steps[step].grid));
@@ -408,8 +410,9 @@ mod tests {
     fn step(session: &Session, budget: Budget, most: usize) -> usize {
         let mut run = Box::pin(session.run());
         for steps in 1..=most {
-            session.gpu.grant(budget);
+            let host_step = session.gpu.begin_step(budget);
             let polled = run.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            drop(host_step);
             session.gpu.device.poll(wgpu::PollType::wait_indefinitely()).unwrap();
             if let Poll::Ready(done) = polled {
                 done.unwrap();
@@ -422,7 +425,7 @@ mod tests {
     #[test]
     fn slices_give_what_whole_dispatches_give() {
         let own = pollster::block_on(async { Gpu::request(&Default::default()).await }).unwrap();
-        let gpu = own.driven(Turn::new());
+        let gpu = own.for_host(Turn::new());
         let (mut session, x, z) = session(&gpu);
         let values: Vec<f32> = (0..ROWS * 64).map(|i| (i as f32 * 0.37).sin() * 3.0).collect();
         session.write(x, &values).unwrap();
@@ -436,8 +439,8 @@ mod tests {
         // A pace at which the first dispatch takes a second.
         own.set_pace(1.0 / session.steps[0].cost);
         let budget = Budget::time(Duration::from_millis(20));
-        let allowed = |most| Allowance { cost: session.steps[0].cost, most, dispatches: 9 };
-        let (piece, cost) = session.take(0, 0, allowed(session.steps[0].cost / 10.0));
+        let allowance = |most| Allowance { cost: session.steps[0].cost, most, dispatches: 9 };
+        let (piece, cost) = session.take(0, 0, allowance(session.steps[0].cost / 10.0));
         assert!(matches!(piece, Piece::Slice { step: 0, workgroups } if workgroups.start == 0 && workgroups.end > 1));
         assert!(cost <= session.steps[0].cost / 10.0);
         session.plant_sentinels().unwrap();

@@ -18,13 +18,15 @@ pub mod safetensors;
 mod slices;
 pub mod source;
 pub mod tokenizer;
+mod tokenizer_files;
 
 pub use atomic::{write_atomic, write_folder};
 pub use checkpoints::{Bundle, Checkpoint, ModelModules, Part, Weights, write_diffusers_folder};
 pub use image::{Crop, Parameters, Picture, list_pictures, write_png};
-pub use lora_file::{LoraFile, LoraFormat, LoraModule, ModuleKey};
+pub use lora_file::{Layout, LoraFile, LoraFormat, LoraModule, ModuleKey};
 pub use place::{Place, Placed};
 pub use safetensors::{ElementType, SafeTensors, Tensor, write_safetensors};
 pub use slices::Slices;
 pub use source::Source;
-pub use tokenizer::{ClipTokenizer, Encoded, TokenizerFiles};
+pub use tokenizer::{ClipTokenizer, Encoded};
+pub use tokenizer_files::TokenizerFiles;

@@ -6,105 +6,15 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tokenizers::{AddedToken, Tokenizer};
 
+use super::Source;
 use super::source::object;
-use super::{Source, files};
+use super::tokenizer_files::{END, START, TokenizerFiles};
 use crate::error::{Error, Result};
 
 /// A prompt longer than any real model takes: configurations write 1e30 for "not set".
 const LARGEST_LENGTH: u64 = 1 << 16;
 /// CLIP's own context length, where the configuration names none.
 const DEFAULT_LENGTH: usize = 77;
-const END: &str = "<|endoftext|>";
-const START: &str = "<|startoftext|>";
-/// What a tokenizer's folder may hold and this reads.
-const FILES: [&str; 6] = [
-    "tokenizer.json",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "tokenizer_config.json",
-];
-
-/// The files of a `tokenizer/` folder, from disk or from the binary.
-#[derive(Clone, Debug)]
-pub struct TokenizerFiles {
-    location: String,
-    files: BTreeMap<String, Source>,
-}
-
-impl TokenizerFiles {
-    /// Files by name; names that no CLIP tokenizer has are left out.
-    pub fn new<'a>(location: impl Into<String>, files: impl IntoIterator<Item = (&'a str, Source)>) -> TokenizerFiles {
-        let known = files.into_iter().filter(|(name, _)| FILES.contains(name));
-        TokenizerFiles { location: location.into(), files: known.map(|(n, s)| (n.to_owned(), s)).collect() }
-    }
-
-    /// CLIP's vocabulary and merges out of `files`, with the padding token `pad`; `name` is what messages call it.
-    pub(super) fn clip<'a>(
-        name: &str,
-        pad: &str,
-        files: impl IntoIterator<Item = (&'a str, Source)>,
-    ) -> TokenizerFiles {
-        let special = json!({"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": pad});
-        let special = ("special_tokens_map.json", Source::from_bytes(name, special.to_string().into_bytes()));
-        let shared = files.into_iter().filter(|(file, _)| ["vocab.json", "merges.txt"].contains(file));
-        TokenizerFiles::new(name, shared.chain([special]))
-    }
-
-    /// The same out of the bundled model that a page has beside it.
-    ///
-    /// # Errors
-    /// [`Error::File`] where there is none.
-    #[cfg(not(feature = "bundled"))]
-    pub(super) fn of_bundled_model(name: &str, pad: &str) -> Result<TokenizerFiles> {
-        match TokenizerFiles::open(Path::new(files::BUNDLED_MODEL).join("tokenizer")) {
-            Ok(shared) => {
-                Ok(TokenizerFiles::clip(name, pad, shared.files.iter().map(|(n, s)| (n.as_str(), s.clone()))))
-            }
-            Err(_) => {
-                let message = "a single file holds no tokenizer, and this build brings none: give a diffusers folder";
-                Err(Error::file(name, message))
-            }
-        }
-    }
-
-    /// The folder's files.
-    ///
-    /// # Errors
-    /// [`Error::File`] when the folder is missing or a file cannot be read.
-    pub fn open(folder: impl AsRef<Path>) -> Result<TokenizerFiles> {
-        let folder = folder.as_ref();
-        if !files::is_folder(folder) {
-            return Err(Error::file(folder, "the model lacks this folder: get the model again"));
-        }
-        for name in FILES {
-            let path = folder.join(name);
-            if let Some(target) = files::dangling(&path) {
-                let target = target.display();
-                let message =
-                    format!("not downloaded: points to {target}, which is not there; download the model again");
-                return Err(Error::file(path, message));
-            }
-        }
-        let present = FILES.into_iter().filter(|name| files::is_file(folder.join(name)));
-        let files = present.map(|name| Ok((name, Source::open(folder.join(name))?))).collect::<Result<Vec<_>>>()?;
-        Ok(TokenizerFiles::new(folder.display().to_string(), files))
-    }
-
-    /// The files by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Source)> {
-        self.files.iter().map(|(name, source)| (name.as_str(), source))
-    }
-
-    fn get(&self, name: &str) -> Option<&Source> {
-        self.files.get(name)
-    }
-
-    fn json(&self, name: &str) -> Result<Option<Value>> {
-        self.get(name).map(Source::json).transpose()
-    }
-}
 
 /// Text to token ids.
 #[derive(Clone, Debug)]
@@ -272,8 +182,6 @@ impl AddedTokens {
     /// From the folder's `files`, of which `config` is `tokenizer_config.json`, and `own`, what `tokenizer.json` adds.
     /// Where the configuration lists the tokens, the other files are not asked.
     fn new(files: &TokenizerFiles, config: &Value, own: &Value) -> Result<AddedTokens> {
-        const NAMED: [&str; 7] =
-            ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
         let listed = config.get("added_tokens_decoder").and_then(Value::as_object);
         let map = match listed {
             Some(_) => None,
@@ -289,16 +197,8 @@ impl AddedTokens {
             let given = field(name).and_then(|value| token(value, true));
             given.or_else(|| default.map(|text| AddedToken::from(text, true)))
         };
-        // The older name of the list is asked where the newer one is empty, and in the map after the words were read.
-        let listing = |value: Option<&Value>| {
-            let tokens: Vec<&Value> = match value {
-                Some(Value::Array(list)) => list.iter().collect(),
-                Some(Value::Object(map)) => map.values().collect(),
-                _ => Vec::new(),
-            };
-            tokens.into_iter().filter_map(|value| token(value, true)).collect::<Vec<_>>()
-        };
         let in_map = |name: &str| listing(map.as_ref().and_then(|map| map.get(name)));
+        // The older name of the list is asked where the newer one is empty, and in the map after the words were read.
         let (newer, older) = ("extra_special_tokens", "additional_special_tokens");
         let mut extra = listing(config.get(newer));
         if extra.is_empty() {
@@ -331,23 +231,39 @@ impl AddedTokens {
             extra = in_map(older);
         }
         let mut list: Vec<(Option<u32>, AddedToken)> = by_id.into_iter().map(|(id, token)| (Some(id), token)).collect();
-        let listed = list.len();
-        for token in NAMED.iter().filter_map(|name| named(name)).chain(extra) {
-            match list.iter().position(|(_, own)| own.content == token.content) {
-                // One text under several names is looked for as the last of them says.
-                Some(at) if at >= listed => list[at].1 = token,
-                Some(_) => {}
-                None => list.push((None, token)),
-            }
-        }
+        add_special(&mut list, NAMED.iter().filter_map(|name| named(name)).chain(extra));
         let text = |name: &str| named(name).map(|token| token.content);
         let (start, end) = (text("bos_token").unwrap_or_default(), text("eos_token").unwrap_or_default());
         let pad = field("pad_token").and_then(|value| token(value, true)).map_or(end.clone(), |token| token.content);
         // Those that everything depends on are special, whatever a list says of them.
-        for (_, token) in &mut list {
-            token.special |= [&start, &end, &pad].contains(&&token.content);
-        }
+        list.iter_mut().for_each(|(_, token)| token.special |= [&start, &end, &pad].contains(&&token.content));
         Ok(AddedTokens { list, ends: [start, end, pad] })
+    }
+}
+
+/// Names of single special tokens.
+const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// The special tokens of a list, or of the values of an object.
+fn listing(value: Option<&Value>) -> Vec<AddedToken> {
+    let tokens: Vec<&Value> = match value {
+        Some(Value::Array(list)) => list.iter().collect(),
+        Some(Value::Object(map)) => map.values().collect(),
+        _ => Vec::new(),
+    };
+    tokens.into_iter().filter_map(|value| token(value, true)).collect()
+}
+
+/// Adds the special tokens `tokens` to `list`, whose own entries stand as they are.
+fn add_special(list: &mut Vec<(Option<u32>, AddedToken)>, tokens: impl Iterator<Item = AddedToken>) {
+    let listed = list.len();
+    for token in tokens {
+        match list.iter().position(|(_, own)| own.content == token.content) {
+            // One text under several names is looked for as the last of them says.
+            Some(at) if at >= listed => list[at].1 = token,
+            Some(_) => {}
+            None => list.push((None, token)),
+        }
     }
 }
 

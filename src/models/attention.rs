@@ -5,18 +5,34 @@ use crate::graph::{Graph, Tensor};
 use crate::nn::{Linear, Scope};
 use crate::ops::{Addend, AttentionSpec, Epilogue, Heads, WIDEST_HEAD, attention};
 
-/// What the projections are called in a checkpoint.
-pub(super) struct Names {
+/// Names of the projections in a checkpoint.
+struct Names {
     q: &'static str,
     k: &'static str,
     v: &'static str,
     out: &'static str,
 }
 
-/// In diffusers' models.
-pub(super) const DIFFUSERS: Names = Names { q: "to_q", k: "to_k", v: "to_v", out: "to_out.0" };
-/// In transformers' CLIP.
-pub(super) const CLIP: Names = Names { q: "q_proj", k: "k_proj", v: "v_proj", out: "out_proj" };
+/// Names in diffusers' models.
+const DIFFUSERS: Names = Names { q: "to_q", k: "to_k", v: "to_v", out: "to_out.0" };
+/// Names in transformers' CLIP.
+const CLIP: Names = Names { q: "q_proj", k: "k_proj", v: "v_proj", out: "out_proj" };
+
+/// A model's kind of self-attention.
+pub(super) struct SelfAttentionKind {
+    names: Names,
+    /// The projections have biases; the output layer always has one.
+    bias: bool,
+    /// A token sees only those up to its own position.
+    causal: bool,
+}
+
+/// The text encoder's.
+pub(super) const OF_TEXT: SelfAttentionKind = SelfAttentionKind { names: CLIP, bias: true, causal: true };
+/// The UNet's.
+pub(super) const OF_UNET: SelfAttentionKind = SelfAttentionKind { names: DIFFUSERS, bias: false, causal: false };
+/// The autoencoder's.
+pub(super) const OF_VAE: SelfAttentionKind = SelfAttentionKind { names: DIFFUSERS, bias: true, causal: false };
 
 /// Keys and values of one cross-attention: they depend on the prompt alone.
 #[derive(Clone, Copy, Debug)]
@@ -27,12 +43,12 @@ pub struct KeyValue {
     pub value: Heads,
 }
 
-/// What the cross-attentions look at.
+/// Context of the cross-attentions.
 #[derive(Clone, Copy, Debug)]
 pub enum Context<'a> {
     /// The text encoder's output `[n, tokens, width]`.
     Hidden(Tensor),
-    /// What [`super::UNet::context`] made of it once.
+    /// Keys and values that [`super::UNet::context`] computed once.
     KeyValues(&'a [KeyValue]),
 }
 
@@ -49,16 +65,9 @@ enum Projections {
 }
 
 impl Projections {
-    fn new(
-        scope: &Scope,
-        key: &str,
-        names: &[&str],
-        input: usize,
-        output: usize,
-        bias: bool,
-        stack: bool,
-    ) -> Projections {
-        if stack && scope.fuses(names) {
+    /// The layers `names` from `input` to `output` channels each; stacked as `key` where there is one and they fuse.
+    fn new(scope: &Scope, key: Option<&str>, names: &[&str], [input, output]: [usize; 2], bias: bool) -> Projections {
+        if let Some(key) = key.filter(|_| scope.fuses(names)) {
             let layers: Vec<(Scope, usize)> = names.iter().map(|n| (scope.pp(n), output)).collect();
             return Projections::Stacked(Box::new(Linear::stacked(scope, key, &layers, input, bias)), output);
         }
@@ -90,13 +99,14 @@ pub(super) struct SelfAttention {
 }
 
 impl SelfAttention {
-    /// `bias`: of the projections; the output layer always has one.
-    pub(super) fn new(scope: &Scope, names: &Names, channels: usize, heads: usize, bias: bool, causal: bool) -> Self {
-        let spec = spec(channels, heads, causal);
-        let (qkv, stack) = ([names.q, names.k, names.v], spec.head_dim <= WIDEST_HEAD);
+    /// The layer at `scope`, of `channels` in `heads`.
+    pub(super) fn new(scope: &Scope, kind: &SelfAttentionKind, channels: usize, heads: usize) -> Self {
+        let spec = spec(channels, heads, kind.causal);
+        let Names { q, k, v, out } = kind.names;
+        let key = (spec.head_dim <= WIDEST_HEAD).then_some("to_qkv");
         SelfAttention {
-            to_qkv: Projections::new(scope, "to_qkv", &qkv, channels, channels, bias, stack),
-            to_out: Linear::new(&scope.pp(names.out), channels, channels, true),
+            to_qkv: Projections::new(scope, key, &[q, k, v], [channels; 2], kind.bias),
+            to_out: Linear::new(&scope.pp(out), channels, channels, true),
             spec,
         }
     }
@@ -118,7 +128,7 @@ pub(super) struct CrossAttention {
     to_kv: Projections,
     to_out: Linear,
     spec: AttentionSpec,
-    /// Which of the model's cross-attentions this is.
+    /// Index among the model's cross-attentions.
     index: usize,
 }
 
@@ -126,16 +136,17 @@ impl CrossAttention {
     pub(super) fn new(scope: &Scope, channels: usize, context: usize, heads: usize, index: usize) -> Self {
         let Names { q, k, v, out } = DIFFUSERS;
         let spec = spec(channels, heads, false);
+        let key = (spec.head_dim <= WIDEST_HEAD).then_some("to_kv");
         CrossAttention {
             to_q: Linear::new(&scope.pp(q), channels, channels, false),
-            to_kv: Projections::new(scope, "to_kv", &[k, v], context, channels, false, spec.head_dim <= WIDEST_HEAD),
+            to_kv: Projections::new(scope, key, &[k, v], [context, channels], false),
             to_out: Linear::new(&scope.pp(out), channels, channels, true),
             spec,
             index,
         }
     }
 
-    /// Whether keys and values are one tensor, side by side.
+    /// Returns whether keys and values are one tensor, side by side.
     pub(super) fn stacked(&self) -> bool {
         matches!(self.to_kv, Projections::Stacked(..))
     }

@@ -44,7 +44,7 @@ fn row_bytes([n, _, w, c]: [usize; 4]) -> usize {
     bytes([n, 1, w, c])
 }
 
-/// The rows of each of a map's bands, in order, where a row takes `row` bytes.
+/// Rows of each strip of a map, in order, if a row takes `row` bytes.
 fn ranges(height: usize, row: usize, band: usize) -> impl Iterator<Item = Range<usize>> {
     let step = (band / row.max(1)).max(LEAST_ROWS);
     (0..height).step_by(step).map(move |first| first..(first + step).min(height))
@@ -78,7 +78,7 @@ fn stack(g: &mut Graph, parts: &[Tensor]) -> Result<Tensor> {
 }
 
 impl<'m> Bands<'m> {
-    /// A map that is in memory, in bands of about `band` bytes.
+    /// Creates a map that is in memory, in strips of about `band` bytes.
     pub(super) fn whole(g: &Graph, x: Tensor, band: usize) -> Result<Bands<'m>> {
         let &[n, h, w, c] = &g.shape(x)[..] else {
             return Err(Error::op("bands", format!("x is {}: expected [n, h, w, c]", g.shape(x))));
@@ -102,20 +102,21 @@ impl<'m> Bands<'m> {
         (self.make)(g, range)
     }
 
-    /// The map as one tensor.
+    /// Records the map as one tensor.
     pub(super) fn joined(&self, g: &mut Graph) -> Result<Tensor> {
         let parts = self.ranges().map(|range| self.rows(g, range)).collect::<Result<Vec<_>>>()?;
         stack(g, &parts)
     }
 
-    /// The map with its bands made and kept.
+    /// Records the map with all of its strips computed and kept.
     pub(super) fn stored(&self, g: &mut Graph) -> Result<Bands<'m>> {
         let ranges: Vec<Range<usize>> = self.ranges().collect();
         let parts = ranges.iter().map(|range| self.rows(g, range.clone())).collect::<Result<Vec<_>>>()?;
         Ok(Bands { row: row_bytes(self.shape), kept: bytes(self.shape), make: kept_rows(ranges, parts), ..*self })
     }
 
-    /// The same where that keeps no more than `budget` bytes.
+    /// Records the map with its strips computed and kept, if that takes at most `budget` bytes; otherwise leaves it as
+    /// it is.
     pub(super) fn stored_within(self, g: &mut Graph, budget: usize) -> Result<Bands<'m>> {
         if bytes(self.shape) <= budget { self.stored(g) } else { Ok(self) }
     }
@@ -139,7 +140,7 @@ impl<'m> Bands<'m> {
         Bands { shape, band, row, kept, make: Rc::new(make) }
     }
 
-    /// The SiLU of `norm` over the map.
+    /// Applies `norm` and SiLU to the map.
     pub(super) fn norm_silu(&self, g: &mut Graph, norm: &'m GroupNorm) -> Result<Bands<'m>> {
         let mut total = None;
         for range in self.ranges() {
@@ -201,7 +202,7 @@ fn kept_rows<'m>(ranges: Vec<Range<usize>>, parts: Vec<Tensor>) -> Make<'m> {
     })
 }
 
-/// What a convolution of three rows needs to make rows of its result.
+/// Inputs from which a convolution of three rows makes rows of its result.
 struct ConvRows {
     /// Rows of the input.
     input: Range<usize>,

@@ -1,4 +1,4 @@
-//! The state of a UNet under construction.
+//! State of a UNet under construction.
 
 use super::config::UnetConfig;
 use super::resnet::{ResnetBlock, TimeProjection};
@@ -23,7 +23,7 @@ impl<'a> Build<'a> {
         self.cross_attentions - 1
     }
 
-    /// A residual block from `input` to `output` channels, with its time projection.
+    /// Adds a residual block from `input` to `output` channels, with its time projection.
     pub(super) fn resnet(&mut self, scope: &Scope, input: usize, output: usize) -> ResnetBlock {
         let name = "time_emb_proj";
         let projection = if scope.fuses(&[name]) {

@@ -6,7 +6,7 @@ use crate::graph::{Graph, Tensor};
 use crate::nn::{Conv2d, GroupNorm, Linear, Scope};
 use crate::ops::{Addend, Conv, Epilogue, upsample_nearest};
 
-/// What a residual block learns of the time.
+/// Time embedding as a residual block reads it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Time {
     /// SiLU of the time embedding, `[n, width]`.
@@ -49,7 +49,7 @@ pub(super) struct ResnetBlock {
 }
 
 impl ResnetBlock {
-    /// From `input` (a skip's channels included) to `output` channels.
+    /// Creates a block from `input` (a skip's channels included) to `output` channels.
     pub(super) fn new(
         scope: &Scope,
         [input, output]: [usize; 2],

@@ -1,6 +1,6 @@
 //! CLIP's text encoder (Radford et al. 2021, arXiv 2103.00020).
 
-use super::attention::{CLIP, SelfAttention};
+use super::attention::{OF_TEXT, SelfAttention};
 use super::config::TextEncoderConfig;
 use crate::base::DType;
 use crate::error::Result;
@@ -26,7 +26,7 @@ impl EncoderLayer {
         let mlp = scope.pp("mlp");
         EncoderLayer {
             layer_norm1: LayerNorm::new(&scope.pp("layer_norm1"), c, eps),
-            self_attn: SelfAttention::new(&scope.pp("self_attn"), &CLIP, c, config.num_attention_heads, true, true),
+            self_attn: SelfAttention::new(&scope.pp("self_attn"), &OF_TEXT, c, config.num_attention_heads),
             layer_norm2: LayerNorm::new(&scope.pp("layer_norm2"), c, eps),
             fc1: Linear::new(&mlp.pp("fc1"), c, inner, true),
             fc2: Linear::new(&mlp.pp("fc2"), inner, c, true),

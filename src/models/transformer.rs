@@ -1,13 +1,13 @@
 //! `Transformer2DModel`: self-attention over pixels, cross-attention to the prompt, a gated feed-forward layer.
 
-use super::attention::{Context, CrossAttention, DIFFUSERS, SelfAttention};
+use super::attention::{Context, CrossAttention, OF_UNET, SelfAttention};
 use super::build::Build;
 use crate::error::Result;
 use crate::graph::{Graph, Tensor};
 use crate::nn::{GroupNorm, LayerNorm, Linear, Mode, Scope};
 use crate::ops::{Addend, Epilogue, geglu, join_rows, reshape, slice_rows};
 
-/// What a feed-forward layer's hidden values may take: a binding at WebGPU's default limits.
+/// Largest hidden values of a feed-forward layer in bytes: one binding at WebGPU's default limits.
 const HIDDEN_BYTES: usize = 128 << 20;
 
 /// Linear layers, GEGLU between them: `c -> 4c -> c`.
@@ -72,7 +72,7 @@ impl BasicTransformerBlock {
         let norm = |name: &str| LayerNorm::new(&scope.pp(name), channels, 1e-5);
         BasicTransformerBlock {
             norm1: norm("norm1"),
-            attn1: SelfAttention::new(&scope.pp("attn1"), &DIFFUSERS, channels, heads, false, false),
+            attn1: SelfAttention::new(&scope.pp("attn1"), &OF_UNET, channels, heads),
             norm2: norm("norm2"),
             attn2: CrossAttention::new(&scope.pp("attn2"), channels, context, heads, build.next_cross_attention()),
             norm3: norm("norm3"),
@@ -101,7 +101,7 @@ pub(super) struct Transformer2D {
 }
 
 impl Transformer2D {
-    /// For the features of block `block` (from the highest resolution down).
+    /// Creates the transformer of block `block` (from the highest resolution down).
     pub(super) fn new(scope: &Scope, block: usize, build: &mut Build) -> Transformer2D {
         let config = build.config;
         let channels = config.block_out_channels[block];

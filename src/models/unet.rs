@@ -138,8 +138,8 @@ impl UNet {
         self.cross_attentions().enumerate().flat_map(tensors).collect()
     }
 
-    /// The prediction for `sample`, whose channels add up to `in_channels`, at `timestep [n]` (f32)
-    /// -> `[n, h, w, out_channels]`.
+    /// Records the prediction for `sample`, whose channels add up to `in_channels`, at `timestep [n]` (f32): `[n, h, w,
+    /// out_channels]`.
     pub fn forward(
         &self,
         g: &mut Graph,
@@ -173,7 +173,7 @@ impl UNet {
         self.conv_out.forward(g, h)
     }
 
-    /// The time's embedding and its projections for the residual blocks, all of which read its SiLU.
+    /// Records the time embedding and its projections for the residual blocks, all of which read its SiLU.
     fn time(&self, g: &mut Graph, timestep: Tensor) -> Result<Time> {
         let UnetConfig { flip_sin_to_cos, freq_shift, block_out_channels, .. } = &self.config;
         let mut h = timestep_embedding(g, timestep, block_out_channels[0], *flip_sin_to_cos, *freq_shift)?;
@@ -193,7 +193,7 @@ fn context_key(i: usize) -> String {
     format!("context.{i}")
 }
 
-/// Of keys and values, where they are apart.
+/// Names of keys and values, if they are separate.
 fn apart_keys(i: usize) -> [String; 2] {
     ["key", "value"].map(|which| format!("context.{i}.{which}"))
 }

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor};
 use crate::nn::{Conv2d, Scope};
 
-/// What every block is told.
+/// Conditioning that every block receives.
 #[derive(Clone, Copy)]
 pub(super) struct Conditioning<'a> {
     pub(super) time: Time,

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor};
 use crate::nn::{Conv2d, GroupNorm, Linear, Scope};
 
-/// From pictures to the moments of latents.
+/// Encoder: from images to the moments of latents.
 #[derive(Clone, Debug)]
 pub struct Encoder {
     conv_in: Conv2d,
@@ -51,7 +51,7 @@ impl Encoder {
     }
 }
 
-/// From latents to pictures.
+/// Decoder: from latents to images.
 #[derive(Clone, Debug)]
 pub struct Decoder {
     post_quant_conv: Option<Linear>,
@@ -114,7 +114,7 @@ impl Default for MapSizes {
     }
 }
 
-/// The autoencoder. A half that is not wanted asks for no parameters.
+/// Autoencoder. A half that is not needed has no parameters.
 #[derive(Clone, Debug)]
 pub struct Vae {
     /// Its configuration.
@@ -143,7 +143,7 @@ impl Vae {
         Ok(Vae { decoder, encoder: None, maps: MapSizes::default(), config })
     }
 
-    /// The same with feature maps held otherwise.
+    /// Returns this autoencoder with other limits on its feature maps.
     pub fn with_maps(self, maps: MapSizes) -> Vae {
         Vae { maps, ..self }
     }
@@ -173,7 +173,7 @@ impl Vae {
         self.decoder.as_ref().ok_or_else(|| Error::op("vae", "was built without its decoder"))?.forward(g, latent, room)
     }
 
-    /// For pictures of `[n, h, w]`.
+    /// Returns the memory limits for images of `[n, h, w]`.
     fn room(&self, [n, h, w]: [usize; 3]) -> Room {
         let channels = self.config.block_out_channels.first().copied().unwrap_or(1);
         let largest = 4 * n * h * w * channels;

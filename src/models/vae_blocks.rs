@@ -1,6 +1,6 @@
 //! The autoencoder's blocks.
 
-use super::attention::{DIFFUSERS, SelfAttention};
+use super::attention::{OF_VAE, SelfAttention};
 use super::bands::Bands;
 use super::resnet::{ResnetBlock, Upsampler, downsampler};
 use crate::error::Result;
@@ -11,7 +11,7 @@ use crate::ops::reshape;
 /// Added to the variance in every norm of the autoencoder.
 pub(super) const EPS: f64 = 1e-6;
 
-/// How much of the autoencoder's feature maps may be in memory.
+/// Memory limits of the autoencoder's feature maps.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
     /// Bytes of a map that is still made whole; a larger one is made in bands.
@@ -58,7 +58,7 @@ impl<'m> Map<'m> {
         })
     }
 
-    /// The map as one tensor.
+    /// Records the map as one tensor.
     pub(super) fn whole(self, g: &mut Graph) -> Result<Tensor> {
         match self {
             Map::Whole(x) => Ok(x),
@@ -150,7 +150,7 @@ impl MidBlock {
             resnets: resnets(scope, 2, channels, channels, groups),
             attentions: attention.then(|| PixelAttention {
                 group_norm: GroupNorm::new(&pixels.pp("group_norm"), channels, groups, EPS),
-                attention: SelfAttention::new(&pixels, &DIFFUSERS, channels, 1, true, false),
+                attention: SelfAttention::new(&pixels, &OF_VAE, channels, 1),
             }),
         }
     }

@@ -19,7 +19,7 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
-    /// A square window of `kernel` pixels; `input` counts the channels of both inputs.
+    /// Creates a convolution with a square window of `kernel` pixels; `input` counts the channels of both inputs.
     pub fn new(scope: &Scope, input: usize, output: usize, kernel: usize, conv: Conv) -> Conv2d {
         let shape = [output, input, kernel, kernel];
         Conv2d {
@@ -45,8 +45,8 @@ impl Conv2d {
         self.forward_with(g, x, None, Epilogue::default())
     }
 
-    /// The same where `x2` holds the last input channels and with what `epilogue` adds; its bias and LoRA come from
-    /// here.
+    /// Records the convolution of `x`, and of `x2` if it holds the last input channels, with what `epilogue` adds. Bias
+    /// and LoRA come from this layer.
     pub fn forward_with(&self, g: &mut Graph, x: Tensor, x2: Option<Tensor>, epilogue: Epilogue) -> Result<Tensor> {
         let (weight, bias) = (self.weight.get(g)?, self.bias.get(g)?);
         let lora = self.lora.as_ref().map(|l| l.conv(g, x, x2, self.conv)).transpose()?;

@@ -3,7 +3,7 @@
 use super::{Pack, Param, Role, Scope};
 use crate::base::DType;
 
-/// A table of `rows` vectors; [`crate::ops::embedding`] picks from it.
+/// Table of `rows` vectors; [`crate::ops::embedding`] picks from it.
 #[derive(Clone, Debug)]
 pub struct Embedding {
     /// `[rows, width]`
@@ -11,7 +11,7 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// A table in storage type `dtype`.
+    /// Creates a table in storage type `dtype`.
     pub fn new(scope: &Scope, rows: usize, width: usize, dtype: DType) -> Embedding {
         Embedding { weight: scope.param("weight", &[rows, width], Pack::AsIs, Role::Other, dtype) }
     }

@@ -17,12 +17,12 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// A layer from `input` to `output` channels.
+    /// Creates a layer from `input` to `output` channels.
     pub fn new(scope: &Scope, input: usize, output: usize, bias: bool) -> Linear {
         Linear::packed(scope, &[output, input], Pack::AsIs, bias)
     }
 
-    /// A convolution of one pixel, as checkpoints of the first generation have it, run as a linear layer.
+    /// Creates a layer from a convolution of one pixel, as checkpoints of the first generation have it.
     pub fn pixel(scope: &Scope, input: usize, output: usize, bias: bool) -> Linear {
         Linear::packed(scope, &[output, input, 1, 1], Pack::Pixel, bias)
     }
@@ -55,7 +55,7 @@ impl Linear {
         self.forward_with(g, x, Epilogue::default())
     }
 
-    /// The same with what `epilogue` adds; its bias and LoRA come from here.
+    /// Records the layer with what `epilogue` adds. Bias and LoRA come from this layer.
     pub fn forward_with(&self, g: &mut Graph, x: Tensor, epilogue: Epilogue) -> Result<Tensor> {
         let weight = self.weight.get(g)?;
         let bias = self.bias.as_ref().map(|b| b.get(g)).transpose()?;

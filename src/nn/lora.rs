@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor};
 use crate::ops::{Conv, Epilogue, LoraAdd, conv2d, linear};
 
-/// The two factors of one layer, stored in f32 as `lora.<path>.down` and `lora.<path>.up`.
+/// Factors of one layer, stored in f32 as `lora.<path>.down` and `lora.<path>.up`.
 #[derive(Clone, Debug)]
 pub struct Adapter {
     /// `[r, in]`, or `[r, kh, kw, in]` beside a convolution.
@@ -20,8 +20,8 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// The adapter of the layer at `scope`, whose checkpoint weight has `shape` and is packed by `pack`; `None` where
-    /// the model's settings name none.
+    /// Creates the adapter of the layer at `scope`, whose checkpoint weight has `shape` and is packed by `pack`; `None`
+    /// if the model's settings name none.
     pub(super) fn new(scope: &Scope, shape: &[usize], pack: Pack) -> Option<Adapter> {
         let (rank, scale) = scope.settings().adapter(scope.path())?;
         let (out, inner) = shape.split_first()?;
@@ -63,14 +63,14 @@ impl Adapter {
         Some(Adapter { down, up, scale: 1.0 })
     }
 
-    /// What it adds to a linear layer of `x`.
+    /// Records what the adapter adds to a linear layer of `x`.
     pub(super) fn linear(&self, g: &mut Graph, x: Tensor) -> Result<LoraAdd> {
         let (down, up) = (self.down.get(g)?, self.up.get(g)?);
         let hidden = linear(g, x, down, Epilogue::default())?;
         Ok(LoraAdd { hidden, up, scale: self.scale })
     }
 
-    /// What it adds to a convolution of `x` (and `x2`).
+    /// Records what the adapter adds to a convolution of `x` (and `x2`).
     pub(super) fn conv(&self, g: &mut Graph, x: Tensor, x2: Option<Tensor>, conv: Conv) -> Result<LoraAdd> {
         let (down, up) = (self.down.get(g)?, self.up.get(g)?);
         let hidden = conv2d(g, x, x2, down, conv, Epilogue::default())?;
@@ -85,8 +85,7 @@ pub fn merge(
     weight: &mut [f32],
     shape: &[usize],
     rows: Range<usize>,
-    down: &[f32],
-    up: &[f32],
+    [down, up]: [&[f32]; 2],
     scale: f64,
 ) -> Result<()> {
     let out = shape.first().copied().unwrap_or(0);
@@ -117,11 +116,11 @@ mod tests {
     fn merging_adds_the_scaled_product() {
         let mut weight = vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
         // up [2, 1], down [1, 3]
-        merge(&mut weight, &[2, 3], 0..2, &[1.0, 0.0, -1.0], &[2.0, 4.0], 0.5).unwrap();
+        merge(&mut weight, &[2, 3], 0..2, [&[1.0, 0.0, -1.0], &[2.0, 4.0]], 0.5).unwrap();
         assert_eq!(weight, [2.0, 2.0, 2.0, 6.0, 5.0, 4.0]);
-        merge(&mut weight[3..], &[2, 3], 1..2, &[1.0, 0.0, -1.0], &[2.0, 4.0], 1.0).unwrap();
+        merge(&mut weight[3..], &[2, 3], 1..2, [&[1.0, 0.0, -1.0], &[2.0, 4.0]], 1.0).unwrap();
         assert_eq!(weight, [2.0, 2.0, 2.0, 10.0, 5.0, 0.0]);
-        assert!(merge(&mut weight, &[2, 3], 0..2, &[1.0], &[2.0, 4.0], 0.5).is_err());
-        assert!(merge(&mut weight, &[2, 3], 1..3, &[1.0, 0.0, -1.0], &[2.0, 4.0], 0.5).is_err());
+        assert!(merge(&mut weight, &[2, 3], 0..2, [&[1.0], &[2.0, 4.0]], 0.5).is_err());
+        assert!(merge(&mut weight, &[2, 3], 1..3, [&[1.0, 0.0, -1.0], &[2.0, 4.0]], 0.5).is_err());
     }
 }

@@ -29,7 +29,7 @@ impl GroupNorm {
         self.run(g, x, None, false)
     }
 
-    /// The SiLU of the same; `x2` holds the last channels.
+    /// Records the normalised input followed by SiLU; `x2` holds the last channels.
     pub fn forward_silu(&self, g: &mut Graph, x: Tensor, x2: Option<Tensor>) -> Result<Tensor> {
         self.run(g, x, x2, true)
     }

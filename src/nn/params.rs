@@ -8,7 +8,7 @@ use crate::base::{DType, Shape, block8};
 use crate::error::Result;
 use crate::graph::{Graph, Tensor};
 
-/// From a checkpoint tensor's layout to the stored one.
+/// Conversion of a checkpoint tensor's layout to the stored one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pack {
     /// Unchanged.
@@ -20,7 +20,7 @@ pub enum Pack {
 }
 
 impl Pack {
-    /// The stored shape of a checkpoint tensor of `shape`.
+    /// Returns the stored shape of a checkpoint tensor of `shape`.
     pub fn shape(self, shape: &[usize]) -> Shape {
         match (self, shape) {
             (Pack::Conv, &[out, input, kh, kw]) => [out, kh, kw, input].into(),
@@ -30,7 +30,7 @@ impl Pack {
     }
 }
 
-/// What a parameter is to training and to LoRA files.
+/// Role of a parameter in training and in LoRA files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Weight of a linear layer or convolution: a LoRA may target it.
@@ -61,14 +61,14 @@ pub struct Param {
     pub dtype: DType,
     /// Layout change.
     pub pack: Pack,
-    /// What it is.
+    /// Role.
     pub role: Role,
     /// Checkpoint tensors, in order of their rows.
     pub sources: Vec<Source>,
 }
 
 impl Param {
-    /// Its handle in `g`.
+    /// Returns its handle in `g`.
     pub fn get(&self, g: &mut Graph) -> Result<Tensor> {
         g.stored(&self.key, self.shape.clone(), self.dtype)
     }
@@ -78,7 +78,7 @@ impl Param {
         self.dtype.bytes(self.shape.elements())
     }
 
-    /// How many numbers it holds.
+    /// Number of values.
     pub fn elements(&self) -> usize {
         self.shape.elements()
     }
@@ -97,27 +97,28 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// The root of the part `part` (`unet`, `text_encoder`, `vae`).
+    /// Creates the root of the part `part` (`unet`, `text_encoder`, `vae`).
     pub fn new(part: &str, settings: Settings) -> Scope {
         Scope { path: part.to_string(), shared: Arc::new(Shared { settings, params: Mutex::default() }) }
     }
 
-    /// One name further down.
+    /// Returns the scope `name` below this one.
     pub fn pp(&self, name: impl Display) -> Scope {
         Scope { path: format!("{}.{name}", self.path), shared: self.shared.clone() }
     }
 
-    /// The path from the part on: `unet.down_blocks.0`.
+    /// Path from the part on: `unet.down_blocks.0`.
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// What the model's layers share.
+    /// Settings that the model's layers share.
     pub fn settings(&self) -> &Settings {
         &self.shared.settings
     }
 
-    /// Whether `names` below here become one layer: in inference, where no adapter is trained beside any of them.
+    /// Returns whether `names` below this scope become one layer: in inference, if no adapter is trained beside any of
+    /// them.
     pub fn fuses(&self, names: &[&str]) -> bool {
         let settings = self.settings();
         settings.mode == Mode::Inference
@@ -137,7 +138,7 @@ impl Scope {
         }
     }
 
-    /// A bias or a norm's factors, f32.
+    /// Registers a bias or a norm's factors, in f32.
     pub fn vector(&self, name: &str, length: usize) -> Param {
         self.param(name, &[length], Pack::AsIs, Role::Other, DType::F32)
     }
@@ -149,8 +150,8 @@ impl Scope {
         self.register(Param { key, shape: pack.shape(shape), dtype, pack, role, sources })
     }
 
-    /// The parameters `name` of `layers`, each with its number of rows, stacked into one of `columns` columns (a vector
-    /// where there are none), stored as `key` below here.
+    /// Registers the parameters `name` of `layers`, each with its number of rows, stacked into one of `columns` columns
+    /// (a vector if there are none), stored as `key` below this scope.
     pub fn stacked(&self, key: &str, name: &str, layers: &[(Scope, usize)], columns: Option<usize>) -> Param {
         let rows: usize = layers.iter().map(|(_, rows)| rows).sum();
         let shape = |rows: usize| [rows].into_iter().chain(columns).collect::<Vec<_>>();
@@ -175,7 +176,7 @@ impl Scope {
         param
     }
 
-    /// Every parameter that layers of this model asked for, in that order.
+    /// Every registered parameter, in order.
     pub fn params(&self) -> Vec<Param> {
         self.shared.params.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

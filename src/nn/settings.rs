@@ -1,11 +1,11 @@
-//! What all layers of a model share: storage, mode, and adapters.
+//! Settings that all layers of a model share: storage, mode, and adapters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::base::DType;
 
-/// What a model is built for.
+/// Purpose of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// Few dispatches: weights that read the same input are stacked, activations sit in epilogues.
@@ -15,12 +15,12 @@ pub enum Mode {
     Training,
 }
 
-/// What all layers of a model share.
+/// Settings that all layers of a model share.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Storage of matrices, kernels and the token table; biases, norms and position tables stay f32.
     pub dtype: DType,
-    /// What the model is built for.
+    /// Purpose of the model.
     pub mode: Mode,
     /// Low-rank adapters that are trained beside the weights.
     pub lora: Option<LoraSpec>,
@@ -46,7 +46,7 @@ impl Default for Settings {
     }
 }
 
-/// Which layers get an adapter.
+/// Layers that get an adapter.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Targets {
     /// `to_q`, `to_k`, `to_v`, `to_out.0` of the UNet's attentions; `q_proj`, `k_proj`, `v_proj`, `out_proj` of the
@@ -60,7 +60,7 @@ pub enum Targets {
 }
 
 impl Targets {
-    /// Whether the layer at `path` (from the part on) is one of them.
+    /// Returns whether the layer at `path` (from the part on) is one of them.
     pub fn covers(&self, path: &str) -> bool {
         let attention = |names: &[&str]| names.iter().any(|n| path.strip_suffix(n).is_some_and(|p| p.ends_with('.')));
         match (self, path.split_once('.')) {
@@ -82,12 +82,12 @@ pub struct LoraSpec {
     pub rank: usize,
     /// The product counts `alpha / rank`.
     pub alpha: f64,
-    /// Which layers have one.
+    /// Layers that have an adapter.
     pub targets: Targets,
 }
 
 impl LoraSpec {
-    /// Whether the layer at `path` (from the part on) has an adapter.
+    /// Returns whether the layer at `path` (from the part on) has an adapter.
     pub fn covers(&self, path: &str) -> bool {
         self.targets.covers(path)
     }

@@ -24,7 +24,7 @@ pub type FetchRows<'f> = &'f dyn Fn(&str, &[usize], Range<usize>) -> Result<Vec<
 /// About how many values are on the host at a time while a model is loaded.
 const CHUNK: usize = 1 << 19;
 
-/// The least number that becomes infinite as a half.
+/// Smallest value that becomes infinite in f16.
 const ABOVE_HALF: f32 = 65520.0;
 
 /// Parameters share buffers of about this size, so that no single allocation is hard to find room for.
@@ -78,7 +78,7 @@ pub async fn load(store: &mut Store, label: &str, params: &[Param], fetch: Fetch
     Ok(())
 }
 
-/// A trailing window of one pixel does not tell two shapes apart.
+/// Compares shapes, ignoring a trailing window of one pixel.
 fn same_shape(a: &[usize], b: &[usize]) -> bool {
     let stem = |s: &[usize]| match s {
         [out, input, 1, 1] => vec![*out, *input],
@@ -99,7 +99,7 @@ fn check(key: &str, shape: &[usize], tensor: &HostTensor) -> Result<()> {
     Ok(())
 }
 
-/// The stored bytes of `param`, from its sources' values in order.
+/// Packs the stored bytes of `param` from its sources' values, in order.
 pub fn pack(param: &Param, tensors: &[HostTensor]) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(param.bytes() as usize);
     for (from, tensor) in param.sources.iter().zip(tensors) {
@@ -140,7 +140,7 @@ fn pack_rows(param: &Param, from: &Source, values: &[f32], bytes: &mut Vec<u8>) 
     Ok(())
 }
 
-/// The checkpoint tensors that the stored `bytes` of `param` hold: key, shape and values in PyTorch's layout.
+/// Unpacks the checkpoint tensors that the stored `bytes` of `param` hold: key, shape and values in PyTorch's layout.
 pub fn unpack(param: &Param, bytes: &[u8]) -> Result<Vec<(String, HostTensor<'static>)>> {
     let elements = param.elements();
     let stored = match param.dtype {

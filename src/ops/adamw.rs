@@ -10,25 +10,25 @@ use crate::graph::{Launch, Op, TensorInfo};
 #[derive(Clone, Debug)]
 pub struct AdamW;
 
-/// The numbers of one update, as the op reads them.
+/// Hyperparameters of one optimizer step, as the op reads them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWHyper {
-    /// Learning rate of this update.
+    /// Learning rate of this step.
     pub lr: f64,
     /// Decay of the first moment.
     pub beta1: f64,
     /// Decay of the second moment.
     pub beta2: f64,
-    /// Added to the root.
+    /// Constant added to the root.
     pub eps: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// Number of this update, from 1.
+    /// Number of this optimizer step, from 1.
     pub step: usize,
 }
 
 impl AdamWHyper {
-    /// The `hyper` operand: lr / (1 - beta1^t), beta1, beta2, eps, 1 - lr * weight_decay, 1 / sqrt(1 - beta2^t),
+    /// Packs the `hyper` operand: lr / (1 - beta1^t), beta1, beta2, eps, 1 - lr * weight_decay, 1 / sqrt(1 - beta2^t),
     /// 1 - beta1, 1 - beta2 (in f32 `1 - 0.999` would be off by 1e-5).
     pub fn pack(&self) -> [f32; 8] {
         let t = self.step as f64;
@@ -47,6 +47,7 @@ impl AdamWHyper {
 }
 
 /// Updates `param` and its moments in place; `grad` is multiplied by `clip` first.
+#[allow(clippy::too_many_arguments, reason = "the operands of the op")]
 pub fn adamw(
     g: &mut Graph,
     param: Tensor,

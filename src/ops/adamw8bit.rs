@@ -1,7 +1,7 @@
-//! AdamW with moments of eight bits in blocks with a scale each (Dettmers et al. 2021, arXiv 2110.02861): a quarter of
-//! their memory. In place of that paper's table, codes are squares (first moment) and fourth powers (second), which
-//! are as fine near zero, and rounding is random by element and update, so that a moment can follow changes smaller
-//! than a step of its code.
+//! AdamW with 8-bit moments in blocks, each with a scale (Dettmers et al. 2021, arXiv 2110.02861): a quarter of their
+//! memory. Instead of that paper's table, codes are squares (first moment) and fourth powers (second), which are as
+//! fine near zero. Rounding is random by element and step, so that a moment can follow changes smaller than a step of
+//! its code.
 
 use super::{AdamW, Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
@@ -11,10 +11,10 @@ use crate::graph::{Launch, Op, TensorInfo};
 
 /// Values of a block.
 const BLOCK: usize = 64;
-/// Words of a block: the scale, then four values each.
+/// Words of a block: the scale, then four values per word.
 const WORDS: usize = 1 + BLOCK / 4;
 
-/// `u32` words that the eight-bit moments of `elements` values take.
+/// Number of `u32` words of the 8-bit moments of `elements` values.
 pub fn moment_words(elements: usize) -> usize {
     elements.div_ceil(BLOCK) * WORDS
 }
@@ -24,8 +24,9 @@ pub fn moment_words(elements: usize) -> usize {
 #[derive(Clone, Debug)]
 pub struct AdamW8bit;
 
-/// Updates `param` and its moments in place; `grad` is multiplied by `clip` first. `hyper` is that of [`super::adamw`]
-/// followed by the number of the update.
+/// Updates `param` and its moments in place, with `grad` multiplied by `clip`. `hyper` is that of [`super::adamw`],
+/// followed by the number of the optimizer step.
+#[allow(clippy::too_many_arguments, reason = "the operands of the op")]
 pub fn adamw8bit(
     g: &mut Graph,
     param: Tensor,
@@ -45,7 +46,7 @@ fn noise(i: u32, step: u32) -> f64 {
     f64::from((h ^ (h >> 16)) >> 8) / 16_777_216.0
 }
 
-/// The values that a moment's words stand for: codes of `most` steps, raised to `power`.
+/// Decodes a moment's words: codes of `most` steps, raised to `power`.
 fn decode(words: &[f64], signed: bool) -> Vec<f64> {
     let mut values = Vec::with_capacity(words.len() / WORDS * BLOCK);
     for block in words.chunks_exact(WORDS) {
@@ -62,7 +63,7 @@ fn decode(words: &[f64], signed: bool) -> Vec<f64> {
     values
 }
 
-/// The words of `values` at update `step`; the counterpart of [`decode`].
+/// Encodes `values` at optimizer step `step`; the counterpart of [`decode`].
 fn encode(values: &[f64], signed: bool, step: u32) -> Vec<f64> {
     let mut words = Vec::with_capacity(moment_words(values.len()));
     for (b, block) in values.chunks(BLOCK).enumerate() {
@@ -141,7 +142,7 @@ impl Op for AdamW8bit {
     }
 }
 
-/// Test cases. Only the parameters are compared: a moment that rounding leaves between two codes may take either.
+/// Test cases. Only the parameters are compared: rounding may leave a moment at either of two codes.
 pub fn cases() -> Vec<Case> {
     [1usize, 6, 64, 500, 4 * 64 * 100 + 2]
         .map(|n| {

@@ -1,11 +1,11 @@
-//! The gradients of attention, from scores made again (FlashAttention, Dao et al. 2022, arXiv 2205.14135). Its cases
-//! are with [`super::attention`]'s.
+//! Gradients of attention, from recomputed scores (FlashAttention, Dao et al. 2022, arXiv 2205.14135). Test cases are
+//! those of [`super::attention`].
 
 use super::{Attention, Result, attention_launch};
 use crate::base::{Array, DType, Shape};
 use crate::graph::{Launch, Op, TensorInfo};
 
-/// The gradients. Operands q, k, v, result, log-sum-exp, dout; results dq, dk, dv.
+/// Gradients of attention. Operands q, k, v, result, log-sum-exp, dout; results dq, dk, dv.
 #[derive(Clone, Debug)]
 pub struct AttentionBackward {
     /// The forward op.

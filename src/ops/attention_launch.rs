@@ -1,4 +1,4 @@
-//! The kernels that run [`Attention`] and its gradients.
+//! Kernels of [`Attention`] and its gradients.
 
 use super::attention_spec::Dims;
 use super::{Attention, Result};
@@ -91,21 +91,21 @@ pub(super) fn backward(of: &Attention, l: &mut Launch, d: &Dims) -> Result<()> {
 
 /// Groups of four rows in a workgroup of hardware.
 const ROW_GROUPS: usize = 16;
-/// Workgroup memory that every adapter has.
+/// Bytes of workgroup memory that every adapter has.
 const WORKGROUP_BYTES: usize = 16 << 10;
 
-/// How a workgroup of hardware shares a tile of scores; see `shaders/attention_gpu.wgsl`.
+/// Tile of scores of a workgroup on hardware; see `shaders/attention_gpu.wgsl`.
 struct Blocks {
     /// Vectors of four in a head.
     vectors: usize,
-    /// A fourth of the tokens of a tile.
+    /// Quarter of the tokens of a tile.
     token_groups: usize,
     /// Vectors of each row's result that a thread holds.
     columns: usize,
 }
 
 impl Blocks {
-    /// `None` where the registers' kernels serve.
+    /// Chooses a tile; `None` if the register kernels are used.
     fn choose(caps: &Caps, head_dim: usize, vec: bool) -> Option<Blocks> {
         if caps.class != AdapterClass::Gpu || !vec {
             return None;
@@ -148,26 +148,27 @@ impl Blocks {
     }
 }
 
-/// Tokens from which on loads are worth saving with more rows a thread.
+/// Number of tokens from which more rows per thread save enough loads.
 const LONG: usize = 1024;
-/// Rows of a thread below that.
+/// Rows per thread below that.
 const SHORT_ROWS: usize = 4;
-/// Values a token beyond which a thread's registers hold one row.
+/// Values per token beyond which a thread's registers hold one row.
 const WIDE: usize = 80;
 
-/// How tokens are shared out to threads.
+/// Distribution of tokens over threads.
 #[derive(Clone, Copy)]
 struct Share {
     /// Tokens of a thread: as many as its registers hold and leave work for every lane.
     rows: usize,
-    /// Tokens of the other side that are taken at a time.
+    /// Tokens of the other side read at a time.
     block: usize,
     /// Threads of a subgroup that share loads; 0: none do.
     lanes: usize,
 }
 
 impl Share {
-    /// `width` values are kept per token, and `most` tokens at most: beyond, kernels compile for seconds.
+    /// Chooses a distribution. `width` values are kept per token, and at most `most` tokens: beyond that, kernels
+    /// compile for seconds.
     fn choose(caps: &Caps, variants: &Variants, tokens: usize, width: usize, most: usize) -> Share {
         let alone = variants.get("attention") == Some("thread");
         let lanes = if alone { 0 } else { caps.subgroup as usize };

@@ -8,7 +8,7 @@ use crate::error::Error;
 /// scores in memory, want queries, keys and values as tensors of their own, take a single head and have no gradients.
 pub const WIDEST_HEAD: usize = 160;
 
-/// Where the heads of an operand lie.
+/// Operand of attention: a tensor and the position of its heads.
 #[derive(Clone, Copy, Debug)]
 pub struct Heads {
     /// [n, tokens, width]
@@ -32,7 +32,7 @@ pub struct AttentionSpec {
     pub head_dim: usize,
     /// Factor of the logits, usually `1 / sqrt(head_dim)`.
     pub scale: f64,
-    /// A token sees only those up to its own position.
+    /// Causal mask: a token sees only tokens up to its own position.
     pub causal: bool,
 }
 
@@ -67,13 +67,13 @@ impl Attention {
         Ok(Dims { n: q[0], queries: q[1], keys: k[1], widths: [q[2], k[2], v[2]] })
     }
 
-    /// Whether every vector of four lies whole within a head.
+    /// Returns whether every vector of four lies within one head.
     pub(super) fn vectors(&self, d: &Dims) -> bool {
         let four = |n: &usize| n.is_multiple_of(4);
         four(&self.spec.head_dim) && self.offsets.iter().all(four) && d.widths.iter().all(four)
     }
 
-    /// The logits of one head in f64, row by row; masked ones are `-inf`.
+    /// Computes the logits of one head in f64, row by row; masked ones are `-inf`.
     pub(super) fn logits(&self, inputs: &[&Array], d: &Dims, n: usize, head: usize) -> Vec<Vec<f64>> {
         let at = |which: usize, token: usize, c: usize| {
             let tokens = if which == 0 { d.queries } else { d.keys };

@@ -1,10 +1,10 @@
-//! Attention of one head too wide for a thread's registers (the VAE's 512 columns): its scores are in memory, a chunk
-//! of queries at a time.
+//! Attention of one head too wide for a thread's registers (the VAE's 512 columns): its scores are kept in memory, for
+//! a chunk of queries at a time.
 
 use super::{AttentionSpec, Graph, Heads, MatmulSpec, Result, Tensor, join_rows, matmul, slice_rows, softmax};
 use crate::error::Error;
 
-/// Scores held at a time: 32 MiB, a quarter of what WebGPU binds by default, so that the decoder's peak lies elsewhere.
+/// Scores kept at a time: 32 MiB, a quarter of WebGPU's default binding, so that the decoder's peak is elsewhere.
 const SCORES: usize = 8 << 20;
 
 /// `softmax(scale * q k^T) v` for one head that is a whole row: q [n, tokens_q, C], k and v [n, tokens_k, C]. No
@@ -18,7 +18,7 @@ pub(super) fn attention_wide(g: &mut Graph, heads: [Heads; 3], spec: AttentionSp
     in_chunks(g, heads.map(|h| h.tensor), spec.scale, SCORES)
 }
 
-/// With at most `scores` scores at a time, but a query's whole row of them.
+/// Computes attention with at most `scores` scores at a time, but at least a query's whole row.
 fn in_chunks(g: &mut Graph, [q, k, v]: [Tensor; 3], scale: f64, scores: usize) -> Result<Tensor> {
     let (q_shape, k_shape) = (g.shape(q).clone(), g.shape(k).clone());
     if q_shape.len() != 3 || k_shape.len() != 3 {

@@ -35,6 +35,10 @@ impl Op for WeightedSum {
         "weighted_sum"
     }
 
+    fn is_elementwise(&self) -> bool {
+        true
+    }
+
     fn infer(&self, inputs: &[&TensorInfo]) -> Result<Vec<(Shape, DType)>> {
         if let [a, b] = inputs
             && a.shape.elements() != b.shape.elements()

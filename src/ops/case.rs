@@ -1,11 +1,11 @@
-//! Test cases that ops bring with them.
+//! Test cases of ops.
 
 use std::sync::Arc;
 
 use crate::base::{DType, Shape};
 use crate::graph::Op;
 
-/// How a test fills an operand.
+/// Values of an operand in a test.
 #[derive(Clone, Debug)]
 pub enum Given {
     /// Normal values times the factor.
@@ -61,8 +61,8 @@ impl Given {
     }
 }
 
-/// One op with operands: run on the GPU and compared with its reference, and, where it has a rule, differentiated and
-/// compared with finite differences.
+/// Test case: an op with operands. It runs on the GPU and is compared with its reference. If the op has a gradient
+/// rule, the gradient is compared with finite differences.
 #[derive(Clone, Debug)]
 pub struct Case {
     /// The op with its attributes.
@@ -71,18 +71,18 @@ pub struct Case {
     pub inputs: Vec<Given>,
     /// Allowed difference, relative to the largest magnitude of the reference.
     pub tolerance: f64,
-    /// Which operands to differentiate by; empty where the op is a backward op itself.
+    /// Operands to differentiate by; empty if the op is itself a backward op.
     pub differentiate: Vec<usize>,
-    /// How many results take part in the gradient check; those behind are saved for the backward pass only.
+    /// Number of results in the gradient check; the others are saved for the backward pass only.
     pub primary: usize,
-    /// How many results are compared with the reference.
+    /// Number of results compared with the reference.
     pub compared: usize,
-    /// Worth a line in `portray bench`.
+    /// Whether `portray bench` shows it.
     pub bench: bool,
 }
 
 impl Case {
-    /// A case with tolerance 1e-5 and no gradient check.
+    /// Creates a case with tolerance 1e-5 and no gradient check.
     pub fn new(op: impl Op + 'static, inputs: impl Into<Vec<Given>>) -> Case {
         Case {
             op: Arc::new(op),
@@ -95,25 +95,25 @@ impl Case {
         }
     }
 
-    /// Checks the gradient by these operands too.
+    /// Adds a check of the gradient by these operands.
     pub fn grads(mut self, by: impl Into<Vec<usize>>) -> Case {
         self.differentiate = by.into();
         self
     }
 
-    /// Only the first `count` results take part in the gradient check.
+    /// Limits the gradient check to the first `count` results.
     pub fn primary(mut self, count: usize) -> Case {
         self.primary = count;
         self
     }
 
-    /// Only the first `count` results are compared with the reference.
+    /// Limits the comparison with the reference to the first `count` results.
     pub fn compared(mut self, count: usize) -> Case {
         self.compared = count;
         self
     }
 
-    /// Another tolerance.
+    /// Sets the tolerance.
     pub fn tolerance(mut self, tolerance: f64) -> Case {
         self.tolerance = tolerance;
         self

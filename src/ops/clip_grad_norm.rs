@@ -1,4 +1,4 @@
-//! The norm of all gradients together, and the factor that clips it (torch.nn.utils.clip_grad_norm_).
+//! Norm of all gradients together, and the factor that clips it (torch.nn.utils.clip_grad_norm_).
 
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::gpu::shader;
 use crate::graph::{Launch, Op, TensorInfo};
 
-/// Numbers that one thread sums up.
+/// Values that one thread sums.
 const CHUNK: usize = 512;
 /// Threads of a workgroup.
 const GROUP: usize = 32;
@@ -15,7 +15,7 @@ const GROUP: usize = 32;
 #[derive(Clone, Debug)]
 pub struct ClipGradNorm;
 
-/// The norm of `grads` together and the factor that brings it down to `max_norm`.
+/// Records the norm of `grads` together and the factor that scales it down to `max_norm`.
 pub fn clip_grad_norm(g: &mut Graph, grads: &[Tensor], max_norm: Tensor) -> Result<(Tensor, Tensor)> {
     let mut operands = grads.to_vec();
     operands.push(max_norm);
@@ -23,11 +23,11 @@ pub fn clip_grad_norm(g: &mut Graph, grads: &[Tensor], max_norm: Tensor) -> Resu
     Ok((results[0], results[1]))
 }
 
-/// The same from the sum of all squares, found elsewhere: operands `squares` `[1]` and `max_norm` `[1]`.
+/// Norm and factor from the sum of all squares: operands `squares` `[1]` and `max_norm` `[1]`.
 #[derive(Clone, Debug)]
 pub struct ClipFactor;
 
-/// The root of `squares` `[1]` and the factor that brings a norm of that down to `max_norm`.
+/// Records the root of `squares` `[1]` and the factor that scales such a norm down to `max_norm`.
 pub fn clip_factor(g: &mut Graph, squares: Tensor, max_norm: Tensor) -> Result<(Tensor, Tensor)> {
     let results = g.push(ClipFactor, &[squares, max_norm])?;
     Ok((results[0], results[1]))

@@ -4,7 +4,7 @@ use super::{Activation, Result};
 use crate::base::Shape;
 use crate::error::Error;
 
-/// A convolution's geometry.
+/// Geometry of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Conv {
     /// Step of the window.
@@ -16,12 +16,12 @@ pub struct Conv {
 }
 
 impl Conv {
-    /// Stride 1 and the padding that keeps the size for an odd `kernel`.
+    /// Creates a geometry of stride 1, with the padding that keeps the size for an odd `kernel`.
     pub fn same(kernel: usize) -> Conv {
         Conv { stride: 1, pad: [kernel / 2; 4], upsample: false }
     }
 
-    /// Output height and width for an input of `h` x `w` and a kernel of `kh` x `kw`; `None` where nothing is left.
+    /// Output height and width for an input of `h` x `w` and a kernel of `kh` x `kw`; `None` if nothing is left.
     pub fn output_size(&self, [h, w]: [usize; 2], [kh, kw]: [usize; 2]) -> Option<[usize; 2]> {
         let scale = if self.upsample { 2 } else { 1 };
         let along = |n: usize, k: usize, pad: usize| Some((n * scale + pad).checked_sub(k)? / self.stride + 1);
@@ -29,7 +29,7 @@ impl Conv {
     }
 }
 
-/// Which row of `x` feeds a row of the result.
+/// Rows of `x` that feed a row of the result.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Rows {
     /// The same row: linear layers and matrix products.
@@ -51,7 +51,7 @@ pub enum Rows {
     },
 }
 
-/// What is added to the product.
+/// Addend of the product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddKind {
     /// A tensor of the result's shape.
@@ -63,8 +63,8 @@ pub enum AddKind {
     },
 }
 
-/// The contraction with its epilogue. Operands, in order: `x`, `x2`, `w`, `bias`, `addend`, `hidden`, `up`; all but
-/// `x` and `w` where they are asked for.
+/// Contraction with its epilogue. Operands, in order: `x`, `x2`, `w`, `bias`, `addend`, `hidden`, `up`; all but `x` and
+/// `w` only if requested.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gemm {
     /// Geometry of the rows.
@@ -90,7 +90,7 @@ pub struct Gemm {
 }
 
 impl Gemm {
-    /// A plain product with rows `rows`.
+    /// Creates a plain product with rows `rows`.
     pub fn new(rows: Rows) -> Gemm {
         Gemm {
             rows,

@@ -18,11 +18,11 @@ pub fn embedding(g: &mut Graph, table: Tensor, ids: Tensor, positions: Option<Te
     g.push1(Embedding, &inputs)
 }
 
-/// How a table is bound: whole, or in pieces where it is larger than a binding may be (in f32, CLIP's is).
+/// Bindings of a table: whole, or in pieces if it exceeds a binding (in f32, CLIP's does).
 struct Pieces {
     /// Rows of a piece.
     rows: usize,
-    /// Bytes of a row, where there are several pieces.
+    /// Bytes of a row, if there are several pieces.
     row_bytes: u64,
     /// Bytes of the table.
     bytes: u64,

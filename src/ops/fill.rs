@@ -1,11 +1,11 @@
-//! A constant.
+//! Constant tensors.
 
 use super::{Case, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::gpu::shader;
 use crate::graph::{Launch, Op, TensorInfo, Vjp};
 
-/// Every element the same value.
+/// Tensor with one value in every element.
 #[derive(Debug)]
 pub struct Fill {
     /// Extents.
@@ -14,7 +14,7 @@ pub struct Fill {
     pub value: f64,
 }
 
-/// A tensor of `shape` filled with `value`.
+/// Records a tensor of `shape` filled with `value`.
 pub fn fill(g: &mut Graph, shape: impl Into<Shape>, value: f64) -> Result<Tensor> {
     g.push1(Fill { shape: shape.into(), value }, &[])
 }

@@ -1,11 +1,11 @@
-//! Multiply-adds in registers and nothing else: what an adapter's arithmetic can reach.
+//! Multiply-adds in registers and nothing else: the peak of an adapter's arithmetic.
 
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::gpu::shader;
 use crate::graph::{Launch, Op, TensorInfo};
 
-/// Chains that run beside each other in a thread.
+/// Independent chains of a thread.
 const CHAINS: usize = 16;
 
 /// Operand x `[n]`; result `[n]` after `rounds` times sixteen chains of `v = v * 0.5 + x`.

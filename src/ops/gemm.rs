@@ -1,4 +1,4 @@
-//! The one contraction behind linear layers, matrix products and convolutions (implicit GEMM), with fused epilogues.
+//! Contraction behind linear layers, matrix products and convolutions (implicit GEMM), with fused epilogues.
 //!
 //! `out[m, n] = act(alpha * sum_{tap, k} a(m, tap, k) * w(tap, k, n) + bias + addend + lora)`.
 

@@ -84,7 +84,7 @@ fn epilogue_cases(cases: &mut Vec<Case>) {
     }
 }
 
-/// All that a result is a sum of, at once.
+/// Cases with all terms of a result at once.
 fn whole_cases(cases: &mut Vec<Case>) {
     for (c1, c2, n, rank) in [(8, 4, 12, 4), (5, 3, 6, 3)] {
         for add in [AddKind::Full, AddKind::PerSample { offset: 2 }] {

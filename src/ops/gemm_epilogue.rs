@@ -1,8 +1,8 @@
-//! What a contraction's kernels do with a sum before they write it.
+//! Epilogue of a contraction: what its kernels do with a sum before they write it.
 //!
-//! Whether there are a bias and an addend is told by uniforms, not by texts of their own: drivers compile a kernel for
-//! a tenth of a second to two. A LoRA's loop over its rank, where it is not a pass of its own, is worth such texts: it
-//! is a fifth of a kernel.
+//! Uniforms say whether a bias and an addend exist, instead of kernels of their own: compiling a kernel takes a driver
+//! a tenth of a second to two. A LoRA's loop over its rank, if it is not a pass of its own, is worth a separate kernel:
+//! it is a fifth of one.
 
 use super::contraction::{Dims, Operands};
 use super::{Activation, AddKind, Gemm};
@@ -19,7 +19,7 @@ pub(super) struct Epilogue {
     pub out_vec: bool,
     pub activation: Option<Activation>,
     bias: Option<Slot>,
-    /// How a bias that is not there would be declared.
+    /// Declaration of an absent bias.
     bias_like: (DType, Access),
     add: Option<Added>,
     /// Hidden rows, up projection, rank, scale.
@@ -80,17 +80,17 @@ impl Epilogue {
         }
     }
 
-    /// All but the last of a result's parts: without its bias, written to `out`.
+    /// Epilogue of all parts of a result but the last: without its bias, written to `out`.
     pub fn bare_into(&self, out: Slot) -> Epilogue {
         Epilogue { bias: None, lora: None, out, ..self.clone() }
     }
 
-    /// Adds `sum` [m, n] in place of what was added.
+    /// Replaces all addends by `sum` [m, n].
     pub fn add_all_of(&mut self, sum: Slot) {
         self.add = Some(Added { slot: sum, rows: 1, stride: self.n, offset: 0 });
     }
 
-    /// Binds the result alone.
+    /// Binds only the result.
     pub fn bind_result<'l, 'a>(&self, k: KernelLaunch<'l, 'a>) -> KernelLaunch<'l, 'a> {
         k.value("out_vec", self.out_vec)
             .value("add_vec", self.add_vec())
@@ -99,7 +99,7 @@ impl Epilogue {
             .write_as("out", self.out, self.out_vec)
     }
 
-    /// Binds what is added, and the result.
+    /// Binds the addends and the result.
     pub fn bind<'l, 'a>(&self, k: KernelLaunch<'l, 'a>) -> KernelLaunch<'l, 'a> {
         let k = match self.bias {
             Some(bias) => k.read("bias", bias),
@@ -121,7 +121,7 @@ impl Epilogue {
         self.out_vec && self.add.is_none_or(four)
     }
 
-    /// The uniforms that its text reads.
+    /// Sets the uniforms of the kernel.
     pub fn uniforms<'l, 'a>(&self, k: KernelLaunch<'l, 'a>) -> KernelLaunch<'l, 'a> {
         let (rank, scale) = self.lora.map_or((0, 0.0), |(.., rank, scale)| (rank, scale));
         let [rows, stride, offset] = self.add.map_or([0; 3], |add| [add.rows, add.stride, add.offset]);

@@ -1,4 +1,4 @@
-//! The gradient of [`Gemm`] by each of its operands.
+//! Gradient of [`Gemm`] by each of its operands.
 
 use super::contraction::Operands;
 use super::{

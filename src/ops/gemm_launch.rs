@@ -1,4 +1,4 @@
-//! The kernels that run a [`Gemm`].
+//! Kernels of a [`Gemm`].
 
 use super::contraction::{Dims, Operands};
 use super::gemm_epilogue::Epilogue;
@@ -36,7 +36,7 @@ pub(super) fn reduce(l: &mut Launch, parts: Slot, splits: usize, epilogue: &Epil
     epilogue.uniforms(k).linear((epilogue.m * vectors).div_ceil(64))
 }
 
-/// A contraction that is about to be launched.
+/// Contraction to launch.
 struct Product<'a> {
     gemm: &'a Gemm,
     d: &'a Dims,
@@ -46,7 +46,7 @@ struct Product<'a> {
     w: Slot,
 }
 
-/// The factors of a contraction, and where their elements lie.
+/// Factors of a contraction and the layout of their elements.
 #[derive(Clone, Copy)]
 struct Factors {
     x: Slot,
@@ -60,9 +60,9 @@ struct Factors {
 }
 
 impl Product<'_> {
-    /// On software drivers, what a kernel costs before its first run outweighs another pass over a result: a second
-    /// source, a LoRA's term and an activation are dispatches of their own, and a plain row is a pixel under a window
-    /// of one, of the kind that other products with such a `w` have.
+    /// Launches the kernels for software drivers. There the compile time of a kernel outweighs another pass over a
+    /// result. So a second source, a LoRA's term and an activation are dispatches of their own. A plain row is a pixel
+    /// under a window of one, of the kind that other products with such a `w` have.
     fn software(&self, l: &mut Launch, at: &Operands, mut epilogue: Epilogue) -> Result<()> {
         let d = self.d;
         let window = match &self.gemm.rows {
@@ -144,7 +144,7 @@ impl Product<'_> {
         Factors { x: l.input_slot(0), channels: d.c1, w: self.w, taps: d.taps, strides, first: d.b_col0, window }
     }
 
-    /// Whether `w` is read in vectors.
+    /// Returns whether `w` is read in vectors.
     fn w_vec(&self, of: &Factors) -> bool {
         let [k, tap, n] = of.strides;
         let along = if k == 1 { four(n) } else { four(k) && four(self.d.n) && self.tile.fours };
@@ -188,7 +188,7 @@ fn four(n: usize) -> bool {
     n.is_multiple_of(4)
 }
 
-/// Which pixels feed a row of the result, as `shaders/lib/geometry.wgsl` has it.
+/// Window of a row of the result, as `shaders/lib/geometry.wgsl` has it.
 #[derive(Clone, Copy)]
 struct Window {
     /// Height and width of the result and of the source.
@@ -200,12 +200,12 @@ struct Window {
     /// Above and to the left.
     pad: [usize; 2],
     upsample: bool,
-    /// The source's pixels are outputs of the convolution, the result's its inputs.
+    /// Transposed: the source's pixels are outputs of the convolution, the result's its inputs.
     transposed: bool,
 }
 
 impl Window {
-    /// One pixel of a line of `m`: row for row.
+    /// Window of one pixel in a line of `m`: row for row.
     fn line(m: usize, transposed: bool) -> Window {
         let size = [1, m];
         Window { out: size, input: size, columns: 1, stride: 1, pad: [0; 2], upsample: false, transposed }

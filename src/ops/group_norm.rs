@@ -122,7 +122,7 @@ impl Op for GroupNorm {
 }
 
 impl GroupNorm {
-    /// Statistics of every group into `stats`: as results of this op, or with `moments` as
+    /// Computes the statistics of every group into `stats`: as results of this op, or with `moments` as
     /// [`super::GroupNormMoments`] has them.
     pub(super) fn launch_moments(
         &self,

@@ -1,4 +1,4 @@
-//! Gradients of group norm from its saved statistics: by the inputs, and by gamma and beta where those are trained.
+//! Gradients of group norm from its saved statistics: by the inputs and, if they are trained, by gamma and beta.
 
 use super::group_norm_sizes::{Dims, joined};
 use super::reduce::launch_sum_rows;
@@ -14,9 +14,9 @@ use crate::graph::{KernelLaunch, Launch, Op, Slot, TensorInfo};
 pub struct GroupNormBackward {
     /// The forward op.
     pub forward: GroupNorm,
-    /// Whether the gradients by x and x2 are wanted.
+    /// Computes the gradients by x and x2.
     pub dx: bool,
-    /// Whether those by gamma and beta are.
+    /// Computes the gradients by gamma and beta.
     pub params: bool,
 }
 

@@ -1,5 +1,5 @@
-//! Group normalisation of a feature map that is never in memory at once: the moments of its bands of rows, merged, then
-//! each band normalised by them. The result is that of [`super::GroupNorm`] over the whole map.
+//! Group normalisation of a feature map that is never in memory at once: the moments of its strips of rows are merged,
+//! then each strip is normalised by them. The result is that of [`super::GroupNorm`] over the whole map.
 
 use super::group_norm_sizes::Dims;
 use super::team::Team;
@@ -9,43 +9,44 @@ use crate::error::Error;
 use crate::gpu::shader;
 use crate::graph::{Launch, Op, TensorInfo, Vjp};
 
-/// Numbers kept of a group: its first value, the mean less that, the sum of squared distances to the mean, the count.
+/// Values per group: its first value, the mean minus that, the sum of squared distances to the mean, the count.
 const MOMENTS: usize = 4;
 
-/// Moments of every group of a band.
+/// Moments of every group of a strip.
 #[derive(Clone, Debug)]
 pub struct GroupNormMoments {
     /// Groups of channels.
     pub groups: usize,
 }
 
-/// Moments of two bands together.
+/// Merged moments of two strips.
 #[derive(Clone, Debug)]
 pub struct MergeMoments;
 
-/// A band, normalised by given moments.
+/// Strip normalised by given moments.
 #[derive(Clone, Debug)]
 pub struct GroupNormApply {
     /// Groups of channels.
     pub groups: usize,
-    /// Added to the variance.
+    /// Constant added to the variance.
     pub eps: f64,
-    /// SiLU behind it.
+    /// Applies SiLU to the result.
     pub silu: bool,
 }
 
-/// Moments of the band x `[n, rows, w, c]`: `[n, groups, 4]`.
+/// Records the moments of the strip x `[n, rows, w, c]`: `[n, groups, 4]`.
 pub fn group_norm_moments(g: &mut Graph, x: Tensor, groups: usize) -> Result<Tensor> {
     g.push1(GroupNormMoments { groups }, &[x])
 }
 
-/// Moments of what `a` and `b` (`[n, groups, 4]`) are the moments of.
+/// Records the merged moments of `a` and `b` (`[n, groups, 4]`).
 pub fn merge_moments(g: &mut Graph, a: Tensor, b: Tensor) -> Result<Tensor> {
     g.push1(MergeMoments, &[a, b])
 }
 
-/// The band x `[n, rows, w, c]` normalised by `moments` `[n, groups, 4]` of the whole map; `gamma` and `beta` are
+/// Normalises the strip x `[n, rows, w, c]` by `moments` `[n, groups, 4]` of the whole map; `gamma` and `beta` are
 /// `[c]`.
+#[allow(clippy::too_many_arguments, reason = "the operands of the op")]
 pub fn group_norm_apply(
     g: &mut Graph,
     op: GroupNormApply,

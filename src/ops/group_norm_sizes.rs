@@ -13,18 +13,18 @@ use crate::graph::KernelLaunch;
 pub struct GroupNorm {
     /// Groups of channels.
     pub groups: usize,
-    /// Added to the variance.
+    /// Constant added to the variance.
     pub eps: f64,
-    /// SiLU behind it.
+    /// Applies SiLU to the result.
     pub silu: bool,
     /// A second source of channels.
     pub x2: bool,
 }
 
-/// Values of a group up to which one dispatch finds its statistics; larger ones are shared out among more threads.
+/// Largest group whose statistics one dispatch computes; larger ones are distributed over more threads.
 const SMALL_GROUP: usize = 1 << 18;
-/// Rows up to which it may: where one thread walks them all, twice, it must stay below the 65535 iterations after which
-/// llvmpipe leaves a shader's loops (`LP_MAX_TGSI_LOOP_ITERATIONS`).
+/// Largest number of rows for that dispatch. If one thread walks all rows twice, it must stay below the 65535
+/// iterations after which llvmpipe leaves a shader's loops (`LP_MAX_TGSI_LOOP_ITERATIONS`).
 const SMALL_ROWS: usize = 1 << 14;
 /// Vectors of a row that a thread of that dispatch reads at once: its text spells them out.
 const UNROLLED: usize = 32;
@@ -38,7 +38,7 @@ pub(super) struct Dims {
     pub groups: usize,
 }
 
-/// How the rows of a sample are shared out among threads.
+/// Distribution of a sample's rows over threads.
 #[derive(Clone, Copy)]
 pub(super) struct Blocks {
     /// Rows of a block.
@@ -64,17 +64,17 @@ impl Dims {
         self.c1 + self.c2
     }
 
-    /// Values that a group of one sample has.
+    /// Number of values of one sample's group.
     pub fn count(&self) -> usize {
         self.pixels * self.channels() / self.groups
     }
 
-    /// Channels of a thread: four if no vector reaches across the sources.
+    /// Channels per thread: four if no vector reaches across the sources.
     pub fn width(&self) -> usize {
         if self.c1.is_multiple_of(4) && self.c2.is_multiple_of(4) { 4 } else { 1 }
     }
 
-    /// Channels of a vector for a kernel that walks each group by itself, where groups are small enough for that.
+    /// Channels per vector of a kernel that walks each group by itself, if groups are small enough.
     pub fn small_group(&self) -> Option<usize> {
         let per = self.channels() / self.groups;
         let fours = [per, self.c1, self.c2].iter().all(|n| n.is_multiple_of(4));
@@ -88,7 +88,7 @@ impl Dims {
         self.blocks((2 * self.pixels.isqrt()).clamp(16, 256))
     }
 
-    /// Blocks for what writes every element: rows that share the columns' constants, and threads enough for the
+    /// Blocks for kernels that write every element: rows that share the columns' constants, and enough threads for the
     /// adapter.
     pub fn apply_blocks(&self, caps: &Caps) -> Blocks {
         let threads = if caps.class == AdapterClass::Cpu { 1 << 8 } else { 1 << 14 };
@@ -100,7 +100,7 @@ impl Dims {
         Blocks { rows, count: self.pixels.div_ceil(rows) }
     }
 
-    /// Threads of a kernel over `blocks`.
+    /// Number of threads of a kernel over `blocks`.
     pub fn threads(&self, blocks: Blocks) -> usize {
         self.samples * blocks.count * self.channels() / self.width()
     }

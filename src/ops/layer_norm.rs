@@ -14,16 +14,16 @@ use crate::graph::{KernelLaunch, Launch, Op, TensorInfo, Vjp};
 /// that, 1 / standard deviation, zero.
 #[derive(Clone, Debug)]
 pub struct LayerNorm {
-    /// Added to the variance.
+    /// Constant added to the variance.
     pub eps: f64,
 }
 
 /// Operands: x, gamma, statistics, dout. Results: dx if `dx`; dgamma, dbeta if `params`.
 #[derive(Clone, Debug)]
 pub struct LayerNormBackward {
-    /// Whether the gradient by x is wanted.
+    /// Computes the gradient by x.
     pub dx: bool,
-    /// Whether those by gamma and beta are.
+    /// Computes the gradients by gamma and beta.
     pub params: bool,
 }
 
@@ -32,19 +32,20 @@ pub fn layer_norm(g: &mut Graph, x: Tensor, gamma: Tensor, beta: Tensor, eps: f6
     Ok(g.push(LayerNorm { eps }, &[x, gamma, beta])?[0])
 }
 
-/// How a row is shared out.
+/// Distribution of a row over threads.
 struct Layout {
-    /// Columns of a vector.
+    /// Columns per vector.
     width: usize,
-    /// Rows that a team works on at a time; gamma and beta are read once for all.
+    /// Rows that a workgroup reduces at a time; gamma and beta are read once for all.
     rows: usize,
-    /// Vectors that a thread keeps of each row; 0: it reads them again.
+    /// Vectors that a thread keeps of each row; with 0 it reads them again.
     slots: usize,
     team: Team,
 }
 
 impl Layout {
-    /// For rows of `columns`. Software drivers read again rather than unroll: they compile every access for every lane.
+    /// Chooses a layout for rows of `columns`. Software drivers read again rather than unroll: they compile every
+    /// access for every lane.
     fn choose(caps: &Caps, columns: usize) -> Layout {
         let width = if columns.is_multiple_of(4) { 4 } else { 1 };
         let team = Team::choose(caps, columns);

@@ -2,7 +2,7 @@
 
 use super::{Activation, AddKind, Case, Gemm, Graph, Result, Rows, Tensor};
 
-/// What is fused behind a linear layer or convolution: `act(product + bias + addend + lora)`.
+/// Epilogue of a linear layer or convolution: `act(product + bias + addend + lora)`.
 #[derive(Clone, Debug, Default)]
 pub struct Epilogue {
     /// Bias per output column, `[N]`.
@@ -11,13 +11,13 @@ pub struct Epilogue {
     pub add: Option<Addend>,
     /// LoRA term (Hu et al. 2021, arXiv 2106.09685).
     pub lora: Option<LoraAdd>,
-    /// Applied last.
+    /// Activation, applied last.
     pub activation: Option<Activation>,
     /// Half the columns gate the other half: `value * gelu(gate)`.
     pub geglu: bool,
 }
 
-/// What is added to a product.
+/// Addend of a product.
 #[derive(Clone, Copy, Debug)]
 pub enum Addend {
     /// A tensor of the result's shape.
@@ -31,24 +31,24 @@ pub enum Addend {
     },
 }
 
-/// `scale * hidden . up^T`.
+/// LoRA term `scale * hidden . up^T`.
 #[derive(Clone, Copy, Debug)]
 pub struct LoraAdd {
-    /// `x . down^T`, [.., r]
+    /// Rows `x . down^T`, [.., r].
     pub hidden: Tensor,
-    /// [N, r]
+    /// Up factor, [N, r].
     pub up: Tensor,
-    /// alpha / rank
+    /// Scale: alpha / rank.
     pub scale: f64,
 }
 
 impl Epilogue {
-    /// Only a bias.
+    /// Creates an epilogue that only adds a bias.
     pub fn bias(bias: Option<Tensor>) -> Epilogue {
         Epilogue { bias, ..Epilogue::default() }
     }
 
-    /// Records `gemm` on `operands` followed by what this adds.
+    /// Records `gemm` on `operands`, followed by the operands of this epilogue.
     pub(super) fn record(self, g: &mut Graph, mut gemm: Gemm, mut operands: Vec<Tensor>) -> Result<Tensor> {
         gemm.bias = self.bias.is_some();
         operands.extend(self.bias);

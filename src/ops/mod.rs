@@ -1,12 +1,13 @@
-//! The ops. Adding one: `src/ops/<op>.rs` (shape rule, launch, f64 reference, vjp, test cases), `shaders/<op>.wgsl`,
-//! and its name below. Shader validation, GPU-against-reference tests, gradient checks and the bench
-//! find it there.
+//! Operations: one file and one kernel each.
+//!
+//! A new op is `src/ops/<op>.rs` (shape rule, launch, f64 reference, gradient, test cases), `shaders/<op>.wgsl`, and
+//! its name in the registry below. Shader validation, the comparison with the reference, the gradient check and the
+//! benchmark find it there.
 
 mod case;
 pub mod oracle;
 
 // The ops, each with its name in the registry below. Plain lines: rustfmt does not see modules inside a macro.
-mod accumulate;
 mod adamw;
 mod adamw8bit;
 mod attention;
@@ -69,7 +70,7 @@ macro_rules! registry {
             pub use $op::*;
         )*
 
-        /// Every op's test cases, with the op file's name.
+        /// Test cases of every op, with the name of the op's file.
         pub fn cases() -> Vec<(&'static str, Vec<Case>)> {
             vec![$((stringify!($op), $op::cases())),*]
         }
@@ -77,7 +78,6 @@ macro_rules! registry {
 }
 
 registry! {
-    accumulate,
     adamw,
     adamw8bit,
     attention,
@@ -108,8 +108,11 @@ registry! {
     weight_grad,
 }
 
-/// Every distinct kernel of the ops' cases as an adapter with `caps` would run it under one of `variants`: template
-/// name and WGSL.
+/// Renders every distinct kernel of the ops' cases, as an adapter with `caps` would run it under one of `variants`:
+/// template name and WGSL.
+///
+/// # Errors
+/// If a case cannot be planned or rendered.
 pub fn rendered_cases(caps: &Caps, variants: &[Variants]) -> Result<Vec<(&'static str, String)>> {
     let mut kernels = std::collections::BTreeMap::new();
     each_kernel(caps, variants, &mut |kernel| {
@@ -136,6 +139,9 @@ fn each_kernel(caps: &Caps, variants: &[Variants], each: &mut dyn FnMut(&Kernel)
 }
 
 /// Appends the gradient of the scalar `loss` by each of `wrt`; see [`graph::grad`].
+///
+/// # Errors
+/// Those of [`graph::grad`].
 pub fn grad(g: &mut Graph, loss: Tensor, wrt: &[Tensor], checkpoint: bool) -> Result<Vec<Tensor>> {
     let mut found = vec![loss; wrt.len()];
     grad_each(g, loss, wrt, checkpoint, &mut |_, i, gradient| {
@@ -145,7 +151,11 @@ pub fn grad(g: &mut Graph, loss: Tensor, wrt: &[Tensor], checkpoint: bool) -> Re
     Ok(found)
 }
 
-/// The same, told to `each` one by one, the last layer's first: index in `wrt`, and gradient.
+/// Appends the gradient of the scalar `loss` by each of `wrt` and calls `each` with its index in `wrt` and the
+/// gradient, the last layer's first; see [`graph::grad`].
+///
+/// # Errors
+/// Those of [`graph::grad`], and those of `each`.
 pub fn grad_each(
     g: &mut Graph,
     loss: Tensor,

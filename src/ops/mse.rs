@@ -6,18 +6,18 @@ use crate::error::Error;
 use crate::gpu::shader;
 use crate::graph::{Launch, Op, TensorInfo, Vjp};
 
-/// Elements that one thread sums up.
+/// Elements that one thread sums.
 const CHUNK: usize = 256;
 
 /// Operands `pred`, `target` [n, ..], `weights` `[n]`; results `sum_i weights[i] * mse_i` `[1]` and `mse_i` `[n]`.
 #[derive(Clone, Debug)]
 pub struct WeightedMse;
 
-/// The gradient by `pred`. Operands pred, target, weights, gradient of the total.
+/// Gradient by `pred`. Operands pred, target, weights, gradient of the total.
 #[derive(Clone, Debug)]
 pub struct WeightedMseBackward;
 
-/// The weighted sum of each sample's mean squared error `[1]`, and those errors `[n]`.
+/// Records the weighted sum of each sample's mean squared error `[1]`, and those errors `[n]`.
 pub fn weighted_mse(g: &mut Graph, pred: Tensor, target: Tensor, weights: Tensor) -> Result<(Tensor, Tensor)> {
     let results = g.push(WeightedMse, &[pred, target, weights])?;
     Ok((results[0], results[1]))

@@ -1,9 +1,9 @@
-//! What the tests of ops share, natively and in a browser: random operands, a comparator, and one case on a GPU.
+//! Shared parts of op tests, natively and in a browser: random operands, a comparator, and one case on a GPU.
 
 use crate::base::{Array, DType, block8};
 use crate::error::Result;
 use crate::gpu::{Caps, Gpu, Pool, Store, Variants};
-use crate::graph::{Graph, Plan, PlanOptions, Session};
+use crate::graph::{GUARD_BYTES, Graph, Plan, PlanOptions, Session, Tensor, reference};
 
 use super::{Case, Given};
 
@@ -12,12 +12,12 @@ use super::{Case, Given};
 pub struct Random(u64);
 
 impl Random {
-    /// The same seed gives the same values.
+    /// Creates a generator; the same seed gives the same values.
     pub fn new(seed: u64) -> Random {
         Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x1234_5678)
     }
 
-    /// 64 random bits (splitmix64).
+    /// Draws 64 random bits (splitmix64).
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -26,18 +26,18 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Uniform in [0, 1).
+    /// Draws a uniform value in [0, 1).
     pub fn uniform(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// Standard normal.
+    /// Draws a standard normal value.
     pub fn normal(&mut self) -> f64 {
         let (u, v) = (self.uniform().max(1e-300), self.uniform());
         (-2.0 * u.ln()).sqrt() * (2.0 * std::f64::consts::PI * v).cos()
     }
 
-    /// Values for an operand, rounded to its storage type so that reference and kernel see the same.
+    /// Draws values for an operand, rounded to its storage type so that reference and kernel see the same.
     pub fn operand(&mut self, given: &Given) -> Array {
         let n = given.shape().elements();
         if let Given::Block8(shape, s) = given {
@@ -81,8 +81,11 @@ pub fn stored_bytes(array: &Array, dtype: DType) -> Vec<u8> {
     }
 }
 
-/// `Err` with the place and size of the worst difference where `got` is off by more than `tolerance` x max|expected|,
-/// or where it is not finite.
+/// Compares `got` with `expected`.
+///
+/// # Errors
+/// The place and size of the worst difference, if `got` is off by more than `tolerance` x max|expected| or is not
+/// finite.
 pub fn close(got: &[f32], expected: &[f64], tolerance: f64) -> Result<(), String> {
     if got.len() != expected.len() {
         return Err(format!("{} values, expected {}", got.len(), expected.len()));
@@ -111,40 +114,84 @@ pub fn close(got: &[f32], expected: &[f64], tolerance: f64) -> Result<(), String
 }
 
 impl Case {
-    /// Runs the case on `gpu`, with kernels as `caps` and `variants` have them, between sentinel words and with NaN in
-    /// the padding of what it reads; `Err` says which result differs from the reference and by how much.
+    /// Runs the case on `gpu`, with kernels as `caps` and `variants` have them, and compares its results with the reference.
+    /// Before and behind operands, results and scratch memory are sentinel words, and NaN is in the padding of what is read:
+    /// a write there is found, and so is a read whose value reaches a result.
     ///
     /// # Errors
-    /// The outer one when it cannot be planned or run.
+    /// The inner one says which result differs and by how much, or what was overwritten; the outer one why the case cannot
+    /// be planned or run.
     pub async fn run(&self, gpu: &Gpu, caps: &Caps, variants: &Variants, seed: u64) -> Result<Result<(), String>> {
+        let options = PlanOptions { sentinels: true, ..Default::default() };
+        Prepared::new(self, gpu, seed)?.run(caps, variants, &options).await
+    }
+
+    /// As [`Case::run`], with kernels that note each access outside of what they bind, however far and whatever becomes
+    /// of the value. Their texts are others than those that jobs run, and take drivers longer to compile.
+    ///
+    /// # Errors
+    /// As those of [`Case::run`]; the inner one also names the kernel and the memory that it left.
+    pub async fn run_trapped(
+        &self,
+        gpu: &Gpu,
+        caps: &Caps,
+        variants: &Variants,
+        seed: u64,
+    ) -> Result<Result<(), String>> {
+        let options = PlanOptions { sentinels: true, traps: true, ..Default::default() };
+        Prepared::new(self, gpu, seed)?.run(caps, variants, &options).await
+    }
+}
+
+/// A case's graph, and its operands between guards in a store.
+struct Prepared<'a> {
+    case: &'a Case,
+    gpu: &'a Gpu,
+    graph: Graph,
+    store: Store,
+    operands: Vec<Array>,
+    outputs: Vec<Tensor>,
+}
+
+impl<'a> Prepared<'a> {
+    fn new(case: &'a Case, gpu: &'a Gpu, seed: u64) -> Result<Prepared<'a>> {
         let mut random = Random::new(seed);
-        let operands: Vec<_> = self.inputs.iter().map(|given| random.operand(given)).collect();
-        let mut g = Graph::new();
-        let mut store = Store::new(gpu);
+        let operands: Vec<_> = case.inputs.iter().map(|given| random.operand(given)).collect();
+        let (mut graph, mut store) = (Graph::new(), Store::new(gpu));
         let mut inputs = Vec::new();
-        for (i, (given, operand)) in self.inputs.iter().zip(&operands).enumerate() {
+        for (i, (given, operand)) in case.inputs.iter().zip(&operands).enumerate() {
             let name = format!("operand{i}");
-            inputs.push(g.stored(&name, given.shape().clone(), given.dtype())?);
+            inputs.push(graph.stored(&name, given.shape().clone(), given.dtype())?);
             let mut bytes = stored_bytes(operand, given.dtype());
             // NaN in the padding to whole vectors: a kernel that lets it through fails.
             bytes.resize(bytes.len().max(given.dtype().bytes(given.shape().elements()) as usize), 0xff);
-            store.allocate(&name, &[(name.clone(), bytes.len() as u64)])?;
+            let room = bytes.len() as u64 + GUARD_BYTES;
+            store.allocate(&name, &[(format!("before {name}"), GUARD_BYTES), (name.clone(), room)])?;
             store.write(&name, &bytes)?;
         }
-        let outputs = g.push_dyn(self.op.clone(), &inputs)?;
-        outputs.iter().for_each(|&t| g.output(t));
-        let plan = Plan::new(&g, caps, variants, &PlanOptions { sentinels: true, ..Default::default() })?;
-        let session = Session::new(gpu, plan, &mut Pool::default(), &store).await?;
+        let outputs = graph.push_dyn(case.op.clone(), &inputs)?;
+        outputs.iter().for_each(|&t| graph.output(t));
+        Ok(Prepared { case, gpu, graph, store, operands, outputs })
+    }
+
+    async fn run(&self, caps: &Caps, variants: &Variants, options: &PlanOptions) -> Result<Result<(), String>> {
+        let plan = Plan::new(&self.graph, caps, variants, options)?;
+        let session = Session::new(self.gpu, plan, &mut Pool::default(), &self.store).await?;
         session.plant_sentinels()?;
         session.run().await?;
-        let expected = self.op.reference(&operands.iter().collect::<Vec<_>>());
-        for (i, (t, expected)) in outputs.iter().zip(&expected).take(self.compared).enumerate() {
+        for outside in [session.check_traps().await, session.check_sentinels().await] {
+            if let Err(e) = outside {
+                return Ok(Err(e.to_string()));
+            }
+        }
+        let infos: Vec<_> = self.outputs.iter().map(|&t| self.graph.info(t)).collect();
+        let expected = reference(&*self.case.op, &self.operands.iter().collect::<Vec<_>>(), &infos)?;
+        for (i, (t, expected)) in self.outputs.iter().zip(&expected).take(self.case.compared).enumerate() {
             let got = session.read(*t).await?;
-            if let Err(e) = close(&got, &expected.data, self.tolerance) {
+            if let Err(e) = close(&got, &expected.data, self.case.tolerance) {
                 return Ok(Err(format!("result {i} {}: {e}", expected.shape)));
             }
         }
-        session.check_sentinels().await?;
         Ok(Ok(()))
     }
 }

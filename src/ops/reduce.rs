@@ -1,4 +1,5 @@
-//! Sums: of products, of rows, of each sample's rows. In a fixed order, so that a run repeats bit for bit: no atomics.
+//! Sums: of products, of rows, of each sample's rows. The order is fixed, without atomics, so that a run repeats bit
+//! for bit.
 
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
@@ -8,14 +9,14 @@ use crate::graph::{Launch, Op, Slot, TensorInfo, Vjp};
 
 /// Workgroups of the first stage of a dot product.
 const DOT_WORKGROUPS: usize = 512;
-/// Rows that one thread adds, at least, before a second stage pays.
+/// Smallest number of rows per thread for which a second stage pays off.
 const BLOCK_ROWS: usize = 32;
 
 /// `sum(a * b)` over all elements: `[1]`.
 #[derive(Clone, Debug)]
 pub struct Dot;
 
-/// The sum of `a * b` over all elements, as a tensor `[1]`.
+/// Records the sum of `a * b` over all elements, a tensor `[1]`.
 pub fn dot(g: &mut Graph, a: Tensor, b: Tensor) -> Result<Tensor> {
     g.push1(Dot, &[a, b])
 }
@@ -114,7 +115,7 @@ impl Op for ScaleBy {
 /// Adds the rows of a tensor, all of them or those of each sample.
 #[derive(Clone, Debug)]
 pub struct SumRows {
-    /// Whether the first dimension stays.
+    /// Keeps the first dimension.
     pub per_sample: bool,
 }
 

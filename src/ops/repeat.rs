@@ -10,9 +10,9 @@ use crate::graph::{Launch, Op, TensorInfo, Vjp};
 /// sum of each run of `times` rows.
 #[derive(Clone, Debug)]
 pub struct Repeat {
-    /// How often each row comes.
+    /// Repetitions of each row.
     pub times: usize,
-    /// Sum instead.
+    /// Sums instead of repeating.
     pub backward: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The same elements under another shape.
+//! Tensors under another shape.
 
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
@@ -12,7 +12,7 @@ pub struct Reshape {
     pub shape: Shape,
 }
 
-/// `x` as `shape`, which must hold as many elements.
+/// Records `x` as `shape`, which must have as many elements.
 pub fn reshape(g: &mut Graph, x: Tensor, shape: impl Into<Shape>) -> Result<Tensor> {
     g.push1(Reshape { shape: shape.into() }, &[x])
 }

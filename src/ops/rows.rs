@@ -1,4 +1,4 @@
-//! Ranges of rows: taken out of every sample, and put together again.
+//! Ranges of rows: cut out of every sample, and joined again.
 
 use super::{Case, Given, Graph, Result, Tensor, fill};
 use crate::base::{Array, DType, Shape};
@@ -11,7 +11,7 @@ use crate::graph::{Launch, Op, Slot, TensorInfo, Vjp};
 pub struct SliceRows {
     /// First row.
     pub first: usize,
-    /// Rows.
+    /// Number of rows.
     pub count: usize,
 }
 
@@ -29,7 +29,7 @@ pub fn join_rows(g: &mut Graph, parts: &[Tensor]) -> Result<Tensor> {
     g.push1(JoinRows, parts)
 }
 
-/// A copy of `rows` rows of every sample.
+/// Copy of `rows` rows of every sample.
 struct Copy {
     from: (Slot, Shape, usize),
     to: (Slot, Shape, usize),

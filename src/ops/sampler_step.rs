@@ -10,13 +10,14 @@ use crate::graph::{Launch, Op, TensorInfo};
 /// ([2n, ..] when guided, without the prompt first), `noise` [n, ..], `matrix` [slots, slots + 2], `guidance` `[1]`.
 #[derive(Clone, Debug)]
 pub struct SamplerStep {
-    /// State slots.
+    /// Number of state slots.
     pub slots: usize,
     /// The output holds an unconditional half: `u + guidance * (c - u)` (Ho and Salimans 2022, arXiv 2207.12598).
     pub guided: bool,
 }
 
 /// Updates the stored `slots` in place. `guided`: the output holds an unconditional half.
+#[allow(clippy::too_many_arguments, reason = "the operands of the op")]
 pub fn sampler_step(
     g: &mut Graph,
     slots: &[Tensor],

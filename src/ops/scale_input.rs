@@ -1,4 +1,4 @@
-//! What the network sees of a sampler's state.
+//! Input of the UNet, made of a sampler's state.
 
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
@@ -8,7 +8,7 @@ use crate::graph::{Launch, Op, TensorInfo};
 /// Operands `x` `[n, ..]` and `factor` `[1]`; result `factor * x`, `copies` times along the batch.
 #[derive(Clone, Debug)]
 pub struct ScaleInput {
-    /// 2 for guided sampling, else 1.
+    /// Copies along the batch: 2 for guided sampling, else 1.
     pub copies: usize,
 }
 

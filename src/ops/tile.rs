@@ -1,8 +1,8 @@
-//! How a contraction is cut into tiles: by adapter class, shape, and what was measured.
+//! Tiles of a contraction, chosen by adapter class, shape and measurement.
 
 use crate::gpu::{AdapterClass, Caps, Variants};
 
-/// The piece of a result that a thread or workgroup computes.
+/// Piece of a result that a thread or workgroup computes.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Tile {
     /// Rows of the result that one unit covers.
@@ -11,9 +11,9 @@ pub(super) struct Tile {
     pub columns: usize,
     /// Units in a workgroup: threads with a tile of their own, or 1 where the workgroup shares one.
     pub units: usize,
-    /// Whether a thread's columns come in fours.
+    /// A thread's columns come in fours.
     pub fours: bool,
-    /// Parts that the contraction is cut into.
+    /// Parts of the sum (split-K).
     pub splits: usize,
     /// Template values.
     pub values: Vec<(&'static str, usize)>,
@@ -21,7 +21,7 @@ pub(super) struct Tile {
     pub class: AdapterClass,
 }
 
-/// A contraction: sizes of the result and of what is summed over.
+/// Sizes of a contraction.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Extent {
     /// Independent products (taps, for a weight gradient).
@@ -34,14 +34,14 @@ pub(super) struct Extent {
     pub k: usize,
     /// Each result comes from two columns.
     pub pair: bool,
-    /// The contraction may be cut.
+    /// The sum may be split (split-K).
     pub splittable: bool,
     /// Rows are picked through a convolution's window, which takes registers.
     pub window: bool,
 }
 
 impl Tile {
-    /// The tile for `e`: by cost, within what the adapter's variant of `gemm` allows; see [`super::variants`].
+    /// Chooses the tile for `e` by cost, within what the adapter's variant of `gemm` allows; see [`super::variants`].
     pub fn choose(caps: &Caps, variants: &Variants, e: Extent) -> Tile {
         let variant = variants.get("gemm");
         match caps.class {
@@ -55,7 +55,7 @@ impl Tile {
         }
     }
 
-    /// Units that cover the result, and how many lie along its rows and its columns.
+    /// Number of units that cover the result, and how many lie along its rows and its columns.
     pub fn counts(&self, e: Extent) -> (usize, usize, usize) {
         let (m, n) = (e.m.div_ceil(self.rows), e.n.div_ceil(self.columns));
         (m * n * e.batch * self.splits, m, n)

@@ -1,11 +1,11 @@
-//! Activations as ops of their own, and their gradients.
+//! Activations as ops, and their gradients.
 
 use super::{Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::gpu::shader;
 use crate::graph::{Launch, Op, Slot, TensorInfo, Vjp};
 
-/// An activation function.
+/// Activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// `x * sigmoid(x)`
@@ -26,7 +26,7 @@ impl Activation {
         }
     }
 
-    /// In f64.
+    /// Value in f64.
     pub fn value(self, x: f64) -> f64 {
         match self {
             Activation::Silu => x / (1.0 + (-x).exp()),
@@ -74,7 +74,7 @@ pub fn erf(x: f64) -> f64 {
 }
 
 impl Activation {
-    /// Applies it to the `elements` of `slot`, where they are.
+    /// Applies the function to the `elements` of `slot`, in place.
     pub(super) fn in_place(self, l: &mut Launch, slot: Slot, elements: usize) -> Result<()> {
         let vectors = elements.div_ceil(4);
         let k = l.kernel(shader!("unary")).value("f", self.wgsl()).value("backward", false);
@@ -97,6 +97,10 @@ pub fn unary(g: &mut Graph, x: Tensor, activation: Activation) -> Result<Tensor>
 impl Op for Unary {
     fn name(&self) -> &'static str {
         "unary"
+    }
+
+    fn is_elementwise(&self) -> bool {
+        true
     }
 
     fn infer(&self, inputs: &[&TensorInfo]) -> Result<Vec<(Shape, DType)>> {

@@ -10,7 +10,7 @@ use crate::graph::{Launch, Op, TensorInfo, Vjp};
 /// `backward` the sum over the result pixels of each of the `size` source pixels.
 #[derive(Clone, Debug)]
 pub struct UpsampleNearest {
-    /// Height and width of what comes out.
+    /// Height and width of the result.
     pub size: [usize; 2],
     /// Transposed.
     pub backward: bool,

@@ -1,4 +1,4 @@
-//! What is measured on an adapter before it is used: the variants of a kernel, and the shapes that decide.
+//! Kernel variants that are measured on an adapter before use, and the shapes that decide.
 
 use super::{AttentionSpec, Conv, Epilogue, Graph, Heads, Result, Tensor, attention, conv2d, linear};
 use crate::base::DType;
@@ -8,13 +8,13 @@ use crate::gpu::{AdapterClass, Caps, Variants};
 pub struct Choice {
     /// Kind: `gemm` or `attention`, the key in [`crate::gpu::Variants`].
     pub key: &'static str,
-    /// Names; the first is what runs where nothing was measured.
+    /// Names; the first is the default.
     pub variants: &'static [&'static str],
-    /// Records the work to time.
+    /// Function that records the work to time.
     pub probe: fn(&mut Graph) -> Result<Vec<Tensor>>,
 }
 
-/// The choices that an adapter with `caps` has.
+/// Choices of an adapter with `caps`.
 pub fn choices(caps: &Caps) -> Vec<Choice> {
     match caps.class {
         // Handing operands round within a subgroup, or every thread for itself.
@@ -31,13 +31,13 @@ pub fn choices(caps: &Caps) -> Vec<Choice> {
     }
 }
 
-/// Choices under which hardware's small products get the tiles of large ones, so that tests and dumps reach every tile.
+/// Choices that give hardware's small products the tiles of large ones, so that tests and dumps reach every tile.
 pub fn large_tiles() -> Vec<Variants> {
     let choice = |enough: usize| Variants { chosen: [("gemm".to_owned(), format!("workgroups-{enough}"))].into() };
     [1, 2, 5].map(choice).into()
 }
 
-/// A linear layer and two convolutions, of shallow and deep layers.
+/// Records a linear layer and two convolutions, of shallow and deep layers.
 fn products(g: &mut Graph) -> Result<Vec<Tensor>> {
     let (x, w) = (g.stored("x", [512, 320], DType::F32)?, g.stored("w", [320, 320], DType::F32)?);
     let mut results = vec![linear(g, x, w, Epilogue::default())?];
@@ -49,7 +49,7 @@ fn products(g: &mut Graph) -> Result<Vec<Tensor>> {
     Ok(results)
 }
 
-/// Self- and cross-attention.
+/// Records self- and cross-attention.
 fn attentions(g: &mut Graph) -> Result<Vec<Tensor>> {
     let spec = AttentionSpec { heads: 2, head_dim: 32, scale: 0.2, causal: false };
     let mut results = Vec::new();

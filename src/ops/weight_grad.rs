@@ -1,4 +1,4 @@
-//! The gradient of a linear layer or convolution by its weight: `dw = alpha * dout^T . rows(x)`.
+//! Gradient of a linear layer or convolution by its weight: `dw = alpha * dout^T . rows(x)`.
 
 use super::gemm_epilogue::Epilogue;
 use super::gemm_launch::reduce;
@@ -19,7 +19,7 @@ pub struct WeightGrad {
     pub kernel: [usize; 2],
     /// Factor.
     pub alpha: f64,
-    /// A second source of channels.
+    /// Has a second source of channels.
     pub x2: bool,
 }
 
@@ -54,8 +54,7 @@ impl Op for WeightGrad {
             let c = l.input(i).shape.last();
             let slot = l.input_slot(i);
             // Parts are added up where one source fills the whole result.
-            let window = self.rows != Rows::Same;
-            let splittable = c == total;
+            let (splittable, window) = (c == total, self.rows != Rows::Same);
             let extent = Extent { batch: taps, m: n, n: c, k: dout.rows(), pair: false, splittable, window };
             let tile = Tile::choose(l.caps, l.variants, extent);
             let (tiles, tiles_n, tiles_c) = tile.counts(extent);

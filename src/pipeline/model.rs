@@ -351,7 +351,7 @@ impl Model {
             let change = file.changes.get(&module);
             if let Some(found) = found.filter(|_| which == "weight") {
                 let scale = scale * f64::from(found.scale());
-                lora::merge(values, shape, rows.clone(), &found.down.data, &found.up.data, scale)?;
+                lora::merge(values, shape, rows.clone(), [&found.down.data, &found.up.data], scale)?;
             }
             let fits = match (change, which) {
                 (Some(change), "weight") => change.add_to_weight(values, rows.clone(), *scale),

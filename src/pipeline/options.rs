@@ -164,5 +164,5 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
 /// Help of `--sampler`: every name.
 #[cfg(feature = "cli")]
 fn sampler_help() -> String {
-    format!("{} [default: what the model's scheduler config says]", SamplerKind::names())
+    format!("{} [default: from the model's scheduler config]", SamplerKind::names())
 }

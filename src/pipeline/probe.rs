@@ -42,7 +42,7 @@ pub(crate) async fn open(
         return Ok(model);
     }
     events.phase(Phase::DetectingPrediction)?;
-    let velocity = context.gpu.watched(predicts_velocity(context, &model)).await?;
+    let velocity = context.gpu.in_error_scopes(predicts_velocity(context, &model)).await?;
     if velocity {
         model.predicts_velocity()?;
     }

@@ -44,7 +44,7 @@ const STEPS: usize = 400;
 /// adapter, and when the listener stops the job.
 pub(crate) async fn train(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> Result<Trained> {
     // Boxed: a host's thread may have little stack, and the future of a whole training is large.
-    context.gpu.watched(Box::pin(run(context, job, listener))).await
+    context.gpu.in_error_scopes(Box::pin(run(context, job, listener))).await
 }
 
 async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> Result<Trained> {

@@ -1,8 +1,9 @@
 //! A model in one file is the same model as its folder: the same latents and pictures, bit for bit.
 
 use super::random_model::RandomModel;
-use super::support::{refused, stderr, stdout, works};
+use super::support::{fixtures, refused, stderr, stdout, works};
 use portray::io::{SafeTensors, Tensor, write_safetensors};
+use portray::ops::oracle::close;
 
 #[test]
 fn single_file_and_folder_give_the_same_latents() {
@@ -13,9 +14,13 @@ fn single_file_and_folder_give_the_same_latents() {
         model.write_folder(&at.join(name)).unwrap();
         model.write_file(&at.join(format!("{name}.safetensors"))).unwrap();
         // What the file does not say is asked below.
-        let start = "--init {A}/subjects/cat/0.png --mask {A}/subjects/cat/1.png";
-        let start = if name.ends_with("-inpainting") { start } else { "" };
-        let options = format!("--steps 2 --width 32 --height 24 --prediction epsilon {start}");
+        let options = match name.ends_with("-inpainting") {
+            false => "--steps 2 --width 32 --height 24 --prediction epsilon",
+            true => {
+                "--init {F}/../inpaint/init.png --mask {F}/../inpaint/mask.png --steps 3 --sampler ddim --guidance 5 --seed 7 \
+                 --prediction epsilon --dtype f32"
+            }
+        };
         for (model, out) in [(name.to_owned(), "a"), (format!("{name}.safetensors"), "b")] {
             let latents = format!("--latents-out {name}-{out}.safetensors --out {name}-{out}.png");
             let output = works(at, &format!("generate cat! --model {model} {options} {latents}"));
@@ -23,6 +28,16 @@ fn single_file_and_folder_give_the_same_latents() {
         }
         let read = |file: String| std::fs::read(at.join(file)).unwrap();
         assert_eq!(read(format!("{name}-a.safetensors")), read(format!("{name}-b.safetensors")), "{name}");
+        // Those of inpainting models are diffusers' (tests/fixtures/make_inpaint.py).
+        let expected = SafeTensors::open(fixtures().join("../inpaint/single_file.safetensors")).unwrap();
+        if let Some(expected) = expected.find(name) {
+            let expected: Vec<f64> = expected.to_f32().unwrap().into_iter().map(f64::from).collect();
+            let made = SafeTensors::open(at.join(format!("{name}-b.safetensors"))).unwrap();
+            close(&made.get("latents").unwrap().to_f32().unwrap(), &expected, 1e-3)
+                .unwrap_or_else(|e| panic!("{name}: {e}"));
+        } else {
+            assert!(!name.ends_with("-inpainting"), "{name}");
+        }
     }
     // What the file does not say is seen from one prediction, and said.
     for (name, more) in

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use portray::{Budget, Engine, EngineOptions, Event, Flow, GenerateOptions};
+use portray::{Budget, Engine, EngineOptions, Event, Flow, GenerateOptions, ModelOptions, SamplingOptions};
 
-use super::host::{Host, small_bundled_job, tiny, tiny_job};
+use super::common::inpainting_model;
+use super::host::{Host, fixture, small_bundled_job, tiny, tiny_job};
 
 /// What the engine makes on a device of its own, RGB.
 fn plain(job: &GenerateOptions) -> Vec<u8> {
@@ -75,4 +76,20 @@ fn previews_are_painted_with_every_step() {
         }
     }
     assert_eq!(seen, [(1, 12, 10), (2, 12, 10), (3, 12, 10)]);
+}
+
+#[test]
+fn an_inpainting_model_works_for_a_host() {
+    let host = Host::shared();
+    let folder = inpainting_model("sd15");
+    let model = ModelOptions { model: Some(folder.path().to_owned()), ..Default::default() };
+    let start = |name: &str| Some(fixture("../inpaint").join(name));
+    let job = GenerateOptions { init: start("init.png"), mask: start("mask.png"), model, ..tiny_job() };
+    let job = GenerateOptions { sampling: SamplingOptions { steps: Some(2), ..Default::default() }, ..job };
+    let made = pollster::block_on(host.engine.generate(&job, &mut |_| Flow::Continue)).unwrap();
+    let mut work = host.engine.start_generate(job);
+    host.finish(&mut work, Budget::time(Duration::from_millis(20))).unwrap();
+    let previews = work.events().filter(|event| matches!(event, Event::Preview { width: 9, height: 11, .. }));
+    assert_eq!(previews.count(), 2, "previews show the latents' four channels");
+    assert!(difference(&host.read(&work.pictures()[0]), &made.pictures[0].rgb) <= 1);
 }

@@ -44,7 +44,7 @@ fn all_layouts_read_alike() {
         ] {
             for known in [Some(&layers), None] {
                 let lora = open(&format!("{model}.lora-{layout}"), known);
-                assert_eq!(lora.layout, Some(letter), "{layout}");
+                assert_eq!(lora.layout.map(|layout| layout.letter()), Some(letter), "{layout}");
                 assert_eq!(apart(&lora, &expected), 0.0, "{layout}");
                 let report = lora.match_report(&layers);
                 report.check().unwrap();

@@ -1,11 +1,43 @@
 //! The planner: nothing alive overlaps, memory is reused, and what WebGPU would refuse is refused with a reason.
 
-use portray::base::DType;
+use portray::Result;
+use portray::base::{Array, DType, Shape};
 use portray::gpu::{AdapterClass, Caps, Variants};
-use portray::graph::{Graph, Plan, PlanOptions};
+use portray::graph::{Graph, Launch, Op, Plan, PlanOptions, Tensor, TensorInfo};
 use portray::ops::{self, Activation};
 
-fn plan(g: &Graph, caps: &Caps) -> portray::Result<Plan> {
+/// Adds its second operand to its first, in place.
+#[derive(Debug)]
+struct Count;
+
+impl Op for Count {
+    fn name(&self) -> &'static str {
+        "count"
+    }
+
+    fn infer(&self, inputs: &[&TensorInfo]) -> Result<Vec<(Shape, DType)>> {
+        Ok(vec![(inputs[0].shape.clone(), inputs[0].dtype)])
+    }
+
+    fn launch(&self, _: &mut Launch) -> Result<()> {
+        Ok(())
+    }
+
+    fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
+        let sum = inputs[0].data.iter().zip(&inputs[1].data).map(|(a, b)| a + b).collect();
+        vec![Array::new(inputs[0].shape.clone(), sum)]
+    }
+
+    fn in_place(&self) -> Vec<(usize, usize)> {
+        vec![(0, 0)]
+    }
+}
+
+fn count(g: &mut Graph, sum: Tensor, x: Tensor) -> Tensor {
+    g.push1(Count, &[sum, x]).expect("count")
+}
+
+fn plan(g: &Graph, caps: &Caps) -> Result<Plan> {
     Plan::new(g, caps, &Variants::default(), &PlanOptions::default())
 }
 
@@ -59,16 +91,104 @@ fn overlapping_bindings_of_which_one_is_written_are_refused() {
     assert!(message.contains("overlap"), "{message}");
 }
 
+/// Refused with a message that has all of `words`.
+fn refused(g: &Graph, words: &[&str]) {
+    let message = plan(g, &Caps::webgpu_defaults(AdapterClass::Cpu)).err().expect("a refusal").to_string();
+    assert!(words.iter().all(|word| message.contains(word)), "{message}");
+}
+
 #[test]
 fn a_state_that_is_read_after_its_update_is_refused() {
-    let caps = Caps::webgpu_defaults(AdapterClass::Cpu);
     let mut g = Graph::new();
     let state = g.stored("state", [4], DType::F32).expect("state");
+    let renamed = ops::reshape(&mut g, state, [2, 2]).expect("reshape");
     let next = ops::unary(&mut g, state, Activation::Silu).expect("unary");
-    let late = ops::add(&mut g, state, next).expect("add");
-    g.output(late);
     g.assign(state, next).expect("assign");
-    assert!(plan(&g, &caps).is_err());
+    assert!(plan(&g, &Caps::webgpu_defaults(AdapterClass::Cpu)).is_ok());
+    // Its reader may be there, unless its result is wanted.
+    let late = ops::add(&mut g, renamed, renamed).expect("add");
+    assert!(plan(&g, &Caps::webgpu_defaults(AdapterClass::Cpu)).is_ok());
+    g.output(late);
+    refused(&g, &["weighted_sum: reads", "after unary has overwritten it"]);
+}
+
+/// A graph that counts `x` into the stored tensor `sum`, in place.
+fn counter() -> (Graph, Tensor, Tensor, Tensor) {
+    let mut g = Graph::new();
+    let sum = g.stored("sum", [4], DType::F32).expect("sum");
+    let x = g.input("x", [4], DType::F32);
+    let counted = count(&mut g, sum, x);
+    (g, sum, x, counted)
+}
+
+#[test]
+fn what_is_updated_in_place_is_not_read_by_its_old_handle() {
+    let caps = Caps::webgpu_defaults(AdapterClass::Cpu);
+    let (mut g, sum, x, counted) = counter();
+    // The result is the new handle, and may be updated again.
+    let twice = count(&mut g, counted, x);
+    let out = ops::add(&mut g, twice, x).expect("add");
+    g.output(out);
+    assert!(plan(&g, &caps).is_ok());
+    for stale in [sum, counted] {
+        let (mut g, ..) = counter();
+        count(&mut g, counted, x);
+        let late = ops::add(&mut g, stale, x).expect("add");
+        g.output(late);
+        refused(&g, &["weighted_sum: reads", "after count has overwritten it"]);
+    }
+    let (mut g, sum, ..) = counter();
+    g.output(sum);
+    refused(&g, &["count: overwrites sum, which is an output"]);
+    // A value that nobody holds any more, computed in the same run.
+    let (mut g, sum, x, _) = counter();
+    let y = ops::unary(&mut g, x, Activation::Silu).expect("unary");
+    count(&mut g, y, x);
+    g.output(y);
+    let _ = sum;
+    refused(&g, &["count: overwrites unary"]);
+}
+
+/// A product reads whole rows for each of its elements.
+#[test]
+fn what_reads_more_than_it_writes_cannot_write_where_it_reads() {
+    let mut g = Graph::new();
+    let state = g.stored("state", [4, 4], DType::F32).expect("state");
+    let next = ops::linear(&mut g, state, state, Default::default()).expect("linear");
+    g.assign(state, next).expect("assign");
+    refused(&g, &["reads state while it overwrites it"]);
+}
+
+#[test]
+fn a_checkpointed_segment_updates_nothing_in_place() {
+    let build = |checkpoint: bool, late: bool| {
+        let mut g = Graph::new();
+        let x = g.input("x", [4], DType::F32);
+        let w = g.stored("w", [4], DType::F32).expect("w");
+        let sum = g.stored("sum", [4], DType::F32).expect("sum");
+        let y = g
+            .segment("block", |g| {
+                let y = ops::add(g, w, sum)?;
+                if !late {
+                    count(g, sum, x);
+                }
+                ops::unary(g, y, Activation::Silu)
+            })
+            .expect("segment");
+        if late {
+            count(&mut g, sum, x);
+        }
+        let loss = ops::dot(&mut g, y, y).expect("dot");
+        let grads = ops::grad(&mut g, loss, &[w], checkpoint)?;
+        g.output(grads[0]);
+        plan(&g, &Caps::webgpu_defaults(AdapterClass::Cpu))
+    };
+    assert!(build(false, false).is_ok() && build(false, true).is_ok());
+    let message = build(true, false).err().expect("recorded twice").to_string();
+    assert!(message.contains("count") && message.contains("segment"), "{message}");
+    // What the segment reads is not what it was when it is recorded again.
+    let message = build(true, true).err().expect("read again").to_string();
+    assert!(message.contains("reads sum after count has overwritten it"), "{message}");
 }
 
 #[test]

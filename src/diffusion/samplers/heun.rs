@@ -35,7 +35,7 @@ fn predict(r: &Resolved, levels: &Levels, i: usize) -> Evaluation {
     levels.unscaled(i, vec![sample.clone() + &slope * (to - sigma), sample, slope], false)
 }
 
-/// The same step again from where it began, by the mean of the derivatives at both its ends.
+/// Repeats the step from where it began, by the mean of the derivatives at both its ends.
 fn correct(r: &Resolved, levels: &Levels, i: usize) -> Evaluation {
     let io = Inputs::new(3);
     let (sigma, to) = (levels.sigmas[i], levels.sigmas[i + 1]);

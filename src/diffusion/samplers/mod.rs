@@ -1,5 +1,7 @@
-//! The samplers. Adding one: a file with its `SAMPLER`, its `mod` line and its entry in the list below; then its runs in
-//! `tests/fixtures/make_samplers.py` and `make_trajectories.py`, and its name where a test misses it.
+//! Samplers: one file each.
+//!
+//! A new sampler is a file with its `SAMPLER`, its `mod` line and its entry in the list below; then its runs in
+//! `tests/fixtures/make_samplers.py` and `make_trajectories.py`, and its name in the lists that a test holds.
 
 mod ddim;
 mod ddpm;
@@ -65,7 +67,7 @@ impl SamplerKind {
         self.sampler().name
     }
 
-    /// The sampler of a diffusers class, if it is supported.
+    /// Returns the sampler of a diffusers class, if it is supported.
     pub fn from_class(class: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.sampler().class == class)
     }

@@ -1,13 +1,18 @@
 //! Checks of a run: guards around every block, and references of every node.
 
-use super::Session;
+use super::{Buffer, Session};
 use crate::base::Array;
 use crate::error::{Error, Result};
-use crate::graph::Slot;
-use crate::graph::plan::{GUARD_BYTES, Home};
+use crate::graph::plan::{GUARD_BYTES, Home, TRAP_BYTES};
+use crate::graph::{Slot, reference};
 
 /// A quiet NaN that no kernel computes.
 const SENTINEL: u32 = 0x7fc0_dead;
+
+/// `bytes` of sentinels.
+fn sentinels(bytes: u64) -> Vec<u8> {
+    SENTINEL.to_le_bytes().repeat(bytes as usize / 4)
+}
 
 /// Node whose result differs from its reference, found by [`Session::check`].
 #[derive(Clone, Debug)]
@@ -19,41 +24,85 @@ pub struct Mismatch {
 }
 
 impl Session {
-    /// Fills the arena with a NaN pattern. A read of memory that nobody wrote then yields NaN, and
-    /// [`Session::check_sentinels`] finds writes outside a block. For plans made with sentinels.
+    /// Fills the arena, and the guards of inputs and stored tensors, with a pattern that is a NaN: what reads memory that
+    /// nobody wrote yields NaN, and what writes outside its block is found by [`Session::check_sentinels`]. For plans made
+    /// with sentinels, whose stored tensors have [`GUARD_BYTES`] of the store's room before and behind them.
     pub fn plant_sentinels(&self) -> Result<()> {
         for (slot, home) in &self.plan.homes {
-            if let Home::Arena(_) = home {
-                let (buffer, offset) = self.home(*slot)?;
-                let words = vec![SENTINEL; ((self.slot_bytes(*slot) + GUARD_BYTES) / 4) as usize];
-                self.gpu.queue.write_buffer(buffer, offset, bytemuck::cast_slice(&words));
+            let bytes = self.slot_bytes(*slot);
+            let ranges = match home {
+                Home::Arena(_) => vec![(0, bytes + 2 * GUARD_BYTES)],
+                Home::Input(_) | Home::Stored(_) => vec![(0, GUARD_BYTES), (GUARD_BYTES + bytes, GUARD_BYTES)],
+            };
+            let (buffer, offset) = self.home(*slot)?;
+            for (from, bytes) in ranges {
+                self.gpu.queue.write_buffer(buffer, offset - GUARD_BYTES + from, &sentinels(bytes));
             }
         }
         self.gpu.check()
     }
 
-    /// Checks the guards after a run.
+    /// Reads the guards before and behind every block, input and stored tensor, after a run.
     ///
     /// # Errors
-    /// [`Error::Device`] that names the block whose guard was overwritten.
+    /// [`Error::Internal`] that names the block whose guard was overwritten.
     pub async fn check_sentinels(&self) -> Result<()> {
-        for (slot, home) in &self.plan.homes {
-            if let Home::Arena(_) = home {
-                let (buffer, offset) = self.home(*slot)?;
-                let guard = self.gpu.read(buffer, offset + self.slot_bytes(*slot), GUARD_BYTES).await?;
-                if bytemuck::pod_collect_to_vec::<u8, u32>(&guard).iter().any(|&word| word != SENTINEL) {
-                    return Err(Error::Internal(format!("a kernel wrote behind {}", self.plan.slot_name(*slot))));
-                }
+        let slots: Vec<Slot> = self.plan.homes.keys().copied().collect();
+        let mut guards = Vec::with_capacity(2 * slots.len());
+        for slot in &slots {
+            let (buffer, offset) = self.home(*slot)?;
+            guards.extend([(buffer, offset - GUARD_BYTES), (buffer, offset + self.slot_bytes(*slot))]);
+        }
+        let words = self.gather(&guards, GUARD_BYTES).await?;
+        for (i, guard) in words.chunks((GUARD_BYTES / 4) as usize).enumerate() {
+            if guard.iter().any(|&word| word != SENTINEL) {
+                let side = if i % 2 == 0 { "before" } else { "behind" };
+                return Err(Error::Internal(format!("a kernel wrote {side} {}", self.plan.slot_name(slots[i / 2]))));
             }
         }
         Ok(())
     }
 
-    /// Bytes of the slot's block, padded as placed.
-    fn slot_bytes(&self, slot: Slot) -> u64 {
+    /// Reads the traps of every dispatch, after a run of a plan made with [`crate::graph::PlanOptions::traps`].
+    ///
+    /// # Errors
+    /// [`Error::Device`] that names the kernel, and the memory outside of which it read or wrote.
+    pub async fn check_traps(&self) -> Result<()> {
+        let trapped = self.plan.dispatches.iter().filter(|d| d.kernel.trapped);
+        let split: Vec<_> = trapped.filter_map(|d| d.bindings.split_last().map(|split| (d, split))).collect();
+        let places: Vec<_> = split.iter().map(|(_, (traps, _))| self.home(traps.slot)).collect::<Result<_>>()?;
+        if places.is_empty() {
+            return Ok(());
+        }
+        let words = self.gather(&places, TRAP_BYTES).await?;
+        for ((d, (_, bindings)), words) in split.iter().zip(words.chunks((TRAP_BYTES / 4) as usize)) {
+            if let Some((binding, _)) = bindings.iter().zip(words).find(|(_, word)| **word != SENTINEL) {
+                let (kernel, memory) = (d.kernel.template.name, self.plan.slot_name(binding.slot));
+                return Err(Error::Device(format!("{kernel} reads or writes outside of {memory}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads `bytes` at each of `places`, one behind the other.
+    async fn gather(&self, places: &[(&Buffer, u64)], bytes: u64) -> Result<Vec<u32>> {
+        let all = self.gpu.buffer("gathered", bytes * places.len() as u64, wgpu::BufferUsages::COPY_SRC);
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        for (i, (buffer, offset)) in places.iter().enumerate() {
+            encoder.copy_buffer_to_buffer(buffer, *offset, &all, i as u64 * bytes, bytes);
+        }
+        self.gpu.queue.submit([encoder.finish()]);
+        Ok(bytemuck::pod_collect_to_vec(&self.gpu.read(&all, 0, bytes * places.len() as u64).await?))
+    }
+
+    /// Bytes that dispatches may touch of a slot's block.
+    pub(super) fn slot_bytes(&self, slot: Slot) -> u64 {
         let of_slot = self.plan.dispatches.iter().flat_map(|d| &d.bindings).filter(|b| b.slot == slot);
-        let used = of_slot.map(|b| b.offset + b.bytes).max();
-        used.unwrap_or(0).next_multiple_of(self.plan.caps.storage_alignment.max(16))
+        let bound = of_slot.map(|b| b.offset + b.bytes).max().unwrap_or(0);
+        match slot {
+            Slot::Tensor(t) => bound.max(self.plan.tensors[t.0 as usize].bytes()),
+            Slot::Scratch(_) => bound,
+        }
     }
 
     /// Computes every node's reference from the values that the GPU gave its inputs, after a run of a plan made with
@@ -68,7 +117,8 @@ impl Session {
                 let shape = self.plan.tensors[t.0 as usize].shape.clone();
                 inputs.push(Array::from_f32(shape, &self.read(t).await?));
             }
-            let expected = node.op.reference(&inputs.iter().collect::<Vec<_>>());
+            let outputs: Vec<_> = node.outputs.iter().map(|t| &self.plan.tensors[t.0 as usize]).collect();
+            let expected = reference(&*node.op, &inputs.iter().collect::<Vec<_>>(), &outputs)?;
             for (i, (t, expected)) in node.outputs.iter().zip(&expected).enumerate() {
                 let got = self.read(*t).await?;
                 let largest = expected.data.iter().fold(1e-6f64, |m, x| m.max(x.abs()));

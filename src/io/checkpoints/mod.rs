@@ -23,7 +23,8 @@ pub use save::{diffusers_folder_files, write_diffusers_folder};
 pub use weights::Weights;
 
 use super::source::object;
-use super::tokenizer::{ClipTokenizer, TokenizerFiles};
+use super::tokenizer::ClipTokenizer;
+use super::tokenizer_files::TokenizerFiles;
 use super::{ModuleKey, SafeTensors, Source, files};
 use crate::error::{Message, Result};
 

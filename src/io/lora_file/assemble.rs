@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use super::change::{Change, Matrix, WeightChange};
-use super::keys::Role;
+use super::layout::Role;
 use super::{Factor, LoraModule, ModuleKey};
 use crate::error::{Error, Result};
 use crate::io::Tensor;

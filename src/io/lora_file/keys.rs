@@ -1,18 +1,9 @@
 //! What a key of a LoRA file says: which layer, and which of its tensors.
 
+use super::layout::{Layout, Role};
 use super::original::{OriginalNames, ROOTS, is_original};
 use super::{ModuleKey, kohya};
 use crate::io::{ModelModules, Part};
-
-/// Which tensor of a module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    Down,
-    Up,
-    Alpha,
-    /// One of LyCORIS's, by its own name.
-    Lycoris(&'static str),
-}
 
 /// A key, understood or not.
 #[derive(Debug, PartialEq)]
@@ -20,7 +11,7 @@ pub enum Key {
     Known {
         module: ModuleKey,
         role: Role,
-        layout: char,
+        layout: Layout,
     },
     /// A kind of adapter that this program does not apply, and why.
     Refused(&'static str),
@@ -61,13 +52,17 @@ pub fn parse(key: &str, lone: Option<Part>, model: Option<&ModelModules>, origin
     let Some((stem, role, style)) = split_role(key) else { return Key::Foreign };
     let lycoris = matches!(role, Role::Lycoris(_));
     let (module, layout) = if let Some((part, name)) = without_dots(stem) {
-        (kohya::unmangle(name, part, model, originals), 'E')
+        (kohya::unmangle(name, part, model, originals), Layout::Kohya)
     } else {
-        let style = if stem.contains("base_model.model.") { 'D' } else { style };
+        let style = if stem.contains("base_model.model.") { Layout::Peft } else { style };
         dotted(stem, lone, originals)
-            .map_or((None, style), |(module, other)| (Some(module), if other { 'G' } else { style }))
+            .map_or((None, style), |(module, other)| (Some(module), if other { Layout::Original } else { style }))
     };
-    module.map_or(Key::Foreign, |module| Key::Known { module, role, layout: if lycoris { 'F' } else { layout } })
+    module.map_or(Key::Foreign, |module| Key::Known {
+        module,
+        role,
+        layout: if lycoris { Layout::Lycoris } else { layout },
+    })
 }
 
 /// Part and layer name of a stem that is written without dots. LyCORIS alone, outside kohya's scripts, names no part.
@@ -88,46 +83,8 @@ fn without_dots(stem: &str) -> Option<(Part, &str)> {
 }
 
 /// The key without its ending, what the ending says, and the layout it is from.
-fn split_role(key: &str) -> Option<(&str, Role, char)> {
-    const ENDINGS: [(&str, Role, char); 9] = [
-        (".lora_linear_layer.down.weight", Role::Down, 'B'),
-        (".lora_linear_layer.up.weight", Role::Up, 'B'),
-        (".lora.down.weight", Role::Down, 'B'),
-        (".lora.up.weight", Role::Up, 'B'),
-        ("_lora.down.weight", Role::Down, 'A'),
-        ("_lora.up.weight", Role::Up, 'A'),
-        (".lora_down.weight", Role::Down, 'E'),
-        (".lora_up.weight", Role::Up, 'E'),
-        (".alpha", Role::Alpha, 'E'),
-    ];
-    const LYCORIS: [&str; 14] = [
-        "lora_mid.weight",
-        "hada_w1_a",
-        "hada_w1_b",
-        "hada_w2_a",
-        "hada_w2_b",
-        "hada_t1",
-        "hada_t2",
-        "lokr_w1",
-        "lokr_w1_a",
-        "lokr_w1_b",
-        "lokr_w2",
-        "lokr_w2_a",
-        "lokr_w2_b",
-        "lokr_t2",
-    ];
-    let named = |name: &&'static str| Some((key.strip_suffix(*name)?.strip_suffix('.')?, Role::Lycoris(name), 'F'));
-    if let Some(found) = LYCORIS.iter().chain(&["diff", "diff_b"]).find_map(named) {
-        return Some(found);
-    }
-    // What LyCORIS adds to a norm's factors and offsets is a difference by another name.
-    let norm = [("w_norm", "diff"), ("b_norm", "diff_b")]
-        .into_iter()
-        .find_map(|(theirs, ours)| Some((key.strip_suffix(theirs)?.strip_suffix('.')?, Role::Lycoris(ours), 'F')));
-    if norm.is_some() {
-        return norm;
-    }
-    let plain = ENDINGS.iter().find_map(|&(ending, role, layout)| Some((key.strip_suffix(ending)?, role, layout)));
+fn split_role(key: &str) -> Option<(&str, Role, Layout)> {
+    let plain = Layout::ALL.iter().find_map(|&layout| layout.split(key).map(|(stem, role)| (stem, role, layout)));
     if let Some((stem, Role::Alpha, layout)) = plain {
         let stem =
             ["_lora", ".lora", ".lora_linear_layer"].iter().find_map(|end| stem.strip_suffix(end)).unwrap_or(stem);
@@ -142,8 +99,8 @@ fn split_role(key: &str) -> Option<(&str, Role, char)> {
             let adapter = &stem[i + mark.len()..];
             (adapter.is_empty() || (adapter.starts_with('.') && !adapter[1..].contains('.'))).then_some(&stem[..i])
         };
-        let down = ends(".lora_A").map(|stem| (stem, Role::Down, 'C'));
-        down.or_else(|| ends(".lora_B").map(|stem| (stem, Role::Up, 'C')))
+        let down = ends(".lora_A").map(|stem| (stem, Role::Down, Layout::DiffusersPeft));
+        down.or_else(|| ends(".lora_B").map(|stem| (stem, Role::Up, Layout::DiffusersPeft)))
     })
 }
 
@@ -254,7 +211,7 @@ mod tests {
 
     fn known(key: &str, lone: Option<Part>) -> (String, Role, char) {
         match parse(key, lone, None, &OriginalNames::new(None, std::iter::empty())) {
-            Key::Known { module, role, layout } => (module.to_string(), role, layout),
+            Key::Known { module, role, layout } => (module.to_string(), role, layout.letter()),
             other => panic!("{key}: {other:?}"),
         }
     }

@@ -8,8 +8,7 @@
 //! | D | PEFT's `save_pretrained`, a folder a part | `base_model.model.….attn1.to_q.lora_A.weight` |
 //! | E | kohya's sd-scripts, read by most programs | `lora_unet_…_attn1_to_q.lora_down.weight` |
 //! | F | LyCORIS: more kinds under E's layer names | `….lora_mid.weight`, `….hada_w1_a`, `….lokr_w2`, `….diff` |
-//! | G | ComfyUI, OneTrainer: the original code's names, with dots |
-//! `diffusion_model.input_blocks.1.1.….lora_up.weight` |
+//! | G | ComfyUI, OneTrainer: the original code's names, with dots | `diffusion_model.input_blocks.1.1.….lora_up.weight` |
 //!
 //! Each layer may have diffusers' name or the original code's (`original.rs`), and what wrappers of PyTorch put between
 //! (`_orig_mod`, `module`, `base_layer`) is no part of it.
@@ -23,6 +22,7 @@ mod change;
 mod key;
 mod keys;
 mod kohya;
+mod layout;
 mod module;
 mod original;
 mod read;
@@ -34,34 +34,20 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use change::Change;
 pub use key::ModuleKey;
 pub use keys::is_adapter_key;
+pub use layout::Layout;
 pub use module::{Factor, LoraModule};
 pub use report::{MatchReport, ShapeMismatch};
+pub use write::LoraFormat;
 
 use crate::error::{Error, Result};
-
-/// The layouts that can be written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-#[serde(rename_all = "kebab-case")]
-pub enum LoraFormat {
-    /// One file as diffusers' training scripts write it
-    #[default]
-    Diffusers,
-    /// One file with PEFT's key names
-    Peft,
-    /// A folder as PEFT's save_pretrained writes it
-    PeftFolder,
-    /// One file for A1111, ComfyUI and kohya's scripts
-    Kohya,
-}
 
 /// A LoRA, whatever layout it came in.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoraFile {
     /// File or folder it was read from, for messages.
     pub name: String,
-    /// The layout it was read from: `A` to `G` of this module's table.
-    pub layout: Option<char>,
+    /// The layout it was read from.
+    pub layout: Option<Layout>,
     /// Its modules by layer.
     pub modules: BTreeMap<ModuleKey, LoraModule>,
     /// LyCORIS's other kinds by layer; only reading knows them.

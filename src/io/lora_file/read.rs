@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::adapter_config::AdapterConfig;
 use super::assemble::Tensors;
-use super::keys::{Key, Role, is_adapter_key, parse};
+use super::keys::{Key, is_adapter_key, parse};
+use super::layout::{Layout, Role};
 use super::original::OriginalNames;
 use super::{LoraFile, ModuleKey};
 use crate::error::{Error, Result, message, option};
@@ -97,7 +98,7 @@ impl LoraFile {
                 Key::Known { module, role, layout } => {
                     any_lora = true;
                     // An alpha is written alike in most layouts; a kind that only LyCORIS has decides.
-                    if role != Role::Alpha && (layout == 'F' || self.layout.is_none()) {
+                    if role != Role::Alpha && (layout == Layout::Lycoris || self.layout.is_none()) {
                         self.layout = Some(layout);
                     }
                     parts.entry(module).or_default().set(role, tensor)?;

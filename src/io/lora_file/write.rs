@@ -7,13 +7,39 @@ use serde_json::{Map, Value, json};
 
 use super::adapter_config::describe;
 use super::read::{ADAPTER_METADATA, PEFT_CONFIG, PEFT_WEIGHTS};
-use super::{LoraFile, LoraFormat, LoraModule, ModuleKey, kohya, most_common};
+use super::{LoraFile, LoraModule, ModuleKey, kohya, most_common};
 use crate::error::{Error, Result};
 use crate::io::{Part, Place, Tensor, write_atomic, write_folder, write_safetensors};
 
 type Modules<'a> = BTreeMap<&'a ModuleKey, &'a LoraModule>;
 
+/// A layout that can be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum LoraFormat {
+    /// One file as diffusers' training scripts write it
+    #[default]
+    Diffusers,
+    /// One file with PEFT's key names
+    Peft,
+    /// A folder as PEFT's save_pretrained writes it
+    PeftFolder,
+    /// One file for A1111, ComfyUI and kohya's scripts
+    Kohya,
+}
+
 impl LoraFormat {
+    /// Name on the command line and in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            LoraFormat::Diffusers => "diffusers",
+            LoraFormat::Peft => "peft",
+            LoraFormat::PeftFolder => "peft-folder",
+            LoraFormat::Kohya => "kohya",
+        }
+    }
+
     /// The place of a LoRA of `parts` at `path`, which replaces what is there only if `replace` says so.
     pub fn place(self, path: impl Into<PathBuf>, parts: &[Part], replace: bool) -> Place {
         if self != LoraFormat::PeftFolder {
@@ -47,12 +73,7 @@ impl LoraFile {
     pub fn write(&self, path: impl AsRef<Path>, format: LoraFormat) -> Result<()> {
         let path = path.as_ref();
         self.check_family()?;
-        let layout = match format {
-            LoraFormat::Diffusers => "diffusers",
-            LoraFormat::Peft => "peft",
-            LoraFormat::PeftFolder => "peft-folder",
-            LoraFormat::Kohya => "kohya",
-        };
+        let layout = format.name();
         self.only_low_rank(&format!("which layout {layout} cannot hold: use the file as it is"))?;
         if self.modules.is_empty() {
             let example = self.foreign.first().map_or_else(String::new, |key| format!(", for example '{key}'"));

@@ -1,4 +1,4 @@
-//! What a `config.json` must hold.
+//! Checks of a `config.json`.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -73,7 +73,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// What attention can do with `channels` in `heads`.
+    /// Checks that attention can split `channels` into `heads`.
     pub(super) fn heads(&self, name: &str, heads: usize, channels: usize) -> Result<()> {
         if heads > 1 && channels / heads > WIDEST_HEAD {
             return self.fail(format!(
@@ -91,7 +91,7 @@ impl Check<'_> {
         values.iter().try_for_each(|&value| self.count(name, value, most))
     }
 
-    /// The channels of every block.
+    /// Checks the channels of every block.
     pub(super) fn channels(&self, channels: &[usize]) -> Result<()> {
         if channels.is_empty() || channels.len() > BLOCKS {
             return self.fail(format!("block_out_channels has {} values, must have 1 to {BLOCKS}", channels.len()));

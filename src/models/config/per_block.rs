@@ -1,4 +1,4 @@
-//! A field of `config.json` that may differ by block.
+//! Fields of `config.json` that may differ by block.
 
 use serde::Deserialize;
 
@@ -6,7 +6,7 @@ use serde::Deserialize;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged, expecting = "expected a whole number, or a list of one for each block")]
 pub enum PerBlock {
-    /// The same everywhere.
+    /// One value for all blocks.
     One(usize),
     /// By block, from the highest resolution down.
     Each(Vec<usize>),

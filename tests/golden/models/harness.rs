@@ -93,7 +93,7 @@ impl Golden {
             let factor = |name| loras.merged.get(&format!("lora.{module}.{name}"));
             match (factor("down"), factor("up")) {
                 (Some(down), Some(up)) => {
-                    lora::merge(values, shape, 0..shape[0], &down.values, &up.values, loras.scale)
+                    lora::merge(values, shape, 0..shape[0], [&down.values, &up.values], loras.scale)
                 }
                 _ => Ok(()),
             }

@@ -19,7 +19,7 @@ pub use names::{Names, Structure, TextFlavour, Third};
 use super::{Part, Weights, wrappers};
 use crate::error::{Message, Result, message, option};
 use crate::io::source::object;
-use crate::io::tokenizer::TokenizerFiles;
+use crate::io::tokenizer_files::TokenizerFiles;
 use crate::io::{SafeTensors, Source};
 use configs::Configs;
 use stated::Stated;

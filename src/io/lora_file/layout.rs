@@ -1,0 +1,129 @@
+//! The layouts of LoRA files, an entry each: reading another with endings of its own takes a variant and its row here.
+
+use serde::{Serialize, Serializer};
+
+/// Which tensor of a module a key names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Role {
+    Down,
+    Up,
+    Alpha,
+    /// One of LyCORIS's, by its own name.
+    Lycoris(&'static str),
+}
+
+/// A layout in which LoRA files are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// `….to_q_lora.down.weight`
+    OldDiffusers,
+    /// `….to_q.lora.down.weight`
+    Diffusers,
+    /// `unet.….to_q.lora_A.weight`
+    DiffusersPeft,
+    /// `base_model.model.….to_q.lora_A.weight`
+    Peft,
+    /// `lora_unet_…_to_q.lora_down.weight`
+    Kohya,
+    /// `….hada_w1_a`, `….lokr_w2`, `….diff`
+    Lycoris,
+    /// `diffusion_model.input_blocks.1.1.….lora_up.weight`
+    Original,
+}
+
+/// What a layout is called, and the endings that only its keys have.
+struct Row {
+    letter: char,
+    writer: &'static str,
+    endings: &'static [(&'static str, Role)],
+}
+
+impl Layout {
+    /// Every layout.
+    pub const ALL: [Layout; 7] = [
+        Layout::OldDiffusers,
+        Layout::Diffusers,
+        Layout::DiffusersPeft,
+        Layout::Peft,
+        Layout::Kohya,
+        Layout::Lycoris,
+        Layout::Original,
+    ];
+
+    const fn row(self) -> Row {
+        match self {
+            Layout::OldDiffusers => Row {
+                letter: 'A',
+                writer: "diffusers before 0.18",
+                endings: &[("_lora.down.weight", Role::Down), ("_lora.up.weight", Role::Up)],
+            },
+            Layout::Diffusers => Row {
+                letter: 'B',
+                writer: "diffusers' training scripts",
+                endings: &[
+                    (".lora_linear_layer.down.weight", Role::Down),
+                    (".lora_linear_layer.up.weight", Role::Up),
+                    (".lora.down.weight", Role::Down),
+                    (".lora.up.weight", Role::Up),
+                ],
+            },
+            // PEFT puts an adapter's name inside the ending: `keys.rs` reads these two.
+            Layout::DiffusersPeft => Row { letter: 'C', writer: "diffusers with PEFT", endings: &[] },
+            Layout::Peft => Row { letter: 'D', writer: "PEFT folder", endings: &[] },
+            Layout::Kohya => Row {
+                letter: 'E',
+                writer: "kohya",
+                endings: &[(".lora_down.weight", Role::Down), (".lora_up.weight", Role::Up), (".alpha", Role::Alpha)],
+            },
+            Layout::Lycoris => Row {
+                letter: 'F',
+                writer: "LyCORIS",
+                endings: &[
+                    (".lora_mid.weight", Role::Lycoris("lora_mid.weight")),
+                    (".hada_w1_a", Role::Lycoris("hada_w1_a")),
+                    (".hada_w1_b", Role::Lycoris("hada_w1_b")),
+                    (".hada_w2_a", Role::Lycoris("hada_w2_a")),
+                    (".hada_w2_b", Role::Lycoris("hada_w2_b")),
+                    (".hada_t1", Role::Lycoris("hada_t1")),
+                    (".hada_t2", Role::Lycoris("hada_t2")),
+                    (".lokr_w1", Role::Lycoris("lokr_w1")),
+                    (".lokr_w1_a", Role::Lycoris("lokr_w1_a")),
+                    (".lokr_w1_b", Role::Lycoris("lokr_w1_b")),
+                    (".lokr_w2", Role::Lycoris("lokr_w2")),
+                    (".lokr_w2_a", Role::Lycoris("lokr_w2_a")),
+                    (".lokr_w2_b", Role::Lycoris("lokr_w2_b")),
+                    (".lokr_t2", Role::Lycoris("lokr_t2")),
+                    (".diff", Role::Lycoris("diff")),
+                    (".diff_b", Role::Lycoris("diff_b")),
+                    // What LyCORIS adds to a norm's factors and offsets is a difference by another name.
+                    (".w_norm", Role::Lycoris("diff")),
+                    (".b_norm", Role::Lycoris("diff_b")),
+                ],
+            },
+            // The endings of others; its layers' names tell it.
+            Layout::Original => Row { letter: 'G', writer: "ComfyUI, OneTrainer", endings: &[] },
+        }
+    }
+
+    /// The letter of the table in `lora_file/mod.rs`.
+    pub fn letter(self) -> char {
+        self.row().letter
+    }
+
+    /// Letter and the programs that write it: `E (kohya)`.
+    pub fn describe(self) -> String {
+        let Row { letter, writer, .. } = self.row();
+        format!("{letter} ({writer})")
+    }
+
+    /// The part of `key` before an ending of this layout, and the ending's tensor.
+    pub(super) fn split(self, key: &str) -> Option<(&str, Role)> {
+        self.row().endings.iter().find_map(|&(ending, role)| Some((key.strip_suffix(ending)?, role)))
+    }
+}
+
+impl Serialize for Layout {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_char(self.letter())
+    }
+}
