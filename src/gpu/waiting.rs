@@ -10,7 +10,7 @@ use web_time::Instant;
 use super::pace::guess;
 use super::turn::{Allowance, Budget, DISPATCH_SECS, SUBMIT_SECS, Turn};
 use super::{Gpu, STAGING_BYTES};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Cost units of the first submit on a device of unknown speed.
 const FIRST_COST: f64 = 2e8;

@@ -1,5 +1,6 @@
 //! Descriptions of models and LoRAs as data: one schema for the library, `--json` and the page.
 
+use crate::io::lora_file::Layout;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
@@ -177,7 +178,11 @@ impl Model {
 pub struct LoraReport {
     /// Name of its file or folder.
     pub file: String,
+<<<<<<< HEAD
     /// Its layout; a letter in JSON, as `inspect` explains it.
+=======
+    /// Letter of its layout, as `inspect` explains it.
+>>>>>>> main
     pub layout: Option<Layout>,
     /// Layers of each kind: "LoRA", "LoCon", "LoHa", "LoKr" or others.
     pub kinds: BTreeMap<&'static str, usize>,
