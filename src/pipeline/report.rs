@@ -178,11 +178,7 @@ impl Model {
 pub struct LoraReport {
     /// Name of its file or folder.
     pub file: String,
-<<<<<<< HEAD
     /// Its layout; a letter in JSON, as `inspect` explains it.
-=======
-    /// Letter of its layout, as `inspect` explains it.
->>>>>>> main
     pub layout: Option<Layout>,
     /// Layers of each kind: "LoRA", "LoCon", "LoHa", "LoKr" or others.
     pub kinds: BTreeMap<&'static str, usize>,
