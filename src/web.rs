@@ -13,6 +13,7 @@ use wasm_bindgen::prelude::*;
 use crate::engine::{Engine, EngineOptions};
 use crate::error::{Error, Remedy, Result, Words};
 use crate::event::{Event, Flow, Listener, Picture};
+use crate::generate::plans::plan_without_mask;
 use crate::generate::{GenerateOptions, plan_generate};
 use crate::io::files::Content;
 use crate::io::image::encode_png;
@@ -203,11 +204,13 @@ impl WebEngine {
         serde_json::to_value(LoraReport::new(&file, Some(&modules))).map_err(|e| Error::Internal(e.to_string()))
     }
 
-    /// Memory and work of the job `kind` ("generate" or "train"): a `PlanReport` as JSON.
+    /// Memory and work of the job `kind` ("generate", "train", or "model" for images that need no mask yet): a `PlanReport` as
+    /// JSON.
     pub fn plan(&self, kind: &str, job: &str) -> Result<String, JsValue> {
         let caps = self.engine.gpu().caps();
         let report = match kind {
             "train" => parse(job).and_then(|job: TrainOptions| plan_train(&job, caps)),
+            "model" => parse(job).and_then(|job: GenerateOptions| plan_without_mask(&job, caps)),
             _ => parse(job).and_then(|job: GenerateOptions| plan_generate(&job, caps)),
         };
         report.map(|report| report.to_json(&*self.words).to_string()).map_err(|e| self.words.thrown(&e))

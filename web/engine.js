@@ -81,7 +81,7 @@ export class Realm {
 
   /** Refuses a model whose smallest picture the adapter cannot hold. */
   #fits(model) {
-    return this.trial("generate", { prompts: [""], model }, "Making a picture with this model");
+    return this.trial("model", { prompts: [""], model }, "Making a picture with this model");
   }
 
   #release() {

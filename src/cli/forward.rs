@@ -33,7 +33,7 @@ pub fn run(global: &Global, args: &ForwardArgs) -> Result<()> {
     let _lock = place.lock(|text| terminal::warn(global.json, &text))?;
     place.check()?;
     let input = args.input.as_ref().map(SafeTensors::open).transpose()?;
-    let engine = super::open(global)?;
+    let engine = super::device::open(global)?;
     let made = portray::tools::forward(&engine, part, &args.model, &args.loras, input.as_ref(), &args.prompt);
     let made = pollster::block_on(made)?;
     let tensors: Vec<Tensor<'_>> =

@@ -21,7 +21,7 @@ use super::{stop, terminal};
 pub fn run(global: &Global, args: GenerateArgs) -> Result<()> {
     let (job, results) = Results::new(global, args)?;
     stop::listen();
-    let engine = super::open(global)?;
+    let engine = super::device::open(global)?;
     let mut reporter = Reporter::new(global);
     let result = pollster::block_on(engine.generate(&job, &mut |event| {
         if let Event::Picture(picture) = &event {

@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod convert;
 mod demo;
+mod device;
 mod files;
 mod forward;
 mod generate;
@@ -22,9 +23,9 @@ mod words;
 use std::path::Path;
 use std::process::ExitCode;
 
-use args::{Command, Global};
+use args::Command;
 use clap::Parser as _;
-use portray::{Engine, EngineOptions, Error, Event, Result};
+use portray::{Error, Event};
 use words::said;
 
 /// Parses the arguments, runs the command, and turns what came of it into an exit code: 0 done, 1 failed, 2 wrong use,
@@ -58,9 +59,9 @@ pub fn main() -> ExitCode {
         Command::Convert(args) => convert::run(&global, &args),
         Command::Forward(args) => forward::run(&global, &args),
         Command::Info(args) => info::run(&global, &args),
-        Command::Bench(args) => {
-            bench::check(&args).and_then(|()| open(&global)).and_then(|engine| bench::run(&global, &engine, &args))
-        }
+        Command::Bench(args) => bench::check(&args)
+            .and_then(|()| device::open(&global))
+            .and_then(|engine| bench::run(&global, &engine, &args)),
     };
     if let Some(warning) = portray::io::files::unsynced() {
         report::Reporter::new(&global).hear(&Event::Warning(warning.into()));
@@ -91,12 +92,4 @@ pub fn main() -> ExitCode {
 /// Whether no path leads to the current folder, so that none that begins there is found.
 fn folder_is_gone() -> bool {
     std::env::current_dir().and_then(|folder| folder.metadata()).is_err()
-}
-
-/// Opens the adapter that the global options name.
-fn open(global: &Global) -> Result<Engine> {
-    // Without a cache folder nothing is remembered, and the usual kernels run.
-    let variants = portray::pipeline::cache_folder().ok().map(|cache| cache.join("variants"));
-    let options = EngineOptions { adapter: global.adapter.clone(), variants, ..Default::default() };
-    pollster::block_on(Engine::request(&options))
 }

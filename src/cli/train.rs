@@ -18,7 +18,7 @@ pub fn run(global: &Global, args: TrainArgs) -> Result<()> {
     let job = args.job;
     let samples = samples(&job)?;
     stop::listen();
-    let engine = super::open(global)?;
+    let engine = super::device::open(global)?;
     let mut reporter = Reporter::new(global);
     let began = Instant::now();
     let result = pollster::block_on(engine.train(&job, &mut |event| hear(&mut reporter, &job, &samples, &event)));

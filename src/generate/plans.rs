@@ -43,6 +43,14 @@ pub fn plan_generate(job: &GenerateOptions, caps: &Caps) -> Result<PlanReport> {
     generate_report(job, caps, &model, notes).map(|(report, _)| report)
 }
 
+/// The plan of a job for which an inpainting model needs no mask yet: a page asks whether a model fits when it is loaded.
+#[cfg_attr(not(feature = "web"), allow(dead_code, reason = "the page asks for it"))]
+pub(crate) fn plan_without_mask(job: &GenerateOptions, caps: &Caps) -> Result<PlanReport> {
+    job.check()?;
+    let (model, notes) = open_for_plan(&job.model, &job.loras, job.reads())?;
+    generate_report(job, caps, &model.merging(job.merge), notes).map(|(report, _)| report)
+}
+
 /// The plan of `job` with an open model, and its kernels; `notes` are what is said of the model.
 pub(crate) fn generate_report(
     job: &GenerateOptions,

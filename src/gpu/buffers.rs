@@ -61,11 +61,6 @@ impl Pool {
     pub(crate) fn chunk(&self, i: usize) -> Option<&Buffer> {
         self.chunks.get(i)
     }
-
-    /// Total bytes of all chunks.
-    pub fn bytes(&self) -> u64 {
-        self.chunks.iter().map(|b| b.size()).sum()
-    }
 }
 
 pub(crate) fn storage_buffer(gpu: &Gpu, label: &str, size: u64) -> Buffer {
@@ -140,11 +135,6 @@ impl Store {
 
     fn find(&self, key: &str) -> Option<&StoredBuffer> {
         self.entries.get(key).or_else(|| self.shared.iter().find_map(|store| store.find(key)))
-    }
-
-    /// All keys, in no particular order.
-    pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.entries.keys().map(String::as_str)
     }
 
     /// Allocates `tensors` (key and bytes), zeroed, several to a buffer. Keys that the store already holds are left

@@ -265,12 +265,6 @@ impl Gpu {
         &self.info
     }
 
-    /// Name of adapter and driver, for caches of measurements.
-    pub fn fingerprint(&self) -> String {
-        let i = &self.info;
-        format!("{} | {} {} | {:?} {:x}:{:x}", i.name, i.driver, i.driver_info, i.backend, i.vendor, i.device)
-    }
-
     /// Bytes currently allocated on the adapter, staging included, if the backend reports them.
     pub fn allocated_bytes(&self) -> Option<u64> {
         self.device.generate_allocator_report().map(|r| r.total_allocated_bytes)

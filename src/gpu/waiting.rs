@@ -10,6 +10,8 @@ use web_time::Instant;
 use super::pace::guess;
 use super::turn::{Allowance, Budget, DISPATCH_SECS, SUBMIT_SECS, Turn};
 use super::{Gpu, STAGING_BYTES};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::error::Error;
 use crate::error::Result;
 
 /// Cost units of the first submit on a device of unknown speed.

@@ -8,8 +8,6 @@ use std::sync::Arc;
 pub(crate) use super::describe::describe;
 use super::files;
 use super::slices::Data;
-#[cfg(not(target_arch = "wasm32"))]
-use super::slices::Slices;
 use crate::base::json;
 use crate::error::{Error, Result};
 
@@ -54,7 +52,7 @@ impl Source {
 
     /// What `slices` gives; `name` is what errors call it.
     #[cfg(not(target_arch = "wasm32"))]
-    pub fn from_slices(name: impl Into<String>, slices: impl Slices + Send + Sync + 'static) -> Source {
+    pub fn from_slices(name: impl Into<String>, slices: impl super::slices::Slices + Send + Sync + 'static) -> Source {
         Source { name: name.into(), data: Data::Slices(Arc::new(slices)) }
     }
 

@@ -20,11 +20,6 @@ pub fn add(g: &mut Graph, a: Tensor, b: Tensor) -> Result<Tensor> {
     g.push1(WeightedSum { alpha: 1.0, beta: 1.0 }, &[a, b])
 }
 
-/// `alpha * a + beta * b`, elementwise.
-pub fn weighted_sum(g: &mut Graph, alpha: f64, a: Tensor, beta: f64, b: Tensor) -> Result<Tensor> {
-    g.push1(WeightedSum { alpha, beta }, &[a, b])
-}
-
 /// `factor * x`.
 pub fn scale(g: &mut Graph, x: Tensor, factor: f64) -> Result<Tensor> {
     g.push1(WeightedSum { alpha: factor, beta: 0.0 }, &[x])

@@ -77,8 +77,6 @@ pub struct Case {
     pub primary: usize,
     /// Number of results compared with the reference.
     pub compared: usize,
-    /// Whether `portray bench` shows it.
-    pub bench: bool,
 }
 
 impl Case {
@@ -91,7 +89,6 @@ impl Case {
             differentiate: Vec::new(),
             primary: usize::MAX,
             compared: usize::MAX,
-            bench: false,
         }
     }
 

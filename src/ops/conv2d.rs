@@ -1,6 +1,6 @@
 //! 2-D convolution in NHWC as implicit GEMM.
 
-use super::{Case, Conv, Epilogue, Gemm, Graph, Result, Rows, Tensor};
+use super::{Conv, Epilogue, Gemm, Graph, Result, Rows, Tensor};
 
 /// Convolution with an epilogue: x `[n,h,w,c1]` (and x2 `[n,h,w,c2]`, in place of a concat of channels), w
 /// [out,kh,kw,c1+c2] -> `[n,oh,ow,out]`.
@@ -17,9 +17,4 @@ pub fn conv2d(
     operands.extend(x2);
     operands.push(w);
     epilogue.record(g, Gemm { x2: x2.is_some(), ..Gemm::new(Rows::Conv(conv)) }, operands)
-}
-
-/// Test cases: see `gemm`.
-pub fn cases() -> Vec<Case> {
-    Vec::new()
 }

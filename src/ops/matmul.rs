@@ -1,6 +1,6 @@
 //! Linear layers and matrix products.
 
-use super::{Activation, AddKind, Case, Gemm, Graph, Result, Rows, Tensor};
+use super::{Activation, AddKind, Gemm, Graph, Result, Rows, Tensor};
 
 /// Epilogue of a linear layer or convolution: `act(product + bias + addend + lora)`.
 #[derive(Clone, Debug, Default)]
@@ -93,9 +93,4 @@ pub struct MatmulSpec {
 pub fn matmul(g: &mut Graph, a: Tensor, b: Tensor, spec: MatmulSpec) -> Result<Tensor> {
     let gemm = Gemm { k_major: !spec.transpose_b, batched: spec.batched, alpha: spec.alpha, ..Gemm::new(Rows::Same) };
     g.push1(gemm, &[a, b])
-}
-
-/// Test cases: see `gemm`.
-pub fn cases() -> Vec<Case> {
-    Vec::new()
 }

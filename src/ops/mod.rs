@@ -1,8 +1,8 @@
 //! Operations: one file and one kernel each.
 //!
 //! A new op is `src/ops/<op>.rs` (shape rule, launch, f64 reference, gradient, test cases), `shaders/<op>.wgsl`, and
-//! its name in the registry below. Shader validation, the comparison with the reference, the gradient check and the
-//! benchmark find it there.
+//! its name in the registry below. Shader validation, the comparison with the reference and the gradient check find
+//! it there.
 
 mod case;
 pub mod oracle;
@@ -13,7 +13,6 @@ mod adamw8bit;
 mod attention;
 mod binary;
 mod clip_grad_norm;
-mod conv2d;
 mod embedding;
 mod fill;
 mod fma_peak;
@@ -23,7 +22,6 @@ mod group_norm;
 mod group_norm_backward;
 mod group_norm_bands;
 mod layer_norm;
-mod matmul;
 mod mse;
 mod reduce;
 mod repeat;
@@ -37,17 +35,19 @@ mod unary;
 mod upsample_nearest;
 mod weight_grad;
 
-// Parts of ops.
+// Parts of ops, and the ways to record a contraction.
 mod attention_backward;
 mod attention_launch;
 mod attention_spec;
 mod attention_wide;
 mod contraction;
+mod conv2d;
 mod gemm_cases;
 mod gemm_epilogue;
 mod gemm_grad;
 mod gemm_launch;
 mod group_norm_sizes;
+mod matmul;
 mod team;
 mod tile;
 mod variants;
@@ -56,7 +56,9 @@ pub use attention_backward::AttentionBackward;
 pub use attention_spec::{Attention, AttentionSpec, Heads, WIDEST_HEAD};
 pub use case::{Case, Given};
 pub use contraction::{AddKind, Conv, Gemm, Rows};
+pub use conv2d::conv2d;
 pub use group_norm_sizes::GroupNorm;
+pub use matmul::{Addend, Epilogue, LoraAdd, MatmulSpec, linear, matmul};
 pub use variants::{Choice, choices, large_tiles};
 
 use crate::error::Result;
@@ -83,7 +85,6 @@ registry! {
     attention,
     binary,
     clip_grad_norm,
-    conv2d,
     embedding,
     fill,
     fma_peak,
@@ -93,7 +94,6 @@ registry! {
     group_norm_backward,
     group_norm_bands,
     layer_norm,
-    matmul,
     mse,
     reduce,
     repeat,

@@ -46,6 +46,11 @@ pub struct Opened {
     pub(super) plans: LastPlans,
 }
 
+#[allow(clippy::arc_with_non_send_sync, reason = "in a page, where wgpu's objects belong to one thread, so do models")]
+fn share(opened: Opened) -> Arc<Opened> {
+    Arc::new(opened)
+}
+
 impl Deref for Model {
     type Target = Opened;
 
@@ -162,7 +167,7 @@ impl Model {
             resident: Resident::default(),
             plans: LastPlans::default(),
         };
-        let model = Model { opened: Arc::new(opened), loras: Vec::new(), merges: false };
+        let model = Model { opened: share(opened), loras: Vec::new(), merges: false };
         model.check_tokenizer()?;
         if loras.is_empty() { Ok(model) } else { model.with_loras(loras, listener) }
     }

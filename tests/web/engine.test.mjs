@@ -239,6 +239,33 @@ test("single files and addresses are loaded, kept, and draw", async (t) => {
   assert.deepEqual(found, { folder: ["model", true, true], object: tiny, string: tiny, kept: [["model", true, false], ["tiny.safetensors", true, true]] });
 });
 
+test("an inpainting model draws what the native build draws", async (t) => {
+  const page = await tab(t);
+  const out = await folder(t);
+  const file = path.join(out, "inpainting.safetensors");
+  await makeModel("tiny-sd1-inpainting", file);
+  page.server.files.set("/hub/inpainting.safetensors", { bytes: await readFile(file), etag: '"1"' });
+  const fixture = (name) => path.join(ROOT, "tests/fixtures/inpaint", name);
+  const starts = await Promise.all(["init.png", "mask.png"].map((name) => readFile(fixture(name), "base64")));
+  const found = await page.evaluate(async (starts) => {
+    const [init, mask] = starts.map((text) => new Blob([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))]));
+    const { inpaints } = await engine.load("/hub/inpainting.safetensors");
+    const job = { prompt: "a cat", steps: 3, seed: 7, sampler: "ddim" };
+    const refused = await all(engine.generate(job)).catch((error) => error.message);
+    const plan = await engine.plan("generate", { ...job, init, mask });
+    const picture = (await all(engine.generate({ ...job, init, mask }))).find((event) => event.type === "picture");
+    return { inpaints, refused, plan: plan.text, parameters: picture.parameters, png: picture.png };
+  }, starts);
+  assert.equal(found.inpaints, true);
+  assert.match(found.refused, /is an inpainting model/);
+  assert.match(found.plan, /38x46/);
+  assert.match(found.parameters, /Denoising strength: 1, .*Mask image: mask/);
+  await portray("generate", "a cat", "--model", file, "--steps", "3", "--seed", "7", "--sampler", "ddim", "--init", fixture("init.png"), "--mask", fixture("mask.png"), "--out", path.join(out, "native.png"), "--quiet");
+  const db = await page.evaluate(psnr, [Buffer.from(found.png).toString("base64"), await readFile(path.join(out, "native.png"), "base64")]);
+  t.diagnostic(`PSNR ${db.toFixed(1)} dB`);
+  assert.ok(db >= 40, `${db} dB`);
+});
+
 test("a panic is told in its words, and another engine works", async (t) => {
   const page = await tab(t, { allow: [/unreachable/] });
   const [lost, made] = await page.evaluate(async () => {

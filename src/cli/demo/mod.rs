@@ -2,6 +2,7 @@
 
 mod check;
 mod progress;
+mod recipe;
 mod report;
 mod scenes;
 mod sheet;
@@ -11,29 +12,19 @@ mod subject;
 use std::path::{Path, PathBuf};
 
 use portray::io::{Place, image, write_atomic};
-use portray::{Error, Picture, Result, SamplerKind};
+use portray::{Error, Picture, Result};
 
 use super::args::{DemoArgs, Global};
 use super::{files, stop, terminal};
 use check::{Drift, Figures};
 use progress::Job;
+use recipe::{CLASS_PICTURES, RANK};
 use report::Report;
 use scenes::Scenes;
 use sheet::{Cell, Row, Sheet, Strip};
 use studio::{Studio, Training};
 use subject::Subject;
 
-/// Sampler of every picture.
-const SAMPLER: SamplerKind = SamplerKind::Dpmpp2m;
-/// Guidance of every picture.
-const GUIDANCE: f64 = 4.0;
-/// Rank of the LoRAs.
-const RANK: usize = 8;
-/// Learning rate of the LoRAs, the same to the end: one that falls makes smoother pictures, and class pictures all
-/// alike.
-const LEARNING_RATE: f64 = 1e-3;
-/// Class pictures that training with prior preservation sees.
-const CLASS_PICTURES: usize = 12;
 /// Seeds that judge drift, and none of which made a class picture.
 const DRIFT_PICTURES: usize = 12;
 /// How far the seeds of the sheet's pictures lie from those of the class pictures.

@@ -3,9 +3,9 @@
 use super::super::args::DemoArgs;
 use super::super::table;
 use super::check::Figures;
+use super::recipe::{CLASS_PICTURES, GUIDANCE, LEARNING_RATE, RANK, SAMPLER};
 use super::studio::{Studio, Training};
 use super::subject::Subject;
-use super::{CLASS_PICTURES, GUIDANCE, LEARNING_RATE, RANK, SAMPLER};
 
 /// All that the report speaks of.
 pub struct Report<'a> {

@@ -9,8 +9,8 @@ use portray::{
 
 use super::super::args::{DemoArgs, Global};
 use super::progress::{Progress, UPDATE};
+use super::recipe::{CLASS_PICTURES, GUIDANCE, LEARNING_RATE, RANK, SAMPLER};
 use super::subject::Subject;
-use super::{CLASS_PICTURES, GUIDANCE, LEARNING_RATE, RANK, SAMPLER};
 
 /// An engine with the demo's settings, and how long everything took.
 pub struct Studio<'a> {
@@ -45,7 +45,7 @@ impl<'a> Studio<'a> {
     /// # Errors
     /// As [`Engine::request`].
     pub fn open(global: &'a Global, args: &'a DemoArgs, units: usize) -> Result<Studio<'a>> {
-        let engine = super::super::open(global)?;
+        let engine = super::super::device::open(global)?;
         Ok(Studio { engine, args, progress: Progress::new(global, units), times: Vec::new() })
     }
 

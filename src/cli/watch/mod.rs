@@ -2,6 +2,7 @@
 
 #[cfg(feature = "window")]
 mod page;
+mod shown;
 #[cfg(feature = "window")]
 mod stage;
 #[cfg(feature = "window")]
@@ -13,6 +14,7 @@ use portray::Result;
 
 use super::args::{Global, WatchArgs, WatchJob};
 use super::{generate, terminal, train};
+use shown::Shown;
 
 /// Does the job in a window, or says why not and does it all the same.
 pub fn run(global: &Global, args: WatchArgs) -> Result<()> {
@@ -27,15 +29,6 @@ pub fn run(global: &Global, args: WatchArgs) -> Result<()> {
         WatchJob::Generate(args) => generate::run(global, *args),
         WatchJob::Train(args) => train::run(global, *args),
     }
-}
-
-/// What came of trying to show a job.
-enum Shown {
-    /// It was shown, and ended so.
-    #[cfg_attr(not(feature = "window"), allow(dead_code, reason = "nothing is shown without a window"))]
-    Done(Result<()>),
-    /// No window could be opened, and nothing was begun.
-    NoWindow(String),
 }
 
 #[cfg(feature = "window")]

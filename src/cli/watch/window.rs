@@ -11,8 +11,8 @@ use winit::event_loop::{ActiveEventLoop, ControlFlow, EventLoop};
 use winit::keyboard::{Key, NamedKey};
 use winit::window::{Window, WindowId};
 
-use super::Shown;
 use super::page::Place;
+use super::shown::Shown;
 use super::stage::Stage;
 use super::task::Task;
 use crate::cli::args::{Global, WatchArgs};

@@ -63,7 +63,7 @@ const LONGEST_FUNCTION: usize = 60;
 const MOST_ARGUMENTS: usize = 5;
 
 /// Paths whose files still import each other in circles; to be emptied.
-const CIRCLES_YET: &[&str] = &["src/pipeline/", "src/train/", "src/tools/", "src/gpu/", "src/graph/", "src/cli/"];
+const CIRCLES_YET: &[&str] = &["src/pipeline/", "src/train/", "src/tools/", "src/gpu/", "src/graph/"];
 
 /// Files that are still too long, and functions too long or with too many arguments, by the beginnings of what is
 /// found; to be emptied.
