@@ -148,12 +148,13 @@ pub struct WebEngine {
 #[wasm_bindgen(js_class = Engine)]
 impl WebEngine {
     /// Opens the browser's adapter; `labels`, as JSON, has what the page calls options, by their fields' names.
-    pub async fn request(labels: &str) -> Result<WebEngine, JsValue> {
+    pub async fn request(labels: Option<String>) -> Result<WebEngine, JsValue> {
         // Of a panic JavaScript sees a trap without words: they stay where it finds them.
         std::panic::set_hook(Box::new(|panic| {
             let _ = js_sys::Reflect::set(&js_sys::global(), &"portrayPanic".into(), &panic.to_string().into());
         }));
-        let words = Rc::new(Labels(serde_json::from_str(labels).unwrap_or_default()));
+        let labels = labels.and_then(|labels| serde_json::from_str(&labels).ok());
+        let words = Rc::new(Labels(labels.unwrap_or_default()));
         let engine = Engine::request(&EngineOptions::default()).await.map_err(|e| words.thrown(&e))?;
         Ok(WebEngine { engine, opened: RefCell::default(), words })
     }

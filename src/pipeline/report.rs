@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::diffusion::Prediction;
 use crate::error::{Message, Result, Words};
+use crate::io::lora_file::Layout;
 use crate::io::{Checkpoint, LoraFile, ModelModules, Part};
 use crate::models::{UnetConfig, VaeConfig};
 
@@ -177,7 +178,7 @@ impl Model {
 pub struct LoraReport {
     /// Name of its file or folder.
     pub file: String,
-    /// Letter of its layout, as `inspect` explains it.
+    /// Its layout; a letter in JSON, as `inspect` explains it.
     pub layout: Option<Layout>,
     /// Layers of each kind: "LoRA", "LoCon", "LoHa", "LoKr" or others.
     pub kinds: BTreeMap<&'static str, usize>,

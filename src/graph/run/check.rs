@@ -45,7 +45,7 @@ impl Session {
     /// Reads the guards before and behind every block, input and stored tensor, after a run.
     ///
     /// # Errors
-    /// [`Error::Device`] that names the block whose guard was overwritten.
+    /// [`Error::Internal`] that names the block whose guard was overwritten.
     pub async fn check_sentinels(&self) -> Result<()> {
         let slots: Vec<Slot> = self.plan.homes.keys().copied().collect();
         let mut guards = Vec::with_capacity(2 * slots.len());
