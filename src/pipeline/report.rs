@@ -8,7 +8,6 @@ use serde_json::Value;
 
 use crate::diffusion::Prediction;
 use crate::error::{Message, Result, Words};
-use crate::io::lora_file::Layout;
 use crate::io::{Checkpoint, LoraFile, ModelModules, Part};
 use crate::models::{UnetConfig, VaeConfig};
 
