@@ -13,12 +13,12 @@ use wasm_bindgen::prelude::*;
 use crate::engine::{Engine, EngineOptions};
 use crate::error::{Error, Remedy, Result, Words};
 use crate::event::{Event, Flow, Listener, Picture};
-use crate::generate::plans::plan_without_mask;
+use crate::generate::plans::{plan_with, plan_without_mask};
 use crate::generate::{GenerateOptions, plan_generate};
 use crate::io::files::Content;
 use crate::io::image::encode_png;
 use crate::io::{LoraFile, LoraFormat, Slices, files};
-use crate::pipeline::{LoraReport, Model, ModelOptions};
+use crate::pipeline::{LoraReport, Model, ModelOptions, PlanReport};
 use crate::tools::Stopwatch;
 use crate::train::{TrainOptions, plan_train};
 use crate::{io, tools};
@@ -139,10 +139,33 @@ fn opaque(rgb: &[u8]) -> Uint8Array {
 #[wasm_bindgen(js_name = Engine)]
 pub struct WebEngine {
     engine: Engine,
-    /// The model of the last pictures with its LoRAs, and the options that name them: opening one parses its tokenizer, and
-    /// loads the UNet where only a prediction tells what it predicts.
-    opened: RefCell<Option<(String, Rc<Model>)>>,
+    /// The model of the last images: opening one parses its tokenizer, and loads the UNet where only a prediction tells what
+    /// it predicts.
+    opened: RefCell<Option<Open>>,
     words: Rc<Labels>,
+}
+
+/// An open model.
+struct Open {
+    /// The options that name it, as JSON.
+    name: String,
+    /// The model without LoRAs.
+    model: Rc<Model>,
+    /// The options that name the last LoRAs, as JSON, and the model with them.
+    with: Option<(String, Rc<Model>)>,
+}
+
+impl Open {
+    /// The model with the LoRAs of `job`: those of the last job, else read now.
+    fn with_loras(&mut self, job: &GenerateOptions, listener: Listener<'_>) -> Result<Rc<Model>> {
+        let name = json!([job.loras, job.merge]).to_string();
+        let model = match self.with.take().filter(|(last, _)| *last == name) {
+            Some((_, model)) => model,
+            None => Rc::new(self.model.with_loras(&job.loras, listener)?.merging(job.merge)),
+        };
+        self.with = Some((name, model.clone()));
+        Ok(model)
+    }
 }
 
 #[wasm_bindgen(js_class = Engine)]
@@ -186,7 +209,7 @@ impl WebEngine {
 
     fn describe(&self, options: &str) -> Result<Value> {
         let options: ModelOptions = parse(options)?;
-        let model = Model::open(&options, &[], &mut |_| Flow::Continue)?;
+        let model = self.looked_at(&options)?;
         Ok(model.report(&options)?.to_json(&*self.words))
     }
 
@@ -197,7 +220,7 @@ impl WebEngine {
 
     fn describe_lora(&self, options: &str, path: &str) -> Result<Value> {
         let options: ModelOptions = parse(options)?;
-        let model = Model::open(&options, &[], &mut |_| Flow::Continue)?;
+        let model = self.looked_at(&options)?;
         let modules = model.checkpoint.modules();
         let file = LoraFile::open(path, Some(&modules))?;
         file.match_report(&modules).check()?;
@@ -210,8 +233,7 @@ impl WebEngine {
         let caps = self.engine.gpu().caps();
         let report = match kind {
             "train" => parse(job).and_then(|job: TrainOptions| plan_train(&job, caps)),
-            "model" => parse(job).and_then(|job: GenerateOptions| plan_without_mask(&job, caps)),
-            _ => parse(job).and_then(|job: GenerateOptions| plan_generate(&job, caps)),
+            kind => parse(job).and_then(|job: GenerateOptions| self.plan_images(&job, kind != "model")),
         };
         report.map(|report| report.to_json(&*self.words).to_string()).map_err(|e| self.words.thrown(&e))
     }
@@ -246,16 +268,38 @@ impl WebEngine {
         self.opened.take();
     }
 
-    /// The job's model with its LoRAs, opened now where it is not the last one.
+    /// The job's model with its LoRAs. A model stays open for all that is asked of it, until another is named; its LoRAs are
+    /// read anew where others are named.
     async fn opened(&self, job: &GenerateOptions, listener: Listener<'_>) -> Result<Rc<Model>> {
-        let named = json!([job.model, job.loras, job.merge]).to_string();
-        let last = self.opened.take().filter(|(name, _)| *name == named);
-        let model = match last {
-            Some((_, model)) => model,
-            None => Rc::new(self.engine.open(&job.model, &job.loras, listener).await?.merging(job.merge)),
+        let name = json!(job.model).to_string();
+        let last = self.opened.take().filter(|open| open.name == name);
+        let mut open = match last {
+            Some(open) => open,
+            None => Open { name, model: Rc::new(self.engine.open(&job.model, &[], &mut *listener).await?), with: None },
         };
-        self.opened.replace(Some((named, model.clone())));
-        Ok(model)
+        let model = open.with_loras(job, listener);
+        self.opened.replace(Some(open));
+        model
+    }
+
+    /// The plan of images with the model that is open, which then runs as it was planned; with another one, opened for it.
+    fn plan_images(&self, job: &GenerateOptions, masked: bool) -> Result<PlanReport> {
+        let (caps, name) = (self.engine.gpu().caps(), json!(job.model).to_string());
+        let mut opened = self.opened.borrow_mut();
+        match opened.as_mut().filter(|open| open.name == name) {
+            Some(open) => plan_with(&*open.with_loras(job, &mut |_| Flow::Continue)?, job, caps, masked),
+            None if masked => plan_generate(job, caps),
+            None => plan_without_mask(job, caps),
+        }
+    }
+
+    /// The model of `options`: the one that is open, or opened for a look at it.
+    fn looked_at(&self, options: &ModelOptions) -> Result<Rc<Model>> {
+        let name = json!(options).to_string();
+        match self.opened.borrow().as_ref().filter(|open| open.name == name) {
+            Some(open) => Ok(open.model.clone()),
+            None => Model::open(options, &[], &mut |_| Flow::Continue).map(Rc::new),
+        }
     }
 
     /// Trains; gives the updates done. The result lies at the job's `out`.

@@ -187,12 +187,19 @@ export class Realm {
    * trial has all of them at once. Refuses what the adapter cannot hold at all.
    */
   async #keeps(job) {
-    const weights = JSON.stringify([job.model, job.loras, job.merge]);
+    // LoRAs lie beside the weights, unless they are merged into them.
+    const weights = JSON.stringify([job.model, job.merge ? job.loras : null]);
     // Planning opens the model, which takes a while; words and seeds change nothing.
     const like = JSON.stringify({ ...job, prompts: job.prompts.length, sampling: { ...job.sampling, seed: 0, negative: "" } });
     if (!job.init && this.#held?.weights === weights && this.#held.like === like) return true;
     const { keptBytes } = report(this.engine.plan("generate", JSON.stringify(job)));
-    if (this.#held?.weights === weights && keptBytes <= this.#held.bytes) return true;
+    if (this.#held?.weights === weights) {
+      const more = keptBytes - this.#held.bytes;
+      if (more <= 0 || (await this.engine.canAllocate(more))) {
+        this.#held = { weights, like, bytes: Math.max(keptBytes, this.#held.bytes) };
+        return true;
+      }
+    }
     this.#release();
     if (!(await this.engine.canAllocate(keptBytes))) {
       await this.trial("generate", job, "This");

@@ -51,6 +51,16 @@ pub(crate) fn plan_without_mask(job: &GenerateOptions, caps: &Caps) -> Result<Pl
     generate_report(job, caps, &model.merging(job.merge), notes).map(|(report, _)| report)
 }
 
+/// The plan of a job with an open model, which the job then runs; an inpainting model needs a mask where `masked`.
+#[cfg_attr(not(feature = "web"), allow(dead_code, reason = "the page asks for it"))]
+pub(crate) fn plan_with(model: &Model, job: &GenerateOptions, caps: &Caps, masked: bool) -> Result<PlanReport> {
+    job.check()?;
+    if masked {
+        job.check_mask(model)?;
+    }
+    generate_report(job, caps, model, Vec::new()).map(|(report, _)| report)
+}
+
 /// The plan of `job` with an open model, and its kernels; `notes` are what is said of the model.
 pub(crate) fn generate_report(
     job: &GenerateOptions,

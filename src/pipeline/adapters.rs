@@ -13,6 +13,7 @@ use crate::nn::weights::HostTensor;
 use crate::nn::{Param, Ranks, weights};
 
 use super::Model;
+use super::resident::Contents;
 
 impl Model {
     /// Ranks of the adapters that the model's LoRAs need, by layer; none where they are merged.
@@ -27,20 +28,21 @@ impl Model {
     /// Modules that are applied beside the weights, each with its file and scale.
     fn applied(&self) -> impl Iterator<Item = (&ModuleKey, &LoraModule, (&LoraFile, f64))> {
         let files = self.loras.iter().filter(|_| !self.merges);
-        files.flat_map(|(file, scale)| file.modules.iter().map(move |(layer, module)| (layer, module, (file, *scale))))
+        files.flat_map(|(file, scale)| {
+            file.modules.iter().map(move |(layer, module)| (layer, module, (&**file, *scale)))
+        })
     }
 
-    /// Names what is merged into the weights: files and their scales.
-    pub(super) fn merged_name(&self) -> String {
+    /// LoRAs of which something is merged into the weights.
+    pub(super) fn merged(&self) -> Contents {
         let merged = self.loras.iter().filter(|(file, _)| self.merges || !file.changes.is_empty());
-        merged.map(|(file, scale)| format!("{}={scale}\n", file.name)).collect()
+        Contents { loras: merged.cloned().collect(), factors: Vec::new() }
     }
 
-    /// Names the contents of `adapters`: files, their scales, and the ranks that were planned.
-    pub(super) fn adapters_name(&self, adapters: &[&Param]) -> String {
-        let files = self.loras.iter().map(|(file, scale)| format!("{}={scale}\n", file.name));
-        let ranks = adapters.iter().map(|param| format!("{} {}\n", param.key, param.shape));
-        files.chain(ranks).collect()
+    /// Contents of the factors `adapters`.
+    pub(super) fn beside(&self, adapters: &[&Param]) -> Contents {
+        let factors = adapters.iter().map(|param| (param.key.clone(), param.shape.clone())).collect();
+        Contents { loras: self.loras.clone(), factors }
     }
 
     /// Loads the factors `adapters` of a part.

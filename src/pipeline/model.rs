@@ -27,7 +27,7 @@ use super::{LoraArg, ModelOptions, WeightType};
 /// Models with other LoRAs ([`Model::with_loras`]) share its files, and its weights on the device.
 pub struct Model {
     opened: Arc<Opened>,
-    pub(crate) loras: Vec<(LoraFile, f64)>,
+    pub(crate) loras: Vec<(Arc<LoraFile>, f64)>,
     /// Whether the LoRAs are merged into the weights when these are loaded.
     pub(crate) merges: bool,
 }
@@ -190,7 +190,7 @@ impl Model {
                 let left_out = format!(": {count} keys match nothing in the model and are left out: {listed}");
                 listener(Event::Warning(crate::error::path(&lora.path) + left_out));
             }
-            opened.push((file, lora.scale));
+            opened.push((Arc::new(file), lora.scale));
         }
         Ok(Model { opened: self.opened.clone(), loras: opened, merges: self.merges })
     }

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::base::Shape;
 use crate::error::Result;
 use crate::gpu::{Gpu, Store};
+use crate::io::LoraFile;
 use crate::nn::{Param, Role};
 
 use super::Model;
@@ -21,11 +23,29 @@ struct Parts {
 }
 
 struct Held {
-    /// Names what was merged into the weights, or which adapters they are.
-    contents: String,
+    contents: Contents,
     weights: Arc<Store>,
     /// Whether a job that used them came to its end: a failed allocation may be reported after the loading.
     proven: bool,
+}
+
+/// What decides the values of weights beside the model's own files.
+#[derive(Clone, Default)]
+pub(super) struct Contents {
+    /// LoRAs that are merged into the weights, or whose factors these are, with their scales. A file that was read anew is
+    /// another one: it may have changed.
+    pub loras: Vec<(Arc<LoraFile>, f64)>,
+    /// Keys and shapes of the factors, which may be planned for higher ranks than the files have.
+    pub factors: Vec<(String, Shape)>,
+}
+
+impl PartialEq for Contents {
+    fn eq(&self, other: &Contents) -> bool {
+        let mut loras = self.loras.iter().zip(&other.loras);
+        self.loras.len() == other.loras.len()
+            && loras.all(|((file, scale), (other, other_scale))| Arc::ptr_eq(file, other) && scale == other_scale)
+            && self.factors == other.factors
+    }
 }
 
 impl Resident {
@@ -34,9 +54,9 @@ impl Resident {
     }
 
     /// The weights `params` of `part` on `gpu` whose contents have this name.
-    fn find(&self, gpu: &Gpu, part: &str, contents: &str, params: &[&Param]) -> Option<Arc<Store>> {
+    fn find(&self, gpu: &Gpu, part: &str, contents: &Contents, params: &[&Param]) -> Option<Arc<Store>> {
         let parts = self.parts();
-        let held = parts.held.get(part).filter(|held| held.contents == contents && held.weights.is_on(gpu))?;
+        let held = parts.held.get(part).filter(|held| held.contents == *contents && held.weights.is_on(gpu))?;
         params.iter().all(|param| held.weights.contains(&param.key)).then(|| held.weights.clone())
     }
 
@@ -45,7 +65,7 @@ impl Resident {
         self.parts().held.remove(part);
     }
 
-    fn insert(&self, part: &str, contents: String, weights: &Arc<Store>) {
+    fn insert(&self, part: &str, contents: Contents, weights: &Arc<Store>) {
         let mut parts = self.parts();
         if parts.keep {
             parts.held.insert(part.to_owned(), Held { contents, weights: weights.clone(), proven: false });
@@ -78,7 +98,7 @@ impl Model {
     /// now.
     pub(crate) async fn weights(&self, gpu: &Gpu, part: &str, params: &[Param]) -> Result<Vec<Arc<Store>>> {
         let (adapters, weights): (Vec<&Param>, Vec<&Param>) = params.iter().partition(|p| p.role == Role::Adapter);
-        let merged = self.merged_name();
+        let merged = self.merged();
         let mut stores = Vec::with_capacity(2);
         stores.push(match self.resident.find(gpu, part, &merged, &weights) {
             Some(store) => store,
@@ -92,7 +112,7 @@ impl Model {
         if adapters.is_empty() {
             return Ok(stores);
         }
-        let (name, contents) = (format!("adapters of {part}"), self.adapters_name(&adapters));
+        let (name, contents) = (format!("adapters of {part}"), self.beside(&adapters));
         stores.push(match self.resident.find(gpu, &name, &contents, &adapters) {
             Some(store) => store,
             None => {

@@ -219,3 +219,21 @@ fn a_training_with_samples_plans_each_graph_once() {
     let planned = "text, encoder, a sample's step, decoder, the training step, the update";
     assert_eq!((done.planned.len(), distinct.len()), (6, 6), "{planned}");
 }
+
+#[test]
+fn a_lora_file_that_was_written_anew_is_another_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lora.safetensors");
+    let model = open("sd2", WeightType::F32, &[]);
+    model.keep_weights(true);
+    let with = |file: &str| {
+        std::fs::copy(golden(file), &path).unwrap();
+        let lora = LoraArg { path: path.clone(), scale: 1.0 };
+        latents(&model.with_loras(&[lora], &mut |_| Flow::Continue).unwrap(), &options())
+    };
+    let first = with("sd2.lora-diffusers.safetensors");
+    let second = with("sd2-train/init.lora-peft.safetensors");
+    assert!(decibels(&first, &second) < 60.0);
+    // In plans of the higher rank: equal but for the last bits.
+    assert!(decibels(&first, &with("sd2.lora-diffusers.safetensors")) > 90.0);
+}
