@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use eframe::egui::{self, TextureId, load::SizedTexture};
 use eframe::egui_wgpu::RenderState;
-use portray::{Budget, Engine, EngineOptions, Event, Flow, GenerateOptions, Generated, Job, Model};
 use portray::wgpu;
+use portray::{Budget, Engine, EngineOptions, Event, Flow, GenerateOptions, Generated, Job, Model};
 
 /// What a frame leaves to the picture.
 const BUDGET: Duration = Duration::from_millis(12);
@@ -39,7 +39,8 @@ impl App {
     }
 
     fn begin(&mut self) {
-        let mut job = GenerateOptions { prompts: vec![self.prompt.clone()], previews: true, ..GenerateOptions::default() };
+        let mut job =
+            GenerateOptions { prompts: vec![self.prompt.clone()], previews: true, ..GenerateOptions::default() };
         job.sampling.seed = self.seed;
         self.seed += 1;
         self.work = Some(self.engine.start_generate_with(self.model.clone(), job));
