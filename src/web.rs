@@ -18,6 +18,7 @@ use crate::generate::{GenerateOptions, plan_generate};
 use crate::io::files::Content;
 use crate::io::image::encode_png;
 use crate::io::{LoraFile, LoraFormat, Slices, files};
+use crate::pipeline::memory::told_of;
 use crate::pipeline::{LoraReport, Model, ModelOptions, PlanReport};
 use crate::tools::Stopwatch;
 use crate::train::{TrainOptions, plan_train};
@@ -156,16 +157,20 @@ struct Open {
 }
 
 impl Open {
-    /// The model with the LoRAs of `job`: those of the last job, else read now.
-    fn with_loras(&mut self, job: &GenerateOptions, listener: Listener<'_>) -> Result<Rc<Model>> {
-        let name = json!([job.loras, job.merge]).to_string();
-        let model = match self.with.take().filter(|(last, _)| *last == name) {
-            Some((_, model)) => model,
-            None => Rc::new(self.model.with_loras(&job.loras, listener)?.merging(job.merge)),
-        };
-        self.with = Some((name, model.clone()));
-        Ok(model)
+    /// The model with the LoRAs of `job`: those of the last job, else read now. A LoRA that both have stays as it is.
+    fn read_loras(&self, job: &GenerateOptions, listener: Listener<'_>) -> Result<Rc<Model>> {
+        let name = loras_named(job);
+        let last = self.with.as_ref();
+        if let Some((_, model)) = last.filter(|(last, _)| *last == name) {
+            return Ok(model.clone());
+        }
+        let model = last.map_or(&self.model, |(_, model)| model);
+        Ok(Rc::new(model.with_loras(&job.loras, listener)?.merging(job.merge)))
     }
+}
+
+fn loras_named(job: &GenerateOptions) -> String {
+    json!([job.loras, job.merge]).to_string()
 }
 
 #[wasm_bindgen(js_class = Engine)]
@@ -277,7 +282,8 @@ impl WebEngine {
             Some(open) => open,
             None => Open { name, model: Rc::new(self.engine.open(&job.model, &[], &mut *listener).await?), with: None },
         };
-        let model = open.with_loras(job, listener);
+        let model = open.read_loras(job, listener);
+        open.with = model.as_ref().ok().map(|model| (loras_named(job), model.clone())).or(open.with);
         self.opened.replace(Some(open));
         model
     }
@@ -285,9 +291,12 @@ impl WebEngine {
     /// The plan of images with the model that is open, which then runs as it was planned; with another one, opened for it.
     fn plan_images(&self, job: &GenerateOptions, masked: bool) -> Result<PlanReport> {
         let (caps, name) = (self.engine.gpu().caps(), json!(job.model).to_string());
-        let mut opened = self.opened.borrow_mut();
-        match opened.as_mut().filter(|open| open.name == name) {
-            Some(open) => plan_with(&*open.with_loras(job, &mut |_| Flow::Continue)?, job, caps, masked),
+        match self.opened.borrow().as_ref().filter(|open| open.name == name) {
+            Some(open) => {
+                let mut notes = Vec::new();
+                let model = open.read_loras(job, &mut |event| told_of(&mut notes, event))?;
+                plan_with(&model, job, caps, masked, notes)
+            }
             None if masked => plan_generate(job, caps),
             None => plan_without_mask(job, caps),
         }

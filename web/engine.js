@@ -192,11 +192,13 @@ export class Realm {
     // Planning opens the model, which takes a while; words and seeds change nothing.
     const like = JSON.stringify({ ...job, prompts: job.prompts.length, sampling: { ...job.sampling, seed: 0, negative: "" } });
     if (!job.init && this.#held?.weights === weights && this.#held.like === like) return true;
-    const { keptBytes } = report(this.engine.plan("generate", JSON.stringify(job)));
+    const { keptBytes, rows } = report(this.engine.plan("generate", JSON.stringify(job)));
+    const weightBytes = rows.filter(({ what }) => what.endsWith(": weights")).reduce((sum, { bytes }) => sum + bytes, 0);
     if (this.#held?.weights === weights) {
-      const more = keptBytes - this.#held.bytes;
-      if (more <= 0 || (await this.engine.canAllocate(more))) {
-        this.#held = { weights, like, bytes: Math.max(keptBytes, this.#held.bytes) };
+      // The last job's working memory is free again; its weights lie there.
+      const more = keptBytes - this.#held.weightBytes;
+      if (keptBytes <= this.#held.bytes || (await this.engine.canAllocate(more))) {
+        this.#held = { weights, like, weightBytes, bytes: Math.max(keptBytes, this.#held.bytes) };
         return true;
       }
     }
@@ -205,7 +207,7 @@ export class Realm {
       await this.trial("generate", job, "This");
       return false;
     }
-    this.#held = { weights, like, bytes: keptBytes };
+    this.#held = { weights, like, weightBytes, bytes: keptBytes };
     return true;
   }
 

@@ -1,6 +1,6 @@
 //! [`Engine`]: opens a device or takes a host's, and starts every job.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::{Event, Flow};
 use crate::generate::{GenerateOptions, Generated};
 use crate::gpu::{DeviceOptions, Gpu, Variants};
@@ -125,7 +125,7 @@ impl Engine {
     ///
     /// # Errors
     /// If options contradict each other, a file is missing or unsupported, or the job does not fit the adapter or
-    /// `options.model.memory`; [`Error::Interrupted`](crate::Error::Interrupted) if `listener` stops it before the last image
+    /// `options.model.memory`; [`Error::Interrupted`] if `listener` stops it before the last image
     /// is sampled.
     pub async fn generate(
         &self,
@@ -135,7 +135,7 @@ impl Engine {
         generate::generate(&self.context(), options, &mut listener).await
     }
 
-    /// Generates the images of `options` with an open model. Ignores the model and the LoRAs that `options` names.
+    /// Generates the images of `options` with an open model. Ignores the model, the LoRAs and the merging that `options` names.
     ///
     /// # Errors
     /// As [`Engine::generate`].
@@ -145,14 +145,17 @@ impl Engine {
         options: &GenerateOptions,
         mut listener: impl FnMut(Event) -> Flow,
     ) -> Result<Generated> {
-        generate::generate_with(&self.context(), model, options, &mut listener).await
+        let made = generate::generate_with(&self.context(), model, options, &mut listener).await;
+        let failed = made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted { .. }));
+        model.settle_weights(failed);
+        made
     }
 
     /// Trains a LoRA or a UNet and writes it to `options.out`. If `listener` stops the job, it saves a checkpoint first.
     ///
     /// # Errors
     /// If options contradict each other, a file is missing, unsupported or cannot be written, or the job does not fit the
-    /// adapter or `options.model.memory`; [`Error::Interrupted`](crate::Error::Interrupted) if `listener` stops it.
+    /// adapter or `options.model.memory`; [`Error::Interrupted`] if `listener` stops it.
     pub async fn train(&self, options: &TrainOptions, mut listener: impl FnMut(Event) -> Flow) -> Result<Trained> {
         train::train(&self.context(), options, &mut listener).await
     }

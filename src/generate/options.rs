@@ -53,6 +53,13 @@ pub struct GenerateOptions {
     pub previews: bool,
 }
 
+impl GenerateOptions {
+    /// Images of the whole job.
+    pub(crate) fn images(&self) -> usize {
+        self.prompts.len() * self.count
+    }
+}
+
 /// The defaults of the command line, without prompts.
 impl Default for GenerateOptions {
     fn default() -> GenerateOptions {

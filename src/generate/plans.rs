@@ -15,7 +15,6 @@ use super::options::GenerateOptions;
 pub(super) fn image_spec(job: &GenerateOptions, model: &Model, recipe: &Recipe, size: [usize; 2]) -> ImageSpec {
     ImageSpec {
         prompts: job.prompts.len() + 1,
-        images: job.prompts.len() * job.count,
         size,
         guided: recipe.guided(),
         slots: recipe.trajectory.slots,
@@ -28,7 +27,7 @@ pub(super) fn image_spec(job: &GenerateOptions, model: &Model, recipe: &Recipe, 
 pub(super) fn check_memory(plans: &ImagePlans, job: &GenerateOptions, model: &Model) -> Result<()> {
     let fewer = Message::from("try smaller or fewer pictures");
     let smaller = if model.eight_bits() { fewer } else { message![fewer, " or ", option("dtype"), " q8"] };
-    within(job.model.memory, plans.memory().1, smaller)
+    within(job.model.memory, plans.memory(job.images()).1, smaller)
 }
 
 /// Plans a generation for an adapter with `caps`. Needs no GPU.
@@ -51,14 +50,21 @@ pub(crate) fn plan_without_mask(job: &GenerateOptions, caps: &Caps) -> Result<Pl
     generate_report(job, caps, &model.merging(job.merge), notes).map(|(report, _)| report)
 }
 
-/// The plan of a job with an open model, which the job then runs; an inpainting model needs a mask where `masked`.
+/// The plan of a job with an open model, which the job then runs; an inpainting model needs a mask where `masked`. `notes`
+/// are what is said of the model.
 #[cfg_attr(not(feature = "web"), allow(dead_code, reason = "the page asks for it"))]
-pub(crate) fn plan_with(model: &Model, job: &GenerateOptions, caps: &Caps, masked: bool) -> Result<PlanReport> {
+pub(crate) fn plan_with(
+    model: &Model,
+    job: &GenerateOptions,
+    caps: &Caps,
+    masked: bool,
+    notes: Vec<Message>,
+) -> Result<PlanReport> {
     job.check()?;
     if masked {
         job.check_mask(model)?;
     }
-    generate_report(job, caps, model, Vec::new()).map(|(report, _)| report)
+    generate_report(job, caps, model, notes).map(|(report, _)| report)
 }
 
 /// The plan of `job` with an open model, and its kernels; `notes` are what is said of the model.
@@ -74,7 +80,7 @@ pub(crate) fn generate_report(
     let size = job.picture_size(model, &mut |event| told_of(&mut notes, event))?;
     let plans = at_once(image_spec(job, model, &recipe, size).plans(model, planning))?;
     check_memory(&plans, job, model)?;
-    let (rows, peak_bytes) = plans.memory();
+    let (rows, peak_bytes) = plans.memory(job.images());
     notes.push("the parts run in turn: the peak is the largest of them beside working memory and staging".into());
     let (steps, kind, [width, height]) = (recipe.trajectory.steps.len(), recipe.trajectory.kind.name(), size);
     notes.push(format!("{steps} steps of {kind}, {width}x{height}").into());
@@ -83,7 +89,7 @@ pub(crate) fn generate_report(
     let report = PlanReport {
         rows,
         peak_bytes,
-        kept_bytes: plans.kept_bytes(),
+        kept_bytes: plans.kept_bytes(job.images()),
         dispatches: plans.sampling.step.dispatch_count(),
         flops: plans.sampling.step.total_flops(),
         kernels: texts.count(),

@@ -77,9 +77,7 @@ pub(crate) async fn generate_unmasked(
     job: &GenerateOptions,
     listener: Listener<'_>,
 ) -> Result<Generated> {
-    let made = context.gpu.in_error_scopes(Box::pin(make(context, model, job, &mut EventSink::new(listener)))).await;
-    model.settle_weights(made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted { .. })));
-    made
+    context.gpu.in_error_scopes(Box::pin(make(context, model, job, &mut EventSink::new(listener)))).await
 }
 
 async fn make(
@@ -181,7 +179,7 @@ struct Sampled {
 
 impl Making<'_> {
     fn pictures(&self) -> usize {
-        self.job.prompts.len() * self.job.count
+        self.job.images()
     }
 
     /// The seed of picture number `index`.
@@ -326,6 +324,9 @@ impl Making<'_> {
         more.extend(
             job.model.prediction.map(|prediction| ("Prediction type", format!("{prediction:?}").to_lowercase())),
         );
+        if model.merges && !model.loras.is_empty() {
+            more.push(("LoRA", "merged".into()));
+        }
         if sampling.rng != RngKind::default() {
             more.push(("RNG", "philox".into()));
         }

@@ -33,9 +33,14 @@ impl Model {
         })
     }
 
-    /// LoRAs of which something is merged into the weights.
-    pub(super) fn merged(&self) -> Contents {
-        let merged = self.loras.iter().filter(|(file, _)| self.merges || !file.changes.is_empty());
+    /// LoRAs of which something is merged into `weights`, those of a part.
+    pub(super) fn merged(&self, weights: &[&Param]) -> Contents {
+        let part = weights.first().and_then(|param| part_of(&param.key)).map(|(part, _)| part);
+        let touches = |file: &LoraFile| {
+            let merged = file.modules.keys().filter(|_| self.merges).chain(file.changes.keys());
+            merged.into_iter().any(|layer| Some(layer.part) == part)
+        };
+        let merged = self.loras.iter().filter(|(file, _)| touches(file));
         Contents { loras: merged.cloned().collect(), factors: Vec::new() }
     }
 

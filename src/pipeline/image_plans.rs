@@ -21,8 +21,6 @@ use super::text::TextParts;
 pub(crate) struct ImageSpec {
     /// Prompts to encode, the negative one among them.
     pub prompts: usize,
-    /// Images of the whole job.
-    pub images: usize,
     /// Width and height in pixels.
     pub size: [usize; 2],
     /// An unconditional pass runs beside.
@@ -44,7 +42,7 @@ pub(crate) struct ImagePlans {
     pub params: Vec<Param>,
     pub sampling: SamplingPlan,
     pub decode: Part,
-    /// Bytes of all prompts' hidden states, and of all images' latents.
+    /// Bytes of all prompts' hidden states, and of one image's latent.
     stores: [u64; 2],
 }
 
@@ -97,22 +95,22 @@ impl ImagePlans {
         let decode = model.plan_vae_decode(planning, 1, size, true)?;
         planning.breathe().await;
         let latent = DType::F32.bytes(extent.elements()).next_multiple_of(256);
-        let stores = [hidden_bytes(model, spec.prompts), spec.images as u64 * latent];
+        let stores = [hidden_bytes(model, spec.prompts), latent];
         Ok(ImagePlans { spec, text, encode, unet, params, sampling, decode, stores })
     }
 
     /// Memory of the phases, which run in turn.
-    pub(crate) fn memory(&self) -> Memory {
-        in_turn(&self.phases())
+    pub(crate) fn memory(&self, images: usize) -> Memory {
+        in_turn(&self.phases(images))
     }
 
     /// What they take where no weights go before the next job: those of all parts, instead of the largest part's.
-    pub(crate) fn kept_bytes(&self) -> u64 {
-        let phases = self.phases();
+    pub(crate) fn kept_bytes(&self, images: usize) -> u64 {
+        let phases = self.phases(images);
         let largest = phases.iter().map(Phase::alone).max().unwrap_or(0);
         let weights: u64 = phases.iter().map(|p| p.weights).sum();
         let beside = phases.iter().map(|p| p.beside).max().unwrap_or(0);
-        self.memory().1 - largest + weights + beside
+        self.memory(images).1 - largest + weights + beside
     }
 
     /// All of them, in the order in which they run.
@@ -123,14 +121,15 @@ impl ImagePlans {
 
     /// Chunks that serve all of them in turn.
     pub(crate) fn pool(&self) -> Vec<u64> {
-        pool(self.phases().iter().map(|p| &p.arena))
+        pool(self.phases(0).iter().map(|p| &p.arena))
     }
 
-    fn phases(&self) -> Vec<Phase> {
+    fn phases(&self, images: usize) -> Vec<Phase> {
         let weights = bytes(&self.params);
         let step = &self.sampling.step;
         let beside = self.sampling.plans().map(|p| p.input_bytes + p.uniform_bytes).sum::<u64>();
-        let [hidden, latents] = self.stores;
+        let [hidden, latent] = self.stores;
+        let latents = images as u64 * latent;
         let mut phases = vec![Phase::part(&self.text.whole)];
         phases.extend(self.encode.as_ref().map(Phase::part));
         phases.iter_mut().for_each(|phase| phase.beside += hidden);

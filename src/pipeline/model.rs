@@ -190,7 +190,8 @@ impl Model {
                 let left_out = format!(": {count} keys match nothing in the model and are left out: {listed}");
                 listener(Event::Warning(crate::error::path(&lora.path) + left_out));
             }
-            opened.push((Arc::new(file), lora.scale));
+            let known = self.loras.iter().map(|(known, _)| known).find(|known| ***known == file);
+            opened.push((known.cloned().unwrap_or_else(|| Arc::new(file)), lora.scale));
         }
         Ok(Model { opened: self.opened.clone(), loras: opened, merges: self.merges })
     }

@@ -32,8 +32,7 @@ struct Held {
 /// What decides the values of weights beside the model's own files.
 #[derive(Clone, Default)]
 pub(super) struct Contents {
-    /// LoRAs that are merged into the weights, or whose factors these are, with their scales. A file that was read anew is
-    /// another one: it may have changed.
+    /// LoRAs that are merged into the weights, or whose factors these are, with their scales.
     pub loras: Vec<(Arc<LoraFile>, f64)>,
     /// Keys and shapes of the factors, which may be planned for higher ranks than the files have.
     pub factors: Vec<(String, Shape)>,
@@ -98,7 +97,7 @@ impl Model {
     /// now.
     pub(crate) async fn weights(&self, gpu: &Gpu, part: &str, params: &[Param]) -> Result<Vec<Arc<Store>>> {
         let (adapters, weights): (Vec<&Param>, Vec<&Param>) = params.iter().partition(|p| p.role == Role::Adapter);
-        let merged = self.merged();
+        let merged = self.merged(&weights);
         let mut stores = Vec::with_capacity(2);
         stores.push(match self.resident.find(gpu, part, &merged, &weights) {
             Some(store) => store,

@@ -19,8 +19,8 @@ export function startGenerate(app) {
     $("generate").disabled = !app.model || job !== null;
     for (const button of $("tries").children) button.disabled = !app.model;
     if (!app.model) return;
-    const { side, factor, steps, guidance, sampler } = app.model;
-    for (const id of ["width", "height"]) Object.assign($(id), { step: factor, min: factor, placeholder: String(side) });
+    const { pixels, factor, steps, guidance, sampler } = app.model;
+    for (const id of ["width", "height"]) Object.assign($(id), { step: factor, min: factor, placeholder: String(pixels) });
     $("steps").placeholder = String(steps);
     $("guidance").placeholder = String(guidance);
     $("sampler").options[0].textContent = `model default (${sampler})`;

@@ -78,7 +78,8 @@ impl Task {
                 job.previews = true;
                 let title = job.prompts.join("  \u{b7}  ");
                 let mut hear = |event: Event| reporter.hear(&event);
-                let model = Arc::new(pollster::block_on(engine.open(&job.model, &job.loras, &mut hear))?);
+                let model = pollster::block_on(engine.open(&job.model, &job.loras, &mut hear))?;
+                let model = Arc::new(model.merging(job.merge));
                 let work = engine.start_generate_with(model.clone(), job.clone());
                 (
                     Work::Generate(Box::new(Pictures {
