@@ -54,7 +54,7 @@ pub enum Command {
     /// Teach a model a subject from a few images
     #[command(allow_negative_numbers = true)]
     Train(Box<TrainArgs>),
-    /// Generate or train in a window that shows images as they form
+    /// Generate or train in a window (a build with the feature `window`)
     Watch(WatchArgs),
     /// Train the built-in model on built-in images and write a sheet of results
     Demo(DemoArgs),
@@ -145,7 +145,7 @@ pub struct InspectArgs {
     #[arg(value_name = "FILE|DIR")]
     pub path: PathBuf,
     /// For a LoRA: report which of its keys match this model and which do not
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR|FILE")]
     pub model: Option<PathBuf>,
 }
 
@@ -161,7 +161,7 @@ pub struct ConvertArgs {
     #[arg(long, value_name = "PATH")]
     pub out: PathBuf,
     /// Model that the LoRA is for; resolves layer names that kohya's layout leaves ambiguous
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR|FILE")]
     pub model: Option<PathBuf>,
     /// Overwrite --out
     #[arg(long)]
@@ -173,7 +173,7 @@ pub struct ConvertArgs {
 pub enum PartArg {
     /// input_ids [B,77] (or --prompt) -> hidden
     Text,
-    /// sample [B,4,h,w], timestep [B], context [B,77,C] -> out
+    /// sample [B,4,h,w] (inpainting models: [B,9,h,w]), timestep [B], context [B,77,C] -> out
     Unet,
     /// image [B,3,H,W] in -1..1 -> mean, logvar
     VaeEncode,

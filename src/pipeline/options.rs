@@ -36,7 +36,7 @@ pub struct ModelOptions {
     /// Storage type of the large weights
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     pub dtype: WeightType,
-    /// Adapter memory that the job may use, in bytes (12G, 800M, or a number)
+    /// Adapter memory that the job may use, in bytes (12G, 800M, or a number); 1G is 10^9
     #[cfg_attr(feature = "cli", arg(long, value_name = "BYTES", value_parser = parse_bytes))]
     pub memory: Option<u64>,
     /// What the UNet predicts, if the model does not say or is wrong

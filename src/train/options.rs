@@ -93,7 +93,8 @@ pub struct TrainOptions {
     #[cfg_attr(feature = "cli", arg(long, value_name = "DIR"))]
     #[serde(with = "path_form::optional")]
     pub images: Option<PathBuf>,
-    /// Caption of the images, with a rare word for the subject: "a sks dog"; a NAME.txt beside an image replaces it
+    /// Caption of the images, with a rare word for the subject: "a sks dog"; a caption beside an image (NAME.txt,
+    /// NAME.caption) or in metadata.jsonl replaces it
     #[cfg_attr(feature = "cli", arg(long, value_name = "TEXT"))]
     pub prompt: Option<String>,
     /// The subject's class, for prior preservation: "a dog"
