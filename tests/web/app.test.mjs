@@ -42,6 +42,7 @@ test("what the browser keeps is listed with its size, and deleted", async (t) =>
   await at.click(id("kept-load"));
   await says(at, "model-name", /^sd21$/);
   await ready(at);
+  assert.equal(await at.getAttribute("#width", "placeholder"), "512");
   for (let left = 2; left >= 0; left--) {
     await at.click(`${id("kept-row")}:first-child ${id("kept-delete")}`);
     await at.waitForFunction((left) => document.querySelectorAll("[data-testid=kept-row]").length === left, left);
