@@ -254,7 +254,7 @@ test("an inpainting model draws what the native build draws", async (t) => {
     const refused = await all(engine.generate(job)).catch((error) => error.message);
     const plan = await engine.plan("generate", { ...job, init, mask });
     const picture = (await all(engine.generate({ ...job, init, mask }))).find((event) => event.type === "picture");
-    return { inpaints, refused, plan: plan.text, parameters: picture.parameters, png: picture.png };
+    return { inpaints, refused, plan: plan.notes.join("\n"), parameters: picture.parameters, png: picture.png };
   }, starts);
   assert.equal(found.inpaints, true);
   assert.match(found.refused, /is an inpainting model/);
