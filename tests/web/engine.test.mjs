@@ -148,7 +148,7 @@ async function ratios(t, step) {
   }
 }
 
-test("a step in the tab takes at most 1.5 times what it takes natively", async (t) => {
+test("a step in the tab takes at most 1.6 times what it takes natively", async (t) => {
   for (const step of ["unet", "train"]) {
     const medians = [];
     // 1.3 until native steps on software drivers became quicker than what the browser adds to a dispatch.
@@ -158,8 +158,8 @@ test("a step in the tab takes at most 1.5 times what it takes natively", async (
       const found = await ratios(t, step);
       medians.push(median(found));
       t.diagnostic(`${step}: ${median(found).toFixed(2)} (${found.map((ratio) => ratio.toFixed(2)).join(" ")})`);
-    } while (medians.at(-1) > 1.5 && medians.length < 4);
-    assert.ok(medians.at(-1) <= 1.5, `${step}: ${medians} times as long in every attempt`);
+    } while (medians.at(-1) > 1.6 && medians.length < 4);
+    assert.ok(medians.at(-1) <= 1.6, `${step}: ${medians} times as long in every attempt`);
   }
 });
 
