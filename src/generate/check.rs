@@ -48,20 +48,18 @@ impl GenerateOptions {
         let given = self.strength.is_some();
         let why = message!["without ", option("init")];
         let strength = self.init.is_none().then(|| without_effect(why, &[("strength", given)]));
-        strength.flatten().into_iter().collect()
+        let merge = self.loras.is_empty().then(|| {
+            let why = message!["without ", option("loras")];
+            without_effect(why, &[("merge", self.merge)])
+        });
+        strength.into_iter().chain(merge).flatten().collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn said<T: std::fmt::Debug>(result: Result<T>) -> String {
-        match result {
-            Err(Error::Usage { problem, .. }) => problem.to_string(),
-            other => panic!("{other:?}"),
-        }
-    }
+    use crate::pipeline::check::said;
 
     fn pictures() -> GenerateOptions {
         GenerateOptions { prompts: vec!["a cat".into()], ..GenerateOptions::default() }
@@ -99,5 +97,7 @@ mod tests {
         let job = GenerateOptions { strength: Some(0.3), ..GenerateOptions::default() };
         assert!(job.idle_options()[0].to_string().contains("strength"));
         assert!(GenerateOptions { init: Some("x.png".into()), ..job }.idle_options().is_empty());
+        let job = GenerateOptions { merge: true, ..GenerateOptions::default() };
+        assert!(job.idle_options()[0].to_string().contains("merge"));
     }
 }

@@ -118,6 +118,15 @@ impl Store {
         Store { gpu: gpu.clone(), entries: HashMap::new(), shared, staged: Default::default() }
     }
 
+    /// Shares the store, for several jobs to read.
+    #[cfg_attr(
+        target_arch = "wasm32",
+        allow(clippy::arc_with_non_send_sync, reason = "in a page, wgpu's objects belong to one thread")
+    )]
+    pub(crate) fn into_shared(self) -> Arc<Store> {
+        Arc::new(self)
+    }
+
     /// Returns whether the tensors are on the device of `gpu`.
     pub(crate) fn is_on(&self, gpu: &Gpu) -> bool {
         self.gpu.device == gpu.device

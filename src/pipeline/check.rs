@@ -32,3 +32,12 @@ pub(crate) fn without_effect(why: Message, options: &[(&'static str, bool)]) -> 
     let given: Vec<_> = options.iter().filter(|(_, given)| *given).map(|(name, _)| option(*name)).collect();
     (!given.is_empty()).then(|| message![why, ": without effect here: ", Message::join(given, ", ")])
 }
+
+/// The problem of a usage error.
+#[cfg(test)]
+pub(crate) fn said<T: std::fmt::Debug>(result: Result<T>) -> String {
+    match result {
+        Err(Error::Usage { problem, .. }) => problem.to_string(),
+        other => panic!("{other:?}"),
+    }
+}

@@ -11,6 +11,7 @@ pub(crate) mod events;
 pub(crate) mod image_plans;
 pub(crate) mod inpaint;
 pub(crate) mod kernel_texts;
+mod load;
 pub(crate) mod memory;
 pub(crate) mod model;
 mod options;

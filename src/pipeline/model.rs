@@ -1,6 +1,6 @@
 //! A model as a job opens it: configurations, tokenizer, weights with LoRA files merged in.
 
-use std::ops::{Deref, Range};
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,14 +8,12 @@ use crate::base::DType;
 use crate::diffusion::{Prediction, ScheduleConfig};
 use crate::error::{Error, Result, message};
 use crate::event::{Event, Listener};
-use crate::gpu::{AdapterClass, Caps, Store};
+use crate::gpu::{AdapterClass, Caps};
 use crate::io::families::{TAKES, by_input_channels};
-use crate::io::safetensors::first_non_finite;
-use crate::io::{Checkpoint, ClipTokenizer, LoraFile, ModuleKey, Part};
+use crate::io::{Checkpoint, ClipTokenizer, LoraFile, Part};
 use crate::models::{TextEncoderConfig, UnetConfig, VaeConfig};
-use crate::nn::{Param, Ranks, Role, Settings, lora, weights};
+use crate::nn::{Ranks, Settings};
 
-use super::adapters::part_of;
 use super::check::LONGEST_SIDE;
 use super::image_plans::LastPlans;
 use super::recipe::Recipe;
@@ -314,67 +312,6 @@ impl Model {
             listener(Event::Warning(format!("the prompt is longer than {length} tokens; this is cut: {cut}").into()));
         }
         Ok(encoded.ids)
-    }
-
-    /// Loads all `params` except the factors of adapters into `store`, with the LoRAs that are merged. `label` names the
-    /// store's buffers.
-    ///
-    /// # Errors
-    /// [`Error::File`] if a tensor is missing, has another shape or holds values that are not finite.
-    pub async fn load(&self, store: &mut Store, label: &str, params: &[Param]) -> Result<()> {
-        let rows = |key: &str, shape: &[usize], rows: Range<usize>| -> Result<Vec<f32>> {
-            let part = part_of(key);
-            let (part, name) =
-                part.ok_or_else(|| Error::file(self.checkpoint.name(), format!("has no part for {key}")))?;
-            let weights = self.checkpoint.part(part);
-            let tensor = weights.get_shaped(name, shape)?;
-            let some = tensor.rows(rows.start, rows.len());
-            let some = some.ok_or_else(|| tensor.error(format!("has shape {:?}, no rows {rows:?}", tensor.shape)))?;
-            let mut values = some.to_f32()?;
-            if let Some(i) = first_non_finite(&values) {
-                let element = rows.start * (values.len() / rows.len().max(1)) + i;
-                let message = format!("holds {} (element {element}): the file is damaged, get it again", values[i]);
-                return Err(tensor.renamed(weights.stored_name(name)).error(message));
-            }
-            self.merge(key, shape, rows, &mut values)?;
-            Ok(values)
-        };
-        weights::load(store, label, params, &rows).await?;
-        let loaded = params.iter().filter(|param| param.role != Role::Adapter);
-        log::debug!(target: "portray::upload", "{label}: {} bytes", loaded.map(Param::bytes).sum::<u64>());
-        Ok(())
-    }
-
-    /// Adds what the LoRA files say of the rows `rows` of the tensor `key` of `shape`.
-    fn merge(&self, key: &str, shape: &[usize], rows: Range<usize>, values: &mut [f32]) -> Result<()> {
-        let Some((part, (path, which))) = part_of(key).and_then(|(part, name)| Some((part, name.rsplit_once('.')?)))
-        else {
-            return Ok(());
-        };
-        let module = ModuleKey { part, path: path.to_string() };
-        for (file, scale) in &self.loras {
-            let found = file.modules.get(&module).filter(|_| self.merges);
-            let change = file.changes.get(&module);
-            if let Some(found) = found.filter(|_| which == "weight") {
-                let scale = scale * f64::from(found.scale());
-                lora::merge(values, shape, rows.clone(), [&found.down.data, &found.up.data], scale)?;
-            }
-            let fits = match (change, which) {
-                (Some(change), "weight") => change.add_to_weight(values, rows.clone(), *scale),
-                (Some(change), "bias") => change.add_to_bias(values, rows.clone(), *scale),
-                _ => true,
-            };
-            if !fits {
-                let message = format!("layer '{module}' does not fit a {which} of {shape:?}: it is of another model");
-                return Err(Error::file(&file.name, message));
-            }
-            // The factors are finite, their product need not be.
-            if (found.is_some() || change.is_some()) && values.iter().any(|x| !x.is_finite()) {
-                let message = format!("layer '{module}' times {scale} is more than f32 holds: give a smaller scale");
-                return Err(Error::file(&file.name, message));
-            }
-        }
-        Ok(())
     }
 }
 

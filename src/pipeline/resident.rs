@@ -105,7 +105,9 @@ impl Model {
                 self.resident.make_room(part);
                 let mut store = Store::new(gpu);
                 self.load(&mut store, part, params).await?;
-                share(store, |store| self.resident.insert(part, merged, store))
+                let store = store.into_shared();
+                self.resident.insert(part, merged, &store);
+                store
             }
         });
         if adapters.is_empty() {
@@ -116,17 +118,11 @@ impl Model {
             Some(store) => store,
             None => {
                 self.resident.make_room(&name);
-                let store = self.load_adapters(gpu, &name, &adapters).await?;
-                share(store, |store| self.resident.insert(&name, contents, store))
+                let store = self.load_adapters(gpu, &name, &adapters).await?.into_shared();
+                self.resident.insert(&name, contents, &store);
+                store
             }
         });
         Ok(stores)
     }
-}
-
-#[allow(clippy::arc_with_non_send_sync, reason = "in a page, where wgpu's objects belong to one thread, so do weights")]
-fn share(store: Store, keep: impl FnOnce(&Arc<Store>)) -> Arc<Store> {
-    let store = Arc::new(store);
-    keep(&store);
-    store
 }

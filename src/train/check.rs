@@ -72,13 +72,7 @@ impl TrainOptions {
 mod tests {
     use super::*;
     use crate::pipeline::check::MOST;
-
-    fn said<T: std::fmt::Debug>(result: Result<T>) -> String {
-        match result {
-            Err(Error::Usage { problem, .. }) => problem.to_string(),
-            other => panic!("{other:?}"),
-        }
-    }
+    use crate::pipeline::check::said;
 
     fn training() -> TrainOptions {
         TrainOptions { images: Some("photos".into()), out: "none/such".into(), ..TrainOptions::default() }

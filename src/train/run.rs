@@ -153,7 +153,7 @@ async fn load<'a>(
         plan.first.dispatch_count(),
         plan.first.working_bytes() as f64 / 1e6
     ));
-    let store = share(store);
+    let store = store.into_shared();
     let params = plan.params.clone();
     let mut trainer = events.until_stopped(gpu, Trainer::new(gpu, plan, &mut pool, &store)).await?;
     trainer.set_prompts(run.conditioning)?;
@@ -167,11 +167,6 @@ async fn load<'a>(
     let schedule = NoiseSchedule::new(&model.schedule);
     let batches = run.batches;
     Ok(Training { context, job, model, schedule, batches, store, params, trainer, preview, _ahead: ahead })
-}
-
-#[allow(clippy::arc_with_non_send_sync, reason = "in a page, where wgpu's objects belong to one thread, so do weights")]
-fn share(store: Store) -> Arc<Store> {
-    Arc::new(store)
 }
 
 /// Updates of the run.
