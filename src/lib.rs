@@ -53,6 +53,7 @@
 //! | [`graph`] | recording, differentiation, memory planning, replay |
 //! | [`ops`] | operations: one file and one kernel each |
 //! | `nn`, `models` | layers; text encoder, UNet and autoencoder |
+//! | [`family`] | families of models: their parts, configurations and names; opening checkpoints and LoRA files |
 //! | [`pipeline`] | running a model: opening it, its weights on the device, text, denoising, decoding |
 //! | [`generate`] | prompts to images |
 //! | [`train`] | images of a subject to a LoRA or a UNet (DreamBooth) |
@@ -82,6 +83,7 @@ pub mod embedding {}
 pub mod engine;
 pub mod error;
 pub mod event;
+pub mod family;
 pub mod generate;
 pub mod gpu;
 pub mod graph;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use portray::base::rng::{CounterRng, Stream};
-use portray::io::checkpoints::original::{Names, Structure, TextFlavour, Third};
-use portray::io::{ElementType, Part, Tensor, write_atomic, write_safetensors};
+use portray::family::single_file::{Structure, TextFlavour, TextNames};
+use portray::io::checkpoints::{Names, Stored};
+use portray::io::{ElementType, PartId, Tensor, write_atomic, write_safetensors};
 use portray::models::{TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
 use portray::nn::{Mode, Scope, Settings};
 use portray::{Error, Result};
@@ -17,6 +18,9 @@ pub struct RandomModel {
     configs: Value,
     seed: u64,
 }
+
+/// Parts that have weights.
+const PARTS: [PartId; 3] = [PartId::TEXT_ENCODER, PartId::UNET, PartId::VAE];
 
 /// One tensor: diffusers' name, shape, halves as bytes.
 type Weight = (String, Vec<usize>, Vec<u8>);
@@ -32,9 +36,9 @@ impl RandomModel {
             return Some(model);
         }
         let (flavour, template) = match name {
-            "sd15" | "tiny-sd1" => (TextFlavour::Clip, include_str!("../../src/io/checkpoints/original/sd1.json")),
+            "sd15" | "tiny-sd1" => (TextFlavour::Clip, include_str!("../../src/family/sd1.json")),
             "sd2-base" | "sd21" | "turbo" | "tiny-sd2" => {
-                (TextFlavour::OpenClip, include_str!("../../src/io/checkpoints/original/sd2.json"))
+                (TextFlavour::OpenClip, include_str!("../../src/family/sd2.json"))
             }
             _ => return None,
         };
@@ -69,9 +73,9 @@ impl RandomModel {
             let bytes = source.bytes()?;
             write_atomic(folder.join("tokenizer").join(name), |out| out.write_all(&bytes))?;
         }
-        for part in Part::ALL {
+        for part in PARTS {
             text(&format!("{part}/config.json"), &self.configs[part.name()])?;
-            let stem = if part == Part::TextEncoder { "model" } else { "diffusion_pytorch_model" };
+            let stem = if part == PartId::TEXT_ENCODER { "model" } else { "diffusion_pytorch_model" };
             let weights = self.weights(part)?;
             write(&folder.join(format!("{part}/{stem}.safetensors")), &weights)?;
         }
@@ -81,7 +85,7 @@ impl RandomModel {
     /// Writes one file in the original layout, with the tensors that such files have besides.
     pub fn write_file(&self, path: &Path) -> Result<()> {
         let mut weights = Vec::new();
-        for part in Part::ALL {
+        for part in PARTS {
             weights.extend(self.original(part)?);
         }
         let half = |x: f32| half::f16::from_f32(x).to_le_bytes().to_vec();
@@ -90,7 +94,7 @@ impl RandomModel {
         write(path, &weights)
     }
 
-    fn original(&self, part: Part) -> Result<Vec<Weight>> {
+    fn original(&self, part: PartId) -> Result<Vec<Weight>> {
         let names = Names::new(part, &self.structure());
         let mut fused: BTreeMap<String, (Vec<usize>, [Vec<u8>; 3])> = BTreeMap::new();
         let mut weights = Vec::new();
@@ -98,29 +102,30 @@ impl RandomModel {
             let found =
                 names.original(&name).ok_or_else(|| Error::argument(format!("'{name}' has no original name")))?;
             // The autoencoder's attention is made of convolutions there.
-            if part == Part::Vae && name.contains(".attentions.") && shape.len() == 2 {
+            if part == PartId::VAE && name.contains(".attentions.") && shape.len() == 2 {
                 shape.extend([1, 1]);
             }
             match found {
-                (original, None) => weights.push((original, shape, bytes)),
-                (original, Some(Third(i))) => {
+                (original, Stored::Third(i)) => {
                     let (_, thirds) = fused.entry(original).or_insert_with(|| (shape, Default::default()));
                     thirds[i] = bytes;
                 }
+                (original, _) => weights.push((original, shape, bytes)),
             }
         }
         for (original, (mut shape, thirds)) in fused {
             shape[0] *= 3;
             weights.push((original, shape, thirds.concat()));
         }
-        if part == Part::TextEncoder && self.flavour == TextFlavour::OpenClip {
+        if part == PartId::TEXT_ENCODER && self.flavour == TextFlavour::OpenClip {
             // The last layer and the projection, which Stable Diffusion 2 does not use.
-            let last = self.structure().text_layers - 1;
+            let layers = self.structure().texts[0].layers;
+            let last = layers - 1;
             let (from, to) = (format!(".resblocks.{last}."), format!(".resblocks.{}.", last + 1));
             let copies = weights.iter().filter(|(name, ..)| name.contains(&from));
             let mut copies: Vec<Weight> = copies.cloned().map(|(n, s, b)| (n.replace(&from, &to), s, b)).collect();
             copies.push(("cond_stage_model.model.text_projection".into(), vec![2, 2], vec![0; 8]));
-            if self.structure().text_layers == 23 {
+            if layers == 23 {
                 weights.extend(copies);
             }
         }
@@ -137,21 +142,30 @@ impl RandomModel {
             unet_plain: 1,
             vae_blocks: length("vae"),
             vae_layers: number("vae", "layers_per_block"),
-            text: self.flavour,
-            text_layers: number("text_encoder", "num_hidden_layers"),
+            texts: vec![TextNames {
+                part: PartId::TEXT_ENCODER,
+                prefix: match self.flavour {
+                    TextFlavour::OpenClip => "cond_stage_model.model.",
+                    _ => "cond_stage_model.transformer.",
+                },
+                flavour: self.flavour,
+                layers: number("text_encoder", "num_hidden_layers"),
+                projects: false,
+            }],
         }
     }
 
     /// All tensors of `part`: uniform with the variance that keeps activations lively (1 / inputs), norms about 1.
-    fn weights(&self, part: Part) -> Result<Vec<Weight>> {
+    fn weights(&self, part: PartId) -> Result<Vec<Weight>> {
         let scope = Scope::new(part.name(), Settings { mode: Mode::Training, ..Settings::default() });
         let (path, config) = (format!("{part}/config.json"), self.configs[part.name()].to_string());
         match part {
-            Part::TextEncoder => drop(TextEncoder::new(&scope, TextEncoderConfig::parse(&path, &config)?)?),
-            Part::Unet => drop(UNet::new(&scope, UnetConfig::parse(&path, &config)?)?),
-            Part::Vae => drop(Vae::new(&scope, VaeConfig::parse(&path, &config)?)?),
+            PartId::TEXT_ENCODER => drop(TextEncoder::new(&scope, TextEncoderConfig::parse(&path, &config)?)?),
+            PartId::UNET => drop(UNet::new(&scope, UnetConfig::parse(&path, &config)?)?),
+            _ => drop(Vae::new(&scope, VaeConfig::parse(&path, &config)?)?),
         }
         let sources = scope.params().into_iter().flat_map(|param| param.sources);
+        let number = PARTS.iter().position(|own| *own == part).unwrap_or(0) as u64;
         let one = |(i, source): (usize, portray::nn::Source)| {
             let name = source.key.split_once('.').map_or(source.key.clone(), |(_, name)| name.to_owned());
             let inputs: usize = source.shape.iter().skip(1).product();
@@ -161,7 +175,7 @@ impl RandomModel {
                 _ if name.contains("embedding.weight") => (0.0, 0.5),
                 _ => (0.0, (3.0 / inputs as f32).sqrt()),
             };
-            let rng = CounterRng::new(self.seed ^ ((part as u64) << 32), Stream::Init);
+            let rng = CounterRng::new(self.seed ^ (number << 32), Stream::Init);
             let count = source.shape.iter().product::<usize>();
             let mut bytes = Vec::with_capacity(count * 2 + 8);
             for block in 0..count.div_ceil(4) {

@@ -2,7 +2,7 @@
 
 use portray::Result;
 use portray::io::place::check_no_input;
-use portray::io::{Checkpoint, LoraFile, Part};
+use portray::io::{Checkpoint, LoraFile, PartId};
 use serde_json::json;
 
 use super::args::{ConvertArgs, Global};
@@ -10,7 +10,7 @@ use super::terminal;
 
 /// Reads any layout and writes the one asked for.
 pub fn run(global: &Global, args: &ConvertArgs) -> Result<()> {
-    args.format.place(&args.out, &[Part::Unet, Part::TextEncoder], args.force).check()?;
+    args.format.place(&args.out, &PartId::ADAPTED, args.force).check()?;
     if let Some(model) = &args.model {
         check_no_input(("out", &args.out), &[("model", model)])?;
     }
@@ -22,9 +22,7 @@ pub fn run(global: &Global, args: &ConvertArgs) -> Result<()> {
     let placed = place.put(|at| lora.write(at, args.format))?;
     if !lora.foreign.is_empty() && !global.quiet && !global.json {
         let (count, first) = (lora.foreign.len(), &lora.foreign[0]);
-        terminal::note(&format!(
-            "warning: {count} keys belong to no SD layer and were left out, for example '{first}'"
-        ));
+        terminal::note(&format!("warning: {count} keys belong to no layer and were left out, for example '{first}'"));
     }
     if global.json {
         let mut saved = terminal::with_path(json!({"event": "saved"}), "path", &placed.path);

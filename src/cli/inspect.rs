@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use portray::error::{Message, option};
-use portray::io::checkpoints::original::{TAKES, is_checkpoint, other};
+use portray::family::TAKES;
+use portray::family::single_file::{is_checkpoint, other};
 use portray::io::lora_file::is_adapter_key;
-use portray::io::{Checkpoint, LoraFile, Part, SafeTensors};
+use portray::io::{Checkpoint, LoraFile, PartId, SafeTensors};
 use portray::pipeline::{PartReport, native_size};
 use portray::{Error, Flow, LoraReport, Model, ModelOptions, ModelReport, Result};
 use serde_json::{Value, json};
@@ -125,7 +126,7 @@ fn with_use(report: ModelReport, path: &Path) -> ModelReport {
 fn whole_model(model: &Checkpoint, path: &Path) -> Result<Finding> {
     let report = with_use(ModelReport::of_files(model)?, path);
     let mut rows = Vec::new();
-    for part in Part::ALL {
+    for part in PartId::ALL {
         let Some(PartReport { parameters, types, bytes }) = report.parts.get(part.name()) else { continue };
         let text =
             format!("{} parameters, {}, {}", table::count(*parameters), share(types), table::bytes(*bytes as u64));
@@ -152,7 +153,7 @@ fn whole_model(model: &Checkpoint, path: &Path) -> Result<Finding> {
         }
     }
     rows.push(("made for".into(), made_for));
-    let unet = model.part(Part::Unet).config();
+    let unet = model.part(PartId::UNET)?.config();
     let field = |name: &str| unet.get(name).cloned().unwrap_or(Value::Null).to_string();
     rows.push(("UNet channels".into(), field("block_out_channels")));
     rows.push(("context width".into(), field("cross_attention_dim")));
@@ -198,7 +199,7 @@ fn lora(path: &Path, model: Option<&Checkpoint>) -> Result<Finding> {
     }
     let metadata = report.metadata.iter().take(12).map(|(k, v)| shortened(&format!("{k}: {v}"))).collect();
     let mut lists = vec![("metadata".to_owned(), metadata)];
-    let titles = ["not in the model", "of another size", "keys of no Stable Diffusion 1.x or 2.x layer"];
+    let titles = ["not in the model", "of another size", "keys of no layer"];
     for (title, items) in titles.iter().zip([&report.unmatched, &report.mismatched, &report.foreign]) {
         let items = items.clone().unwrap_or_default();
         lists.push((format!("{title}: {}", items.len()), items));

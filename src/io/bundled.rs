@@ -41,15 +41,15 @@ pub static NOTICE: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/ass
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Checkpoint, ElementType, Part};
+    use super::super::{Checkpoint, ElementType, PartId};
 
     #[test]
     fn opens_and_holds_half_precision() {
         let model = Checkpoint::embedded(&super::MODEL).unwrap();
-        for part in Part::ALL {
-            assert!(model.part(part).iter().all(|t| t.dtype == ElementType::F16), "{part}");
+        for (part, weights) in model.parts() {
+            assert!(weights.iter().all(|t| t.dtype == ElementType::F16), "{part}");
         }
-        assert_eq!(model.part(Part::Unet).parameters(), 8_739_076);
+        assert_eq!(model.part(PartId::UNET).unwrap().parameters(), 8_739_076);
         assert_eq!(model.tokenizer().unwrap().pad(), 0);
     }
 }

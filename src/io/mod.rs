@@ -9,7 +9,6 @@ pub mod atomic;
 pub mod bundled;
 pub mod checkpoints;
 pub(crate) mod describe;
-pub(crate) mod families;
 pub mod files;
 pub mod image;
 pub mod lora_file;
@@ -21,7 +20,7 @@ pub mod tokenizer;
 mod tokenizer_files;
 
 pub use atomic::{write_atomic, write_folder};
-pub use checkpoints::{Bundle, Checkpoint, ModelModules, Part, Weights, write_diffusers_folder};
+pub use checkpoints::{Bundle, Checkpoint, ModelModules, PartId, Weights, write_diffusers_folder};
 pub use image::{Crop, Parameters, Picture, list_pictures, write_png};
 pub use lora_file::{Layout, LoraFile, LoraFormat, LoraModule, ModuleKey};
 pub use place::{Place, Placed};

@@ -184,7 +184,7 @@ impl Source {
 ///
 /// # Errors
 /// [`Error::File`] where it holds something else.
-pub(super) fn object(source: &Source) -> Result<serde_json::Value> {
+pub(crate) fn object(source: &Source) -> Result<serde_json::Value> {
     let value = source.json()?;
     if value.is_object() { Ok(value) } else { Err(Error::file(source.name(), "is JSON, but not an object")) }
 }

@@ -54,7 +54,7 @@ impl TokenizerFiles {
     /// # Errors
     /// [`Error::File`] where there is none.
     #[cfg(not(feature = "bundled"))]
-    pub(super) fn of_bundled_model(name: &str, pad: &str) -> Result<TokenizerFiles> {
+    pub(crate) fn of_bundled_model(name: &str, pad: &str) -> Result<TokenizerFiles> {
         match TokenizerFiles::open(Path::new(files::BUNDLED_MODEL).join("tokenizer")) {
             Ok(shared) => {
                 Ok(TokenizerFiles::clip(name, pad, shared.files.iter().map(|(n, s)| (n.as_str(), s.clone()))))

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::base::DType;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Store};
-use crate::io::{LoraFile, LoraModule, ModuleKey, Part};
+use crate::io::{LoraFile, LoraModule, ModuleKey, PartId};
 use crate::nn::weights::HostTensor;
 use crate::nn::{Param, Ranks, weights};
 
@@ -130,7 +130,7 @@ fn up(param: &Param, by_layer: &BTreeMap<String, Vec<(&LoraModule, f64)>>) -> Ve
 }
 
 /// The part of a model that `key` of a tensor belongs to, and the rest of the key.
-pub(super) fn part_of(key: &str) -> Option<(Part, &str)> {
+pub(super) fn part_of(key: &str) -> Option<(PartId, &str)> {
     let (name, rest) = key.split_once('.')?;
-    Some((Part::ALL.into_iter().find(|part| part.name() == name)?, rest))
+    Some((PartId::from_name(name)?, rest))
 }

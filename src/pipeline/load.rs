@@ -22,7 +22,7 @@ impl Model {
             let part = part_of(key);
             let (part, name) =
                 part.ok_or_else(|| Error::file(self.checkpoint.name(), format!("has no part for {key}")))?;
-            let weights = self.checkpoint.part(part);
+            let weights = self.checkpoint.part(part)?;
             let tensor = weights.get_shaped(name, shape)?;
             let some = tensor.rows(rows.start, rows.len());
             let some = some.ok_or_else(|| tensor.error(format!("has shape {:?}, no rows {rows:?}", tensor.shape)))?;

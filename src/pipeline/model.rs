@@ -8,9 +8,9 @@ use crate::base::DType;
 use crate::diffusion::{Prediction, ScheduleConfig};
 use crate::error::{Error, Result, message};
 use crate::event::{Event, Listener};
+use crate::family::{TAKES, by_input_channels};
 use crate::gpu::{AdapterClass, Caps};
-use crate::io::families::{TAKES, by_input_channels};
-use crate::io::{Checkpoint, ClipTokenizer, LoraFile, Part};
+use crate::io::{Checkpoint, ClipTokenizer, LoraFile, PartId};
 use crate::models::{TextEncoderConfig, UnetConfig, VaeConfig};
 use crate::nn::{Ranks, Settings};
 
@@ -109,25 +109,25 @@ impl Model {
         if options.prediction == Some(Prediction::V) && !checkpoint.prediction_known() {
             checkpoint.predicts_velocity();
         }
-        let text_of = |part: Part| {
-            let weights = checkpoint.part(part);
+        let text_of = |part: PartId| -> Result<(String, String)> {
+            let weights = checkpoint.part(part)?;
             let config = weights.config();
             // A whole CLIP's configuration holds that of its text encoder, which transformers takes.
             let inner = config.get("text_config").filter(|_| config.get("hidden_size").is_none());
-            (weights.config_source().name().to_owned(), inner.unwrap_or(config).to_string())
+            Ok((weights.config_source().name().to_owned(), inner.unwrap_or(config).to_string()))
         };
-        let (path, config) = text_of(Part::TextEncoder);
+        let (path, config) = text_of(PartId::TEXT_ENCODER)?;
         let text = TextEncoderConfig::parse(&path, &config)?;
-        let (path, config) = text_of(Part::Unet);
+        let (path, config) = text_of(PartId::UNET)?;
         let unet = UnetConfig::parse(&path, &config)?;
-        let (path, config) = text_of(Part::Vae);
+        let (path, config) = text_of(PartId::VAE)?;
         let vae = VaeConfig::parse(&path, &config)?;
         let mut schedule = ScheduleConfig::from_json(&checkpoint.scheduler().to_string(), checkpoint.scheduler_name())?;
         if let Some(prediction) = options.prediction {
             schedule.prediction_type = prediction;
         }
-        for part in [Part::TextEncoder, Part::Unet] {
-            let (config, path) = (checkpoint.part(part).config(), checkpoint.part(part).config_source().name());
+        for part in [PartId::TEXT_ENCODER, PartId::UNET] {
+            let (config, path) = (checkpoint.part(part)?.config(), checkpoint.part(part)?.config_source().name());
             for field in ["dropout", "attention_dropout"] {
                 if let Some(share) = config.get(field).and_then(serde_json::Value::as_f64).filter(|share| *share != 0.0)
                 {
@@ -205,7 +205,7 @@ impl Model {
         let shared = || Error::op("open", "the model is in use already");
         let opened = Arc::get_mut(&mut self.opened).ok_or_else(shared)?;
         opened.checkpoint.predicts_velocity();
-        let config = opened.checkpoint.part(Part::Unet);
+        let config = opened.checkpoint.part(PartId::UNET)?;
         opened.unet = UnetConfig::parse(config.config_source().name(), &config.config().to_string())?;
         let name = opened.checkpoint.scheduler_name();
         opened.schedule = ScheduleConfig::from_json(&opened.checkpoint.scheduler().to_string(), name)?;
@@ -344,7 +344,10 @@ mod tests {
             ("", r#", "in_channels": 1"#, "reads 1 channels and gives 3, a picture has 3"),
         ] {
             let error = check(u, v).expect_err(says);
-            assert!(error.contains(says) && error.contains("Portray takes Stable Diffusion 1.x and 2.x"), "{error}");
+            assert!(
+                error.contains(says) && error.contains("Portray takes Stable Diffusion 1.x, 2.x and XL"),
+                "{error}"
+            );
         }
     }
 }

@@ -26,25 +26,25 @@ impl Reads {
 impl Model {
     /// The text encoder, and its weights.
     pub(crate) fn text_part(&self, settings: Settings) -> Result<(TextEncoder, Vec<Param>)> {
-        let scope = Scope::new(io::Part::TextEncoder.name(), settings);
+        let scope = Scope::new(io::PartId::TEXT_ENCODER.name(), settings);
         Ok((TextEncoder::new(&scope, self.text.clone())?, scope.params()))
     }
 
     /// The UNet, and its weights.
     pub(crate) fn unet_part(&self, settings: Settings) -> Result<(UNet, Vec<Param>)> {
-        let scope = Scope::new(io::Part::Unet.name(), settings);
+        let scope = Scope::new(io::PartId::UNET.name(), settings);
         Ok((UNet::new(&scope, self.unet.clone())?, scope.params()))
     }
 
     /// The autoencoder's first half, and its weights.
     pub(crate) fn encoder_part(&self, settings: Settings) -> Result<(Vae, Vec<Param>)> {
-        let scope = Scope::new(io::Part::Vae.name(), settings);
+        let scope = Scope::new(io::PartId::VAE.name(), settings);
         Ok((Vae::encoder(&scope, self.vae.clone())?, scope.params()))
     }
 
     /// The autoencoder's second half, and its weights.
     pub(crate) fn decoder_part(&self, settings: Settings) -> Result<(Vae, Vec<Param>)> {
-        let scope = Scope::new(io::Part::Vae.name(), settings);
+        let scope = Scope::new(io::PartId::VAE.name(), settings);
         Ok((Vae::decoder(&scope, self.vae.clone())?, scope.params()))
     }
 
@@ -61,16 +61,16 @@ impl Model {
         let mut notes = Vec::new();
         let settings = Settings::default;
         if reads.text {
-            notes.extend(self.check_part(io::Part::TextEncoder, &self.text_part(settings())?.1, &[])?);
+            notes.extend(self.check_part(io::PartId::TEXT_ENCODER, &self.text_part(settings())?.1, &[])?);
         }
         if reads.unet {
-            notes.extend(self.check_part(io::Part::Unet, &self.unet_part(settings())?.1, &[])?);
+            notes.extend(self.check_part(io::PartId::UNET, &self.unet_part(settings())?.1, &[])?);
         }
         if reads.encoder || reads.decoder {
             let [encoder, decoder] = [self.encoder_part(settings())?.1, self.decoder_part(settings())?.1];
             for (read, half, other) in [(reads.encoder, &encoder, &decoder), (reads.decoder, &decoder, &encoder)] {
                 if read {
-                    self.check_part(io::Part::Vae, half, other)?;
+                    self.check_part(io::PartId::VAE, half, other)?;
                 }
             }
         }
@@ -78,7 +78,7 @@ impl Model {
     }
 
     /// Looks for `params` of `part`, beside which it may hold `others`.
-    fn check_part(&self, part: io::Part, params: &[Param], others: &[Param]) -> Result<Option<String>> {
+    fn check_part(&self, part: io::PartId, params: &[Param], others: &[Param]) -> Result<Option<String>> {
         let name = |key: &'_ str| key.split_once('.').map_or(key.to_owned(), |(_, name)| name.to_owned());
         let sources = |params: &[Param]| {
             let sources = params.iter().flat_map(|param| param.sources.clone());
@@ -87,7 +87,7 @@ impl Model {
         let (wanted, others) = (sources(params), sources(others));
         let wanted: Vec<(&str, &[usize])> = wanted.iter().map(|(n, shape)| (n.as_str(), shape.as_slice())).collect();
         let others: Vec<&str> = others.iter().map(|(name, _)| name.as_str()).collect();
-        let weights = self.checkpoint.part(part);
+        let weights = self.checkpoint.part(part)?;
         let unread = weights.check(&wanted, &others)?;
         Ok(unread.first().map(|first| {
             let (count, place) = (unread.len(), weights.location());

@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::diffusion::Prediction;
 use crate::error::{Message, Result, Words};
-use crate::io::{Checkpoint, LoraFile, ModelModules, Part};
+use crate::family::Family;
+use crate::io::{Checkpoint, LoraFile, ModelModules, PartId, Weights};
 use crate::models::{UnetConfig, VaeConfig};
 
 use super::model::Model;
@@ -22,7 +23,7 @@ pub struct ModelReport {
     pub model: String,
     /// "diffusers folder" or "single-file checkpoint".
     pub layout: &'static str,
-    /// "Stable Diffusion 1.x", "Stable Diffusion 2.x" or "small Stable Diffusion".
+    /// "Stable Diffusion 1.x", "Stable Diffusion 2.x", "Stable Diffusion XL", or a small model of these.
     pub family: &'static str,
     /// Weights of each part, by the part's name in a diffusers folder.
     pub parts: BTreeMap<&'static str, PartReport>,
@@ -76,10 +77,10 @@ impl ModelReport {
     /// [`Error::File`](crate::Error::File) for files that cannot be read.
     pub fn of_files(checkpoint: &Checkpoint) -> Result<ModelReport> {
         let parts: BTreeMap<_, _> =
-            Part::ALL.into_iter().map(|part| (part.name(), part_report(checkpoint, part))).collect();
+            checkpoint.parts().map(|(part, weights)| (part.name(), part_report(weights))).collect();
         let text = |config: &Value, name: &str| config.get(name).and_then(Value::as_str).map(str::to_owned);
         let scheduler = checkpoint.scheduler();
-        let context_width = checkpoint.part(Part::Unet).config().get("cross_attention_dim").and_then(Value::as_u64);
+        let context_width = checkpoint.part(PartId::UNET)?.config().get("cross_attention_dim").and_then(Value::as_u64);
         let prediction = match text(scheduler, "prediction_type").as_deref() {
             _ if !checkpoint.prediction_known() => None,
             Some("v_prediction") => Some(Prediction::V),
@@ -89,9 +90,9 @@ impl ModelReport {
         Ok(ModelReport {
             model: checkpoint.name().to_owned(),
             layout: if checkpoint.folder().is_some() { "diffusers folder" } else { "single-file checkpoint" },
-            family: match context_width {
-                Some(768) => "Stable Diffusion 1.x",
-                Some(1024) => "Stable Diffusion 2.x",
+            family: match Family::of(checkpoint) {
+                family if context_width == Some(family.context_width as u64) => family.name,
+                family if family.encoders.len() > 1 => "small Stable Diffusion XL",
                 _ => "small Stable Diffusion",
             },
             parameters: parts.values().map(|part| part.parameters).sum(),
@@ -103,7 +104,7 @@ impl ModelReport {
             factor: vae(checkpoint).map(|vae| vae.factor()),
             inpaints: inpaints(checkpoint),
             context_width,
-            lora_layers: checkpoint.modules().unet.len(),
+            lora_layers: checkpoint.modules().of(PartId::UNET).count(),
             steps: None,
             guidance: None,
             sampler: None,
@@ -123,8 +124,7 @@ impl ModelReport {
     }
 }
 
-fn part_report(checkpoint: &Checkpoint, part: Part) -> PartReport {
-    let weights = checkpoint.part(part);
+fn part_report(weights: &Weights) -> PartReport {
     let (mut types, mut bytes) = (BTreeMap::new(), 0);
     for tensor in weights.iter() {
         *types.entry(tensor.dtype.name()).or_default() += tensor.elements();
@@ -134,19 +134,19 @@ fn part_report(checkpoint: &Checkpoint, part: Part) -> PartReport {
 }
 
 fn inpaints(checkpoint: &Checkpoint) -> bool {
-    let config = |part: Part, field: &str| checkpoint.part(part).config().get(field).and_then(Value::as_u64);
-    let channels = |part: Part, field: &str| config(part, field).unwrap_or(4);
-    channels(Part::Unet, "in_channels") == 2 * channels(Part::Vae, "latent_channels") + 1
+    let config = |part: PartId, field: &str| checkpoint.part(part).ok()?.config().get(field)?.as_u64();
+    let channels = |part: PartId, field: &str| config(part, field).unwrap_or(4);
+    channels(PartId::UNET, "in_channels") == 2 * channels(PartId::VAE, "latent_channels") + 1
 }
 
 fn vae(checkpoint: &Checkpoint) -> Option<VaeConfig> {
-    let part = checkpoint.part(Part::Vae);
+    let part = checkpoint.part(PartId::VAE).ok()?;
     VaeConfig::parse(part.config_source().name(), &part.config().to_string()).ok()
 }
 
 /// Native width and height in pixels of the images of `checkpoint`; `None` for a configuration that is not supported.
 pub fn native_size(checkpoint: &Checkpoint) -> Option<[usize; 2]> {
-    let part = checkpoint.part(Part::Unet);
+    let part = checkpoint.part(PartId::UNET).ok()?;
     let unet = UnetConfig::parse(part.config_source().name(), &part.config().to_string()).ok()?;
     let [height, width] = unet.latent_size();
     vae(checkpoint).map(|vae| [width * vae.factor(), height * vae.factor()])
@@ -187,7 +187,7 @@ pub struct LoraReport {
     pub made_for: Option<String>,
     /// Layers of the UNet.
     pub unet_layers: usize,
-    /// Layers of the text encoder.
+    /// Layers of the text encoders.
     pub text_encoder_layers: usize,
     /// Parameters.
     pub parameters: usize,
@@ -219,8 +219,8 @@ impl LoraReport {
             kinds: lora.kinds(),
             rank: lora.rank(),
             made_for: lora.made_for(),
-            unet_layers: in_part(Part::Unet),
-            text_encoder_layers: in_part(Part::TextEncoder),
+            unet_layers: in_part(PartId::UNET),
+            text_encoder_layers: lora.layers().iter().filter(|key| key.part.is_text_encoder()).count(),
             parameters: lora.parameters(),
             metadata: lora.metadata.clone(),
             matched: fits.as_ref().map(|fits| fits.matched.iter().map(ToString::to_string).collect()),

@@ -61,7 +61,8 @@ pub async fn stopwatch(engine: &Engine, step: &str, options: &ModelOptions) -> R
     let plan = match step {
         "unet" => unet_step(engine, &model, Ranks::new())?,
         "unet-lora" => {
-            let layers = model.checkpoint.modules().unet.into_keys().map(|path| format!("unet.{path}"));
+            let layers = model.checkpoint.modules();
+            let layers = layers.of(crate::io::PartId::UNET).map(|(path, _)| format!("unet.{path}"));
             let ranks = layers.filter(|layer| Targets::Attention.covers(layer)).map(|layer| (layer, 8)).collect();
             unet_step(engine, &model, ranks)?
         }

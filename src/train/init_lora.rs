@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::error::{Error, Message, Result, message, option};
 use crate::event::{Event, Listener};
-use crate::io::{LoraFile, LoraModule, ModelModules, ModuleKey, Part};
+use crate::io::{LoraFile, LoraModule, ModelModules, ModuleKey, PartId};
 use crate::nn::{LoraSpec, Param, Targets, weights};
 use crate::pipeline::Model;
 
@@ -32,15 +32,15 @@ enum Fate {
 impl TrainOptions {
     /// Whether an adapter of this job lies beside `layer`.
     fn trains(&self, spec: &LoraSpec, layer: &ModuleKey) -> bool {
-        spec.covers(&layer.to_string()) && (layer.part == Part::Unet || self.text_encoder)
+        spec.covers(&layer.to_string()) && (layer.part == PartId::UNET || self.text_encoder)
     }
 
     fn fate(&self, spec: &LoraSpec, layer: &ModuleKey) -> Fate {
         let all = || Targets::All.covers(&layer.to_string());
         match layer.part {
             _ if self.trains(spec, layer) => Fate::Trained,
-            Part::Unet if all() => Fate::Needs(("targets", " all")),
-            Part::TextEncoder if all() => Fate::Needs(("text_encoder", "")),
+            PartId::UNET if all() => Fate::Needs(("targets", " all")),
+            part if part.is_text_encoder() && all() => Fate::Needs(("text_encoder", "")),
             _ => Fate::Carried,
         }
     }
@@ -109,10 +109,8 @@ impl TrainOptions {
     /// What else to know of `file`.
     fn notes(&self, spec: &LoraSpec, file: &LoraFile, modules: &ModelModules) -> Vec<Message> {
         let mut notes = Vec::new();
-        let keys = |part: Part, paths: &BTreeMap<String, Vec<usize>>| {
-            paths.keys().map(move |path| ModuleKey { part, path: path.clone() }).collect::<Vec<_>>()
-        };
-        let all = [keys(Part::Unet, &modules.unet), keys(Part::TextEncoder, &modules.text_encoder)].concat();
+        let keys = |part: PartId| modules.of(part).map(move |(path, _)| ModuleKey { part, path: path.clone() });
+        let all: Vec<ModuleKey> = PartId::ADAPTED.into_iter().flat_map(keys).collect();
         let new = all.iter().filter(|layer| self.trains(spec, layer) && !file.modules.contains_key(layer));
         let (new, first) = (new.clone().count(), new.clone().next());
         if let Some(first) = first {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::base::DType;
 use crate::error::{Error, Result, message, option};
 use crate::io;
-use crate::io::{Checkpoint, Part, Place, files};
+use crate::io::{Checkpoint, PartId, Place, Weights, files};
 use crate::pipeline::events::EventSink;
 use crate::pipeline::model::open_checkpoint;
 use crate::train::{State, TrainPlan};
@@ -62,7 +62,7 @@ impl TrainOptions {
     pub(super) fn place(&self, model: Option<&Checkpoint>) -> Result<Place> {
         let (out, replace) = (self.out.as_path(), self.force);
         if self.method == Method::Lora {
-            let parts = [Part::Unet, Part::TextEncoder];
+            let parts = [PartId::UNET, PartId::TEXT_ENCODER];
             return Ok(self.format.place(out, if self.text_encoder { &parts } else { &parts[..1] }, replace));
         }
         let files = match model {
@@ -142,7 +142,7 @@ impl TrainOptions {
         let result = HEADER
             + match self.method {
                 Method::Lora => DType::F32.bytes(plan.trainable()),
-                Method::Full => Part::ALL.into_iter().map(|part| stored_bytes(model, part)).sum(),
+                Method::Full => model.parts().map(|(part, weights)| stored_bytes(part, weights)).sum(),
             };
         place.check_space(result, "the result")?;
         let state = plan.state_bytes() + HEADER;
@@ -161,12 +161,12 @@ impl TrainOptions {
 }
 
 /// Bytes of a part of a model as it is written: the UNet's trained numbers are F32.
-fn stored_bytes(model: &Checkpoint, part: Part) -> u64 {
+fn stored_bytes(part: PartId, weights: &Weights) -> u64 {
     let bytes = |tensor: io::Tensor<'_>| match part {
-        Part::Unet => DType::F32.bytes(tensor.elements()),
+        PartId::UNET => DType::F32.bytes(tensor.elements()),
         _ => (tensor.elements() * tensor.dtype.bytes()) as u64,
     };
-    model.part(part).iter().map(bytes).sum()
+    weights.iter().map(bytes).sum()
 }
 
 /// Asks whether `folder` can hold `count` class pictures of `size`, before the first is made.

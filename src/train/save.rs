@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::gpu::Store;
 use crate::io;
 use crate::io::lora_file::Factor;
-use crate::io::{LoraFile, LoraModule, ModuleKey, Part, Placed};
+use crate::io::{LoraFile, LoraModule, ModuleKey, PartId, Placed};
 use crate::nn::{Param, Role, weights};
 use crate::pipeline::Model;
 use crate::pipeline::context::Context;
@@ -95,6 +95,6 @@ pub(super) async fn save(
 fn module_of(param: &Param) -> Option<(ModuleKey, &str)> {
     let (path, which) = param.key.strip_prefix("lora.")?.rsplit_once('.')?;
     let (part, path) = path.split_once('.')?;
-    let part = Part::ALL.into_iter().find(|p| p.name() == part)?;
+    let part = PartId::from_name(part)?;
     Some((ModuleKey { part, path: path.to_string() }, which))
 }

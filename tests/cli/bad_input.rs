@@ -132,7 +132,7 @@ fn inspected_files_of_other_families_are_named() {
     let tensor = portray::io::Tensor::f32("double_blocks.0.img_attn.qkv.weight", &[1], &[0.0]);
     portray::io::write_safetensors(dir.path().join("flux.safetensors"), &[tensor], &Default::default()).unwrap();
     let text = stdout(&works(dir.path(), "inspect flux.safetensors"));
-    assert!(text.contains("a checkpoint of Flux, 1 tensors; Portray takes Stable Diffusion 1.x and 2.x"), "{text}");
+    assert!(text.contains("a checkpoint of Flux, 1 tensors; Portray takes Stable Diffusion 1.x, 2.x and XL"), "{text}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use portray::io::{Checkpoint, LoraFile, Part, SafeTensors, Tensor, write_diffusers_folder, write_safetensors};
+use portray::io::{Checkpoint, LoraFile, PartId, SafeTensors, Tensor, write_diffusers_folder, write_safetensors};
 
 use super::common::golden;
 use super::support::*;
@@ -36,7 +36,7 @@ fn write(path: &Path, layers: &[(&str, &[Shaped])]) {
 
 /// Two files for the small SD 2 model, which change some layers both.
 fn files(folder: &Path, model: &Checkpoint) {
-    let unet = model.modules().unet;
+    let unet = model.modules().layers[&PartId::UNET].clone();
     let shape = |path: &str| unet[path].clone();
     let loha = |path: &str| {
         let [rows, columns] = [shape(path)[0], shape(path)[1..].iter().product()];
@@ -74,12 +74,12 @@ fn several_files_are_merged_at_their_own_scales() {
         (LoraFile::open(path, Some(&model.modules())).unwrap(), scale)
     });
     let mut merged: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
-    for tensor in model.part(Part::Unet).iter() {
+    for tensor in model.part(PartId::UNET).unwrap().iter() {
         let mut values = tensor.to_f32().unwrap();
         let (path, which) = tensor.name.rsplit_once('.').unwrap();
         let rows = 0..tensor.shape[0];
         for (file, scale) in &loras {
-            let layer = |key: &&portray::io::ModuleKey| key.part == Part::Unet && key.path == path;
+            let layer = |key: &&portray::io::ModuleKey| key.part == PartId::UNET && key.path == path;
             let Some(key) = file.layers().into_iter().find(layer) else { continue };
             if let Some(change) = file.changes.get(key) {
                 let done = match which {
@@ -121,7 +121,7 @@ fn several_files_are_merged_at_their_own_scales() {
     let line = "generate cat --model {F}/sd2 --steps 1 --out q.png --lora";
     refused(at, &format!("{line} a.safetensors=1e41"), 2, &["a.safetensors", "scale"]);
     // Each factor is a number that f32 holds, their product is not.
-    let shape = model.modules().unet[Q].clone();
+    let shape = model.modules().layers[&PartId::UNET][Q].clone();
     let large = vec![1e25; shape[0].max(shape[1])];
     let layer = format!("lora_unet_{}", Q.replace('.', "_"));
     let factors = [("lora_down", vec![1, shape[1]]), ("lora_up", vec![shape[0], 1])].map(|(end, shape)| {

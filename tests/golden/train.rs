@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::common;
-use portray::io::{LoraFile, Part, SafeTensors};
+use portray::io::{LoraFile, PartId, SafeTensors};
 use portray::{
     Checkpointing, Engine, Event, Flow, GenerateOptions, LoraArg, LoraFormat, LrSchedule, Method, ModelOptions,
     Optimizer, StepReport, Targets, TrainOptions, WeightType,
@@ -94,7 +94,7 @@ fn sample_pictures_are_those_that_the_lora_gives() {
     pollster::block_on(engine.train(&job, &mut hear)).expect("a training");
     // The same file without what the text encoder learnt.
     let mut half = LoraFile::open(&out, None).expect("a LoRA");
-    half.modules.retain(|layer, _| layer.part == Part::Unet);
+    half.modules.retain(|layer, _| layer.part == PartId::UNET);
     let unet_alone = folder.path().join("unet.safetensors");
     half.write(&unet_alone, LoraFormat::Diffusers).expect("a written LoRA");
     let off = |path: &Path| {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use portray::error::Message;
 use portray::gpu::{AdapterClass, Caps};
 use portray::io::{
-    Checkpoint, LoraFile, LoraModule, ModelModules, ModuleKey, Part, SafeTensors, Tensor, write_safetensors,
+    Checkpoint, LoraFile, LoraModule, ModelModules, ModuleKey, PartId, SafeTensors, Tensor, write_safetensors,
 };
 use portray::{
     Engine, EngineOptions, Event, Flow, GenerateOptions, LoraArg, LoraFormat, Method, Model, ModelOptions, Targets,
@@ -236,7 +236,7 @@ fn kind_differences_of_norms_and_biases() {
     let report = lora.match_report(&model);
     report.check().unwrap();
     assert_eq!((report.matched.len(), report.unmatched.len()), (58, 0));
-    let norm = ModuleKey { part: Part::Unet, path: "down_blocks.0.resnets.0.norm1".into() };
+    let norm = ModuleKey { part: PartId::UNET, path: "down_blocks.0.resnets.0.norm1".into() };
     let (mut factors, mut offsets) = ([1.0; 16], [0.0; 16]);
     assert!(lora.changes[&norm].add_to_weight(&mut factors, 0..16, 1.0));
     assert!(lora.changes[&norm].add_to_bias(&mut offsets, 0..16, 2.0));
@@ -251,7 +251,7 @@ fn mixed(path: &Path, more: &[(&str, LoraModule)]) -> LoraFile {
     first.up.data = first.up.data.chunks(3).map(|row| row[0]).collect();
     (first.down.shape[0], first.up.shape[1], first.alpha) = (1, 1, Some(0.5));
     for (path, module) in more {
-        lora.modules.insert(ModuleKey { part: Part::Unet, path: (*path).into() }, module.clone());
+        lora.modules.insert(ModuleKey { part: PartId::UNET, path: (*path).into() }, module.clone());
     }
     lora.write(path, LoraFormat::Peft).unwrap();
     LoraFile::open(path, None).unwrap()
@@ -310,7 +310,7 @@ fn r10_all_of_it_is_in_the_result() {
         shape: shape.to_vec(),
         data: (0..shape.iter().product()).map(|i: usize| (i as f32 * 0.7).sin()).collect(),
     };
-    let conv = &sizes.unet["conv_in"];
+    let conv = &sizes.layers[&PartId::UNET]["conv_in"];
     let (down, up) = (factor(&[2, conv[1], 3, 3]), factor(&[conv[0], 2, 1, 1]));
     let given = mixed(&path, &[("conv_in", LoraModule { down, up, alpha: Some(1.0) })]);
     let job = TrainOptions {
@@ -337,7 +337,7 @@ fn r10_all_of_it_is_in_the_result() {
     assert_eq!(result.modules.len(), 57);
     let far = apart(&given, &result);
     assert!(far < 1e-5, "{far}");
-    let key = ModuleKey { part: Part::Unet, path: "conv_in".into() };
+    let key = ModuleKey { part: PartId::UNET, path: "conv_in".into() };
     assert_eq!(result.modules[&key].down, given.modules[&key].down);
     assert!(said.contains("1 layers that no option trains go into the result as they are"), "{said}");
     // What was added to reach the rank can learn: its first factor is not zero.

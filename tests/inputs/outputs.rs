@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
-use portray::io::{Part, Place, files};
+use portray::io::{PartId, Place, files};
 use portray::{Engine, EngineOptions, Error, Event, Flow, LoraFormat, ModelOptions, TrainOptions};
 
 use super::support::*;
@@ -346,7 +346,7 @@ fn kind_a_result_finds_a_place() {
     assert_eq!(std::fs::read_to_string(&placed.path).unwrap(), "result");
     let _ = std::fs::remove_file(&placed.path);
     // Neither devices nor folders are replaced; a folder comes beside a file.
-    let folder = LoraFormat::PeftFolder.place(dir.join("x.txt"), &[Part::Unet], true);
+    let folder = LoraFormat::PeftFolder.place(dir.join("x.txt"), &[PartId::UNET], true);
     assert!(folder.check().unwrap_err().to_string().contains("is a file"));
     let placed = folder.put(|at| portray::io::write_atomic(at.join("unet/a"), |out| out.write_all(b"a"))).unwrap();
     assert_eq!(placed.path, dir.join("x.txt-1"));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use portray::diffusion::{SamplerOptions, ScheduleConfig, Trajectory};
-use portray::io::{Checkpoint, Part, Tensor, write_safetensors};
+use portray::io::{Checkpoint, PartId, Tensor, write_safetensors};
 use portray::ops::oracle::close;
 use portray::tools::ForwardPart;
 use portray::{
@@ -154,11 +154,11 @@ fn init_lora(path: &Path, model: &Path, text: bool) {
     let modules = Checkpoint::open(model).unwrap().modules();
     let mut factors = Vec::new();
     for (part, paths, ends) in [
-        (Part::Unet, &modules.unet, &["to_q", "to_k", "to_v", "to_out.0"][..]),
-        (Part::TextEncoder, &modules.text_encoder, &["q_proj", "k_proj", "v_proj", "out_proj"]),
+        (PartId::UNET, &modules.layers[&PartId::UNET], &["to_q", "to_k", "to_v", "to_out.0"][..]),
+        (PartId::TEXT_ENCODER, &modules.layers[&PartId::TEXT_ENCODER], &["q_proj", "k_proj", "v_proj", "out_proj"]),
     ] {
         let found = paths.iter().filter(|(path, _)| ends.iter().any(|end| path.ends_with(end)));
-        for (path, shape) in found.filter(|_| part == Part::Unet || text) {
+        for (path, shape) in found.filter(|_| part == PartId::UNET || text) {
             factors.push((format!("{part}.{path}.lora_A.weight"), [2, shape[1]]));
             factors.push((format!("{part}.{path}.lora_B.weight"), [shape[0], 2]));
         }

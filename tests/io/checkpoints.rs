@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use portray::io::{Bundle, Checkpoint, Part, SafeTensors, Tensor, write_diffusers_folder, write_safetensors};
+use portray::io::{Bundle, Checkpoint, PartId, SafeTensors, Tensor, write_diffusers_folder, write_safetensors};
 
 use super::support::{Stream, golden, message};
 
@@ -36,14 +36,15 @@ fn write(path: &Path, tensors: &[Tensor<'_>]) {
 #[test]
 fn both_flavours_have_the_same_text_names() {
     let (sd2, sd15) = (Checkpoint::open(golden("sd2")).unwrap(), Checkpoint::open(golden("sd15")).unwrap());
-    let names = |model: &Checkpoint| model.part(Part::TextEncoder).names().map(str::to_owned).collect::<Vec<_>>();
+    let names =
+        |model: &Checkpoint| model.part(PartId::TEXT_ENCODER).unwrap().names().map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(names(&sd2), names(&sd15));
     assert!(names(&sd2).contains(&"text_model.final_layer_norm.weight".to_owned()));
-    assert_eq!(sd2.part(Part::Unet).config()["cross_attention_dim"], 40);
+    assert_eq!(sd2.part(PartId::UNET).unwrap().config()["cross_attention_dim"], 40);
     assert_eq!(sd2.scheduler()["prediction_type"], "v_prediction");
     assert_eq!(sd2.tokenizer().unwrap().pad(), 0);
 
-    let unet = sd2.part(Part::Unet);
+    let unet = sd2.part(PartId::UNET).unwrap();
     assert_eq!(&*unet.get_shaped("conv_in.weight", &[24, 4, 3, 3]).unwrap().shape, [24, 4, 3, 3]);
     let e = message(unet.get("nope"));
     assert!(e.contains("sd2/unet: ") && e.contains("'nope'"), "{e}");
@@ -51,9 +52,9 @@ fn both_flavours_have_the_same_text_names() {
     assert!(e.contains("[24, 4, 3, 3]") && e.contains("must be [24, 4]"), "{e}");
 
     let modules = sd2.modules();
-    assert_eq!(modules.unet["down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"], [24, 40]);
-    assert_eq!(modules.text_encoder["text_model.encoder.layers.1.mlp.fc1"], [88, 40]);
-    assert!(!modules.text_encoder.keys().any(|k| k.contains("embedding")));
+    assert_eq!(modules.layers[&PartId::UNET]["down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"], [24, 40]);
+    assert_eq!(modules.layers[&PartId::TEXT_ENCODER]["text_model.encoder.layers.1.mlp.fc1"], [88, 40]);
+    assert!(!modules.layers[&PartId::TEXT_ENCODER].keys().any(|k| k.contains("embedding")));
     assert_ne!(sd2.fingerprint().unwrap(), sd15.fingerprint().unwrap());
     assert_eq!(sd2.fingerprint().unwrap(), Checkpoint::open(golden("sd2")).unwrap().fingerprint().unwrap());
 }
@@ -63,28 +64,28 @@ fn an_embedded_model_is_the_same_model() {
     fn leak(file: &str) -> &'static [u8] {
         Box::leak(fs::read(golden("sd2").join(file)).unwrap().into_boxed_slice())
     }
-    let part = |part: Part, stem| (leak(&format!("{part}/config.json")), leak(&format!("{part}/{stem}.safetensors")));
+    let part = |part: PartId, stem| (leak(&format!("{part}/config.json")), leak(&format!("{part}/{stem}.safetensors")));
     let tokenizer = ["tokenizer.json", "tokenizer_config.json"].map(|f| (f, leak(&format!("tokenizer/{f}"))));
     let bundle = Bundle {
         name: "bundled",
         model_index: leak("model_index.json"),
-        text_encoder: part(Part::TextEncoder, "model"),
-        unet: part(Part::Unet, "diffusion_pytorch_model"),
-        vae: part(Part::Vae, "diffusion_pytorch_model"),
+        text_encoder: part(PartId::TEXT_ENCODER, "model"),
+        unet: part(PartId::UNET, "diffusion_pytorch_model"),
+        vae: part(PartId::VAE, "diffusion_pytorch_model"),
         scheduler: leak("scheduler/scheduler_config.json"),
         tokenizer: Box::leak(Box::new(tokenizer)),
     };
     let (model, folder) = (Checkpoint::embedded(&bundle).unwrap(), Checkpoint::open(golden("sd2")).unwrap());
     assert_eq!(model.modules(), folder.modules());
     assert_eq!(model.fingerprint().unwrap(), folder.fingerprint().unwrap());
-    assert!(message(model.part(Part::Vae).get("x")).starts_with("bundled/vae: "));
+    assert!(message(model.part(PartId::VAE).unwrap().get("x")).starts_with("bundled/vae: "));
     let broken = Bundle { vae: (bundle.vae.0, &bundle.vae.1[..100]), ..bundle };
     assert!(
         message(Checkpoint::embedded(&broken)).starts_with("bundled/vae/diffusion_pytorch_model.safetensors: trunc")
     );
     // It can be written as a folder too.
     let dir = tempfile::tempdir().unwrap();
-    let unet: Vec<_> = model.part(Part::Unet).iter().collect();
+    let unet: Vec<_> = model.part(PartId::UNET).unwrap().iter().collect();
     write_diffusers_folder(dir.path().join("out"), &model, &unet).unwrap();
     assert_eq!(Checkpoint::open(dir.path().join("out")).unwrap().fingerprint().unwrap(), folder.fingerprint().unwrap());
 }
@@ -157,7 +158,7 @@ fn old_vae_attention_names_are_understood() {
     write(&file, &renamed);
     let opened = Checkpoint::open(&path).unwrap();
     assert_eq!(opened.fingerprint().unwrap(), expected.fingerprint().unwrap());
-    assert_eq!(opened.part(Part::Vae).modules(), expected.part(Part::Vae).modules());
+    assert_eq!(opened.part(PartId::VAE).unwrap().modules(), expected.part(PartId::VAE).unwrap().modules());
 }
 
 #[test]
@@ -166,7 +167,7 @@ fn a_trained_model_is_written_whole() {
     fs::create_dir(path.join("feature_extractor")).unwrap();
     fs::write(path.join("feature_extractor/preprocessor_config.json"), "{}").unwrap();
     let source = Checkpoint::open(&path).unwrap();
-    let unet = source.part(Part::Unet);
+    let unet = source.part(PartId::UNET).unwrap();
     let values: Vec<_> = unet.iter().map(|t| (t.name.to_string(), t.shape.to_vec(), t.to_f32().unwrap())).collect();
     let changed: Vec<Vec<f32>> = values.iter().map(|(_, _, v)| v.iter().map(|x| x + 1.0).collect()).collect();
     let tensors: Vec<_> = values.iter().zip(&changed).map(|((n, s, _), v)| Tensor::f32(n.as_str(), s, v)).collect();
@@ -174,7 +175,7 @@ fn a_trained_model_is_written_whole() {
     write_diffusers_folder(&out, &source, &tensors).unwrap();
 
     let written = Checkpoint::open(&out).unwrap();
-    assert_eq!(written.part(Part::Unet).get("conv_in.bias").unwrap().to_f32().unwrap(), {
+    assert_eq!(written.part(PartId::UNET).unwrap().get("conv_in.bias").unwrap().to_f32().unwrap(), {
         let old = unet.get("conv_in.bias").unwrap().to_f32().unwrap();
         old.iter().map(|x| x + 1.0).collect::<Vec<_>>()
     });
@@ -189,7 +190,7 @@ fn a_trained_model_is_written_whole() {
     // What training did not touch is kept as it was.
     let last = &values[values.len() - 1];
     write_diffusers_folder(&out, &source, &tensors[..tensors.len() - 1]).unwrap();
-    let kept = Checkpoint::open(&out).unwrap().part(Part::Unet).get(&last.0).unwrap().to_f32().unwrap();
+    let kept = Checkpoint::open(&out).unwrap().part(PartId::UNET).unwrap().get(&last.0).unwrap().to_f32().unwrap();
     assert_eq!(kept, last.2);
 }
 
@@ -204,8 +205,8 @@ fn every_refusal_has_a_remedy() {
     let class = |class: &'static str| {
         move |p: &Path| fs::write(p.join("model_index.json"), format!(r#"{{"_class_name":"{class}"}}"#)).unwrap()
     };
-    for family in ["StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "FluxPipeline"] {
-        refused(&class(family), &format!("is a {family}; only Stable Diffusion 1.x and 2.x"));
+    for family in ["StableDiffusion3Pipeline", "FluxPipeline", "KolorsPipeline"] {
+        refused(&class(family), &format!("is a {family}; Portray takes Stable Diffusion 1.x, 2.x and XL"));
     }
     for (class, what) in [
         ("StableDiffusionControlNetInpaintPipeline", "is a model with a ControlNet"),
@@ -213,8 +214,8 @@ fn every_refusal_has_a_remedy() {
         ("StableDiffusionDepth2ImgPipeline", "is a depth-to-image model"),
         ("StableDiffusionUpscalePipeline", "is an upscaler's model"),
         ("StableDiffusionControlNetPipeline", "is a model with a ControlNet"),
-        ("StableDiffusionControlNetImg2ImgPipeline", "Portray takes Stable Diffusion 1.x and 2.x"),
-        ("StableDiffusionSomethingPipeline", "is a StableDiffusionSomethingPipeline; only"),
+        ("StableDiffusionControlNetImg2ImgPipeline", "Portray takes Stable Diffusion 1.x, 2.x and XL"),
+        ("StableDiffusionSomethingPipeline", "is a StableDiffusionSomethingPipeline; Portray takes"),
     ] {
         refused(&|p| fs::write(p.join("model_index.json"), format!(r#"{{"_class_name":"{class}"}}"#)).unwrap(), what);
     }

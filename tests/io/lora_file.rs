@@ -5,7 +5,7 @@ use std::fs;
 
 use portray::LoraFormat;
 use portray::io::{
-    Checkpoint, ElementType, LoraFile, ModelModules, ModuleKey, Part, SafeTensors, Tensor, write_safetensors,
+    Checkpoint, ElementType, LoraFile, ModelModules, ModuleKey, PartId, SafeTensors, Tensor, write_safetensors,
 };
 
 use super::support::{distance, golden, message};
@@ -57,7 +57,7 @@ fn all_layouts_read_alike() {
 
         let all = open(&format!("{model}-all.lora-peft.safetensors"), Some(&layers));
         assert_eq!(all.match_report(&layers).matched.len(), all.modules.len());
-        for part in [Part::Unet, Part::TextEncoder] {
+        for part in [PartId::UNET, PartId::TEXT_ENCODER] {
             assert!(all.modules.keys().any(|key| key.part == part));
         }
         assert!(all.modules.values().any(|m| m.weight_shape()[2..] == [3, 3]), "convolutions");
@@ -73,7 +73,7 @@ fn all_layouts_read_alike() {
 #[test]
 fn delta_is_the_product() {
     let lora = open("sd2-all.lora-kohya.safetensors", None);
-    let key = ModuleKey { part: Part::Unet, path: "down_blocks.0.resnets.0.conv1".into() };
+    let key = ModuleKey { part: PartId::UNET, path: "down_blocks.0.resnets.0.conv1".into() };
     let m = &lora.modules[&key];
     let (rank, columns) = (m.rank(), m.down.data.len() / m.rank());
     let delta = m.delta();
@@ -222,7 +222,10 @@ fn kohya_metadata_is_strings_and_kept() {
     let back = LoraFile::open(&path, None).unwrap();
     assert_eq!(back.metadata["ss_steps"], "400");
     back.write(&path, LoraFormat::Diffusers).unwrap();
-    assert_eq!(SafeTensors::open(&path).unwrap().metadata().keys().collect::<Vec<_>>(), ["format"]);
+    assert_eq!(
+        SafeTensors::open(&path).unwrap().metadata().keys().collect::<Vec<_>>(),
+        ["format", "modelspec.architecture"]
+    );
 }
 
 #[test]
@@ -268,7 +271,7 @@ fn a_lora_of_another_model_is_refused() {
     // Some layers more than the model has are listed, not refused.
     let mut lora = open("sd15.lora-kohya.safetensors", None);
     let first = lora.modules.values().next().unwrap().clone();
-    lora.modules.insert(ModuleKey { part: Part::Unet, path: "up_blocks.9.resnets.0.conv1".into() }, first);
+    lora.modules.insert(ModuleKey { part: PartId::UNET, path: "up_blocks.9.resnets.0.conv1".into() }, first);
     let report = lora.match_report(&sd15);
     report.check().unwrap();
     assert_eq!(
@@ -294,7 +297,7 @@ fn norm_layers_are_differences() {
     let file = SafeTensors::open(golden("sd15.lora-kohya.safetensors")).unwrap();
     let norms = ["w_norm", "b_norm"].map(|end| format!("lora_unet_mid_block_resnets_0_norm1.{end}"));
     let sd15 = modules("sd15");
-    let key = ModuleKey { part: Part::Unet, path: "mid_block.resnets.0.norm1".into() };
+    let key = ModuleKey { part: PartId::UNET, path: "mid_block.resnets.0.norm1".into() };
     let channels = sd15.norms[&key][0];
     let values: Vec<f32> = (0..channels).map(|i| i as f32).collect();
     let tensors: Vec<_> = file.iter().chain(norms.iter().map(|n| Tensor::f32(n, &[channels], &values))).collect();

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use portray::LoraFormat;
-use portray::io::lora_file::MatchReport;
-use portray::io::{LoraFile, ModelModules, ModuleKey, Part, SafeTensors, Source, Tensor, write_safetensors};
+use portray::family::lora::MatchReport;
+use portray::io::{LoraFile, ModelModules, ModuleKey, PartId, SafeTensors, Source, Tensor, write_safetensors};
 
 use super::support::{Stream, distance, golden, message};
 
@@ -65,7 +65,7 @@ fn layers() -> ModelModules {
     for tensor in SafeTensors::open(fixture("deltas.safetensors")).unwrap().iter() {
         let (path, which) = tensor.name.rsplit_once('.').unwrap();
         if which == "weight" {
-            model.unet.insert(path.to_owned(), tensor.shape.to_vec());
+            model.layers.entry(PartId::UNET).or_default().insert(path.to_owned(), tensor.shape.to_vec());
         } else {
             model.biases.insert(unet(path), tensor.elements());
         }
@@ -74,7 +74,7 @@ fn layers() -> ModelModules {
 }
 
 fn unet(path: &str) -> ModuleKey {
-    ModuleKey { part: Part::Unet, path: path.to_owned() }
+    ModuleKey { part: PartId::UNET, path: path.to_owned() }
 }
 
 /// Distance of everything that `file` adds from `factor` times what LyCORIS does, at the worst layer.
@@ -82,7 +82,7 @@ fn apart(file: &LoraFile, scale: f64, factor: impl Fn(&ModuleKey) -> f32) -> f32
     let deltas = SafeTensors::open(fixture("deltas.safetensors")).unwrap();
     let model = layers();
     let mut worst = 0.0f32;
-    for (path, shape) in &model.unet {
+    for (path, shape) in &model.layers[&PartId::UNET] {
         let key = unet(path);
         let bias = model.biases.get(&key).copied().unwrap_or(0);
         let [weight, bias] = added(file, &key, shape, bias, scale);
@@ -137,7 +137,7 @@ fn names_and_alphas() {
     let pairs = ["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"].map(|end| format!("{name}.{end}"));
     let text = open(&halves(&[0, 1, 2, 3].map(|i| (pairs[i].as_str(), shapes[i % 2])))).unwrap();
     let key = text.changes.keys().next().unwrap();
-    assert_eq!((key.part, key.path.as_str()), (Part::TextEncoder, "text_model.encoder.layers.0.mlp.fc1"));
+    assert_eq!((key.part, key.path.as_str()), (PartId::TEXT_ENCODER, "text_model.encoder.layers.0.mlp.fc1"));
     assert_eq!(added(&text, key, &[6, 4], 0, 1.0)[0], [0.25; 24]);
     // Without an alpha the factor is 1.
     let bare = changed(|t| (!t.name.ends_with(".alpha")).then_some(t)).unwrap();
@@ -179,7 +179,9 @@ fn layers_are_held_against_a_model() {
     };
     let shaped = |path: &str, shape: &'static [usize]| {
         let path = path.to_owned();
-        move |model: &mut ModelModules| drop(model.unet.insert(path.clone(), shape.to_vec()))
+        move |model: &mut ModelModules| {
+            drop(model.layers.entry(PartId::UNET).or_default().insert(path.clone(), shape.to_vec()))
+        }
     };
     let q = format!("{BLOCK}.attn1.to_q");
     let out = format!("{BLOCK}.attn1.to_out.0");
@@ -194,11 +196,17 @@ fn layers_are_held_against_a_model() {
     let gone = |m: &mut ModelModules| m.biases.retain(|key, _| *key != unet(&out));
     refused(&gone, &["(bias difference) is for a bias of [8], the model has none"]);
     refused(&|m| m.biases.extend([(unet(&out), 9)]), &["(bias difference) is for [8], the model has [9]"]);
-    refused(&|m| m.unet.values_mut().for_each(|shape| shape[0] += 1), &["and 12 more layers differ"]);
-    refused(&|m| m.unet.clear(), &["none of its 13 keys matches"]);
+    refused(
+        &|m| m.layers.get_mut(&PartId::UNET).unwrap().values_mut().for_each(|shape| shape[0] += 1),
+        &["and 12 more layers differ"],
+    );
+    refused(&|m| m.layers.clear(), &["none of its 13 keys matches"]);
     // A model's own layers say how long their biases are.
     let sd2 = portray::io::Checkpoint::open(golden("sd2")).unwrap().modules();
-    assert!(sd2.biases[&unet("conv_in")] == sd2.unet["conv_in"][0] && sd2.biases.len() < sd2.unet.len() * 2);
+    assert!(
+        sd2.biases[&unet("conv_in")] == sd2.layers[&PartId::UNET]["conv_in"][0]
+            && sd2.biases.len() < sd2.layers[&PartId::UNET].len() * 2
+    );
     assert!(!sd2.biases.contains_key(&unet(&q)) && sd2.biases.contains_key(&unet(&out)));
 }
 
@@ -308,11 +316,10 @@ fn other_adapters_and_families_are_named() {
         assert!(e.contains(says) && e.contains(&name) && e.contains(": give a LoRA, LoCon, LoHa or LoKr"), "{e}");
     }
     let sd15 = portray::io::Checkpoint::open(golden("sd15")).unwrap().modules();
-    let text = sd15.text_encoder.iter().find(|(path, _)| path.ends_with("self_attn.q_proj")).unwrap();
+    let text = sd15.of(PartId::TEXT_ENCODER).find(|(path, _)| path.ends_with("self_attn.q_proj")).unwrap();
     let stem = format!("lora_te1_{}", text.0.replace('.', "_"));
     let own = [format!("{stem}.lora_down.weight"), format!("{stem}.lora_up.weight")];
     for (name, family) in [
-        ("lora_te2_text_model_encoder_layers_0_mlp_fc1.hada_w1_a", "Stable Diffusion XL"),
         ("lora_unet_joint_blocks_0_x_block_attn_qkv.lokr_w1", "Stable Diffusion 3"),
         ("lycoris_single_transformer_blocks_0_attn_to_q.lokr_w1", "Flux"),
         ("diffusion_model.double_blocks.0.img_attn.qkv.lokr_w1", "Flux"),
@@ -331,7 +338,7 @@ fn other_adapters_and_families_are_named() {
             }
             let e = message(file.match_report(&sd15).check());
             assert!(e.contains("LoRA of another model") && e.contains(&format!("made for {family}")), "{e}");
-            assert!(e.contains("Portray takes LoRAs of Stable Diffusion 1.x and 2.x"), "{e}");
+            assert!(e.contains("Portray takes LoRAs of Stable Diffusion 1.x, 2.x and XL"), "{e}");
             let dir = tempfile::tempdir().unwrap();
             let e = message(file.write(dir.path().join("o"), LoraFormat::Kohya));
             assert!(e.contains(if family.starts_with("a ") { "nothing to write" } else { family }), "{e}");
@@ -352,7 +359,7 @@ fn nothing_in_a_file_panics() {
         drop(report.check());
         let _ = (file.kinds(), file.rank(), file.parameters(), file.made_for());
         for key in &report.matched {
-            let (shape, bias) = (&model.unet[&key.path], model.biases.get(key).copied().unwrap_or(0));
+            let (shape, bias) = (&model.layers[&PartId::UNET][&key.path], model.biases.get(key).copied().unwrap_or(0));
             added(&file, key, shape, bias, 1.0);
         }
         drop(file.write(tempfile::tempdir().unwrap().path().join("o"), LoraFormat::Kohya));

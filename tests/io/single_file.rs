@@ -6,8 +6,9 @@ use std::path::Path;
 
 use portray::SamplerKind;
 use portray::diffusion::{NoiseSchedule, SamplerOptions, ScheduleConfig, Trajectory};
-use portray::io::checkpoints::original::{Names, Structure, TextFlavour, Third};
-use portray::io::{Checkpoint, ElementType, Part, SafeTensors, Tensor, write_diffusers_folder, write_safetensors};
+use portray::family::single_file::{Structure, TextFlavour, TextNames};
+use portray::io::checkpoints::{Names, Stored};
+use portray::io::{Checkpoint, ElementType, PartId, SafeTensors, Tensor, write_diffusers_folder, write_safetensors};
 use portray::models::{TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
 use portray::nn::{Mode, Scope, Settings};
 
@@ -15,16 +16,25 @@ use super::random_model::RandomModel;
 use super::support::message;
 
 fn full_size(text: TextFlavour) -> Structure {
-    let text_layers = if text == TextFlavour::Clip { 12 } else { 23 };
-    Structure { unet_blocks: 4, unet_layers: 2, unet_plain: 1, vae_blocks: 4, vae_layers: 2, text, text_layers }
+    let (prefix, layers) = match text {
+        TextFlavour::Clip => ("cond_stage_model.transformer.", 12),
+        _ => ("cond_stage_model.model.", 23),
+    };
+    let text = TextNames { part: PartId::TEXT_ENCODER, prefix, flavour: text, layers, projects: false };
+    Structure { unet_blocks: 4, unet_layers: 2, unet_plain: 1, vae_blocks: 4, vae_layers: 2, texts: vec![text] }
 }
 
-/// What diffusers' own converters pair: part, original, canonical, third.
-fn pairs() -> Vec<(&'static str, String, String, Option<Third>)> {
+/// What diffusers' own converters pair: part, original, canonical, how it is stored.
+fn pairs() -> Vec<(&'static str, String, String, Stored)> {
     let line = |line: &str| {
         let words: Vec<&str> = line.split(' ').collect();
         let part = ["unet", "vae", "clip", "openclip"].into_iter().find(|p| *p == words[0]).unwrap();
-        (part, words[1].to_owned(), words[2].to_owned(), words.get(3).map(|t| Third(t.parse().unwrap())))
+        (
+            part,
+            words[1].to_owned(),
+            words[2].to_owned(),
+            words.get(3).map_or(Stored::Whole, |t| Stored::Third(t.parse().unwrap())),
+        )
     };
     include_str!("../fixtures/single_file/names.txt").lines().map(line).collect()
 }
@@ -32,9 +42,9 @@ fn pairs() -> Vec<(&'static str, String, String, Option<Third>)> {
 fn names(part: &str) -> Names {
     let text = if part == "clip" { TextFlavour::Clip } else { TextFlavour::OpenClip };
     let part = match part {
-        "unet" => Part::Unet,
-        "vae" => Part::Vae,
-        _ => Part::TextEncoder,
+        "unet" => PartId::UNET,
+        "vae" => PartId::VAE,
+        _ => PartId::TEXT_ENCODER,
     };
     Names::new(part, &full_size(text))
 }
@@ -42,12 +52,12 @@ fn names(part: &str) -> Names {
 #[test]
 fn every_name_of_both_layouts_is_known_both_ways() {
     let tables: BTreeMap<&str, Names> = ["unet", "vae", "clip", "openclip"].map(|p| (p, names(p))).into();
-    for (part, original, canonical, third) in pairs() {
+    for (part, original, canonical, stored) in pairs() {
         let table = &tables[part];
         let found = table.canonical(&original);
-        assert!(found.contains(&(canonical.clone(), third)), "{part} {original}: {found:?}, expected {canonical}");
-        assert_eq!(found.len(), if third.is_some() { 3 } else { 1 }, "{original}");
-        assert_eq!(table.original(&canonical), Some((original, third)), "{part} {canonical}");
+        assert!(found.contains(&(canonical.clone(), stored)), "{part} {original}: {found:?}, expected {canonical}");
+        assert_eq!(found.len(), if stored == Stored::Whole { 1 } else { 3 }, "{original}");
+        assert_eq!(table.original(&canonical), Some((original, stored)), "{part} {canonical}");
     }
     for stray in
         ["alphas_cumprod", "model_ema.decay", "cond_stage_model.model.logit_scale", "model.diffusion_model.x.y"]
@@ -61,8 +71,8 @@ fn every_name_of_both_layouts_is_known_both_ways() {
 #[test]
 fn our_models_ask_for_exactly_these_names() {
     let template = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
-    let sd1 = template(include_str!("../../src/io/checkpoints/original/sd1.json"));
-    let sd2 = template(include_str!("../../src/io/checkpoints/original/sd2.json"));
+    let sd1 = template(include_str!("../../src/family/sd1.json"));
+    let sd2 = template(include_str!("../../src/family/sd2.json"));
     let mut asked: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for (part, folder, configs) in [
         ("unet", "unet", &sd2),
@@ -104,8 +114,8 @@ fn a_single_file_is_the_folder() {
         [("tiny-sd1", 49407), ("tiny-sd2", 0), ("tiny-sd1-inpainting", 49407), ("tiny-sd2-inpainting", 0)]
     {
         let (dir, folder, file) = both(name);
-        for part in Part::ALL {
-            let (a, b) = (folder.part(part), file.part(part));
+        for part in [PartId::TEXT_ENCODER, PartId::UNET, PartId::VAE] {
+            let (a, b) = (folder.part(part).unwrap(), file.part(part).unwrap());
             assert_eq!(a.names().collect::<Vec<_>>(), b.names().collect::<Vec<_>>(), "{name} {part}");
             for (x, y) in a.iter().zip(b.iter()) {
                 assert_eq!(
@@ -122,7 +132,7 @@ fn a_single_file_is_the_folder() {
         assert_eq!(folder.scheduler(), file.scheduler());
         assert!(!file.prediction_known(), "{name}: nothing says what it predicts");
         // And back: as a folder of its own.
-        let unet: Vec<_> = file.part(Part::Unet).iter().collect();
+        let unet: Vec<_> = file.part(PartId::UNET).unwrap().iter().collect();
         write_diffusers_folder(dir.path().join("back"), &file, &unet).unwrap();
         let back = Checkpoint::open(dir.path().join("back")).unwrap();
         let class = |folder: &str| fs::read_to_string(dir.path().join(folder).join("model_index.json")).unwrap();
@@ -153,7 +163,7 @@ fn clip_under_its_oldest_names_is_the_same() {
     write_safetensors(&old, &tensors, &BTreeMap::new()).unwrap();
     let (new, old) = (Checkpoint::open(&new).unwrap(), Checkpoint::open(&old).unwrap());
     assert_eq!(old.modules(), new.modules());
-    let (a, b) = (new.part(Part::TextEncoder), old.part(Part::TextEncoder));
+    let (a, b) = (new.part(PartId::TEXT_ENCODER).unwrap(), old.part(PartId::TEXT_ENCODER).unwrap());
     assert_eq!(a.config(), b.config());
     assert_eq!(a.names().collect::<Vec<_>>(), b.names().collect::<Vec<_>>());
     for (x, y) in a.iter().zip(b.iter()) {
@@ -190,7 +200,7 @@ fn what_a_file_says_of_its_prediction_is_believed() {
     assert!(!silent.prediction_known() && silent.scheduler()["prediction_type"] == "epsilon");
     let velocity = open(&[("modelspec.prediction_type", "v")]);
     assert!(velocity.prediction_known() && velocity.scheduler()["prediction_type"] == "v_prediction");
-    assert_eq!(velocity.part(Part::Unet).config()["sample_size"], 96);
+    assert_eq!(velocity.part(PartId::UNET).unwrap().config()["sample_size"], 96);
     let noise = open(&[("modelspec.prediction_type", "epsilon")]);
     assert!(noise.prediction_known() && noise.scheduler()["prediction_type"] == "epsilon");
     let marked = |names: &[&'static str]| {
@@ -213,7 +223,7 @@ fn what_a_file_says_of_its_prediction_is_believed() {
     let mut settled = silent.clone();
     settled.predicts_velocity();
     assert!(settled.prediction_known() && settled.scheduler() == velocity.scheduler());
-    assert_eq!(settled.part(Part::Unet).config(), velocity.part(Part::Unet).config());
+    assert_eq!(settled.part(PartId::UNET).unwrap().config(), velocity.part(PartId::UNET).unwrap().config());
     assert_ne!(settled.fingerprint().unwrap(), silent.fingerprint().unwrap());
 }
 
@@ -228,8 +238,10 @@ fn other_files_are_refused_as_what_they_are() {
         assert!(e.contains("other.safetensors: ") && e.contains(says), "{e}");
     };
     let unet = "model.diffusion_model.input_blocks.0.0.weight";
-    let more = "Portray takes Stable Diffusion 1.x and 2.x";
-    refused(&[unet, "conditioner.embedders.1.model.ln_final.weight"], "is a Stable Diffusion XL checkpoint");
+    let more = "Portray takes Stable Diffusion 1.x, 2.x and XL";
+    refused(&[unet, "conditioner.embedders.1.model.ln_final.weight"], "holds no autoencoder");
+    refused(&[unet, "edm_mean"], "is a Playground 2.5 checkpoint");
+    refused(&[unet, "edm_vpred.sigma_max"], "is a CosXL checkpoint");
     refused(&[unet, "conditioner.embedders.0.model.transformer.resblocks.0.ln_1.bias"], "refiner");
     refused(&["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"], "is a checkpoint of Stable Diffusion 3");
     refused(&["double_blocks.0.img_attn.qkv.weight"], "is a checkpoint of Flux");
@@ -239,8 +251,7 @@ fn other_files_are_refused_as_what_they_are() {
     refused(&["string_to_param.*"], "is a textual inversion");
     let text = "cond_stage_model.model.ln_final.weight";
     let labels = "model.diffusion_model.label_emb.0.0.weight";
-    refused(&[unet, labels, "conditioner.embedders.1.model.ln_final.weight"], "is a Stable Diffusion XL checkpoint");
-    refused(&[unet, labels], "is a checkpoint of Stable Diffusion XL");
+    refused(&[unet, labels, "first_stage_model.quant_conv.bias"], "holds no text encoder");
     refused(&[unet, labels, text, "noise_augmentor.betas"], "is a Stable unCLIP checkpoint");
     refused(&[unet, labels, text], "whose UNet takes class labels");
     // What a trainer left of a textual inversion makes no textual inversion of a model.
@@ -261,7 +272,7 @@ fn other_files_are_refused_as_what_they_are() {
     assert!(lost(conv).contains(&format!("has no tensor '{conv}'")), "{}", lost(conv));
     let part =
         Checkpoint::open(changed(dir.path(), &[], |t| t.retain(|t| t.name != "first_stage_model.quant_conv.bias")));
-    let e = message(part.unwrap().part(Part::Vae).get("quant_conv.bias"));
+    let e = message(part.unwrap().part(PartId::VAE).unwrap().get("quant_conv.bias"));
     assert!(e.contains("lacks tensor 'first_stage_model.quant_conv.bias': get the complete checkpoint"), "{e}");
     let input = "model.diffusion_model.input_blocks.0.0.weight";
     let path = changed(dir.path(), &[], |tensors| {

@@ -241,8 +241,8 @@ fn hollow(model: &str, folder: &Path) -> Option<PathBuf> {
         return None;
     }
     let (template, tokenizer) = match model {
-        "sd15" => (include_str!("../../src/io/checkpoints/original/sd1.json"), "sd15"),
-        _ => (include_str!("../../src/io/checkpoints/original/sd2.json"), "sd2"),
+        "sd15" => (include_str!("../../src/family/sd1.json"), "sd15"),
+        _ => (include_str!("../../src/family/sd2.json"), "sd2"),
     };
     let mut configs: Value = serde_json::from_str(template).unwrap();
     if model == "sd21" {

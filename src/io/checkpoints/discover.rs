@@ -5,59 +5,22 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Part, Weights};
+use super::{PartId, Weights};
 use crate::error::{Error, Message, Result, message, option};
-use crate::io::families::TAKES;
 use crate::io::lora_file::is_adapter_key;
 use crate::io::source::object;
 use crate::io::{SafeTensors, Source, files};
 
-const GIVE_A_FOLDER: &str = "give a diffusers folder (model_index.json, unet/, vae/, text_encoder/, tokenizer/, \
+/// Remedy for a path that is no model.
+pub(crate) const GIVE_A_FOLDER: &str = "give a diffusers folder (model_index.json, unet/, vae/, text_encoder/, tokenizer/, \
      scheduler/) or a single .safetensors file in the original layout";
-
-/// Pipelines that are made of the parts that are read here, and of no others.
-const PIPELINES: [&str; 8] = [
-    "StableDiffusionPipeline",
-    "StableDiffusionPipelineSafe",
-    "StableDiffusionKDiffusionPipeline",
-    "StableDiffusionImg2ImgPipeline",
-    "StableDiffusionInpaintPipeline",
-    "StableDiffusionPanoramaPipeline",
-    "StableDiffusionSAGPipeline",
-    "StableDiffusionAttendAndExcitePipeline",
-];
-
-/// Pipelines of the same family whose UNet is another, or not all there is.
-const OTHER_PIPELINES: [(&str, &str); 8] = [
-    ("StableDiffusionControlNet", "a model with a ControlNet"),
-    ("StableDiffusionInstructPix2Pix", "an InstructPix2Pix model"),
-    ("StableDiffusionDepth2Img", "a depth-to-image model"),
-    ("StableDiffusionUpscale", "an upscaler's model"),
-    ("StableDiffusionLatentUpscale", "an upscaler's model"),
-    ("StableDiffusionImageVariation", "a model that reads pictures in place of prompts"),
-    ("StableDiffusionGLIGEN", "a GLIGEN model"),
-    ("StableUnCLIP", "a Stable unCLIP model"),
-];
-
-/// Classes that `model_index.json` and `config.json` may name for what is read here; subclasses have names that hold
-/// these.
-const CLASSES: [(&str, &[&str]); 4] = [
-    ("text_encoder", &["CLIPTextModel", "CLIPModel"]),
-    ("tokenizer", &["CLIPTokenizer", "TokenizersBackend", "PreTrainedTokenizerFast"]),
-    ("unet", &["UNet2DConditionModel"]),
-    ("vae", &["AutoencoderKL"]),
-];
-/// Names that a text encoder's `config.json` may give itself.
-const TEXT_TYPES: [&str; 2] = ["clip_text_model", "clip"];
-/// Classes of which the name holds one of the above, and which are others.
-const OTHER_CLASSES: [&str; 2] = ["AutoencoderKLTemporalDecoder", "AutoencoderKLMagvit"];
 
 /// Returns whether something is at `path`.
 ///
 /// # Errors
 /// [`Error::File`] for a link that leads nowhere: the hub's cache links to files that an unfinished download, or a
 /// clean-up, has left out.
-fn present(path: &Path) -> Result<bool> {
+pub(crate) fn present(path: &Path) -> Result<bool> {
     if files::exists(path) {
         return Ok(true);
     }
@@ -74,7 +37,7 @@ fn present(path: &Path) -> Result<bool> {
 }
 
 /// Refuses a file of a model folder that was given in place of the folder.
-pub fn refuse_part_of_folder(path: &Path) -> Result<()> {
+pub(crate) fn refuse_part_of_folder(path: &Path) -> Result<()> {
     if !path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("json")) {
         return Ok(());
     }
@@ -90,83 +53,8 @@ pub fn refuse_part_of_folder(path: &Path) -> Result<()> {
     Err(Error::file(path, message))
 }
 
-/// Refuses parts of another kind than is read, by the classes that `model_index.json` and the configurations name, and
-/// settles the scheduler's class as diffusers does: by `model_index.json`.
-pub fn check_classes(
-    index: &Value,
-    index_name: &str,
-    parts: &[Weights; 3],
-    scheduler: &mut Value,
-    notes: &mut Vec<Message>,
-) -> Result<()> {
-    let fits =
-        |class: &str, known: &[&str]| known.iter().any(|name| class.contains(name)) && !OTHER_CLASSES.contains(&class);
-    let pair = |part: &str| Some((index.get(part)?.get(0)?.as_str()?, index.get(part)?.get(1)?.as_str()?));
-    for (part, known) in CLASSES {
-        if let Some((library, class)) = pair(part).filter(|(_, class)| !fits(class, known)) {
-            let message = format!("its {part} is a {class} of {library}, only {} is supported", known[0]);
-            return Err(Error::file(index_name, message));
-        }
-    }
-    for weights in parts {
-        let (config, name) = (weights.config(), weights.config_source().name());
-        let known = CLASSES.iter().find(|(part, _)| *part == weights.part().name()).map_or(&[][..], |(_, known)| known);
-        let listed = config.get("architectures").and_then(Value::as_array).into_iter().flatten();
-        let class = config.get("_class_name").into_iter().chain(listed).filter_map(Value::as_str);
-        if let Some(class) = class.into_iter().find(|class| !fits(class, known)) {
-            return Err(Error::file(name, format!("is of a {class}, only {} is supported", known[0])));
-        }
-        let kind = config.get("model_type").and_then(Value::as_str).filter(|_| weights.part() == Part::TextEncoder);
-        if let Some(kind) = kind.filter(|kind| !TEXT_TYPES.contains(kind)) {
-            return Err(Error::file(name, format!("model_type is {kind}, only clip_text_model is supported")));
-        }
-    }
-    let own = scheduler.get("_class_name").and_then(Value::as_str).unwrap_or("none").to_owned();
-    if let Some((_, class)) = pair("scheduler").filter(|(_, class)| *class != own) {
-        notes.push(format!(
-            "{index_name}: names the scheduler {class}, scheduler_config.json {own}: {class} is used, as in diffusers"
-        ).into());
-        scheduler["_class_name"] = class.into();
-    }
-    Ok(())
-}
-
-/// `model_index.json` of a Stable Diffusion 1.x or 2.x folder.
-pub fn model_index(folder: &Path) -> Result<Source> {
-    if !present(folder)? {
-        return Err(Error::file(folder, "no such model folder or file"));
-    }
-    let path = folder.join("model_index.json");
-    if !present(&path)? {
-        let inside = files::exists(folder.join("config.json")) || files::exists(folder.join("scheduler_config.json"));
-        let parent = folder.parent().filter(|p| inside && files::exists(p.join("model_index.json")));
-        let mut snapshots = files::entries(folder.join("snapshots")).unwrap_or_default();
-        snapshots.sort();
-        return Err(Error::file(
-            folder,
-            match (parent, snapshots.last()) {
-                (Some(parent), _) => format!("is one part of a model: give {}", parent.display()),
-                (_, Some(inside)) => format!("is a model in the hub's cache: give {}", inside.display()),
-                _ => format!("has no model_index.json: {GIVE_A_FOLDER}"),
-            },
-        ));
-    }
-    let source = Source::open(&path)?;
-    let index = object(&source)?;
-    let class = index.get("_class_name").and_then(Value::as_str).unwrap_or("model of unknown class");
-    if PIPELINES.contains(&class) {
-        return Ok(source);
-    }
-    let named = OTHER_PIPELINES.iter().find(|(start, _)| class.starts_with(start));
-    let message = match named {
-        Some((_, what)) => format!("is {what} ({class}); {TAKES}"),
-        None => format!("is a {class}; only Stable Diffusion 1.x and 2.x (StableDiffusionPipeline) are supported"),
-    };
-    Err(Error::file(folder, message))
-}
-
 /// A file that every model has.
-pub fn required(path: &Path) -> Result<Source> {
+pub(crate) fn required(path: &Path) -> Result<Source> {
     if !present(path)? {
         return Err(Error::file(path, "no such file, which every model has: get the model again"));
     }
@@ -174,7 +62,7 @@ pub fn required(path: &Path) -> Result<Source> {
 }
 
 /// Configuration and weights of one part; `notes` gets what of the files is left out.
-pub fn weights(folder: &Path, part: Part, notes: &mut Vec<Message>) -> Result<Weights> {
+pub(crate) fn weights(folder: &Path, part: PartId, notes: &mut Vec<Message>) -> Result<Weights> {
     let folder = folder.join(part.name());
     if !present(&folder)? || !files::is_folder(&folder) {
         return Err(Error::file(&folder, "the model lacks this folder: get the model again"));

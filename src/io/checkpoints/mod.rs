@@ -1,14 +1,14 @@
-//! A Stable Diffusion model: a diffusers folder, a single file in the original layout, or the same parts inside the
-//! binary.
+//! A diffusion model in files: its parts, configurations, scheduler and tokenizers, whatever layout they came in. `family`
+//! opens checkpoints, for only families tell what a folder or a file is.
 
 mod bundle;
-mod discover;
+pub(crate) mod discover;
 mod modules;
-pub mod original;
+pub mod names;
 mod part;
 mod save;
 mod weights;
-mod wrappers;
+pub(crate) mod wrappers;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,98 +18,51 @@ use sha2::{Digest, Sha256};
 
 pub use bundle::Bundle;
 pub use modules::ModelModules;
-pub use part::Part;
+pub use names::{Names, Stored};
+pub use part::PartId;
 pub use save::{diffusers_folder_files, write_diffusers_folder};
 pub use weights::Weights;
 
 use super::source::object;
 use super::tokenizer::ClipTokenizer;
 use super::tokenizer_files::TokenizerFiles;
-use super::{ModuleKey, SafeTensors, Source, files};
-use crate::error::{Message, Result};
+use super::{ModuleKey, SafeTensors, Source};
+use crate::error::{Error, Message, Result};
 
 /// An opened model: configurations parsed, weight files opened and their headers checked.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
-    name: String,
-    folder: Option<PathBuf>,
-    model_index: Source,
-    parts: [Weights; 3],
-    scheduler_source: Source,
-    scheduler: Value,
-    tokenizer: TokenizerFiles,
+    pub(crate) name: String,
+    pub(crate) folder: Option<PathBuf>,
+    pub(crate) model_index: Source,
+    pub(crate) parts: BTreeMap<PartId, Weights>,
+    pub(crate) scheduler_source: Source,
+    pub(crate) scheduler: Value,
+    /// Tokenizers by folder.
+    pub(crate) tokenizers: BTreeMap<&'static str, TokenizerFiles>,
     /// Source of the prediction type, if any.
-    prediction_by: Option<String>,
-    /// A single file's.
-    generation: original::Generation,
-    notes: Vec<Message>,
+    pub(crate) prediction_by: Option<String>,
+    pub(crate) notes: Vec<Message>,
 }
 
 impl Checkpoint {
-    /// Opens the diffusers folder or the single file `path`.
-    ///
-    /// # Errors
-    /// [`Error::File`](crate::Error::File) in one line with the remedy: not there, a pickle, a model of another family, a part or file
-    /// missing, JSON or safetensors malformed.
-    pub fn open(path: impl AsRef<Path>) -> Result<Checkpoint> {
-        let folder = path.as_ref();
-        if files::is_file(folder) {
-            discover::refuse_part_of_folder(folder)?;
-            let file = original::open(folder)?;
-            return Ok(Checkpoint {
-                name: folder.display().to_string(),
-                folder: None,
-                model_index: file.model_index,
-                parts: file.parts,
-                scheduler_source: file.scheduler_source,
-                scheduler: file.scheduler,
-                tokenizer: file.tokenizer,
-                prediction_by: file.prediction_by,
-                generation: file.generation,
-                notes: file.notes,
-            });
-        }
-        let model_index = discover::model_index(folder)?;
-        let mut notes = Vec::new();
-        let mut part = |part| discover::weights(folder, part, &mut notes);
-        let parts = [part(Part::TextEncoder)?, part(Part::Unet)?, part(Part::Vae)?];
-        let scheduler_source = discover::required(&folder.join("scheduler").join("scheduler_config.json"))?;
-        let tokenizer = TokenizerFiles::open(folder.join("tokenizer"))?;
-        let name = folder.display().to_string();
-        let mut scheduler = object(&scheduler_source)?;
-        discover::check_classes(&object(&model_index)?, model_index.name(), &parts, &mut scheduler, &mut notes)?;
-        Ok(Checkpoint {
-            name,
-            folder: Some(folder.into()),
-            model_index,
-            parts,
-            scheduler_source,
-            scheduler,
-            tokenizer,
-            prediction_by: Some("its scheduler_config.json".into()),
-            generation: original::Generation::First,
-            notes,
-        })
-    }
-
     /// Opens a model inside the binary.
     ///
     /// # Errors
-    /// As [`Checkpoint::open`], with the bundle's name in place of the folder.
+    /// [`Error::File`] with the bundle's name in place of the folder, for JSON or safetensors that are malformed.
     pub fn embedded(bundle: &Bundle) -> Result<Checkpoint> {
         let source = |file: &str, bytes| Source::from_static(format!("{}/{file}", bundle.name), bytes);
-        let part = |part: Part, (config, weights)| {
+        let part = |part: PartId, (config, weights)| {
             let config = source(&format!("{part}/config.json"), config);
             let weights = source(&format!("{part}/{}.safetensors", part.stem()), weights);
             Weights::new(part, format!("{}/{part}", bundle.name), config, vec![SafeTensors::from_source(weights)?])
         };
-        let parts = [
-            part(Part::TextEncoder, bundle.text_encoder)?,
-            part(Part::Unet, bundle.unet)?,
-            part(Part::Vae, bundle.vae)?,
-        ];
+        let parts =
+            [(PartId::TEXT_ENCODER, bundle.text_encoder), (PartId::UNET, bundle.unet), (PartId::VAE, bundle.vae)];
+        let parts = parts.into_iter().map(|(id, files)| Ok((id, part(id, files)?))).collect::<Result<_>>()?;
         let scheduler_source = source("scheduler/scheduler_config.json", bundle.scheduler);
         let files = bundle.tokenizer.iter().map(|(file, bytes)| (*file, source(&format!("tokenizer/{file}"), bytes)));
+        let tokenizer = TokenizerFiles::new(format!("{}/tokenizer", bundle.name), files);
         Ok(Checkpoint {
             name: bundle.name.into(),
             folder: None,
@@ -117,9 +70,8 @@ impl Checkpoint {
             parts,
             scheduler: object(&scheduler_source)?,
             scheduler_source,
-            tokenizer: TokenizerFiles::new(format!("{}/tokenizer", bundle.name), files),
+            tokenizers: [("tokenizer", tokenizer)].into(),
             prediction_by: Some("its scheduler_config.json".into()),
-            generation: original::Generation::First,
             notes: Vec::new(),
         })
     }
@@ -134,13 +86,27 @@ impl Checkpoint {
         self.folder.as_deref()
     }
 
+    /// Returns whether the model has that part.
+    pub fn has(&self, part: PartId) -> bool {
+        self.parts.contains_key(&part)
+    }
+
     /// Configuration and tensors of one part.
-    pub fn part(&self, part: Part) -> &Weights {
-        match part {
-            Part::TextEncoder => &self.parts[0],
-            Part::Unet => &self.parts[1],
-            Part::Vae => &self.parts[2],
-        }
+    ///
+    /// # Errors
+    /// [`Error::File`] if the model has no such part.
+    pub fn part(&self, part: PartId) -> Result<&Weights> {
+        self.parts.get(&part).ok_or_else(|| Error::file(&self.name, format!("has no part {part}")))
+    }
+
+    /// All parts, in the order of their names.
+    pub fn parts(&self) -> impl Iterator<Item = (PartId, &Weights)> {
+        self.parts.iter().map(|(id, weights)| (*id, weights))
+    }
+
+    /// Field `name` of `model_index.json`.
+    pub fn index_field(&self, name: &str) -> Option<Value> {
+        object(&self.model_index).ok()?.get(name).cloned()
     }
 
     /// `scheduler_config.json`.
@@ -153,7 +119,7 @@ impl Checkpoint {
         self.scheduler_source.name()
     }
 
-    /// Returns whether the model says what its UNet predicts. A single file may not: then [`Checkpoint::scheduler`]
+    /// Returns whether the model says what its denoiser predicts. A single file may not: then [`Checkpoint::scheduler`]
     /// says epsilon, and [`Checkpoint::predicts_velocity`] corrects it.
     pub fn prediction_known(&self) -> bool {
         self.prediction_by.is_some()
@@ -169,50 +135,50 @@ impl Checkpoint {
         &self.notes
     }
 
-    /// Settles that a single file's network predicts velocities. In the second generation that makes it a model for 768
-    /// pixels.
-    pub fn predicts_velocity(&mut self) {
-        let Checkpoint { parts: [_, unet, _], scheduler, generation, .. } = self;
-        unet.change_config(|config| original::velocity(scheduler, config, *generation));
-        let text = self.scheduler.to_string().into_bytes();
-        self.scheduler_source = Source::from_bytes(self.scheduler_source.name(), text);
-        self.prediction_by = Some("the prediction that was asked for, or one of the network".into());
-    }
-
-    /// The model's tokenizer.
+    /// The model's only tokenizer, or its first.
     ///
     /// # Errors
-    /// [`Error::File`](crate::Error::File) if the tokenizer's files are incomplete or malformed.
+    /// [`Error::File`] if the tokenizer's files are incomplete or malformed.
     pub fn tokenizer(&self) -> Result<ClipTokenizer> {
-        ClipTokenizer::from_files(&self.tokenizer)
+        self.tokenizer_in("tokenizer")
+    }
+
+    /// The tokenizer of the folder `folder`.
+    ///
+    /// # Errors
+    /// [`Error::File`] if there is none, or its files are incomplete or malformed.
+    pub fn tokenizer_in(&self, folder: &str) -> Result<ClipTokenizer> {
+        let files = self.tokenizers.get(folder);
+        let files = files.ok_or_else(|| Error::file(&self.name, format!("has no {folder}")))?;
+        ClipTokenizer::from_files(files)
     }
 
     /// The layers that a LoRA file is matched against.
     pub fn modules(&self) -> ModelModules {
-        let modules = |part| self.part(part).modules();
-        let (unet, text_encoder) = (modules(Part::Unet), modules(Part::TextEncoder));
-        let (mut norms, mut biases) = (BTreeMap::new(), BTreeMap::new());
-        for (part, paths) in [(Part::Unet, &unet), (Part::TextEncoder, &text_encoder)] {
+        let mut modules = ModelModules::default();
+        for part in PartId::ADAPTED {
+            let Some(weights) = self.parts.get(&part) else { continue };
             let of_part = |path: &String| ModuleKey { part, path: path.clone() };
-            let own = self.part(part).norms();
-            for path in paths.keys().chain(own.keys()) {
-                let length = self.part(part).find(&format!("{path}.bias")).map(|bias| bias.elements());
-                biases.extend(length.map(|n| (of_part(path), n)));
+            let (layers, norms) = (weights.modules(), weights.norms());
+            for path in layers.keys().chain(norms.keys()) {
+                let length = weights.find(&format!("{path}.bias")).map(|bias| bias.elements());
+                modules.biases.extend(length.map(|n| (of_part(path), n)));
             }
-            norms.extend(own.iter().map(|(path, shape)| (of_part(path), shape.clone())));
+            modules.norms.extend(norms.iter().map(|(path, shape)| (of_part(path), shape.clone())));
+            modules.layers.insert(part, layers);
         }
-        ModelModules { unet, text_encoder, norms, biases }
+        modules
     }
 
     /// A short name for exactly these weights, to key caches with: the SHA-256 of all configurations and of the first
     /// 256 bytes of every tensor, 16 hexadecimal digits. Reads a few hundred pages instead of gigabytes.
     ///
     /// # Errors
-    /// [`Error::File`](crate::Error::File) if a file cannot be read.
+    /// [`Error::File`] if a file cannot be read.
     pub fn fingerprint(&self) -> Result<String> {
         let mut hash = Sha256::new();
         hash.update(&*self.scheduler_source.bytes()?);
-        for weights in &self.parts {
+        for weights in self.parts.values() {
             hash.update(&*weights.config_source().bytes()?);
             for tensor in weights.iter() {
                 hash.update(tensor.name.as_bytes());

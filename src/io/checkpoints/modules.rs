@@ -2,26 +2,33 @@
 
 use std::collections::BTreeMap;
 
-use super::Part;
+use super::PartId;
 use crate::io::ModuleKey;
 
-/// The weight shapes of the linear layers and convolutions that a LoRA can adapt, by dotted module path.
+/// Shapes of the layers of one part by dotted module path: `down_blocks.0.attentions.0.proj_in` -> `[out, in]` or `[out, in,
+/// kh, kw]`. In a text encoder paths have the prefix `text_model.`.
+pub type Layers = BTreeMap<String, Vec<usize>>;
+
+/// The weight shapes of the linear layers and convolutions that a LoRA can adapt.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ModelModules {
-    /// UNet: `down_blocks.0.attentions.0.proj_in` -> `[out, in]` or `[out, in, kh, kw]`.
-    pub unet: BTreeMap<String, Vec<usize>>,
-    /// Text encoder, with the prefix `text_model.`.
-    pub text_encoder: BTreeMap<String, Vec<usize>>,
-    /// Factors of each norm of both parts, `[channels]`.
+    /// Layers by part.
+    pub layers: BTreeMap<PartId, Layers>,
+    /// Factors of each norm of all parts, `[channels]`.
     pub norms: BTreeMap<ModuleKey, Vec<usize>>,
     /// Length of the bias of each of all of them that has one.
     pub biases: BTreeMap<ModuleKey, usize>,
 }
 
 impl ModelModules {
+    /// Returns the layers of `part`; none where the model lacks it.
+    pub fn of(&self, part: PartId) -> impl Iterator<Item = (&String, &Vec<usize>)> {
+        self.layers.get(&part).into_iter().flatten()
+    }
+
     /// The shape of the weight of a layer or norm.
     pub fn weight(&self, module: &ModuleKey) -> Option<&[usize]> {
-        let paths = if module.part == Part::Unet { &self.unet } else { &self.text_encoder };
-        paths.get(&module.path).or_else(|| self.norms.get(module)).map(Vec::as_slice)
+        let paths = self.layers.get(&module.part);
+        paths.and_then(|paths| paths.get(&module.path)).or_else(|| self.norms.get(module)).map(Vec::as_slice)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::{Checkpoint, Part, Weights};
+use super::{Checkpoint, PartId, Weights};
 use crate::error::{Error, Result};
 use crate::io::atomic::write_copying;
 use crate::io::describe::describe;
@@ -19,7 +19,7 @@ use crate::io::{Source, Tensor, files, write_folder, write_safetensors};
 /// is as it was.
 pub fn write_diffusers_folder(destination: impl AsRef<Path>, source: &Checkpoint, unet: &[Tensor<'_>]) -> Result<()> {
     let destination = destination.as_ref();
-    check(destination, source.part(Part::Unet), unet)?;
+    check(destination, source.part(PartId::UNET)?, unet)?;
     let files = contents(source)?;
     write_folder(destination, |folder| {
         for (path, content) in &files {
@@ -27,7 +27,7 @@ pub fn write_diffusers_folder(destination: impl AsRef<Path>, source: &Checkpoint
             match content {
                 Content::Copy(source) => copy(source, &to)?,
                 Content::Other(path) => copy(&Source::open(path)?, &to)?,
-                Content::Weights(part) => write_weights(source.part(*part), unet, &to)?,
+                Content::Weights(weights) => write_weights(weights, unet, &to)?,
             }
         }
         Ok(())
@@ -38,7 +38,7 @@ pub fn write_diffusers_folder(destination: impl AsRef<Path>, source: &Checkpoint
 enum Content<'a> {
     Copy(&'a Source),
     Other(PathBuf),
-    Weights(Part),
+    Weights(&'a Weights),
 }
 
 /// The files of the folder that [`write_diffusers_folder`] writes, by their paths in it.
@@ -54,12 +54,13 @@ fn contents(source: &Checkpoint) -> Result<Vec<(PathBuf, Content<'_>)>> {
         ("model_index.json".into(), Content::Copy(&source.model_index)),
         (Path::new("scheduler").join("scheduler_config.json"), Content::Copy(&source.scheduler_source)),
     ];
-    let tokenizer = source.tokenizer.iter();
-    files.extend(tokenizer.map(|(name, file)| (Path::new("tokenizer").join(name), Content::Copy(file))));
-    for part in Part::ALL {
+    for (folder, tokenizer) in &source.tokenizers {
+        files.extend(tokenizer.iter().map(|(name, file)| (Path::new(folder).join(name), Content::Copy(file))));
+    }
+    for (part, weights) in source.parts() {
         let folder = Path::new(part.name());
-        files.push((folder.join("config.json"), Content::Copy(source.part(part).config_source())));
-        files.push((folder.join(format!("{}.safetensors", part.stem())), Content::Weights(part)));
+        files.push((folder.join("config.json"), Content::Copy(weights.config_source())));
+        files.push((folder.join(format!("{}.safetensors", part.stem())), Content::Weights(weights)));
     }
     if let Some(from) = source.folder() {
         other_components(from, &mut files)?;
@@ -70,7 +71,7 @@ fn contents(source: &Checkpoint) -> Result<Vec<(PathBuf, Content<'_>)>> {
 fn write_weights(weights: &Weights, unet: &[Tensor<'_>], to: &Path) -> Result<()> {
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     match (weights.part(), weights.own_files()) {
-        (Part::Unet, _) => write_safetensors(to, &renewed(weights, unet), &metadata),
+        (PartId::UNET, _) => write_safetensors(to, &renewed(weights, unet), &metadata),
         (_, Some([whole])) => copy(whole.source(), to),
         // Shards become one file, under the names they are stored with.
         (_, Some(shards)) => {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde_json::Value;
 
-use super::original::{Names, Third, vae_attention};
-use super::{Part, wrappers};
+use super::names::{Names, Stored, vae_attention};
+use super::{PartId, wrappers};
 use crate::error::{Error, Result};
 use crate::io::source::object;
 use crate::io::{SafeTensors, Source, Tensor};
@@ -13,7 +13,7 @@ use crate::io::{SafeTensors, Source, Tensor};
 /// Configuration and tensors of one part of a model.
 #[derive(Clone, Debug)]
 pub struct Weights {
-    part: Part,
+    part: PartId,
     location: String,
     config_source: Source,
     config: Value,
@@ -31,25 +31,26 @@ struct Place {
     stored_name: String,
     /// A 1x1 convolution that stands for a linear layer is seen as `[out, in]`.
     squeeze: bool,
-    /// The tensor is these rows of the stored one.
-    third: Option<Third>,
+    /// How the tensor lies in the stored one.
+    stored: Stored,
 }
 
 impl Weights {
     /// The tensors of `files` under diffusers' names.
-    pub(super) fn new(part: Part, location: String, config: Source, files: Vec<SafeTensors>) -> Result<Weights> {
+    pub(crate) fn new(part: PartId, location: String, config: Source, files: Vec<SafeTensors>) -> Result<Weights> {
         let json = object(&config)?;
         let plain = files.into_iter().map(|file| wrappers::unwrap(file, wrappers::roots(part)));
         let (files, wrapped): (Vec<_>, Vec<_>) = plain.collect::<Result<Vec<_>>>()?.into_iter().unzip();
         let wrapped = wrapped.contains(&true);
-        let index =
-            index(part, &files, |stored| canonical(part, stored).map(|name| (name, None)).into_iter().collect())?;
+        let index = index(part, &files, |stored| {
+            canonical(part, stored).map(|name| (name, Stored::Whole)).into_iter().collect()
+        })?;
         Ok(Weights { part, location, config: json, config_source: config, files, index, names: None, wrapped })
     }
 
     /// The tensors of a single file in the original layout that belong to `part`.
-    pub(super) fn original(
-        part: Part,
+    pub(crate) fn original(
+        part: PartId,
         location: String,
         config: Source,
         file: SafeTensors,
@@ -71,7 +72,7 @@ impl Weights {
     }
 
     /// The part.
-    pub fn part(&self) -> Part {
+    pub fn part(&self) -> PartId {
         self.part
     }
 
@@ -86,7 +87,7 @@ impl Weights {
     }
 
     /// Changes what a single file's configuration says: it has none of its own.
-    pub(super) fn change_config(&mut self, change: impl FnOnce(&mut Value)) {
+    pub(crate) fn change_config(&mut self, change: impl FnOnce(&mut Value)) {
         change(&mut self.config);
         self.config_source = Source::from_bytes(self.config_source.name(), self.config.to_string().into_bytes());
     }
@@ -118,10 +119,11 @@ impl Weights {
         if place.squeeze {
             tensor.shape = tensor.shape[..2].to_vec().into();
         }
-        if let Some(Third(i)) = place.third {
-            tensor = tensor.rows(tensor.shape.first()? / 3 * i, tensor.shape.first()? / 3)?;
+        match place.stored {
+            Stored::Whole => Some(tensor),
+            Stored::Third(i) => tensor.rows(tensor.shape.first()? / 3 * i, tensor.shape.first()? / 3),
+            Stored::Transposed => Some(tensor.transposed()),
         }
-        Some(tensor)
     }
 
     /// The tensor `name`.
@@ -244,19 +246,20 @@ const BESIDE: [&str; 6] = ["position_ids", "text_projection", "logit_scale", "n_
 
 /// Locates each of a part's tensors; `names` maps a stored tensor to the one it stands for.
 fn index(
-    part: Part,
+    part: PartId,
     files: &[SafeTensors],
-    names: impl Fn(&str) -> Vec<(String, Option<Third>)>,
+    names: impl Fn(&str) -> Vec<(String, Stored)>,
 ) -> Result<BTreeMap<String, Place>> {
     let mut index = BTreeMap::new();
     for (file, tensors) in files.iter().enumerate() {
         for tensor in tensors.iter() {
-            for (name, third) in names(&tensor.name) {
-                if third.is_some() && !tensor.shape.first().is_some_and(|rows| rows.is_multiple_of(3)) {
+            for (name, stored) in names(&tensor.name) {
+                let third = matches!(stored, Stored::Third(_));
+                if third && !tensor.shape.first().is_some_and(|rows| rows.is_multiple_of(3)) {
                     return Err(tensor.error(format!("has shape {:?}: its rows are no three thirds", tensor.shape)));
                 }
                 let squeeze = is_vae_attention(part, &name) && matches!(*tensor.shape, [_, _, 1, 1]);
-                let place = Place { file, stored_name: tensor.name.to_string(), squeeze, third };
+                let place = Place { file, stored_name: tensor.name.to_string(), squeeze, stored };
                 if index.insert(name.clone(), place).is_some() {
                     return Err(tensor.error(format!("is there twice, both stand for '{name}'")));
                 }
@@ -272,15 +275,15 @@ fn is_buffer(stored: &str) -> bool {
 }
 
 /// The name that today's diffusers gives the tensor; `None` for what is no parameter.
-fn canonical(part: Part, stored: &str) -> Option<String> {
+fn canonical(part: PartId, stored: &str) -> Option<String> {
     match part {
-        Part::Unet => Some(stored.to_owned()),
-        Part::TextEncoder if is_buffer(stored) => None,
-        // CLIPTextModelWithProjection's head, which Stable Diffusion does not use.
-        Part::TextEncoder if stored == "text_projection.weight" => None,
-        Part::TextEncoder if stored.starts_with("text_model.") => Some(stored.to_owned()),
-        Part::TextEncoder => Some(format!("text_model.{stored}")),
-        Part::Vae => Some(vae_name(stored)),
+        PartId::VAE => Some(vae_name(stored)),
+        _ if !part.is_text_encoder() => Some(stored.to_owned()),
+        _ if is_buffer(stored) => None,
+        // CLIPTextModelWithProjection's head, which a first text encoder has no use for.
+        PartId::TEXT_ENCODER if stored == "text_projection.weight" => None,
+        _ if stored.starts_with("text_model.") || stored == "text_projection.weight" => Some(stored.to_owned()),
+        _ => Some(format!("text_model.{stored}")),
     }
 }
 
@@ -307,6 +310,6 @@ fn vae_name(stored: &str) -> String {
     known().unwrap_or_else(|| stored.to_owned())
 }
 
-fn is_vae_attention(part: Part, name: &str) -> bool {
-    part == Part::Vae && name.contains(".attentions.0.to_")
+fn is_vae_attention(part: PartId, name: &str) -> bool {
+    part == PartId::VAE && name.contains(".attentions.0.to_")
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::Part;
+use super::PartId;
 use crate::error::Result;
 use crate::io::SafeTensors;
 
@@ -11,7 +11,7 @@ use crate::io::SafeTensors;
 const ANYWHERE: [&str; 5] = ["_orig_mod", "module", "base_layer", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
 
 /// Segments in front of a model's own names.
-const IN_FRONT: [&str; 11] = [
+const IN_FRONT: [&str; 12] = [
     "model",
     "base_model",
     "state_dict",
@@ -23,10 +23,12 @@ const IN_FRONT: [&str; 11] = [
     "unet",
     "vae",
     "text_encoder",
+    "text_encoder_2",
 ];
 
 /// Beginnings of names in a single file.
-pub const SINGLE_FILE: [&str; 3] = ["model.diffusion_model.", "first_stage_model.", "cond_stage_model."];
+pub const SINGLE_FILE: [&str; 4] =
+    ["model.diffusion_model.", "first_stage_model.", "cond_stage_model.", "conditioner."];
 
 /// Places of a single file's text encoder in various tools, and in the original.
 const TEXT: [(&str, &str); 3] = [
@@ -36,13 +38,22 @@ const TEXT: [(&str, &str); 3] = [
 ];
 
 /// Beginnings of the names of a part.
-pub fn roots(part: Part) -> &'static [&'static str] {
+pub fn roots(part: PartId) -> &'static [&'static str] {
     match part {
-        Part::TextEncoder => &["text_model.", "embeddings.", "encoder.", "final_layer_norm."],
-        Part::Unet => {
-            &["conv_in.", "conv_out.", "conv_norm_out.", "time_embedding.", "down_blocks.", "mid_block.", "up_blocks."]
+        PartId::VAE => &["encoder.", "decoder.", "quant_conv.", "post_quant_conv."],
+        _ if part.is_text_encoder() => {
+            &["text_model.", "embeddings.", "encoder.", "final_layer_norm.", "text_projection."]
         }
-        Part::Vae => &["encoder.", "decoder.", "quant_conv.", "post_quant_conv."],
+        _ => &[
+            "conv_in.",
+            "conv_out.",
+            "conv_norm_out.",
+            "time_embedding.",
+            "add_embedding.",
+            "down_blocks.",
+            "mid_block.",
+            "up_blocks.",
+        ],
     }
 }
 
@@ -95,7 +106,7 @@ mod tests {
 
     #[test]
     fn wrappers_go_and_names_stay() {
-        let unet = |name: &str| plain(name, roots(Part::Unet));
+        let unet = |name: &str| plain(name, roots(PartId::UNET));
         for wrapped in ["_orig_mod.conv_in.weight", "module.conv_in.weight", "model.conv_in.weight"] {
             assert_eq!(unet(wrapped), "conv_in.weight");
         }
@@ -111,7 +122,7 @@ mod tests {
         ] {
             assert_eq!(unet(wrapped), name);
         }
-        assert_eq!(plain("vision_model.encoder.x", roots(Part::TextEncoder)), "vision_model.encoder.x");
+        assert_eq!(plain("vision_model.encoder.x", roots(PartId::TEXT_ENCODER)), "vision_model.encoder.x");
         let single = |name: &str| plain(name, &SINGLE_FILE);
         for name in ["model.diffusion_model.out.2.bias", "first_stage_model.quant_conv.bias"] {
             assert_eq!(single(name), name);

@@ -131,7 +131,7 @@ pub fn describe<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::io::Part;
+    use crate::io::PartId;
 
     fn parse(text: &str, prefix: &str) -> Result<Option<AdapterConfig>> {
         let map: Map<String, Value> = serde_json::from_str(text).unwrap();
@@ -143,7 +143,7 @@ mod tests {
         let json = r#"{"unet.r":8,"unet.lora_alpha":4,"unet.use_rslora":false,
             "unet.alpha_pattern":{"mid.to_q":2,"^a.to_k":1}}"#;
         let config = parse(json, "unet.").unwrap().unwrap();
-        let alpha = |path: &str| config.alpha(&ModuleKey { part: Part::Unet, path: path.into() }, 8);
+        let alpha = |path: &str| config.alpha(&ModuleKey { part: PartId::UNET, path: path.into() }, 8);
         assert_eq!(alpha("x.mid.to_q"), Some(2.0));
         assert_eq!(alpha("x.amid.to_q"), Some(4.0));
         assert_eq!((alpha("a.to_k"), alpha("b.a.to_k")), (Some(1.0), Some(4.0)));
@@ -151,11 +151,11 @@ mod tests {
         // Two that fit: the first counts, whatever their order by name.
         let json = r#"{"lora_alpha":4,"alpha_pattern":{"to_q":3,"mid\\.to_q$":2}}"#;
         let config = parse(json, "").unwrap().unwrap();
-        let alpha = |path: &str| config.alpha(&ModuleKey { part: Part::Unet, path: path.into() }, 8);
+        let alpha = |path: &str| config.alpha(&ModuleKey { part: PartId::UNET, path: path.into() }, 8);
         assert_eq!((alpha("x.mid.to_q"), alpha("x.to_k")), (Some(3.0), Some(4.0)));
         let config = parse(r#"{"lora_alpha":4,"alpha_pattern":{"mid\\.to_q$":2,"to_q":3}}"#, "").unwrap().unwrap();
-        assert_eq!(config.alpha(&ModuleKey { part: Part::Unet, path: "x.mid.to_q".into() }, 8), Some(2.0));
-        let key = ModuleKey { part: Part::Unet, path: "p".into() };
+        assert_eq!(config.alpha(&ModuleKey { part: PartId::UNET, path: "x.mid.to_q".into() }, 8), Some(2.0));
+        let key = ModuleKey { part: PartId::UNET, path: "p".into() };
         assert_eq!(parse(r#"{"lora_alpha":6,"use_rslora":true}"#, "").unwrap().unwrap().alpha(&key, 4), Some(12.0));
         assert_eq!(parse(r#"{"r":6}"#, "").unwrap().unwrap().alpha(&key, 4), None);
     }

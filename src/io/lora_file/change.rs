@@ -73,7 +73,7 @@ impl Matrix {
 }
 
 /// `[rows, columns]` of a weight of `shape`: input and window of a convolution lie in one row.
-pub(super) fn flat(shape: &[usize]) -> [usize; 2] {
+pub(crate) fn flat(shape: &[usize]) -> [usize; 2] {
     let columns = shape.iter().skip(1).fold(1usize, |product, &extent| product.saturating_mul(extent));
     [shape.first().copied().unwrap_or(1), columns]
 }

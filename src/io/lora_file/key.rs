@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use crate::io::Part;
+use crate::io::PartId;
 
 /// Layer of a model that a LoRA module belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModuleKey {
-    /// [`Part::Unet`] or [`Part::TextEncoder`].
-    pub part: Part,
+    /// [`PartId::UNET`] or [`PartId::TEXT_ENCODER`].
+    pub part: PartId,
     /// Dotted path as diffusers has it; in the text encoder with the prefix `text_model.`.
     pub path: String,
 }

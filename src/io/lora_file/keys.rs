@@ -1,9 +1,10 @@
 //! Keys of LoRA files: which layer they name, and which of its tensors.
 
 use super::layout::{Layout, Role};
-use super::original::{OriginalNames, ROOTS, is_original};
+use super::original::{ROOTS, UNET_ROOTS, canonical, is_original};
 use super::{ModuleKey, kohya};
-use crate::io::{ModelModules, Part};
+use crate::io::checkpoints::Names;
+use crate::io::{ModelModules, PartId};
 
 /// A key, understood or not.
 #[derive(Debug, PartialEq)]
@@ -15,7 +16,7 @@ pub enum Key {
     },
     /// A kind of adapter that this program does not apply, and why.
     Refused(&'static str),
-    /// A layer no SD 1.x or 2.x model has, or no LoRA at all.
+    /// A layer that no model has, or no LoRA at all.
     Foreign,
 }
 
@@ -44,8 +45,8 @@ pub fn is_adapter_key(key: &str) -> bool {
 }
 
 /// Reads `key`. `lone` is the part that keys without a part's name belong to; `model` gives the layer names with which
-/// kohya's are told apart, `originals` the original code's.
-pub fn parse(key: &str, lone: Option<Part>, model: Option<&ModelModules>, originals: &OriginalNames) -> Key {
+/// kohya's are told apart, `originals` the original code's names of the UNet.
+pub fn parse(key: &str, lone: Option<PartId>, model: Option<&ModelModules>, originals: &Names) -> Key {
     if let Some((_, kind)) = REFUSED.iter().find(|(mark, _)| key.contains(mark)) {
         return Key::Refused(kind);
     }
@@ -66,19 +67,21 @@ pub fn parse(key: &str, lone: Option<Part>, model: Option<&ModelModules>, origin
 }
 
 /// Part and layer name of a stem that is written without dots. LyCORIS alone, outside kohya's scripts, names no part.
-fn without_dots(stem: &str) -> Option<(Part, &str)> {
-    const PREFIXES: [(&str, Part); 6] = [
-        ("lora_unet_", Part::Unet),
-        ("lora_te_", Part::TextEncoder),
-        ("lora_te1_", Part::TextEncoder),
-        ("lycoris_unet_", Part::Unet),
-        ("lycoris_te_", Part::TextEncoder),
-        ("lycoris_te1_", Part::TextEncoder),
+fn without_dots(stem: &str) -> Option<(PartId, &str)> {
+    const PREFIXES: [(&str, PartId); 8] = [
+        ("lora_unet_", PartId::UNET),
+        ("lora_te_", PartId::TEXT_ENCODER),
+        ("lora_te1_", PartId::TEXT_ENCODER),
+        ("lora_te2_", PartId::TEXT_ENCODER_2),
+        ("lycoris_unet_", PartId::UNET),
+        ("lycoris_te_", PartId::TEXT_ENCODER),
+        ("lycoris_te1_", PartId::TEXT_ENCODER),
+        ("lycoris_te2_", PartId::TEXT_ENCODER_2),
     ];
     let named = PREFIXES.iter().find_map(|&(prefix, part)| Some((part, stem.strip_prefix(prefix)?)));
     named.or_else(|| {
         let name = stem.strip_prefix("lycoris_")?;
-        Some((if name.starts_with("text_model_") { Part::TextEncoder } else { Part::Unet }, name))
+        Some((if name.starts_with("text_model_") { PartId::TEXT_ENCODER } else { PartId::UNET }, name))
     })
 }
 
@@ -105,64 +108,65 @@ fn split_role(key: &str) -> Option<(&str, Role, Layout)> {
 }
 
 /// Prefixes of a layer's path: the text, the part it means, and whether only ComfyUI and OneTrainer write it.
-const PREFIXES: [(&str, Option<Part>, bool); 13] = [
+const PREFIXES: [(&str, Option<PartId>, bool); 17] = [
     ("base_model.model.", None, false),
-    ("unet.", Some(Part::Unet), false),
-    ("text_encoder.", Some(Part::TextEncoder), false),
-    ("diffusion_model.", Some(Part::Unet), true),
-    ("model.diffusion_model.", Some(Part::Unet), true),
-    ("lora_unet.", Some(Part::Unet), true),
-    ("lora_te.", Some(Part::TextEncoder), true),
-    ("lora_te1.", Some(Part::TextEncoder), true),
+    ("unet.", Some(PartId::UNET), false),
+    ("text_encoder.", Some(PartId::TEXT_ENCODER), false),
+    ("text_encoder_2.", Some(PartId::TEXT_ENCODER_2), false),
+    ("diffusion_model.", Some(PartId::UNET), true),
+    ("model.diffusion_model.", Some(PartId::UNET), true),
+    ("lora_unet.", Some(PartId::UNET), true),
+    ("lora_te.", Some(PartId::TEXT_ENCODER), true),
+    ("lora_te1.", Some(PartId::TEXT_ENCODER), true),
+    ("lora_te2.", Some(PartId::TEXT_ENCODER_2), true),
     ("text_encoders.", None, true),
-    ("clip_l.", Some(Part::TextEncoder), true),
-    ("clip_h.", Some(Part::TextEncoder), true),
-    ("cond_stage_model.", Some(Part::TextEncoder), true),
-    ("transformer.text_model.", Some(Part::TextEncoder), true),
+    ("clip_l.", Some(PartId::TEXT_ENCODER), true),
+    ("clip_h.", Some(PartId::TEXT_ENCODER), true),
+    ("clip_g.", Some(PartId::TEXT_ENCODER_2), true),
+    ("cond_stage_model.", Some(PartId::TEXT_ENCODER), true),
+    ("transformer.text_model.", None, true),
+    ("transformer.text_projection.", None, true),
 ];
 
 /// Segments that PyTorch's wrappers (compiling, data parallel, PEFT) insert into a module's path.
 const WRAPPERS: [&str; 5] = ["_orig_mod", "module", "base_layer", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
 
-const UNET_ROOTS: [&str; 7] =
-    ["down_blocks", "mid_block", "up_blocks", "conv_in", "conv_out", "time_embedding", "conv_norm_out"];
-
 /// The module of a stem written with dots, and whether it has names that only ComfyUI and OneTrainer write.
-fn dotted(stem: &str, lone: Option<Part>, originals: &OriginalNames) -> Option<(ModuleKey, bool)> {
+fn dotted(stem: &str, lone: Option<PartId>, originals: &Names) -> Option<(ModuleKey, bool)> {
     let unwrapped = stem.split('.').filter(|segment| !WRAPPERS.contains(segment)).collect::<Vec<_>>().join(".");
     let (mut part, mut path, mut other) = (None, unwrapped.as_str(), false);
     while let Some((rest, of, marks)) =
         PREFIXES.iter().find_map(|(prefix, of, marks)| Some((path.strip_prefix(prefix)?, *of, *marks)))
     {
         // The segment `text_model` belongs to the path.
-        path = if path.starts_with("transformer.text_model.") { &path["transformer.".len()..] } else { rest };
+        path = if path.starts_with("transformer.text_") { &path["transformer.".len()..] } else { rest };
         (part, other) = (of.or(part), other || marks);
     }
     let root = path.split('.').next().unwrap_or_default();
     let of_unet = UNET_ROOTS.contains(&root) || (ROOTS.contains(&root) && path != root);
     let part = match part {
-        Some(Part::Unet) if !of_unet => return None,
+        Some(PartId::UNET) if !of_unet => return None,
         Some(part) => part,
-        None if root == "text_model" && path != root => Part::TextEncoder,
-        None if of_unet => Part::Unet,
+        None if root == "text_model" && path != root => PartId::TEXT_ENCODER,
+        None if of_unet => PartId::UNET,
         None => lone?,
     };
-    if part == Part::Unet && is_original(path) {
-        return originals.path(path).map(|path| (ModuleKey { part, path }, true));
+    if part == PartId::UNET && is_original(path) {
+        return canonical(originals, path).map(|path| (ModuleKey { part, path }, true));
     }
     let mut path = path.replace(".processor.", ".");
     if let Some((block, leaf)) = path.rsplit_once('.') {
         let renamed = match (part, leaf) {
-            (Part::Unet, "to_out") => "to_out.0",
-            (Part::TextEncoder, "to_q") => "q_proj",
-            (Part::TextEncoder, "to_k") => "k_proj",
-            (Part::TextEncoder, "to_v") => "v_proj",
-            (Part::TextEncoder, "to_out") => "out_proj",
+            (PartId::UNET, "to_out") => "to_out.0",
+            (part, "to_q") if part.is_text_encoder() => "q_proj",
+            (part, "to_k") if part.is_text_encoder() => "k_proj",
+            (part, "to_v") if part.is_text_encoder() => "v_proj",
+            (part, "to_out") if part.is_text_encoder() => "out_proj",
             (_, other) => other,
         };
         path = format!("{block}.{renamed}");
     }
-    if part == Part::TextEncoder && !path.starts_with("text_model.") {
+    if part.is_text_encoder() && path != "text_projection" && !path.starts_with("text_model.") {
         path.insert_str(0, "text_model.");
     }
     Some((ModuleKey { part, path }, other))
@@ -173,7 +177,7 @@ mod tests {
     use super::*;
 
     fn parse_alone(key: &str) -> Key {
-        parse(key, None, None, &OriginalNames::new(None, std::iter::empty()))
+        parse(key, None, None, &crate::family::lora::original_names(None, std::iter::empty()))
     }
 
     #[test]
@@ -209,8 +213,8 @@ mod tests {
         }
     }
 
-    fn known(key: &str, lone: Option<Part>) -> (String, Role, char) {
-        match parse(key, lone, None, &OriginalNames::new(None, std::iter::empty())) {
+    fn known(key: &str, lone: Option<PartId>) -> (String, Role, char) {
+        match parse(key, lone, None, &crate::family::lora::original_names(None, std::iter::empty())) {
             Key::Known { module, role, layout } => (module.to_string(), role, layout.letter()),
             other => panic!("{key}: {other:?}"),
         }
@@ -249,7 +253,7 @@ mod tests {
             assert_eq!(known(&key, None), (module.clone(), role, layout), "{key}");
         }
         let flat = "base_model.model.encoder.layers.3.self_attn.q_proj.lora_A.weight";
-        assert_eq!(known(flat, Some(Part::TextEncoder)), (q, Role::Down, 'D'));
+        assert_eq!(known(flat, Some(PartId::TEXT_ENCODER)), (q, Role::Down, 'D'));
         for name in ["hada_w1_a", "lokr_w2", "diff", "diff_b", "lora_mid.weight"] {
             for prefix in ["lora_unet_", "lycoris_", "lycoris_unet_"] {
                 let key = format!("{prefix}mid_block_resnets_0_conv1.{name}");
@@ -275,11 +279,9 @@ mod tests {
             assert!(is_adapter_key(key));
         }
         for key in [
-            "lora_te2_text_model_encoder_layers_0_self_attn_q_proj.lora_up.weight",
             "lora_unet_input_blocks_3_1_proj_in.lora_down.weight",
             "diffusion_model.double_blocks.0.img_attn.qkv.lora_up.weight",
             "diffusion_model.input_blocks.3.1.proj_in.lora_down.weight",
-            "text_encoders.clip_g.transformer.text_model.encoder.layers.0.self_attn.q_proj.lora_up.weight",
             "bundle_emb.sks.clip_l",
             "transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight",
             "down_blocks.0.resnets.0.conv1.weight",

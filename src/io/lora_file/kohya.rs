@@ -2,11 +2,12 @@
 //! layers undoes that; without a model, the names that Stable Diffusion's layers are made of do.
 
 use super::ModuleKey;
-use super::original::{OriginalNames, is_original};
-use crate::io::{ModelModules, Part};
+use super::original::{UNET_ROOTS, canonical, is_original};
+use crate::io::checkpoints::Names;
+use crate::io::{ModelModules, PartId};
 
 /// The words of UNet and text encoder paths, a longer one before its own beginning.
-const WORDS: [&str; 56] = [
+const WORDS: [&str; 59] = [
     "down_blocks",
     "up_blocks",
     "mid_block",
@@ -32,6 +33,8 @@ const WORDS: [&str; 56] = [
     "conv",
     "time_emb_proj",
     "time_embedding",
+    "add_embedding",
+    "text_projection",
     "linear_1",
     "linear_2",
     "downsamplers",
@@ -62,6 +65,7 @@ const WORDS: [&str; 56] = [
     "emb_layers",
     "skip_connection",
     "time_embed",
+    "label_emb",
     "out",
     "op",
 ];
@@ -76,22 +80,19 @@ pub fn mangle(path: &str) -> String {
 }
 
 /// The layer that `name` (without `lora_unet_` or `lora_te_`) stands for, by diffusers' names or the original code's.
-pub fn unmangle(name: &str, part: Part, model: Option<&ModelModules>, originals: &OriginalNames) -> Option<ModuleKey> {
+pub fn unmangle(name: &str, part: PartId, model: Option<&ModelModules>, originals: &Names) -> Option<ModuleKey> {
     let name = WRAPPERS.iter().fold(name.to_owned(), |name, wrapper| name.replace(wrapper, ""));
     let name = name.as_str();
     let of_model = model.and_then(|model| {
-        let paths = if part == Part::Unet { &model.unet } else { &model.text_encoder };
-        paths.keys().find(|path| path.len() == name.len() && mangle(path) == name).cloned()
+        let mut paths = model.of(part).map(|(path, _)| path);
+        paths.find(|path| path.len() == name.len() && mangle(path) == name).cloned()
     });
     let path = of_model.or_else(|| words(name).map(|words| words.join(".")))?;
-    let path = if part == Part::Unet && is_original(&path) { originals.path(&path)? } else { path };
+    let path = if part == PartId::UNET && is_original(&path) { canonical(originals, &path)? } else { path };
     let root = path.split('.').next().unwrap_or_default();
     let belongs = match part {
-        Part::Unet => {
-            ["down_blocks", "up_blocks", "mid_block", "conv_in", "conv_out", "time_embedding", "conv_norm_out"]
-                .contains(&root)
-        }
-        _ => root == "text_model",
+        PartId::UNET => UNET_ROOTS.contains(&root),
+        _ => root == "text_model" || path == "text_projection",
     };
     belongs.then_some(ModuleKey { part, path })
 }
@@ -115,8 +116,8 @@ fn words(name: &str) -> Option<Vec<&str>> {
 mod tests {
     use super::*;
 
-    fn unmangle_alone(name: &str, part: Part) -> Option<String> {
-        unmangle(name, part, None, &OriginalNames::new(None, std::iter::empty())).map(|m| m.path)
+    fn unmangle_alone(name: &str, part: PartId) -> Option<String> {
+        unmangle(name, part, None, &crate::family::lora::original_names(None, std::iter::empty())).map(|m| m.path)
     }
 
     #[test]
@@ -135,7 +136,7 @@ mod tests {
             ("input_blocks_0_0", "conv_in"),
             ("out_2", "conv_out"),
         ] {
-            assert_eq!(unmangle_alone(name, Part::Unet).as_deref(), Some(path), "{name}");
+            assert_eq!(unmangle_alone(name, PartId::UNET).as_deref(), Some(path), "{name}");
         }
     }
 
@@ -152,24 +153,24 @@ mod tests {
             "time_embedding.linear_1",
             "conv_in",
         ] {
-            assert_eq!(unmangle_alone(&mangle(path), Part::Unet).as_deref(), Some(path));
+            assert_eq!(unmangle_alone(&mangle(path), PartId::UNET).as_deref(), Some(path));
         }
         let path = "text_model.encoder.layers.11.mlp.fc2";
-        assert_eq!(unmangle_alone(&mangle(path), Part::TextEncoder).as_deref(), Some(path));
+        assert_eq!(unmangle_alone(&mangle(path), PartId::TEXT_ENCODER).as_deref(), Some(path));
         for name in ["", "_", "input_blocks_3_1_proj_in", "down_blocks_", "down_blocks_0_nonsense", "é", "text_model_x"]
         {
-            assert_eq!(unmangle_alone(name, Part::Unet), None, "{name}");
+            assert_eq!(unmangle_alone(name, PartId::UNET), None, "{name}");
         }
         let wrapped = "_orig_mod_down_blocks_0_attentions_1__orig_mod_proj_in";
-        assert_eq!(unmangle_alone(wrapped, Part::Unet).as_deref(), Some("down_blocks.0.attentions.1.proj_in"));
+        assert_eq!(unmangle_alone(wrapped, PartId::UNET).as_deref(), Some("down_blocks.0.attentions.1.proj_in"));
     }
 
     #[test]
     fn a_models_own_names_come_first() {
         let unet = [("mid_block.a_b.c".to_owned(), vec![1, 1])].into();
-        let model = ModelModules { unet, ..Default::default() };
-        let originals = OriginalNames::new(None, std::iter::empty());
-        let path = |model| unmangle("mid_block_a_b_c", Part::Unet, model, &originals).map(|m| m.path);
+        let model = ModelModules { layers: [(PartId::UNET, unet)].into(), ..Default::default() };
+        let originals = crate::family::lora::original_names(None, std::iter::empty());
+        let path = |model| unmangle("mid_block_a_b_c", PartId::UNET, model, &originals).map(|m| m.path);
         assert_eq!(path(Some(&model)).as_deref(), Some("mid_block.a_b.c"));
         assert_eq!(path(None), None);
     }

@@ -26,18 +26,19 @@ mod layout;
 mod module;
 mod original;
 mod read;
-mod report;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use change::Change;
+pub(crate) use change::flat;
 pub use key::ModuleKey;
 pub use keys::is_adapter_key;
 pub use layout::Layout;
 pub use module::{Factor, LoraModule};
-pub use report::{MatchReport, ShapeMismatch};
+pub(crate) use read::Reading;
 pub use write::LoraFormat;
+pub(crate) use write::Writing;
 
 use crate::error::{Error, Result};
 
@@ -52,7 +53,7 @@ pub struct LoraFile {
     pub modules: BTreeMap<ModuleKey, LoraModule>,
     /// LyCORIS's other kinds by layer; only reading knows them.
     pub changes: BTreeMap<ModuleKey, Change>,
-    /// Keys of layers that no Stable Diffusion 1.x or 2.x model has.
+    /// Keys of layers that no model has.
     pub foreign: Vec<String>,
     /// The file's string metadata (`ss_…`), less what the layout itself needs.
     pub metadata: BTreeMap<String, String>,
@@ -79,7 +80,7 @@ impl LoraFile {
         kinds
     }
 
-    fn kinds_of(&self, layer: &ModuleKey) -> impl Iterator<Item = &'static str> {
+    pub(crate) fn kinds_of(&self, layer: &ModuleKey) -> impl Iterator<Item = &'static str> {
         let module = self.modules.get(layer).map(LoraModule::kind);
         module.into_iter().chain(self.changes.get(layer).map(Change::kind))
     }

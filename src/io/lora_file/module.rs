@@ -37,7 +37,7 @@ impl LoraModule {
     }
 
     /// Name of the kind.
-    pub(super) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         if self.down.shape.iter().skip(2).any(|&extent| extent > 1) { "LoCon" } else { "LoRA" }
     }
 

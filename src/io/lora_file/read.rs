@@ -9,13 +9,11 @@ use super::adapter_config::AdapterConfig;
 use super::assemble::Tensors;
 use super::keys::{Key, is_adapter_key, parse};
 use super::layout::{Layout, Role};
-use super::original::OriginalNames;
 use super::{LoraFile, ModuleKey};
 use crate::error::{Error, Result, message, option};
-use crate::io::checkpoints::original::other;
-use crate::io::families::TAKES_LORAS;
+use crate::io::checkpoints::Names;
 use crate::io::source::object;
-use crate::io::{ModelModules, Part, SafeTensors, Source, files};
+use crate::io::{ModelModules, PartId, SafeTensors, Source, files};
 
 /// The header field in which diffusers keeps PEFT's configuration.
 pub const ADAPTER_METADATA: &str = "lora_adapter_metadata";
@@ -24,46 +22,55 @@ pub const PEFT_WEIGHTS: &str = "adapter_model.safetensors";
 /// See [`PEFT_WEIGHTS`].
 pub const PEFT_CONFIG: &str = "adapter_config.json";
 
+/// What reading a LoRA file takes beside the file.
+pub struct Reading<'a> {
+    /// Layers of the model that it is for, where that is known: they tell kohya's names apart exactly. Without them the usual
+    /// layer names do.
+    pub model: Option<&'a ModelModules>,
+    /// Gives the original code's names of the UNet that a LoRA with these keys is for.
+    pub originals: &'a dyn Fn(&SafeTensors) -> Names,
+    /// Says of a file without a LoRA what else it is, if it is known, and what to give instead.
+    pub other: &'a dyn Fn(&SafeTensors) -> Option<String>,
+}
+
 impl LoraFile {
-    /// Opens a LoRA: a `.safetensors` file in layout A, B, C, E or F, a PEFT folder (D; `unet/` and `text_encoder/` in
-    /// it, or a lone one, which is the UNet's), or a folder with diffusers' `pytorch_lora_weights.safetensors`.
-    ///
-    /// `model`, where known, tells kohya's names apart exactly; without it the usual layer names do.
+    /// Reads the LoRA at `path`: a `.safetensors` file in layout A, B, C, E, F or G, a PEFT folder (D; a folder for each part
+    /// in it, or a lone one, which is the UNet's), or a folder with diffusers' `pytorch_lora_weights.safetensors`.
     ///
     /// # Errors
     /// [`Error::File`] naming file and key: malformed, not a LoRA, an unsupported kind (DoRA, OFT, …), a factor
     /// missing or of a shape that does not fit its partner, values that are not finite.
-    pub fn open(path: impl AsRef<Path>, model: Option<&ModelModules>) -> Result<LoraFile> {
-        let path = path.as_ref();
+    pub(crate) fn read(path: &Path, reading: &Reading<'_>) -> Result<LoraFile> {
         let mut lora = LoraFile { name: path.display().to_string(), ..LoraFile::default() };
         if !files::is_folder(path) {
             // A weight file out of a PEFT folder needs the configuration it lies beside.
             let config = path.with_file_name(PEFT_CONFIG);
             let beside = path.file_name().is_some_and(|name| name == PEFT_WEIGHTS) && files::exists(&config);
-            lora.add(&open_weights(path)?, beside.then_some(config.as_path()), None, model)?;
+            lora.add(&open_weights(path)?, beside.then_some(config.as_path()), None, reading)?;
         } else if files::exists(path.join(PEFT_CONFIG)) {
-            lora.add(&open_weights(&path.join(PEFT_WEIGHTS))?, Some(&path.join(PEFT_CONFIG)), Some(Part::Unet), model)?;
+            let weights = open_weights(&path.join(PEFT_WEIGHTS))?;
+            lora.add(&weights, Some(&path.join(PEFT_CONFIG)), Some(PartId::UNET), reading)?;
         } else if files::exists(path.join("pytorch_lora_weights.safetensors")) {
-            lora.add(&open_weights(&path.join("pytorch_lora_weights.safetensors"))?, None, None, model)?;
+            lora.add(&open_weights(&path.join("pytorch_lora_weights.safetensors"))?, None, None, reading)?;
         } else {
-            for part in [Part::Unet, Part::TextEncoder] {
+            for part in PartId::ADAPTED {
                 let folder = path.join(part.name());
                 if files::exists(folder.join(PEFT_CONFIG)) {
                     let weights = open_weights(&folder.join(PEFT_WEIGHTS))?;
-                    lora.add(&weights, Some(&folder.join(PEFT_CONFIG)), Some(part), model)?;
+                    lora.add(&weights, Some(&folder.join(PEFT_CONFIG)), Some(part), reading)?;
                 }
             }
         }
         lora.checked()
     }
 
-    /// Reads a LoRA from bytes: one file in layout A, B, C, E or F.
+    /// Reads a LoRA from bytes: one file in any layout but D.
     ///
     /// # Errors
-    /// Those of [`LoraFile::open`].
-    pub fn from_source(source: Source, model: Option<&ModelModules>) -> Result<LoraFile> {
+    /// Those of [`LoraFile::read`].
+    pub(crate) fn read_source(source: Source, reading: &Reading<'_>) -> Result<LoraFile> {
         let mut lora = LoraFile { name: source.name().to_owned(), ..LoraFile::default() };
-        lora.add(&SafeTensors::from_source(source)?, None, None, model)?;
+        lora.add(&SafeTensors::from_source(source)?, None, None, reading)?;
         lora.checked()
     }
 
@@ -86,15 +93,15 @@ impl LoraFile {
         &mut self,
         file: &SafeTensors,
         config: Option<&Path>,
-        lone: Option<Part>,
-        model: Option<&ModelModules>,
+        lone: Option<PartId>,
+        reading: &Reading<'_>,
     ) -> Result<()> {
         let mut parts: BTreeMap<ModuleKey, Tensors<'_>> = BTreeMap::new();
-        let originals = OriginalNames::new(model, file.names());
+        let originals = (reading.originals)(file);
         let mut any_lora = false;
         for tensor in file.iter() {
             any_lora |= is_adapter_key(&tensor.name);
-            match parse(&tensor.name, lone, model, &originals) {
+            match parse(&tensor.name, lone, reading.model, &originals) {
                 Key::Known { module, role, layout } => {
                     any_lora = true;
                     // An alpha is written alike in most layouts; a kind that only LyCORIS has decides.
@@ -110,8 +117,8 @@ impl LoraFile {
             }
         }
         if !any_lora {
-            let what = match other(file) {
-                Some(what) => format!("is {what} and no LoRA; {TAKES_LORAS}").into(),
+            let what = match (reading.other)(file) {
+                Some(what) => what.into(),
                 None if file.names().any(|name| name.starts_with("model.diffusion_model.")) => {
                     message!["is a checkpoint and no LoRA: give it with ", option("model")]
                 }
@@ -139,11 +146,13 @@ fn open_weights(path: &Path) -> Result<SafeTensors> {
     SafeTensors::open(path)
 }
 
-/// PEFT's configuration of each part, where a file has one.
+/// PEFT's configurations, where a file has them.
 #[derive(Default)]
 struct AdapterConfigs {
-    unet: Option<AdapterConfig>,
-    text_encoder: Option<AdapterConfig>,
+    /// The one of all parts.
+    whole: Option<AdapterConfig>,
+    /// One for each part, where they are told apart.
+    parts: BTreeMap<PartId, AdapterConfig>,
 }
 
 impl AdapterConfigs {
@@ -159,16 +168,15 @@ impl AdapterConfigs {
         };
         let Value::Object(map) = json else { return Ok(AdapterConfigs::default()) };
         let whole = AdapterConfig::parse(&name, &map, "")?;
-        let prefixed = map.keys().any(|key| key.starts_with("unet.") || key.starts_with("text_encoder."));
-        if !prefixed {
-            return Ok(AdapterConfigs { unet: whole.clone(), text_encoder: whole });
+        let mut parts = BTreeMap::new();
+        for part in PartId::ADAPTED {
+            let config = AdapterConfig::parse(&name, &map, &format!("{part}."))?;
+            parts.extend(config.map(|config| (part, config)));
         }
-        let unet = AdapterConfig::parse(&name, &map, "unet.")?;
-        Ok(AdapterConfigs { unet, text_encoder: AdapterConfig::parse(&name, &map, "text_encoder.")? })
+        Ok(AdapterConfigs { whole: whole.filter(|_| parts.is_empty()), parts })
     }
 
     fn alpha(&self, key: &ModuleKey, rank: usize) -> Option<f32> {
-        let config = if key.part == Part::Unet { &self.unet } else { &self.text_encoder };
-        config.as_ref()?.alpha(key, rank)
+        self.parts.get(&key.part).or(self.whole.as_ref())?.alpha(key, rank)
     }
 }

@@ -9,7 +9,8 @@ use super::adapter_config::describe;
 use super::read::{ADAPTER_METADATA, PEFT_CONFIG, PEFT_WEIGHTS};
 use super::{LoraFile, LoraModule, ModuleKey, kohya, most_common};
 use crate::error::{Error, Result};
-use crate::io::{Part, Place, Tensor, write_atomic, write_folder, write_safetensors};
+use crate::io::checkpoints::Names;
+use crate::io::{PartId, Place, Tensor, write_atomic, write_folder, write_safetensors};
 
 type Modules<'a> = BTreeMap<&'a ModuleKey, &'a LoraModule>;
 
@@ -41,24 +42,57 @@ impl LoraFormat {
     }
 
     /// The place of a LoRA of `parts` at `path`, which replaces what is there only if `replace` says so.
-    pub fn place(self, path: impl Into<PathBuf>, parts: &[Part], replace: bool) -> Place {
+    pub fn place(self, path: impl Into<PathBuf>, parts: &[PartId], replace: bool) -> Place {
         if self != LoraFormat::PeftFolder {
             return Place::file(path, replace);
         }
-        let files = |part: &Part| [PEFT_WEIGHTS, PEFT_CONFIG].map(|file| Path::new(part.name()).join(file));
+        let files = |part: &PartId| [PEFT_WEIGHTS, PEFT_CONFIG].map(|file| Path::new(part.name()).join(file));
         Place::folder(path, parts.iter().flat_map(files).collect(), replace)
+    }
+}
+
+/// Words of a family in the LoRA files that are written for it.
+pub struct Writing {
+    /// Version of the base model, as kohya's scripts name it.
+    pub base_version: &'static str,
+    /// Architecture, as the model specification names it.
+    pub architecture: &'static str,
+    /// Whether kohya's scripts count it as Stable Diffusion 2.
+    pub second: bool,
+    /// kohya's prefixes of the text encoders' layers, in their order.
+    pub text: &'static [&'static str],
+    /// The original code's names of the UNet, where kohya's files have these.
+    pub originals: Option<Names>,
+}
+
+impl Writing {
+    /// kohya's name of a layer; `None` where it has none.
+    fn kohya_stem(&self, key: &ModuleKey) -> Option<String> {
+        let texts = [PartId::TEXT_ENCODER, PartId::TEXT_ENCODER_2];
+        if let Some(text) = texts.into_iter().position(|part| part == key.part) {
+            return Some(format!("{}{}", self.text.get(text)?, kohya::mangle(&key.path)));
+        }
+        let original = |names: &Names| {
+            let (name, _) = names.original(&key.path)?;
+            Some(name.strip_prefix(names.prefix())?.to_owned())
+        };
+        let path = match &self.originals {
+            Some(names) => original(names)?,
+            None => key.path.clone(),
+        };
+        Some(format!("lora_unet_{}", kohya::mangle(&path)))
     }
 }
 
 impl LoraFile {
     /// Its place at `path` in the layout `format`, which replaces what is there only if `replace` says so.
     pub fn place(&self, path: impl Into<PathBuf>, format: LoraFormat, replace: bool) -> Place {
-        let parts: Vec<Part> =
-            [Part::Unet, Part::TextEncoder].into_iter().filter(|&part| self.of(part).next().is_some()).collect();
+        let parts: Vec<PartId> = PartId::ADAPTED.into_iter().filter(|&part| self.of(part).next().is_some()).collect();
         format.place(path, &parts, replace)
     }
 
-    /// Writes it to `path` (a folder for [`LoraFormat::PeftFolder`]), atomically; what is there is replaced.
+    /// Writes it to `path` (a folder for [`LoraFormat::PeftFolder`]) in the words of `family`, atomically; what is there is
+    /// replaced.
     ///
     /// An alpha that is not the rank survives in every layout. `peft` and `peft-folder` have it in PEFT's configuration
     /// (diffusers before 0.34 does not read it from a file and would take the factor for 1). `diffusers` has no place
@@ -67,12 +101,10 @@ impl LoraFile {
     /// alpha, and `up` of a layer that had another one is multiplied to make up for it.
     ///
     /// # Errors
-    /// [`Error::File`] when it holds no module, was made for another family of models, has a layer that is no product
-    /// of two factors (a [`Change`](super::Change)), which no layout written here can hold, or cannot be written; then
-    /// the old file is as it was.
-    pub fn write(&self, path: impl AsRef<Path>, format: LoraFormat) -> Result<()> {
-        let path = path.as_ref();
-        self.check_family()?;
+    /// [`Error::File`] when it holds no module, has a layer that is no product of two factors (a
+    /// [`Change`](super::Change)), which no layout written here can hold, or cannot be written; then the old file is as it
+    /// was.
+    pub(crate) fn write_as(&self, path: &Path, format: LoraFormat, family: &Writing) -> Result<()> {
         let layout = format.name();
         self.only_low_rank(&format!("which layout {layout} cannot hold: use the file as it is"))?;
         if self.modules.is_empty() {
@@ -81,13 +113,13 @@ impl LoraFile {
             return Err(Error::file(&self.name, message));
         }
         let all: Modules<'_> = self.modules.iter().collect();
-        let metadata = self.metadata_for(format);
+        let metadata = self.metadata_for(format, family);
         match format {
             LoraFormat::Diffusers => write_safetensors(path, &diffusers(&all), &metadata),
             LoraFormat::Peft => write_safetensors(path, &peft(&all, |part| part.name()), &metadata),
-            LoraFormat::Kohya => write_safetensors(path, &kohya_tensors(&all, self.common_alpha()), &metadata),
+            LoraFormat::Kohya => write_safetensors(path, &self.kohya_tensors(&all, family)?, &metadata),
             LoraFormat::PeftFolder => write_folder(path, |folder| {
-                for part in [Part::Unet, Part::TextEncoder] {
+                for part in PartId::ADAPTED {
                     let of_part: Modules<'_> =
                         all.iter().filter(|(k, _)| k.part == part).map(|(k, m)| (*k, *m)).collect();
                     if !of_part.is_empty() {
@@ -99,20 +131,22 @@ impl LoraFile {
         }
     }
 
-    fn of(&self, part: Part) -> impl Iterator<Item = (&ModuleKey, &LoraModule)> + Clone {
+    fn of(&self, part: PartId) -> impl Iterator<Item = (&ModuleKey, &LoraModule)> + Clone {
         self.modules.iter().filter(move |(key, _)| key.part == part)
     }
 
-    fn metadata_for(&self, format: LoraFormat) -> BTreeMap<String, String> {
+    fn metadata_for(&self, format: LoraFormat, family: &Writing) -> BTreeMap<String, String> {
         // kohya's fields describe kohya's file: in another layout they would go stale.
         let keep = |name: &str| format == LoraFormat::Kohya || !name.starts_with("ss_");
         let kept = self.metadata.iter().filter(|(name, _)| keep(name)).map(|(k, v)| (k.clone(), v.clone()));
         let mut metadata: BTreeMap<String, String> = kept.collect();
         metadata.insert("format".into(), "pt".into());
+        // Programs sort LoRAs by it, and hide those that they take for another base's.
+        metadata.insert("modelspec.architecture".into(), format!("{}/lora", family.architecture));
         match format {
             LoraFormat::Peft => {
                 let mut packed = Map::new();
-                for part in [Part::Unet, Part::TextEncoder] {
+                for part in PartId::ADAPTED {
                     if self.of(part).next().is_some() {
                         // diffusers takes `text_model.` off the keys where transformers 5 has none; off a
                         // path it does not, and there the end is enough in every version.
@@ -124,7 +158,7 @@ impl LoraFile {
                 metadata.insert(ADAPTER_METADATA.into(), pretty(&Value::Object(packed)));
             }
             LoraFormat::Kohya => {
-                for (name, value) in self.kohya_metadata() {
+                for (name, value) in self.kohya_metadata(family) {
                     metadata.entry(name.into()).or_insert(value);
                 }
                 // These two must agree with the tensors whatever an earlier file said.
@@ -136,23 +170,33 @@ impl LoraFile {
     }
 
     /// The fields that A1111 and kohya's scripts expect, as strings.
-    fn kohya_metadata(&self) -> [(&'static str, String); 4] {
-        let width = |key: &str| {
-            let module = self.modules.iter().find(|(k, _)| k.path.ends_with(key))?.1;
-            module.weight_shape().get(1).copied()
-        };
-        let v2 = width(".attn2.to_k").or_else(|| width(".self_attn.q_proj")) == Some(1024);
+    fn kohya_metadata(&self, family: &Writing) -> [(&'static str, String); 4] {
         let convolutions = || self.modules.values().filter(|m| m.down.shape.iter().skip(2).any(|&extent| extent > 1));
         let args = match most_common(convolutions().map(LoraModule::rank)) {
             Some(rank) => json!({"conv_dim": rank.to_string(), "conv_alpha": self.common_alpha().to_string()}),
             None => json!({}),
         };
         [
-            ("ss_v2", if v2 { "True" } else { "False" }.into()),
-            ("ss_base_model_version", if v2 { "sd_v2" } else { "sd_v1" }.into()),
+            ("ss_v2", if family.second { "True" } else { "False" }.into()),
+            ("ss_base_model_version", family.base_version.into()),
             ("ss_network_module", "networks.lora".into()),
             ("ss_network_args", args.to_string()),
         ]
+    }
+
+    /// Layout E, every layer with the same alpha.
+    fn kohya_tensors<'a>(&self, modules: &Modules<'a>, family: &Writing) -> Result<Vec<Tensor<'a>>> {
+        let alpha = self.common_alpha();
+        let mut tensors = Vec::with_capacity(3 * modules.len());
+        for (key, module) in modules {
+            let stem = family.kohya_stem(key).ok_or_else(|| {
+                Error::file(&self.name, format!("layer '{key}' has no name in kohya's layout: write another"))
+            })?;
+            tensors.push(Tensor::owned_f32(format!("{stem}.alpha"), &[], &[alpha]));
+            tensors.push(Tensor::f32(format!("{stem}.lora_down.weight"), &module.down.shape, &module.down.data));
+            tensors.push(scaled_up(format!("{stem}.lora_up.weight"), module, own_alpha(module) / alpha));
+        }
+        Ok(tensors)
     }
 
     fn kohya_sizes(&self) -> [(&'static str, String); 2] {
@@ -171,7 +215,7 @@ fn diffusers<'a>(modules: &Modules<'a>) -> Vec<Tensor<'a>> {
     modules
         .iter()
         .flat_map(|(key, module)| {
-            let layer = if key.part == Part::TextEncoder { "lora_linear_layer" } else { "lora" };
+            let layer = if key.part.is_text_encoder() { "lora_linear_layer" } else { "lora" };
             let name = |end: &str| format!("{key}.{layer}.{end}.weight");
             let down = Tensor::f32(name("down"), &module.down.shape, &module.down.data);
             [down, scaled_up(name("up"), module, module.scale())]
@@ -180,27 +224,13 @@ fn diffusers<'a>(modules: &Modules<'a>) -> Vec<Tensor<'a>> {
 }
 
 /// Layouts C and D: `prefix` is the part's name or PEFT's.
-fn peft<'a>(modules: &Modules<'a>, prefix: impl Fn(Part) -> &'static str) -> Vec<Tensor<'a>> {
+fn peft<'a>(modules: &Modules<'a>, prefix: impl Fn(PartId) -> &'static str) -> Vec<Tensor<'a>> {
     modules
         .iter()
         .flat_map(|(key, module)| {
             let name = |end: &str| format!("{}.{}.lora_{end}.weight", prefix(key.part), key.path);
             let down = Tensor::f32(name("A"), &module.down.shape, &module.down.data);
             [down, Tensor::f32(name("B"), &module.up.shape, &module.up.data)]
-        })
-        .collect()
-}
-
-/// Layout E, every layer with the same `alpha`.
-fn kohya_tensors<'a>(modules: &Modules<'a>, alpha: f32) -> Vec<Tensor<'a>> {
-    modules
-        .iter()
-        .flat_map(|(key, module)| {
-            let prefix = if key.part == Part::TextEncoder { "lora_te_" } else { "lora_unet_" };
-            let stem = format!("{prefix}{}", kohya::mangle(&key.path));
-            let stored = Tensor::owned_f32(format!("{stem}.alpha"), &[], &[alpha]);
-            let down = Tensor::f32(format!("{stem}.lora_down.weight"), &module.down.shape, &module.down.data);
-            [stored, down, scaled_up(format!("{stem}.lora_up.weight"), module, own_alpha(module) / alpha)]
         })
         .collect()
 }

@@ -60,7 +60,7 @@ impl SafeTensors {
     }
 
     /// Tensor names in order.
-    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
         self.entries.keys().map(String::as_str)
     }
 

@@ -71,6 +71,42 @@ enum Data<'a> {
     Here(Cow<'a, [u8]>),
     /// Bytes that are read when needed.
     There(&'a Source, Range<u64>),
+    /// Columns `range` of a stored matrix, as rows.
+    Transposed(Box<Matrix<'a>>, Range<usize>),
+}
+
+/// A stored matrix.
+#[derive(Clone, Debug)]
+struct Matrix<'a> {
+    data: Data<'a>,
+    rows: usize,
+    columns: usize,
+    element: usize,
+}
+
+impl Data<'_> {
+    /// The first `most` bytes, or as many as there are.
+    fn first_bytes(&self, most: usize) -> Result<Cow<'_, [u8]>> {
+        match self {
+            Data::Here(bytes) => Ok(Cow::Borrowed(bytes.get(..most).unwrap_or(bytes))),
+            Data::There(source, range) => {
+                source.read(range.start..range.end.min(range.start.saturating_add(most as u64)))
+            }
+            Data::Transposed(matrix, range) => {
+                let Matrix { data, rows, columns, element } = &**matrix;
+                let stored = data.first_bytes(usize::MAX)?;
+                let mut bytes = Vec::with_capacity(range.len() * rows * element);
+                for column in range.clone() {
+                    for row in 0..*rows {
+                        let at = (row * columns + column) * element;
+                        bytes.extend_from_slice(stored.get(at..at + element).unwrap_or_default());
+                    }
+                }
+                bytes.truncate(most);
+                Ok(Cow::Owned(bytes))
+            }
+        }
+    }
 }
 
 impl<'a> Tensor<'a> {
@@ -161,9 +197,21 @@ impl<'a> Tensor<'a> {
             Data::There(source, all) => {
                 Data::There(source, all.start + range.start as u64..all.start + range.end as u64)
             }
+            Data::Transposed(matrix, all) => {
+                Data::Transposed(matrix.clone(), all.start + first..all.start + first + count)
+            }
         };
         let shape = std::iter::once(count).chain(inner.iter().copied()).collect::<Vec<_>>().into();
         Some(Tensor { file: self.file.clone(), name: self.name.clone(), dtype: self.dtype, shape, data })
+    }
+
+    /// This matrix with rows and columns exchanged, read when its elements are. What is no matrix stays as it is.
+    pub(in crate::io) fn transposed(mut self) -> Tensor<'a> {
+        let &[rows, columns] = &*self.shape else { return self };
+        self.shape = vec![columns, rows].into();
+        let matrix = Matrix { data: self.data, rows, columns, element: self.dtype.bytes() };
+        self.data = Data::Transposed(Box::new(matrix), 0..columns);
+        self
     }
 
     /// Number of elements.
@@ -185,12 +233,7 @@ impl<'a> Tensor<'a> {
     /// # Errors
     /// As [`Tensor::bytes`].
     pub fn first_bytes(&self, most: usize) -> Result<Cow<'_, [u8]>> {
-        match &self.data {
-            Data::Here(bytes) => Ok(Cow::Borrowed(bytes.get(..most).unwrap_or(bytes))),
-            Data::There(source, range) => {
-                source.read(range.start..range.end.min(range.start.saturating_add(most as u64)))
-            }
-        }
+        self.data.first_bytes(most)
     }
 
     /// Number of bytes.
@@ -198,6 +241,7 @@ impl<'a> Tensor<'a> {
         match &self.data {
             Data::Here(bytes) => bytes.len(),
             Data::There(_, range) => (range.end - range.start) as usize,
+            Data::Transposed(matrix, range) => range.len() * matrix.rows * matrix.element,
         }
     }
 
@@ -206,6 +250,10 @@ impl<'a> Tensor<'a> {
         match &self.data {
             Data::Here(bytes) => out.write_all(bytes).map_err(CopyError::Write),
             Data::There(source, range) => source.copy_to(range.clone(), out),
+            Data::Transposed(..) => match self.bytes() {
+                Ok(bytes) => out.write_all(&bytes).map_err(CopyError::Write),
+                Err(fault) => Err(CopyError::Read(fault)),
+            },
         }
     }
 

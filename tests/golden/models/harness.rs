@@ -7,7 +7,7 @@ use portray::base::{Array, DType, layout};
 use portray::gpu::{Gpu, Pool, Store, Variants};
 use portray::graph::{Graph, Plan, PlanOptions, Session, Tensor, eval};
 use portray::io::SafeTensors;
-use portray::io::checkpoints::{Checkpoint, Part};
+use portray::io::checkpoints::{Checkpoint, PartId};
 use portray::models::{Context, MapSizes, TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
 use portray::nn::weights::{self, HostTensor};
 use portray::nn::{LoraSpec, Mode, Param, Role, Scope, Settings, Targets, lora};
@@ -55,8 +55,8 @@ impl Golden {
         (vec![n, h, w, c], layout::to_channels_last(&values, [n, c, h, w]))
     }
 
-    pub fn config(&self, part: Part) -> (String, String) {
-        let weights = self.model.part(part);
+    pub fn config(&self, part: PartId) -> (String, String) {
+        let weights = self.model.part(part).unwrap();
         (format!("{}/config.json", part.name()), weights.config().to_string())
     }
 
@@ -73,8 +73,8 @@ impl Golden {
 
     pub fn source(&self, key: &str, shape: &[usize]) -> portray::Result<HostTensor<'static>> {
         let (part, name) = key.split_once('.').unwrap();
-        let part = Part::ALL.into_iter().find(|p| p.name() == part).unwrap();
-        let tensor = self.model.part(part).get_shaped(name, shape)?;
+        let part = PartId::from_name(part).unwrap();
+        let tensor = self.model.part(part)?.get_shaped(name, shape)?;
         Ok(HostTensor { shape: tensor.shape.to_vec(), values: Cow::Owned(tensor.to_f32()?) })
     }
 
@@ -179,7 +179,7 @@ impl Golden {
     }
 
     pub fn text(&self, settings: Settings, loras: &Loras) -> Vec<f32> {
-        let (path, config) = self.config(Part::TextEncoder);
+        let (path, config) = self.config(PartId::TEXT_ENCODER);
         let scope = Scope::new("text_encoder", settings);
         let model = TextEncoder::new(&scope, TextEncoderConfig::parse(&path, &config).unwrap()).unwrap();
         let ids = self.values.get("text.input_ids").unwrap();
@@ -192,7 +192,7 @@ impl Golden {
     }
 
     pub fn unet_model(&self, settings: Settings) -> (Scope, UNet) {
-        let (path, config) = self.config(Part::Unet);
+        let (path, config) = self.config(PartId::UNET);
         let scope = Scope::new("unet", settings);
         let model = UNet::new(&scope, UnetConfig::parse(&path, &config).unwrap()).unwrap();
         (scope, model)
@@ -222,7 +222,7 @@ impl Golden {
     }
 
     pub fn vae(&self, settings: Settings, input: &str, maps: MapSizes) -> Vec<f32> {
-        let (path, config) = self.config(Part::Vae);
+        let (path, config) = self.config(PartId::VAE);
         let config = VaeConfig::parse(&path, &config).unwrap();
         let scope = Scope::new("vae", settings);
         let mut g = Graph::new();

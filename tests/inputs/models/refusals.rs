@@ -12,13 +12,13 @@ fn n03_each_tensor_that_a_job_reads_is_looked_for_by_its_plan() {
         let all = stored(&path);
         let names: Vec<&String> = all.iter().map(|t| &t.0).filter(|name| !name.contains("position_ids")).collect();
         // Of layers that are alike a few are enough; each kind of name is among them.
-        let step = if part == Part::Vae { 1 } else { (names.len() / 40).max(1) };
+        let step = if part == PartId::VAE { 1 } else { (names.len() / 40).max(1) };
         for name in names.into_iter().step_by(step) {
             let rest: Vec<Stored> = all.iter().filter(|t| t.0 != *name).cloned().collect();
             fs::remove_file(&path).unwrap();
             store(&path, &rest, &[]);
-            let encoder = part == Part::Vae && (name.starts_with("encoder.") || name.starts_with("quant_conv"));
-            let decoder = part == Part::Vae && !encoder;
+            let encoder = part == PartId::VAE && (name.starts_with("encoder.") || name.starts_with("quant_conv"));
+            let decoder = part == PartId::VAE && !encoder;
             let refusals = [
                 (plan_generate(&picture(&model), &caps()).err(), !encoder),
                 (plan_train(&training(&model), &caps()).err(), !decoder),

@@ -3,30 +3,28 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::change::flat;
-use super::{LoraFile, LoraModule, ModuleKey};
 use crate::error::{Error, Result};
-use crate::io::ModelModules;
-use crate::io::families::{FAMILIES, TAKES_LORAS};
+use crate::family::description::Family;
+use crate::family::known::FAMILIES;
+use crate::family::refusals::{OTHERS, TAKES_LORAS};
+use crate::io::lora_file::flat;
+use crate::io::{LoraFile, LoraModule, ModelModules, ModuleKey, PartId};
 
-/// Families told by parts that no Stable Diffusion 1.x or 2.x model has, as LoRA files call them. How a tool writes the
+/// Families told by parts that no model that is read has, as LoRA files call them. How a tool writes the
 /// names of parts that all have, `input_blocks` or `diffusion_model.`, tells nothing.
-const BY_LORA: [(&str, &str); 7] = [
+const BY_LORA: [(&str, &str); 4] = [
     ("lora_te3_", "Stable Diffusion 3"),
     ("t5xxl.", "Stable Diffusion 3, Flux or another with a T5 encoder"),
-    ("lora_te2_", "Stable Diffusion XL"),
-    ("text_encoder_2.", "Stable Diffusion XL"),
-    ("clip_g.", "Stable Diffusion XL"),
     ("lora_prior_", "Stable Cascade or Würstchen"),
     ("diffusion_model.blocks", "a video or diffusion transformer (Wan or another)"),
 ];
 
 /// Whose LoRA a file is, and what says so.
-struct Family {
+struct MadeFor {
     name: String,
     /// Mark in the file that shows it.
     mark: String,
-    /// Whether it is neither Stable Diffusion 1.x nor 2.x.
+    /// Whether it is of a family that is not read.
     other: bool,
 }
 
@@ -67,7 +65,7 @@ pub struct MatchReport {
     file: String,
     /// Model that it was made for, if it is another one.
     made_for: Option<String>,
-    /// Whether it is for an unsupported family.
+    /// Whether it is for a family that is not read, or for another than the model's.
     other_family: bool,
     /// Whether any of its names is one of a layer that a model of this kind can have.
     names_layers: bool,
@@ -77,7 +75,10 @@ impl LoraFile {
     /// Holds it against `model`.
     pub fn match_report(&self, model: &ModelModules) -> MatchReport {
         let family = self.family();
-        let width = model.unet.iter().find(|(path, _)| path.ends_with(CROSS_ATTENTION[0])).map(|(_, shape)| shape[1]);
+        let mut unet = model.of(PartId::UNET);
+        let width = unet.find(|(path, _)| path.ends_with(CROSS_ATTENTION[0])).map(|(_, shape)| shape[1]);
+        // One for Stable Diffusion XL has a text encoder that fits one of Stable Diffusion 1.x.
+        let of_xl = self.mark_of_xl().is_some() && !model.layers.contains_key(&PartId::TEXT_ENCODER_2);
         let of_model = width.is_some() && width == self.context_width();
         let mut report = MatchReport {
             matched: Vec::new(),
@@ -86,8 +87,8 @@ impl LoraFile {
             mismatched: Vec::new(),
             file: self.name.clone(),
             names_layers: !self.layers().is_empty(),
-            other_family: family.as_ref().is_some_and(|family| family.other),
-            made_for: family.filter(|family| family.other || !of_model).map(|family| family.to_string()),
+            other_family: of_xl || family.as_ref().is_some_and(|family| family.other),
+            made_for: family.filter(|family| family.other || of_xl || !of_model).map(|family| family.to_string()),
         };
         for module in self.layers() {
             let Some(shape) = model.weight(module) else {
@@ -134,29 +135,43 @@ impl LoraFile {
         self.columns(&CROSS_ATTENTION)
     }
 
+    /// The family that is read and has hidden states as wide as those that its cross-attention reads; without
+    /// cross-attention, as its text encoder gives.
+    pub(super) fn family_by_width(&self) -> Option<&'static Family> {
+        let width = self.context_width().or_else(|| self.columns(&[".self_attn.q_proj", ".self_attn.v_proj"]))?;
+        FAMILIES.into_iter().find(|family| family.context_width == width)
+    }
+
+    /// Says what of it only LoRAs of Stable Diffusion XL have.
+    pub(super) fn mark_of_xl(&self) -> Option<String> {
+        let layers = self.layers();
+        if let Some(second) = layers.iter().find(|key| key.part == PartId::TEXT_ENCODER_2) {
+            return Some(format!("'{second}' is of a second text encoder"));
+        }
+        let deep = layers.iter().find(|key| key.path.contains(".transformer_blocks.1."))?;
+        Some(format!("'{deep}' is of a second transformer block"))
+    }
+
     /// The family of models that it is for, from what cannot be otherwise: parts, sizes and depths.
-    fn family(&self) -> Option<Family> {
-        let foreign = BY_LORA.iter().chain(&FAMILIES).find_map(|(mark, family)| {
+    fn family(&self) -> Option<MadeFor> {
+        let foreign = BY_LORA.iter().chain(&OTHERS).find_map(|(mark, family)| {
             let key = self.foreign.iter().find(|key| key.contains(mark))?;
-            Some(Family { name: (*family).into(), mark: format!("it has '{key}'"), other: true })
+            Some(MadeFor { name: (*family).into(), mark: format!("it has '{key}'"), other: true })
         });
         if foreign.is_some() {
             return foreign;
         }
-        let of = |name: &str, mark: String, other| Some(Family { name: name.into(), mark, other });
+        let of = |name: &str, mark: String, other| Some(MadeFor { name: name.into(), mark, other });
         if let Some(width) = self.context_width() {
             let mark = format!("cross-attention width {width}");
-            return match width {
-                768 => of("Stable Diffusion 1.x", mark, false),
-                1024 => of("Stable Diffusion 2.x", mark, false),
-                1280 => of("Stable Diffusion XL's refiner", mark, true),
-                2048 => of("Stable Diffusion XL", mark, true),
-                _ => of("a model", mark, false),
+            return match (self.family_by_width(), width) {
+                (Some(family), _) => of(family.name, mark, false),
+                (None, 1280) => of("Stable Diffusion XL's refiner", mark, true),
+                (None, _) => of("a model", mark, false),
             };
         }
-        let second = |key: &&ModuleKey| key.path.contains(".transformer_blocks.1.");
-        if let Some(deep) = self.layers().into_iter().find(second) {
-            return of("Stable Diffusion XL", format!("'{deep}' is of a second transformer block"), true);
+        if let Some(mark) = self.mark_of_xl() {
+            return of("Stable Diffusion XL", mark, false);
         }
         let foreign = |mark: &str| self.foreign.iter().any(|key| key.contains(mark));
         if self.layers().is_empty()
@@ -183,7 +198,7 @@ impl LoraFile {
     pub fn check_family(&self) -> Result<()> {
         match self.family() {
             // What has no layer at all is nothing to use, whatever it is.
-            Some(Family { name, mark, other: true }) if !(self.layers().is_empty() && name.starts_with("a ")) => {
+            Some(MadeFor { name, mark, other: true }) if !(self.layers().is_empty() && name.starts_with("a ")) => {
                 Err(Error::file(&self.name, format!("is a LoRA for {name} ({mark}); {TAKES_LORAS}")))
             }
             _ => Ok(()),
@@ -199,7 +214,7 @@ impl LoraFile {
 /// Layers whose input is the hidden states of a prompt.
 const CROSS_ATTENTION: [&str; 2] = [".attn2.to_k", ".attn2.to_v"];
 
-impl fmt::Display for Family {
+impl fmt::Display for MadeFor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A key is a witness, a size is a description.
         match (self.name.as_str(), self.mark.contains('\'')) {
@@ -233,7 +248,10 @@ impl MatchReport {
     /// # Errors
     /// [`Error::File`] naming the LoRA, one key, and what it seems to be made for.
     pub fn check(&self) -> Result<()> {
-        let taken = |family: &str| ["1.x", "2.x"].iter().any(|v| family.starts_with(&format!("Stable Diffusion {v}")));
+        let taken = |made_for: &str| {
+            let refiner = made_for.contains("refiner");
+            !refiner && FAMILIES.iter().any(|family| made_for.starts_with(family.name))
+        };
         let made_for = match &self.made_for {
             None => String::new(),
             Some(family) if taken(family) => format!("; it seems to be made for {family}"),

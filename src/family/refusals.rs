@@ -1,14 +1,12 @@
 //! Models of other families, told by names that only their tensors have, in checkpoints and in LoRA files alike.
 
 /// A mark in a tensor's name, and whose it is.
-pub const FAMILIES: [(&str, &str); 16] = [
+pub const OTHERS: [(&str, &str); 14] = [
     ("joint_blocks", "Stable Diffusion 3"),
     ("double_blocks", "Flux"),
     ("single_blocks", "Flux"),
     ("single_transformer_blocks", "Flux"),
     ("double_stream_blocks", "HiDream"),
-    ("add_embedding", "Stable Diffusion XL"),
-    ("label_emb", "Stable Diffusion XL"),
     ("effnet_mapper", "Stable Cascade"),
     ("time_stack", "Stable Video Diffusion"),
     ("temporal_transformer_blocks", "Stable Video Diffusion"),
@@ -21,11 +19,11 @@ pub const FAMILIES: [(&str, &str); 16] = [
 ];
 
 /// The checkpoints that can be used.
-pub const TAKES: &str =
-    "Portray takes Stable Diffusion 1.x and 2.x (also Turbo), as a diffusers folder or as one .safetensors file";
+pub const TAKES: &str = "Portray takes Stable Diffusion 1.x, 2.x and XL (also their Turbo and other distilled models), as a \
+     diffusers folder or as one .safetensors file";
 
 /// The LoRAs that can be used.
-pub const TAKES_LORAS: &str = "Portray takes LoRAs of Stable Diffusion 1.x and 2.x";
+pub const TAKES_LORAS: &str = "Portray takes LoRAs of Stable Diffusion 1.x, 2.x and XL";
 
 /// Describes a model whose UNet reads `channels` channels, other than the `latent` ones of Stable Diffusion: something
 /// joins the latent.

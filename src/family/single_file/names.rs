@@ -2,12 +2,12 @@
 //!
 //! One table a part, of modules and the few tensors that are named apart; below a module both agree.
 
-use std::collections::HashMap;
-
-use super::super::Part;
+use crate::family::description::TextFlavour;
+use crate::io::PartId;
+use crate::io::checkpoints::names::{Names, Stored, VAE_ATTENTION_SPELLINGS};
 
 /// Structure of a model, as far as its names depend on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Structure {
     /// Resolutions of the UNet.
     pub unet_blocks: usize,
@@ -19,110 +19,74 @@ pub struct Structure {
     pub vae_blocks: usize,
     /// Residual blocks of each of its encoder's blocks.
     pub vae_layers: usize,
-    /// Whose text encoder it is.
-    pub text: TextFlavour,
-    /// Its layers, as diffusers counts them.
-    pub text_layers: usize,
+    /// Its text encoders.
+    pub texts: Vec<TextNames>,
 }
 
-/// Whose code the text encoder is.
+/// Text encoder in a single file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TextFlavour {
-    /// OpenAI's CLIP under the names of transformers: Stable Diffusion 1.x.
-    Clip,
-    /// CLIP under the names of the first releases, which lack the segment `text_model`.
-    BareClip,
-    /// OpenCLIP: Stable Diffusion 2.x.
-    OpenClip,
+pub struct TextNames {
+    /// Part that it is.
+    pub part: PartId,
+    /// Beginning of its tensors' names.
+    pub prefix: &'static str,
+    /// Names behind that.
+    pub flavour: TextFlavour,
+    /// Layers that are read, as diffusers counts them.
+    pub layers: usize,
+    /// Whether the projection of its pooled state is read.
+    pub projects: bool,
 }
 
-/// A third of a tensor's rows: OpenCLIP keeps the weights of queries, keys and values in one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Third(pub usize);
+/// Beginning of the names of a UNet in a single file.
+pub const UNET: &str = "model.diffusion_model.";
+/// Beginning of the names of an autoencoder in a single file.
+pub const VAE: &str = "first_stage_model.";
 
-/// Both names of every tensor of one part.
-#[derive(Clone, Debug)]
-pub struct Names {
-    prefix: &'static str,
-    originals: HashMap<String, Vec<(String, Option<Third>)>>,
-    canonicals: HashMap<String, (String, Option<Third>)>,
+impl Structure {
+    /// Beginning of the names of `part` in the file.
+    fn prefix(&self, part: PartId) -> &'static str {
+        match part {
+            PartId::UNET => UNET,
+            PartId::VAE => VAE,
+            _ => self.texts.iter().find(|text| text.part == part).map_or("", |text| text.prefix),
+        }
+    }
 }
 
 impl Names {
     /// The names of `part` of a model of that structure.
-    pub fn new(part: Part, structure: &Structure) -> Names {
-        let mut names =
-            Names { prefix: prefix(part, structure.text), originals: HashMap::new(), canonicals: HashMap::new() };
+    pub fn new(part: PartId, structure: &Structure) -> Names {
+        let mut names = Names::with_prefix(structure.prefix(part));
         match part {
-            Part::Unet => unet(&mut names, structure),
-            Part::Vae => vae(&mut names, structure),
-            Part::TextEncoder => match structure.text {
-                TextFlavour::Clip => names.pair("text_model", "text_model"),
-                TextFlavour::BareClip => {
-                    for module in ["embeddings", "encoder", "final_layer_norm"] {
-                        names.pair(format!("text_model.{module}"), module);
-                    }
+            PartId::UNET => unet(&mut names, structure),
+            PartId::VAE => vae(&mut names, structure),
+            _ => {
+                if let Some(text) = structure.texts.iter().find(|text| text.part == part) {
+                    text_encoder(&mut names, text);
                 }
-                TextFlavour::OpenClip => open_clip(&mut names, structure.text_layers),
-            },
+            }
         }
         names
     }
+}
 
-    /// Prefix of every name of the part in the file.
-    pub fn prefix(&self) -> &'static str {
-        self.prefix
-    }
-
-    /// Diffusers' names of what the file calls `original`, each with its third of the rows where it is one; none for
-    /// what this part has no use for.
-    pub fn canonical(&self, original: &str) -> Vec<(String, Option<Third>)> {
-        let Some(inside) = original.strip_prefix(self.prefix) else { return Vec::new() };
-        let Some((found, tail)) = lookup(&self.originals, inside) else { return Vec::new() };
-        found.iter().map(|(canonical, third)| (format!("{canonical}{tail}"), *third)).collect()
-    }
-
-    /// The name in the file of diffusers' `canonical`.
-    pub fn original(&self, canonical: &str) -> Option<(String, Option<Third>)> {
-        let ((original, third), tail) = lookup(&self.canonicals, canonical)?;
-        Some((format!("{}{original}{tail}", self.prefix), *third))
-    }
-
-    fn pair(&mut self, canonical: impl Into<String>, original: impl Into<String>) {
-        self.part_of(canonical, original, None);
-    }
-
-    fn part_of(&mut self, canonical: impl Into<String>, original: impl Into<String>, third: Option<Third>) {
-        let (canonical, original) = (canonical.into(), original.into());
-        self.originals.entry(original.clone()).or_default().push((canonical.clone(), third));
-        self.canonicals.insert(canonical, (original, third));
-    }
-
-    /// `original` is another name of `canonical`, beside that which [`Names::original`] gives.
-    fn also(&mut self, canonical: String, original: String) {
-        self.originals.entry(original).or_insert_with(|| vec![(canonical, None)]);
-    }
-
-    fn pairs(&mut self, [canonical, original]: [&str; 2], modules: &[[&str; 2]]) {
-        for [ours, theirs] in modules {
-            self.pair(format!("{canonical}.{ours}"), format!("{original}.{theirs}"));
+fn text_encoder(names: &mut Names, text: &TextNames) {
+    match text.flavour {
+        TextFlavour::Clip => names.pair("text_model", "text_model"),
+        TextFlavour::BareClip => {
+            for module in ["embeddings", "encoder", "final_layer_norm"] {
+                names.pair(format!("text_model.{module}"), module);
+            }
         }
+        TextFlavour::OpenClip => open_clip(names, text.layers),
     }
-}
-
-/// The entry of the longest module path that `name` begins with, and the rest of the name.
-fn lookup<'t, 'n, V>(table: &'t HashMap<String, V>, name: &'n str) -> Option<(&'t V, &'n str)> {
-    let ends = std::iter::once(name.len()).chain(name.rmatch_indices('.').map(|(i, _)| i));
-    ends.into_iter().find_map(|end| Some((table.get(&name[..end])?, &name[end..])))
-}
-
-/// Prefix of every name of `part` in the file.
-pub fn prefix(part: Part, text: TextFlavour) -> &'static str {
-    match (part, text) {
-        (Part::Unet, _) => "model.diffusion_model.",
-        (Part::Vae, _) => "first_stage_model.",
-        (Part::TextEncoder, TextFlavour::Clip | TextFlavour::BareClip) => "cond_stage_model.transformer.",
-        (Part::TextEncoder, TextFlavour::OpenClip) => "cond_stage_model.model.",
+    if text.projects {
+        let original = if text.flavour == TextFlavour::OpenClip { "text_projection" } else { "text_projection.weight" };
+        let stored = if text.flavour == TextFlavour::OpenClip { Stored::Transposed } else { Stored::Whole };
+        names.stored("text_projection.weight", original, stored);
+        // A converter that writes a linear layer's weight writes it as transformers has it.
+        names.also("text_projection.weight".into(), "text_projection.weight".into());
     }
 }
 
@@ -144,6 +108,8 @@ fn unet(names: &mut Names, structure: &Structure) {
         ["conv_norm_out", "out.0"],
         ["conv_out", "out.2"],
         ["mid_block.attentions.0", "middle_block.1"],
+        ["add_embedding.linear_1", "label_emb.0.0"],
+        ["add_embedding.linear_2", "label_emb.0.2"],
     ] {
         names.pair(canonical, original);
     }
@@ -177,23 +143,6 @@ fn unet(names: &mut Names, structure: &Structure) {
 
 const VAE_ATTENTION: [[&str; 2]; 5] =
     [["group_norm", "norm"], ["to_q", "q"], ["to_k", "k"], ["to_v", "v"], ["to_out.0", "proj_out"]];
-
-/// Spellings of these modules in various tools: the original's names, those of diffusers before 0.18 and since, and
-/// those of scripts that insert the latter twice.
-const VAE_ATTENTION_SPELLINGS: [(&str, &[&str]); 5] = [
-    ("group_norm", &["group_norm", "norm"]),
-    ("to_q", &["q", "query", "to_q", "to_to_q"]),
-    ("to_k", &["k", "key", "to_k", "to_to_k"]),
-    ("to_v", &["v", "value", "to_v", "to_to_v"]),
-    ("to_out.0", &["proj_out", "proj_attn", "to_out.0", "to_out", "to_to_out.0", "to_to_out", "proj_out.0"]),
-];
-
-/// Diffusers' name of the module of a VAE's attention that `name` begins with, and the rest of `name`.
-pub fn vae_attention(name: &str) -> Option<(&'static str, &str)> {
-    let (module, leaf) = name.rsplit_once('.')?;
-    let (canonical, _) = VAE_ATTENTION_SPELLINGS.iter().find(|(_, spellings)| spellings.contains(&module))?;
-    Some((canonical, &name[name.len() - leaf.len() - 1..]))
-}
 
 fn vae(names: &mut Names, structure: &Structure) {
     let Structure { vae_blocks: blocks, vae_layers: layers, .. } = *structure;
@@ -250,7 +199,7 @@ fn open_clip(names: &mut Names, layers: usize) {
         for (third, projection) in ["q_proj", "k_proj", "v_proj"].into_iter().enumerate() {
             for tensor in ["weight", "bias"] {
                 let canonical = format!("{canonical}.self_attn.{projection}.{tensor}");
-                names.part_of(canonical, format!("{original}.attn.in_proj_{tensor}"), Some(Third(third)));
+                names.stored(canonical, format!("{original}.attn.in_proj_{tensor}"), Stored::Third(third));
             }
         }
     }

@@ -1,0 +1,14 @@
+//! Single-file checkpoints in the original layout: family, configurations and names are read off the tensors, so that
+//! the rest of the engine sees the same parts as in a diffusers folder.
+
+mod configs;
+mod identify;
+mod names;
+pub(super) mod open;
+mod stated;
+mod structure;
+
+pub use identify::{is_checkpoint, other};
+pub use names::{Structure, TextNames};
+
+pub use super::description::TextFlavour;

@@ -1,0 +1,82 @@
+//! Opening a single file as the parts of a diffusers folder.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::configs::Configs;
+use super::stated::{self, Stated};
+use super::{identify, structure};
+use crate::error::{Message, Result, message, option};
+use crate::family::description::{Encoder, Family};
+use crate::io::checkpoints::{Names, discover, wrappers};
+use crate::io::source::object;
+use crate::io::{Checkpoint, PartId, SafeTensors, Source, TokenizerFiles, Weights};
+
+/// Opens the checkpoint at `path`.
+pub(in crate::family) fn open(path: &Path) -> Result<Checkpoint> {
+    discover::refuse_part_of_folder(path)?;
+    let source = Source::open(path)?;
+    identify::refuse_other_formats(path, &source)?;
+    let (file, _) = wrappers::unwrap(SafeTensors::from_source(source)?, &wrappers::SINGLE_FILE)?;
+    let identify::Identified { family, texts, guessed } = identify::identify(&file)?;
+    let structure = structure::structure(&file, texts)?;
+    let mut configs = Configs::new(&file, &structure, family)?;
+    let stated = stated::prediction(path, &file)?;
+    if stated.as_ref().is_some_and(|stated| stated.velocity) {
+        configs.predict_velocity(family);
+    }
+    let beside = stated.as_ref().filter(|stated| !stated.by.starts_with("its "));
+    let beside = beside.map(|Stated { velocity, by }| {
+        let [says, other] = if *velocity { ["velocity", "epsilon"] } else { ["noise", "v"] };
+        let wrong = message!["; where that is wrong: ", option("prediction"), format!(" {other}")];
+        message![format!("{}: predicts {says}, by {by}", path.display()), wrong]
+    });
+    let name = path.display().to_string();
+    let json = |value: &Value| Source::from_bytes(name.as_str(), value.to_string().into_bytes());
+    let part = |part: PartId| {
+        let config = json(&configs.parts[part.name()]);
+        let weights = Weights::original(part, name.clone(), config, file.clone(), Names::new(part, &structure))?;
+        Ok((part, weights))
+    };
+    let scheduler_source = json(&configs.scheduler);
+    let by_family = family.noise_unless_said.then(|| format!("{}, whose files say what differs", family.name));
+    let tokenizer = |encoder: &Encoder| Ok((encoder.tokenizer, tokenizer(&name, encoder.pad)?));
+    Ok(Checkpoint {
+        model_index: json(&configs.model_index),
+        parts: family.parts().into_iter().map(part).collect::<Result<BTreeMap<_, _>>>()?,
+        scheduler: object(&scheduler_source)?,
+        scheduler_source,
+        tokenizers: family.encoders.iter().map(tokenizer).collect::<Result<_>>()?,
+        prediction_by: stated.map(|stated| stated.by).or(by_family),
+        notes: guessed.into_iter().map(Message::from).chain(beside).collect(),
+        folder: None,
+        name,
+    })
+}
+
+/// CLIP's vocabulary, which is the same in every model; the padding differs.
+#[cfg(feature = "bundled")]
+fn tokenizer(name: &str, pad: &str) -> Result<TokenizerFiles> {
+    Ok(crate::io::bundled::tokenizer(name, pad))
+}
+
+#[cfg(not(feature = "bundled"))]
+fn tokenizer(name: &str, pad: &str) -> Result<TokenizerFiles> {
+    TokenizerFiles::of_bundled_model(name, pad)
+}
+
+impl Checkpoint {
+    /// Settles that a single file's network predicts velocities. In Stable Diffusion 2 that makes it a model for 768 pixels.
+    pub fn predicts_velocity(&mut self) {
+        let change: fn(&mut Value, &mut Value) = Family::of(self).velocity;
+        let Checkpoint { parts, scheduler, .. } = self;
+        if let Some(unet) = parts.get_mut(&PartId::UNET) {
+            unet.change_config(|config| change(scheduler, config));
+        }
+        let text = self.scheduler.to_string().into_bytes();
+        self.scheduler_source = Source::from_bytes(self.scheduler_source.name(), text);
+        self.prediction_by = Some("the prediction that was asked for, or one of the network".into());
+    }
+}
