@@ -1,11 +1,13 @@
 //! SDXL and its distilled relatives.
 
-use portray::base::DType;
+use std::collections::HashMap;
+
+use portray::base::{Array, DType};
 use portray::gpu::{AdapterClass, Caps, Variants};
-use portray::graph::{Graph, Plan, PlanOptions};
-use portray::models::{Added, Conditioning, Context, Taps, TextEncoder, TextEncoderConfig};
+use portray::graph::{Graph, Plan, PlanOptions, Tensor, eval};
+use portray::models::{Added, Conditioning, Context, Encoded, Taps, TextEncoder, TextEncoderConfig};
 use portray::nn::{LoraSpec, Mode, Role, Scope, Settings, Targets};
-use portray::ops;
+use portray::ops::{self, Given, oracle::Random};
 use serde_json::{Value, json};
 
 use super::{TEXT_1, UNET_1, count, settings, text, unet};
@@ -175,4 +177,65 @@ fn deep_transformers_are_recomputed_block_by_block() {
         shallow as f64 / 1e9
     );
     assert!(deep < shallow + 150_000_000, "{deep} for depths of up to 10, {shallow} for depths of 1");
+}
+
+/// The slope of a loss along all trained values at once: through pooled prompts, tapped states, added embeddings, and
+/// recomputed blocks of a UNet with depths of its own on the way up.
+#[test]
+fn gradients_reach_both_conditionings() {
+    let unet_config = r#"{"down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"], "block_out_channels": [8, 16],
+        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"], "layers_per_block": 1, "norm_num_groups": 4,
+        "transformer_layers_per_block": [1, [2]], "reverse_transformer_layers_per_block": [[2, 1], 1],
+        "mid_block_type": "UNetMidBlock2D", "attention_head_dim": 2, "cross_attention_dim": 12,
+        "use_linear_projection": true, "addition_embed_type": "text_time", "addition_time_embed_dim": 4,
+        "projection_class_embeddings_input_dim": 30}"#;
+    let text_config = r#"{"hidden_size": 12, "intermediate_size": 20, "num_attention_heads": 3, "num_hidden_layers": 3,
+        "vocab_size": 9, "max_position_embeddings": 5, "architectures": ["CLIPTextModelWithProjection"],
+        "projection_dim": 6, "hidden_act": "gelu"}"#;
+    let training = |lora| Settings { mode: Mode::Training, lora, ..Settings::default() };
+    let (unet_scope, unet) = unet(unet_config, training(None));
+    let lora = LoraSpec { rank: 2, alpha: 2.0, targets: Targets::Attention };
+    let text_scope = Scope::new("text_encoder", training(Some(lora)));
+    let encoder = TextEncoder::new(&text_scope, TextEncoderConfig::parse("text", text_config).unwrap()).unwrap();
+    let mut g = Graph::new();
+    let ids = g.input("ids", [2, 5], DType::U32);
+    let ends = g.input("ends", [2, 1, 5], DType::F32);
+    let Encoded { hidden, pooled } = encoder.encode(&mut g, ids, Taps { skip: Some(1), ends: Some(ends) }).unwrap();
+    let sample = g.input("sample", [2, 4, 4, 4], DType::F32);
+    let timestep = g.input("timestep", [2], DType::F32);
+    let time_ids = g.input("time_ids", [2, 6], DType::F32);
+    let added = Some(Added { pooled: pooled.unwrap(), time_ids });
+    let conditioning = Conditioning { context: Context::Hidden(hidden), added };
+    let out = unet.forward(&mut g, sample, timestep, conditioning).unwrap();
+    let loss = ops::dot(&mut g, out, out).unwrap();
+    let mut trained: Vec<_> = text_scope.params_in(&g).into_iter().filter(|p| p.role == Role::Adapter).collect();
+    assert_eq!(trained.len(), 24);
+    trained.extend(unet_scope.params());
+    let wrt: Vec<_> = trained.iter().map(|p| p.get(&mut g).unwrap()).collect();
+    let grads = ops::grad(&mut g, loss, &wrt, true).unwrap();
+
+    let mut random = Random::new(5);
+    let mut normal = |t: Tensor, scale: f64| random.operand(&Given::normal(g.shape(t).clone())).map(|x| scale * x);
+    let mut given: HashMap<Tensor, Array> = g.stored_tensors().map(|(_, t)| (t, normal(t, 0.3))).collect();
+    let moves: Vec<Array> = wrt.iter().map(|&t| normal(t, 1.0)).collect();
+    given.insert(sample, normal(sample, 1.0));
+    given.insert(ids, Array::new([2, 5], vec![0.0, 3.0, 8.0, 8.0, 8.0, 0.0, 4.0, 1.0, 2.0, 8.0]));
+    given.insert(ends, Array::new([2, 1, 5], vec![0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]));
+    given.insert(timestep, Array::new([2], vec![7.0, 900.0]));
+    given.insert(time_ids, Array::new([2, 6], (0..12).map(|i| f64::from(i * i)).collect()));
+    let values = eval(&g, given.clone()).unwrap();
+    let dot = |a: &Array, b: &Array| a.data.iter().zip(&b.data).map(|(x, y)| x * y).sum::<f64>();
+    let slope: f64 = grads.iter().zip(&moves).map(|(t, moved)| dot(&values[t], moved)).sum();
+    let after = |step: f64| {
+        let mut given = given.clone();
+        for (t, moved) in wrt.iter().zip(&moves) {
+            let tensor = given.get_mut(t).unwrap();
+            tensor.data.iter_mut().zip(&moved.data).for_each(|(x, m)| *x += step * m);
+        }
+        eval(&g, given).unwrap()[&loss].data[0]
+    };
+    let numeric = (after(1e-6) - after(-1e-6)) / 2e-6;
+    assert!((slope - numeric).abs() < 1e-5 * numeric.abs() && numeric.abs() > 1e-3, "{slope}, {numeric}");
+    // Text adapters alone have a slope too: neither conditioning cuts it off.
+    assert!(grads[..24].iter().any(|t| values[t].data.iter().any(|x| x.abs() > 1e-6)));
 }
