@@ -51,6 +51,17 @@ fn parameter_counts_are_the_published_ones() {
     }
 }
 
+#[test]
+fn lora_counts_are_the_published_ones() {
+    let attention = || settings(Mode::Training, Some(Targets::Attention));
+    let text_2 = Scope::new("text_encoder_2", attention());
+    TextEncoder::new(&text_2, TextEncoderConfig::parse("text", TEXT_XL).unwrap()).unwrap();
+    for (scope, modules, parameters) in [(unet(UNET_XL, attention()).0, 560, 5_806_080), (text_2, 128, 1_310_720)] {
+        let adapters = scope.params().iter().filter(|p| p.role == Role::Adapter).count();
+        assert_eq!((adapters, count(&scope, true)), (2 * modules, parameters));
+    }
+}
+
 /// One prediction for a latent of `side` pixels, with weights in f32.
 fn prediction(config: &str, side: usize) -> Graph {
     let (_, model) = unet(config, Settings::default());
