@@ -6,6 +6,7 @@
 mod attention;
 mod bands;
 mod build;
+mod conditioning;
 pub mod config;
 mod resnet;
 mod text_encoder;
@@ -15,7 +16,8 @@ mod unet_blocks;
 mod vae;
 mod vae_blocks;
 
+pub use conditioning::{Added, Conditioning};
 pub use config::{TextEncoderConfig, UnetConfig, VaeConfig};
-pub use text_encoder::TextEncoder;
+pub use text_encoder::{Encoded, Taps, TextEncoder};
 pub use unet::{Context, KeyValue, Sample, UNet};
 pub use vae::{MapSizes, Vae};
