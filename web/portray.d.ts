@@ -16,7 +16,7 @@ export interface ModelInfo {
   parts: Record<string, { parameters: number; bytes: number; types: Record<string, number> }>;
   scheduler: string; contextWidth: number; loraLayers: number;
   /** Null where its files do not say: the first picture finds out. */
-  prediction: "epsilon" | "v" | null;
+  prediction: "epsilon" | "v" | "sample" | null;
   /** What it samples with where nothing is asked for. */
   steps: number; guidance: number; sampler: string;
   cannotBeUsed: string | null; notes: string[]; fingerprint: string;
@@ -143,7 +143,7 @@ export class Portray {
   onlost: ((message: string) => void) | null;
   /** The bundled model; one file or a folder's; or the address of one. Where it fails, the model before stays loaded. */
   load(model?: File | File[] | string, options?: {
-    dtype?: Weights; prediction?: "epsilon" | "v"; signal?: AbortSignal;
+    dtype?: Weights; prediction?: "epsilon" | "v" | "sample"; signal?: AbortSignal;
     onprogress?: (progress: { done: number; total: number; text: string }) => void;
   }): Promise<ModelInfo>;
   /** In place of one of that name; where that is one that a training made, under another name. */

@@ -10,6 +10,7 @@ use random_model::RandomModel;
 
 const USAGE: &str =
     "usage: make_model sd15|sd2-base|sd21|turbo|tiny-sd1|tiny-sd2[-inpainting] DIR|FILE.safetensors [SEED]
+       make_model sdxl|ssd-1b|vega|bk-tiny DIR [SEED]
   a folder gets diffusers' layout; a path that ends in .safetensors gets one file in the original layout";
 
 fn main() -> ExitCode {
@@ -24,6 +25,10 @@ fn main() -> ExitCode {
     };
     let path = Path::new(path);
     let single = path.extension().is_some_and(|e| e == "safetensors");
+    if single && ["sdxl", "ssd-1b", "vega", "bk-tiny"].contains(&name.as_str()) {
+        eprintln!("{name} is written as a folder only\n{USAGE}");
+        return ExitCode::from(2);
+    }
     let written = if single { model.write_file(path) } else { model.write_folder(path) };
     match written {
         Ok(()) => ExitCode::SUCCESS,

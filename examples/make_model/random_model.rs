@@ -1,6 +1,7 @@
 //! Stable Diffusion models with random weights, in both layouts, of full size or tiny.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 
 use portray::base::rng::{CounterRng, Stream};
@@ -19,15 +20,17 @@ pub struct RandomModel {
     seed: u64,
 }
 
-/// Parts that have weights.
-const PARTS: [PartId; 3] = [PartId::TEXT_ENCODER, PartId::UNET, PartId::VAE];
-
 /// One tensor: diffusers' name, shape, halves as bytes.
 type Weight = (String, Vec<usize>, Vec<u8>);
 
+const SD1: &str = include_str!("../../src/family/sd1.json");
+const SD2: &str = include_str!("../../src/family/sd2.json");
+/// Parts of a folder, in the order that seeds their values.
+const PARTS: [&str; 4] = ["text_encoder", "unet", "vae", "text_encoder_2"];
+
 impl RandomModel {
-    /// `sd15`, `sd2-base`, `sd21` (768 pixels, velocities), `turbo`, or one of their small siblings; with `-inpainting` behind
-    /// its name, an inpainting model.
+    /// `sd15`, `sd2-base`, `sd21` (768 pixels, velocities), `turbo`, or one of their small siblings; `sdxl`, `ssd-1b`, `vega` or
+    /// `bk-tiny`, as folders only; with `-inpainting` behind its name, an inpainting model.
     pub fn named(name: &str, seed: u64) -> Option<RandomModel> {
         if let Some(base) = name.strip_suffix("-inpainting") {
             let mut model = RandomModel::named(base, seed)?;
@@ -36,10 +39,8 @@ impl RandomModel {
             return Some(model);
         }
         let (flavour, template) = match name {
-            "sd15" | "tiny-sd1" => (TextFlavour::Clip, include_str!("../../src/family/sd1.json")),
-            "sd2-base" | "sd21" | "turbo" | "tiny-sd2" => {
-                (TextFlavour::OpenClip, include_str!("../../src/family/sd2.json"))
-            }
+            "sd15" | "tiny-sd1" | "sdxl" | "ssd-1b" | "vega" | "bk-tiny" => (TextFlavour::Clip, SD1),
+            "sd2-base" | "sd21" | "turbo" | "tiny-sd2" => (TextFlavour::OpenClip, SD2),
             _ => return None,
         };
         let mut configs: Value = serde_json::from_str(template).ok()?;
@@ -55,6 +56,13 @@ impl RandomModel {
                 configs["scheduler"]["timestep_spacing"] = json!("trailing");
             }
             "tiny-sd1" | "tiny-sd2" => shrink(&mut configs, flavour),
+            "sdxl" | "ssd-1b" | "vega" => enlarge(&mut configs, name),
+            "bk-tiny" => set(
+                &mut configs["unet"],
+                json!({"block_out_channels": [320, 640, 1280], "layers_per_block": 1, "mid_block_type": null,
+                    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+                    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"]}),
+            ),
             _ => {}
         }
         Some(RandomModel { flavour, configs, seed })
@@ -69,23 +77,47 @@ impl RandomModel {
         text("model_index.json", &self.configs["model_index"])?;
         text("scheduler/scheduler_config.json", &self.configs["scheduler"])?;
         let pad = if self.flavour == TextFlavour::Clip { "<|endoftext|>" } else { "!" };
-        for (name, source) in portray::io::bundled::tokenizer("CLIP", pad).iter() {
-            let bytes = source.bytes()?;
-            write_atomic(folder.join("tokenizer").join(name), |out| out.write_all(&bytes))?;
+        let second = self.configs.get("text_encoder_2").map(|_| ("tokenizer_2", "!"));
+        for (part, pad) in [("tokenizer", pad)].into_iter().chain(second) {
+            for (name, source) in portray::io::bundled::tokenizer("CLIP", pad).iter() {
+                let bytes = source.bytes()?;
+                write_atomic(folder.join(part).join(name), |out| out.write_all(&bytes))?;
+            }
         }
         for part in PARTS {
-            text(&format!("{part}/config.json"), &self.configs[part.name()])?;
-            let stem = if part == PartId::TEXT_ENCODER { "model" } else { "diffusion_pytorch_model" };
-            let weights = self.weights(part)?;
-            write(&folder.join(format!("{part}/{stem}.safetensors")), &weights)?;
+            let Some(config) = self.configs.get(part) else { continue };
+            text(&format!("{part}/config.json"), config)?;
+            let stem = if part.starts_with("text_encoder") { "model" } else { "diffusion_pytorch_model" };
+            self.stream(part, &folder.join(format!("{part}/{stem}.safetensors")))?;
         }
         Ok(())
+    }
+
+    /// Writes the tensors of `part` as they are drawn, so that no model takes memory.
+    fn stream(&self, part: &str, path: &Path) -> Result<()> {
+        let mut tensors: Vec<(usize, String, Vec<usize>)> = self.sources(part)?;
+        // As `write_safetensors` orders them.
+        tensors.sort_by(|(_, a, _), (_, b, _)| a.cmp(b));
+        let (mut header, mut offset) = (serde_json::Map::new(), 0);
+        header.insert("__metadata__".into(), json!({"format": "pt"}));
+        for (_, name, shape) in &tensors {
+            let end = offset + 2 * shape.iter().product::<usize>();
+            header.insert(name.clone(), json!({"dtype": "F16", "shape": shape, "data_offsets": [offset, end]}));
+            offset = end;
+        }
+        let mut header = Value::Object(header).to_string().into_bytes();
+        header.resize(header.len().next_multiple_of(8), b' ');
+        write_atomic(path, |out| {
+            out.write_all(&(header.len() as u64).to_le_bytes())?;
+            out.write_all(&header)?;
+            tensors.iter().try_for_each(|(i, name, shape)| self.draw(part, *i, name, shape, out))
+        })
     }
 
     /// Writes one file in the original layout, with the tensors that such files have besides.
     pub fn write_file(&self, path: &Path) -> Result<()> {
         let mut weights = Vec::new();
-        for part in PARTS {
+        for part in [PartId::TEXT_ENCODER, PartId::UNET, PartId::VAE] {
             weights.extend(self.original(part)?);
         }
         let half = |x: f32| half::f16::from_f32(x).to_le_bytes().to_vec();
@@ -155,41 +187,57 @@ impl RandomModel {
         }
     }
 
-    /// All tensors of `part`: uniform with the variance that keeps activations lively (1 / inputs), norms about 1.
+    /// All tensors of `part`.
     fn weights(&self, part: PartId) -> Result<Vec<Weight>> {
-        let scope = Scope::new(part.name(), Settings { mode: Mode::Training, ..Settings::default() });
-        let (path, config) = (format!("{part}/config.json"), self.configs[part.name()].to_string());
-        match part {
-            PartId::TEXT_ENCODER => drop(TextEncoder::new(&scope, TextEncoderConfig::parse(&path, &config)?)?),
-            PartId::UNET => drop(UNet::new(&scope, UnetConfig::parse(&path, &config)?)?),
-            _ => drop(Vae::new(&scope, VaeConfig::parse(&path, &config)?)?),
-        }
-        let sources = scope.params().into_iter().flat_map(|param| param.sources);
-        let number = PARTS.iter().position(|own| *own == part).unwrap_or(0) as u64;
-        let one = |(i, source): (usize, portray::nn::Source)| {
-            let name = source.key.split_once('.').map_or(source.key.clone(), |(_, name)| name.to_owned());
-            let inputs: usize = source.shape.iter().skip(1).product();
-            let (mean, spread) = match source.shape.len() {
-                1 if name.ends_with(".weight") => (1.0, 0.1),
-                1 => (0.0, 0.05),
-                _ if name.contains("embedding.weight") => (0.0, 0.5),
-                _ => (0.0, (3.0 / inputs as f32).sqrt()),
-            };
-            let rng = CounterRng::new(self.seed ^ (number << 32), Stream::Init);
-            let count = source.shape.iter().product::<usize>();
-            let mut bytes = Vec::with_capacity(count * 2 + 8);
-            for block in 0..count.div_ceil(4) {
-                // Sixteen bits are more than a half keeps: four values a draw.
-                let bits = rng.u64(i as u32, block as u64);
-                for k in 0..4 {
-                    let unit = ((bits >> (16 * k)) as u16 as f32 + 0.5) / 32768.0 - 1.0;
-                    bytes.extend(half::f16::from_f32(mean + spread * unit).to_le_bytes());
-                }
-            }
-            bytes.truncate(count * 2);
-            (name, source.shape, bytes)
+        let one = |(i, name, shape): (usize, String, Vec<usize>)| {
+            let mut bytes = Vec::new();
+            self.draw(part.name(), i, &name, &shape, &mut bytes).map_err(|e| Error::argument(e.to_string()))?;
+            Ok((name, shape, bytes))
         };
-        Ok(sources.enumerate().map(one).collect())
+        self.sources(part.name())?.into_iter().map(one).collect()
+    }
+
+    /// Number, name and shape of every tensor of `part`.
+    fn sources(&self, part: &str) -> Result<Vec<(usize, String, Vec<usize>)>> {
+        let scope = Scope::new(part, Settings { mode: Mode::Training, ..Settings::default() });
+        let (path, config) = (format!("{part}/config.json"), self.configs[part].to_string());
+        match part {
+            "unet" => drop(UNet::new(&scope, UnetConfig::parse(&path, &config)?)?),
+            "vae" => drop(Vae::new(&scope, VaeConfig::parse(&path, &config)?)?),
+            _ => drop(TextEncoder::new(&scope, TextEncoderConfig::parse(&path, &config)?)?),
+        }
+        let sources = scope.params().into_iter().flat_map(|param| param.sources).enumerate();
+        let name = |key: String| key.split_once('.').map_or(key.clone(), |(_, name)| name.to_owned());
+        Ok(sources.map(|(i, source)| (i, name(source.key), source.shape)).collect())
+    }
+
+    /// Writes the values of tensor `i` of `part` to `out`: uniform with the variance that keeps activations lively
+    /// (1 / inputs), norms about 1.
+    fn draw(&self, part: &str, i: usize, name: &str, shape: &[usize], out: &mut dyn Write) -> std::io::Result<()> {
+        let inputs: usize = shape.iter().skip(1).product();
+        let (mean, spread) = match shape.len() {
+            1 if name.ends_with(".weight") => (1.0, 0.1),
+            1 => (0.0, 0.05),
+            _ if name.contains("embedding.weight") => (0.0, 0.5),
+            _ => (0.0, (3.0 / inputs as f32).sqrt()),
+        };
+        let part = PARTS.iter().position(|&known| known == part).unwrap_or_default() as u64;
+        let rng = CounterRng::new(self.seed ^ (part << 32), Stream::Init);
+        let count = shape.iter().product::<usize>();
+        let mut bytes = Vec::with_capacity(1 << 16);
+        for block in 0..count.div_ceil(4) {
+            // Sixteen bits are more than a half keeps: four values a draw.
+            let bits = rng.u64(i as u32, block as u64);
+            for k in 0..4.min(count - 4 * block) {
+                let unit = ((bits >> (16 * k)) as u16 as f32 + 0.5) / 32768.0 - 1.0;
+                bytes.extend(half::f16::from_f32(mean + spread * unit).to_le_bytes());
+            }
+            if bytes.len() + 8 > bytes.capacity() {
+                out.write_all(&bytes)?;
+                bytes.clear();
+            }
+        }
+        out.write_all(&bytes)
     }
 }
 
@@ -199,13 +247,54 @@ fn write(path: &Path, weights: &[Weight]) -> Result<()> {
     write_safetensors(path, &tensors, &BTreeMap::from([("format".to_owned(), "pt".to_owned())]))
 }
 
+/// Sets the `fields` of `config`.
+fn set(config: &mut Value, fields: Value) {
+    if let (Some(config), Value::Object(fields)) = (config.as_object_mut(), fields) {
+        config.extend(fields);
+    }
+}
+
+/// SDXL, SSD-1B or Segmind-Vega by its `name`, as published: SD 1's first encoder, a second one, and another UNet.
+fn enlarge(configs: &mut Value, name: &str) {
+    let clip = json!(["transformers", "CLIPTokenizer"]);
+    set(
+        &mut configs["model_index"],
+        json!({"_class_name": "StableDiffusionXLPipeline", "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"], "tokenizer_2": clip,
+            "force_zeros_for_empty_prompt": true}),
+    );
+    if let Some(index) = configs["model_index"].as_object_mut() {
+        // Of the class of SD 1 alone.
+        index.retain(|field, _| !["safety_checker", "requires_safety_checker"].contains(&field.as_str()));
+    }
+    configs["text_encoder_2"] = configs["text_encoder"].clone();
+    set(
+        &mut configs["text_encoder_2"],
+        json!({"architectures": ["CLIPTextModelWithProjection"], "hidden_size": 1280, "intermediate_size": 5120,
+            "num_attention_heads": 20, "num_hidden_layers": 32, "hidden_act": "gelu", "projection_dim": 1280}),
+    );
+    let (mid, down, up) = match name {
+        "ssd-1b" => ("UNetMidBlock2D", json!([1, [2, 2], [4, 4]]), json!([[4, 4, 10], [2, 1, 1], 1])),
+        "vega" => ("UNetMidBlock2D", json!([1, [1, 1], [2, 2]]), json!([[2, 2, 2], [1, 1, 1], 1])),
+        _ => ("UNetMidBlock2DCrossAttn", json!([1, 2, 10]), Value::Null),
+    };
+    set(
+        &mut configs["unet"],
+        json!({"block_out_channels": [320, 640, 1280], "attention_head_dim": [5, 10, 20], "cross_attention_dim": 2048,
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"], "mid_block_type": mid,
+            "transformer_layers_per_block": down, "reverse_transformer_layers_per_block": up, "sample_size": 128,
+            "use_linear_projection": true, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816}),
+    );
+    set(&mut configs["vae"], json!({"scaling_factor": 0.13025, "sample_size": 1024, "force_upcast": true}));
+    configs["scheduler"] = json!({"_class_name": "EulerDiscreteScheduler", "beta_start": 0.00085, "beta_end": 0.012,
+        "beta_schedule": "scaled_linear", "num_train_timesteps": 1000, "prediction_type": "epsilon",
+        "timestep_spacing": "leading", "steps_offset": 1, "interpolation_type": "linear"});
+}
+
 /// The same architecture with few channels: heads of 64 and groups of 32 stay, as single files cannot say otherwise.
 fn shrink(configs: &mut Value, flavour: TextFlavour) {
-    let set = |config: &mut Value, fields: Value| {
-        if let (Some(config), Value::Object(fields)) = (config.as_object_mut(), fields) {
-            config.extend(fields);
-        }
-    };
     let heads = if flavour == TextFlavour::Clip { json!(8) } else { json!([1, 2]) };
     set(
         &mut configs["unet"],

@@ -442,7 +442,7 @@ mod tests {
     #[test]
     fn design_command_lines_parse() {
         for line in [
-            "generate a_cat --model m --lora a=0.5 --lora b --negative blurry --steps 7 --guidance 5 --sampler dpm++2m --karras \
+            "generate a_cat --model m --lora a=0.5 --lora b --negative blurry --steps 7 --guidance 5 --guidance-rescale 0.7 --sampler dpm++2m --karras \
              --spacing trailing --prediction v --seed 1 --rng philox --width 48 --height 40 --count 2 --init i.png --mask m.png --strength 0.5 \
              --dtype f16 --memory 12G --out o --force --latents-out l.safetensors --adapter 0 --json",
             "train --images d --prompt p --class-prompt c --class-count 12 --prior-weight 1 --method lora --rank 8 --alpha 4 \

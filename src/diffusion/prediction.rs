@@ -16,6 +16,8 @@ pub enum Prediction {
     /// The velocity `sqrt(abar) noise - sqrt(1 - abar) x0` (Salimans and Ho 2022).
     #[serde(alias = "v_prediction")]
     V,
+    /// The clean sample x0: models distilled to one step.
+    Sample,
 }
 
 impl FromStr for Prediction {
@@ -25,7 +27,8 @@ impl FromStr for Prediction {
         match name {
             "epsilon" => Ok(Prediction::Epsilon),
             "v" | "v_prediction" => Ok(Prediction::V),
-            _ => Err(Error::value("prediction", name, "not supported; use epsilon or v")),
+            "sample" => Ok(Prediction::Sample),
+            _ => Err(Error::value("prediction", name, "not supported; use epsilon, v or sample")),
         }
     }
 }

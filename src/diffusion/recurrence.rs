@@ -22,6 +22,8 @@ pub(super) struct Sampler {
     pub(super) final_sigmas: bool,
     /// The class reads `rescale_betas_zero_snr`.
     pub(super) zero_snr: bool,
+    /// The update holds for networks that predict the sample.
+    pub(super) sample_prediction: bool,
     /// A step goes a whole stride on, even where the next timestep lies elsewhere.
     pub(super) whole_strides: bool,
     /// Distilled: takes its steps from a schedule of `original_inference_steps`, few of them by default, and without
@@ -48,6 +50,7 @@ impl Sampler {
         karras: false,
         final_sigmas: false,
         zero_snr: true,
+        sample_prediction: true,
         whole_strides: false,
         distilled: false,
         defaults: &[],

@@ -56,6 +56,11 @@ pub(super) fn resolve(
         }
     }
     refuse_options(options, sampler)?;
+    let prediction = options.prediction.unwrap_or(config.prediction_type);
+    if prediction == Prediction::Sample && !sampler.sample_prediction {
+        let fault = format!(": {} cannot run a model that predicts the sample; use euler", sampler.name);
+        return Err(Error::usage("sampler", option("sampler") + fault));
+    }
     let file_spacing = config.timestep_spacing.filter(|_| from_file);
     let spacing = options.spacing.or(file_spacing).unwrap_or(sampler.spacing);
     if sampler.whole_strides && spacing == Spacing::Linspace {
@@ -73,7 +78,7 @@ pub(super) fn resolve(
         karras: sampler.karras && (options.karras || (from_file && config.use_karras_sigmas)),
         set_alpha_to_one: from_file && config.set_alpha_to_one.unwrap_or(sampler.set_alpha_to_one),
         end_at_sigma_min: from_file && sampler.final_sigmas && config.final_sigmas_type.as_deref() == Some("sigma_min"),
-        prediction: options.prediction.unwrap_or(config.prediction_type),
+        prediction,
         original_steps,
         timestep_scaling: if from_file { config.timestep_scaling } else { 10.0 },
         zero_snr: levels.rescale_betas_zero_snr,
@@ -132,11 +137,17 @@ fn refuse_settings(config: &ScheduleConfig, sampler: &Sampler) -> Result<(), Str
     Ok(())
 }
 
-/// Steps and guidance where the user gives none: 4 and 1.0 for lcm and for a model whose own scheduler is Euler with
-/// trailing spacing (SD Turbo), else 25 and 7.5. `kind` is the named sampler, if any.
-pub fn default_steps_and_guidance(config: &ScheduleConfig, kind: Option<SamplerKind>) -> (usize, f32) {
+/// Steps and guidance where the user gives none: 4 and 1.0 for lcm and for a distilled model, else 25 and `guidance`,
+/// which is the family's. `kind` is the named sampler, if any.
+///
+/// A distilled model (Turbo) is one that predicts noise and whose own scheduler is Euler or Euler ancestral with
+/// trailing spacing; models of zero terminal SNR are spaced so because they have to begin at their last timestep.
+pub fn default_steps_and_guidance(config: &ScheduleConfig, kind: Option<SamplerKind>, guidance: f32) -> (usize, f32) {
     let own = SamplerKind::from_class(&config.class_name);
-    let turbo = own == Some(SamplerKind::Euler) && config.timestep_spacing == Some(Spacing::Trailing);
+    let turbo = matches!(own, Some(SamplerKind::Euler | SamplerKind::EulerA))
+        && config.timestep_spacing == Some(Spacing::Trailing)
+        && config.prediction_type == Prediction::Epsilon
+        && !config.rescale_betas_zero_snr;
     let distilled = kind.or(own).is_some_and(|kind| kind.sampler().distilled);
-    if turbo || distilled { (4, 1.0) } else { (25, 7.5) }
+    if turbo || distilled { (4, 1.0) } else { (25, guidance) }
 }

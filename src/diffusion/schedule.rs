@@ -47,8 +47,8 @@ impl NoiseSchedule {
         (abar.sqrt() as f32, (1.0 - abar).sqrt() as f32)
     }
 
-    /// (a, b) of what the network must learn to give, `a noise + b x0`: the noise, or the velocity
-    /// `sqrt(abar) noise - sqrt(1 - abar) x0` (diffusers `get_velocity`).
+    /// (a, b) of what the network must learn to give, `a noise + b x0`: the noise, the velocity
+    /// `sqrt(abar) noise - sqrt(1 - abar) x0` (diffusers `get_velocity`), or x0.
     pub fn target_coefficients(&self, t: usize) -> (f32, f32) {
         match self.prediction {
             Prediction::Epsilon => (1.0, 0.0),
@@ -56,6 +56,7 @@ impl NoiseSchedule {
                 let (a, b) = self.noise_coefficients(t);
                 (a, -b)
             }
+            Prediction::Sample => (0.0, 1.0),
         }
     }
 
@@ -78,13 +79,14 @@ impl NoiseSchedule {
     }
 
     /// The min-SNR loss weight (Hang et al. 2023): `min(snr, gamma) / snr` for noise, `min(snr, gamma) / (snr + 1)` for
-    /// velocity. At zero SNR its limit, 1 for noise and 0 for velocity.
+    /// velocity, `min(snr, gamma)` for x0. At zero SNR its limit, 1 for noise and 0 for the others.
     pub fn min_snr_weight(&self, t: usize, gamma: f64) -> f64 {
         let snr = self.snr(t);
         match self.prediction {
             Prediction::Epsilon if snr == 0.0 => 1.0,
             Prediction::Epsilon => snr.min(gamma) / snr,
             Prediction::V => snr.min(gamma) / (snr + 1.0),
+            Prediction::Sample => snr.min(gamma),
         }
     }
 }
@@ -166,6 +168,9 @@ mod tests {
         assert_eq!(v.min_snr_weight(10, 5.0), 5.0 / (snr + 1.0));
         assert_eq!(eps.min_snr_weight(999, 5.0), 1.0);
         assert_eq!(v.min_snr_weight(999, 5.0), v.snr(999) / (v.snr(999) + 1.0));
+        let x0 = NoiseSchedule::new(&ScheduleConfig::stable_diffusion(Prediction::Sample));
+        assert_eq!((x0.min_snr_weight(10, 5.0), x0.min_snr_weight(999, 5.0)), (5.0, x0.snr(999)));
+        assert_eq!(x0.target_coefficients(500), (0.0, 1.0));
     }
 
     #[test]

@@ -126,12 +126,12 @@ impl ScheduleConfig {
     }
 
     /// Schedule of checkpoints without a scheduler file: the betas of every Stable Diffusion 1.x and 2.x model, with
-    /// PNDM for models that predict noise and DDIM for those that predict velocity, as their diffusers folders have it.
+    /// PNDM for models that predict noise and DDIM for all others, as their diffusers folders have it.
     pub fn stable_diffusion(prediction: Prediction) -> Self {
         ScheduleConfig {
             class_name: match prediction {
                 Prediction::Epsilon => "PNDMScheduler".into(),
-                Prediction::V => "DDIMScheduler".into(),
+                Prediction::V | Prediction::Sample => "DDIMScheduler".into(),
             },
             beta_start: 0.00085,
             beta_end: 0.012,
@@ -140,6 +140,20 @@ impl ScheduleConfig {
             set_alpha_to_one: Some(false),
             rest: [("skip_prk_steps".to_owned(), true.into())].into_iter().collect(),
             ..ScheduleConfig::default()
+        }
+    }
+
+    /// Schedule of Stable Diffusion XL checkpoints without a scheduler file: the same betas, with Euler over leading
+    /// timesteps as its diffusers folder has it; with `zero_terminal_snr` rescaled and over trailing ones, which begin at
+    /// the last.
+    pub fn stable_diffusion_xl(prediction: Prediction, zero_terminal_snr: bool) -> Self {
+        ScheduleConfig {
+            class_name: "EulerDiscreteScheduler".into(),
+            timestep_spacing: Some(if zero_terminal_snr { Spacing::Trailing } else { Spacing::Leading }),
+            rescale_betas_zero_snr: zero_terminal_snr,
+            set_alpha_to_one: None,
+            rest: serde_json::Map::new(),
+            ..Self::stable_diffusion(prediction)
         }
     }
 }
@@ -172,7 +186,7 @@ mod tests {
         for (text, expected) in [
             ("[1]", "not a JSON object"),
             ("{", "not JSON"),
-            (r#"{"prediction_type": "sample"}"#, "sample"),
+            (r#"{"prediction_type": "flow_prediction"}"#, "flow_prediction"),
             (r#"{"beta_schedule": "sigmoid"}"#, "sigmoid"),
             (r#"{"num_train_timesteps": 1}"#, "num_train_timesteps 1"),
             (r#"{"trained_betas": [0.1, 0.2]}"#, "2 betas"),

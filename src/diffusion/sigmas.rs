@@ -102,6 +102,7 @@ pub(super) fn derivative(r: &Resolved, sigma: f64, sample: &Form, output: &Form)
     let x0 = match r.prediction {
         Prediction::Epsilon => sample.clone() - output * sigma,
         Prediction::V => sample * (1.0 / (sigma * sigma + 1.0)) - output * (sigma / (sigma * sigma + 1.0).sqrt()),
+        Prediction::Sample => output.clone(),
     };
     (sample.clone() - x0) * (1.0 / sigma)
 }
@@ -112,5 +113,6 @@ pub(super) fn x0_of(r: &Resolved, sigma: f64, sample: &Form, output: &Form) -> F
     match r.prediction {
         Prediction::Epsilon => (sample.clone() - output * s) * (1.0 / a),
         Prediction::V => sample * a - output * s,
+        Prediction::Sample => output.clone(),
     }
 }

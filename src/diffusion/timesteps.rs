@@ -63,6 +63,7 @@ impl Resolved {
         match self.prediction {
             Prediction::Epsilon => ((sample.clone() - output * b) * (1.0 / a), output.clone()),
             Prediction::V => (sample * a - output * b, output * a + sample * b),
+            Prediction::Sample => (output.clone(), (sample.clone() - output * a) * (1.0 / b)),
         }
     }
 }

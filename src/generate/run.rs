@@ -220,7 +220,8 @@ impl Making<'_> {
             };
             let start = Start { latents: latents.as_deref(), masked: encoded.masked.as_ref() };
             let trajectory = &recipe.trajectory;
-            match sampling.run(trajectory, recipe.guidance, start, &mut rng, read, &mut on_step).await {
+            match sampling.run(trajectory, [recipe.guidance, recipe.rescale], start, &mut rng, read, &mut on_step).await
+            {
                 Ok(()) => {}
                 // What came before it is complete.
                 Err(Error::Interrupted { .. }) => break,
@@ -329,6 +330,9 @@ impl Making<'_> {
         }
         if sampling.rng != RngKind::default() {
             more.push(("RNG", "philox".into()));
+        }
+        if recipe.rescale > 0.0 {
+            more.push(("Guidance rescale", recipe.rescale.to_string()));
         }
         if job.model.dtype != WeightType::Auto {
             more.push(("Weights", format!("{:?}", job.model.dtype).to_lowercase()));

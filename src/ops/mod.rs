@@ -21,6 +21,7 @@ mod gemm;
 mod group_norm;
 mod group_norm_backward;
 mod group_norm_bands;
+mod guidance;
 mod layer_norm;
 mod mse;
 mod reduce;
@@ -93,6 +94,7 @@ registry! {
     group_norm,
     group_norm_backward,
     group_norm_bands,
+    guidance,
     layer_norm,
     mse,
     reduce,

@@ -10,7 +10,7 @@ use crate::gpu::{Gpu, Pool, Store, StoredBuffer};
 use crate::graph::{Graph, Plan, Session, Tensor};
 use crate::models::{Context, Sample, UNet};
 use crate::nn::Mode;
-use crate::ops::{sampler_step, scale_input};
+use crate::ops::{rescaled_guidance, sampler_step, scale_input};
 
 use super::Model;
 use super::inpaint::Masked;
@@ -34,6 +34,8 @@ pub(crate) struct Extent {
     pub width: usize,
     /// An unconditional pass runs beside.
     pub guided: bool,
+    /// The guided prediction gets the prompt's own spread.
+    pub rescaled: bool,
     /// State slots of the sampler.
     pub slots: usize,
 }
@@ -49,6 +51,7 @@ impl Extent {
             tokens: model.tokenizer.length(),
             width: model.context_width(),
             guided,
+            rescaled: false,
             slots,
         }
     }
@@ -118,11 +121,16 @@ impl SamplingPlan {
         let scale = g.input("input scale", [1], DType::F32);
         let noise = g.input("noise", shape, DType::F32);
         let matrix = g.input("matrix", [extent.slots, extent.slots + 2], DType::F32);
-        let guidance = g.input("guidance", [1], DType::F32);
+        let guidance = g.input("guidance", [if extent.rescaled { 2 } else { 1 }], DType::F32);
         let x = scale_input(&mut g, state[0], scale, n)?;
         let extra = (extent.extra > 0).then(|| g.input("mask and masked latents", [n, h, w, extent.extra], DType::F32));
         let out = unet.forward(&mut g, Sample { latents: x, extra }, timestep, seen)?;
-        sampler_step(&mut g, &state, out, noise, matrix, guidance, extent.guided)?;
+        // A rescaled prediction is one pass's already.
+        let (out, guided) = match extent.rescaled {
+            true => (rescaled_guidance(&mut g, out, guidance)?, false),
+            false => (out, extent.guided),
+        };
+        sampler_step(&mut g, &state, out, noise, matrix, guidance, guided)?;
         let hidden = hidden.unwrap_or(x);
         let inputs = Inputs { hidden, extra, timestep, scale, noise, matrix, guidance, state: state[0] };
         Ok(SamplingPlan { extent, step: planning.plan(&g)?, context, inputs })
@@ -224,12 +232,13 @@ impl Sampling {
         self.step.write(extra, &channels.repeat(self.extent.passes()))
     }
 
-    /// Runs `trajectory` from `start` and fresh noise. `watch` asks for the latent after every step.
+    /// Runs `trajectory` from `start` and fresh noise, with guidance of a scale and a rescale. `watch` asks for the latent
+    /// after every step.
     #[allow(clippy::too_many_arguments, reason = "a private call with one caller a kind of job")]
     pub(crate) async fn run(
         &self,
         trajectory: &Trajectory,
-        guidance: f64,
+        [guidance, rescale]: [f64; 2],
         start: Start<'_>,
         rng: &mut NoiseRng,
         watch: bool,
@@ -245,7 +254,8 @@ impl Sampling {
         }
         self.write_extra(start.masked, rng)?;
         let at = &self.inputs;
-        self.step.write(at.guidance, &[guidance as f32])?;
+        let guidance = [guidance as f32, rescale as f32];
+        self.step.write(at.guidance, if self.extent.rescaled { &guidance } else { &guidance[..1] })?;
         for (i, step) in trajectory.steps.iter().enumerate() {
             self.step.write(at.timestep, &vec![step.timestep as f32; self.extent.passes()])?;
             self.step.write(at.scale, &[step.input_scale])?;

@@ -25,6 +25,8 @@ pub(crate) struct ImageSpec {
     pub size: [usize; 2],
     /// An unconditional pass runs beside.
     pub guided: bool,
+    /// The guided prediction gets the prompt's own spread.
+    pub rescaled: bool,
     /// State slots of the sampler.
     pub slots: usize,
     /// A start image is encoded.
@@ -89,7 +91,7 @@ impl ImagePlans {
         let encode = spec.encodes.then(|| model.plan_vae_encode(planning, 1, size)).transpose()?;
         planning.breathe().await;
         let (unet, params) = model.unet_part(settings)?;
-        let extent = Extent::new(model, size, spec.guided, spec.slots);
+        let extent = Extent { rescaled: spec.rescaled, ..Extent::new(model, size, spec.guided, spec.slots) };
         let sampling = SamplingPlan::new(planning, &unet, Mode::Inference, extent)?;
         planning.breathe().await;
         let decode = model.plan_vae_decode(planning, 1, size, true)?;

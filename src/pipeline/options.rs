@@ -58,6 +58,9 @@ pub struct SamplingOptions {
     /// Classifier-free guidance scale; at 1 or below, --negative has no effect [default: 7.5; 1 for lcm and Turbo models]
     #[cfg_attr(feature = "cli", arg(long, value_name = "G", allow_negative_numbers = true))]
     pub guidance: Option<f64>,
+    /// Share of the guided prediction that gets the prompt's own spread, 0 to 1; 0.7 for zero-terminal-SNR models [default: 0]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "PHI", allow_negative_numbers = true))]
+    pub guidance_rescale: Option<f64>,
     /// Sampler; `None` takes the one that the model's scheduler config names.
     #[cfg_attr(feature = "cli", arg(long, help = sampler_help()))]
     pub sampler: Option<SamplerKind>,

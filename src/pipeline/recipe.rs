@@ -1,7 +1,7 @@
 //! How a job samples, all defaults resolved.
 
 use crate::diffusion::{Prediction, SamplerOptions, Trajectory, default_steps_and_guidance};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 use super::{Model, SamplingOptions};
 
@@ -13,6 +13,8 @@ pub(crate) struct Recipe {
     pub steps: usize,
     /// Guidance.
     pub guidance: f64,
+    /// Share of the guided prediction that gets the prompt's own spread; 0 without guidance.
+    pub rescale: f64,
 }
 
 impl Recipe {
@@ -23,7 +25,7 @@ impl Recipe {
         prediction: Option<Prediction>,
         strength: Option<f64>,
     ) -> Result<Recipe> {
-        let (steps, guidance) = default_steps_and_guidance(&model.schedule, options.sampler);
+        let (steps, guidance) = default_steps_and_guidance(&model.schedule, options.sampler, 7.5);
         let steps = options.steps.unwrap_or(steps);
         let guidance = options.guidance.unwrap_or(f64::from(guidance));
         let sampler = SamplerOptions {
@@ -37,7 +39,11 @@ impl Recipe {
             Some(strength) => Trajectory::image_to_image(&model.schedule, &sampler, steps, strength)?,
             None => Trajectory::new(&model.schedule, &sampler, steps)?,
         };
-        Ok(Recipe { trajectory, steps, guidance })
+        let rescale = options.guidance_rescale.unwrap_or(0.0);
+        if !(0.0..=1.0).contains(&rescale) {
+            return Err(Error::value("guidance_rescale", format!("{rescale:?}"), "must lie between 0 and 1"));
+        }
+        Ok(Recipe { trajectory, steps, guidance, rescale: if guidance > 1.0 { rescale } else { 0.0 } })
     }
 
     /// Whether an unconditional pass runs.

@@ -84,6 +84,7 @@ impl ModelReport {
         let prediction = match text(scheduler, "prediction_type").as_deref() {
             _ if !checkpoint.prediction_known() => None,
             Some("v_prediction") => Some(Prediction::V),
+            Some("sample") => Some(Prediction::Sample),
             Some("epsilon") | None => Some(Prediction::Epsilon),
             Some(_) => None,
         };

@@ -168,7 +168,10 @@ impl Preview {
                 events.go_on()
             };
             let start = Start { latents: None, masked: masked.as_ref() };
-            match sampling.run(&recipe.trajectory, recipe.guidance, start, &mut rng, false, &mut on_step).await {
+            match sampling
+                .run(&recipe.trajectory, [recipe.guidance, recipe.rescale], start, &mut rng, false, &mut on_step)
+                .await
+            {
                 Err(Error::Interrupted { .. }) => return Ok(()),
                 other => other?,
             }

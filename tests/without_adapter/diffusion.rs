@@ -7,7 +7,9 @@
 use std::path::PathBuf;
 
 use portray::base::rng::TorchRng;
-use portray::diffusion::{NoiseSchedule, SamplerOptions, ScheduleConfig, Step, Trajectory, default_steps_and_guidance};
+use portray::diffusion::{
+    NoiseSchedule, Prediction, SamplerOptions, ScheduleConfig, Step, Trajectory, default_steps_and_guidance,
+};
 use portray::{SamplerKind, Spacing};
 use serde_json::Value;
 
@@ -254,6 +256,8 @@ fn wrong_use_is_refused_with_a_remedy() {
     );
     let unknown = "dpm++3m".parse::<SamplerKind>().unwrap_err().to_string();
     assert!(unknown.ends_with(&format!("use one of {}", SamplerKind::names())), "{unknown}");
+    let of_samples = SamplerOptions { prediction: Some(Prediction::Sample), ..named("pndm") };
+    assert!(refused(&of_samples, 5).contains("pndm cannot run a model that predicts the sample; use euler"));
     for strength in [-0.1, 1.1, f64::NAN, 0.1] {
         assert_eq!(Trajectory::image_to_image(&config, &named("ddim"), 7, strength).unwrap_err().exit_code(), 2);
     }
@@ -330,9 +334,19 @@ fn lists_of_samplers_are_whole() {
 #[test]
 fn defaults_follow_the_model() {
     let config = model_config("sd15");
-    assert_eq!(default_steps_and_guidance(&config, None), (25, 7.5));
-    assert_eq!(default_steps_and_guidance(&config, Some(SamplerKind::Lcm)), (4, 1.0));
-    let turbo = r#"{"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}"#;
-    let turbo = ScheduleConfig::from_json(turbo, "scheduler_config.json").unwrap();
-    assert_eq!(default_steps_and_guidance(&turbo, None), (4, 1.0));
+    assert_eq!(default_steps_and_guidance(&config, None, 7.5), (25, 7.5));
+    assert_eq!(default_steps_and_guidance(&config, Some(SamplerKind::Lcm), 7.5), (4, 1.0));
+    for (class, fields, expected) in [
+        ("EulerDiscreteScheduler", "", (25, 5.0)),
+        ("EulerDiscreteScheduler", r#", "timestep_spacing": "leading""#, (25, 5.0)),
+        ("EulerDiscreteScheduler", r#", "timestep_spacing": "trailing""#, (4, 1.0)),
+        ("EulerAncestralDiscreteScheduler", r#", "timestep_spacing": "trailing""#, (4, 1.0)),
+        ("DDIMScheduler", r#", "timestep_spacing": "trailing""#, (25, 5.0)),
+        ("EulerDiscreteScheduler", r#", "timestep_spacing": "trailing", "prediction_type": "v_prediction""#, (25, 5.0)),
+        ("EulerDiscreteScheduler", r#", "timestep_spacing": "trailing", "rescale_betas_zero_snr": true"#, (25, 5.0)),
+    ] {
+        let text = format!(r#"{{"_class_name": "{class}"{fields}}}"#);
+        let config = ScheduleConfig::from_json(&text, "scheduler_config.json").unwrap();
+        assert_eq!(default_steps_and_guidance(&config, None, 5.0), expected, "{text}");
+    }
 }

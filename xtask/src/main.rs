@@ -21,6 +21,7 @@ use wasm::Toolchain;
 const USAGE: &str = "usage: cargo xtask demo [options of `portray demo`] | cargo xtask test
        | cargo xtask web [--serve [PORT] [--base /PATH/]]
        | cargo xtask make-model sd15|sd2-base|sd21|turbo DIR|FILE.safetensors [SEED]
+       | cargo xtask make-model sdxl|ssd-1b|vega|bk-tiny DIR [SEED]
        | cargo xtask compare REVISION|BINARY
        | cargo xtask cold [--base REVISION|BINARY] [--icd FILE] [--model DIR|FILE.safetensors] [--first-step]";
 

@@ -10,6 +10,7 @@ pub(super) const SAMPLER: Sampler = Sampler {
     name: "pndm",
     class: "PNDMScheduler",
     zero_snr: false,
+    sample_prediction: false,
     whole_strides: true,
     defaults: &[("skip_prk_steps", Setting::Bool(false))],
     only: &[&[("skip_prk_steps", Setting::Bool(true))]],
@@ -53,8 +54,9 @@ fn step(r: &Resolved, i: usize, t: i64, stride: i64) -> Vec<Form> {
 fn transfer(r: &Resolved, t: i64, previous: i64, sample: &Form, output: Form) -> Form {
     let (bar, to) = (r.bar(t), r.bar(previous));
     let noise = match r.prediction {
-        Prediction::Epsilon => output,
         Prediction::V => output * bar.sqrt() + sample * (1.0 - bar).sqrt(),
+        // No run predicts the sample.
+        Prediction::Epsilon | Prediction::Sample => output,
     };
     let denominator = bar * (1.0 - to).sqrt() + (bar * (1.0 - bar) * to).sqrt();
     sample * (to / bar).sqrt() - noise * ((to - bar) / denominator)
