@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::settings::{Mode, Settings};
-use crate::base::{DType, Shape, block8};
+use crate::base::{DType, Shape};
 use crate::error::Result;
 use crate::graph::{Graph, Tensor};
 
@@ -130,12 +130,10 @@ impl Scope {
         self.param("weight", shape, pack, Role::Weight, self.storage(pack.shape(shape).last()))
     }
 
-    /// Storage of a large tensor of rows of `columns`: half precision where eight-bit blocks do not fill them.
+    /// Storage of this layer's tensor of rows of `columns`: half precision where blocks do not fill them, eight bits
+    /// where four lose too much.
     pub fn storage(&self, columns: usize) -> DType {
-        match self.settings().dtype {
-            DType::Q8 if !columns.is_multiple_of(block8::VALUES) => DType::F16,
-            dtype => dtype,
-        }
+        self.settings().storage(columns, [self.path()].into_iter())
     }
 
     /// Registers a bias or a norm's factors, in f32.
@@ -158,7 +156,10 @@ impl Scope {
         let source =
             |(scope, rows): &(Scope, usize)| Source { key: format!("{}.{name}", scope.path), shape: shape(*rows) };
         let (dtype, role) = match columns {
-            Some(columns) => (self.storage(columns), Role::Weight),
+            Some(columns) => {
+                let paths = layers.iter().map(|(scope, _)| scope.path());
+                (self.settings().storage(columns, paths), Role::Weight)
+            }
             None => (DType::F32, Role::Other),
         };
         self.register(Param {

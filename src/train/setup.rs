@@ -81,8 +81,9 @@ impl TrainOptions {
                 }
                 ways.push(option("method") + " lora");
             }
-            Method::Lora if self.model.dtype != WeightType::Q8 => ways.push(option("dtype") + " q8"),
-            Method::Lora => {}
+            Method::Lora => {
+                ways.extend(self.model.dtype.smaller().map(|dtype| option("dtype") + format!(" {dtype}").as_str()));
+            }
         }
         if self.checkpointing == Checkpointing::Off {
             ways.push(option("checkpointing") + " on");
