@@ -4,7 +4,7 @@ use crate::error::{Error, Message, Result, message, option};
 use crate::nn::LoraSpec;
 use crate::pipeline::check::LONGEST_SIDE;
 use crate::pipeline::reads::Reads;
-use crate::pipeline::{Model, WeightType};
+use crate::pipeline::Model;
 use crate::train::Setup;
 
 use super::class_images::CLASS_PICTURES;
@@ -118,7 +118,7 @@ impl TrainOptions {
             text: self.text_encoder.then(|| model.text.clone()),
             text_lora: lora.clone().filter(|_| self.text_encoder),
             lora,
-            dtype: model.dtype(caps),
+            storage: model.settings(caps, &Default::default()),
             samples,
             latent,
             more_sizes: Vec::new(),
@@ -137,6 +137,7 @@ impl TrainOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::WeightType;
 
     #[test]
     fn what_decides_the_result_is_named_as_the_options_are() {
