@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::base::{DType, block4, block8};
+use crate::base::{DType, block8};
 
 /// Purpose of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,11 +38,9 @@ impl Settings {
     /// Storage of rows of `columns` that the layers at `paths` share: half precision where blocks do not fill them.
     pub(super) fn storage<'p>(&self, columns: usize, mut paths: impl Iterator<Item = &'p str>) -> DType {
         match self.dtype {
-            DType::Q4 if columns.is_multiple_of(block4::VALUES) && !paths.any(|p| self.eight_bits.contains(p)) => {
-                DType::Q4
-            }
-            DType::Q4 | DType::Q8 if columns.is_multiple_of(block8::VALUES) => DType::Q8,
-            DType::Q4 | DType::Q8 => DType::F16,
+            // Rows that only blocks of four bits would fill are those of small layers, which q8 keeps in half precision.
+            DType::Q4 | DType::Q8 if !columns.is_multiple_of(block8::VALUES) => DType::F16,
+            DType::Q4 if paths.any(|path| self.eight_bits.contains(path)) => DType::Q8,
             dtype => dtype,
         }
     }

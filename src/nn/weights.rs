@@ -83,13 +83,13 @@ pub async fn load(store: &mut Store, label: &str, params: &[Param], fetch: Fetch
 }
 
 /// Returns what the tensor of `param` loses in four-bit blocks, relative to its RMS (0.08: eight in a hundred), in rows
-/// spread over it if it is large. `None` where blocks do not fill its rows.
+/// spread over it if it is large.
 ///
 /// # Errors
-/// Those of `fetch`.
-pub fn four_bit_loss(param: &Param, fetch: FetchRows<'_>) -> Result<Option<f64>> {
+/// If blocks do not fill its rows; those of `fetch`.
+pub fn four_bit_loss(param: &Param, fetch: FetchRows<'_>) -> Result<f64> {
     if !param.shape.last().is_multiple_of(block4::VALUES) {
-        return Ok(None);
+        return Err(Error::op("measure", format!("{}: {} is not whole blocks", param.key, param.shape)));
     }
     let mut plain = param.clone();
     plain.dtype = DType::F32;
@@ -106,7 +106,7 @@ pub fn four_bit_loss(param: &Param, fetch: FetchRows<'_>) -> Result<Option<f64>>
             pack_rows(&plain, from, &values, &mut bytes)?;
         }
     }
-    Ok(Some(block4::loss(&bytemuck::pod_collect_to_vec::<u8, f32>(&bytes))))
+    Ok(block4::loss(&bytemuck::pod_collect_to_vec::<u8, f32>(&bytes)))
 }
 
 /// Compares shapes, ignoring a trailing window of one pixel.

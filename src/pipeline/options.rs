@@ -22,8 +22,8 @@ pub enum WeightType {
     F16,
     /// 8-bit integers in blocks of 64, each with a scale, for frozen weights; f16 for weights that do not fit this.
     Q8,
-    /// 4-bit codes in blocks of 32, each with a scale and a minimum, for frozen weights; layers that lose more than 0.08
-    /// of their RMS, and what does not fit this, as with q8.
+    /// 4-bit codes in blocks of 32, each with a scale and a minimum, for frozen weights; layers on which most depends, or
+    /// that lose more than 0.08 of their RMS, as with q8.
     Q4,
 }
 
