@@ -202,6 +202,12 @@ mod tests {
         assert_eq!(conv.key, "unet.down_blocks.0.weight");
         assert_eq!(*conv.shape, [8, 3, 2, 4]);
         assert_eq!(conv.dtype, DType::F16);
+        let eight_bits = std::sync::Arc::new([String::from("unet.kept")].into());
+        let root4 = Scope::new("unet", Settings { dtype: DType::Q4, eight_bits, ..Settings::default() });
+        let of = |name: &str, columns: usize| root4.pp(name).weight(&[2, columns], Pack::AsIs).dtype;
+        assert_eq!([of("other", 64), of("kept", 64), of("other", 96)], [DType::Q4, DType::Q8, DType::F16]);
+        let both = [(root4.pp("other"), 2), (root4.pp("kept"), 2)];
+        assert_eq!(root4.stacked("both", "weight", &both, Some(64)).dtype, DType::Q8);
         let bias = root.vector("bias", 5);
         assert_eq!(bias.dtype, DType::F32);
         let pixel = root.pp("proj_in").weight(&[6, 4, 1, 1], Pack::Pixel);

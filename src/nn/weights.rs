@@ -235,6 +235,49 @@ mod tests {
     }
 
     #[test]
+    fn blocks_hold_rows_as_convolutions_read_them() {
+        let root = Scope::new("unet", Settings { dtype: DType::Q4, ..Settings::default() });
+        let conv = root.pp("conv").weight(&[2, 64, 3, 1], Pack::Conv);
+        let stacked = root.stacked("kv", "weight", &[(root.pp("k"), 2), (root.pp("v"), 3)], Some(128));
+        for param in [conv, stacked] {
+            assert_eq!(param.dtype, DType::Q4);
+            // Along the stored rows values rise, so that a block's are near to each other.
+            let given: Vec<HostTensor> = param.sources.iter().map(|s| tensor(&s.shape)).collect();
+            let bytes = pack(&param, &given).unwrap();
+            assert_eq!(bytes.len(), param.elements() / 32 * 20);
+            let back = unpack(&param, &bytes).unwrap();
+            for ((key, tensor), (given, from)) in back.iter().zip(given.iter().zip(&param.sources)) {
+                assert_eq!((key, &tensor.shape), (&from.key, &from.shape));
+                // A block spans 31 columns or pixels of three values each: half a step, and the minimum's rounding.
+                let most = given.values.len() as f32 * 0.003 + 31.0 * 3.0 / 15.0;
+                let worst = tensor.values.iter().zip(&*given.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(worst > 0.0 && worst < most, "{key}: off by {worst}, at most {most}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_four_bits_lose_is_measured_in_all_rows_or_in_rows_from_both_ends() {
+        let root = Scope::new("unet", Settings::default());
+        for (rows, seen) in [(5, 5), (9000, 2048)] {
+            let param = root.pp(rows).weight(&[rows, 64], Pack::AsIs);
+            let met = std::cell::RefCell::new(Vec::new());
+            let fetch = |_: &str, _: &[usize], some: Range<usize>| {
+                met.borrow_mut().push(some.clone());
+                // One value far from the others takes all codes: they all become zero.
+                let row = (0..64).map(|i| if i == 0 { 1000.0 } else { (i % 2) as f32 });
+                Ok(some.flat_map(|_| row.clone()).collect())
+            };
+            let loss = four_bit_loss(&param, &fetch).unwrap();
+            assert!((0.001..0.01).contains(&loss), "{loss}");
+            let met = met.take();
+            assert_eq!(met.iter().map(ExactSizeIterator::len).sum::<usize>(), seen);
+            assert_eq!((met[0].start, met[met.len() - 1].end), (0, rows));
+        }
+        assert!(four_bit_loss(&root.pp("odd").weight(&[4, 40], Pack::AsIs), &|_, _, _| Ok(Vec::new())).is_err());
+    }
+
+    #[test]
     fn a_convolution_is_stored_channels_last() {
         let conv = Scope::new("unet", Settings::default()).weight(&[1, 2, 1, 2], Pack::Conv);
         let bytes = pack(&conv, &[tensor(&[1, 2, 1, 2])]).unwrap();
