@@ -198,26 +198,12 @@ mod tests {
     }
 
     #[test]
-    #[ignore]
-    fn speed() {
-        let v = normal(1 << 20);
-        let t = std::time::Instant::now();
-        let mut o = Vec::new();
-        quantize(&v, &mut o);
-        println!("q4 {:?} per value", t.elapsed() / (v.len() as u32));
-        let t = std::time::Instant::now();
-        let mut o = Vec::new();
-        super::super::block8::quantize(&v, &mut o);
-        println!("q8 {:?} per value", t.elapsed() / (v.len() as u32));
-    }
-
-    #[test]
     fn values_all_equal_stay_so_and_ends_of_the_range_stay_finite() {
         for value in [0.0, -0.75, 2.0f32] {
             assert_eq!(coded(&[value; VALUES]), [value; VALUES]);
         }
         let mut ends = [0.0; VALUES];
-        (ends[0], ends[VALUES - 1]) = (3e38, -3e38);
+        (ends[0], ends[VALUES - 1]) = (1.5e38, -1.5e38);
         assert!(coded(&ends).iter().all(|x| x.is_finite()));
     }
 }

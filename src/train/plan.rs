@@ -210,11 +210,7 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
 
     let (prompt, hidden) = match &setup.text {
         Some(config) => {
-            let settings = Settings {
-                mode: Mode::Training,
-                lora: setup.text_lora.clone(),
-                ..setup.storage.clone()
-            };
+            let settings = Settings { mode: Mode::Training, lora: setup.text_lora.clone(), ..setup.storage.clone() };
             let scope = Scope::new("text_encoder", settings);
             let encoder = TextEncoder::new(&scope, config.clone())?;
             let ids = g.input("ids", [prompts, setup.tokens], DType::U32);

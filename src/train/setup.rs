@@ -2,9 +2,9 @@
 
 use crate::error::{Error, Message, Result, message, option};
 use crate::nn::LoraSpec;
+use crate::pipeline::Model;
 use crate::pipeline::check::LONGEST_SIDE;
 use crate::pipeline::reads::Reads;
-use crate::pipeline::Model;
 use crate::train::Setup;
 
 use super::class_images::CLASS_PICTURES;
