@@ -94,7 +94,7 @@ export class Realm {
     this.#release();
     const { peakBytes } = report(this.engine.plan(kind, JSON.stringify(job)));
     if (await this.engine.canAllocate(peakBytes)) return;
-    throw failure("limit", `${what} takes ${(peakBytes / 1e9).toFixed(2)} GB of graphics memory, which this adapter cannot give now. Hold the weights as f16 or q8, choose a smaller size, or close other programs.`);
+    throw failure("limit", `${what} takes ${(peakBytes / 1e9).toFixed(2)} GB of graphics memory, which this adapter cannot give now. Hold the weights as q8 or q4, choose a smaller size, or close other programs.`);
   }
 
   loaded() {

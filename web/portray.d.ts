@@ -1,6 +1,6 @@
 // Types of portray.js.
 
-export type Weights = "auto" | "f32" | "f16" | "q8";
+export type Weights = "auto" | "f32" | "f16" | "q8" | "q4";
 
 export interface Info { adapter: string; software: boolean; maxBindingBytes: number; maxBufferBytes: number }
 

@@ -1,6 +1,7 @@
 //! Data types, shapes, host arrays, random streams and JSON as Python writes it. No GPU in here.
 
 mod array;
+pub mod block4;
 pub mod block8;
 mod dtype;
 pub mod json;

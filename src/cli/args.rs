@@ -267,6 +267,9 @@ pub struct DemoArgs {
     /// Sampler steps of every image
     #[arg(long, value_name = "N", default_value = "10", allow_negative_numbers = true, value_parser = sampler_steps())]
     pub sampling_steps: usize,
+    /// Storage type of the frozen weights while a LoRA is trained; images are made with those of auto
+    #[arg(long, value_enum, default_value_t)]
+    pub training_dtype: portray::WeightType,
     /// Seed of all randomness
     #[arg(long, default_value_t = 0)]
     pub seed: u64,

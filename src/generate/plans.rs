@@ -27,7 +27,10 @@ pub(super) fn image_spec(job: &GenerateOptions, model: &Model, recipe: &Recipe, 
 /// Refuses what takes more memory than the job may.
 pub(super) fn check_memory(plans: &ImagePlans, job: &GenerateOptions, model: &Model) -> Result<()> {
     let fewer = Message::from("try smaller or fewer pictures");
-    let smaller = if model.eight_bits() { fewer } else { message![fewer, " or ", option("dtype"), " q8"] };
+    let smaller = match model.weight_type().smaller() {
+        Some(dtype) => message![fewer, " or ", option("dtype"), format!(" {dtype}")],
+        None => fewer,
+    };
     within(job.model.memory, plans.memory(job.images()).1, smaller)
 }
 

@@ -230,7 +230,7 @@ impl Kernel {
         let element = match (first.dtype, vec4) {
             (DType::F32, false) => "f32",
             (DType::F32, true) => "vec4<f32>",
-            (DType::F16, false) | (DType::U32, false) | (DType::Q8, _) => "u32",
+            (DType::F16, false) | (DType::U32, false) | (DType::Q8 | DType::Q4, _) => "u32",
             (DType::F16, true) => "vec2<u32>",
             (DType::U32, true) => "vec4<u32>",
         };
@@ -273,6 +273,7 @@ fn accessors(h: &mut String, b: &BindingSpec, var: &str, vec4: bool, trapped: bo
             ),
             format!("bitcast<f32>({o}(i >> 4u) * 17u{c}) * unpack4x8snorm({o}(i >> 4u) * 17u + 1u + (i & 15u){c})"),
         ),
+        (DType::Q4, _) => return four_bits(h, n, &o, c),
         (DType::F16, true) => (
             format!("unpack2x16float({o}i >> 2u{c}[(i >> 1u) & 1u])[i & 1u]"),
             format!("vec4<f32>(unpack2x16float({o}i{c}.x), unpack2x16float({o}i{c}.y))"),
@@ -306,6 +307,29 @@ fn accessors(h: &mut String, b: &BindingSpec, var: &str, vec4: bool, trapped: bo
             let _ = writeln!(h, "fn {n}_put(i: u32, v: {scalar}) {{ {o}i{c} = v; }}");
         }
     }
+}
+
+/// Writes the functions that read binding `n`, five words a block: scale and minimum, then eight codes a word, of which
+/// the last four lie in the high halves of the bytes. `o` and `c` stand around an index.
+fn four_bits(h: &mut String, n: &str, o: &str, c: &str) {
+    let value = "bitcast<f32>(line << 16u) * codes + bitcast<f32>(line & 0xffff0000u)";
+    let _ = writeln!(
+        h,
+        "fn {n}_at(i: u32) -> f32 {{
+    let block = (i >> 5u) * 5u;
+    let line = {o}block{c};
+    let eight = {o}block + 1u + ((i >> 3u) & 3u){c};
+    let codes = f32((eight >> (((i & 3u) << 3u) | (i & 4u))) & 15u);
+    return {value};
+}}
+fn {n}_at4(i: u32) -> vec4<f32> {{
+    let block = (i >> 3u) * 5u;
+    let line = {o}block{c};
+    let four = ({o}block + 1u + ((i >> 1u) & 3u){c} >> ((i & 1u) << 2u)) & 0x0f0f0f0fu;
+    let codes = vec4<f32>((vec4<u32>(four) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(255u));
+    return {value};
+}}"
+    );
 }
 
 #[cfg(test)]

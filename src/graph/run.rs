@@ -11,7 +11,7 @@ use web_time::Instant;
 
 use super::plan::{GUARD_BYTES, Home};
 use super::{Binding, Plan, Slot, Source, Tensor};
-use crate::base::{DType, block8};
+use crate::base::{DType, block4, block8};
 use crate::error::{Error, Result};
 use crate::gpu::{Allowance, Buffer, Flight, Gpu, Pipeline, Pool, Store, StoredBuffer};
 
@@ -330,6 +330,7 @@ fn decode(bytes: &[u8], dtype: DType, elements: usize) -> Vec<f32> {
     match dtype {
         DType::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(&bytes[..elements * 4]),
         DType::Q8 => block8::dequantize(bytes).into_iter().take(elements).collect(),
+        DType::Q4 => block4::dequantize(bytes).into_iter().take(elements).collect(),
         DType::U32 => {
             bytemuck::pod_collect_to_vec::<u8, u32>(&bytes[..elements * 4]).iter().map(|&x| x as f32).collect()
         }

@@ -90,7 +90,7 @@ impl TextEncoder {
         let model = scope.pp("text_model");
         let (tables, layers) = (model.pp("embeddings"), model.pp("encoder").pp("layers"));
         let TextEncoderConfig { vocab_size, max_position_embeddings, hidden_size, layer_norm_eps, .. } = config;
-        let dtype = scope.storage(hidden_size);
+        let dtype = tables.pp("token_embedding").storage(hidden_size);
         Ok(TextEncoder {
             token_embedding: Embedding::new(&tables.pp("token_embedding"), vocab_size, hidden_size, dtype),
             position_embedding: Embedding::new(

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::settings::{Mode, Settings};
-use crate::base::{DType, Shape, block8};
+use crate::base::{DType, Shape};
 use crate::error::Result;
 use crate::graph::{Graph, Tensor};
 
@@ -130,12 +130,10 @@ impl Scope {
         self.param("weight", shape, pack, Role::Weight, self.storage(pack.shape(shape).last()))
     }
 
-    /// Storage of a large tensor of rows of `columns`: half precision where eight-bit blocks do not fill them.
+    /// Storage of this layer's tensor of rows of `columns`: half precision where blocks do not fill them, eight bits
+    /// where four lose too much.
     pub fn storage(&self, columns: usize) -> DType {
-        match self.settings().dtype {
-            DType::Q8 if !columns.is_multiple_of(block8::VALUES) => DType::F16,
-            dtype => dtype,
-        }
+        self.settings().storage(columns, [self.path()].into_iter())
     }
 
     /// Registers a bias or a norm's factors, in f32.
@@ -158,7 +156,10 @@ impl Scope {
         let source =
             |(scope, rows): &(Scope, usize)| Source { key: format!("{}.{name}", scope.path), shape: shape(*rows) };
         let (dtype, role) = match columns {
-            Some(columns) => (self.storage(columns), Role::Weight),
+            Some(columns) => {
+                let paths = layers.iter().map(|(scope, _)| scope.path());
+                (self.settings().storage(columns, paths), Role::Weight)
+            }
             None => (DType::F32, Role::Other),
         };
         self.register(Param {
@@ -207,6 +208,12 @@ mod tests {
         assert_eq!(conv.key, "unet.down_blocks.0.weight");
         assert_eq!(*conv.shape, [8, 3, 2, 4]);
         assert_eq!(conv.dtype, DType::F16);
+        let eight_bits = std::sync::Arc::new([String::from("unet.kept")].into());
+        let root4 = Scope::new("unet", Settings { dtype: DType::Q4, eight_bits, ..Settings::default() });
+        let of = |name: &str, columns: usize| root4.pp(name).weight(&[2, columns], Pack::AsIs).dtype;
+        assert_eq!([of("other", 64), of("kept", 64), of("other", 96)], [DType::Q4, DType::Q8, DType::F16]);
+        let both = [(root4.pp("other"), 2), (root4.pp("kept"), 2)];
+        assert_eq!(root4.stacked("both", "weight", &both, Some(64)).dtype, DType::Q8);
         let bias = root.vector("bias", 5);
         assert_eq!(bias.dtype, DType::F32);
         let pixel = root.pp("proj_in").weight(&[6, 4, 1, 1], Pack::Pixel);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::base::DType;
+use crate::base::{DType, block8};
 
 /// Purpose of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub enum Mode {
 pub struct Settings {
     /// Storage of matrices, kernels and the token table; biases, norms and position tables stay f32.
     pub dtype: DType,
+    /// Layers, by path from the part on, that stay in eight bits where `dtype` is four: those that lose most.
+    pub eight_bits: Arc<BTreeSet<String>>,
     /// Purpose of the model.
     pub mode: Mode,
     /// Low-rank adapters that are trained beside the weights.
@@ -33,6 +35,16 @@ pub struct Settings {
 pub type Ranks = BTreeMap<String, usize>;
 
 impl Settings {
+    /// Storage of rows of `columns` that the layers at `paths` share: half precision where blocks do not fill them.
+    pub(super) fn storage<'p>(&self, columns: usize, mut paths: impl Iterator<Item = &'p str>) -> DType {
+        match self.dtype {
+            // Rows that only blocks of four bits would fill are those of small layers, which q8 keeps in half precision.
+            DType::Q4 | DType::Q8 if !columns.is_multiple_of(block8::VALUES) => DType::F16,
+            DType::Q4 if paths.any(|path| self.eight_bits.contains(path)) => DType::Q8,
+            dtype => dtype,
+        }
+    }
+
     /// Rank of the adapter beside the layer at `path`, and the factor of its product.
     pub(super) fn adapter(&self, path: &str) -> Option<(usize, f64)> {
         let trained = self.lora.as_ref().filter(|spec| spec.covers(path)).map(|spec| (spec.rank, spec.scale()));
@@ -42,7 +54,13 @@ impl Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { dtype: DType::F32, mode: Mode::Inference, lora: None, adapters: Arc::default() }
+        Settings {
+            dtype: DType::F32,
+            eight_bits: Arc::default(),
+            mode: Mode::Inference,
+            lora: None,
+            adapters: Arc::default(),
+        }
     }
 }
 

@@ -14,6 +14,8 @@ pub enum Given {
     Half(Shape, f64),
     /// Normal values stored in blocks of bytes.
     Block8(Shape, f64),
+    /// Blocks of four-bit codes that hold both ends of their range, so that quantizing them again changes nothing.
+    Block4(Shape),
     /// Blocks of 17 words: a scale of 0.5 to 2, then random bytes.
     Moments(Shape),
     /// Uniform in [low, high).
@@ -38,12 +40,18 @@ impl Given {
         Given::Block8(shape.into(), 1.0)
     }
 
+    /// Values of up to about 3 in four-bit storage; the last extent is a multiple of 32.
+    pub fn block4(shape: impl Into<Shape>) -> Given {
+        Given::Block4(shape.into())
+    }
+
     /// Extents.
     pub fn shape(&self) -> &Shape {
         match self {
             Given::Normal(s, _)
             | Given::Half(s, _)
             | Given::Block8(s, _)
+            | Given::Block4(s)
             | Given::Moments(s)
             | Given::Uniform(s, ..)
             | Given::Ids(s, _) => s,
@@ -55,6 +63,7 @@ impl Given {
         match self {
             Given::Half(..) => DType::F16,
             Given::Block8(..) => DType::Q8,
+            Given::Block4(_) => DType::Q4,
             Given::Ids(..) | Given::Moments(_) => DType::U32,
             _ => DType::F32,
         }

@@ -10,7 +10,7 @@ use crate::graph::{Launch, Op, TensorInfo, Vjp};
 #[derive(Clone, Debug)]
 pub struct Embedding;
 
-/// Rows of `table [V, D]` (F32, F16 or Q8) picked by `ids` (U32, `[.., T]`, below V): `[.., T, D]` in f32. With
+/// Rows of `table [V, D]` (F32, F16, Q8 or Q4) picked by `ids` (U32, `[.., T]`, below V): `[.., T, D]` in f32. With
 /// `positions` (`[P, D]`, `P >= T`), row `t` of it is added to every token at place `t`.
 pub fn embedding(g: &mut Graph, table: Tensor, ids: Tensor, positions: Option<Tensor>) -> Result<Tensor> {
     let mut inputs = vec![table, ids];
@@ -121,7 +121,9 @@ pub fn cases() -> Vec<Case> {
             cases.push(Case::new(Embedding, [table, ids, Given::normal([9, width])]));
         }
     }
-    cases.push(Case::new(Embedding, [Given::block8([9, 128]), Given::Ids([2, 7].into(), 9)]));
+    for table in [Given::block8([9, 128]), Given::block4([9, 96])] {
+        cases.push(Case::new(Embedding, [table, Given::Ids([2, 7].into(), 9)]));
+    }
     let ids = Given::Ids([2, 5].into(), 6);
     cases.push(Case::new(Embedding, [Given::half([6, 12]), ids, Given::half([5, 12])]));
     cases

@@ -25,6 +25,11 @@ fn linear_cases(cases: &mut Vec<Case>) {
         let back = Gemm { k_major: true, ..plain.clone() };
         cases.push(Case::new(back, [Given::normal([m, n]), Given::block8([n, k])]));
     }
+    for (m, n, k) in [(5, 3, 32), (33, 17, 96)] {
+        cases.push(Case::new(plain.clone(), [Given::normal([m, k]), Given::block4([n, k])]).grads([0]));
+        let back = Gemm { k_major: true, ..plain.clone() };
+        cases.push(Case::new(back, [Given::normal([m, n]), Given::block4([n, k])]));
+    }
     for (b, m, n, k) in [(3, 5, 7, 4), (2, 16, 8, 12)] {
         for k_major in [false, true] {
             let w = if k_major { [b, k, n] } else { [b, n, k] };
@@ -140,6 +145,8 @@ fn conv_cases(cases: &mut Vec<Case>) {
                 // Eight-bit blocks of 64 channels; the gradient reads the same weight the other way round.
                 let op = Gemm { bias: true, ..Gemm::new(Rows::Conv(conv)) };
                 let inputs = [Given::normal([2, h, w, 64]), Given::block8([n, kh, kw, 64]), Given::normal([n])];
+                cases.push(Case::new(op.clone(), inputs).grads([0]));
+                let inputs = [Given::normal([2, h, w, 32]), Given::block4([n, kh, kw, 32]), Given::normal([n])];
                 cases.push(Case::new(op, inputs).grads([0]));
             }
             let Some(out) = conv.output_size([h, w], [kh, kw]).filter(|_| !conv.upsample) else { continue };

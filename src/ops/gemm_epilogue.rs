@@ -68,7 +68,7 @@ impl Epilogue {
         });
         // A model's biases are kept as its weights are, but never in blocks.
         let (dtype, access) = l.declared(l.input_slot(at.w));
-        let dtype = if dtype == DType::Q8 { DType::F16 } else { dtype };
+        let dtype = if matches!(dtype, DType::Q8 | DType::Q4) { DType::F16 } else { dtype };
         Epilogue {
             activation: gemm.activation,
             bias: at.bias.map(|i| l.input_slot(i)),

@@ -1,6 +1,6 @@
 //! Shared parts of op tests, natively and in a browser: random operands, a comparator, and one case on a GPU.
 
-use crate::base::{Array, DType, block8};
+use crate::base::{Array, DType, block4, block8};
 use crate::error::Result;
 use crate::gpu::{Caps, Gpu, Pool, Store, Variants};
 use crate::graph::{GUARD_BYTES, Graph, Plan, PlanOptions, Session, Tensor, reference};
@@ -37,6 +37,22 @@ impl Random {
         (-2.0 * u.ln()).sqrt() * (2.0 * std::f64::consts::PI * v).cos()
     }
 
+    /// Draws a block of four-bit values: random scale, minimum and codes, the first and last code among them.
+    fn four_bits(&mut self) -> [f32; block4::VALUES] {
+        let mut half = |low: f64| half::bf16::from_f64(low + 0.2 * self.uniform()).to_f32();
+        let (scale, minimum) = (half(0.1), half(-1.8));
+        let first = self.bits() as usize % block4::VALUES;
+        let last = (first + 1 + self.bits() as usize % (block4::VALUES - 1)) % block4::VALUES;
+        std::array::from_fn(|i| {
+            let code = match i {
+                i if i == first => 0,
+                i if i == last => 15,
+                _ => self.bits() % 16,
+            };
+            minimum + scale * code as f32
+        })
+    }
+
     /// Draws values for an operand, rounded to its storage type so that reference and kernel see the same.
     pub fn operand(&mut self, given: &Given) -> Array {
         let n = given.shape().elements();
@@ -45,6 +61,10 @@ impl Random {
             let mut bytes = Vec::new();
             block8::quantize(&values, &mut bytes);
             return Array::from_f32(shape.clone(), &block8::dequantize(&bytes));
+        }
+        if let Given::Block4(shape) = given {
+            let values = (0..n / block4::VALUES).flat_map(|_| self.four_bits());
+            return Array::from_f32(shape.clone(), &values.collect::<Vec<_>>());
         }
         if let Given::Moments(shape) = given {
             let scale = |random: &mut Random| f64::from((0.5 + 1.5 * random.uniform()) as f32);
@@ -56,7 +76,7 @@ impl Random {
         }
         let data = (0..n)
             .map(|_| match given {
-                Given::Moments(_) => 0.0,
+                Given::Moments(_) | Given::Block4(_) => 0.0,
                 Given::Normal(_, s) | Given::Block8(_, s) => f64::from((self.normal() * s) as f32),
                 Given::Half(_, s) => half::f16::from_f64(self.normal() * s).to_f64(),
                 Given::Uniform(_, low, high) => f64::from((low + self.uniform() * (high - low)) as f32),
@@ -75,6 +95,11 @@ pub fn stored_bytes(array: &Array, dtype: DType) -> Vec<u8> {
         DType::Q8 => {
             let mut bytes = Vec::new();
             block8::quantize(&array.to_f32(), &mut bytes);
+            bytes
+        }
+        DType::Q4 => {
+            let mut bytes = Vec::new();
+            block4::quantize(&array.to_f32(), &mut bytes);
             bytes
         }
         DType::U32 => array.data.iter().flat_map(|&x| (x as u32).to_le_bytes()).collect(),

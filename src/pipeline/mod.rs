@@ -7,6 +7,7 @@ mod cache;
 pub(crate) mod check;
 pub(crate) mod context;
 pub(crate) mod denoise;
+mod eight_bits;
 pub(crate) mod events;
 pub(crate) mod image_plans;
 pub(crate) mod inpaint;

@@ -1,8 +1,9 @@
 //! A model as a job opens it: configurations, tokenizer, weights with LoRA files merged in.
 
+use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::base::DType;
 use crate::diffusion::{Prediction, ScheduleConfig};
@@ -40,6 +41,7 @@ pub struct Opened {
     pub(crate) schedule: ScheduleConfig,
     pub(crate) tokenizer: ClipTokenizer,
     weight_type: WeightType,
+    pub(super) eight_bits: OnceLock<Arc<BTreeSet<String>>>,
     pub(crate) resident: Resident,
     pub(super) plans: LastPlans,
 }
@@ -162,6 +164,7 @@ impl Model {
             schedule,
             tokenizer,
             weight_type: options.dtype,
+            eight_bits: OnceLock::new(),
             resident: Resident::default(),
             plans: LastPlans::default(),
         };
@@ -214,7 +217,8 @@ impl Model {
 
     /// The settings of the model's parts on an adapter with `caps`, its LoRAs beside the weights by `ranks`.
     pub(crate) fn settings(&self, caps: &Caps, ranks: &Arc<Ranks>) -> Settings {
-        Settings { dtype: self.dtype(caps), adapters: ranks.clone(), ..Settings::default() }
+        let dtype = self.dtype(caps);
+        Settings { dtype, eight_bits: self.eight_bits(dtype), adapters: ranks.clone(), ..Settings::default() }
     }
 
     /// Names what decides the pictures that it makes without a LoRA: its weights, and a prediction that is not its own.
@@ -232,20 +236,21 @@ impl Model {
             WeightType::F32 => DType::F32,
             WeightType::F16 => DType::F16,
             WeightType::Q8 => DType::Q8,
+            WeightType::Q4 => DType::Q4,
             WeightType::Auto if caps.class == AdapterClass::Cpu => DType::F32,
             WeightType::Auto => DType::F16,
         }
     }
 
-    /// Returns whether the large weights are stored in 8 bits.
-    pub(crate) fn eight_bits(&self) -> bool {
-        self.weight_type == WeightType::Q8
+    /// Storage type of the large weights that was asked for.
+    pub(crate) fn weight_type(&self) -> WeightType {
+        self.weight_type
     }
 
-    /// Storage type of the autoencoder's weights. Never 8 bits: there are few of them, and each affects every pixel.
+    /// Storage type of the autoencoder's weights. Never blocks: there are few of them, and each affects every pixel.
     pub fn vae_dtype(&self, caps: &Caps) -> DType {
         match self.dtype(caps) {
-            DType::Q8 => DType::F16,
+            DType::Q8 | DType::Q4 => DType::F16,
             dtype => dtype,
         }
     }

@@ -22,6 +22,20 @@ pub enum WeightType {
     F16,
     /// 8-bit integers in blocks of 64, each with a scale, for frozen weights; f16 for weights that do not fit this.
     Q8,
+    /// 4-bit codes in blocks of 32, each with a scale and a minimum, for frozen weights; layers on which most depends, or
+    /// that lose more than 0.08 of their RMS, as with q8.
+    Q4,
+}
+
+impl WeightType {
+    /// Name of the type to try where the weights take too much memory in this one.
+    pub(crate) fn smaller(self) -> Option<&'static str> {
+        match self {
+            WeightType::Auto | WeightType::F32 | WeightType::F16 => Some("q8"),
+            WeightType::Q8 => Some("q4"),
+            WeightType::Q4 => None,
+        }
+    }
 }
 
 /// Options that select and store a model.

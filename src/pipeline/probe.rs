@@ -6,7 +6,6 @@ use crate::event::Phase;
 use crate::gpu::{Pool, Store};
 use crate::graph::{Graph, Session};
 use crate::models;
-use crate::nn::Settings;
 use crate::pipeline::context::Context;
 
 use super::events::EventSink;
@@ -67,8 +66,7 @@ fn filled(model: &Model) -> Vec<f32> {
 
 async fn predicts_velocity(context: &Context, model: &Model) -> Result<bool> {
     let planning = context.planning();
-    let settings = Settings { dtype: model.dtype(planning.caps), ..Settings::default() };
-    let (unet, params) = model.unet_part(settings)?;
+    let (unet, params) = model.unet_part(model.settings(planning.caps, &Default::default()))?;
     let mut g = Graph::new();
     let sample = g.input("sample", [1, SIDE, SIDE, model.unet.in_channels], DType::F32);
     let timestep = g.input("timestep", [1], DType::F32);

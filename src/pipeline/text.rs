@@ -52,7 +52,8 @@ impl Model {
         prompts: usize,
         tokens: usize,
     ) -> Result<Part> {
-        let (model, params) = self.text_part(Settings { dtype: self.dtype(planning.caps), ..settings })?;
+        let dtype = self.dtype(planning.caps);
+        let (model, params) = self.text_part(Settings { dtype, eight_bits: self.eight_bits(dtype), ..settings })?;
         let mut g = Graph::new();
         let input = g.input("ids", [prompts, tokens], DType::U32);
         let output = model.forward(&mut g, input)?;

@@ -27,8 +27,8 @@ pub struct Setup {
     pub lora: Option<LoraSpec>,
     /// Adapters of the text encoder.
     pub text_lora: Option<LoraSpec>,
-    /// Storage of frozen weights.
-    pub dtype: DType,
+    /// Storage of frozen weights, without adapters.
+    pub storage: Settings,
     /// Samples of a micro-batch: instances, then class pictures.
     pub samples: [usize; 2],
     /// Latent height, width and channels.
@@ -210,12 +210,7 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
 
     let (prompt, hidden) = match &setup.text {
         Some(config) => {
-            let settings = Settings {
-                dtype: setup.dtype,
-                mode: Mode::Training,
-                lora: setup.text_lora.clone(),
-                ..Settings::default()
-            };
+            let settings = Settings { mode: Mode::Training, lora: setup.text_lora.clone(), ..setup.storage.clone() };
             let scope = Scope::new("text_encoder", settings);
             let encoder = TextEncoder::new(&scope, config.clone())?;
             let ids = g.input("ids", [prompts, setup.tokens], DType::U32);
@@ -240,9 +235,8 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
     let context = if shared { repeat(&mut g, hidden, setup.samples[0])? } else { hidden };
 
     let full = setup.lora.is_none();
-    let dtype = if full { DType::F32 } else { setup.dtype };
-    let scope =
-        Scope::new("unet", Settings { dtype, mode: Mode::Training, lora: setup.lora.clone(), ..Settings::default() });
+    let storage = if full { Settings::default() } else { setup.storage.clone() };
+    let scope = Scope::new("unet", Settings { mode: Mode::Training, lora: setup.lora.clone(), ..storage });
     let unet = UNet::new(&scope, setup.unet.clone())?;
     let pred = unet.forward(&mut g, Sample { latents: noisy, extra }, timesteps, Context::Hidden(context))?;
     let (total, errors) = weighted_mse(&mut g, pred, target, weights)?;

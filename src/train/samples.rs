@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::base::DType;
 use crate::base::rng::NoiseRng;
 use crate::error::{Error, Result};
 use crate::event::{Event, Picture};
@@ -83,9 +82,11 @@ impl Model {
         size: [usize; 2],
     ) -> Result<(Recipe, UNet, SamplingPlan)> {
         let recipe = Recipe::new(self, &Default::default(), job.model.prediction, None)?;
-        let dtype = if job.method == Method::Full { DType::F32 } else { self.dtype(planning.caps) };
-        let scope =
-            Scope::new("unet", Settings { dtype, mode: Mode::Training, lora: job.lora(), ..Settings::default() });
+        let storage = match job.method {
+            Method::Full => Settings::default(),
+            Method::Lora => self.settings(planning.caps, &Default::default()),
+        };
+        let scope = Scope::new("unet", Settings { mode: Mode::Training, lora: job.lora(), ..storage });
         let unet = UNet::new(&scope, self.unet.clone())?;
         let extent = Extent::new(self, size, recipe.guided(), recipe.trajectory.slots);
         let plan = SamplingPlan::new(planning, &unet, Mode::Training, extent)?;

@@ -2,9 +2,9 @@
 
 use crate::error::{Error, Message, Result, message, option};
 use crate::nn::LoraSpec;
+use crate::pipeline::Model;
 use crate::pipeline::check::LONGEST_SIDE;
 use crate::pipeline::reads::Reads;
-use crate::pipeline::{Model, WeightType};
 use crate::train::Setup;
 
 use super::class_images::CLASS_PICTURES;
@@ -81,8 +81,9 @@ impl TrainOptions {
                 }
                 ways.push(option("method") + " lora");
             }
-            Method::Lora if self.model.dtype != WeightType::Q8 => ways.push(option("dtype") + " q8"),
-            Method::Lora => {}
+            Method::Lora => {
+                ways.extend(self.model.dtype.smaller().map(|dtype| option("dtype") + format!(" {dtype}").as_str()));
+            }
         }
         if self.checkpointing == Checkpointing::Off {
             ways.push(option("checkpointing") + " on");
@@ -117,7 +118,7 @@ impl TrainOptions {
             text: self.text_encoder.then(|| model.text.clone()),
             text_lora: lora.clone().filter(|_| self.text_encoder),
             lora,
-            dtype: model.dtype(caps),
+            storage: model.settings(caps, &Default::default()),
             samples,
             latent,
             more_sizes: Vec::new(),
@@ -136,6 +137,7 @@ impl TrainOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::WeightType;
 
     #[test]
     fn what_decides_the_result_is_named_as_the_options_are() {

@@ -3,6 +3,7 @@
 mod adapters;
 #[path = "../common/mod.rs"]
 mod common;
+mod four_bits;
 mod inpaint;
 mod models;
 mod samplers;

@@ -200,7 +200,7 @@ fn large_pictures_and_trainings_bind_little() {
         text: None,
         lora: Some(lora),
         text_lora: None,
-        dtype: DType::F16,
+        storage: Settings { dtype: DType::F16, ..Settings::default() },
         samples: [1, 1],
         latent: [96, 96, 4],
         more_sizes: Vec::new(),

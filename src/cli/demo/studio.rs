@@ -113,6 +113,7 @@ impl<'a> Studio<'a> {
             class_prompt: class.is_some().then(|| subject.phrases.class.clone()),
             class_count: class.is_some().then_some(CLASS_PICTURES),
             class_images: class,
+            model: ModelOptions { dtype: self.args.training_dtype, ..Default::default() },
             rank: RANK,
             steps: Some(self.args.steps),
             lr: Some(LEARNING_RATE),

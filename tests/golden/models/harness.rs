@@ -155,6 +155,7 @@ impl Golden {
                     bytemuck::pod_collect_to_vec::<u8, half::f16>(&bytes).iter().map(|h| h.to_f32()).collect()
                 }
                 DType::Q8 => portray::base::block8::dequantize(&bytes),
+                DType::Q4 => portray::base::block4::dequantize(&bytes),
                 _ => bytemuck::pod_collect_to_vec(&bytes),
             };
             given.insert(t, Array::from_f32(param.shape.clone(), &values));
