@@ -174,6 +174,13 @@ impl TrainPlan {
         self.groups.iter().flat_map(|g| &g.params)
     }
 
+    /// Adapters that no gradient reaches: they keep their starting values.
+    pub(super) fn unreached(&self) -> Vec<Param> {
+        let trained: HashSet<&str> = self.trained().map(|p| p.key.as_str()).collect();
+        let rest = self.params.iter().filter(|p| p.role == Role::Adapter && !trained.contains(p.key.as_str()));
+        rest.cloned().collect()
+    }
+
     /// Bytes of a run's state on disk: parameters and moments.
     pub fn state_bytes(&self) -> u64 {
         self.trained()
@@ -250,6 +257,7 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
     let trained = scope.params().into_iter().filter(|p| full || p.role == Role::Adapter).collect();
     params.extend(scope.params());
     groups.insert(0, Group { label: "unet", params: trained });
+    keep_reached(&g, total, &mut groups);
 
     let mut inputs = Inputs { noisy, extra, target, timesteps, weights, prompt, errors, fused: None };
     match pass {
@@ -261,6 +269,16 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
         }
     }
     Ok((g, inputs, groups, params))
+}
+
+/// Leaves in `groups` what `loss` depends on. The rest has no gradient, so that an update would only decay it: it keeps its
+/// starting values and is written with them, as PyTorch's optimizers treat parameters without a gradient.
+fn keep_reached(g: &Graph, loss: Tensor, groups: &mut [Group]) {
+    let read = g.dependencies(loss);
+    let reached: HashSet<&str> = g.stored_tensors().filter(|(_, t)| read.contains(t)).map(|(key, _)| key).collect();
+    for group in groups {
+        group.params.retain(|param| reached.contains(param.key.as_str()));
+    }
 }
 
 fn store_gradients(g: &mut Graph, setup: &Setup, loss: Tensor, groups: &[Group], accumulate: bool) -> Result<()> {
@@ -326,4 +344,31 @@ pub fn initial_factor(param: &Param, index: usize, seed: u64) -> Vec<f32> {
     let rank = param.shape.first().copied().unwrap_or(1).max(1) as f32;
     let rng = CounterRng::new(seed, Stream::Init);
     rng.normals(index as u32, 0, param.elements()).into_iter().map(|x| x / rank).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::{Linear, Targets};
+
+    #[test]
+    fn what_no_gradient_reaches_is_not_updated() {
+        let lora = LoraSpec { rank: 2, alpha: 2.0, targets: Targets::All };
+        let settings = Settings { mode: Mode::Training, lora: Some(lora), ..Settings::default() };
+        let scope = Scope::new("text_encoder", settings);
+        let (used, idle) = (Linear::new(&scope.pp("used"), 4, 4, true), Linear::new(&scope.pp("idle"), 4, 4, true));
+        let mut g = Graph::new();
+        let x = g.input("x", [1, 4], DType::F32);
+        let y = used.forward(&mut g, x).unwrap();
+        // Recorded, but the loss does not read it; and a third that is never recorded.
+        idle.forward(&mut g, y).unwrap();
+        Linear::new(&scope.pp("unrecorded"), 4, 4, true);
+        let loss = dot(&mut g, y, y).unwrap();
+        let adapters: Vec<Param> = scope.params().into_iter().filter(|p| p.role == Role::Adapter).collect();
+        assert_eq!(adapters.len(), 6);
+        let mut groups = [Group { label: "text", params: adapters }];
+        keep_reached(&g, loss, &mut groups);
+        let keys: Vec<&str> = groups[0].params.iter().map(|p| p.key.as_str()).collect();
+        assert_eq!(keys, ["lora.text_encoder.used.down", "lora.text_encoder.used.up"]);
+    }
 }

@@ -3,9 +3,9 @@
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pool, Store};
 use crate::graph::{Session, Tensor};
-use crate::nn::Param;
+use crate::nn::{Param, weights};
 
-use super::dataset::MicroBatch;
+use super::micro_batch::MicroBatch;
 use super::optimizer::UpdateInputs;
 use super::plan::{CLIP, Inputs, Setup, TrainPlan};
 use super::replay::Conditioning;
@@ -57,6 +57,7 @@ impl Trainer {
                 store.allocate_flat(&format!("{vector}.{}", group.label), &tensors)?;
             }
         }
+        weights::allocate(store, "adapters without a gradient", &plan.unreached())?;
         if fused {
             store.allocate(CLIP, &[(CLIP.into(), 16)])?;
         }
@@ -101,8 +102,8 @@ impl Trainer {
         for Passes { first, next, at } in &self.passes {
             for session in std::iter::once(first).chain(next) {
                 match &prompts {
-                    Conditioning::Context(hidden, _) => session.write(at.prompt, hidden)?,
-                    Conditioning::Ids(ids, _) => session.write_ids(at.prompt, ids)?,
+                    Conditioning::Context { hidden, .. } => session.write(at.prompt, hidden)?,
+                    Conditioning::Ids { ids, .. } => session.write_ids(at.prompt, &ids.concat())?,
                 }
             }
         }
@@ -161,12 +162,13 @@ impl Trainer {
         let unknown = || Error::op("train", "a sample of a prompt that was not set");
         match &self.captions {
             None => {}
-            Some(Conditioning::Context(hidden, tokens)) => {
+            Some(Conditioning::Context { hidden, tokens, .. }) => {
                 let rows = rows(tokens * self.setup.unet.cross_attention_dim.get(0))
                     .map(|row| hidden.get(row).ok_or_else(unknown));
                 session.write(at.prompt, &rows.collect::<Result<Vec<_>>>()?.concat())?;
             }
-            Some(Conditioning::Ids(ids, tokens)) => {
+            Some(Conditioning::Ids { ids, tokens }) => {
+                let ids = ids.concat();
                 let rows = rows(*tokens).map(|row| ids.get(row).ok_or_else(unknown));
                 session.write_ids(at.prompt, &rows.collect::<Result<Vec<_>>>()?.concat())?;
             }
