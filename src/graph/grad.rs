@@ -10,7 +10,8 @@ use crate::error::{Error, Result};
 /// that overwrites it.
 ///
 /// Only nodes on a path from `wrt` to `loss` get gradients. With `checkpoint`, each [`Graph::segment`] is recorded
-/// again just before its own backward, so that its intermediates need not outlive the forward pass.
+/// again just before its own backward, so that its intermediates need not outlive the forward pass. Of segments inside
+/// a segment, each is recorded once more before its own backward.
 ///
 /// `seed` is the gradient of the loss by itself (a one), and `sum` records the addition of two gradients. The caller
 /// passes both because this layer knows no concrete op; `ops::grad` fills them in.
@@ -74,8 +75,8 @@ fn backward(
         return Ok(());
     }
     let (mut inputs, mut outputs) = (node.inputs.clone(), node.outputs.clone());
-    if let (Some(again), Some(segment)) = (again, node.segment) {
-        again.segment(g, segment, forward)?;
+    if let (Some(again), Some(_)) = (again, node.segment) {
+        again.segments(g, node.segment, forward)?;
         for t in inputs.iter_mut().chain(outputs.iter_mut()) {
             *t = again.map.get(t).copied().unwrap_or(*t);
         }
@@ -113,28 +114,46 @@ fn reachable(g: &Graph, wrt: &[Tensor], forward: NodeId) -> HashSet<Tensor> {
 #[derive(Default)]
 struct Rerecord {
     done: HashSet<usize>,
+    /// Latest copy of each tensor.
     map: HashMap<Tensor, Tensor>,
 }
 
 impl Rerecord {
-    fn segment(&mut self, g: &mut Graph, segment: usize, forward: NodeId) -> Result<()> {
-        if !self.done.insert(segment) {
-            return Ok(());
+    /// Records what is not recorded again yet of `segment` and those around it, the outermost first.
+    fn segments(&mut self, g: &mut Graph, segment: Option<usize>, forward: NodeId) -> Result<()> {
+        let around: Vec<usize> = g.segments_around(segment).collect();
+        for &segment in around.iter().rev() {
+            if self.done.insert(segment) {
+                self.segment(g, segment, forward)?;
+            }
         }
-        let inside: Vec<NodeId> = (0..forward).filter(|&id| g.nodes[id].segment == Some(segment)).collect();
-        for id in inside {
+        Ok(())
+    }
+
+    /// Records the nodes of `segment` again, those of segments inside included. They read copies of their own, and of
+    /// the segments around it.
+    fn segment(&mut self, g: &mut Graph, segment: usize, forward: NodeId) -> Result<()> {
+        let within = |g: &Graph, id: NodeId, segment: usize| {
+            g.segments_around(g.nodes[id].segment).any(|around| around == segment)
+        };
+        let outermost = g.segments_around(Some(segment)).last().unwrap_or(segment);
+        let nodes: Vec<NodeId> = (0..forward).filter(|&id| within(g, id, segment)).collect();
+        for id in nodes {
             let node = g.nodes[id].clone();
-            let inside = |t: &Tensor| matches!(g.info(*t).source, Source::Node(from, _) if g.nodes[from].segment == Some(segment));
-            if let Some((_, i)) = node.op.in_place().into_iter().find(|(_, i)| !inside(&node.inputs[*i])) {
-                let name = &g.info(node.inputs[i]).name;
+            let made_in = |t: &Tensor, segment: usize| match g.info(*t).source {
+                Source::Node(from, _) => within(g, from, segment),
+                _ => false,
+            };
+            if let Some((_, i)) = node.op.in_place().into_iter().find(|(_, i)| !made_in(&node.inputs[*i], segment)) {
+                let (segment, name) = (&g.segments[segment].name, &g.info(node.inputs[i]).name);
                 let message = format!(
-                    "updates {name} in place, and its checkpointed segment is recorded twice; record it outside"
+                    "updates {name} in place, and its checkpointed segment {segment} is recorded twice; record it outside"
                 );
                 return Err(Error::op(node.op.name(), message));
             }
-            let inputs: Vec<Tensor> = (node.inputs.iter())
-                .map(|t| if inside(t) { self.map.get(t).copied().unwrap_or(*t) } else { *t })
-                .collect();
+            let copied = |t: &Tensor| made_in(t, outermost);
+            let latest = |t: &Tensor| if copied(t) { self.map.get(t).copied().unwrap_or(*t) } else { *t };
+            let inputs: Vec<Tensor> = node.inputs.iter().map(latest).collect();
             let copies = g.push_dyn(node.op.clone(), &inputs)?;
             self.map.extend(node.outputs.iter().copied().zip(copies));
         }

@@ -76,8 +76,15 @@ pub struct Node {
     pub inputs: Vec<Tensor>,
     /// Results.
     pub outputs: Vec<Tensor>,
-    /// Segment that this node was recorded in, for gradient checkpointing.
+    /// Innermost segment that this node was recorded in, for gradient checkpointing.
     pub segment: Option<usize>,
+}
+
+/// Part of a graph that is recorded again for its backward pass, with [`grad`]'s `checkpoint`.
+struct Segment {
+    name: String,
+    /// Segment that this one was recorded in.
+    outer: Option<usize>,
 }
 
 /// Static computation: tensors, and the nodes that make them, in order.
@@ -88,7 +95,7 @@ pub struct Graph {
     pub(crate) outputs: Vec<Tensor>,
     pub(crate) assigns: Vec<(Tensor, Tensor)>,
     stored: HashMap<String, Tensor>,
-    segments: Vec<String>,
+    segments: Vec<Segment>,
     current_segment: Option<usize>,
 }
 
@@ -197,19 +204,24 @@ impl Graph {
     }
 
     /// Records `f` as one segment for gradient checkpointing. With [`grad`]'s `checkpoint`, its nodes are recorded
-    /// again before their backward instead of being kept alive (Chen et al. 2016, arXiv 1604.06174).
+    /// again before their backward instead of being kept alive (Chen et al. 2016, arXiv 1604.06174). A segment inside a
+    /// segment is recorded once more before its own backward, so that of the outer one's second recording only what
+    /// lies between the inner ones is kept.
     ///
     /// # Errors
     /// Those of `f`.
     pub fn segment<T>(&mut self, name: &str, f: impl FnOnce(&mut Graph) -> Result<T>) -> Result<T> {
-        if self.current_segment.is_some() {
-            return f(self);
-        }
-        self.segments.push(name.to_string());
+        let outer = self.current_segment;
+        self.segments.push(Segment { name: name.to_string(), outer });
         self.current_segment = Some(self.segments.len() - 1);
         let result = f(self);
-        self.current_segment = None;
+        self.current_segment = outer;
         result
+    }
+
+    /// Segments around what was recorded in `segment`, itself included, from the innermost out.
+    fn segments_around(&self, segment: Option<usize>) -> impl Iterator<Item = usize> {
+        std::iter::successors(segment, |&inner| self.segments[inner].outer)
     }
 
     /// Keeps `t` until the end of the run, so that the host can read it.

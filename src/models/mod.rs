@@ -6,6 +6,7 @@
 mod attention;
 mod bands;
 mod build;
+mod conditioning;
 pub mod config;
 mod resnet;
 mod text_encoder;
@@ -15,6 +16,7 @@ mod unet_blocks;
 mod vae;
 mod vae_blocks;
 
+pub use conditioning::{Added, Conditioning};
 pub use config::{TextEncoderConfig, UnetConfig, VaeConfig};
 pub use text_encoder::TextEncoder;
 pub use unet::{Context, KeyValue, Sample, UNet};

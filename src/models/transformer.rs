@@ -65,6 +65,7 @@ struct BasicTransformerBlock {
     attn2: CrossAttention,
     norm3: LayerNorm,
     ff: FeedForward,
+    path: String,
 }
 
 impl BasicTransformerBlock {
@@ -77,6 +78,7 @@ impl BasicTransformerBlock {
             attn2: CrossAttention::new(&scope.pp("attn2"), channels, context, heads, build.next_cross_attention()),
             norm3: norm("norm3"),
             ff: FeedForward::new(&scope.pp("ff"), channels),
+            path: scope.path().to_string(),
         }
     }
 
@@ -101,8 +103,8 @@ pub(super) struct Transformer2D {
 }
 
 impl Transformer2D {
-    /// Creates the transformer of block `block` (from the highest resolution down).
-    pub(super) fn new(scope: &Scope, block: usize, build: &mut Build) -> Transformer2D {
+    /// Creates a transformer of `depth` blocks for the resolution `block` (from the highest down).
+    pub(super) fn new(scope: &Scope, block: usize, depth: usize, build: &mut Build) -> Transformer2D {
         let config = build.config;
         let channels = config.block_out_channels[block];
         let (heads, context) = (config.attention_head_dim.get(block), config.cross_attention_dim.get(block));
@@ -115,7 +117,6 @@ impl Transformer2D {
                 Linear::pixel(&scope, channels, channels, true)
             }
         };
-        let depth = config.transformer_layers_per_block.get(block);
         let blocks = scope.pp("transformer_blocks");
         let (proj_in, proj_out) = (project("proj_in"), project("proj_out"));
         Transformer2D {
@@ -141,8 +142,13 @@ impl Transformer2D {
             let tokens = [shape[0], shape[1] * shape[2], shape[3]];
             let (h, residual) = (reshape(g, h, tokens)?, reshape(g, x, tokens)?);
             let mut h = self.proj_in.forward(g, h)?;
+            // One block is all that the transformer's own segment holds while it is differentiated.
+            let single = self.transformer_blocks.len() == 1;
             for block in &self.transformer_blocks {
-                h = block.forward(g, h, context)?;
+                h = match single {
+                    true => block.forward(g, h, context)?,
+                    false => g.segment(&block.path, |g| block.forward(g, h, context))?,
+                };
             }
             let residual = Epilogue { add: Some(Addend::Full(residual)), ..Epilogue::default() };
             let h = self.proj_out.forward_with(g, h, residual)?;

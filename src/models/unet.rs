@@ -3,14 +3,15 @@
 use super::attention::CrossAttention;
 pub use super::attention::{Context, KeyValue};
 use super::build::Build;
+use super::conditioning::{AddedEmbedding, Conditioning};
 use super::config::UnetConfig;
 use super::resnet::Time;
-use super::unet_blocks::{Conditioning, DownBlock, UNetMidBlock, UpBlock};
+use super::unet_blocks::{DownBlock, Shared, UNetMidBlock, UpBlock};
 use crate::base::DType;
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor};
 use crate::nn::{Conv2d, GroupNorm, Linear, Mode, Scope};
-use crate::ops::{Activation, Epilogue, Heads, WIDEST_HEAD, timestep_embedding, unary};
+use crate::ops::{Activation, Addend, Epilogue, Heads, WIDEST_HEAD, timestep_embedding, unary};
 
 /// Input of a UNet: the noised latents, and what is concatenated behind their channels.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +35,7 @@ pub struct UNet {
     pub config: UnetConfig,
     conv_in: Conv2d,
     time_embedding: [Linear; 2],
+    add_embedding: Option<AddedEmbedding>,
     time_projections: Option<Linear>,
     down_blocks: Vec<DownBlock>,
     mid_block: Option<UNetMidBlock>,
@@ -63,8 +65,9 @@ impl UNet {
             Linear::new(&embedding.pp("linear_1"), first, time_dim, true),
             Linear::new(&embedding.pp("linear_2"), time_dim, time_dim, true),
         ];
+        let add_embedding = config.added().map(|added| AddedEmbedding::new(&scope.pp("add_embedding"), &config, added));
         let down_blocks = (0..blocks).map(|i| DownBlock::new(&down.pp(i), i, &mut build)).collect();
-        let mid_block = config.mid_block_type.is_some().then(|| UNetMidBlock::new(&scope.pp("mid_block"), &mut build));
+        let mid_block = UNetMidBlock::new(&scope.pp("mid_block"), &mut build);
         let up_blocks = (0..blocks).map(|i| UpBlock::new(&up.pp(i), i, &mut build)).collect();
         let projections = build.time_projections;
         let time_projections =
@@ -72,6 +75,7 @@ impl UNet {
         Ok(UNet {
             conv_in,
             time_embedding,
+            add_embedding,
             time_projections,
             down_blocks,
             mid_block,
@@ -139,14 +143,19 @@ impl UNet {
     }
 
     /// Records the prediction for `sample`, whose channels add up to `in_channels`, at `timestep [n]` (f32): `[n, h, w,
-    /// out_channels]`.
-    pub fn forward(
+    /// out_channels]`. A [`Context`] is all the conditioning of a model without added embeddings.
+    ///
+    /// # Errors
+    /// [`Error::Op`] if shapes do not fit the configuration, or the conditioning lacks what [`UnetConfig::added`] asks
+    /// for.
+    pub fn forward<'a>(
         &self,
         g: &mut Graph,
         sample: impl Into<Sample>,
         timestep: Tensor,
-        context: Context,
+        conditioning: impl Into<Conditioning<'a>>,
     ) -> Result<Tensor> {
+        let Conditioning { context, added } = conditioning.into();
         let Sample { latents, extra } = sample.into();
         let (shape, time) = (g.shape(latents).clone(), g.shape(timestep));
         let channels = shape.last() + extra.map_or(0, |extra| g.shape(extra).last());
@@ -157,29 +166,34 @@ impl UNet {
             );
             return Err(Error::op("unet", message));
         }
-        let cond = Conditioning { time: self.time(g, timestep)?, context };
+        let added = match &self.add_embedding {
+            Some(embedding) => Some(embedding.forward(g, added, shape[0])?),
+            None => None,
+        };
+        let shared = Shared { time: self.time(g, timestep, added)?, context };
         let mut x = self.conv_in.forward_with(g, latents, extra, Epilogue::default())?;
         let mut skips = vec![x];
         for block in &self.down_blocks {
-            x = block.forward(g, x, cond, &mut skips)?;
+            x = block.forward(g, x, shared, &mut skips)?;
         }
         if let Some(block) = &self.mid_block {
-            x = block.forward(g, x, cond)?;
+            x = block.forward(g, x, shared)?;
         }
         for block in &self.up_blocks {
-            x = block.forward(g, x, cond, &mut skips)?;
+            x = block.forward(g, x, shared, &mut skips)?;
         }
         let h = self.conv_norm_out.forward_silu(g, x, None)?;
         self.conv_out.forward(g, h)
     }
 
-    /// Records the time embedding and its projections for the residual blocks, all of which read its SiLU.
-    fn time(&self, g: &mut Graph, timestep: Tensor) -> Result<Time> {
+    /// Records the time embedding, with `added` before its last SiLU, and its projections for the residual blocks, all
+    /// of which read that SiLU.
+    fn time(&self, g: &mut Graph, timestep: Tensor, added: Option<Tensor>) -> Result<Time> {
         let UnetConfig { flip_sin_to_cos, freq_shift, block_out_channels, .. } = &self.config;
         let mut h = timestep_embedding(g, timestep, block_out_channels[0], *flip_sin_to_cos, *freq_shift)?;
-        for layer in &self.time_embedding {
-            let activation = self.fused.then_some(Activation::Silu);
-            h = layer.forward_with(g, h, Epilogue { activation, ..Epilogue::default() })?;
+        for (layer, add) in self.time_embedding.iter().zip([None, added]) {
+            let (activation, add) = (self.fused.then_some(Activation::Silu), add.map(Addend::Full));
+            h = layer.forward_with(g, h, Epilogue { activation, add, ..Epilogue::default() })?;
             if !self.fused {
                 h = unary(g, h, Activation::Silu)?;
             }

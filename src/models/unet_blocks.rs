@@ -8,9 +8,9 @@ use crate::error::{Error, Result};
 use crate::graph::{Graph, Tensor};
 use crate::nn::{Conv2d, Scope};
 
-/// Conditioning that every block receives.
+/// Inputs that all blocks share.
 #[derive(Clone, Copy)]
-pub(super) struct Conditioning<'a> {
+pub(super) struct Shared<'a> {
     pub(super) time: Time,
     pub(super) context: Context<'a>,
 }
@@ -35,7 +35,8 @@ impl DownBlock {
             let from = if i == 0 { input } else { channels };
             down.resnets.push(build.resnet(&scope.pp("resnets").pp(i), from, channels));
             if cross {
-                down.attentions.push(Transformer2D::new(&scope.pp("attentions").pp(i), block, build));
+                let depth = config.transformer_layers_per_block.get(block, i);
+                down.attentions.push(Transformer2D::new(&scope.pp("attentions").pp(i), block, depth, build));
             }
         }
         if block + 1 < config.block_out_channels.len() {
@@ -49,14 +50,14 @@ impl DownBlock {
         &self,
         g: &mut Graph,
         x: Tensor,
-        cond: Conditioning,
+        shared: Shared,
         skips: &mut Vec<Tensor>,
     ) -> Result<Tensor> {
         let mut x = x;
         for (i, resnet) in self.resnets.iter().enumerate() {
-            x = resnet.forward(g, x, None, Some(cond.time))?;
+            x = resnet.forward(g, x, None, Some(shared.time))?;
             if let Some(attention) = self.attentions.get(i) {
-                x = attention.forward(g, x, cond.context)?;
+                x = attention.forward(g, x, shared.context)?;
             }
             skips.push(x);
         }
@@ -72,31 +73,43 @@ impl DownBlock {
     }
 }
 
-/// `UNetMidBlock2DCrossAttn`.
+/// `UNetMidBlock2DCrossAttn`, or `UNetMidBlock2D`: the first residual block alone.
 #[derive(Clone, Debug)]
 pub(super) struct UNetMidBlock {
-    resnets: [ResnetBlock; 2],
-    attentions: Transformer2D,
+    resnet: ResnetBlock,
+    attention: Option<(Transformer2D, ResnetBlock)>,
 }
 
 impl UNetMidBlock {
-    pub(super) fn new(scope: &Scope, build: &mut Build) -> UNetMidBlock {
-        let block = build.config.block_out_channels.len() - 1;
-        let channels = build.config.block_out_channels[block];
+    /// Creates the middle of the UNet, if its configuration has one.
+    pub(super) fn new(scope: &Scope, build: &mut Build) -> Option<UNetMidBlock> {
+        let config = build.config;
+        let block = config.block_out_channels.len() - 1;
+        let channels = config.block_out_channels[block];
+        config.mid_block_type.as_ref()?;
         let resnets = scope.pp("resnets");
-        let first = build.resnet(&resnets.pp(0), channels, channels);
-        let attentions = Transformer2D::new(&scope.pp("attentions").pp(0), block, build);
-        UNetMidBlock { resnets: [first, build.resnet(&resnets.pp(1), channels, channels)], attentions }
+        let resnet = build.resnet(&resnets.pp(0), channels, channels);
+        let attention = config.middle_attends().then(|| {
+            let depth = config.transformer_layers_per_block.get(block, 0);
+            let attention = Transformer2D::new(&scope.pp("attentions").pp(0), block, depth, build);
+            (attention, build.resnet(&resnets.pp(1), channels, channels))
+        });
+        Some(UNetMidBlock { resnet, attention })
     }
 
-    pub(super) fn forward(&self, g: &mut Graph, x: Tensor, cond: Conditioning) -> Result<Tensor> {
-        let x = self.resnets[0].forward(g, x, None, Some(cond.time))?;
-        let x = self.attentions.forward(g, x, cond.context)?;
-        self.resnets[1].forward(g, x, None, Some(cond.time))
+    pub(super) fn forward(&self, g: &mut Graph, x: Tensor, shared: Shared) -> Result<Tensor> {
+        let x = self.resnet.forward(g, x, None, Some(shared.time))?;
+        match &self.attention {
+            Some((attention, resnet)) => {
+                let x = attention.forward(g, x, shared.context)?;
+                resnet.forward(g, x, None, Some(shared.time))
+            }
+            None => Ok(x),
+        }
     }
 
     pub(super) fn cross_attentions(&self) -> impl Iterator<Item = &CrossAttention> {
-        self.attentions.cross_attentions()
+        self.attention.iter().flat_map(|(attention, _)| attention.cross_attentions())
     }
 }
 
@@ -123,7 +136,8 @@ impl UpBlock {
             let from = if j == 0 { input } else { channels } + if j + 1 == layers { skip } else { channels };
             up.resnets.push(build.resnet(&scope.pp("resnets").pp(j), from, channels));
             if cross {
-                up.attentions.push(Transformer2D::new(&scope.pp("attentions").pp(j), block, build));
+                let depth = config.up_depth(i, j);
+                up.attentions.push(Transformer2D::new(&scope.pp("attentions").pp(j), block, depth, build));
             }
         }
         if block > 0 {
@@ -137,15 +151,15 @@ impl UpBlock {
         &self,
         g: &mut Graph,
         x: Tensor,
-        cond: Conditioning,
+        shared: Shared,
         skips: &mut Vec<Tensor>,
     ) -> Result<Tensor> {
         let mut x = x;
         for (i, resnet) in self.resnets.iter().enumerate() {
             let skip = skips.pop().ok_or_else(|| Error::op("unet", "more blocks on the way up than down"))?;
-            x = resnet.forward(g, x, Some(skip), Some(cond.time))?;
+            x = resnet.forward(g, x, Some(skip), Some(shared.time))?;
             if let Some(attention) = self.attentions.get(i) {
-                x = attention.forward(g, x, cond.context)?;
+                x = attention.forward(g, x, shared.context)?;
             }
         }
         match &self.upsamplers {

@@ -3,6 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::depths::{Depth, Depths};
 use super::per_block::PerBlock;
 use crate::base::json;
 use crate::error::{Error, Result};
@@ -49,7 +50,7 @@ pub(super) struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn fail(&self, message: String) -> Result<()> {
+    pub(super) fn fail(&self, message: String) -> Result<()> {
         Err(Error::file(self.path, message))
     }
 
@@ -89,6 +90,32 @@ impl Check<'_> {
             return self.fail(format!("{name} has {} values for {blocks} blocks", values.len()));
         }
         values.iter().try_for_each(|&value| self.count(name, value, most))
+    }
+
+    /// Checks transformer blocks: an entry for each of `blocks`, which has enough numbers for the `attentions` of a block.
+    pub(super) fn depths(
+        &self,
+        name: &str,
+        depths: &Depths,
+        blocks: usize,
+        attentions: &dyn Fn(usize) -> usize,
+    ) -> Result<()> {
+        if let Some(value) = depths.values().into_iter().find(|&value| value > LAYERS) {
+            return self.fail(format!("{name} is {value}, must be at most {LAYERS}"));
+        }
+        let Depths::Each(list) = depths else { return Ok(()) };
+        if list.len() != blocks {
+            return self.fail(format!("{name} has {} values for {blocks} blocks", list.len()));
+        }
+        for (i, depth) in list.iter().enumerate() {
+            if let Depth::Each(list) = depth
+                && list.len() < attentions(i)
+            {
+                let (given, wanted) = (list.len(), attentions(i));
+                return self.fail(format!("{name} has {given} values in list {i} for {wanted} attentions"));
+            }
+        }
+        Ok(())
     }
 
     /// Checks the channels of every block.
