@@ -61,12 +61,14 @@ impl AddedEmbedding {
     pub(super) fn forward(&self, g: &mut Graph, added: Option<Added>, n: usize) -> Result<Tensor> {
         let AddedConfig { pooled: width, time_embed_dim: dim } = self.config;
         let Some(Added { pooled, time_ids }) = added else {
-            let message = format!("the model adds a pooled prompt [{n}, {width}] and time ids [{n}, 6]; none are given");
+            let message =
+                format!("the model adds a pooled prompt [{n}, {width}] and time ids [{n}, 6]; none are given");
             return Err(Error::op("unet", message));
         };
         if **g.shape(pooled) != [n, width] || **g.shape(time_ids) != [n, TIME_IDS] {
             let (pooled, ids) = (g.shape(pooled), g.shape(time_ids));
-            let message = format!("pooled prompt is {pooled}, time ids are {ids}: expected [{n}, {width}] and [{n}, 6]");
+            let message =
+                format!("pooled prompt is {pooled}, time ids are {ids}: expected [{n}, {width}] and [{n}, 6]");
             return Err(Error::op("unet", message));
         }
         let ids = reshape(g, time_ids, [n * TIME_IDS])?;

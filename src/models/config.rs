@@ -11,10 +11,10 @@ mod unet;
 use check::{CHANNELS, Check, LAYERS, read};
 pub use depths::{Depth, Depths};
 pub use per_block::PerBlock;
-pub(super) use unet::TIME_IDS;
-pub use unet::{AddedConfig, UnetConfig};
 use serde::Deserialize;
 use serde_json::{Value, json};
+pub(super) use unet::TIME_IDS;
+pub use unet::{AddedConfig, UnetConfig};
 
 use crate::error::{Error, Result};
 use crate::gpu::Colours;

@@ -46,13 +46,7 @@ impl DownBlock {
     }
 
     /// Runs `x` through, keeping every result for the way up.
-    pub(super) fn forward(
-        &self,
-        g: &mut Graph,
-        x: Tensor,
-        shared: Shared,
-        skips: &mut Vec<Tensor>,
-    ) -> Result<Tensor> {
+    pub(super) fn forward(&self, g: &mut Graph, x: Tensor, shared: Shared, skips: &mut Vec<Tensor>) -> Result<Tensor> {
         let mut x = x;
         for (i, resnet) in self.resnets.iter().enumerate() {
             x = resnet.forward(g, x, None, Some(shared.time))?;
@@ -147,13 +141,7 @@ impl UpBlock {
     }
 
     /// Runs `x` through, taking back what the way down kept.
-    pub(super) fn forward(
-        &self,
-        g: &mut Graph,
-        x: Tensor,
-        shared: Shared,
-        skips: &mut Vec<Tensor>,
-    ) -> Result<Tensor> {
+    pub(super) fn forward(&self, g: &mut Graph, x: Tensor, shared: Shared, skips: &mut Vec<Tensor>) -> Result<Tensor> {
         let mut x = x;
         for (i, resnet) in self.resnets.iter().enumerate() {
             let skip = skips.pop().ok_or_else(|| Error::op("unet", "more blocks on the way up than down"))?;

@@ -56,7 +56,7 @@ impl Batches {
 impl Model {
     /// Width of the pooled embedding that the UNet reads beside the sizes of each image; `None` where it reads neither.
     pub(super) fn pooled_width(&self) -> Option<usize> {
-        None
+        self.unet.added().map(|added| added.pooled)
     }
 
     /// Number of text encoders.

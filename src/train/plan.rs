@@ -8,7 +8,7 @@ use crate::base::rng::{CounterRng, Stream};
 use crate::error::{Error, Result, message, option};
 use crate::gpu::{Caps, Variants};
 use crate::graph::{Graph, Plan, PlanOptions, Source, Tensor};
-use crate::models::{Context, Sample, TextEncoder, TextEncoderConfig, UNet, UnetConfig};
+use crate::models::{Added, Conditioning, Context, Sample, TextEncoder, TextEncoderConfig, UNet, UnetConfig};
 use crate::nn::{LoraSpec, Mode, Param, Role, Scope, Settings};
 use crate::ops;
 use crate::ops::{clip_factor, dot, repeat, weighted_mse};
@@ -97,6 +97,8 @@ pub(super) struct Inputs {
     pub timesteps: Tensor,
     pub weights: Tensor,
     pub prompt: Tensor,
+    /// Pooled prompts `[prompts, width]` and the sizes of each image `[n, 6]`, for a model that reads them.
+    pub added: Option<Added>,
     pub errors: Tensor,
     /// What a fused update reads, and the norm that it finds.
     pub fused: Option<(UpdateInputs, Tensor)>,
@@ -244,14 +246,27 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
         )));
     }
     let shared = setup.samples[0] > 1 && !setup.captions;
-    let context = if shared { repeat(&mut g, hidden, setup.samples[0])? } else { hidden };
+    let each = |g: &mut Graph, of_prompts: Tensor| match shared {
+        true => repeat(g, of_prompts, setup.samples[0]),
+        false => Ok(of_prompts),
+    };
+    let context = each(&mut g, hidden)?;
+    let added = setup.unet.added().map(|added| Added {
+        pooled: g.input("pooled", [prompts, added.pooled], DType::F32),
+        time_ids: g.input("time ids", [n, 6], DType::F32),
+    });
+    let of_samples = match added {
+        Some(Added { pooled, time_ids }) => Some(Added { pooled: each(&mut g, pooled)?, time_ids }),
+        None => None,
+    };
 
     let full = setup.lora.is_none();
     let dtype = if full { DType::F32 } else { setup.dtype };
     let scope =
         Scope::new("unet", Settings { dtype, mode: Mode::Training, lora: setup.lora.clone(), ..Settings::default() });
     let unet = UNet::new(&scope, setup.unet.clone())?;
-    let pred = unet.forward(&mut g, Sample { latents: noisy, extra }, timesteps, Context::Hidden(context))?;
+    let conditioning = Conditioning { context: Context::Hidden(context), added: of_samples };
+    let pred = unet.forward(&mut g, Sample { latents: noisy, extra }, timesteps, conditioning)?;
     let (total, errors) = weighted_mse(&mut g, pred, target, weights)?;
     g.output(errors);
     let trained = scope.params().into_iter().filter(|p| full || p.role == Role::Adapter).collect();
@@ -259,7 +274,7 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
     groups.insert(0, Group { label: "unet", params: trained });
     keep_reached(&g, total, &mut groups);
 
-    let mut inputs = Inputs { noisy, extra, target, timesteps, weights, prompt, errors, fused: None };
+    let mut inputs = Inputs { noisy, extra, target, timesteps, weights, prompt, added, errors, fused: None };
     match pass {
         Pass::Store | Pass::Accumulate => store_gradients(&mut g, setup, total, &groups, pass == Pass::Accumulate)?,
         Pass::Norm | Pass::Update => {
@@ -356,19 +371,20 @@ mod tests {
         let lora = LoraSpec { rank: 2, alpha: 2.0, targets: Targets::All };
         let settings = Settings { mode: Mode::Training, lora: Some(lora), ..Settings::default() };
         let scope = Scope::new("text_encoder", settings);
-        let (used, idle) = (Linear::new(&scope.pp("used"), 4, 4, true), Linear::new(&scope.pp("idle"), 4, 4, true));
+        let (used, idle) =
+            (Linear::new(&scope.pp("used.q_proj"), 4, 4, true), Linear::new(&scope.pp("idle.q_proj"), 4, 4, true));
         let mut g = Graph::new();
         let x = g.input("x", [1, 4], DType::F32);
         let y = used.forward(&mut g, x).unwrap();
         // Recorded, but the loss does not read it; and a third that is never recorded.
         idle.forward(&mut g, y).unwrap();
-        Linear::new(&scope.pp("unrecorded"), 4, 4, true);
+        Linear::new(&scope.pp("unrecorded.q_proj"), 4, 4, true);
         let loss = dot(&mut g, y, y).unwrap();
         let adapters: Vec<Param> = scope.params().into_iter().filter(|p| p.role == Role::Adapter).collect();
         assert_eq!(adapters.len(), 6);
         let mut groups = [Group { label: "text", params: adapters }];
         keep_reached(&g, loss, &mut groups);
         let keys: Vec<&str> = groups[0].params.iter().map(|p| p.key.as_str()).collect();
-        assert_eq!(keys, ["lora.text_encoder.used.down", "lora.text_encoder.used.up"]);
+        assert_eq!(keys, ["lora.text_encoder.used.q_proj.down", "lora.text_encoder.used.q_proj.up"]);
     }
 }

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pool, Store};
 use crate::graph::{Session, Tensor};
+use crate::models::Added;
 use crate::nn::{Param, weights};
 
 use super::micro_batch::MicroBatch;
@@ -102,7 +103,12 @@ impl Trainer {
         for Passes { first, next, at } in &self.passes {
             for session in std::iter::once(first).chain(next) {
                 match &prompts {
-                    Conditioning::Context { hidden, .. } => session.write(at.prompt, hidden)?,
+                    Conditioning::Context { hidden, pooled, .. } => {
+                        session.write(at.prompt, hidden)?;
+                        if let Some(Added { pooled: to, .. }) = at.added {
+                            session.write(to, pooled)?;
+                        }
+                    }
                     Conditioning::Ids { ids, .. } => session.write_ids(at.prompt, &ids.concat())?,
                 }
             }
@@ -162,10 +168,16 @@ impl Trainer {
         let unknown = || Error::op("train", "a sample of a prompt that was not set");
         match &self.captions {
             None => {}
-            Some(Conditioning::Context { hidden, tokens, .. }) => {
-                let rows = rows(tokens * self.setup.unet.cross_attention_dim.get(0))
-                    .map(|row| hidden.get(row).ok_or_else(unknown));
-                session.write(at.prompt, &rows.collect::<Result<Vec<_>>>()?.concat())?;
+            Some(Conditioning::Context { hidden, tokens, pooled }) => {
+                let of_samples = |values: &[f32], width: usize| -> Result<Vec<f32>> {
+                    let rows = rows(width).map(|row| values.get(row).ok_or_else(unknown));
+                    Ok(rows.collect::<Result<Vec<_>>>()?.concat())
+                };
+                let unet = &self.setup.unet;
+                session.write(at.prompt, &of_samples(hidden, tokens * unet.cross_attention_dim.get(0))?)?;
+                if let (Some(Added { pooled: to, .. }), Some(added)) = (at.added, unet.added()) {
+                    session.write(to, &of_samples(pooled, added.pooled)?)?;
+                }
             }
             Some(Conditioning::Ids { ids, tokens }) => {
                 let ids = ids.concat();
@@ -176,6 +188,9 @@ impl Trainer {
         session.write(at.noisy, &batch.noisy)?;
         if let Some(extra) = at.extra {
             session.write(extra, &batch.extra)?;
+        }
+        if let Some(Added { time_ids, .. }) = at.added {
+            session.write(time_ids, &batch.time_ids)?;
         }
         session.write(at.target, &batch.target)?;
         session.write(at.timesteps, &batch.timesteps)?;

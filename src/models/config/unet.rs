@@ -278,4 +278,3 @@ impl UnetConfig {
         self.block_out_channels[0] * 4
     }
 }
-
