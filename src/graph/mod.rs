@@ -158,6 +158,11 @@ impl Graph {
         Ok(t)
     }
 
+    /// Returns whether a stored tensor was recorded under `key`.
+    pub fn holds(&self, key: &str) -> bool {
+        self.stored.contains_key(key)
+    }
+
     /// All recorded stored tensors, in recording order.
     pub fn stored_tensors(&self) -> impl Iterator<Item = (&str, Tensor)> {
         self.tensors.iter().enumerate().filter_map(|(i, t)| match &t.source {

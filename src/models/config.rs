@@ -137,10 +137,17 @@ impl VaeConfig {
     }
 }
 
-/// A text encoder's `config.json` (`CLIPTextModel`).
+/// Class of a text encoder that has a text projection.
+const PROJECTING: &str = "CLIPTextModelWithProjection";
+
+/// A text encoder's `config.json` (`CLIPTextModel` or `CLIPTextModelWithProjection`).
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct TextEncoderConfig {
+    /// Classes that the file describes: `CLIPTextModel`, or `CLIPTextModelWithProjection`.
+    pub architectures: Vec<String>,
+    /// Width of the text projection, where there is one.
+    pub projection_dim: usize,
     /// Rows of the token table.
     pub vocab_size: usize,
     /// Channels.
@@ -162,6 +169,8 @@ pub struct TextEncoderConfig {
 impl Default for TextEncoderConfig {
     fn default() -> Self {
         TextEncoderConfig {
+            architectures: Vec::new(),
+            projection_dim: 512,
             vocab_size: 49408,
             hidden_size: 512,
             intermediate_size: 2048,
@@ -196,7 +205,15 @@ impl TextEncoderConfig {
             return Err(Error::file(path, format!("{message}: heads wider than {WIDEST_HEAD} are not supported")));
         }
         check.eps("layer_norm_eps", config.layer_norm_eps)?;
+        if config.projection().is_some() {
+            check.count("projection_dim", config.projection_dim, CHANNELS)?;
+        }
         Ok(config)
+    }
+
+    /// Width of the pooled prompt, if the class has a text projection.
+    pub fn projection(&self) -> Option<usize> {
+        self.architectures.iter().any(|class| class == PROJECTING).then_some(self.projection_dim)
     }
 
     /// Activation of the feed-forward layers.

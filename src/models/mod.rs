@@ -18,6 +18,6 @@ mod vae_blocks;
 
 pub use conditioning::{Added, Conditioning};
 pub use config::{TextEncoderConfig, UnetConfig, VaeConfig};
-pub use text_encoder::TextEncoder;
+pub use text_encoder::{Encoded, Taps, TextEncoder};
 pub use unet::{Context, KeyValue, Sample, UNet};
 pub use vae::{MapSizes, Vae};

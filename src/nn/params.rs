@@ -181,6 +181,12 @@ impl Scope {
         self.shared.params.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Registered parameters that `g` holds, in order. A model registers all that its checkpoint has; what was recorded
+    /// may need fewer of them.
+    pub fn params_in(&self, g: &Graph) -> Vec<Param> {
+        self.params().into_iter().filter(|param| g.holds(&param.key)).collect()
+    }
+
     /// Every linear layer and convolution, by path from the part on, with its weight's shape in the checkpoint: what a
     /// LoRA file may name.
     pub fn modules(&self) -> Vec<(String, Vec<usize>)> {

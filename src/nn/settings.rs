@@ -50,9 +50,9 @@ impl Default for Settings {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Targets {
     /// `to_q`, `to_k`, `to_v`, `to_out.0` of the UNet's attentions; `q_proj`, `k_proj`, `v_proj`, `out_proj` of the
-    /// text encoder's.
+    /// text encoders'.
     Attention,
-    /// Every linear layer and convolution inside the UNet's down, mid and up blocks; the text encoder as for
+    /// Every linear layer and convolution inside the UNet's down, mid and up blocks; the text encoders as for
     /// `Attention`.
     All,
     /// These, by path from the part on: `unet.mid_block.attentions.0.proj_in`.
@@ -69,7 +69,7 @@ impl Targets {
             (Targets::All, Some(("unet", rest))) => {
                 ["down_blocks.", "mid_block.", "up_blocks."].iter().any(|block| rest.starts_with(block))
             }
-            (_, Some(("text_encoder", _))) => attention(&["q_proj", "k_proj", "v_proj", "out_proj"]),
+            (_, Some(("text_encoder" | "text_encoder_2", _))) => attention(&["q_proj", "k_proj", "v_proj", "out_proj"]),
             _ => false,
         }
     }
@@ -109,6 +109,7 @@ mod tests {
         let conv = "unet.up_blocks.1.resnets.0.conv1";
         let text = "text_encoder.text_model.encoder.layers.0.self_attn.out_proj";
         assert!(Targets::Attention.covers(q) && Targets::Attention.covers(out) && Targets::Attention.covers(text));
+        assert!(Targets::All.covers(&text.replacen("text_encoder", "text_encoder_2", 1)));
         assert!(!Targets::Attention.covers(conv) && Targets::All.covers(conv) && Targets::All.covers(q));
         for outside in ["unet.conv_in", "unet.conv_out", "unet.time_embedding.linear_1", "vae.decoder.conv_in"] {
             assert!(!Targets::All.covers(outside), "{outside}");

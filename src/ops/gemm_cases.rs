@@ -32,6 +32,8 @@ fn linear_cases(cases: &mut Vec<Case>) {
             cases.push(Case::new(op, [Given::normal([b, m, k]), Given::normal(w)]));
         }
     }
+    let row = Gemm { batched: true, k_major: true, alpha: 0.5, ..plain.clone() };
+    cases.push(Case::new(row, [Given::normal([3, 1, 7]), Given::normal([3, 7, 5])]).grads([0, 1]));
     cases.push(Case::new(plain.clone(), [Given::normal([0, 8]), Given::normal([4, 8])]));
     // A row per sample of each product; more terms than the iterations that drivers allow a loop.
     let rows = Gemm { batched: true, add: Some(AddKind::PerSample { offset: 1 }), ..plain.clone() };

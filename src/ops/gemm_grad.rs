@@ -2,18 +2,19 @@
 
 use super::contraction::Operands;
 use super::{
-    AddKind, Conv, Gemm, Result, Rows, Tensor, Unary, WeightGrad, sum_per_sample, sum_rows, upsample_nearest_bwd,
+    AddKind, Conv, Gemm, Result, Rows, Tensor, Unary, WeightGrad, reshape, sum_per_sample, sum_rows,
+    upsample_nearest_bwd,
 };
 use crate::error::Error;
 use crate::graph::Vjp;
 
 pub(super) fn gemm_vjp(gemm: &Gemm, v: &mut Vjp) -> Result<Vec<Option<Tensor>>> {
     let mut dout = v.grad()?;
-    if gemm.geglu || gemm.batched {
-        return Err(Error::op(
-            "linear",
-            "a fused GEGLU pair and a batched product have no gradient rule; record them apart",
-        ));
+    if gemm.geglu {
+        return Err(Error::op("linear", "a fused GEGLU pair has no gradient rule; record it apart"));
+    }
+    if gemm.batched {
+        return batched_vjp(gemm, v, dout);
     }
     if let Some(activation) = gemm.activation {
         let before = v.g.push1(Gemm { activation: None, ..gemm.clone() }, &v.inputs)?;
@@ -58,6 +59,25 @@ pub(super) fn gemm_vjp(gemm: &Gemm, v: &mut Vjp) -> Result<Vec<Option<Tensor>>> 
         }
     }
     Ok(grads)
+}
+
+/// Gradients of products of one row each: `a [b, 1, k]` times `w [b, k, n]`.
+fn batched_vjp(gemm: &Gemm, v: &mut Vjp, dout: Tensor) -> Result<Vec<Option<Tensor>>> {
+    let a = v.shape(0);
+    let plain = Gemm { batched: true, k_major: true, alpha: gemm.alpha, ..Gemm::new(Rows::Same) };
+    if *gemm != plain || a.len() != 3 || a[1] != 1 {
+        return Err(Error::op("linear", "batched products have a gradient rule for single rows alone"));
+    }
+    let by_a = Gemm { k_major: false, ..plain.clone() };
+    let by_a = v.needs(0).then(|| v.g.push1(by_a, &[dout, v.inputs[1]])).transpose()?;
+    let by_w = if v.needs(1) {
+        // A row's transpose is its renaming.
+        let column = reshape(v.g, v.inputs[0], [a[0], a[2], 1])?;
+        Some(v.g.push1(plain, &[column, dout])?)
+    } else {
+        None
+    };
+    Ok(vec![by_a, by_w])
 }
 
 /// The gradient by the weight.

@@ -167,10 +167,14 @@ impl Recorder {
         let mut h = self.value();
         for i in 0..2 + self.below(3) {
             let (other, w, overwrites) = (self.value(), self.weights[i % 2], self.below(20) == 0);
+            let nested = self.below(2) == 0;
             h = self.g.segment("segment", |g| {
                 let product = ops::linear(g, h, w, Default::default())?;
-                let scaled = ops::scale(g, product, 0.4)?;
-                let active = ops::unary(g, scaled, Activation::Silu)?;
+                let inner = |g: &mut Graph| {
+                    let scaled = ops::scale(g, product, 0.4)?;
+                    ops::unary(g, scaled, Activation::Silu)
+                };
+                let active = if nested { g.segment("inner", inner)? } else { inner(g)? };
                 let sum = ops::add(g, active, other)?;
                 if overwrites { g.push1(Count, &[sum, h]) } else { Ok(sum) }
             })?;

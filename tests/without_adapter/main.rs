@@ -1,6 +1,7 @@
 //! What needs no adapter: kernels as texts, gradient rules by their references, plans, schedules, files, and the layers
 //! of the sources.
 
+mod checkpoints;
 mod diffusion;
 mod grads;
 #[path = "../io/mod.rs"]

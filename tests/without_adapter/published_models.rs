@@ -1,6 +1,8 @@
 //! The models that people have, from their configurations alone: how many parameters they hold, how many of them a LoRA
 //! adds, and how many kernels their jobs have compiled.
 
+mod xl;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -75,6 +75,56 @@ fn wide_heads_must_be_single() {
     assert!(error.contains("2 for 400 channels") && error.contains("wider than 160 must be single"), "{error}");
 }
 
+const THREE: &str = r#""down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"], "block_out_channels": [32, 64, 128]"#;
+
+#[test]
+fn depths_are_read_as_diffusers_reads_them() {
+    let three = |fields: &str| unet(&format!("{{{THREE}, {fields}}}"));
+    let up = |config: &UnetConfig| (0..9).map(|i| config.up_depth(i / 3, i % 3)).collect::<Vec<_>>();
+    let config = three(r#""transformer_layers_per_block": [1, 2, 10]"#).unwrap();
+    assert_eq!([1, 2].map(|i| config.transformer_layers_per_block.get(i, 1)), [2, 10]);
+    assert_eq!(up(&config), [10, 10, 10, 2, 2, 2, 1, 1, 1]);
+    let nested = r#""transformer_layers_per_block": [0, [2, 3], [4, 5]], "mid_block_type": "UNetMidBlock2D""#;
+    let reverse = r#""reverse_transformer_layers_per_block": [[4, 5, 6], 7, 1]"#;
+    let config = three(&format!("{nested}, {reverse}")).unwrap();
+    assert_eq!([0, 1].map(|layer| config.transformer_layers_per_block.get(2, layer)), [4, 5]);
+    assert_eq!(up(&config), [4, 5, 6, 7, 7, 7, 1, 1, 1]);
+    assert!(!config.middle_attends());
+    for (fields, words) in [
+        (nested.to_owned(), ["reverse_transformer_layers_per_block", "missing"]),
+        (format!("{nested}, {}", reverse.replace("5, 6", "5")), ["2 values in list 0", "3 attentions"]),
+        (format!("{}, {reverse}", nested.replace("[2, 3]", "[2]")), ["1 values in list 1", "2 attentions"]),
+        (format!("{nested}, {}", reverse.replace(", 1]", "]")), ["reverse_transformer", "2 values for 3 blocks"]),
+        (
+            r#""transformer_layers_per_block": [1, 2, "3"]"#.into(),
+            ["transformer_layers_per_block", "a list of numbers"],
+        ),
+    ] {
+        let error = three(&fields).unwrap_err().to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{fields}: {error}");
+    }
+}
+
+#[test]
+fn added_embeddings_need_their_widths() {
+    let [sines, width] = [("addition_time_embed_dim", 8), ("projection_class_embeddings_input_dim", 92)]
+        .map(|(f, n)| format!(r#""{f}": {n}"#));
+    let with = |fields: &str| unet(&format!(r#"{{"addition_embed_type": "text_time", {fields}}}"#));
+    let config = with(&format!("{sines}, {width}")).unwrap();
+    assert_eq!(config.added(), Some(AddedConfig { pooled: 44, time_embed_dim: 8 }));
+    assert_eq!(unet(&format!("{{{sines}, {width}}}")).unwrap().added(), None);
+    for (fields, words) in [
+        (sines.clone(), "projection_class_embeddings_input_dim is missing"),
+        (width.clone(), "addition_time_embed_dim is missing"),
+        (format!("{sines}, {}", width.replace("92", "48")), "must be above 6 times addition_time_embed_dim, 48"),
+        (format!("{width}, {}", sines.replace('8', "1")), "addition_time_embed_dim is 1, too small"),
+    ] {
+        let error = with(&fields).unwrap_err().to_string();
+        assert!(error.contains(words), "{fields}: {error}");
+    }
+}
+
 #[test]
 fn a_list_of_what_is_allowed_is_allowed() {
     assert!(unet(r#"{"only_cross_attention": [false, false, false, false]}"#).is_ok());
@@ -85,7 +135,7 @@ fn a_list_of_what_is_allowed_is_allowed() {
 #[test]
 fn what_is_not_supported_is_named() {
     for (field, value) in [
-        ("addition_embed_type", "\"text_time\""),
+        ("addition_embed_type", "\"text_image\""),
         ("act_fn", "\"gelu\""),
         ("dual_cross_attention", "true"),
         ("class_embed_type", "\"timestep\""),

@@ -4,6 +4,7 @@
 
 mod gradients;
 mod harness;
+mod range;
 
 use std::collections::BTreeMap;
 
