@@ -364,27 +364,34 @@ pub fn initial_factor(param: &Param, index: usize, seed: u64) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::{Linear, Targets};
+    use crate::models::Taps;
+    use crate::nn::Targets;
 
+    /// SDXL takes the states of its first text encoder before that one's last layer.
     #[test]
     fn what_no_gradient_reaches_is_not_updated() {
         let lora = LoraSpec { rank: 2, alpha: 2.0, targets: Targets::All };
-        let settings = Settings { mode: Mode::Training, lora: Some(lora), ..Settings::default() };
-        let scope = Scope::new("text_encoder", settings);
-        let (used, idle) =
-            (Linear::new(&scope.pp("used.q_proj"), 4, 4, true), Linear::new(&scope.pp("idle.q_proj"), 4, 4, true));
-        let mut g = Graph::new();
-        let x = g.input("x", [1, 4], DType::F32);
-        let y = used.forward(&mut g, x).unwrap();
-        // Recorded, but the loss does not read it; and a third that is never recorded.
-        idle.forward(&mut g, y).unwrap();
-        Linear::new(&scope.pp("unrecorded.q_proj"), 4, 4, true);
-        let loss = dot(&mut g, y, y).unwrap();
-        let adapters: Vec<Param> = scope.params().into_iter().filter(|p| p.role == Role::Adapter).collect();
-        assert_eq!(adapters.len(), 6);
-        let mut groups = [Group { label: "text", params: adapters }];
-        keep_reached(&g, loss, &mut groups);
-        let keys: Vec<&str> = groups[0].params.iter().map(|p| p.key.as_str()).collect();
-        assert_eq!(keys, ["lora.text_encoder.used.q_proj.down", "lora.text_encoder.used.q_proj.up"]);
+        let scope =
+            Scope::new("text_encoder", Settings { mode: Mode::Training, lora: Some(lora), ..Settings::default() });
+        let config = r#"{"vocab_size": 9, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 3,
+            "num_attention_heads": 2, "max_position_embeddings": 5}"#;
+        let config = TextEncoderConfig::parse("text_encoder/config.json", config).unwrap();
+        let encoder = TextEncoder::new(&scope, config).unwrap();
+        let adapters = || scope.params().into_iter().filter(|p| p.role == Role::Adapter).collect::<Vec<_>>();
+        let trained = |skip| {
+            let mut g = Graph::new();
+            let ids = g.input("ids", [1, 5], DType::U32);
+            let hidden = encoder.encode(&mut g, ids, Taps { skip, ends: None }).unwrap().hidden;
+            let loss = dot(&mut g, hidden, hidden).unwrap();
+            let mut groups = [Group { label: "text", params: adapters() }];
+            keep_reached(&g, loss, &mut groups);
+            let wrt: Vec<Tensor> = groups[0].params.iter().map(|p| p.get(&mut g).unwrap()).collect();
+            assert_eq!(ops::grad(&mut g, loss, &wrt, false).unwrap().len(), wrt.len());
+            groups[0].params.iter().map(|p| p.key.clone()).collect::<Vec<_>>()
+        };
+        let all: Vec<String> = adapters().into_iter().map(|p| p.key).collect();
+        assert_eq!((all.len(), trained(None)), (3 * 4 * 2, all.clone()));
+        let reached: Vec<String> = all.into_iter().filter(|key| !key.contains("layers.2.")).collect();
+        assert_eq!((reached.len(), trained(Some(1))), (2 * 4 * 2, reached));
     }
 }
