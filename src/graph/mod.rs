@@ -3,6 +3,7 @@
 //! Models record nodes into a [`Graph`]; [`grad`] appends their backward pass; [`Plan`] assigns memory; [`Session`]
 //! replays the plan on a device. This module knows the trait [`Op`], never a concrete operation.
 
+mod depends;
 mod dump;
 mod eval;
 mod grad;

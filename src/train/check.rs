@@ -30,6 +30,7 @@ impl TrainOptions {
             let others = message![option("sample_prompts"), ": it is for comparing numbers"];
             return Err(Error::usage("sample_prompts", message![option("replay"), " takes no ", others]));
         }
+        self.check_buckets()?;
         check_counts(&[
             ("steps", self.steps),
             ("batch", Some(self.batch)),

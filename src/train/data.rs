@@ -7,7 +7,6 @@ use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Result, message, option};
 use crate::event::{Event, Phase};
 use crate::gpu::Pool;
-use crate::io;
 use crate::io::image::{Decoded, Fit};
 use crate::pipeline::autoencode::VaeSession;
 use crate::pipeline::context::Context;
@@ -15,14 +14,16 @@ use crate::pipeline::events::EventSink;
 use crate::pipeline::planning::Part;
 use crate::pipeline::text::TextParts;
 use crate::pipeline::{Masked, Model};
-use crate::train::dataset::{Drawing, micro_batch};
+use crate::train::dataset::{Drawing, Variant};
+use crate::train::micro_batch::micro_batch;
 use crate::train::{Conditioning, Dataset, MicroBatch, Photo, Replay};
 
+use super::TrainOptions;
 use super::class_images::{class_job, class_pictures};
 use super::masks::{masks_of_view, random_mask};
 use super::samples::SamplePrompts;
 use super::training_set::{TrainingPicture, TrainingSet};
-use super::{Crop, TrainOptions};
+use super::views::Views;
 
 /// What a training run feeds on.
 pub(super) struct Run {
@@ -52,8 +53,17 @@ impl Batches {
     }
 }
 
-/// Variants that are cached of a randomly cropped picture.
-const CROPS: usize = 4;
+impl Model {
+    /// Width of the pooled embedding that the UNet reads beside the sizes of each image; `None` where it reads neither.
+    pub(super) fn pooled_width(&self) -> Option<usize> {
+        self.unet.added().map(|added| added.pooled)
+    }
+
+    /// Number of text encoders.
+    fn text_encoders(&self) -> usize {
+        1
+    }
+}
 
 impl TrainOptions {
     /// The batches of the replay file at `path`, which must be of `model`.
@@ -61,9 +71,9 @@ impl TrainOptions {
         let file = Replay::open(path)?;
         let conditioning = file.conditioning()?;
         let tokens = match (&conditioning, self.text_encoder) {
-            (Conditioning::Context(values, tokens), false) => {
+            (Conditioning::Context { hidden, tokens, .. }, false) => {
                 let prompts = if file.samples()[1] > 0 { 2 } else { 1 };
-                if values.len() != prompts * tokens * model.context_width() {
+                if hidden.len() != prompts * tokens * model.context_width() {
                     return Err(Error::file(
                         path,
                         format!("context is not {} wide: made for another model", model.context_width()),
@@ -71,9 +81,9 @@ impl TrainOptions {
                 }
                 *tokens
             }
-            (Conditioning::Ids(ids, tokens), true) => {
+            (Conditioning::Ids { ids, tokens }, true) => {
                 let (vocabulary, positions) = (model.text.vocab_size, model.text.max_position_embeddings);
-                if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
+                if let Some(id) = ids.iter().flatten().find(|&&id| id as usize >= vocabulary) {
                     return Err(Error::file(path, format!("holds token id {id}: the model has {vocabulary}")));
                 }
                 if *tokens > positions {
@@ -84,13 +94,14 @@ impl TrainOptions {
                 }
                 *tokens
             }
-            (Conditioning::Ids(..), false) => {
+            (Conditioning::Ids { .. }, false) => {
                 return Err(Error::file(path, message!["holds token ids: give ", option("text_encoder")]));
             }
-            (Conditioning::Context(..), true) => {
+            (Conditioning::Context { .. }, true) => {
                 return Err(Error::file(path, message!["holds no token ids: leave ", option("text_encoder"), " out"]));
             }
         };
+        file.check_added(model.pooled_width(), model.text_encoders())?;
         let (channels, own) = (file.latent()[2], model.vae.latent_channels);
         if channels != own {
             return Err(Error::file(path, format!("latents of {channels} channels, the model has {own}")));
@@ -156,14 +167,18 @@ pub(super) async fn prepare(
     pool.reserve(&context.gpu, chunks)?;
     let hidden = events.until_stopped(&context.gpu, model.encode_prompts(&context.gpu, text, pool, &texts)).await?;
     let conditioning = match job.text_encoder {
-        true => Conditioning::Ids(texts[..conditioned].concat(), tokens),
-        false => Conditioning::Context(hidden.read().await?[..conditioned].concat(), tokens),
+        true => Conditioning::Ids { ids: vec![texts[..conditioned].concat()], tokens },
+        false => {
+            let hidden = hidden.read().await?[..conditioned].concat();
+            Conditioning::Context { hidden, tokens, pooled: Vec::new() }
+        }
     };
 
     events.phase(Phase::EncodingImages)?;
+    let views = set.views(job);
     if model.inpaints() {
-        let views = views(job, 0, 0).len();
-        let masks = views * masks_of_view(pictures.len(), views, false);
+        let masks = |views: &Views| views.views.len() * masks_of_view(pictures.len(), views.views.len(), false);
+        let masks = views.iter().map(masks).max().unwrap_or(0);
         events.note(format!("an inpainting model: {masks} random masks of each picture"));
     }
     let mut photos = [set.photos(), set.class_photos(classes.len())];
@@ -175,7 +190,9 @@ pub(super) async fn prepare(
         for (kind, (pictures, photos)) in [&pictures, &classes].into_iter().zip(&mut photos).enumerate() {
             let mine = pictures.iter().zip(photos).enumerate().filter(|(_, (_, photo))| photo.size == size);
             for (i, (picture, photo)) in mine {
-                encoder.encode([kind, i], &picture.open()?, photo, events).await?;
+                let class = Views::of_class();
+                let views = if kind == 0 { &views[i] } else { &class };
+                encoder.encode([kind, i], &picture.open()?, views, photo, events).await?;
                 done += 1;
                 events.say(Event::Progress { unit: "picture", done, total });
                 events.go_on()?;
@@ -212,43 +229,34 @@ struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
-    /// Encodes the views of image `i` of `kind` (0: the subject's, 1: the class's) for `photo`, and for an inpainting model
+    /// Encodes the `views` of image `i` of `kind` (0: the subject's, 1: the class's) for `photo`, and for an inpainting model
     /// masked images of each view.
     async fn encode(
         &self,
         [kind, i]: [usize; 2],
         image: &Decoded,
+        Views { views, in_turn }: &Views,
         photo: &mut Photo,
         events: &mut EventSink<'_>,
     ) -> Result<()> {
         let Encoder { context, job, model, vae, size, images } = self;
         context.gpu.breathe().await;
-        let views = views(job, kind, i);
+        photo.in_turn = *in_turn;
         let masks = if model.inpaints() { masks_of_view(*images, views.len(), kind == 1) } else { 0 };
-        for (view, (crop, flip)) in views.into_iter().enumerate() {
-            let pixels = image.resized(*size, Fit::Cover(crop))?.to_unit(flip);
+        for (number, view) in views.iter().enumerate() {
+            let pixels = image.resized(*size, Fit::Cover(view.crop))?.to_unit(view.flip);
             context.gpu.breathe().await;
-            photo.variants.push(vae.encode(&pixels, model).await?);
+            let posterior = vae.encode(&pixels, model).await?;
+            let size_ids = view.size_ids(image.size(), *size);
             let mut masked = Vec::with_capacity(masks);
-            for number in view * masks..(view + 1) * masks {
+            for number in number * masks..(number + 1) * masks {
                 let mask = random_mask(CounterRng::new(job.seed, Stream::Mask), [kind, i, number], *size);
                 masked.push(Masked::encode(vae, model, &mask, pixels.clone()).await?);
                 events.go_on()?;
             }
-            photo.masked.push(masked);
+            photo.variants.push(Variant { posterior, masked, size_ids });
+            events.go_on()?;
         }
         Ok(())
     }
-}
-
-/// Crops and mirrorings that are cached of picture `i`; class pictures (`kind` 1) are shown as they are.
-fn views(job: &TrainOptions, kind: usize, i: usize) -> Vec<(io::Crop, bool)> {
-    let crops = if kind == 0 && job.crop == Crop::Random { CROPS } else { 1 };
-    let flips = if kind == 0 && job.flip { &[false, true][..] } else { &[false] };
-    let rng = CounterRng::new(job.seed, Stream::Crop);
-    let crop = |crop: usize| {
-        let at = |axis: u64| rng.uniform(i as u32, 2 * crop as u64 + axis);
-        if crops > 1 { io::Crop { x: at(0), y: at(1) } } else { io::Crop::CENTER }
-    };
-    (0..crops).flat_map(|n| flips.iter().map(move |&flip| (crop(n), flip))).collect()
 }

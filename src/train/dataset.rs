@@ -1,17 +1,30 @@
-//! Batches: cached posteriors, noise and timesteps, every draw a function of (seed, stream, step, index).
+//! What a micro-batch is made of: cached posteriors, noise and timesteps, every draw a function of (seed, stream, step,
+//! index).
 
 use crate::base::rng::{CounterRng, Stream};
-use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Result};
 use crate::pipeline::{Masked, Posterior};
 
-/// A picture in one or more variants (crops, mirrored).
+use super::views::SizeIds;
+
+/// An encoded view of a picture: one crop of it, mirrored or not.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Variant {
+    /// The distribution of its latents.
+    pub posterior: Posterior,
+    /// Masked images of it, for an inpainting model; else empty.
+    pub masked: Vec<Masked>,
+    /// What SDXL is told of its size.
+    pub size_ids: SizeIds,
+}
+
+/// A picture in one or more variants.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Photo {
     /// Variants of one size.
-    pub variants: Vec<Posterior>,
-    /// Masked images of each variant, for an inpainting model; else empty.
-    pub masked: Vec<Vec<Masked>>,
+    pub variants: Vec<Variant>,
+    /// Each showing takes the next variant, and begins anew behind the last; else any of them, drawn for each showing.
+    pub in_turn: bool,
     /// Which of the sizes that are trained on it has.
     pub size: usize,
     /// Which of the prompts describes it.
@@ -21,8 +34,16 @@ pub struct Photo {
 impl From<Vec<Posterior>> for Photo {
     /// Of the only size, described by the first prompt.
     fn from(variants: Vec<Posterior>) -> Photo {
-        Photo { variants, ..Photo::default() }
+        let variant = |posterior| Variant { posterior, masked: Vec::new(), size_ids: SizeIds::default() };
+        Photo { variants: variants.into_iter().map(variant).collect(), ..Photo::default() }
     }
+}
+
+/// A picture in a micro-batch.
+struct Showing<'a> {
+    photo: &'a Photo,
+    /// How often it was shown before, or more: a number that no other showing of it has.
+    number: usize,
 }
 
 /// Latents, noise and timesteps of one micro-batch: instances, then class pictures.
@@ -38,31 +59,10 @@ pub struct Draw {
     pub noise: Vec<f32>,
     /// Masks and masked latents, NHWC, for an inpainting model; else empty.
     pub extra: Vec<f32>,
+    /// Six numbers of each sample, those of [`SizeIds::numbers`]; empty in a replay of a model without them.
+    pub time_ids: Vec<f32>,
     /// Timestep of each sample.
     pub timesteps: Vec<usize>,
-    /// How many of the samples are instances.
-    pub instances: usize,
-}
-
-/// A micro-batch as the training graph reads it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MicroBatch {
-    /// Which size its pictures have.
-    pub size: usize,
-    /// Prompt of each sample.
-    pub prompts: Vec<usize>,
-    /// Noised latents.
-    pub noisy: Vec<f32>,
-    /// Masks and masked latents for an inpainting model; else empty.
-    pub extra: Vec<f32>,
-    /// What the network should say.
-    pub target: Vec<f32>,
-    /// Timesteps.
-    pub timesteps: Vec<f32>,
-    /// Weight of each sample's mean squared error in the loss.
-    pub weights: Vec<f32>,
-    /// The part of the weight that min-SNR gives.
-    pub snr: Vec<f64>,
     /// How many of the samples are instances.
     pub instances: usize,
 }
@@ -109,7 +109,7 @@ impl Dataset {
         for photo in instances.iter().chain(&classes) {
             let known = elements.get_mut(photo.size);
             let known = known.ok_or_else(|| Error::Internal("a class picture of a size that no picture has".into()))?;
-            for cached in &photo.variants {
+            for Variant { posterior: cached, .. } in &photo.variants {
                 let count = if *known == 0 { cached.mean.len() } else { *known };
                 *known = count;
                 if count == 0 || cached.mean.len() != count || cached.std.len() != count {
@@ -139,25 +139,29 @@ impl Dataset {
     /// The micro-batch `index`.
     pub fn draw(&self, index: usize) -> Draw {
         let rng = |stream| CounterRng::new(self.seed, stream);
-        let (size, photos) = self.photos(index);
+        let (size, showings) = self.showings(index);
         let elements = self.elements[size];
         let mut draw = Draw {
             size,
-            prompts: photos.iter().map(|p| p.prompt).collect(),
+            prompts: showings.iter().map(|showing| showing.photo.prompt).collect(),
             latents: Vec::new(),
             noise: Vec::new(),
             extra: Vec::new(),
+            time_ids: Vec::new(),
             timesteps: Vec::new(),
             instances: self.batch,
         };
-        for (sample, photo) in photos.into_iter().enumerate() {
-            let variants = &photo.variants;
+        for (sample, Showing { photo: Photo { variants, in_turn, .. }, number }) in showings.into_iter().enumerate() {
             let (step, base) = (index as u32, (sample * elements) as u64);
-            let variant = rng(Stream::Flip).below(step, sample as u64, variants.len() as u64) as usize;
-            let cached = &variants[variant];
+            let variant = match in_turn {
+                true => number % variants.len(),
+                false => rng(Stream::Flip).below(step, sample as u64, variants.len() as u64) as usize,
+            };
+            let Variant { posterior: cached, masked, size_ids } = &variants[variant];
             let posterior = rng(Stream::Posterior).normals(step, base, elements);
             draw.latents.extend(cached.sample(&posterior, self.scaling_factor));
-            if let Some(masked) = photo.masked.get(variant).filter(|masked| !masked.is_empty()) {
+            draw.time_ids.extend(size_ids.numbers());
+            if !masked.is_empty() {
                 let choice = rng(Stream::MaskChoice).below(step, sample as u64, masked.len() as u64) as usize;
                 let noise = rng(Stream::MaskedPosterior).normals(step, base, elements);
                 draw.extra.extend(masked[choice].extra(&noise, self.scaling_factor, self.channels));
@@ -176,26 +180,27 @@ impl Dataset {
     }
 
     /// The pictures of micro-batch `index`, instances first, and their size.
-    fn photos(&self, index: usize) -> (usize, Vec<&Photo>) {
+    fn showings(&self, index: usize) -> (usize, Vec<Showing<'_>>) {
         let order = CounterRng::new(self.seed, Stream::Order);
         if self.elements.len() > 1 {
-            return self.photos_of_a_size(index, order);
+            return self.showings_of_a_size(index, order);
         }
-        let mut photos = Vec::new();
+        let mut showings = Vec::new();
         for (kind, list) in [&self.instances, &self.classes].into_iter().enumerate().filter(|(_, l)| !l.is_empty()) {
             for slot in 0..self.batch {
                 // Every picture once an epoch, in an order of its own each time.
                 let at = index * self.batch + slot;
                 let (epoch, place) = (at / list.len(), at % list.len());
-                photos.push(&list[order.permutation((2 * epoch + kind) as u32, list.len())[place]]);
+                let photo = &list[order.permutation((2 * epoch + kind) as u32, list.len())[place]];
+                showings.push(Showing { photo, number: epoch });
             }
         }
-        (0, photos)
+        (0, showings)
     }
 
     /// The same where pictures have different sizes, of which a micro-batch holds one: in an epoch every picture comes at
     /// least once; a size whose pictures do not fill its last micro-batch shows some twice.
-    fn photos_of_a_size(&self, index: usize, order: CounterRng) -> (usize, Vec<&Photo>) {
+    fn showings_of_a_size(&self, index: usize, order: CounterRng) -> (usize, Vec<Showing<'_>>) {
         let of_size = |list: &'_ [Photo], size: usize| list.iter().filter(|p| p.size == size).count();
         let batches: Vec<usize> = (0..self.elements.len())
             .flat_map(|size| vec![size; of_size(&self.instances, size).div_ceil(self.batch)])
@@ -207,61 +212,25 @@ impl Dataset {
         let earlier = shuffled[..place].iter().filter(|&&i| batches[i] == size).count();
         let mixed = order.permutation((2 * epoch) as u32, self.instances.len());
         let mine: Vec<&Photo> = mixed.iter().map(|&i| &self.instances[i]).filter(|p| p.size == size).collect();
-        let mut photos: Vec<&Photo> =
-            (0..self.batch).map(|slot| mine[(earlier * self.batch + slot) % mine.len()]).collect();
+        // In an epoch a picture comes this often at most.
+        let often = (mine.len().div_ceil(self.batch) * self.batch).div_ceil(mine.len());
+        let showing = |slot: usize| {
+            let at = earlier * self.batch + slot;
+            Showing { photo: mine[at % mine.len()], number: epoch * often + at / mine.len() }
+        };
+        let mut showings: Vec<Showing> = (0..self.batch).map(showing).collect();
         let classes: Vec<&Photo> = self.classes.iter().filter(|p| p.size == size).collect();
         for slot in (0..self.batch).filter(|_| !classes.is_empty()) {
             let pick = order.below(index as u32, (1 << 32) + slot as u64, classes.len() as u64);
-            photos.push(classes[pick as usize]);
+            showings.push(Showing { photo: classes[pick as usize], number: index });
         }
-        (size, photos)
-    }
-}
-
-/// Noises `draw` and weighs its samples, so that the weighted sum of their mean squared errors is the instances' mean
-/// loss + `prior_weight` times the class pictures'. Min-SNR (Hang et al. 2023, arXiv 2303.09556) weighs both.
-pub fn micro_batch(draw: &Draw, schedule: &NoiseSchedule, min_snr: Option<f64>, prior_weight: f64) -> MicroBatch {
-    let samples = draw.timesteps.len();
-    let each = draw.latents.len() / samples.max(1);
-    let priors = samples - draw.instances;
-    let mut batch = MicroBatch {
-        size: draw.size,
-        prompts: draw.prompts.clone(),
-        noisy: Vec::with_capacity(draw.latents.len()),
-        extra: draw.extra.clone(),
-        target: Vec::with_capacity(draw.latents.len()),
-        timesteps: draw.timesteps.iter().map(|&t| t as f32).collect(),
-        weights: Vec::with_capacity(samples),
-        snr: Vec::with_capacity(samples),
-        instances: draw.instances,
-    };
-    for (i, &t) in draw.timesteps.iter().enumerate() {
-        let (x0, noise) = (&draw.latents[i * each..(i + 1) * each], &draw.noise[i * each..(i + 1) * each]);
-        batch.noisy.extend(schedule.add_noise(x0, noise, t));
-        let (a, b) = schedule.target_coefficients(t);
-        batch.target.extend(x0.iter().zip(noise).map(|(x, n)| a * n + b * x));
-        let snr = min_snr.map_or(1.0, |gamma| schedule.min_snr_weight(t, gamma));
-        let share = if i < draw.instances { 1.0 / draw.instances as f64 } else { prior_weight / priors as f64 };
-        batch.snr.push(snr);
-        batch.weights.push((snr * share) as f32);
-    }
-    batch
-}
-
-impl MicroBatch {
-    /// The instances' mean loss and the class pictures' (before its weight), from each sample's mean squared error.
-    pub fn losses(&self, errors: &[f32]) -> (f64, Option<f64>) {
-        let mean = |range: std::ops::Range<usize>| {
-            let n = range.len() as f64;
-            range.map(|i| self.snr[i] * f64::from(errors[i])).sum::<f64>() / n
-        };
-        let prior = (errors.len() > self.instances).then(|| mean(self.instances..errors.len()));
-        (mean(0..self.instances), prior)
+        (size, showings)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::views::showings;
     use super::*;
 
     fn dataset(offset_noise: f64) -> Dataset {
@@ -281,16 +250,6 @@ mod tests {
         assert_eq!(data.draw(5), data.draw(5));
         assert_ne!(data.draw(5).noise, data.draw(6).noise);
         assert_ne!(data.draw(5).noise, dataset(0.1).draw(5).noise);
-    }
-
-    #[test]
-    fn weights_make_the_two_means() {
-        let data = dataset(0.0);
-        let schedule =
-            NoiseSchedule::new(&crate::diffusion::ScheduleConfig::stable_diffusion(crate::diffusion::Prediction::V));
-        let batch = micro_batch(&data.draw(0), &schedule, None, 0.5);
-        assert_eq!(batch.weights, [1.0, 0.5]);
-        assert_eq!(batch.losses(&[2.0, 4.0]), (2.0, Some(4.0)));
     }
 
     fn drawing(batch: usize) -> Drawing {
@@ -323,10 +282,9 @@ mod tests {
     #[test]
     fn sizes_are_not_mixed_and_every_picture_comes() {
         let photo = |i: usize, size: usize| Photo {
-            variants: vec![Posterior { mean: vec![5.0 * i as f32; 8 + 4 * size], std: vec![0.0; 8 + 4 * size] }],
             size,
             prompt: i % 3,
-            ..Photo::default()
+            ..vec![Posterior { mean: vec![5.0 * i as f32; 8 + 4 * size], std: vec![0.0; 8 + 4 * size] }].into()
         };
         let instances: Vec<Photo> = [0, 1, 0, 0, 1, 2, 0].iter().enumerate().map(|(i, &s)| photo(i, s)).collect();
         let classes: Vec<Photo> = [0, 1, 2, 1].iter().enumerate().map(|(i, &s)| photo(10 + i, s)).collect();
@@ -353,6 +311,41 @@ mod tests {
     }
 
     #[test]
+    fn every_showing_takes_the_next_variant() {
+        let variants = showings(&[3, 2, 1], 2, 40);
+        for sizes in [&[0, 0, 0, 0, 0][..], &[0, 1, 0, 2, 1, 0]] {
+            let shown = match sizes.contains(&1) {
+                true => variants.clone(),
+                false => showings(&[sizes.len()], 2, 40),
+            };
+            let photo = |(i, &size): (usize, &usize)| {
+                let variant = |k| Posterior { mean: vec![5.0 * (100 * i + k) as f32; 8], std: vec![0.0; 8] };
+                let mut photo: Photo = (0..shown[size]).map(variant).collect::<Vec<_>>().into();
+                (photo.size, photo.in_turn) = (size, true);
+                for (k, variant) in photo.variants.iter_mut().enumerate() {
+                    variant.size_ids.crop = [i, k];
+                }
+                photo
+            };
+            let data = Dataset::new(sizes.iter().enumerate().map(photo).collect(), Vec::new(), drawing(2)).unwrap();
+            let mut seen = std::collections::BTreeSet::new();
+            for draw in (0..40).map(|i| data.draw(i)) {
+                for (latents, ids) in draw.latents.chunks(8).zip(draw.time_ids.chunks(6)) {
+                    assert!(seen.insert(latents[0] as usize), "variant {} comes twice", latents[0]);
+                    assert_eq!(latents[0], 100.0 * ids[2] + ids[3], "sizes are those of the variant");
+                }
+            }
+            assert_eq!(seen.len(), 80);
+        }
+        // Fewer variants than showings: they repeat in their order.
+        let picture =
+            (0..3).map(|k| Posterior { mean: vec![5.0 * k as f32; 8], std: vec![0.0; 8] }).collect::<Vec<_>>();
+        let photo = Photo { in_turn: true, ..picture.into() };
+        let data = Dataset::new(vec![photo], Vec::new(), drawing(1)).unwrap();
+        assert_eq!((0..7).map(|i| data.draw(i).latents[0]).collect::<Vec<_>>(), [0.0, 1.0, 2.0, 0.0, 1.0, 2.0, 0.0]);
+    }
+
+    #[test]
     fn draws_have_their_distributions() {
         let picture = vec![Posterior { mean: vec![3.0; 24], std: vec![0.5; 24] }];
         let data = Dataset::new(vec![picture], Vec::new(), drawing(4)).unwrap();
@@ -375,36 +368,5 @@ mod tests {
         let shifts: Vec<f32> = offset.iter().zip(plain).map(|(a, b)| a - b).collect();
         assert!(shifts[..4].iter().all(|s| s.abs() > 1e-4) && (shifts[0] - shifts[1]).abs() > 1e-4);
         assert!((0..4).all(|c| (shifts[c] - shifts[c + 4]).abs() < 1e-6));
-    }
-
-    #[test]
-    fn weighted_errors_sum_to_the_losses() {
-        use crate::diffusion::{Prediction, ScheduleConfig};
-        let timesteps = vec![1, 500, 999, 20, 700, 3];
-        let draw = Draw {
-            size: 0,
-            prompts: vec![0; 6],
-            latents: vec![1.0; 12],
-            noise: vec![0.5; 12],
-            extra: Vec::new(),
-            timesteps,
-            instances: 3,
-        };
-        let errors = [0.5, 0.25, 1.0, 2.0, 0.125, 4.0];
-        for prediction in [Prediction::Epsilon, Prediction::V] {
-            for min_snr in [None, Some(5.0)] {
-                let schedule = NoiseSchedule::new(&ScheduleConfig::stable_diffusion(prediction));
-                let batch = micro_batch(&draw, &schedule, min_snr, 0.5);
-                let (instance, prior) = batch.losses(&errors);
-                let sum: f64 = batch.weights.iter().zip(errors).map(|(w, e)| f64::from(*w) * f64::from(e)).sum();
-                assert!((sum - (instance + 0.5 * prior.unwrap())).abs() < 1e-6, "{prediction:?} {min_snr:?}");
-                assert!((sum - (instance + 0.6 * prior.unwrap())).abs() > 1e-3, "the comparison can fail");
-                assert_eq!(min_snr.is_none(), (instance - 1.75 / 3.0).abs() < 1e-9);
-                let (a, b) = schedule.noise_coefficients(500);
-                let target = if prediction == Prediction::V { 0.5 * a - b } else { 0.5 };
-                assert!((batch.target[2] - target).abs() < 1e-6);
-                assert!((batch.noisy[2] - (a + 0.5 * b)).abs() < 1e-6);
-            }
-        }
     }
 }

@@ -29,6 +29,7 @@ impl TrainOptions {
             ("resolution", self.resolution.is_some()),
             ("crop", self.crop != usual.crop),
             ("buckets", self.buckets),
+            ("bucket_step", self.bucket_step.is_some()),
             ("flip", self.flip),
             ("offset_noise", self.offset_noise != usual.offset_noise),
         ];

@@ -1,6 +1,7 @@
 //! Training: images of a subject to a LoRA, or to a whole UNet (DreamBooth). Options, checks, data, plans, the optimizer step,
 //! state and results.
 
+mod buckets;
 mod check;
 mod class_images;
 mod data;
@@ -9,6 +10,7 @@ mod idle_options;
 mod init_lora;
 pub mod masks;
 pub mod metrics;
+pub mod micro_batch;
 pub mod optimizer;
 mod options;
 mod places;
@@ -24,10 +26,12 @@ pub mod state;
 pub mod trainer;
 mod training_set;
 mod update;
+mod views;
 
 pub use class_images::class_folder;
-pub use dataset::{Dataset, Draw, MicroBatch, Photo};
-pub use options::{Checkpointing, Crop, LrSchedule, Method, Optimizer, Targets, TrainOptions};
+pub use dataset::{Dataset, Draw, Photo, Variant};
+pub use micro_batch::MicroBatch;
+pub use options::{BucketStep, Checkpointing, Crop, LrSchedule, Method, Optimizer, Targets, TrainOptions};
 pub use places::{sample_file, samples_folder};
 pub use plan::{Setup, TrainPlan};
 pub use plans::plan_train;
@@ -36,3 +40,4 @@ pub use run::Trained;
 pub(crate) use run::train;
 pub use state::{State, Values};
 pub use trainer::Trainer;
+pub use views::SizeIds;

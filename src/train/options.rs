@@ -44,7 +44,7 @@ pub enum LrSchedule {
     Cosine,
 }
 
-/// Place where images are cropped to a square.
+/// Place where images are cropped to their size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
@@ -52,8 +52,26 @@ pub enum Crop {
     /// The middle.
     #[default]
     Center,
-    /// A random place for each cached variant of an image.
+    /// A random place each time that an image is shown; an image has at most 64, which then repeat.
     Random,
+}
+
+/// Step of the sides of aspect buckets in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum BucketStep {
+    /// Sides are multiples of 64 pixels.
+    #[serde(rename = "64")]
+    #[cfg_attr(feature = "cli", value(name = "64"))]
+    Of64,
+    /// Sides are multiples of 32 pixels.
+    #[serde(rename = "32")]
+    #[cfg_attr(feature = "cli", value(name = "32"))]
+    Of32,
+    /// No buckets: images are cropped to a square.
+    #[serde(rename = "off")]
+    #[cfg_attr(feature = "cli", value(name = "off"))]
+    Off,
 }
 
 /// Optimizer.
@@ -83,6 +101,9 @@ pub enum Checkpointing {
     /// Never.
     Off,
 }
+
+/// Default number of optimizer steps.
+pub(super) const STEPS: usize = 400;
 
 /// Options of a training: what `portray train` takes.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -173,12 +194,16 @@ pub struct TrainOptions {
     /// Side of the training images in pixels [default: the model's native size]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub resolution: Option<usize>,
-    /// Where images are cropped to a square
+    /// Where images are cropped to their size
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     pub crop: Crop,
     /// Keep each image's aspect ratio, at about the same number of pixels, instead of cropping to a square
     #[cfg_attr(feature = "cli", arg(long))]
     pub buckets: bool,
+    /// Aspect buckets with sides in steps of this many pixels, of at most --resolution squared in all [default: 64 for
+    /// SDXL; else an eighth of --resolution with --buckets, off without]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_enum))]
+    pub bucket_step: Option<BucketStep>,
     /// Also train on mirrored images
     #[cfg_attr(feature = "cli", arg(long))]
     pub flip: bool,
@@ -250,6 +275,7 @@ impl Default for TrainOptions {
             resolution: None,
             crop: Crop::Center,
             buckets: false,
+            bucket_step: None,
             flip: false,
             seed: 0,
             init_lora: None,

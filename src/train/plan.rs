@@ -8,7 +8,7 @@ use crate::base::rng::{CounterRng, Stream};
 use crate::error::{Error, Result, message, option};
 use crate::gpu::{Caps, Variants};
 use crate::graph::{Graph, Plan, PlanOptions, Source, Tensor};
-use crate::models::{Context, Sample, TextEncoder, TextEncoderConfig, UNet, UnetConfig};
+use crate::models::{Added, Conditioning, Context, Sample, TextEncoder, TextEncoderConfig, UNet, UnetConfig};
 use crate::nn::{LoraSpec, Mode, Param, Role, Scope, Settings};
 use crate::ops;
 use crate::ops::{clip_factor, dot, repeat, weighted_mse};
@@ -97,6 +97,8 @@ pub(super) struct Inputs {
     pub timesteps: Tensor,
     pub weights: Tensor,
     pub prompt: Tensor,
+    /// Pooled prompts `[prompts, width]` and the sizes of each image `[n, 6]`, for a model that reads them.
+    pub added: Option<Added>,
     pub errors: Tensor,
     /// What a fused update reads, and the norm that it finds.
     pub fused: Option<(UpdateInputs, Tensor)>,
@@ -174,6 +176,13 @@ impl TrainPlan {
         self.groups.iter().flat_map(|g| &g.params)
     }
 
+    /// Adapters that no gradient reaches: they keep their starting values.
+    pub(super) fn unreached(&self) -> Vec<Param> {
+        let trained: HashSet<&str> = self.trained().map(|p| p.key.as_str()).collect();
+        let rest = self.params.iter().filter(|p| p.role == Role::Adapter && !trained.contains(p.key.as_str()));
+        rest.cloned().collect()
+    }
+
     /// Bytes of a run's state on disk: parameters and moments.
     pub fn state_bytes(&self) -> u64 {
         self.trained()
@@ -232,20 +241,34 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
         )));
     }
     let shared = setup.samples[0] > 1 && !setup.captions;
-    let context = if shared { repeat(&mut g, hidden, setup.samples[0])? } else { hidden };
+    let each = |g: &mut Graph, of_prompts: Tensor| match shared {
+        true => repeat(g, of_prompts, setup.samples[0]),
+        false => Ok(of_prompts),
+    };
+    let context = each(&mut g, hidden)?;
+    let added = setup.unet.added().map(|added| Added {
+        pooled: g.input("pooled", [prompts, added.pooled], DType::F32),
+        time_ids: g.input("time ids", [n, 6], DType::F32),
+    });
+    let of_samples = match added {
+        Some(Added { pooled, time_ids }) => Some(Added { pooled: each(&mut g, pooled)?, time_ids }),
+        None => None,
+    };
 
     let full = setup.lora.is_none();
     let storage = if full { Settings::default() } else { setup.storage.clone() };
     let scope = Scope::new("unet", Settings { mode: Mode::Training, lora: setup.lora.clone(), ..storage });
     let unet = UNet::new(&scope, setup.unet.clone())?;
-    let pred = unet.forward(&mut g, Sample { latents: noisy, extra }, timesteps, Context::Hidden(context))?;
+    let conditioning = Conditioning { context: Context::Hidden(context), added: of_samples };
+    let pred = unet.forward(&mut g, Sample { latents: noisy, extra }, timesteps, conditioning)?;
     let (total, errors) = weighted_mse(&mut g, pred, target, weights)?;
     g.output(errors);
     let trained = scope.params().into_iter().filter(|p| full || p.role == Role::Adapter).collect();
     params.extend(scope.params());
     groups.insert(0, Group { label: "unet", params: trained });
+    keep_reached(&g, total, &mut groups);
 
-    let mut inputs = Inputs { noisy, extra, target, timesteps, weights, prompt, errors, fused: None };
+    let mut inputs = Inputs { noisy, extra, target, timesteps, weights, prompt, added, errors, fused: None };
     match pass {
         Pass::Store | Pass::Accumulate => store_gradients(&mut g, setup, total, &groups, pass == Pass::Accumulate)?,
         Pass::Norm | Pass::Update => {
@@ -255,6 +278,16 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
         }
     }
     Ok((g, inputs, groups, params))
+}
+
+/// Leaves in `groups` what `loss` depends on. The rest has no gradient, so that an update would only decay it: it keeps its
+/// starting values and is written with them, as PyTorch's optimizers treat parameters without a gradient.
+fn keep_reached(g: &Graph, loss: Tensor, groups: &mut [Group]) {
+    let read = g.dependencies(loss);
+    let reached: HashSet<&str> = g.stored_tensors().filter(|(_, t)| read.contains(t)).map(|(key, _)| key).collect();
+    for group in groups {
+        group.params.retain(|param| reached.contains(param.key.as_str()));
+    }
 }
 
 fn store_gradients(g: &mut Graph, setup: &Setup, loss: Tensor, groups: &[Group], accumulate: bool) -> Result<()> {
@@ -320,4 +353,39 @@ pub fn initial_factor(param: &Param, index: usize, seed: u64) -> Vec<f32> {
     let rank = param.shape.first().copied().unwrap_or(1).max(1) as f32;
     let rng = CounterRng::new(seed, Stream::Init);
     rng.normals(index as u32, 0, param.elements()).into_iter().map(|x| x / rank).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::Taps;
+    use crate::nn::Targets;
+
+    /// SDXL takes the states of its first text encoder before that one's last layer.
+    #[test]
+    fn what_no_gradient_reaches_is_not_updated() {
+        let lora = LoraSpec { rank: 2, alpha: 2.0, targets: Targets::All };
+        let scope =
+            Scope::new("text_encoder", Settings { mode: Mode::Training, lora: Some(lora), ..Settings::default() });
+        let config = r#"{"vocab_size": 9, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 3,
+            "num_attention_heads": 2, "max_position_embeddings": 5}"#;
+        let config = TextEncoderConfig::parse("text_encoder/config.json", config).unwrap();
+        let encoder = TextEncoder::new(&scope, config).unwrap();
+        let adapters = || scope.params().into_iter().filter(|p| p.role == Role::Adapter).collect::<Vec<_>>();
+        let trained = |skip| {
+            let mut g = Graph::new();
+            let ids = g.input("ids", [1, 5], DType::U32);
+            let hidden = encoder.encode(&mut g, ids, Taps { skip, ends: None }).unwrap().hidden;
+            let loss = dot(&mut g, hidden, hidden).unwrap();
+            let mut groups = [Group { label: "text", params: adapters() }];
+            keep_reached(&g, loss, &mut groups);
+            let wrt: Vec<Tensor> = groups[0].params.iter().map(|p| p.get(&mut g).unwrap()).collect();
+            assert_eq!(ops::grad(&mut g, loss, &wrt, false).unwrap().len(), wrt.len());
+            groups[0].params.iter().map(|p| p.key.clone()).collect::<Vec<_>>()
+        };
+        let all: Vec<String> = adapters().into_iter().map(|p| p.key).collect();
+        assert_eq!((all.len(), trained(None)), (3 * 4 * 2, all.clone()));
+        let reached: Vec<String> = all.into_iter().filter(|key| !key.contains("layers.2.")).collect();
+        assert_eq!((reached.len(), trained(Some(1))), (2 * 4 * 2, reached));
+    }
 }

@@ -73,6 +73,8 @@ pub(crate) struct BeforeTraining {
     hidden: u64,
     /// By size of pictures.
     pub encode: Vec<Part>,
+    /// Bytes of the encoded pictures, in main memory.
+    encoded: u64,
     /// Sampling and decoding of sample pictures.
     pub(super) preview: Option<SamplePlans>,
 }
@@ -104,7 +106,8 @@ impl TrainPlans {
             false => Some(model.plan_preview(job, planning, [side, side])?),
         };
         planning.breathe().await;
-        let before = BeforeTraining { text, hidden: hidden_bytes(model, prompts), encode, preview };
+        let encoded = set.encoded_bytes(job, model);
+        let before = BeforeTraining { text, hidden: hidden_bytes(model, prompts), encode, encoded, preview };
         let training = plan_training(job, setup, planning, |training| before.memory(training)).await?;
         Ok(TrainPlans { before, training })
     }
@@ -126,6 +129,9 @@ impl BeforeTraining {
     /// Of these and the training itself.
     fn memory(&self, training: &TrainPlan) -> Memory {
         let (mut rows, mut peak_bytes) = in_turn(&self.phases(training));
+        if self.encoded > 0 {
+            rows.push(("encoded pictures, in main memory and not in the peak".into(), self.encoded));
+        }
         if let Some(SamplePlans { decode, encode, .. }) = &self.preview {
             // Decoded while the training's state is in the pool's place: in memory of its own.
             let alone = |part: &Part| bytes(&part.params) + part.plan.working_bytes();

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::base::layout;
 use crate::error::{Error, Result, message, option};
-use crate::io::SafeTensors;
+use crate::io::{SafeTensors, Tensor};
 use crate::pipeline::inpaint::beside;
 
 use super::dataset::Draw;
@@ -16,16 +16,29 @@ pub struct Replay {
     batch: usize,
     prior: bool,
     masked: bool,
+    sized: bool,
     latent: [usize; 3],
 }
 
 /// What the UNet is conditioned on.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Conditioning {
-    /// Hidden states `[prompts, tokens, width]`, and how many tokens.
-    Context(Vec<f32>, usize),
-    /// Token ids `[prompts, tokens]`, for a text encoder that is trained, and how many tokens.
-    Ids(Vec<u32>, usize),
+    /// What text encoders made of the prompts.
+    Context {
+        /// Hidden states `[prompts, tokens, width]`.
+        hidden: Vec<f32>,
+        /// Tokens of a prompt.
+        tokens: usize,
+        /// Pooled embeddings `[prompts, width]`; empty for a model that reads none.
+        pooled: Vec<f32>,
+    },
+    /// Prompts, for text encoders that are trained.
+    Ids {
+        /// Token ids `[prompts, tokens]` by text encoder.
+        ids: Vec<Vec<u32>>,
+        /// Tokens of a prompt.
+        tokens: usize,
+    },
 }
 
 impl Replay {
@@ -51,7 +64,8 @@ impl Replay {
         let micro_steps = count_micro_steps(&file)?;
         let prior = file.contains("0.prior.latents");
         let masked = file.contains("0.instance.mask") || file.contains("0.instance.masked_latents");
-        let replay = Replay { file, micro_steps, batch, prior, masked, latent: [h, w, channels] };
+        let sized = file.contains("0.instance.time_ids");
+        let replay = Replay { file, micro_steps, batch, prior, masked, sized, latent: [h, w, channels] };
         replay.check()?;
         Ok(replay)
     }
@@ -59,10 +73,14 @@ impl Replay {
     /// Checks what is not seen from the first micro-batch.
     fn check(&self) -> Result<()> {
         let [h, w, c] = self.latent;
-        let (latent, mask, steps) = ([self.batch, c, h, w], [self.batch, 1, h, w], [self.batch]);
+        let (latent, mask) = ([self.batch, c, h, w], [self.batch, 1, h, w]);
+        let (steps, sizes) = ([self.batch], [self.batch, 6]);
         let mut expected = vec![("latents", &latent[..]), ("noise", &latent), ("timesteps", &steps)];
         if self.masked {
             expected.extend([("mask", &mask[..]), ("masked_latents", &latent)]);
+        }
+        if self.sized {
+            expected.push(("time_ids", &sizes));
         }
         for i in 0..self.micro_steps {
             for part in self.parts() {
@@ -80,10 +98,15 @@ impl Replay {
             let message = "must hold either 'context.instance' or, to train the text encoder, 'ids.instance'";
             return Err(Error::file(self.file.name(), message));
         }
-        for name in ["ids.prior", "context.prior"] {
+        // Left out in silence, any of these would be another run than the one recorded.
+        for name in ["ids.prior", "ids_2.prior", "context.prior", "pooled.prior"] {
             if has(name) && !self.prior {
-                // Left out in silence, this would be another run than the one recorded.
                 return Err(Error::file(self.file.name(), format!("has '{name}' but no tensor '0.prior.latents'")));
+            }
+        }
+        for (name, with) in [("pooled.instance", "context.instance"), ("ids_2.instance", "ids.instance")] {
+            if has(name) && !has(with) {
+                return Err(Error::file(self.file.name(), format!("has '{name}' but no tensor '{with}'")));
             }
         }
         self.conditioning().map(drop)
@@ -104,6 +127,45 @@ impl Replay {
         self.masked
     }
 
+    /// Refuses a file that lacks what a model reads beside the prompts' hidden states, or holds what it does not read:
+    /// `pooled` is the width of its pooled embedding, `None` for a model without one, which takes no size ids either;
+    /// `encoders` is the number of its text encoders.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the tensors.
+    pub fn check_added(&self, pooled: Option<usize>, encoders: usize) -> Result<()> {
+        let fault = |message: String| Err(Error::file(self.file.name(), message));
+        let missing = |name: &str, what: &str| {
+            let names: Vec<String> =
+                self.parts().iter().map(|part| format!("'{}'", name.replace("PART", part))).collect();
+            format!("has no tensor {}: {what}, which the model reads", names.join(" and "))
+        };
+        match (pooled, self.sized) {
+            (Some(_), false) => return fault(missing("I.PART.time_ids", "six sizes of each image")),
+            (None, true) => return fault("has '0.instance.time_ids': the model reads no sizes of images".into()),
+            _ => {}
+        }
+        match self.conditioning()? {
+            Conditioning::Context { pooled: values, .. } => {
+                let have = values.len() / self.parts().len();
+                match (pooled, have) {
+                    (None, 0) => Ok(()),
+                    (None, _) => fault("has 'pooled.instance': the model reads no pooled embedding".into()),
+                    (Some(_), 0) => fault(missing("pooled.PART", "pooled embeddings")),
+                    (Some(width), have) if width != have => {
+                        fault(format!("pooled.instance is {have} wide: the model takes {width}"))
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Conditioning::Ids { ids, .. } => match (ids.len(), encoders) {
+                (have, needed) if have == needed => Ok(()),
+                (1, _) => fault(missing("ids_2.PART", "token ids of the second text encoder")),
+                _ => fault("has 'ids_2.instance': the model has one text encoder".into()),
+            },
+        }
+    }
+
     /// Latent height, width and channels.
     pub fn latent(&self) -> [usize; 3] {
         self.latent
@@ -113,33 +175,59 @@ impl Replay {
         if self.prior { &["instance", "prior"] } else { &["instance"] }
     }
 
-    /// Hidden states or ids of the prompts.
+    /// Hidden states and pooled embeddings of the prompts, or their ids.
     pub fn conditioning(&self) -> Result<Conditioning> {
-        let ids = self.file.contains("ids.instance");
-        let (mut values, mut all_ids, mut shape) = (Vec::new(), Vec::new(), None);
-        let mut tokens = 0;
+        if !self.file.contains("ids.instance") {
+            let (hidden, tokens) = self.prompts("context", true, |tensor| tensor.to_finite_f32())?;
+            let pooled = match self.file.contains("pooled.instance") {
+                true => self.prompts("pooled", false, |tensor| tensor.to_finite_f32())?.0,
+                false => Vec::new(),
+            };
+            return Ok(Conditioning::Context { hidden, tokens, pooled });
+        }
+        let ids = |tensor: &Tensor<'_>| -> Result<Vec<u32>> {
+            let id = |id| u32::try_from(id).map_err(|_| tensor.error(format!("holds {id}, which is no token id")));
+            tensor.to_i64()?.into_iter().map(id).collect()
+        };
+        let (first, tokens) = self.prompts("ids", false, ids)?;
+        let mut all = vec![first];
+        if self.file.contains("ids_2.instance") {
+            let (second, own) = self.prompts("ids_2", false, ids)?;
+            if own != tokens {
+                let message = format!("ids_2.instance has {own} tokens a prompt: expected {tokens}, as ids.instance");
+                return Err(Error::file(self.file.name(), message));
+            }
+            all.push(second);
+        }
+        Ok(Conditioning::Ids { ids: all, tokens })
+    }
+
+    /// Values of the tensors `NAME.instance` and `NAME.prior`, all `[1, count]`, or `[1, count, width]` where they are
+    /// `wide`, one behind the other; and the count.
+    fn prompts<T>(
+        &self,
+        name: &str,
+        wide: bool,
+        read: impl Fn(&Tensor<'_>) -> Result<Vec<T>>,
+    ) -> Result<(Vec<T>, usize)> {
+        let (mut values, mut shape, mut count) = (Vec::new(), None, 0);
         for part in self.parts() {
-            let tensor = self.file.get(&format!("{}.{part}", if ids { "ids" } else { "context" }))?;
-            tokens = match (ids, &*tensor.shape) {
-                (true, &[1, tokens]) | (false, &[1, tokens, _]) if tensor.elements() > 0 => tokens,
-                (true, other) => return Err(tensor.error(format!("is {other:?}: expected [1, tokens]"))),
-                (false, other) => return Err(tensor.error(format!("is {other:?}: expected [1, tokens, width]"))),
+            let tensor = self.file.get(&format!("{name}.{part}"))?;
+            count = match (wide, &*tensor.shape) {
+                (false, &[1, count]) | (true, &[1, count, _]) if tensor.elements() > 0 => count,
+                (_, other) => {
+                    let count = if name == "pooled" { "width" } else { "tokens" };
+                    let width = if wide { ", width" } else { "" };
+                    return Err(tensor.error(format!("is {other:?}: expected [1, {count}{width}]")));
+                }
             };
             let expected = shape.get_or_insert_with(|| tensor.shape.to_vec());
             if *tensor.shape != **expected {
                 return Err(tensor.error(format!("is {:?}: expected {expected:?}, as the instances'", tensor.shape)));
             }
-            if ids {
-                for id in tensor.to_i64()? {
-                    let id =
-                        u32::try_from(id).map_err(|_| tensor.error(format!("holds {id}, which is no token id")))?;
-                    all_ids.push(id);
-                }
-            } else {
-                values.extend(tensor.to_finite_f32()?);
-            }
+            values.extend(read(&tensor)?);
         }
-        Ok(if ids { Conditioning::Ids(all_ids, tokens) } else { Conditioning::Context(values, tokens) })
+        Ok((values, count))
     }
 
     /// Micro-batch `i`.
@@ -159,6 +247,7 @@ impl Replay {
             latents: Vec::new(),
             noise: Vec::new(),
             extra: Vec::new(),
+            time_ids: Vec::new(),
             timesteps: Vec::new(),
             instances: self.batch,
         };
@@ -171,6 +260,9 @@ impl Replay {
                 let values = |name: &str| self.file.get(&format!("{i}.{part}.{name}"))?.to_finite_f32();
                 let latents = layout::to_channels_last(&values("masked_latents")?, [self.batch, c, h, w]);
                 draw.extra.extend(beside(&values("mask")?, &latents, c));
+            }
+            if self.sized {
+                draw.time_ids.extend(self.file.get(&format!("{i}.{part}.time_ids"))?.to_finite_f32()?);
             }
             let tensor = self.file.get(&format!("{i}.{part}.timesteps"))?;
             let steps = tensor.to_i64()?;
@@ -201,111 +293,4 @@ fn count_micro_steps(file: &SafeTensors) -> Result<usize> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-    use crate::io::{Source, Tensor, write_safetensors};
-
-    /// A replay of two micro-batches of one sample, 2 channels, 1x2 latents.
-    fn tensors() -> Vec<Tensor<'static>> {
-        let mut out = vec![
-            Tensor::f32("context.instance", &[1, 2, 3], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]),
-            Tensor::f32("context.prior", &[1, 2, 3], &[6.0, 7.0, 8.0, 9.0, 10.0, 11.0]),
-        ];
-        for i in 0..2 {
-            for (part, values, t) in
-                [("instance", &[1.0, 2.0, 3.0, 4.0], &[10i64]), ("prior", &[5.0, 6.0, 7.0, 8.0], &[20])]
-            {
-                out.push(Tensor::f32(format!("{i}.{part}.latents"), &[1, 2, 1, 2], values));
-                out.push(Tensor::f32(format!("{i}.{part}.noise"), &[1, 2, 1, 2], values));
-                out.push(Tensor::i64(format!("{i}.{part}.timesteps"), &[1], t));
-            }
-        }
-        out
-    }
-
-    fn open(tensors: &[Tensor<'_>]) -> Result<Replay> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("replay.safetensors");
-        write_safetensors(&path, tensors, &BTreeMap::new()).unwrap();
-        let bytes = std::fs::read(&path).unwrap();
-        Replay::from_file(SafeTensors::from_source(Source::from_bytes("replay.safetensors", bytes))?)
-    }
-
-    fn replaced(name: &str, with: Option<Tensor<'static>>) -> Vec<Tensor<'static>> {
-        tensors().into_iter().filter(|t| t.name != name).chain(with).collect()
-    }
-
-    fn fault(tensors: &[Tensor<'_>]) -> String {
-        let message = match open(tensors) {
-            Ok(replay) => replay.draw(1).unwrap_err().to_string(),
-            Err(e) => e.to_string(),
-        };
-        assert!(message.starts_with("replay.safetensors: "), "{message}");
-        message
-    }
-
-    #[test]
-    fn reads_instance_then_prior_channels_last() {
-        let replay = open(&tensors()).unwrap();
-        assert_eq!((replay.micro_steps(), replay.samples(), replay.latent()), (2, [1, 1], [1, 2, 2]));
-        let draw = replay.draw(1).unwrap();
-        assert_eq!(draw.latents, [1.0, 3.0, 2.0, 4.0, 5.0, 7.0, 6.0, 8.0]);
-        assert_eq!((draw.noise.len(), draw.timesteps, draw.instances), (8, vec![10, 20], 1));
-        let context: Vec<f32> = (0..12).map(|i| i as f32).collect();
-        assert_eq!(replay.conditioning().unwrap(), Conditioning::Context(context, 2));
-        assert!(replay.draw(2).unwrap_err().to_string().contains("holds 2 micro-batches"));
-    }
-
-    #[test]
-    fn reads_token_ids_and_runs_without_prior() {
-        let mut only: Vec<_> = tensors().into_iter().filter(|t| t.name.contains("instance")).collect();
-        assert_eq!(open(&only).unwrap().samples(), [1, 0]);
-        only.retain(|t| t.name != "context.instance");
-        only.push(Tensor::i64("ids.instance", &[1, 3], &[49406, 320, 49407]));
-        let replay = open(&only).unwrap();
-        assert_eq!(replay.conditioning().unwrap(), Conditioning::Ids(vec![49406, 320, 49407], 3));
-        assert_eq!(replay.draw(0).unwrap().timesteps, [10]);
-    }
-
-    #[test]
-    fn masks_and_masked_latents_are_read_together() {
-        let mut with = tensors();
-        for (i, part) in [(0, "instance"), (0, "prior"), (1, "instance"), (1, "prior")] {
-            with.push(Tensor::f32(format!("{i}.{part}.mask"), &[1, 1, 1, 2], &[1.0, 0.0]));
-            with.push(Tensor::f32(format!("{i}.{part}.masked_latents"), &[1, 2, 1, 2], &[0.1, 0.2, 0.3, 0.4]));
-        }
-        let replay = open(&with).unwrap();
-        assert!(replay.masked() && !open(&tensors()).unwrap().masked());
-        let sample = [1.0, 0.1, 0.3, 0.0, 0.2, 0.4];
-        assert_eq!(replay.draw(0).unwrap().extra, [sample, sample].concat());
-        with.retain(|t| t.name != "1.prior.masked_latents");
-        assert!(fault(&with).contains("no tensor '1.prior.masked_latents'"));
-        with.retain(|t| t.name != "0.instance.mask");
-        assert!(fault(&with).contains("no tensor '0.instance.mask'"));
-    }
-
-    #[test]
-    fn faults_are_named() {
-        assert!(fault(&[]).contains("'0.instance.latents'"));
-        assert!(fault(&replaced("context.instance", None)).contains("'context.instance'"));
-        assert!(fault(&replaced("0.instance.latents", None)).contains("'0.instance.latents'"));
-        assert!(fault(&replaced("1.prior.noise", None)).contains("no tensor '1.prior.noise'"));
-        assert!(fault(&replaced("context.prior", None)).contains("'context.prior'"));
-        let wrong = Tensor::f32("1.prior.noise", &[1, 2, 2, 1], &[0.0; 4]);
-        assert!(fault(&replaced("1.prior.noise", Some(wrong))).contains("expected [1, 2, 1, 2]"));
-        let nan = Tensor::f32("1.prior.noise", &[1, 2, 1, 2], &[0.0, f32::NAN, 0.0, 0.0]);
-        assert!(fault(&replaced("1.prior.noise", Some(nan))).contains("NaN"));
-        let negative = Tensor::i64("1.prior.timesteps", &[1], &[-1]);
-        assert!(fault(&replaced("1.prior.timesteps", Some(negative))).contains("holds -1"));
-        let float = Tensor::f32("1.prior.timesteps", &[1], &[0.5]);
-        assert!(fault(&replaced("1.prior.timesteps", Some(float))).contains("whole numbers"));
-        let far = Tensor::f32("99999999999.instance.noise", &[1], &[0.0]);
-        assert!(fault(&replaced("", Some(far))).contains("numbered from 0"));
-        let narrow = Tensor::f32("context.prior", &[1, 2, 2], &[0.0; 4]);
-        assert!(fault(&replaced("context.prior", Some(narrow))).contains("expected [1, 2, 3]"));
-        let ids = Tensor::i64("ids.instance", &[1, 3], &[0; 3]);
-        assert!(fault(&replaced("", Some(ids))).contains("either"));
-    }
-}
+mod tests;

@@ -19,6 +19,7 @@ use crate::train::{MicroBatch, State, TrainPlan, Trainer, Values};
 
 use super::data::{Batches, Run, prepare};
 use super::init_lora::InitLora;
+use super::options::STEPS;
 use super::plans::{BeforeTraining, TrainPlans, plan_training, training_alone};
 use super::samples::{Preview, SamplePlans};
 use super::save::{save, start_adapters};
@@ -33,9 +34,6 @@ pub struct Trained {
     /// Optimizer steps done.
     pub steps: usize,
 }
-
-/// Default number of optimizer steps.
-const STEPS: usize = 400;
 
 /// Trains; writes `job.out`. Stopped by the listener, it saves a checkpoint and says so.
 ///

@@ -8,7 +8,9 @@ use crate::pipeline::reads::Reads;
 use crate::train::Setup;
 
 use super::class_images::CLASS_PICTURES;
-use super::{Checkpointing, Method, Targets, TrainOptions};
+use super::state::VIEWS;
+use super::views::MOST_VIEWS;
+use super::{Checkpointing, Crop, Method, Targets, TrainOptions};
 
 impl TrainOptions {
     /// Parts of the model that the job reads.
@@ -43,6 +45,9 @@ impl TrainOptions {
                 map.remove(free);
             }
             map.insert("lr".into(), self.rate().into());
+            if self.crop == Crop::Random && self.replay.is_none() {
+                map.insert(VIEWS.into(), MOST_VIEWS.into());
+            }
             if self.class_images.is_none() {
                 map.insert("class_count".into(), self.class_count.unwrap_or(CLASS_PICTURES).into());
             }

@@ -74,6 +74,9 @@ const RECORD: &str = "record";
 /// The one file of a state, in its folder: it is replaced by one rename, so a kill at any moment leaves the old or the new
 /// state.
 pub const STATE_FILE: &str = "state.safetensors";
+/// What a state with random crops holds of them: how many views of an image there are at most. States of Portray 0.2 and
+/// before hold none.
+pub(super) const VIEWS: &str = "views";
 const DAMAGED: &str = "the checkpoint is damaged; delete the folder and start again";
 
 /// The state folder of a run that writes `out`.
@@ -195,13 +198,22 @@ impl State {
         let (Some(saved), Some(now)) = (self.options.as_object(), options.as_object()) else {
             return Err(Error::file(folder, "holds no options; delete it and start again"));
         };
+        if now.contains_key(VIEWS) && saved.get("crop") == now.get("crop") && saved.get(VIEWS) != now.get(VIEWS) {
+            let message = message![
+                "was begun by another version of Portray, which cropped images in another way for ",
+                option("crop"),
+                " random: finish it with that version or ",
+                Remedy::StartAnew
+            ];
+            return Err(Error::file(folder, message));
+        }
         let keys: BTreeSet<&String> = now.keys().chain(saved.keys()).collect();
         let mut changes = Vec::new();
         for key in keys {
             // A number of class pictures counts where it is given.
             let given =
                 |options: &serde_json::Map<String, Value>| options.get(key).is_some_and(|value| !value.is_null());
-            if key == "class_count" && !(given(saved) && given(now)) {
+            if key == VIEWS || key == "class_count" && !(given(saved) && given(now)) {
                 continue;
             }
             let (was, is) = (saved.get(key).unwrap_or(&Value::Null), now.get(key).unwrap_or(&Value::Null));
@@ -302,6 +314,23 @@ mod tests {
         bad.tensors[1].1 = Values::F32(vec![f32::NAN]);
         assert!(bad.save(&path).unwrap_err().to_string().contains("'z' holds NaN"));
         assert_eq!(State::load(&path).unwrap(), Some(state()));
+    }
+
+    #[test]
+    fn a_run_of_a_version_that_cropped_otherwise_is_refused_by_name() {
+        let now = serde_json::json!({"lr": 0.1, "crop": "random", VIEWS: 64, "bucket_step": null});
+        let said = |options| {
+            let state = State { options, ..state() };
+            state.refuse_changed(Path::new("x.state"), &now).map_err(|e| e.to_string())
+        };
+        let message = said(serde_json::json!({"lr": 0.1, "crop": "random"})).unwrap_err();
+        assert!(message.contains("another version") && message.contains("crop random"), "{message}");
+        assert!(said(now.clone()).is_ok());
+        let message = said(serde_json::json!({"lr": 0.1, "crop": "center"})).unwrap_err();
+        assert!(message.contains("\"center\", not \"random\"") && !message.contains(VIEWS), "{message}");
+        // What was not known then and is not asked for now has not changed.
+        let center = serde_json::json!({"lr": 0.1, "bucket_step": null});
+        assert!(state().refuse_changed(Path::new("x.state"), &center).is_ok());
     }
 
     #[test]

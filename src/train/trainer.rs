@@ -3,9 +3,10 @@
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pool, Store};
 use crate::graph::{Session, Tensor};
-use crate::nn::Param;
+use crate::models::Added;
+use crate::nn::{Param, weights};
 
-use super::dataset::MicroBatch;
+use super::micro_batch::MicroBatch;
 use super::optimizer::UpdateInputs;
 use super::plan::{CLIP, Inputs, Setup, TrainPlan};
 use super::replay::Conditioning;
@@ -57,6 +58,7 @@ impl Trainer {
                 store.allocate_flat(&format!("{vector}.{}", group.label), &tensors)?;
             }
         }
+        weights::allocate(store, "adapters without a gradient", &plan.unreached())?;
         if fused {
             store.allocate(CLIP, &[(CLIP.into(), 16)])?;
         }
@@ -101,8 +103,13 @@ impl Trainer {
         for Passes { first, next, at } in &self.passes {
             for session in std::iter::once(first).chain(next) {
                 match &prompts {
-                    Conditioning::Context(hidden, _) => session.write(at.prompt, hidden)?,
-                    Conditioning::Ids(ids, _) => session.write_ids(at.prompt, ids)?,
+                    Conditioning::Context { hidden, pooled, .. } => {
+                        session.write(at.prompt, hidden)?;
+                        if let Some(Added { pooled: to, .. }) = at.added {
+                            session.write(to, pooled)?;
+                        }
+                    }
+                    Conditioning::Ids { ids, .. } => session.write_ids(at.prompt, &ids.concat())?,
                 }
             }
         }
@@ -161,12 +168,19 @@ impl Trainer {
         let unknown = || Error::op("train", "a sample of a prompt that was not set");
         match &self.captions {
             None => {}
-            Some(Conditioning::Context(hidden, tokens)) => {
-                let rows = rows(tokens * self.setup.unet.cross_attention_dim.get(0))
-                    .map(|row| hidden.get(row).ok_or_else(unknown));
-                session.write(at.prompt, &rows.collect::<Result<Vec<_>>>()?.concat())?;
+            Some(Conditioning::Context { hidden, tokens, pooled }) => {
+                let of_samples = |values: &[f32], width: usize| -> Result<Vec<f32>> {
+                    let rows = rows(width).map(|row| values.get(row).ok_or_else(unknown));
+                    Ok(rows.collect::<Result<Vec<_>>>()?.concat())
+                };
+                let unet = &self.setup.unet;
+                session.write(at.prompt, &of_samples(hidden, tokens * unet.cross_attention_dim.get(0))?)?;
+                if let (Some(Added { pooled: to, .. }), Some(added)) = (at.added, unet.added()) {
+                    session.write(to, &of_samples(pooled, added.pooled)?)?;
+                }
             }
-            Some(Conditioning::Ids(ids, tokens)) => {
+            Some(Conditioning::Ids { ids, tokens }) => {
+                let ids = ids.concat();
                 let rows = rows(*tokens).map(|row| ids.get(row).ok_or_else(unknown));
                 session.write_ids(at.prompt, &rows.collect::<Result<Vec<_>>>()?.concat())?;
             }
@@ -174,6 +188,9 @@ impl Trainer {
         session.write(at.noisy, &batch.noisy)?;
         if let Some(extra) = at.extra {
             session.write(extra, &batch.extra)?;
+        }
+        if let Some(Added { time_ids, .. }) = at.added {
+            session.write(time_ids, &batch.time_ids)?;
         }
         session.write(at.target, &batch.target)?;
         session.write(at.timesteps, &batch.timesteps)?;
@@ -201,5 +218,75 @@ impl Trainer {
             [(v.param.clone(), false), moment("m"), moment("v")]
         };
         self.vectors.iter().flat_map(keys).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::DType;
+    use crate::gpu::Variants;
+    use crate::models::UnetConfig;
+    use crate::nn::{LoraSpec, Role, Targets};
+
+    #[test]
+    fn adapters_without_a_gradient_keep_their_values() {
+        let unet = r#"{"block_out_channels": [8], "down_block_types": ["CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D"], "layers_per_block": 1, "attention_head_dim": 2,
+            "norm_num_groups": 4, "cross_attention_dim": 8}"#;
+        let setup = Setup {
+            unet: UnetConfig::parse("unet/config.json", unet).unwrap(),
+            text: None,
+            lora: Some(LoraSpec { rank: 2, alpha: 2.0, targets: Targets::Attention }),
+            text_lora: None,
+            dtype: DType::F32,
+            samples: [1, 0],
+            latent: [4, 4, 4],
+            more_sizes: Vec::new(),
+            captions: false,
+            tokens: 3,
+            checkpoint: false,
+            accumulate: 1,
+            optimizer: super::super::Optimizer::AdamW,
+            fused: false,
+            weight_decay: 0.5,
+            max_grad_norm: 1.0,
+        };
+        let gpu = pollster::block_on(Gpu::request(&Default::default())).unwrap();
+        let mut plan = TrainPlan::new(&setup, gpu.caps(), &Variants::default()).unwrap();
+        // Of a layer that the loss does not depend on: it is among the parameters, but in no group.
+        let trained = plan.params.iter().find(|p| p.role == Role::Adapter).unwrap().clone();
+        let idle = Param { key: "lora.text_encoder.last.down".into(), ..trained.clone() };
+        plan.params.push(idle.clone());
+        let params = plan.params.clone();
+        let mut store = Store::new(&gpu);
+        Trainer::allocate(&plan, &mut store).unwrap();
+        weights::allocate(&mut store, "weights", &params).unwrap();
+        for param in [&trained, &idle] {
+            store.write(&param.key, bytemuck::cast_slice(&vec![0.5f32; param.elements()])).unwrap();
+        }
+        let batch = MicroBatch {
+            size: 0,
+            prompts: vec![0],
+            noisy: vec![0.5; 64],
+            extra: Vec::new(),
+            time_ids: Vec::new(),
+            target: vec![1.0; 64],
+            timesteps: vec![5.0],
+            weights: vec![1.0],
+            snr: vec![1.0],
+            instances: 1,
+        };
+        let read = |store: &Store, param: &Param| -> Vec<f32> {
+            bytemuck::pod_collect_to_vec(&pollster::block_on(store.read(&param.key)).unwrap())
+        };
+        let mut pool = Pool::default();
+        let mut trainer = pollster::block_on(Trainer::new(&gpu, plan, &mut pool, &store)).unwrap();
+        let hidden = vec![0.25; 3 * 8];
+        trainer.set_prompts(Conditioning::Context { hidden, tokens: 3, pooled: Vec::new() }).unwrap();
+        pollster::block_on(trainer.step(&[batch], 0, [0.1; 2])).unwrap();
+        assert!(read(&store, &trained).iter().all(|&x| x < 0.49), "decayed");
+        assert!(read(&store, &idle).iter().all(|&x| x == 0.5), "not decayed");
+        assert!(trainer.state_keys().iter().all(|(key, _)| !key.contains("last")));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::base::DType;
 use crate::error::{Error, Message, Result, message, option};
 use crate::event::{Event, Listener};
 use crate::io;
@@ -12,6 +13,9 @@ use crate::train::Photo;
 
 use super::TrainOptions;
 use super::class_images::CLASS_PICTURES;
+use super::masks::masks_of_view;
+use super::options::STEPS;
+use super::views::{Views, showings};
 
 /// A picture to train on.
 #[derive(Clone)]
@@ -42,6 +46,8 @@ pub(crate) struct TrainingSet {
     pub sizes: Vec<[usize; 2]>,
     /// Which of them each picture is cut to.
     pub size_of: Vec<usize>,
+    /// Width and height of each picture itself.
+    own_sizes: Vec<[usize; 2]>,
     /// What the pictures show; one prompt for all where none has a caption of its own.
     pub prompts: Vec<String>,
     /// Which of them is each picture's.
@@ -61,6 +67,7 @@ impl TrainingSet {
             pictures: Vec::new(),
             sizes: vec![[side, side]],
             size_of: Vec::new(),
+            own_sizes: Vec::new(),
             prompts: vec![prompt],
             prompt_of: Vec::new(),
             captioned: 0,
@@ -80,6 +87,34 @@ impl TrainingSet {
         self.size_of.iter().zip(&self.prompt_of).map(photo).collect()
     }
 
+    /// Pictures of each size.
+    fn counts(&self) -> Vec<usize> {
+        (0..self.sizes.len()).map(|size| self.size_of.iter().filter(|&&s| s == size).count()).collect()
+    }
+
+    /// How each picture is shown by `job`.
+    pub(super) fn views(&self, job: &TrainOptions) -> Vec<Views> {
+        let showings = showings(&self.counts(), job.batch, job.steps.unwrap_or(STEPS).saturating_mul(job.accumulate));
+        let pictures = self.size_of.iter().zip(&self.own_sizes).enumerate();
+        pictures.map(|(i, (&size, &own))| Views::new(job, i, own, self.sizes[size], showings[size])).collect()
+    }
+
+    /// Bytes of the encoded pictures of `job` in main memory, class pictures too.
+    pub(crate) fn encoded_bytes(&self, job: &TrainOptions, model: &Model) -> u64 {
+        let channels = model.vae.latent_channels;
+        let each = |[w, h]: [usize; 2], views: usize, class: bool| {
+            let masks = if model.inpaints() { masks_of_view(self.pictures.len(), views, class) } else { 0 };
+            // A posterior is a mean and a deviation; a masked image has a mask beside its own.
+            let values = 2 * channels + masks * (2 * channels + 1);
+            let pixels = (w / model.factor()) * (h / model.factor());
+            DType::F32.bytes(pixels * views * values)
+        };
+        let views = self.views(job);
+        let subject = views.iter().zip(&self.size_of).map(|(v, &size)| each(self.sizes[size], v.views.len(), false));
+        let class = self.class_photos(self.classes.len() + self.classes_to_make);
+        subject.chain(class.iter().map(|photo| each(self.sizes[photo.size], 1, true))).sum()
+    }
+
     /// `count` class pictures: they take the shapes of the subject's in turn, and the prompt behind its prompts.
     pub(crate) fn class_photos(&self, count: usize) -> Vec<Photo> {
         let size = |i: usize| self.size_of.get(i % self.size_of.len().max(1)).copied().unwrap_or(0);
@@ -88,10 +123,10 @@ impl TrainingSet {
 
     /// For the user: how many pictures, in which shapes, with which captions.
     fn summary(&self, others: &str) -> Message {
-        let count = self.pictures.len();
+        let (count, counts) = (self.pictures.len(), self.counts());
         let shapes = self.sizes.iter().enumerate().map(|(i, [w, h])| match self.sizes.len() {
             1 => format!("{w}x{h}"),
-            _ => format!("{w}x{h} ({})", self.size_of.iter().filter(|&&s| s == i).count()),
+            _ => format!("{w}x{h} ({})", counts[i]),
         });
         let pictures = if count == 1 { "picture" } else { "pictures" };
         let prompts = if self.captioned() { format!(", {} prompts", self.prompts.len()) } else { String::new() };
@@ -131,8 +166,8 @@ impl TrainOptions {
             (set.sizes, set.prompts, set.captioned) = (Vec::new(), Vec::new(), captions.count());
             for (path, caption) in found.pictures.iter().zip(captions.of) {
                 let own = size_of(path, planning)?;
-                let size = if self.buckets { bucket(own, side, model.factor()) } else { [side, side] };
-                set.size_of.push(place(&mut set.sizes, size));
+                set.size_of.push(place(&mut set.sizes, self.bucket(model, side, own)));
+                set.own_sizes.push(own);
                 let caption = caption.or_else(|| prompt.clone()).ok_or_else(|| undescribed(path))?;
                 set.prompt_of.push(place(&mut set.prompts, caption));
                 planning.breathe().await;
@@ -214,36 +249,4 @@ fn place<T: PartialEq>(list: &mut Vec<T>, item: T) -> usize {
         list.push(item);
         list.len() - 1
     })
-}
-
-/// Width and height for a picture of `size`: of those that fill `side` x `side` pixels as well as they can, the one
-/// nearest to its aspect. Sides are steps of an eighth of `side` (64 pixels at 512), from half of it to twice.
-fn bucket(size: [usize; 2], side: usize, factor: usize) -> [usize; 2] {
-    let step = (side / 8 / factor).max(1) * factor;
-    let widths = (1..=side * 2 / step).map(|n| n * step).filter(|w| 2 * w >= side);
-    let all = widths.map(|w| [w, side * side / w / step * step]).filter(|[_, h]| *h > 0);
-    let aspect = |[w, h]: [usize; 2]| (w as f64 / h as f64).ln();
-    let off = |candidate: &[usize; 2]| (aspect(*candidate) - aspect(size)).abs();
-    all.min_by(|a, b| off(a).total_cmp(&off(b))).unwrap_or([side, side])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::bucket;
-
-    #[test]
-    fn a_bucket_has_about_the_aspect_and_no_more_pixels() {
-        assert_eq!(bucket([1000, 1000], 512, 8), [512, 512]);
-        assert_eq!(bucket([3000, 2000], 512, 8), [640, 384]);
-        assert_eq!(bucket([2000, 3000], 512, 8), [384, 640]);
-        assert_eq!(bucket([1920, 1080], 768, 8), [960, 576]);
-        assert_eq!(bucket([10, 20_000], 512, 8), [256, 1024]);
-        assert_eq!(bucket([64, 48], 64, 4), [72, 56]);
-        for side in [64, 256, 512, 768] {
-            for w in (1..40).map(|i| i * 37) {
-                let [a, b] = bucket([w, 700], side, 8);
-                assert!(a * b <= side * side && a % 8 == 0 && b % 8 == 0 && a > 0 && b > 0, "{w}: {a}x{b}");
-            }
-        }
-    }
 }

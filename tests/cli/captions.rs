@@ -15,7 +15,8 @@ fn captions_and_buckets_train() {
     let train = "train --model {F}/sd2 --images pictures --resolution 64 --buckets --rank 2 --class-prompt cat --class-images {A}/subjects/dog";
     // Every picture needs words.
     refused(at, &format!("{train} --out x.safetensors"), 2, &["a.png", "--prompt", "a.txt"]);
-    let output = works(at, &format!("{train} --prompt cat! --out a.safetensors --batch 2 --steps 2"));
+    let output =
+        works(at, &format!("{train} --prompt cat! --out a.safetensors --batch 2 --steps 2 --crop random --flip"));
     let said = stderr(&output);
     assert!(said.contains("4 pictures at 80x48 (2), 64x64 (2), 2 prompts"), "{said}");
     // Square pictures with captions, the text encoder too.
@@ -24,7 +25,12 @@ fn captions_and_buckets_train() {
     assert!(said.contains("4 pictures at 64x64, 2 prompts"), "{said}");
 
     let said = stdout(&works(at, &format!("plan {train} --prompt cat!")));
-    assert!(said.contains("peak memory"), "{said}");
+    assert!(said.contains("peak memory") && said.contains("encoded pictures"), "{said}");
+    let steps = square.replace("--resolution 64", "--resolution 96 --bucket-step 32");
+    let said = stdout(&works(at, &format!("plan {steps} --prompt cat!")));
+    assert!(said.contains("4 pictures at 128x64 (2), 96x96 (2)"), "{said}");
+    let off = train.replace("--buckets", "--buckets --bucket-step off");
+    refused(at, &format!("{off} --prompt cat! --out x.safetensors"), 2, &["--buckets", "--bucket-step"]);
     std::fs::write(pictures.join("a.txt"), [0xff, 0xfe, 0x00]).unwrap();
     refused(at, &format!("{train} --prompt cat! --out x.safetensors"), 1, &["a.txt", "not UTF-8"]);
     std::fs::write(pictures.join("a.txt"), "word ".repeat(10_000)).unwrap();

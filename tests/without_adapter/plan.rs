@@ -4,7 +4,10 @@ use portray::Result;
 use portray::base::{Array, DType, Shape};
 use portray::gpu::{AdapterClass, Caps, Variants};
 use portray::graph::{Graph, Launch, Op, Plan, PlanOptions, Tensor, TensorInfo};
+use portray::models::UnetConfig;
+use portray::nn::{LoraSpec, Targets};
 use portray::ops::{self, Activation};
+use portray::train::{Optimizer, Setup, TrainPlan};
 
 /// Adds its second operand to its first, in place.
 #[derive(Debug)]
@@ -218,4 +221,47 @@ fn checkpointing_lowers_the_peak_and_keeps_the_gradient() {
     let (plain, checkpointed) = (build(false), build(true));
     assert!(checkpointed.arena.iter().sum::<u64>() * 2 < plain.arena.iter().sum::<u64>());
     assert!(checkpointed.dispatch_count() > plain.dispatch_count());
+}
+
+/// A model of SDXL's shape, which reads pooled prompts and sizes.
+const ADDED: &str = r#"{"block_out_channels": [16, 32], "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"], "layers_per_block": 1, "attention_head_dim": [2, 4],
+    "norm_num_groups": 8, "cross_attention_dim": 12, "use_linear_projection": true, "transformer_layers_per_block": [1, 2],
+    "addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 58}"#;
+
+#[test]
+fn a_training_has_plans_for_every_size() {
+    let caps = Caps::webgpu_defaults(AdapterClass::Cpu);
+    let setup = |latent: [usize; 2], more: &[[usize; 2]], fused| Setup {
+        unet: UnetConfig::parse("unet/config.json", ADDED).unwrap(),
+        text: None,
+        lora: Some(LoraSpec { rank: 2, alpha: 2.0, targets: Targets::All }),
+        text_lora: None,
+        dtype: DType::F32,
+        samples: [2, 2],
+        latent: [latent[0], latent[1], 4],
+        more_sizes: more.to_vec(),
+        captions: false,
+        tokens: 7,
+        checkpoint: false,
+        accumulate: if fused { 1 } else { 2 },
+        optimizer: Optimizer::AdamW,
+        fused,
+        weight_decay: 1e-2,
+        max_grad_norm: 1.0,
+    };
+    let plan = |latent, more: &[[usize; 2]], fused| {
+        TrainPlan::new(&setup(latent, more, fused), &caps, &Variants::default()).unwrap()
+    };
+    let sizes = [[8, 8], [4, 14], [14, 4]];
+    for fused in [false, true] {
+        let all = plan(sizes[0], &sizes[1..], fused);
+        // Two passes a size; stored gradients are applied by one plan behind them all.
+        assert_eq!(all.plans().count(), 2 * 3 + usize::from(!fused));
+        for (size, mine) in sizes.iter().zip(all.plans().collect::<Vec<_>>().chunks(2)) {
+            let alone = plan(*size, &[], fused);
+            assert_eq!(mine[0].arena, alone.first.arena, "{size:?}");
+            assert_eq!(mine[1].arena, alone.next.as_ref().unwrap().arena, "{size:?}");
+        }
+    }
 }

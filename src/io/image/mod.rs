@@ -15,4 +15,4 @@ pub use folder::{PictureFolder, list_pictures};
 pub use mask::Mask;
 pub use png_file::{Parameters, encode_png, title, write_png};
 pub use read::{Decoded, MAX_PIXELS, Picture, size};
-pub use resample::{Crop, Fit, covering};
+pub use resample::{Crop, Fit, covering, cut};

@@ -39,6 +39,12 @@ pub fn covering(from: [usize; 2], to: [usize; 2]) -> [usize; 2] {
     }
 }
 
+/// Pixels that are cut left of and above an image of `from`, of the image scaled to cover `to`: left, top.
+pub fn cut(from: [usize; 2], to: [usize; 2], crop: Crop) -> [usize; 2] {
+    let [w, h] = covering(from, to);
+    [offset(w, to[0], crop.x), offset(h, to[1], crop.y)]
+}
+
 /// Source rows that are looked at in one go.
 const BAND: usize = 64;
 
