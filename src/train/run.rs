@@ -49,7 +49,7 @@ pub(crate) async fn train(context: &Context, job: &TrainOptions, listener: Liste
 
 async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> Result<Trained> {
     job.check()?;
-    let events = &mut EventSink::of_training(listener);
+    let events = &mut EventSink::of_training(listener, &context.cancel);
     // Held until the run is over.
     let _lock = job.place(None)?.lock(|text| {
         events.warn(text);
