@@ -61,13 +61,13 @@ pub struct ForwardInputs<'a> {
 enum Way {
     Whole,
     /// Node by node, beside the references.
-    Checked(Replayed),
+    Checked(Box<Replayed>),
 }
 
 impl Way {
     async fn run(&mut self, session: &Session) -> Result<()> {
         let Way::Checked(replayed) = self else { return session.run().await };
-        *replayed = session.check(CHECK_BOUND).await?;
+        **replayed = session.check(CHECK_BOUND).await?;
         match &replayed.wrong {
             Some(wrong) => Err(Error::Device(format!(
                 "{wrong} of the largest value, {CHECK_BOUND:.0e} allowed: the kernel or the driver computes wrongly"
@@ -96,9 +96,9 @@ pub async fn check_forward(
     part: ForwardPart,
     inputs: ForwardInputs<'_>,
 ) -> Result<(Vec<Named>, Replayed)> {
-    let mut way = Way::Checked(Replayed::default());
+    let mut way = Way::Checked(Box::default());
     let made = run(engine, part, inputs, &mut way).await?;
-    Ok((made, if let Way::Checked(replayed) = way { replayed } else { Replayed::default() }))
+    Ok((made, if let Way::Checked(replayed) = way { *replayed } else { Replayed::default() }))
 }
 
 async fn run(engine: &Engine, part: ForwardPart, given: ForwardInputs<'_>, way: &mut Way) -> Result<Vec<Named>> {

@@ -86,11 +86,16 @@ fn any_budget_gives_the_same_lora() {
     let folder = tempfile::tempdir().unwrap();
     let trained = |name: &str, budget: Option<Budget>| {
         let job = training(folder.path().join(name));
-        match budget {
+        let done = match budget {
             None => pollster::block_on(host.engine.train(&job, &mut |_| portray::Flow::Continue)).unwrap(),
             Some(budget) => host.finish(&mut host.engine.start_train(job), budget).unwrap(),
         };
-        std::fs::read(folder.path().join(name)).unwrap()
+        // In memory as well as on disk.
+        let (lora, again) = (done.lora.unwrap(), folder.path().join("again.safetensors"));
+        lora.write(&again, Default::default()).unwrap();
+        let written = std::fs::read(folder.path().join(name)).unwrap();
+        assert!(!lora.modules.is_empty() && std::fs::read(again).unwrap() == written);
+        written
     };
     let expected = trained("at-once.safetensors", None);
     assert!(trained("dispatches.safetensors", Some(Budget::dispatches(11))) == expected);
