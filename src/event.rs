@@ -1,5 +1,8 @@
 //! Reports of long jobs to their caller, and the answers that stop them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
 use std::path::Path;
 
 use serde::Serializer;
@@ -226,5 +229,97 @@ pub enum Flow {
     Finish,
 }
 
+impl Flow {
+    /// The stronger of two answers.
+    pub fn or(self, other: Flow) -> Flow {
+        match (self, other) {
+            (Flow::Stop, _) | (_, Flow::Stop) => Flow::Stop,
+            (Flow::Finish, _) | (_, Flow::Finish) => Flow::Finish,
+            _ => Flow::Continue,
+        }
+    }
+}
+
 /// Listener of a job, called between steps.
 pub type Listener<'a> = &'a mut dyn FnMut(Event) -> Flow;
+
+/// Request to end jobs, which any thread may make: clones share it.
+///
+/// An engine made by [`Engine::with_cancel`](crate::Engine::with_cancel) heeds it in every call, and a
+/// [`Job`](crate::Job) has one of its own ([`Job::cancel_token`](crate::Job::cancel_token)). Jobs look at it wherever they
+/// look at their listener's answers, with the same effect; see [`Flow`]. It cannot be taken back.
+///
+/// ```
+/// let token = portray::CancelToken::new();
+/// let other = token.clone();
+/// std::thread::spawn(move || other.cancel()).join().unwrap();
+/// assert!(token.is_cancelled());
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct CancelToken(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// The strongest request so far.
+    asked: AtomicU8,
+    /// Request that counts here too.
+    parent: Option<CancelToken>,
+}
+
+const FINISH: u8 = 1;
+const STOP: u8 = 2;
+
+impl CancelToken {
+    /// Creates a token that asks for nothing yet.
+    pub fn new() -> CancelToken {
+        CancelToken::default()
+    }
+
+    /// Creates a token that also asks for what this one does, but not the reverse: to end one of several jobs.
+    pub fn child(&self) -> CancelToken {
+        CancelToken(Arc::new(State { asked: AtomicU8::new(0), parent: Some(self.clone()) }))
+    }
+
+    /// Asks to stop, as [`Flow::Stop`] does.
+    pub fn cancel(&self) {
+        self.0.asked.fetch_max(STOP, Ordering::SeqCst);
+    }
+
+    /// Asks to finish early, as [`Flow::Finish`] does.
+    pub fn finish(&self) {
+        self.0.asked.fetch_max(FINISH, Ordering::SeqCst);
+    }
+
+    /// Returns whether [`CancelToken::cancel`] was called.
+    pub fn is_cancelled(&self) -> bool {
+        self.flow() == Flow::Stop
+    }
+
+    /// Request as a listener would answer it.
+    pub fn flow(&self) -> Flow {
+        let own = match self.0.asked.load(Ordering::SeqCst) {
+            STOP => Flow::Stop,
+            FINISH => Flow::Finish,
+            _ => Flow::Continue,
+        };
+        self.0.parent.as_ref().map_or(own, |parent| own.or(parent.flow()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_strongest_request_holds_and_reaches_children_alone() {
+        let whole = CancelToken::new();
+        let (one, other) = (whole.child(), whole.child());
+        one.finish();
+        assert_eq!([&whole, &one, &other].map(CancelToken::flow), [Flow::Continue, Flow::Finish, Flow::Continue]);
+        one.cancel();
+        one.finish();
+        assert_eq!([&whole, &one, &other].map(CancelToken::is_cancelled), [false, true, false]);
+        whole.finish();
+        assert_eq!([&whole, &one, &other].map(CancelToken::flow), [Flow::Finish, Flow::Stop, Flow::Finish]);
+    }
+}

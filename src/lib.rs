@@ -37,6 +37,7 @@
 //! | generate again and again with one model | [`Engine::open`], [`Model::keep_weights`], [`Engine::generate_with`] |
 //! | run inside an application that renders with wgpu | [`embedding`], [`Engine::from_device`], [`Job`] |
 //! | know memory and work before a job runs | [`plan_generate`], [`plan_train`], [`PlanReport`] |
+//! | stop a job from another thread | [`CancelToken`], [`Engine::with_cancel`] |
 //! | handle failures | [`Error`] |
 //!
 //! # Modules
@@ -103,7 +104,7 @@ pub use base::rng::RngKind;
 pub use diffusion::{Prediction, SamplerKind, Spacing};
 pub use engine::{Engine, EngineOptions, Job, required_features, required_limits};
 pub use error::{Error, Result};
-pub use event::{Event, Flow, Listener, Phase, Picture, StepReport};
+pub use event::{CancelToken, Event, Flow, Listener, Phase, Picture, StepReport};
 pub use generate::{GenerateOptions, Generated, Latents, plan_generate};
 pub use gpu::Budget;
 pub use io::LoraFormat;

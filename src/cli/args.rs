@@ -192,8 +192,11 @@ pub struct ForwardArgs {
     #[arg(long = "in", value_name = "X.safetensors", required_unless_present = "prompt")]
     pub input: Option<PathBuf>,
     /// Tensors to write (F32)
-    #[arg(long, value_name = "Y.safetensors")]
-    pub out: PathBuf,
+    #[arg(long, value_name = "Y.safetensors", required_unless_present = "check")]
+    pub out: Option<PathBuf>,
+    /// Compare each operation with its reference on the CPU, and name the first that computes wrongly; slow
+    #[arg(long)]
+    pub check: bool,
     /// For `text`: a prompt instead of input_ids; may be given several times
     #[arg(long, value_name = "TEXT")]
     pub prompt: Vec<String>,

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use portray::error::option;
+use portray::graph::{Compared, Replayed};
 use portray::io::place::check_no_input;
 use portray::io::{Place, SafeTensors, Tensor, write_safetensors};
-use portray::tools::ForwardPart;
+use portray::tools::{self, CHECK_BOUND, ForwardInputs, ForwardPart};
 use portray::{Error, Result};
 use serde_json::json;
 
@@ -24,18 +25,29 @@ pub fn run(global: &Global, args: &ForwardArgs) -> Result<()> {
     if !args.prompt.is_empty() && part != ForwardPart::Text {
         return Err(Error::usage("prompt", option("prompt") + " goes with `forward text` only"));
     }
-    let place = Place::file(&args.out, args.force);
-    place.check()?;
     let mut read: Vec<(&'static str, &Path)> = args.loras.iter().map(|lora| ("loras", lora.path.as_path())).collect();
     read.extend(args.model.model.as_deref().map(|path| ("model", path)));
     read.extend(args.input.as_deref().map(|path| ("input", path)));
-    check_no_input(("out", &args.out), &read)?;
-    let _lock = place.lock(|text| terminal::warn(global.json, &text))?;
-    place.check()?;
+    let place = args.out.as_ref().map(|out| Place::file(out, args.force));
+    let mut lock = None;
+    if let (Some(place), Some(out)) = (&place, &args.out) {
+        place.check()?;
+        check_no_input(("out", out), &read)?;
+        lock = Some(place.lock(|text| terminal::warn(global.json, &text))?);
+        place.check()?;
+    }
     let input = args.input.as_ref().map(SafeTensors::open).transpose()?;
     let engine = super::device::open(global)?;
-    let made = portray::tools::forward(&engine, part, &args.model, &args.loras, input.as_ref(), &args.prompt);
-    let made = pollster::block_on(made)?;
+    let inputs =
+        ForwardInputs { model: &args.model, loras: &args.loras, tensors: input.as_ref(), prompts: &args.prompt };
+    let made = if args.check {
+        let (made, replayed) = pollster::block_on(tools::check_forward(&engine, part, inputs))?;
+        tell_check(global, &replayed);
+        made
+    } else {
+        pollster::block_on(tools::forward(&engine, part, inputs))?
+    };
+    let Some(place) = place else { return Ok(()) };
     let tensors: Vec<Tensor<'_>> =
         made.iter().map(|(name, shape, data)| Tensor::f32(name.as_str(), shape, data)).collect();
     let placed = place.put(|at| write_safetensors(at, &tensors, &BTreeMap::new()))?;
@@ -46,5 +58,21 @@ pub fn run(global: &Global, args: &ForwardArgs) -> Result<()> {
             terminal::tell(format!("{name} {shape:?}"));
         }
     }
+    drop(lock);
     placed.path().map(drop)
+}
+
+/// Says what was compared with the references.
+fn tell_check(global: &Global, replayed: &Replayed) {
+    let worst = replayed.worst.as_ref();
+    if global.json {
+        let error = worst.map_or(0.0, |worst| worst.error);
+        let worst = worst.map(Compared::to_string);
+        terminal::tell(
+            json!({"event": "checked", "nodes": replayed.nodes, "error": error, "bound": CHECK_BOUND, "worst": worst}),
+        );
+    } else {
+        let worst = worst.map(|worst| format!("; the worst is {worst}")).unwrap_or_default();
+        terminal::tell(format!("{} nodes agree with their references to {CHECK_BOUND:.0e}{worst}", replayed.nodes));
+    }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::args::Global;
 use super::words::CommandLine;
-use super::{stop, table, terminal};
+use super::{table, terminal};
 
 /// Seconds between two lines of progress where there is no terminal.
 const EVERY: Duration = Duration::from_secs(5);
@@ -32,7 +32,7 @@ enum Style {
     Plain,
 }
 
-/// Hears a job's events, and stops it when the user asked to or when something the events ask for failed.
+/// Hears a job's events, and stops it when something the events ask for failed.
 pub struct Reporter {
     style: Style,
     phase: String,
@@ -110,7 +110,7 @@ impl Reporter {
         } else {
             self.tell(event);
         }
-        if self.fault.is_some() || stop::asked() { Flow::Stop } else { Flow::Continue }
+        if self.fault.is_some() { Flow::Stop } else { Flow::Continue }
     }
 
     /// Does what an event asks for; a failure stops the job and becomes its result.

@@ -1,8 +1,15 @@
 //! Ctrl-C: the first asks the job to save and stop, the second ends the process.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::LazyLock;
 
-static ASKED: AtomicBool = AtomicBool::new(false);
+use portray::CancelToken;
+
+static TOKEN: LazyLock<CancelToken> = LazyLock::new(CancelToken::new);
+
+/// Token of every engine that a command opens.
+pub fn token() -> &'static CancelToken {
+    &TOKEN
+}
 
 /// From now on Ctrl-C, and what asks a process to end, sets [`asked`] instead of killing it. For commands with something to
 /// save.
@@ -10,15 +17,16 @@ pub fn listen() {
     system::listen();
 }
 
-/// Whether somebody asked to stop.
+/// Says whether somebody asked to stop.
 pub fn asked() -> bool {
-    ASKED.load(Ordering::SeqCst)
+    TOKEN.is_cancelled()
 }
 
 /// Asks to stop. A second time ends the process where that was `meant`: a terminal that is closed hangs up once for itself
 /// and once for its shell, and a job that is saving goes on saving.
 fn ask(meant: bool) {
-    if !ASKED.swap(true, Ordering::SeqCst) {
+    if !asked() {
+        TOKEN.cancel();
         super::terminal::note("stopping; press Ctrl-C again to stop at once");
     } else if meant {
         std::process::exit(130);

@@ -1,7 +1,7 @@
 //! [`Engine`]: opens a device or takes a host's, and starts every job.
 
 use crate::error::{Error, Result};
-use crate::event::{Event, Flow};
+use crate::event::{CancelToken, Event, Flow};
 use crate::generate::{GenerateOptions, Generated};
 use crate::gpu::{DeviceOptions, Gpu, Variants};
 use crate::pipeline::context::Context;
@@ -52,6 +52,7 @@ pub struct EngineOptions {
 pub struct Engine {
     pub(crate) gpu: Gpu,
     pub(crate) variants: Variants,
+    pub(crate) cancel: CancelToken,
 }
 
 impl Engine {
@@ -62,7 +63,8 @@ impl Engine {
     /// [`Error::Usage`](crate::Error::Usage) if none is called `options.adapter`.
     pub async fn request(options: &EngineOptions) -> Result<Engine> {
         let device = DeviceOptions { adapter: options.adapter.clone(), bounds_checks: options.bounds_checks };
-        let engine = Engine { gpu: Gpu::request(&device).await?, variants: Variants::default() };
+        let engine =
+            Engine { gpu: Gpu::request(&device).await?, variants: Variants::default(), cancel: CancelToken::new() };
         match &options.variants {
             Some(folder) => engine.measured(folder).await,
             None => Ok(engine),
@@ -90,7 +92,13 @@ impl Engine {
     ) -> Engine {
         let gpu = Gpu::from_device(info, device, queue, options.bounds_checks);
         let variants = options.variants.as_ref().and_then(|folder| tune::known(&gpu, folder)).unwrap_or_default();
-        Engine { gpu, variants }
+        Engine { gpu, variants, cancel: CancelToken::new() }
+    }
+
+    /// Returns this engine with a token that ends its calls and jobs, as an answer of their listeners would. Any thread may
+    /// cancel it; from then on, whatever this engine starts ends at once. Clones made before keep theirs.
+    pub fn with_cancel(self, token: &CancelToken) -> Engine {
+        Engine { cancel: token.clone(), ..self }
     }
 
     /// Returns this engine with the kernel variants that are fastest on its device. They are read from `folder`, or else
@@ -116,7 +124,9 @@ impl Engine {
         loras: &[LoraArg],
         mut listener: impl FnMut(Event) -> Flow,
     ) -> Result<Model> {
-        probe::open(&self.context(), options, loras, Reads::NOTHING, &mut EventSink::new(&mut listener)).await
+        let context = self.context();
+        let mut events = EventSink::new(&mut listener, &context.cancel);
+        probe::open(&context, options, loras, Reads::NOTHING, &mut events).await
     }
 
     /// Generates the images of `options`. `listener` receives each image when it is finished.
@@ -167,7 +177,7 @@ impl Engine {
 
     /// Creates the context of a job that runs to its end, with images as pixels.
     pub(crate) fn context(&self) -> Context {
-        Context::new(self.gpu.clone(), self.variants.clone())
+        Context { cancel: self.cancel.clone(), ..Context::new(self.gpu.clone(), self.variants.clone()) }
     }
 
     /// Reads a texture of [`Job::pictures`](super::Job::pictures) or [`Job::previews`](super::Job::previews) back to the

@@ -1,6 +1,6 @@
 //! Jobs that a host application advances within its own frames.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use std::task;
 use std::task::{Poll, Waker};
 
 use crate::error::{Error, Result};
-use crate::event::{Event, Flow};
+use crate::event::{CancelToken, Event, Flow};
 use crate::generate::{GenerateOptions, Generated};
 use crate::gpu::{Budget, Gpu, Turn, Watch};
 use crate::pipeline::Model;
@@ -29,17 +29,15 @@ pub struct Job<T> {
     running: Option<Running<T>>,
     gpu: Gpu,
     screen: Option<Arc<TextureSink>>,
-    heard: Rc<Heard>,
+    events: Events,
+    cancel: CancelToken,
     watch: Watch,
     /// Open model that the job was started with.
     model: Option<Arc<Model>>,
 }
 
-/// Events and answers that pass between a job's listener and its host.
-struct Heard {
-    events: RefCell<VecDeque<Event>>,
-    flow: Cell<Flow>,
-}
+/// Events that pass from a job's listener to its host.
+type Events = Rc<RefCell<VecDeque<Event>>>;
 
 impl Engine {
     /// Starts generating the images of `options`. They stay on the device as textures, and events carry no pixels:
@@ -75,14 +73,14 @@ impl Engine {
     ) -> Job<T> {
         let gpu = self.gpu.for_host(Turn::new());
         let screen = paints.then(|| Arc::new(TextureSink::default()));
-        let heard = Rc::new(Heard { events: RefCell::default(), flow: Cell::new(Flow::Continue) });
-        let ear = heard.clone();
+        let (events, cancel) = (Events::default(), self.cancel.child());
+        let heard = events.clone();
         let listener = Box::new(move |event| {
-            ear.events.borrow_mut().push_back(event);
-            ear.flow.get()
+            heard.borrow_mut().push_back(event);
+            Flow::Continue
         });
         let pictures = screen.clone().map_or(PictureSink::Pixels, PictureSink::Textures);
-        let context = Context { gpu: gpu.clone(), variants: self.variants.clone(), pictures };
+        let context = Context { gpu: gpu.clone(), variants: self.variants.clone(), pictures, cancel: cancel.clone() };
         let (job, painted, on) = (run(context, listener), screen.clone(), gpu.clone());
         let running = Box::pin(async move {
             if let Some(screen) = painted {
@@ -90,7 +88,7 @@ impl Engine {
             }
             job.await
         });
-        Job { running: Some(running), watch: Watch::new(&gpu), gpu, screen, heard, model: None }
+        Job { running: Some(running), watch: Watch::new(&gpu), gpu, screen, events, cancel, model: None }
     }
 }
 
@@ -125,20 +123,24 @@ impl<T> Job<T> {
 
     /// Takes the events since the last call.
     pub fn events(&mut self) -> impl Iterator<Item = Event> {
-        std::mem::take(&mut *self.heard.events.borrow_mut()).into_iter()
+        std::mem::take(&mut *self.events.borrow_mut()).into_iter()
     }
 
     /// Asks the job to end. A training saves its state at its next optimizer step, then ends with [`Error::Interrupted`]. To
     /// end a job at once, drop it.
     pub fn stop(&self) {
-        self.heard.flow.set(Flow::Stop);
+        self.cancel.cancel();
     }
 
     /// Asks a training to end after its next optimizer step and to write its result.
     pub fn finish(&self) {
-        if self.heard.flow.get() != Flow::Stop {
-            self.heard.flow.set(Flow::Finish);
-        }
+        self.cancel.finish();
+    }
+
+    /// Returns the token that [`Job::stop`] and [`Job::finish`] use, for another thread or a part of the host without the
+    /// job. It also heeds the engine's ([`Engine::with_cancel`]), and cancels no other job.
+    pub fn cancel_token(&self) -> CancelToken {
+        self.cancel.clone()
     }
 
     /// Returns whether the job has ended.

@@ -49,7 +49,7 @@ pub struct Latents {
 /// Opens the model of `job` and makes its pictures.
 pub(crate) async fn generate(context: &Context, job: &GenerateOptions, listener: Listener<'_>) -> Result<Generated> {
     job.check()?;
-    let mut events = EventSink::new(listener);
+    let mut events = EventSink::new(listener, &context.cancel);
     // Boxed: a host's thread may have little stack.
     let open = Box::pin(probe::open(context, &job.model, &job.loras, job.reads(), &mut events));
     let model = open.await?.merging(job.merge);
@@ -77,7 +77,8 @@ pub(crate) async fn generate_unmasked(
     job: &GenerateOptions,
     listener: Listener<'_>,
 ) -> Result<Generated> {
-    context.gpu.in_error_scopes(Box::pin(make(context, model, job, &mut EventSink::new(listener)))).await
+    let mut events = EventSink::new(listener, &context.cancel);
+    context.gpu.in_error_scopes(Box::pin(make(context, model, job, &mut events))).await
 }
 
 async fn make(

@@ -21,7 +21,7 @@ pub use launch::{Binding, Dispatch, KernelLaunch, Launch, Slot};
 pub use op::{Op, Vjp};
 pub(crate) use plan::GUARD_BYTES;
 pub use plan::{Plan, PlanOptions};
-pub use run::{Mismatch, NodeTime, Session};
+pub use run::{Compared, NodeTime, Replayed, Session};
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -16,8 +16,6 @@ pub(crate) const TRAP_BYTES: u64 = 128;
 /// Options of a plan.
 #[derive(Clone, Debug, Default)]
 pub struct PlanOptions {
-    /// Keeps every intermediate alive, so that each node can be checked after the run.
-    pub keep_all: bool,
     /// Leaves a guard before and behind every block of the arena and every input, for
     /// [`super::Session::check_sentinels`].
     pub sentinels: bool,
@@ -68,7 +66,7 @@ impl Plan {
     /// memory that later ones read.
     pub fn new(graph: &Graph, caps: &Caps, variants: &Variants, options: &PlanOptions) -> Result<Plan> {
         log::debug!(target: "portray::plan", "{graph:?}");
-        let live = live_nodes(graph, options.keep_all);
+        let live = live_nodes(graph);
         let roots = overwrites::roots(graph)?;
         overwrites::check(graph, &live, &roots)?;
         let written_stored = overwrites::written_stored(graph, &live, &roots);
@@ -150,7 +148,6 @@ impl Plan {
                     self.input_bytes += info.bytes().next_multiple_of(align) + 2 * guard;
                 }
                 Source::Node(..) => {
-                    let last = if options.keep_all { usize::MAX } else { last };
                     blocks.push(Block { first, last, bytes: info.bytes().next_multiple_of(align) });
                     slots.push(Slot::Tensor(t));
                 }
@@ -291,10 +288,7 @@ enum Memory<'a> {
 }
 
 /// Nodes whose results are needed, in order.
-fn live_nodes(graph: &Graph, keep_all: bool) -> Vec<usize> {
-    if keep_all {
-        return (0..graph.nodes.len()).collect();
-    }
+fn live_nodes(graph: &Graph) -> Vec<usize> {
     let mut wanted: HashSet<Tensor> = graph.outputs.iter().copied().collect();
     wanted.extend(graph.assigns.iter().map(|(_, value)| *value));
     let mut live = Vec::new();

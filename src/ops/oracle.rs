@@ -163,7 +163,7 @@ impl Case {
         variants: &Variants,
         seed: u64,
     ) -> Result<Result<(), String>> {
-        let options = PlanOptions { sentinels: true, traps: true, ..Default::default() };
+        let options = PlanOptions { sentinels: true, traps: true };
         Prepared::new(self, gpu, seed)?.run(caps, variants, &options).await
     }
 }

@@ -43,8 +43,8 @@ impl Model {
 
 /// The autoencoder's half that is at work, with its weights.
 pub(crate) struct VaeSession {
-    session: Session,
-    input: Tensor,
+    pub(crate) session: Session,
+    pub(crate) input: Tensor,
     output: Tensor,
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::event::CancelToken;
 use crate::gpu::{Gpu, Variants};
 
 use super::planning::Planning;
@@ -25,12 +26,14 @@ pub(crate) struct Context {
     pub variants: Variants,
     /// Where pictures go.
     pub pictures: PictureSink,
+    /// Request to end, beside the listener's answers.
+    pub cancel: CancelToken,
 }
 
 impl Context {
     /// Runs on `gpu` and gives pictures as pixels.
     pub fn new(gpu: Gpu, variants: Variants) -> Context {
-        Context { gpu, variants, pictures: PictureSink::Pixels }
+        Context { gpu, variants, pictures: PictureSink::Pixels, cancel: CancelToken::new() }
     }
 
     /// The same surroundings on another handle of the device.

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::task::Poll;
 
 use crate::error::{Error, Message, Result};
-use crate::event::{Event, Flow, Listener, Phase};
+use crate::event::{CancelToken, Event, Flow, Listener, Phase};
 use crate::gpu::Gpu;
 use crate::io::files;
 
@@ -12,7 +12,9 @@ use crate::io::files;
 /// wherever the job looks next.
 pub(crate) struct EventSink<'a> {
     listener: Listener<'a>,
+    /// Strongest answer of the listener.
     flow: Flow,
+    cancel: CancelToken,
     /// Kernels that were said to be compiled, of how many.
     compiled: (usize, usize),
     /// What [`Flow::Finish`] means to the job.
@@ -21,13 +23,14 @@ pub(crate) struct EventSink<'a> {
 
 impl<'a> EventSink<'a> {
     /// Of a job that has nothing to finish: [`Flow::Finish`] stops it.
-    pub fn new(listener: Listener<'a>) -> EventSink<'a> {
-        EventSink { listener, flow: Flow::Continue, compiled: (0, 0), finish: Flow::Stop }
+    pub fn new(listener: Listener<'a>, cancel: &CancelToken) -> EventSink<'a> {
+        let cancel = cancel.clone();
+        EventSink { listener, flow: Flow::Continue, cancel, compiled: (0, 0), finish: Flow::Stop }
     }
 
     /// Of a training.
-    pub fn of_training(listener: Listener<'a>) -> EventSink<'a> {
-        EventSink { finish: Flow::Finish, ..EventSink::new(listener) }
+    pub fn of_training(listener: Listener<'a>, cancel: &CancelToken) -> EventSink<'a> {
+        EventSink { finish: Flow::Finish, ..EventSink::new(listener, cancel) }
     }
 
     /// Says something that does not stop the job.
@@ -49,12 +52,16 @@ impl<'a> EventSink<'a> {
     }
 
     fn tell(&mut self, event: Event) -> Flow {
-        self.flow = match ((self.listener)(event), self.flow) {
-            (Flow::Stop, _) | (_, Flow::Stop) => Flow::Stop,
-            (Flow::Finish, _) => self.finish,
-            (Flow::Continue, before) => before,
-        };
-        self.flow
+        self.flow = self.flow.or((self.listener)(event));
+        self.flow()
+    }
+
+    /// What the job is to do, by all answers and by its token.
+    fn flow(&self) -> Flow {
+        match self.flow.or(self.cancel.flow()) {
+            Flow::Finish => self.finish,
+            other => other,
+        }
     }
 
     /// Says that a phase begins.
@@ -102,12 +109,12 @@ impl<'a> EventSink<'a> {
 
     /// Whether the job is to save what there is as its result.
     pub fn finished(&self) -> bool {
-        self.flow == Flow::Finish
+        self.flow() == Flow::Finish
     }
 
     /// Whether the job is to stop.
     pub fn stopped(&self) -> bool {
-        self.flow == Flow::Stop
+        self.flow() == Flow::Stop
     }
 
     /// Nothing, unless the job is to stop.
@@ -126,7 +133,8 @@ mod tests {
     fn heard(answers: &[Flow], training: bool) -> Vec<Flow> {
         let mut left = answers.iter().copied();
         let mut listener = |_: Event| left.next().unwrap();
-        let mut events = if training { EventSink::of_training(&mut listener) } else { EventSink::new(&mut listener) };
+        let sink = if training { EventSink::of_training } else { EventSink::new };
+        let mut events = sink(&mut listener, &CancelToken::new());
         answers.iter().map(|_| events.say(Event::Phase(Phase::Sampling))).collect()
     }
 
@@ -136,5 +144,16 @@ mod tests {
         let all = [Continue, Finish, Continue, Stop, Finish, Continue];
         assert_eq!(heard(&all, true), [Continue, Finish, Finish, Stop, Stop, Stop]);
         assert_eq!(heard(&all, false), [Continue, Stop, Stop, Stop, Stop, Stop]);
+    }
+
+    #[test]
+    fn a_token_counts_as_an_answer_before_the_next_event() {
+        let (token, mut listener) = (CancelToken::new(), |_: Event| Flow::Continue);
+        let events = EventSink::of_training(&mut listener, &token);
+        assert!(!events.finished() && events.go_on().is_ok());
+        token.finish();
+        assert!(events.finished() && events.go_on().is_ok());
+        token.cancel();
+        assert!(events.stopped() && events.go_on().is_err());
     }
 }

@@ -4,11 +4,12 @@ use crate::base::{DType, layout};
 use crate::engine::Engine;
 use crate::error::{Error, Result, message, option};
 use crate::gpu::{Pool, Store};
-use crate::graph::{Graph, Session, Tensor};
+use crate::graph::{Graph, Replayed, Session, Tensor};
 use crate::io::SafeTensors;
 use crate::models::Context;
 use crate::pipeline::autoencode::VaeSession;
 use crate::pipeline::reads::Reads;
+use crate::pipeline::text::PROMPTS;
 use crate::pipeline::{LoraArg, Model, ModelOptions};
 
 /// Part of a model, with the tensors it reads and writes.
@@ -39,18 +40,69 @@ fn picture(inputs: &SafeTensors, name: &str, channels: usize) -> Result<([usize;
     Ok(([n, c, h, w], layout::to_channels_last(&tensor.to_numbers()?, [n, c, h, w])))
 }
 
-/// Runs `part` of the model on `inputs`, or the text encoder on `prompts`, and returns the outputs.
+/// Largest difference from an op's f64 reference that [`check_forward`] takes for rounding, as a fraction of the reference's
+/// largest magnitude.
+pub const CHECK_BOUND: f64 = 1e-4;
+
+/// Given tensors, and the model to run on them.
+#[derive(Clone, Copy, Debug)]
+pub struct ForwardInputs<'a> {
+    /// Model.
+    pub model: &'a ModelOptions,
+    /// LoRAs to apply.
+    pub loras: &'a [LoraArg],
+    /// Tensors by name.
+    pub tensors: Option<&'a SafeTensors>,
+    /// Prompts, in place of `input_ids`.
+    pub prompts: &'a [String],
+}
+
+/// How a part runs.
+enum Way {
+    Whole,
+    /// Node by node, beside the references.
+    Checked(Box<Replayed>),
+}
+
+impl Way {
+    async fn run(&mut self, session: &Session) -> Result<()> {
+        let Way::Checked(replayed) = self else { return session.run().await };
+        **replayed = session.check(CHECK_BOUND).await?;
+        match &replayed.wrong {
+            Some(wrong) => Err(Error::Device(format!(
+                "{wrong} of the largest value, {CHECK_BOUND:.0e} allowed: the kernel or the driver computes wrongly"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Runs `part` of a model on given tensors, or the text encoder on prompts, and returns the outputs.
 ///
 /// # Errors
 /// If the model cannot be opened, or an input is missing or has the wrong shape, by name.
-pub async fn forward(
+pub async fn forward(engine: &Engine, part: ForwardPart, inputs: ForwardInputs<'_>) -> Result<Vec<Named>> {
+    run(engine, part, inputs, &mut Way::Whole).await
+}
+
+/// Runs `part` as [`forward`] does, but node by node, and compares each node's results with its op's reference on the CPU,
+/// which takes far longer than the device. Returns the outputs and what was compared.
+///
+/// # Errors
+/// Those of [`forward`]; [`Error::Device`] that names the first node that is off by more than [`CHECK_BOUND`], with its
+/// op, its shapes and the parameter that it reads.
+pub async fn check_forward(
     engine: &Engine,
     part: ForwardPart,
-    model: &ModelOptions,
-    loras: &[LoraArg],
-    inputs: Option<&SafeTensors>,
-    prompts: &[String],
-) -> Result<Vec<Named>> {
+    inputs: ForwardInputs<'_>,
+) -> Result<(Vec<Named>, Replayed)> {
+    let mut way = Way::Checked(Box::default());
+    let made = run(engine, part, inputs, &mut way).await?;
+    Ok((made, if let Way::Checked(replayed) = way { *replayed } else { Replayed::default() }))
+}
+
+async fn run(engine: &Engine, part: ForwardPart, given: ForwardInputs<'_>, way: &mut Way) -> Result<Vec<Named>> {
+    let ForwardInputs { model, loras, tensors: inputs, prompts } = given;
     let mut silent = |_| crate::event::Flow::Continue;
     let model = Model::open(model, loras, &mut silent)?;
     model.check_reads(match part {
@@ -65,10 +117,10 @@ pub async fn forward(
         })
     };
     match part {
-        ForwardPart::Text => forward_text(engine, &model, inputs, prompts).await,
-        ForwardPart::Unet => forward_unet(engine, &model, given()?).await,
-        ForwardPart::VaeEncode => forward_encode(engine, &model, given()?).await,
-        ForwardPart::VaeDecode => forward_decode(engine, &model, given()?).await,
+        ForwardPart::Text => forward_text(engine, &model, inputs, prompts, way).await,
+        ForwardPart::Unet => forward_unet(engine, &model, given()?, way).await,
+        ForwardPart::VaeEncode => forward_encode(engine, &model, given()?, way).await,
+        ForwardPart::VaeDecode => forward_decode(engine, &model, given()?, way).await,
     }
 }
 
@@ -77,6 +129,7 @@ async fn forward_text(
     model: &Model,
     inputs: Option<&SafeTensors>,
     prompts: &[String],
+    way: &mut Way,
 ) -> Result<Vec<Named>> {
     let mut silent = |_| crate::event::Flow::Continue;
     let mut rows: Vec<Vec<u32>> = Vec::new();
@@ -110,12 +163,20 @@ async fn forward_text(
     let parts = model
         .plan_texts(&model.settings(engine.gpu.caps(), &model.ranks()), engine.planning(), rows.len(), tokens)
         .await?;
+    if let Way::Checked(_) = way {
+        // As many prompts as are encoded at once: further ones run the same kernels.
+        let part = &parts.whole;
+        let weights = Store::beside(&engine.gpu, model.weights(&engine.gpu, part.name, &part.params).await?);
+        let session = Session::new(&engine.gpu, part.plan.clone(), &mut Pool::default(), &weights).await?;
+        session.write_ids(part.input, &rows[..rows.len().min(PROMPTS)].concat())?;
+        way.run(&session).await?;
+    }
     let hidden = model.encode_prompts(&engine.gpu, &parts, &mut Pool::default(), &rows).await?.read().await?;
     let shape = vec![rows.len(), tokens, model.text.hidden_size];
     Ok(vec![("hidden".into(), shape, hidden.concat())])
 }
 
-async fn forward_unet(engine: &Engine, model: &Model, inputs: &SafeTensors) -> Result<Vec<Named>> {
+async fn forward_unet(engine: &Engine, model: &Model, inputs: &SafeTensors, way: &mut Way) -> Result<Vec<Named>> {
     let ([n, c, h, w], sample) = picture(inputs, "sample", model.unet.in_channels)?;
     let mut timestep = inputs.get("timestep")?.to_numbers()?;
     if timestep.len() == 1 {
@@ -148,18 +209,25 @@ async fn forward_unet(engine: &Engine, model: &Model, inputs: &SafeTensors) -> R
     for (input, values) in writes {
         session.write(input, values)?;
     }
-    session.run().await?;
+    way.run(&session).await?;
     let c = model.unet.out_channels;
     let values = layout::to_channels_first(&session.read(out).await?, [n, c, h, w]);
     Ok(vec![("out".into(), vec![n, c, h, w], values)])
 }
 
-async fn forward_encode(engine: &Engine, model: &Model, inputs: &SafeTensors) -> Result<Vec<Named>> {
+/// Runs a half of the autoencoder on `values`.
+async fn run_vae(vae: &VaeSession, values: &[f32], way: &mut Way) -> Result<Vec<f32>> {
+    vae.session.write(vae.input, values)?;
+    way.run(&vae.session).await?;
+    vae.read().await
+}
+
+async fn forward_encode(engine: &Engine, model: &Model, inputs: &SafeTensors, way: &mut Way) -> Result<Vec<Named>> {
     let ([n, _, h, w], image) = picture(inputs, "image", model.vae.in_channels)?;
     let part = model.plan_vae_encode(engine.planning(), n, [w, h])?;
     let shape = part.plan.shape(part.output).clone();
     let vae = VaeSession::new(&engine.gpu, model, &mut Pool::default(), &part).await?;
-    let moments = vae.run(&image).await?;
+    let moments = run_vae(&vae, &image, way).await?;
     let (c, h, w) = (model.vae.latent_channels, shape[1], shape[2]);
     let both = layout::to_channels_first(&moments, [n, 2 * c, h, w]);
     let half = |which: usize| both.chunks(c * h * w).skip(which).step_by(2).flatten().copied().collect::<Vec<f32>>();
@@ -167,12 +235,12 @@ async fn forward_encode(engine: &Engine, model: &Model, inputs: &SafeTensors) ->
     Ok(vec![("mean".into(), vec![n, c, h, w], half(0)), ("logvar".into(), vec![n, c, h, w], logvar)])
 }
 
-async fn forward_decode(engine: &Engine, model: &Model, inputs: &SafeTensors) -> Result<Vec<Named>> {
+async fn forward_decode(engine: &Engine, model: &Model, inputs: &SafeTensors, way: &mut Way) -> Result<Vec<Named>> {
     let ([n, _, h, w], latent) = picture(inputs, "latent", model.vae.latent_channels)?;
     let factor = model.factor();
     let part = model.plan_vae_decode(engine.planning(), n, [w * factor, h * factor], false)?;
     let vae = VaeSession::new(&engine.gpu, model, &mut Pool::default(), &part).await?;
     let (c, h, w) = (model.vae.out_channels, h * factor, w * factor);
-    let values = layout::to_channels_first(&vae.run(&latent).await?, [n, c, h, w]);
+    let values = layout::to_channels_first(&run_vae(&vae, &latent, way).await?, [n, c, h, w]);
     Ok(vec![("image".into(), vec![n, c, h, w], values)])
 }

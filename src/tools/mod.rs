@@ -7,5 +7,5 @@ mod self_test;
 
 pub use bench::{BenchRow, bench};
 pub use bench_steps::bench_steps;
-pub use forward::{ForwardPart, forward};
+pub use forward::{CHECK_BOUND, ForwardInputs, ForwardPart, check_forward, forward};
 pub use self_test::{Stopwatch, check_kernel, stopwatch};

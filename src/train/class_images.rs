@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::diffusion::SamplerKind;
 use crate::error::Result;
-use crate::event::{Event, Flow, Phase};
+use crate::event::{CancelToken, Event, Flow, Phase};
 use crate::generate::{GenerateOptions, generate_unmasked};
 use crate::io;
 use crate::pipeline::context::Context;
@@ -131,6 +131,8 @@ pub(super) async fn class_pictures(
             }
             if events.stopped() { Flow::Stop } else { Flow::Continue }
         };
+        // The training heeds its token: to finish early is no reason to make fewer.
+        let context = &Context { cancel: CancelToken::new(), ..context.clone() };
         Box::pin(generate_unmasked(context, model, &part, &mut hear)).await?;
         done += stretch.len();
     }

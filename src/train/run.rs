@@ -8,7 +8,7 @@ use crate::error::{Error, Remedy, Result, message, option};
 use crate::event::{Event, Listener, Phase, StepReport};
 use crate::gpu::{Ahead, Pool, Store};
 use crate::graph::Plan;
-use crate::io::Place;
+use crate::io::{LoraFile, Place};
 use crate::nn::Param;
 use crate::pipeline::context::Context;
 use crate::pipeline::events::EventSink;
@@ -33,6 +33,8 @@ pub struct Trained {
     pub out: PathBuf,
     /// Optimizer steps done.
     pub steps: usize,
+    /// The LoRA as it was written to `out`, before its layout's names; `None` of a whole UNet.
+    pub lora: Option<LoraFile>,
 }
 
 /// Trains; writes `job.out`. Stopped by the listener, it saves a checkpoint and says so.
@@ -47,7 +49,7 @@ pub(crate) async fn train(context: &Context, job: &TrainOptions, listener: Liste
 
 async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> Result<Trained> {
     job.check()?;
-    let events = &mut EventSink::of_training(listener);
+    let events = &mut EventSink::of_training(listener, &context.cancel);
     // Held until the run is over.
     let _lock = job.place(None)?.lock(|text| {
         events.warn(text);
@@ -77,10 +79,11 @@ async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> R
     };
     events.phase(Phase::Training)?;
     let steps = Box::pin(training.run(first..total, &mut record, events)).await?;
-    let placed = match save(context, job, &model, init.as_ref(), (&training.params, &training.store), steps).await {
-        Ok(placed) => placed,
-        Err(e) => return Err(record.unwritten(&training.state(steps, &record).await?, &e, job.force)),
-    };
+    let (placed, lora) =
+        match save(context, job, &model, init.as_ref(), (&training.params, &training.store), steps).await {
+            Ok(saved) => saved,
+            Err(e) => return Err(record.unwritten(&training.state(steps, &record).await?, &e, job.force)),
+        };
     events.say(Event::Saved(placed.path.clone()));
     // A result of which the disk says that it may not stay is not all that there should be.
     let safe = placed.reason.is_none() || placed.path != job.out;
@@ -96,7 +99,7 @@ async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> R
     {
         events.warn(&e);
     }
-    Ok(Trained { out: out?, steps })
+    Ok(Trained { out: out?, steps, lora })
 }
 
 /// What the run feeds on, and its plan where that is made already: one pool serves all that runs on pictures.

@@ -35,7 +35,7 @@ pub(super) async fn start_adapters(
     Ok(())
 }
 
-/// Writes the trained `params` of `store` to the job's place, or where there is one.
+/// Writes the trained `params` of `store` to the job's place, or where there is one, and returns the LoRA that it wrote.
 pub(super) async fn save(
     context: &Context,
     job: &TrainOptions,
@@ -43,7 +43,7 @@ pub(super) async fn save(
     init: Option<&InitLora>,
     (params, store): (&[Param], &Store),
     steps: usize,
-) -> Result<Placed> {
+) -> Result<(Placed, Option<LoraFile>)> {
     let place = job.place(Some(&model.checkpoint))?;
     if job.method == Method::Full {
         let mut owned = Vec::new();
@@ -55,7 +55,7 @@ pub(super) async fn save(
             .iter()
             .map(|(key, t)| io::Tensor::f32(key.trim_start_matches("unet."), &t.shape, &t.values))
             .collect();
-        return place.put(|at| io::write_diffusers_folder(at, &model.checkpoint, &tensors));
+        return Ok((place.put(|at| io::write_diffusers_folder(at, &model.checkpoint, &tensors))?, None));
     }
     let mut factors: BTreeMap<ModuleKey, [Option<Factor>; 2]> = BTreeMap::new();
     for param in params.iter().filter(|p| p.role == Role::Adapter) {
@@ -88,7 +88,7 @@ pub(super) async fn save(
         metadata,
         ..LoraFile::default()
     };
-    place.put(|at| file.write(at, job.format))
+    Ok((place.put(|at| file.write(at, job.format))?, Some(file)))
 }
 
 /// The module that an adapter's parameter belongs to, and which factor it is.

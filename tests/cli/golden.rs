@@ -51,6 +51,27 @@ fn every_part() {
     }
 }
 
+/// The built-in model computes as its references on the CPU do, node by node; a check needs no file to write.
+#[test]
+fn a_check_of_every_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let latent: Vec<f32> = (0..4 * 4 * 4).map(|i| (i as f32 * 0.7).sin()).collect();
+    let tensor = portray::io::Tensor::f32("latent", &[1, 4, 4, 4], &latent);
+    write_safetensors(dir.path().join("in.safetensors"), &[tensor], &Default::default()).unwrap();
+    for (line, least) in [("text --prompt cat", 20), ("vae-decode --in in.safetensors --out out.safetensors", 50)] {
+        let said = stdout(&works(dir.path(), &format!("forward {line} --check --json")));
+        let checked: serde_json::Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
+        assert!(checked["event"] == "checked" && checked["nodes"].as_u64().unwrap() >= least, "{said}");
+        let (error, bound) = (checked["error"].as_f64().unwrap(), checked["bound"].as_f64().unwrap());
+        assert!(error > 0.0 && error < bound / 10.0, "{said}");
+        assert!(checked["worst"].as_str().unwrap().contains(" with ") || said.contains(" after "), "{said}");
+        assert_eq!(said.lines().count(), if line.contains("--out") { 2 } else { 1 }, "{said}");
+    }
+    let image = SafeTensors::open(dir.path().join("out.safetensors")).unwrap();
+    assert_eq!(*image.get("image").unwrap().shape, [1, 3, 32, 32]);
+    refused(dir.path(), "forward text --prompt cat", 2, &["--out"]);
+}
+
 #[test]
 fn every_lora_layout() {
     let dir = tempfile::tempdir().unwrap();

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use portray::{Budget, Engine, EngineOptions, Error, Event, GenerateOptions, Job, Model, ModelOptions, TrainOptions};
+use portray::{
+    Budget, CancelToken, Engine, EngineOptions, Error, Event, Flow, GenerateOptions, Job, Model, ModelOptions,
+    TrainOptions,
+};
 
 use super::host::{Host, fixture, small_bundled_job, tiny, tiny_job, tiny_options};
 
@@ -83,11 +86,16 @@ fn any_budget_gives_the_same_lora() {
     let folder = tempfile::tempdir().unwrap();
     let trained = |name: &str, budget: Option<Budget>| {
         let job = training(folder.path().join(name));
-        match budget {
+        let done = match budget {
             None => pollster::block_on(host.engine.train(&job, &mut |_| portray::Flow::Continue)).unwrap(),
             Some(budget) => host.finish(&mut host.engine.start_train(job), budget).unwrap(),
         };
-        std::fs::read(folder.path().join(name)).unwrap()
+        // In memory as well as on disk.
+        let (lora, again) = (done.lora.unwrap(), folder.path().join("again.safetensors"));
+        lora.write(&again, Default::default()).unwrap();
+        let written = std::fs::read(folder.path().join(name)).unwrap();
+        assert!(!lora.modules.is_empty() && std::fs::read(again).unwrap() == written);
+        written
     };
     let expected = trained("at-once.safetensors", None);
     assert!(trained("dispatches.safetensors", Some(Budget::dispatches(11))) == expected);
@@ -213,6 +221,42 @@ fn a_stopped_training_saves_its_state_and_goes_on() {
     let resumed = TrainOptions { resume: true, ..job.clone() };
     host.finish(&mut host.engine.start_train(resumed), Budget::dispatches(500)).unwrap();
     assert!(std::fs::read(&job.out).unwrap() == std::fs::read(&whole.out).unwrap());
+}
+
+/// A token ends what its engine runs and starts, a job's own that job alone, and both may come from another thread.
+#[test]
+fn a_token_cancels_from_any_thread() {
+    let host = Host::shared();
+    let token = CancelToken::new();
+    let engine = host.engine.clone().with_cancel(&token);
+    let options = || {
+        let mut options = GenerateOptions { count: 2, ..tiny_job() };
+        options.sampling.steps = Some(4);
+        options
+    };
+    let mut jobs = [engine.start_generate(options()), engine.start_generate(options())];
+    let one = jobs[0].cancel_token();
+    std::thread::spawn(move || one.cancel()).join().unwrap();
+    let error = host.finish(&mut jobs[0], Budget::dispatches(500)).unwrap_err();
+    assert!(matches!(error, Error::Interrupted { .. }), "{error}");
+    assert!(matches!(jobs[1].step(Budget::dispatches(10)), Ok(None)) && !token.is_cancelled());
+
+    // Between two events as well: the listener hears no more than one after the cancelling one.
+    let mut heard = Vec::new();
+    let canceller = token.clone();
+    let result = pollster::block_on(engine.generate(&options(), |event| {
+        if matches!(event, Event::Progress { unit: "step", done: 2, .. }) {
+            let canceller = canceller.clone();
+            std::thread::spawn(move || canceller.cancel()).join().unwrap();
+        }
+        heard.push(event);
+        Flow::Continue
+    }));
+    assert!(matches!(result, Err(Error::Interrupted { .. })), "{:?}", result.err());
+    assert!(matches!(heard.last(), Some(Event::Progress { unit: "step", done: 2, .. })), "{:?}", heard.last());
+    assert!(host.finish(&mut jobs[1], Budget::dispatches(500)).is_err());
+    assert!(host.engine.start_generate(options()).step(Budget::dispatches(10)).is_ok());
+    assert!(host.finish(&mut engine.start_generate(options()), Budget::dispatches(10)).is_err());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::train::{EXACT, Line, compare as compare_steps, final_error};
 use crate::common::{engine, inpainting_model};
 use portray::io::SafeTensors;
 use portray::ops::oracle::close;
-use portray::tools::{ForwardPart, forward};
+use portray::tools::{ForwardInputs, ForwardPart, forward};
 use portray::{Event, Flow, GenerateOptions, LoraFormat, ModelOptions, SamplingOptions, TrainOptions, WeightType};
 
 fn fixture(name: &str) -> PathBuf {
@@ -90,8 +90,8 @@ fn forward_takes_all_nine_channels() {
         });
         portray::io::write_safetensors(&path, &inputs.collect::<Vec<_>>(), &Default::default()).expect("a file");
         let inputs = SafeTensors::open(&path).expect("inputs");
-        let got =
-            pollster::block_on(forward(engine(), ForwardPart::Unet, &options(model.path()), &[], Some(&inputs), &[]));
+        let given = ForwardInputs { model: &options(model.path()), loras: &[], tensors: Some(&inputs), prompts: &[] };
+        let got = pollster::block_on(forward(engine(), ForwardPart::Unet, given));
         let (name, shape, values) = &got.expect("a prediction")[0];
         let (expected_shape, expected) = tensor(&file, "forward.out");
         assert_eq!((name.as_str(), shape), ("out", &expected_shape));

@@ -7,7 +7,7 @@ use std::path::Path;
 use portray::diffusion::{SamplerOptions, ScheduleConfig, Trajectory};
 use portray::io::{Checkpoint, PartId, Tensor, write_safetensors};
 use portray::ops::oracle::close;
-use portray::tools::ForwardPart;
+use portray::tools::{ForwardInputs, ForwardPart, forward};
 use portray::{
     Engine, EngineOptions, Event, Flow, GenerateOptions, Latents, LoraFormat, ModelOptions, Picture, SamplerKind,
     SamplingOptions, Spacing, TrainOptions, WeightType,
@@ -73,9 +73,8 @@ fn n18_hidden_states_of_any_width_and_number() {
         let row = 9 * width;
         for count in [1, 2, 9] {
             let prompts = PROMPTS[..count].iter().map(|p| (*p).to_owned()).collect::<Vec<_>>();
-            let out =
-                pollster::block_on(portray::tools::forward(&engine, ForwardPart::Text, &model, &[], None, &prompts))
-                    .unwrap();
+            let given = ForwardInputs { model: &model, loras: &[], tensors: None, prompts: &prompts };
+            let out = pollster::block_on(forward(&engine, ForwardPart::Text, given)).unwrap();
             assert_eq!(out[0].1, [count, 9, width]);
             close(&out[0].2, &all[..count * row], 1e-4).unwrap_or_else(|e| panic!("{width}, {count} prompts: {e}"));
         }

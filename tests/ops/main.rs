@@ -8,8 +8,8 @@ mod random_graphs;
 use common::engine;
 use portray::Result;
 use portray::base::{Array, DType, Shape};
-use portray::gpu::{AdapterClass, Caps, DeviceOptions, Gpu, Template, Variants};
-use portray::graph::{Launch, Op, TensorInfo};
+use portray::gpu::{AdapterClass, Caps, DeviceOptions, Gpu, Pool, Store, Template, Variants};
+use portray::graph::{Graph, Launch, Op, Plan, PlanOptions, Replayed, Session, TensorInfo};
 use portray::ops::{Case, Embedding, Given, cases, large_tiles};
 
 fn run(gpu: &Gpu, caps: &Caps, variants: &Variants, case: &Case, seed: u64) -> Result<(), String> {
@@ -86,6 +86,44 @@ impl Op for Double {
     fn reference(&self, inputs: &[&Array]) -> Vec<Array> {
         if self.0.contains("nothing") { Vec::new() } else { vec![inputs[0].map(|x| 2.0 * x)] }
     }
+}
+
+/// A check names the first node whose kernel is not as its reference, behind right ones and before what reads it, with the
+/// parameter on the way; also where a right one overwrote its operand.
+#[test]
+fn a_check_names_the_first_wrong_node() {
+    let gpu = engine().gpu();
+    let text = |factor: &str| -> &'static str {
+        let main = "@compute @workgroup_size(64)\nfn main(@builtin(local_invocation_index) i: u32)";
+        format!("{main} {{ if i < p.count {{ out_put(i, {factor} * x_at(i)); }} }}\n").leak()
+    };
+    let replay = |factor: &str| {
+        let (mut g, mut store) = (Graph::new(), Store::new(gpu));
+        let x = g.input("x", [2, 5], DType::F32);
+        let w = g.stored("unet.conv_in.bias", [2, 5], DType::F32)?;
+        let sum = g.push1(random_graphs::Count, &[x, w])?;
+        let doubled = g.push1(Double(text("2.0")), &[sum])?;
+        let planted = g.push1(Double(text(factor)), &[doubled])?;
+        let last = g.push1(Double(text("2.5")), &[planted])?;
+        g.output(last);
+        store.allocate("w", &[("unet.conv_in.bias".into(), g.info(w).bytes())])?;
+        store.write("unet.conv_in.bias", bytemuck::cast_slice(&[0.5f32; 12]))?;
+        let plan = Plan::new(&g, gpu.caps(), &Variants::default(), &PlanOptions::default())?;
+        pollster::block_on(async {
+            let session = Session::new(gpu, plan, &mut Pool::default(), &store).await?;
+            session.write(x, &[1.0, -2.0, 3.0, 0.25, 0.0, 1.5, 2.5, -0.5, 4.0, 1.0])?;
+            session.check(1e-4).await
+        })
+    };
+    let found: Result<Vec<Replayed>> =
+        ["2.0", "2.001", "bitcast<f32>(0x7fc00000u + i)"].map(replay).into_iter().collect();
+    let found = found.unwrap();
+    let wrong = |i: usize| found[i].wrong.as_ref().unwrap();
+    assert_eq!([wrong(0).node, wrong(1).node, wrong(2).node], [3, 2, 2]);
+    assert_eq!(found.iter().map(|f| f.nodes).collect::<Vec<_>>(), [4, 3, 3]);
+    assert!((wrong(1).error - 5e-4).abs() < 1e-6 && wrong(2).error == f64::INFINITY, "{found:?}");
+    assert_eq!(wrong(1).to_string(), "node 2, double [2, 5] -> [2, 5], after unet.conv_in.bias: off by 5.0e-4");
+    assert!(found[1].worst.as_ref().is_some_and(|worst| worst.error < 1e-6));
 }
 
 /// Guards and traps see what a kernel does outside of its operands, which are padded to twelve elements.

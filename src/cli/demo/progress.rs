@@ -4,7 +4,7 @@ use portray::{Error, Event, Flow, Result};
 
 use super::super::args::Global;
 use super::super::report::{Meter, Reporter};
-use super::super::{stop, terminal};
+use super::super::terminal;
 
 /// Job that is yet to be done, in sampler steps of one guided picture.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -73,8 +73,8 @@ impl Progress {
             }
             Event::Progress { unit: "step", done, .. } => self.advance(done * unit),
             // The phases within a part would only flicker by, and its file is told of when all is done.
-            Event::Progress { .. } | Event::Saved(_) => going_on(),
-            Event::Phase(_) | Event::Note(_) if !self.json => going_on(),
+            Event::Progress { .. } | Event::Saved(_) => Flow::Continue,
+            Event::Phase(_) | Event::Note(_) if !self.json => Flow::Continue,
             other => self.reporter.hear(other),
         }
     }
@@ -111,10 +111,6 @@ impl Progress {
         // What a stopped training saved is of no use here.
         result.map_err(|e| if matches!(e, Error::Interrupted { .. }) { Error::interrupted() } else { e })
     }
-}
-
-fn going_on() -> Flow {
-    if stop::asked() { Flow::Stop } else { Flow::Continue }
 }
 
 #[cfg(test)]

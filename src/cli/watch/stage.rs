@@ -9,6 +9,7 @@ use winit::window::Window;
 
 use super::page::Place;
 use crate::cli::args::Global;
+use crate::cli::stop;
 
 const SHADER: &str = "
 struct Corner { @builtin(position) at: vec4<f32>, @location(0) uv: vec2<f32> }
@@ -75,6 +76,7 @@ impl Stage {
         if let Ok(cache) = cache_folder() {
             engine = pollster::block_on(engine.measured(&cache.join("variants")))?;
         }
+        let engine = engine.with_cancel(stop::token());
         let lost = engine.clone();
         device.set_device_lost_callback(move |_, why| lost.device_lost(&why));
         let pipeline = pipeline(&device, format.remove_srgb_suffix());

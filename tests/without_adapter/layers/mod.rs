@@ -94,7 +94,6 @@ const LONG_YET: &[&str] = &[
     "src/train/",
     "src/tools/",
     "src/graph/grad.rs: fn",
-    "src/graph/run.rs: 4",
     "tests/golden/models/harness.rs: fn evaluate",
     "tests/golden/train.rs: fn replay",
     "tests/inputs/",

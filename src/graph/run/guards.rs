@@ -1,10 +1,10 @@
-//! Checks of a run: guards around every block, and references of every node.
+//! Guards around every block of memory, and traps of every dispatch.
 
-use super::{Buffer, Session};
-use crate::base::Array;
+use super::session::Session;
 use crate::error::{Error, Result};
+use crate::gpu::Buffer;
+use crate::graph::Slot;
 use crate::graph::plan::{GUARD_BYTES, Home, TRAP_BYTES};
-use crate::graph::{Slot, reference};
 
 /// A quiet NaN that no kernel computes.
 const SENTINEL: u32 = 0x7fc0_dead;
@@ -12,15 +12,6 @@ const SENTINEL: u32 = 0x7fc0_dead;
 /// `bytes` of sentinels.
 fn sentinels(bytes: u64) -> Vec<u8> {
     SENTINEL.to_le_bytes().repeat(bytes as usize / 4)
-}
-
-/// Node whose result differs from its reference, found by [`Session::check`].
-#[derive(Clone, Debug)]
-pub struct Mismatch {
-    /// Name of the node, and index of its result.
-    pub node: String,
-    /// Largest difference, relative to the largest magnitude of the reference.
-    pub error: f64,
 }
 
 impl Session {
@@ -103,34 +94,5 @@ impl Session {
             Slot::Tensor(t) => bound.max(self.plan.tensors[t.0 as usize].bytes()),
             Slot::Scratch(_) => bound,
         }
-    }
-
-    /// Computes every node's reference from the values that the GPU gave its inputs, after a run of a plan made with
-    /// [`crate::graph::PlanOptions::keep_all`]. Returns the first node whose result is off by more than `tolerance`.
-    pub async fn check(&self, tolerance: f64) -> Result<Option<Mismatch>> {
-        for (id, node) in self.plan.nodes.iter().enumerate() {
-            if !node.op.in_place().is_empty() {
-                continue;
-            }
-            let mut inputs = Vec::new();
-            for &t in &node.inputs {
-                let shape = self.plan.tensors[t.0 as usize].shape.clone();
-                inputs.push(Array::from_f32(shape, &self.read(t).await?));
-            }
-            let outputs: Vec<_> = node.outputs.iter().map(|t| &self.plan.tensors[t.0 as usize]).collect();
-            let expected = reference(&*node.op, &inputs.iter().collect::<Vec<_>>(), &outputs)?;
-            for (i, (t, expected)) in node.outputs.iter().zip(&expected).enumerate() {
-                let got = self.read(*t).await?;
-                let largest = expected.data.iter().fold(1e-6f64, |m, x| m.max(x.abs()));
-                let worst = (got.iter().zip(&expected.data))
-                    .map(|(&g, &e)| if g.is_nan() { f64::INFINITY } else { (f64::from(g) - e).abs() })
-                    .fold(0.0, f64::max);
-                if worst > tolerance * largest {
-                    let node = format!("node {id} {}, result {i} {}", node.op.name(), expected.shape);
-                    return Ok(Some(Mismatch { node, error: worst / largest }));
-                }
-            }
-        }
-        Ok(None)
     }
 }
