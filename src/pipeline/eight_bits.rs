@@ -61,7 +61,7 @@ impl Model {
     /// Rows of the tensor `key` as its file holds them.
     fn plain_rows(&self, key: &str, shape: &[usize], rows: Range<usize>) -> Result<Vec<f32>> {
         let (part, name) = part_of(key).ok_or_else(|| Error::file(self.checkpoint.name(), format!("has no {key}")))?;
-        let tensor = self.checkpoint.part(part).get_shaped(name, shape)?;
+        let tensor = self.checkpoint.part(part)?.get_shaped(name, shape)?;
         let some = tensor.rows(rows.start, rows.len());
         some.ok_or_else(|| tensor.error(format!("has no rows {rows:?}")))?.to_f32()
     }
