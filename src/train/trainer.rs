@@ -224,7 +224,6 @@ impl Trainer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::DType;
     use crate::gpu::Variants;
     use crate::models::UnetConfig;
     use crate::nn::{LoraSpec, Role, Targets};
@@ -239,7 +238,7 @@ mod tests {
             text: None,
             lora: Some(LoraSpec { rank: 2, alpha: 2.0, targets: Targets::Attention }),
             text_lora: None,
-            dtype: DType::F32,
+            storage: Default::default(),
             samples: [1, 0],
             latent: [4, 4, 4],
             more_sizes: Vec::new(),

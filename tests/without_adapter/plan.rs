@@ -237,7 +237,7 @@ fn a_training_has_plans_for_every_size() {
         text: None,
         lora: Some(LoraSpec { rank: 2, alpha: 2.0, targets: Targets::All }),
         text_lora: None,
-        dtype: DType::F32,
+        storage: Default::default(),
         samples: [2, 2],
         latent: [latent[0], latent[1], 4],
         more_sizes: more.to_vec(),
