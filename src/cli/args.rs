@@ -160,7 +160,7 @@ pub struct ConvertArgs {
     /// File to write; for peft-folder, a folder
     #[arg(long, value_name = "PATH")]
     pub out: PathBuf,
-    /// Model that the LoRA is for; resolves layer names that kohya's layout leaves ambiguous
+    /// Model that the LoRA is for: resolves layer names that kohya's layout leaves ambiguous, and is noted in the metadata
     #[arg(long, value_name = "DIR|FILE")]
     pub model: Option<PathBuf>,
     /// Overwrite --out
