@@ -4,6 +4,7 @@
 mod checkpoints;
 mod image;
 mod lora_file;
+mod lora_xl;
 mod lycoris;
 #[path = "../../examples/make_model/random_model.rs"]
 mod random_model;

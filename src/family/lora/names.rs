@@ -59,7 +59,8 @@ pub(super) fn names_of_xl(lora: &LoraFile) -> Names {
         lora.layers().into_iter().filter(|key| key.part == PartId::UNET).filter_map(|key| number(&key.path)).collect()
     };
     // There is one layer more on the way up.
-    let few = numbers("down_blocks.").into_iter().eq(0..FEW_LAYERS) && numbers("up_blocks.").into_iter().eq(0..=FEW_LAYERS);
+    let few =
+        numbers("down_blocks.").into_iter().eq(0..FEW_LAYERS) && numbers("up_blocks.").into_iter().eq(0..=FEW_LAYERS);
     unet_names([XL, if few { FEW_LAYERS } else { LAYERS }], 0)
 }
 

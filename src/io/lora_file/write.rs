@@ -202,10 +202,7 @@ impl LoraFile {
             Some(rank) => json!({"conv_dim": rank.to_string(), "conv_alpha": self.common_alpha().to_string()}),
             None => json!({}),
         };
-        [
-            ("ss_network_module", "networks.lora".into()),
-            ("ss_network_args", args.to_string()),
-        ]
+        [("ss_network_module", "networks.lora".into()), ("ss_network_args", args.to_string())]
     }
 
     /// Layout E, every layer with the same alpha.
