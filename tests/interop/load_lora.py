@@ -1,7 +1,7 @@
 """Loads LoRA files into diffusers and PEFT and compares what UNet and text encoders then give with recorded values.
 
 load_lora.py MODEL VALUES NAME FILE...: NAME.unet.out and, where there are any, NAME.text.hidden and NAME.text.pooled of VALUES
-are what every FILE must give. Exit code 0 if all agree, 1 if one does not.
+are what every FILE must give, those of text where VALUES has input_ids. Exit code 0 if all agree, 1 if one does not.
 """
 import json
 import sys
@@ -60,7 +60,7 @@ def off(a, b):
 def main():
     model, values, name, files = sys.argv[1], load_file(sys.argv[2]), sys.argv[3], [Path(f) for f in sys.argv[4:]]
     parts = ("unet.out", "text.hidden", "text.pooled")
-    expected = {part: values[f"{name}.{part}"] for part in parts if f"{name}.{part}" in values}
+    expected = {part: values[f"{name}.{part}"] for part in parts if f"{name}.{part}" in values and part in values}
     # What is compared must not hold of a file that was silently ignored.
     assert expected and all(off(values[part][:len(value)], value) > 1e-3 for part, value in expected.items())
     prompts = len(expected.get("text.hidden", ()))

@@ -8,7 +8,7 @@ use portray::LoraFormat;
 use portray::io::{Checkpoint, LoraFile};
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 #[test]
@@ -16,15 +16,19 @@ fn fixture(name: &str) -> PathBuf {
 fn diffusers_and_peft_load_what_is_written() {
     let dir = tempfile::tempdir().expect("a folder");
     let python = std::env::var("PORTRAY_PYTHON").unwrap_or_else(|_| "python3".into());
-    for kind in ["sd2", "sd15"] {
-        let modules = Checkpoint::open(fixture(kind)).expect("a model").modules();
-        // Attention layers of the UNet, and every layer of it with the text encoder.
+    for (folder, kind, layout) in
+        [("golden", "sd2", "peft"), ("golden", "sd15", "peft"), ("xl", "xl", "peft"), ("xl", "ssd", "kohya")]
+    {
+        let model = Checkpoint::open(fixture(folder).join(kind)).expect("a model");
+        // Attention layers of the UNet, and every layer of it with the text encoders.
         for (name, given) in [("lora", kind.to_owned()), ("lora-all", format!("{kind}-all"))] {
-            let lora = LoraFile::open(fixture(&format!("{given}.lora-peft.safetensors")), Some(&modules));
-            let lora = lora.expect("a LoRA");
+            let file = fixture(folder).join(format!("{given}.lora-{layout}.safetensors"));
+            let mut lora = LoraFile::open(file, Some(&model.modules())).expect("a LoRA");
+            lora.note_base(&model);
             let mut command = Command::new(&python);
             let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/load_lora.py");
-            command.arg(script).arg(fixture(kind)).arg(fixture(&format!("{kind}.safetensors"))).arg(name);
+            let values = fixture(folder).join(format!("{kind}.safetensors"));
+            command.arg(script).arg(fixture(folder).join(kind)).arg(values).arg(name);
             for (format, ending) in [
                 (LoraFormat::Diffusers, "diffusers.safetensors"),
                 (LoraFormat::Peft, "peft.safetensors"),

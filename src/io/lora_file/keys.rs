@@ -127,7 +127,7 @@ const PREFIXES: [(&str, Option<PartId>, bool); 17] = [
     ("clip_g.", Some(PartId::TEXT_ENCODER_2), true),
     ("cond_stage_model.", Some(PartId::TEXT_ENCODER), true),
     ("transformer.text_model.", None, true),
-    ("transformer.text_projection.", None, true),
+    ("transformer.text_projection", None, true),
 ];
 
 /// Segments that PyTorch's wrappers (compiling, data parallel, PEFT) insert into a module's path.

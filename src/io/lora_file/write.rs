@@ -117,9 +117,9 @@ impl LoraFile {
     ///
     /// An alpha that is not the rank survives in every layout. `peft` and `peft-folder` have it in PEFT's configuration
     /// (diffusers before 0.34 does not read it from a file and would take the factor for 1). `diffusers` has no place
-    /// for it: `up` is multiplied by alpha / rank. `kohya` has it as a tensor per layer, but diffusers mixes layers up
-    /// when these differ (0.42: `_get_alpha_name` keeps `.processor` in the name): every layer gets the most common
-    /// alpha, and `up` of a layer that had another one is multiplied to make up for it.
+    /// for it: `up` is multiplied by alpha / rank. `kohya` has it as a tensor per layer, but diffusers mixes layers of a part
+    /// up when these differ (0.42: `_get_alpha_name` keeps `.processor` in the name): every layer gets the most common
+    /// alpha of its part, and `up` of a layer that had another one is multiplied to make up for it.
     ///
     /// # Errors
     /// [`Error::File`] when it holds no module, has a layer that is no product of two factors (a
@@ -205,11 +205,13 @@ impl LoraFile {
         [("ss_network_module", "networks.lora".into()), ("ss_network_args", args.to_string())]
     }
 
-    /// Layout E, every layer with the same alpha.
+    /// Layout E, every layer of a part with the same alpha.
     fn kohya_tensors<'a>(&self, modules: &Modules<'a>, family: &Writing) -> Result<Vec<Tensor<'a>>> {
-        let alpha = self.common_alpha();
+        let alphas = PartId::ADAPTED.map(|part| (part, common_alpha(self.of(part).map(|(_, module)| module))));
+        let alphas = BTreeMap::from(alphas);
         let mut tensors = Vec::with_capacity(3 * modules.len());
         for (key, module) in modules {
+            let alpha = alphas.get(&key.part).copied().unwrap_or(1.0);
             let stem = family.kohya_stem(key).ok_or_else(|| {
                 Error::file(&self.name, format!("layer '{key}' has no name in kohya's layout: write another"))
             })?;
@@ -224,11 +226,16 @@ impl LoraFile {
         [("ss_network_dim", self.rank().to_string()), ("ss_network_alpha", self.common_alpha().to_string())]
     }
 
-    /// The most common alpha but 0, with which nothing could be undone.
+    /// The most common alpha.
     fn common_alpha(&self) -> f32 {
-        let alphas = self.modules.values().map(own_alpha).filter(|alpha| *alpha != 0.0);
-        most_common(alphas.map(f32::to_bits)).map_or(1.0, f32::from_bits)
+        common_alpha(self.modules.values())
     }
+}
+
+/// The most common alpha of `modules` but 0, with which nothing could be undone.
+fn common_alpha<'a>(modules: impl Iterator<Item = &'a LoraModule>) -> f32 {
+    let alphas = modules.map(own_alpha).filter(|alpha| *alpha != 0.0);
+    most_common(alphas.map(f32::to_bits)).map_or(1.0, f32::from_bits)
 }
 
 /// Layout B, the scale folded into `up`.
