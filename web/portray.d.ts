@@ -25,7 +25,7 @@ export interface ModelInfo {
 /** A LoRA beside the loaded model; `kinds` counts its layers: `{ LoRA: 96 }`. */
 export interface LoraInfo {
   name: string; file: string; layout: string | null; kinds: Record<string, number>; rank: number; madeFor: string | null;
-  unetLayers: number; textEncoderLayers: number; parameters: number; metadata: Record<string, string>;
+  unetLayers: number; textEncoderLayers: number; secondTextEncoderLayers: number; parameters: number; metadata: Record<string, string>;
   matched: string[]; unmatched: string[]; mismatched: string[];
 }
 

@@ -211,7 +211,7 @@ fn lora(path: &Path, model: Option<&Checkpoint>) -> Result<Finding> {
 
 /// Layers of the text encoders; of two, how many of each.
 fn text_layers(report: &LoraReport) -> String {
-    let (all, second) = (report.text_encoder_layers, report.text_encoder_2_layers);
+    let (all, second) = (report.text_encoder_layers, report.second_text_encoder_layers);
     if second == 0 { all.to_string() } else { format!("{all} ({} in the first, {second} in the second)", all - second) }
 }
 

@@ -1,7 +1,7 @@
 """Loads LoRA files into diffusers and PEFT and compares what UNet and text encoders then give with recorded values.
 
-load_lora.py MODEL VALUES NAME FILE...: NAME.unet.out and, where there are any, NAME.text.hidden and NAME.text.pooled of VALUES
-are what every FILE must give, those of text where VALUES has input_ids. Exit code 0 if all agree, 1 if one does not.
+load_lora.py MODEL VALUES (NAME= FILE...)...: NAME.unet.out and, where VALUES has the text encoders' too, NAME.text.hidden and
+NAME.text.pooled are what every FILE behind it must give. Exit code 0 if all agree, 1 if one does not.
 """
 import json
 import sys
@@ -13,8 +13,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers.utils import logging
 
-torch.set_num_threads(1)
-logging.disable_progress_bar()
+PARTS = ("unet.out", "text.hidden", "text.pooled")
 
 
 def loaded(model, file):
@@ -43,7 +42,6 @@ def encoded(encoders, values, prompts):
     return {"text.hidden": torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1), "text.pooled": two.text_embeds}
 
 
-@torch.no_grad()
 def given(parts, values, prompts):
     """Outputs of the parts for the inputs in `values`."""
     unet, encoders = parts
@@ -57,21 +55,32 @@ def off(a, b):
     return ((a - b).abs().max() / b.abs().max()).item()
 
 
-def main():
-    model, values, name, files = sys.argv[1], load_file(sys.argv[2]), sys.argv[3], [Path(f) for f in sys.argv[4:]]
-    parts = ("unet.out", "text.hidden", "text.pooled")
-    expected = {part: values[f"{name}.{part}"] for part in parts if f"{name}.{part}" in values and part in values}
+def failed(model, values, name, files):
+    """Whether one of `files` gives anything else than the values called `name`."""
+    expected = {part: values[f"{name}.{part}"] for part in PARTS if f"{name}.{part}" in values and part in values}
     # What is compared must not hold of a file that was silently ignored.
-    assert expected and all(off(values[part][:len(value)], value) > 1e-3 for part, value in expected.items())
-    prompts = len(expected.get("text.hidden", ()))
-    failed = False
+    assert expected and files and all(off(values[part][:len(value)], value) > 1e-3 for part, value in expected.items())
+    wrong = False
     for file in files:
-        got = given(loaded(model, file), values, prompts)
-        for part, value in ((part, expected[part]) for part in expected if part in got):
-            error = off(got[part], value)
-            failed |= not error < 1e-4
-            print(f"{file.name}, {part}: off by {error:.1e}", flush=True)
-    sys.exit(failed)
+        got = given(loaded(model, Path(file)), values, len(expected.get("text.hidden", ())))
+        for part in (part for part in expected if part in got):
+            error = off(got[part], expected[part])
+            wrong |= not error < 1e-4
+            print(f"{Path(file).name}, {part}: off by {error:.1e}", flush=True)
+    return wrong
+
+
+@torch.no_grad()
+def main():
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    model, values, groups = sys.argv[1], load_file(sys.argv[2]), {}
+    for word in sys.argv[3:]:
+        if word.endswith("="):
+            files = groups.setdefault(word[:-1], [])
+        else:
+            files.append(word)
+    sys.exit(any([failed(model, values, name, files) for name, files in groups.items()]))
 
 
 main()
