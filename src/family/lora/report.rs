@@ -149,6 +149,9 @@ impl LoraFile {
         if let Some(second) = layers.iter().find(|key| key.part == PartId::TEXT_ENCODER_2) {
             return Some(format!("'{second}' is of a second text encoder"));
         }
+        if let Some(sizes) = layers.iter().find(|key| key.path.starts_with("add_embedding.")) {
+            return Some(format!("'{sizes}' is of added conditioning"));
+        }
         let deep = layers.iter().find(|key| key.path.contains(".transformer_blocks.1."))?;
         Some(format!("'{deep}' is of a second transformer block"))
     }
