@@ -14,30 +14,28 @@ const XL: usize = 3;
 const LAYERS: usize = 2;
 const FEW_LAYERS: usize = 1;
 
-/// Parts of keys that only LoRAs of Stable Diffusion XL have. The first blocks on the way up attend in no other.
-const XL_MARKS: [&str; 8] = [
-    "lora_te2_",
-    "text_encoder_2.",
-    "clip_g.",
-    "transformer_blocks.1.",
-    "transformer_blocks_1_",
-    "label_emb",
-    "output_blocks.0.1.",
-    "output_blocks_0_1_",
-];
+/// Parts of keys that only LoRAs of Stable Diffusion XL have.
+const XL_MARKS: [&str; 6] =
+    ["lora_te2_", "text_encoder_2.", "clip_g.", "transformer_blocks.1.", "transformer_blocks_1_", "label_emb"];
+
+/// Parts of keys of a UNet that attends in its first blocks on the way up: XL's and small ones, which have as many resolutions.
+const THREE_MARKS: [&str; 2] = ["output_blocks.0.1.", "output_blocks_0_1_"];
 
 /// Parts of keys that only LoRAs of one residual block a resolution have: of two, the third input block is a convolution.
 const FEW_LAYERS_MARKS: [&str; 2] = ["input_blocks.3.1.", "input_blocks_3_1_"];
 
-/// The original code's names of the UNet of `model`; without one, of the UNet that a LoRA with `keys` can be for.
+/// The original code's names of the UNet of `model`; without one, or with one of another family, of the UNet that a LoRA with
+/// `keys` can be for.
 pub(crate) fn original_names<'k>(model: Option<&ModelModules>, keys: impl Iterator<Item = &'k str> + Clone) -> Names {
+    let has = |marks: &[&str]| keys.clone().any(|key| marks.iter().any(|mark| key.contains(mark)));
+    let of_xl = has(&XL_MARKS);
+    let model = model.filter(|model| !of_xl || model.layers.contains_key(&PartId::TEXT_ENCODER_2));
     let numbers = |prefix: &str| {
         let paths = model.into_iter().flat_map(|model| model.of(PartId::UNET));
         let number = |path: &String| path.strip_prefix(prefix)?.split('.').next()?.parse::<usize>().ok();
         paths.filter_map(|(path, _)| number(path)).max().map(|last| last + 1)
     };
-    let has = |marks: &[&str]| keys.clone().any(|key| marks.iter().any(|mark| key.contains(mark)));
-    let blocks = numbers("down_blocks.").unwrap_or_else(|| if has(&XL_MARKS) { XL } else { USUAL });
+    let blocks = numbers("down_blocks.").unwrap_or_else(|| if of_xl || has(&THREE_MARKS) { XL } else { USUAL });
     let layers = numbers("down_blocks.0.resnets.");
     let layers = layers.unwrap_or_else(|| if has(&FEW_LAYERS_MARKS) { FEW_LAYERS } else { LAYERS });
     let attends = |block: &usize| {

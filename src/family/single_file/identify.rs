@@ -37,7 +37,7 @@ const TEXTUAL_INVERSION: [&str; 2] = ["emb_params", "string_to_param"];
 /// Parts without a UNet of the original layout, by the beginning of their tensors' names.
 const PARTS: [(&str, &str); 6] = [
     ("down_blocks.", "the UNet alone, in diffusers' layout"),
-    ("unet.", "a merged diffusers model"),
+    ("unet.down_blocks.", "a merged diffusers model"),
     ("text_model.", "a text encoder alone"),
     ("encoder.", "an autoencoder or text encoder alone"),
     ("first_stage_model.", "an autoencoder alone"),
