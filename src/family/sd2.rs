@@ -33,8 +33,9 @@ pub static SD2: Family = Family {
     },
     zero_snr_scheduler: "DDIMScheduler",
     noise_unless_said: false,
+    zeros_for_empty_prompt: false,
     inpainting_pipeline: "StableDiffusionInpaintPipeline",
-    steps_and_guidance: (50, 7.5),
+    guidance: 7.5,
     lora: Words {
         base_versions: ["sd_v2", "sd_v2_v"],
         architectures: ["stable-diffusion-v2-512", "stable-diffusion-v2-768-v"],

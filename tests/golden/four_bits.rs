@@ -40,7 +40,7 @@ fn four_bits_are_at_most_fifteen_times_as_far_off_as_eight() {
             let made = pollster::block_on(forward(
                 engine(),
                 ForwardPart::Unet,
-                &ForwardInputs { model: &model, loras: &[], tensors: Some(&inputs), prompts: &[] },
+                ForwardInputs { model: &model, loras: &[], tensors: Some(&inputs), prompts: &[] },
             ));
             made.unwrap_or_else(|e| panic!("{name}: {e}")).remove(0).2
         };

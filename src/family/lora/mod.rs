@@ -73,8 +73,8 @@ impl LoraFile {
     /// Notes in its metadata the version of `model`, which it is for, as kohya's scripts name it: `ss_base_model_version`. A
     /// version that is there already stays.
     pub fn note_base(&mut self, model: &Checkpoint) {
-        let velocity = model.scheduler.get("prediction_type").is_some_and(|kind| kind == "v_prediction");
-        let version = Family::of(model).lora.base_versions[usize::from(velocity)];
+        let velocity = model.scheduler().get("prediction_type").is_some_and(|kind| kind == "v_prediction");
+        let version = Family::of(model).base_version(velocity);
         self.metadata.entry(BASE_VERSION.into()).or_insert_with(|| version.into());
     }
 
