@@ -154,11 +154,15 @@ impl BeforeTraining {
     fn phases(&self, training: &TrainPlan) -> Vec<Phase> {
         let mut text: Vec<Phase> = self.text.phases().collect();
         text.iter_mut().for_each(|phase| phase.beside += self.hidden + self.apart);
-        let mut training = training_phase(training, self.preview.as_ref());
-        if self.preview.is_some() {
-            training.beside += self.hidden;
+        let mut then: Vec<Phase> = self.encode.iter().map(Phase::part).collect();
+        then.push(training_phase(training, self.preview.as_ref()));
+        if let Some(preview) = &self.preview {
+            then.iter_mut().for_each(|phase| phase.beside += self.hidden);
+            // Samples encode their prompts with the text encoders as they are trained.
+            let training = then.last_mut().filter(|_| preview.encodes());
+            training.into_iter().for_each(|phase| phase.beside += self.apart);
         }
-        text.into_iter().chain(self.encode.iter().map(Phase::part)).chain([training]).collect()
+        text.into_iter().chain(then).collect()
     }
 }
 
