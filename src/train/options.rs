@@ -93,12 +93,15 @@ pub enum Optimizer {
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Checkpointing {
-    /// On if the job would need more than --memory; without --memory, if it would need more than 3 GB.
+    /// Off, on or nested: the first with which the job needs no more than --memory; without --memory, no more than 3 GB.
     #[default]
     Auto,
-    /// Always.
+    /// The input of each block is kept, all else is recomputed.
     On,
-    /// Never.
+    /// Of a transformer of several blocks, as SDXL has, the input of the whole alone is kept: the least memory, and its
+    /// blocks are computed once more.
+    Nested,
+    /// Every activation is kept.
     Off,
 }
 

@@ -15,7 +15,7 @@ use crate::pipeline::text::TextParts;
 
 use super::class_images::class_job;
 use super::options::{Checkpointing, TrainOptions};
-use super::plan::{Setup, TrainPlan};
+use super::plan::{Recomputed, Setup, TrainPlan};
 use super::samples::SamplePlans;
 use super::training_set::TrainingSet;
 
@@ -35,8 +35,8 @@ fn training_phase(training: &TrainPlan, preview: Option<&SamplePlans>) -> Phase 
     }
 }
 
-/// The plan of a job that then takes what `memory` says; with `--checkpointing auto` recomputation is turned on when that
-/// asks for it.
+/// The plan of a job that then takes what `memory` says; with `--checkpointing auto` as little is recomputed as what is
+/// allowed asks for.
 pub(crate) async fn plan_training(
     job: &TrainOptions,
     mut setup: Setup,
@@ -46,8 +46,14 @@ pub(crate) async fn plan_training(
     let allowed = job.model.memory;
     let mut plan = TrainPlan::new(&setup, planning.caps, planning.variants)?;
     planning.breathe().await;
-    if job.checkpointing == Checkpointing::Auto && memory(&plan).1 > allowed.unwrap_or(MODEST_BYTES) {
-        setup.checkpoint = true;
+    for more in [Recomputed::Blocks, Recomputed::Nested] {
+        // Where no transformer has several blocks, there is nothing to nest.
+        let nests = more != Recomputed::Nested || setup.unet.deep_transformers();
+        let auto = job.checkpointing == Checkpointing::Auto && nests;
+        if !auto || memory(&plan).1 <= allowed.unwrap_or(MODEST_BYTES) {
+            break;
+        }
+        setup.checkpoint = more;
         plan = TrainPlan::new(&setup, planning.caps, planning.variants)?;
         planning.breathe().await;
     }

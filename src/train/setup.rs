@@ -7,7 +7,7 @@ use crate::pipeline::check::LONGEST_SIDE;
 use crate::pipeline::reads::Reads;
 use crate::pipeline::text::TextModel;
 use crate::train::Setup;
-use crate::train::plan::TrainedText;
+use crate::train::plan::{Recomputed, TrainedText};
 
 use super::class_images::CLASS_PICTURES;
 use super::state::VIEWS;
@@ -92,8 +92,10 @@ impl TrainOptions {
                 ways.extend(self.model.dtype.smaller().map(|dtype| option("dtype") + format!(" {dtype}").as_str()));
             }
         }
-        if self.checkpointing == Checkpointing::Off {
-            ways.push(option("checkpointing") + " on");
+        match self.checkpointing {
+            Checkpointing::Off => ways.push(option("checkpointing") + " on"),
+            Checkpointing::On => ways.push(option("checkpointing") + " nested"),
+            Checkpointing::Auto | Checkpointing::Nested => {}
         }
         message!["try ", Message::join(ways, ", ")]
     }
@@ -131,7 +133,11 @@ impl TrainOptions {
             more_sizes: Vec::new(),
             captions: false,
             tokens,
-            checkpoint: self.checkpointing == Checkpointing::On,
+            checkpoint: match self.checkpointing {
+                Checkpointing::Auto | Checkpointing::Off => Recomputed::None,
+                Checkpointing::On => Recomputed::Blocks,
+                Checkpointing::Nested => Recomputed::Nested,
+            },
             accumulate: self.accumulate,
             optimizer: self.optimizer,
             fused: self.fused_update,

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use crate::common;
 use portray::io::{LoraFile, PartId, SafeTensors};
 use portray::{
-    Checkpointing, Event, Flow, GenerateOptions, LoraArg, LoraFormat, LrSchedule, Method, ModelOptions,
-    Optimizer, StepReport, Targets, TrainOptions, WeightType,
+    Checkpointing, Event, Flow, GenerateOptions, LoraArg, LoraFormat, LrSchedule, Method, ModelOptions, Optimizer,
+    StepReport, Targets, TrainOptions, WeightType,
 };
 
 #[derive(serde::Deserialize)]

@@ -5,8 +5,7 @@ use std::path::Path;
 
 use super::{Allowed, Change, EXACT, Recording, follow};
 use crate::common;
-use portray::io::{LoraFile, PartId};
-use portray::{LoraFormat, ModelOptions, Targets, TrainOptions, WeightType};
+use portray::{Checkpointing, LoraFormat, ModelOptions, Targets, TrainOptions, WeightType};
 
 /// The job that `run.json` of MODEL-WHAT describes, of rank 2.
 fn job(model: &Path, replay: &Path, init: &Path, out: &Path) -> TrainOptions {
@@ -42,14 +41,23 @@ fn replay(kind: &str, what: &str, tag: &str, change: Change<'_>, allowed: Allowe
     follow(&job, &out, &recording, allowed)
 }
 
+/// Every run, and among them every way to recompute and to update: they come to the same.
 #[test]
 fn lora_of_the_attentions() {
+    let recomputing = |how| move |job: &mut TrainOptions| job.checkpointing = how;
+    let fused = |job: &mut TrainOptions| (job.fused_update, job.checkpointing) = (true, Checkpointing::Nested);
+    let runs: [(&str, &str, Change<'_>); 6] = [
+        ("xl", "plain", &recomputing(Checkpointing::Off)),
+        ("xl", "min-snr", &recomputing(Checkpointing::On)),
+        ("xl", "mixed", &recomputing(Checkpointing::Nested)),
+        ("xl-v", "plain", &fused),
+        ("xl-v", "min-snr", &|_| ()),
+        ("xl-v", "mixed", &|_| ()),
+    ];
     let mut wrong = Vec::new();
-    for kind in ["xl", "xl-v"] {
-        for tag in ["plain", "min-snr", "mixed"] {
-            if let Err(e) = replay(kind, "train", tag, &|_| (), EXACT) {
-                wrong.push(format!("{kind} {tag}: {e}"));
-            }
+    for (kind, tag, change) in runs {
+        if let Err(e) = replay(kind, "train", tag, change, EXACT) {
+            wrong.push(format!("{kind} {tag}: {e}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
