@@ -258,3 +258,22 @@ fn place<T: PartialEq>(list: &mut Vec<T>, item: T) -> usize {
         list.len() - 1
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn class_pictures_have_every_shape_that_the_subject_has() {
+        let set = TrainingSet {
+            sizes: vec![[64, 64], [128, 64], [64, 128]],
+            size_of: vec![0, 0, 1, 0, 2],
+            ..TrainingSet::square(64, "a cat".into())
+        };
+        let shapes = |count| set.class_photos(count).iter().map(|photo| photo.size).collect::<Vec<_>>();
+        assert_eq!(shapes(3), [0, 1, 2]);
+        assert_eq!(shapes(7), [0, 1, 2, 0, 0, 0, 1]);
+        assert_eq!(set.class_photos(1)[0].prompt, 1);
+        assert_eq!(TrainingSet::square(64, String::new()).class_photos(2).len(), 2);
+    }
+}

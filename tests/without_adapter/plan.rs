@@ -7,7 +7,7 @@ use portray::graph::{Graph, Launch, Op, Plan, PlanOptions, Tensor, TensorInfo};
 use portray::models::UnetConfig;
 use portray::nn::{LoraSpec, Targets};
 use portray::ops::{self, Activation};
-use portray::train::{Optimizer, Setup, TrainPlan};
+use portray::train::{Optimizer, Recomputed, Setup, TrainPlan};
 
 /// Adds its second operand to its first, in place.
 #[derive(Debug)]
@@ -243,7 +243,7 @@ fn a_training_has_plans_for_every_size() {
         more_sizes: more.to_vec(),
         captions: false,
         tokens: 7,
-        checkpoint: false,
+        checkpoint: Recomputed::None,
         accumulate: if fused { 1 } else { 2 },
         optimizer: Optimizer::AdamW,
         fused,
