@@ -93,14 +93,13 @@ pub enum Optimizer {
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Checkpointing {
-    /// Off, on or nested: the first with which the job needs no more than --memory; without --memory, no more than 3 GB.
+    /// On if the job would need more than 3 GB; with --memory, the first of off, blocks and on that needs no more.
     #[default]
     Auto,
-    /// The input of each block is kept, all else is recomputed.
+    /// The inputs of residual blocks and of transformers are kept: the least memory.
     On,
-    /// Of a transformer of several blocks, as SDXL has, the input of the whole alone is kept: the least memory, and its
-    /// blocks are computed once more.
-    Nested,
+    /// The inputs of all blocks of transformers are kept too: less work than on where these have several, as SDXL's do.
+    Blocks,
     /// Every activation is kept.
     Off,
 }

@@ -51,11 +51,12 @@ pub(crate) async fn plan_training(
     let allowed = job.model.memory;
     let mut plan = TrainPlan::new(&setup, planning.caps, planning.variants)?;
     planning.breathe().await;
-    for more in [Recomputed::Blocks, Recomputed::Nested] {
-        // Where no transformer has several blocks, there is nothing to nest.
-        let nests = more != Recomputed::Nested || setup.unet.deep_transformers();
-        let auto = job.checkpointing == Checkpointing::Auto && nests;
-        if !auto || memory(&plan).1 <= allowed.unwrap_or(MODEST_BYTES) {
+    // Work is only weighed against memory where it is said how much there is; else all that can be is saved. Where no
+    // transformer has several blocks, both recompute the same.
+    let both = allowed.is_some() && setup.unet.deep_transformers();
+    let ways = if both { &[Recomputed::Blocks, Recomputed::Nested][..] } else { &[Recomputed::Nested] };
+    for &more in ways {
+        if job.checkpointing != Checkpointing::Auto || memory(&plan).1 <= allowed.unwrap_or(MODEST_BYTES) {
             break;
         }
         setup.checkpoint = more;

@@ -92,10 +92,8 @@ impl TrainOptions {
                 ways.extend(self.model.dtype.smaller().map(|dtype| option("dtype") + format!(" {dtype}").as_str()));
             }
         }
-        match self.checkpointing {
-            Checkpointing::Off => ways.push(option("checkpointing") + " on"),
-            Checkpointing::On => ways.push(option("checkpointing") + " nested"),
-            Checkpointing::Auto | Checkpointing::Nested => {}
+        if matches!(self.checkpointing, Checkpointing::Off | Checkpointing::Blocks) {
+            ways.push(option("checkpointing") + " on");
         }
         message!["try ", Message::join(ways, ", ")]
     }
@@ -135,8 +133,8 @@ impl TrainOptions {
             tokens,
             checkpoint: match self.checkpointing {
                 Checkpointing::Auto | Checkpointing::Off => Recomputed::None,
-                Checkpointing::On => Recomputed::Blocks,
-                Checkpointing::Nested => Recomputed::Nested,
+                Checkpointing::Blocks => Recomputed::Blocks,
+                Checkpointing::On => Recomputed::Nested,
             },
             accumulate: self.accumulate,
             optimizer: self.optimizer,

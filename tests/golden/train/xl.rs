@@ -45,11 +45,11 @@ fn replay(kind: &str, what: &str, tag: &str, change: Change<'_>, allowed: Allowe
 #[test]
 fn lora_of_the_attentions() {
     let recomputing = |how| move |job: &mut TrainOptions| job.checkpointing = how;
-    let fused = |job: &mut TrainOptions| (job.fused_update, job.checkpointing) = (true, Checkpointing::Nested);
+    let fused = |job: &mut TrainOptions| (job.fused_update, job.checkpointing) = (true, Checkpointing::On);
     let runs: [(&str, &str, Change<'_>); 6] = [
         ("xl", "plain", &recomputing(Checkpointing::Off)),
-        ("xl", "min-snr", &recomputing(Checkpointing::On)),
-        ("xl", "mixed", &recomputing(Checkpointing::Nested)),
+        ("xl", "min-snr", &recomputing(Checkpointing::Blocks)),
+        ("xl", "mixed", &recomputing(Checkpointing::On)),
         ("xl-v", "plain", &fused),
         ("xl-v", "min-snr", &|_| ()),
         ("xl-v", "mixed", &|_| ()),
