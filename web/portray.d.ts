@@ -79,7 +79,7 @@ export interface TrainJob {
   name?: string;
   steps?: number; rank?: number; alpha?: number; lr?: number; textLr?: number; seed?: number; resolution?: number;
   targets?: "attention" | "all"; textEncoder?: boolean; samplePrompts?: string[]; sampleEvery?: number; saveEvery?: number;
-  checkpointing?: "auto" | "on" | "off"; batch?: number; accumulate?: number; schedule?: "constant" | "cosine"; warmup?: number;
+  checkpointing?: "auto" | "on" | "blocks" | "off"; batch?: number; accumulate?: number; schedule?: "constant" | "cosine"; warmup?: number;
   weightDecay?: number; maxGradNorm?: number; minSnr?: number; offsetNoise?: number; optimizer?: "adamw" | "adamw8bit";
   fusedUpdate?: boolean; flip?: boolean; crop?: "center" | "random"; buckets?: boolean; bucketStep?: "64" | "32" | "off";
 }
