@@ -5,6 +5,7 @@
 //! [`LoraFile::open`](crate::io::LoraFile::open)), because only families tell what a folder or file is.
 
 mod description;
+mod encoder;
 mod folder;
 mod known;
 pub mod lora;

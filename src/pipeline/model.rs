@@ -9,7 +9,7 @@ use crate::base::DType;
 use crate::diffusion::{Prediction, ScheduleConfig};
 use crate::error::{Error, Result, message};
 use crate::event::{Event, Listener};
-use crate::family::{TAKES, by_input_channels};
+use crate::family::{Family, TAKES, by_input_channels};
 use crate::gpu::{AdapterClass, Caps};
 use crate::io::{Checkpoint, ClipTokenizer, LoraFile, PartId};
 use crate::models::{TextEncoderConfig, UnetConfig, VaeConfig};
@@ -113,13 +113,10 @@ impl Model {
         }
         let text_of = |part: PartId| -> Result<(String, String)> {
             let weights = checkpoint.part(part)?;
-            let config = weights.config();
-            // A whole CLIP's configuration holds that of its text encoder, which transformers takes.
-            let inner = config.get("text_config").filter(|_| config.get("hidden_size").is_none());
-            Ok((weights.config_source().name().to_owned(), inner.unwrap_or(config).to_string()))
+            Ok((weights.config_source().name().to_owned(), weights.config().to_string()))
         };
-        let (path, config) = text_of(PartId::TEXT_ENCODER)?;
-        let text = TextEncoderConfig::parse(&path, &config)?;
+        let encoder = Family::of(&checkpoint).encoders.first();
+        let text = encoder.ok_or_else(|| Error::file(checkpoint.name(), "has no text encoder"))?.config(&checkpoint)?;
         let (path, config) = text_of(PartId::UNET)?;
         let unet = UnetConfig::parse(&path, &config)?;
         let (path, config) = text_of(PartId::VAE)?;

@@ -9,5 +9,6 @@ mod lycoris;
 mod random_model;
 mod safetensors;
 mod single_file;
+mod single_file_xl;
 mod support;
 mod tokenizer;

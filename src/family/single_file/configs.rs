@@ -7,7 +7,7 @@ use super::identify::INPAINTING;
 use super::names::Structure;
 use crate::error::{Error, Result};
 use crate::family::description::{Family, Heads};
-use crate::io::checkpoints::Names;
+use crate::io::checkpoints::{Names, Stored};
 use crate::io::{PartId, SafeTensors};
 
 /// Channels of an attention head in every text encoder.
@@ -74,6 +74,16 @@ struct Shapes<'a> {
 impl Shapes<'_> {
     fn find(&self, name: &str) -> Option<Vec<usize>> {
         Some(self.file.find(&self.names.original(name)?.0)?.shape.to_vec())
+    }
+
+    /// Width of the text projection, which has several names and lies either way round.
+    fn projection(&self) -> Option<usize> {
+        self.file.iter().find_map(|tensor| {
+            let known = self.names.canonical(&tensor.name);
+            let (_, stored) = known.into_iter().find(|(canonical, _)| canonical == "text_projection.weight")?;
+            let width = if stored == Stored::Transposed { tensor.shape.last() } else { tensor.shape.first() };
+            width.copied()
+        })
     }
 
     /// Extent `axis` of the tensor `name`.
@@ -210,8 +220,8 @@ fn text_fields(shapes: &Shapes<'_>, structure: &Structure, part: PartId) -> Resu
         "num_hidden_layers": layers,
         "num_attention_heads": (width / HEAD).max(1),
     });
-    if let Some(shape) = shapes.find("text_projection.weight") {
-        fields["projection_dim"] = json!(shape.first());
+    if let Some(width) = shapes.projection() {
+        fields["projection_dim"] = json!(width);
     }
     Ok(fields)
 }

@@ -163,8 +163,10 @@ fn text_names(file: &SafeTensors, encoder: &Encoder) -> Option<TextNames> {
 /// The family of a checkpoint that is read, and a message where it is no more than likely. Names say nothing of whether a
 /// text encoder is of the first or the second generation: both go about under either's.
 fn family(file: &SafeTensors) -> (&'static Family, Option<String>) {
-    let second = SDXL.encoders.last().into_iter().flat_map(|encoder| encoder.originals);
-    if second.into_iter().any(|(prefix, _)| file.names().any(|name| name.starts_with(prefix))) {
+    let mut texts = SDXL.encoders.iter().flat_map(|encoder| encoder.originals);
+    let starts = |prefix: &str| file.names().any(|name| name.starts_with(prefix));
+    // Without a text encoder, the sizes that its UNet reads tell.
+    if texts.any(|(prefix, _)| starts(prefix)) || starts(&format!("{UNET}label_emb.")) {
         return (&SDXL, None);
     }
     let shape = |ending: &str| {

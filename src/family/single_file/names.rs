@@ -86,7 +86,9 @@ fn text_encoder(names: &mut Names, text: &TextNames) {
         let stored = if text.flavour == TextFlavour::OpenClip { Stored::Transposed } else { Stored::Whole };
         names.stored("text_projection.weight", original, stored);
         // A converter that writes a linear layer's weight writes it as transformers has it.
-        names.also("text_projection.weight".into(), "text_projection.weight".into());
+        for other in ["text_projection.weight", "text_projection.weight.weight"] {
+            names.also("text_projection.weight".into(), other.into());
+        }
     }
 }
 
