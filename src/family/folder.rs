@@ -38,7 +38,7 @@ const CLASSES: [(&str, &[&str]); 6] = [
 /// Names that a text encoder's `config.json` may give itself.
 const TEXT_TYPES: [&str; 2] = ["clip_text_model", "clip"];
 /// Classes of which the name holds one of the above, and which are others.
-const OTHER_CLASSES: [&str; 2] = ["AutoencoderKLTemporalDecoder", "AutoencoderKLMagvit"];
+const OTHER_CLASSES: [&str; 3] = ["AutoencoderKLTemporalDecoder", "AutoencoderKLMagvit", "AsymmetricAutoencoderKL"];
 
 /// Opens the diffusers folder `folder`.
 pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
@@ -93,8 +93,6 @@ fn check_classes(
     scheduler: &mut Value,
     notes: &mut Vec<Message>,
 ) -> Result<()> {
-    let fits =
-        |class: &str, known: &[&str]| known.iter().any(|name| class.contains(name)) && !OTHER_CLASSES.contains(&class);
     let pair = |part: &str| Some((index.get(part)?.get(0)?.as_str()?, index.get(part)?.get(1)?.as_str()?));
     for (part, known) in CLASSES {
         if let Some((library, class)) = pair(part).filter(|(_, class)| !fits(class, known)) {
@@ -102,19 +100,7 @@ fn check_classes(
             return Err(Error::file(index_name, message));
         }
     }
-    for weights in parts.values() {
-        let (config, name) = (weights.config(), weights.config_source().name());
-        let known = CLASSES.iter().find(|(part, _)| *part == weights.part().name()).map_or(&[][..], |(_, known)| known);
-        let listed = config.get("architectures").and_then(Value::as_array).into_iter().flatten();
-        let class = config.get("_class_name").into_iter().chain(listed).filter_map(Value::as_str);
-        if let Some(class) = class.into_iter().find(|class| !fits(class, known)) {
-            return Err(Error::file(name, format!("is of a {class}, only {} is supported", known[0])));
-        }
-        let kind = config.get("model_type").and_then(Value::as_str).filter(|_| weights.part().is_text_encoder());
-        if let Some(kind) = kind.filter(|kind| !TEXT_TYPES.contains(kind)) {
-            return Err(Error::file(name, format!("model_type is {kind}, only clip_text_model is supported")));
-        }
-    }
+    parts.values().try_for_each(check_class)?;
     let own = scheduler.get("_class_name").and_then(Value::as_str).unwrap_or("none").to_owned();
     if let Some((_, class)) = pair("scheduler").filter(|(_, class)| *class != own) {
         notes.push(format!(
@@ -123,6 +109,26 @@ fn check_classes(
         scheduler["_class_name"] = class.into();
     }
     Ok(())
+}
+
+fn fits(class: &str, known: &[&str]) -> bool {
+    known.iter().any(|name| class.contains(name)) && !OTHER_CLASSES.contains(&class)
+}
+
+/// Refuses a part of another kind than is read, by the class that its configuration names.
+pub(super) fn check_class(weights: &Weights) -> Result<()> {
+    let (config, name) = (weights.config(), weights.config_source().name());
+    let known = CLASSES.iter().find(|(part, _)| *part == weights.part().name()).map_or(&[][..], |(_, known)| known);
+    let listed = config.get("architectures").and_then(Value::as_array).into_iter().flatten();
+    let class = config.get("_class_name").into_iter().chain(listed).filter_map(Value::as_str);
+    if let Some(class) = class.into_iter().find(|class| !fits(class, known)) {
+        return Err(Error::file(name, format!("is of a {class}, only {} is supported", known[0])));
+    }
+    let kind = config.get("model_type").and_then(Value::as_str).filter(|_| weights.part().is_text_encoder());
+    match kind.filter(|kind| !TEXT_TYPES.contains(kind)) {
+        Some(kind) => Err(Error::file(name, format!("model_type is {kind}, only clip_text_model is supported"))),
+        None => Ok(()),
+    }
 }
 
 /// `model_index.json` of a folder.

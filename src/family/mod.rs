@@ -11,6 +11,7 @@ mod known;
 pub mod lora;
 mod open;
 mod refusals;
+mod replace;
 mod sd1;
 mod sd2;
 mod sdxl;

@@ -104,7 +104,8 @@ impl Model {
     /// # Errors
     /// If a file is missing, malformed or unsupported, or no layer of a LoRA matches the model.
     pub fn open(options: &ModelOptions, loras: &[LoraArg], listener: Listener<'_>) -> Result<Model> {
-        let mut checkpoint = open_checkpoint(options.model.as_deref())?;
+        let checkpoint = open_checkpoint(options.model.as_deref())?;
+        let mut checkpoint = checkpoint.with_parts(options.unet.as_deref(), options.vae.as_deref())?;
         for note in checkpoint.notes() {
             listener(Event::Note(note.clone()));
         }

@@ -7,6 +7,7 @@ mod lora_file;
 mod lycoris;
 #[path = "../../examples/make_model/random_model.rs"]
 mod random_model;
+mod replaced_parts;
 mod safetensors;
 mod single_file;
 mod single_file_xl;

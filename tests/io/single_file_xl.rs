@@ -52,19 +52,19 @@ fn every_name_of_an_sdxl_file_is_known_both_ways() {
     }
 }
 
-fn same_tensors(a: &Weights, b: &Weights) {
+pub fn same_tensors(a: &Weights, b: &Weights) {
     assert_eq!(a.names().collect::<Vec<_>>(), b.names().collect::<Vec<_>>(), "{}", a.part());
     for (x, y) in a.iter().zip(b.iter()) {
         assert_eq!((&x.shape, x.bytes().unwrap()), (&y.shape, y.bytes().unwrap()), "{} {}", a.part(), x.name);
     }
 }
 
-fn config<T>(of: &Checkpoint, part: PartId, parse: fn(&str, &str) -> portray::Result<T>) -> T {
+pub fn config<T>(of: &Checkpoint, part: PartId, parse: fn(&str, &str) -> portray::Result<T>) -> T {
     parse(part.name(), &of.part(part).unwrap().config().to_string()).unwrap()
 }
 
 /// Parameters that a UNet of that configuration asks for, which its depths decide.
-fn asked(config: &UnetConfig) -> Vec<(String, Vec<usize>)> {
+pub fn asked(config: &UnetConfig) -> Vec<(String, Vec<usize>)> {
     let scope = Scope::new("unet", Settings::default());
     UNet::new(&scope, config.clone()).unwrap();
     let mut sources: Vec<_> = scope.params().into_iter().flat_map(|p| p.sources).map(|s| (s.key, s.shape)).collect();

@@ -67,8 +67,13 @@ pub(crate) fn weights(folder: &Path, part: PartId, notes: &mut Vec<Message>) -> 
     if !present(&folder)? || !files::is_folder(&folder) {
         return Err(Error::file(&folder, "the model lacks this folder: get the model again"));
     }
+    weights_in(&folder, part, notes)
+}
+
+/// Configuration and weights of the part whose own folder is `folder`.
+pub(crate) fn weights_in(folder: &Path, part: PartId, notes: &mut Vec<Message>) -> Result<Weights> {
     let config = required(&folder.join("config.json"))?;
-    let files = files(&folder, part.stem())?;
+    let files = files(folder, part.stem())?;
     if let Some(key) = files.iter().flat_map(SafeTensors::names).find(|name| is_adapter_key(name)) {
         let message = "holds a LoRA that is not merged";
         let fault = format!("{}: {message} ('{key}'): the weights are used without it", folder.display());
