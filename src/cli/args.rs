@@ -171,9 +171,10 @@ pub struct ConvertArgs {
 /// Part of a model, with the tensors it reads and writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PartArg {
-    /// input_ids [B,77] (or --prompt) -> hidden
+    /// input_ids [B,77] (SDXL also input_ids_2; or --prompt) -> hidden (SDXL also pooled)
     Text,
-    /// sample [B,4,h,w] (inpainting models: [B,9,h,w]), timestep [B], context [B,77,C] -> out
+    /// sample [B,4,h,w] (inpainting models: [B,9,h,w]), timestep [B], context [B,77,C] (SDXL also pooled [B,P],
+    /// time_ids [B,6]) -> out
     Unet,
     /// image [B,3,H,W] in -1..1 -> mean, logvar
     VaeEncode,
@@ -226,6 +227,12 @@ pub struct BenchArgs {
     /// Measure whole steps of this model instead: a folder in diffusers layout or a single .safetensors file
     #[arg(long, value_name = "DIR|FILE", conflicts_with = "dump")]
     pub model: Option<PathBuf>,
+    /// Autoencoder in place of that model's own: a diffusers folder or a .safetensors file
+    #[arg(long, value_name = "FILE|DIR", requires = "model")]
+    pub vae: Option<PathBuf>,
+    /// UNet in place of that model's own: a .safetensors file that holds one, or a diffusers folder
+    #[arg(long, value_name = "FILE|DIR", requires = "model")]
+    pub unet: Option<PathBuf>,
     /// Storage type of that model's large weights
     #[arg(long, value_enum, default_value_t, requires = "model")]
     pub dtype: WeightType,

@@ -14,7 +14,11 @@ use crate::io::source::object;
 use crate::io::{Checkpoint, PartId, Source, TokenizerFiles, Weights, files};
 
 /// Pipelines of the same family whose UNet is another, or not all there is.
-const OTHER_PIPELINES: [(&str, &str); 8] = [
+const OTHER_PIPELINES: [(&str, &str); 12] = [
+    ("StableDiffusionXLControlNet", "a Stable Diffusion XL model with a ControlNet"),
+    ("StableDiffusionXLInstructPix2Pix", "a Stable Diffusion XL InstructPix2Pix model"),
+    ("StableDiffusionXLAdapter", "a Stable Diffusion XL model with a T2I-Adapter"),
+    ("Kolors", "a Kolors model, whose text encoder is ChatGLM"),
     ("StableDiffusionControlNet", "a model with a ControlNet"),
     ("StableDiffusionInstructPix2Pix", "an InstructPix2Pix model"),
     ("StableDiffusionDepth2Img", "a depth-to-image model"),
@@ -73,6 +77,17 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
 /// The family of the folder with that `model_index.json`, or a refusal of what it is.
 fn family_of(index: &Value, folder: &Path) -> Result<&'static Family> {
     let class = index.get("_class_name").and_then(Value::as_str).unwrap_or("model of unknown class");
+    let component = |name: &str| index.get(name)?.get(1)?.as_str();
+    if let Some(scheduler) = component("scheduler").filter(|class| class.starts_with("EDM")) {
+        let message =
+            format!("is a model whose noise levels are EDM's ({scheduler}), as Playground 2.5 and CosXL; {TAKES}");
+        return Err(Error::file(folder, message));
+    }
+    let scored = index.get("requires_aesthetics_score").and_then(Value::as_bool) == Some(true);
+    let second_alone = component("text_encoder").is_none() && component("text_encoder_2").is_some();
+    if class.starts_with("StableDiffusionXL") && (scored || second_alone) {
+        return Err(Error::file(folder, format!("is a Stable Diffusion XL refiner ({class}); {TAKES}")));
+    }
     if let Some(family) = FAMILIES.into_iter().find(|family| family.pipelines.contains(&class)) {
         return Ok(family);
     }
@@ -131,6 +146,12 @@ pub(super) fn check_class(weights: &Weights) -> Result<()> {
     }
 }
 
+/// Class that the configuration in `folder` names.
+fn class_of(folder: &Path) -> Option<String> {
+    let config = object(&Source::open(folder.join("config.json")).ok()?).ok()?;
+    Some(config.get("_class_name")?.as_str()?.to_owned())
+}
+
 /// `model_index.json` of a folder.
 fn model_index(folder: &Path) -> Result<Source> {
     if !present(folder)? {
@@ -147,7 +168,10 @@ fn model_index(folder: &Path) -> Result<Source> {
             match (parent, snapshots.last()) {
                 (Some(parent), _) => format!("is one part of a model: give {}", parent.display()),
                 (_, Some(inside)) => format!("is a model in the hub's cache: give {}", inside.display()),
-                _ => format!("has no model_index.json: {GIVE_A_FOLDER}"),
+                _ => match class_of(folder) {
+                    Some(class) if class.contains("ControlNet") => format!("is a ControlNet ({class}); {TAKES}"),
+                    _ => format!("has no model_index.json: {GIVE_A_FOLDER}"),
+                },
             },
         ));
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod checkpoints;
+mod folders_xl;
 mod image;
 mod lora_file;
 mod lycoris;
