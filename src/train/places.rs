@@ -98,6 +98,8 @@ impl TrainOptions {
         let mut read: Vec<_> = folders.into_iter().chain(given("replay", &self.replay)).collect();
         if self.method == Method::Lora {
             read.extend(given("model", &self.model.model));
+            read.extend(given("vae", &self.model.vae));
+            read.extend(given("unet", &self.model.unet));
         }
         let read: Vec<(&'static str, &Path)> = read.iter().map(|(name, path)| (*name, path.as_path())).collect();
         io::place::check_no_input(("out", &self.out), &read)
