@@ -106,8 +106,8 @@ class Download {
     this.changes = 0;
     // Whether what is there was written by this page: then a file without a version is believed to be the same.
     this.ours = false;
-    /** Why it began anew. */
-    this.anew = "";
+    /** What the reader should know of the way it comes. */
+    this.said = "";
   }
 
   /** Takes up what an earlier attempt left. */
@@ -129,14 +129,12 @@ class Download {
     answered();
     switch (answer.kind) {
       case "whole":
-        if (out.size > 0) {
-          // Not the version that was asked for; or no other can be had than all of it.
-          if (this.ranges && differ(this.about, answer.version)) {
-            await answer.cancel();
-            return this.again();
-          }
-          this.anew = "from the start: the server cannot go on from the middle";
+        // Not the version of which a part was asked for.
+        if (out.size > 0 && this.ranges && differ(this.about, answer.version)) {
+          await answer.cancel();
+          return this.again();
         }
+        this.said = "in one piece: this server cannot go on from where a connection breaks";
         await this.start(answer.version);
         // A server that sends all of it will not go on from the middle: nothing of this is noted.
         this.ranges = false;
@@ -182,7 +180,7 @@ class Download {
   async again() {
     await this.out.truncate(0);
     this.about = null;
-    this.anew = "from the start: the file has changed on the server";
+    this.said = "again: the file has changed on the server";
     if (++this.changes > patience.changes) throw new DownloadError(`${this.url} changes on the server again and again: try later`);
     return false;
   }
@@ -208,7 +206,7 @@ class Download {
     await answer.read(async (bytes) => {
       const wanted = end === null ? bytes : bytes.subarray(0, end - out.size);
       await out.write(wanted);
-      this.report(out.size, this.about.total, { note: this.anew });
+      this.report(out.size, this.about.total, { note: this.said });
       return end === null || out.size < end;
     });
     if (end !== null && out.size < end) throw new Passing(`${this.url}: the connection ended early`);
