@@ -171,9 +171,10 @@ pub struct ConvertArgs {
 /// Part of a model, with the tensors it reads and writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PartArg {
-    /// input_ids [B,77] (or --prompt) -> hidden
+    /// input_ids [B,77] (SDXL also input_ids_2; or --prompt) -> hidden (SDXL also pooled)
     Text,
-    /// sample [B,4,h,w] (inpainting models: [B,9,h,w]), timestep [B], context [B,77,C] -> out
+    /// sample [B,4,h,w] (inpainting models: [B,9,h,w]), timestep [B], context [B,77,C] (SDXL also pooled [B,P],
+    /// time_ids [B,6]) -> out
     Unet,
     /// image [B,3,H,W] in -1..1 -> mean, logvar
     VaeEncode,

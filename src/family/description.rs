@@ -25,10 +25,12 @@ pub struct Family {
     pub zero_snr_scheduler: &'static str,
     /// Whether a single file predicts noise where it says nothing: if not, a prediction is looked at.
     pub noise_unless_said: bool,
+    /// Whether an empty negative prompt stands for zeros where `model_index.json` says nothing of it.
+    pub zeros_for_empty_prompt: bool,
     /// Class of `model_index.json` of an inpainting model.
     pub inpainting_pipeline: &'static str,
-    /// Sampler steps and guidance of a model whose scheduler asks for nothing else.
-    pub steps_and_guidance: (usize, f32),
+    /// Guidance where neither options nor a distilled model's scheduler ask for another.
+    pub guidance: f32,
     /// Words of its LoRA files.
     pub lora: Words,
 }

@@ -42,8 +42,9 @@ pub static SD1: Family = Family {
     velocity: |scheduler, _| scheduler["prediction_type"] = "v_prediction".into(),
     zero_snr_scheduler: "DDIMScheduler",
     noise_unless_said: false,
+    zeros_for_empty_prompt: false,
     inpainting_pipeline: "StableDiffusionInpaintPipeline",
-    steps_and_guidance: (50, 7.5),
+    guidance: 7.5,
     lora: Words {
         base_version: "sd_v1",
         architecture: "stable-diffusion-v1",

@@ -33,8 +33,9 @@ pub static SD2: Family = Family {
     },
     zero_snr_scheduler: "DDIMScheduler",
     noise_unless_said: false,
+    zeros_for_empty_prompt: false,
     inpainting_pipeline: "StableDiffusionInpaintPipeline",
-    steps_and_guidance: (50, 7.5),
+    guidance: 7.5,
     lora: Words {
         base_version: "sd_v2",
         architecture: "stable-diffusion-v2",

@@ -46,8 +46,9 @@ pub static SDXL: Family = Family {
     zero_snr_scheduler: "EulerDiscreteScheduler",
     // Fine-tunes that predict velocities say so: every program takes the others for noise predictors.
     noise_unless_said: true,
+    zeros_for_empty_prompt: true,
     inpainting_pipeline: "StableDiffusionXLInpaintPipeline",
-    steps_and_guidance: (25, 5.0),
+    guidance: 5.0,
     lora: Words {
         base_version: "sdxl_base_v1-0",
         architecture: "stable-diffusion-xl-v1-base",

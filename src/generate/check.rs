@@ -1,6 +1,7 @@
 //! What is refused of the options of `generate` before anything is opened.
 
 use crate::error::{Error, Message, Result, message, option};
+use crate::pipeline::Model;
 use crate::pipeline::check::{check_counts, without_effect};
 use crate::pipeline::reads::Reads;
 
@@ -44,7 +45,14 @@ impl GenerateOptions {
 
 impl GenerateOptions {
     /// Sentences on options that do nothing in this job.
-    pub(crate) fn idle_options(&self) -> Vec<Message> {
+    pub(crate) fn idle_options(&self, model: &Model) -> Vec<Message> {
+        let why = "with a model that reads no sizes of images".into();
+        let sizes = without_effect(why, &self.sampling.idle_sizes(model));
+        self.idle_alone().into_iter().chain(sizes).collect()
+    }
+
+    /// Sentences on options that do nothing beside the others, whatever the model.
+    fn idle_alone(&self) -> Vec<Message> {
         let given = self.strength.is_some();
         let why = message!["without ", option("init")];
         let strength = self.init.is_none().then(|| without_effect(why, &[("strength", given)]));
@@ -95,9 +103,9 @@ mod tests {
     #[test]
     fn a_strength_without_a_start_image_is_named() {
         let job = GenerateOptions { strength: Some(0.3), ..GenerateOptions::default() };
-        assert!(job.idle_options()[0].to_string().contains("strength"));
-        assert!(GenerateOptions { init: Some("x.png".into()), ..job }.idle_options().is_empty());
+        assert!(job.idle_alone()[0].to_string().contains("strength"));
+        assert!(GenerateOptions { init: Some("x.png".into()), ..job }.idle_alone().is_empty());
         let job = GenerateOptions { merge: true, ..GenerateOptions::default() };
-        assert!(job.idle_options()[0].to_string().contains("merge"));
+        assert!(job.idle_alone()[0].to_string().contains("merge"));
     }
 }

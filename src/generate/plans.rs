@@ -7,14 +7,22 @@ use crate::pipeline::image_plans::{ImagePlans, ImageSpec};
 use crate::pipeline::kernel_texts::KernelTexts;
 use crate::pipeline::memory::{PlanReport, at_once, open_for_plan, told_of, within};
 use crate::pipeline::planning::Planning;
+use crate::pipeline::prompt::without_tags;
 use crate::pipeline::recipe::Recipe;
 
 use super::options::GenerateOptions;
 
+/// Whether the negative prompt is encoded: an empty one may stand for zeros.
+pub(super) fn encodes_negative(job: &GenerateOptions, model: &Model) -> bool {
+    !(model.zeros && without_tags(&job.sampling.negative).0.is_empty())
+}
+
 /// What decides the plans of a job's images of `size`, width and height in pixels.
 pub(super) fn image_spec(job: &GenerateOptions, model: &Model, recipe: &Recipe, size: [usize; 2]) -> ImageSpec {
     ImageSpec {
-        prompts: job.prompts.len() + 1,
+        prompts: job.prompts.len(),
+        negative: encodes_negative(job, model),
+        clip_skip: job.sampling.clip_skip,
         size,
         guided: recipe.guided(),
         rescaled: recipe.rescale > 0.0,
@@ -88,7 +96,7 @@ pub(crate) fn generate_report(
     notes.push("the parts run in turn: the peak is the largest of them beside working memory and staging".into());
     let (steps, kind, [width, height]) = (recipe.trajectory.steps.len(), recipe.trajectory.kind.name(), size);
     notes.push(format!("{steps} steps of {kind}, {width}x{height}").into());
-    notes.extend(recipe.trajectory.notes.iter().map(|note| note.as_str().into()).chain(job.idle_options()));
+    notes.extend(recipe.trajectory.notes.iter().map(|note| note.as_str().into()).chain(job.idle_options(model)));
     let texts = KernelTexts::of(plans.plans())?;
     let report = PlanReport {
         rows,

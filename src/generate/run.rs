@@ -4,7 +4,7 @@ use crate::base::layout;
 use crate::base::rng::{NoiseRng, RngKind};
 use crate::error::{Error, Result, message, option};
 use crate::event::{Event, Listener, Phase, Picture};
-use crate::gpu::{Pool, Store};
+use crate::gpu::{Gpu, Pool, Store};
 use crate::graph::Plan;
 use crate::io;
 use crate::io::image::title;
@@ -12,14 +12,15 @@ use crate::pipeline::autoencode::VaeSession;
 use crate::pipeline::context::{Context, PictureSink};
 use crate::pipeline::denoise::{Sampling, Start};
 use crate::pipeline::events::EventSink;
+use crate::pipeline::image_plans::ImagePlans;
 use crate::pipeline::planning::Part;
 use crate::pipeline::prompt::{unread_syntax, without_tags};
 use crate::pipeline::recipe::Recipe;
-use crate::pipeline::text::Hidden;
+use crate::pipeline::text::{Hidden, Tokens};
 use crate::pipeline::{Model, Posterior, WeightType, probe};
 
 use super::GenerateOptions;
-use super::plans::{check_memory, image_spec};
+use super::plans::{check_memory, encodes_negative, image_spec};
 use super::start_image::Encoded;
 
 /// Result of a generation.
@@ -99,7 +100,7 @@ async fn make(
     let (kind, steps, guidance) = (recipe.trajectory.kind.name(), recipe.steps, recipe.guidance);
     let plural = if steps == 1 { "" } else { "s" };
     events.note(format!("{kind}, {steps} step{plural}, guidance {guidance}, {width}x{height}"));
-    for note in recipe.trajectory.notes.iter().map(|note| note.as_str().into()).chain(job.idle_options()) {
+    for note in recipe.trajectory.notes.iter().map(|note| note.as_str().into()).chain(job.idle_options(model)) {
         events.note(note);
     }
 
@@ -110,10 +111,9 @@ async fn make(
     for text in job.prompts.iter().chain([&job.sampling.negative]) {
         warn_of_syntax(text, events);
     }
-    let mut texts = Vec::with_capacity(1 + job.prompts.len());
-    for prompt in std::iter::once(&job.sampling.negative).chain(&job.prompts) {
-        texts.push(model.tokens(&without_tags(prompt).0, &mut |event| events.say(event))?);
-    }
+    let mut tokens = |prompt: &String| model.tokens(&without_tags(prompt).0, &mut |event| events.say(event));
+    let negative = encodes_negative(job, model).then(|| tokens(&job.sampling.negative)).transpose()?;
+    let prompts = job.prompts.iter().map(tokens).collect::<Result<Vec<_>>>()?;
     events.phase(Phase::EncodingPrompts)?;
     let plans = image_spec(job, model, &recipe, size).plans(model, context.planning()).await?;
     check_memory(&plans, job, model)?;
@@ -121,7 +121,8 @@ async fn make(
     let (gpu, context) = (&ahead.gpu, &context.on(&ahead.gpu));
     let mut pool = Pool::default();
     pool.reserve(gpu, &plans.pool())?;
-    let hidden = events.until_stopped(gpu, model.encode_prompts(gpu, &plans.text, &mut pool, &texts)).await?;
+    let encoding = encode(gpu, model, &plans, &mut pool, (negative, prompts));
+    let hidden = events.until_stopped(gpu, encoding).await?;
 
     let encoded = match plans.encode.as_ref() {
         Some(part) => {
@@ -143,6 +144,28 @@ async fn make(
     let pictures = making.decode(&plans.decode, &mut pool, &sampled, events).await?;
     let latents = job.keep_latents.then(|| making.latents(&sampled.steps));
     Ok(Generated { pictures, latents })
+}
+
+/// Encodes the negative prompt, the first of all, and the others.
+async fn encode(
+    gpu: &Gpu,
+    model: &Model,
+    plans: &ImagePlans,
+    pool: &mut Pool,
+    (negative, prompts): (Option<Tokens>, Vec<Tokens>),
+) -> Result<Hidden> {
+    let mut hidden = Hidden::new(gpu, model, model.prompt_tokens(), 1 + prompts.len())?;
+    let (apart, together) = match &plans.negative {
+        Some(plans) => (negative.map(|negative| (plans, negative)), None),
+        None => (None, negative),
+    };
+    if let Some((plans, negative)) = apart {
+        model.encode_prompts(gpu, plans, pool, &[negative], (&mut hidden, 0)).await?;
+    }
+    let first = if together.is_some() { 0 } else { 1 };
+    let prompts: Vec<Tokens> = together.into_iter().chain(prompts).collect();
+    model.encode_prompts(gpu, &plans.text, pool, &prompts, (&mut hidden, first)).await?;
+    Ok(hidden)
 }
 
 /// A job whose model, sampler and size are settled.
@@ -219,7 +242,8 @@ impl Making<'_> {
                 steps.extend(latent.filter(|_| job.keep_latents));
                 outcome
             };
-            let start = Start { latents: latents.as_deref(), masked: encoded.masked.as_ref() };
+            let time_ids = job.sampling.time_ids(self.size);
+            let start = Start { latents: latents.as_deref(), masked: encoded.masked.as_ref(), time_ids };
             let trajectory = &recipe.trajectory;
             match sampling.run(trajectory, [recipe.guidance, recipe.rescale], start, &mut rng, read, &mut on_step).await
             {
@@ -335,6 +359,10 @@ impl Making<'_> {
         if recipe.rescale > 0.0 {
             more.push(("Guidance rescale", recipe.rescale.to_string()));
         }
+        more.extend(sampling.clip_skip.map(|skip| ("Clip skip", skip.to_string())));
+        more.extend(sampling.original_size.map(|size| ("Original size", size.to_string())));
+        more.extend(sampling.crop.map(|crop| ("Crop", crop.to_string())));
+        more.extend(sampling.target_size.map(|size| ("Target size", size.to_string())));
         if job.model.dtype != WeightType::Auto {
             more.push(("Weights", format!("{:?}", job.model.dtype).to_lowercase()));
         }

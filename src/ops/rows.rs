@@ -1,6 +1,6 @@
 //! Ranges of rows: cut out of every sample, and joined again.
 
-use super::{Case, Given, Graph, Result, Tensor, fill};
+use super::{Case, Given, Graph, Result, Tensor, fill, reshape};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
 use crate::gpu::shader;
@@ -27,6 +27,24 @@ pub fn slice_rows(g: &mut Graph, x: Tensor, first: usize, count: usize) -> Resul
 /// The rows of all `parts` [n, rows_i, C], sample by sample: [n, sum of rows_i, C].
 pub fn join_rows(g: &mut Graph, parts: &[Tensor]) -> Result<Tensor> {
     g.push1(JoinRows, parts)
+}
+
+/// The columns of all `parts` [n, rows, columns_i] side by side: [n, rows, sum of columns_i].
+pub fn join_columns(g: &mut Graph, parts: &[Tensor]) -> Result<Tensor> {
+    let Some(&[n, rows, _]) = parts.first().map(|&first| &g.shape(first)[..]) else {
+        return Err(Error::op("join_columns", "takes tensors [n, rows, columns]"));
+    };
+    // Each row becomes a sample whose rows are its columns, four at a time where all are multiples of four.
+    let fours = parts.iter().all(|&part| g.shape(part).last().is_multiple_of(4));
+    let width = if fours { 4 } else { 1 };
+    let mut views = Vec::with_capacity(parts.len());
+    for &part in parts {
+        let columns = g.shape(part).last();
+        views.push(reshape(g, part, [n * rows, columns / width, width])?);
+    }
+    let joined = join_rows(g, &views)?;
+    let columns = g.shape(joined)[1] * width;
+    reshape(g, joined, [n, rows, columns])
 }
 
 /// Copy of `rows` rows of every sample.

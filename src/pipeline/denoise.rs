@@ -8,7 +8,7 @@ use crate::diffusion::Trajectory;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pool, Store, StoredBuffer};
 use crate::graph::{Graph, Plan, Session, Tensor};
-use crate::models::{Context, Sample, UNet};
+use crate::models::{Added, Conditioning, Context, Sample, UNet};
 use crate::nn::Mode;
 use crate::ops::{rescaled_guidance, sampler_step, scale_input};
 
@@ -32,6 +32,8 @@ pub(crate) struct Extent {
     pub tokens: usize,
     /// Width of the hidden states.
     pub width: usize,
+    /// Width of the pooled embeddings, for a UNet that reads them and the sizes of an image.
+    pub pooled: Option<usize>,
     /// An unconditional pass runs beside.
     pub guided: bool,
     /// The guided prediction gets the prompt's own spread.
@@ -48,7 +50,8 @@ impl Extent {
             channels: model.vae.latent_channels,
             extra: model.extra_channels(),
             scaling_factor: model.vae.scaling_factor,
-            tokens: model.tokenizer.length(),
+            tokens: model.prompt_tokens(),
+            pooled: model.pooled_width(),
             width: model.context_width(),
             guided,
             rescaled: false,
@@ -80,6 +83,7 @@ struct Inputs {
     hidden: Tensor,
     /// Mask and masked latents of each pass.
     extra: Option<Tensor>,
+    added: Option<Added>,
     timestep: Tensor,
     scale: Tensor,
     noise: Tensor,
@@ -124,7 +128,12 @@ impl SamplingPlan {
         let guidance = g.input("guidance", [if extent.rescaled { 2 } else { 1 }], DType::F32);
         let x = scale_input(&mut g, state[0], scale, n)?;
         let extra = (extent.extra > 0).then(|| g.input("mask and masked latents", [n, h, w, extent.extra], DType::F32));
-        let out = unet.forward(&mut g, Sample { latents: x, extra }, timestep, seen)?;
+        let added = extent.pooled.map(|width| Added {
+            pooled: g.input("pooled", [n, width], DType::F32),
+            time_ids: g.input("time ids", [n, 6], DType::F32),
+        });
+        let conditioning = Conditioning { context: seen, added };
+        let out = unet.forward(&mut g, Sample { latents: x, extra }, timestep, conditioning)?;
         // A rescaled prediction is one pass's already.
         let (out, guided) = match extent.rescaled {
             true => (rescaled_guidance(&mut g, out, guidance)?, false),
@@ -132,7 +141,7 @@ impl SamplingPlan {
         };
         sampler_step(&mut g, &state, out, noise, matrix, guidance, guided)?;
         let hidden = hidden.unwrap_or(x);
-        let inputs = Inputs { hidden, extra, timestep, scale, noise, matrix, guidance, state: state[0] };
+        let inputs = Inputs { hidden, extra, added, timestep, scale, noise, matrix, guidance, state: state[0] };
         Ok(SamplingPlan { extent, step: planning.plan(&g)?, context, inputs })
     }
 
@@ -159,6 +168,9 @@ pub(crate) struct Start<'a> {
     pub latents: Option<&'a [f32]>,
     /// Mask and masked image of an inpainting model.
     pub masked: Option<&'a Masked>,
+    /// Sizes of the image in pixels, for a UNet that reads them: original height and width, top and left of the crop,
+    /// target height and width.
+    pub time_ids: [f32; 6],
 }
 
 /// A step's news: index, and the latent NHWC where it was asked for.
@@ -197,6 +209,9 @@ impl Sampling {
         let which = if self.extent.guided { &[without, with][..] } else { &[with] };
         let session = self.context.as_ref().unwrap_or(&self.step);
         hidden.give(session.gpu(), which, session, self.inputs.hidden)?;
+        if let Some(Added { pooled, .. }) = self.inputs.added {
+            hidden.give_pooled(self.step.gpu(), which, &self.step, pooled)?;
+        }
         match &self.context {
             Some(session) => session.run().await,
             None => Ok(()),
@@ -253,6 +268,9 @@ impl Sampling {
             self.store.write(&slot_key(i), bytemuck::cast_slice(&vec![0f32; first.len()]))?;
         }
         self.write_extra(start.masked, rng)?;
+        if let Some(Added { time_ids, .. }) = self.inputs.added {
+            self.step.write(time_ids, &start.time_ids.repeat(self.extent.passes()))?;
+        }
         let at = &self.inputs;
         let guidance = [guidance as f32, rescale as f32];
         self.step.write(at.guidance, if self.extent.rescaled { &guidance } else { &guidance[..1] })?;

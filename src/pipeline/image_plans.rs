@@ -12,15 +12,19 @@ use crate::nn::{Mode, Param, Ranks};
 
 use super::Model;
 use super::denoise::{Extent, SamplingPlan};
-use super::memory::{Memory, Phase, bytes, hidden_bytes, in_turn, pool};
+use super::memory::{Memory, Phase, apart_bytes, bytes, hidden_bytes, in_turn, pool};
 use super::planning::{Part, Planning};
 use super::text::TextParts;
 
 /// What decides the plans of images.
 #[derive(Clone, PartialEq)]
 pub(crate) struct ImageSpec {
-    /// Prompts to encode, the negative one among them.
+    /// Prompts beside the negative one.
     pub prompts: usize,
+    /// The negative prompt is encoded.
+    pub negative: bool,
+    /// Layers of the text encoders that are left out more than usual, for all prompts but the negative one.
+    pub clip_skip: Option<usize>,
     /// Width and height in pixels.
     pub size: [usize; 2],
     /// An unconditional pass runs beside.
@@ -39,13 +43,15 @@ pub(crate) struct ImageSpec {
 pub(crate) struct ImagePlans {
     spec: ImageSpec,
     pub text: TextParts,
+    /// The text encoders of the negative prompt, where they leave out fewer layers than the others.
+    pub negative: Option<TextParts>,
     pub encode: Option<Part>,
     pub unet: UNet,
     pub params: Vec<Param>,
     pub sampling: SamplingPlan,
     pub decode: Part,
-    /// Bytes of all prompts' hidden states, and of one image's latent.
-    stores: [u64; 2],
+    /// Bytes of all prompts' hidden states, of those of each text encoder, and of one image's latent.
+    stores: [u64; 3],
 }
 
 /// The last plans that were made for a model, with the adapter and the kernels that they are for: a job that needs the same
@@ -86,19 +92,24 @@ impl ImageSpec {
 
 impl ImagePlans {
     async fn new(spec: ImageSpec, model: &Model, planning: Planning<'_>) -> Result<ImagePlans> {
+        model.check_clip_skip(spec.clip_skip)?;
         let (size, settings) = (spec.size, model.settings(planning.caps, &spec.ranks));
-        let text = model.plan_texts(&settings, planning, spec.prompts, model.tokenizer.length()).await?;
+        let tokens = model.prompt_tokens();
+        let plan = |prompts, clip_skip| model.plan_texts(&settings, planning, [prompts, tokens], clip_skip);
+        let apart = spec.negative && spec.clip_skip.is_some();
+        let text = plan(spec.prompts + usize::from(spec.negative && !apart), spec.clip_skip).await?;
+        let negative = if apart { Some(plan(1, None).await?) } else { None };
         let encode = spec.encodes.then(|| model.plan_vae_encode(planning, 1, size)).transpose()?;
         planning.breathe().await;
-        let (unet, params) = model.unet_part(settings)?;
+        let (unet, params) = model.unet_part(settings.clone())?;
         let extent = Extent { rescaled: spec.rescaled, ..Extent::new(model, size, spec.guided, spec.slots) };
         let sampling = SamplingPlan::new(planning, &unet, Mode::Inference, extent)?;
         planning.breathe().await;
         let decode = model.plan_vae_decode(planning, 1, size, true)?;
         planning.breathe().await;
         let latent = DType::F32.bytes(extent.elements()).next_multiple_of(256);
-        let stores = [hidden_bytes(model, spec.prompts), latent];
-        Ok(ImagePlans { spec, text, encode, unet, params, sampling, decode, stores })
+        let stores = [hidden_bytes(model, spec.prompts + 1), apart_bytes(model, spec.prompts + 1), latent];
+        Ok(ImagePlans { spec, text, negative, encode, unet, params, sampling, decode, stores })
     }
 
     /// Memory of the phases, which run in turn.
@@ -118,7 +129,7 @@ impl ImagePlans {
     /// All of them, in the order in which they run.
     pub(crate) fn plans(&self) -> impl Iterator<Item = &Plan> {
         let encode = self.encode.iter().map(|part| &*part.plan);
-        self.text.plans().chain(encode).chain(self.sampling.plans()).chain([&*self.decode.plan])
+        self.texts().flat_map(TextParts::plans).chain(encode).chain(self.sampling.plans()).chain([&*self.decode.plan])
     }
 
     /// Chunks that serve all of them in turn.
@@ -126,13 +137,18 @@ impl ImagePlans {
         pool(self.phases(0).iter().map(|p| &p.arena))
     }
 
+    fn texts(&self) -> impl Iterator<Item = &TextParts> {
+        std::iter::once(&self.text).chain(&self.negative)
+    }
+
     fn phases(&self, images: usize) -> Vec<Phase> {
         let weights = bytes(&self.params);
         let step = &self.sampling.step;
         let beside = self.sampling.plans().map(|p| p.input_bytes + p.uniform_bytes).sum::<u64>();
-        let [hidden, latent] = self.stores;
+        let [hidden, apart, latent] = self.stores;
         let latents = images as u64 * latent;
-        let mut phases = vec![Phase::part(&self.text.whole)];
+        let mut phases: Vec<Phase> = self.texts().flat_map(TextParts::phases).collect();
+        phases.iter_mut().for_each(|phase| phase.beside += apart);
         phases.extend(self.encode.as_ref().map(Phase::part));
         phases.iter_mut().for_each(|phase| phase.beside += hidden);
         phases.push(Phase {

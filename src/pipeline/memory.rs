@@ -135,10 +135,19 @@ pub(crate) fn at_once<T>(planning: impl Future<Output = Result<T>>) -> Result<T>
     }
 }
 
-/// Bytes of the hidden states of `prompts` prompts.
+/// Bytes of the hidden states and pooled embeddings of `prompts` prompts.
 pub(crate) fn hidden_bytes(model: &Model, prompts: usize) -> u64 {
-    let each = DType::F32.bytes(model.tokenizer.length() * model.text.hidden_size);
-    prompts as u64 * each.next_multiple_of(256)
+    let values = |count: usize| DType::F32.bytes(count).next_multiple_of(256);
+    let pooled = model.pooled_width().map_or(0, values);
+    prompts as u64 * (values(model.prompt_tokens() * model.context_width()) + pooled)
+}
+
+/// Bytes of the states of several text encoders before they are put side by side.
+pub(crate) fn apart_bytes(model: &Model, prompts: usize) -> u64 {
+    match model.texts.len() {
+        0 | 1 => 0,
+        _ => hidden_bytes(model, prompts),
+    }
 }
 
 /// Keeps what a job says of its inputs, for a plan's notes.

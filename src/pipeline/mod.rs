@@ -23,6 +23,7 @@ pub(crate) mod reads;
 pub(crate) mod recipe;
 pub(crate) mod report;
 pub(crate) mod resident;
+mod sizes;
 pub(crate) mod text;
 pub(crate) mod textures;
 
@@ -35,3 +36,4 @@ pub use model::{Model, open_checkpoint};
 pub use options::lora_parser;
 pub use options::{LoraArg, ModelOptions, SamplingOptions, WeightType, parse_bytes, parse_count};
 pub use report::{LoraReport, ModelReport, PartReport, native_size};
+pub use sizes::{PixelOffset, PixelSize};

@@ -9,9 +9,9 @@ use crate::base::DType;
 use crate::diffusion::{Prediction, ScheduleConfig};
 use crate::error::{Error, Result, message};
 use crate::event::{Event, Listener};
-use crate::family::{TAKES, by_input_channels};
+use crate::family::{Family, TAKES, by_input_channels};
 use crate::gpu::{AdapterClass, Caps};
-use crate::io::{Checkpoint, ClipTokenizer, LoraFile, PartId};
+use crate::io::{Checkpoint, LoraFile, PartId};
 use crate::models::{TextEncoderConfig, UnetConfig, VaeConfig};
 use crate::nn::{Ranks, Settings};
 
@@ -19,6 +19,7 @@ use super::check::LONGEST_SIDE;
 use super::image_plans::LastPlans;
 use super::recipe::Recipe;
 use super::resident::Resident;
+use super::text::{TextModel, Tokens};
 use super::{LoraArg, ModelOptions, WeightType};
 
 /// Open model: its configuration, its tokenizer, and its LoRAs. Weights are read when a job needs them.
@@ -35,11 +36,14 @@ pub struct Model {
 #[doc(hidden)]
 pub struct Opened {
     pub(crate) checkpoint: Checkpoint,
-    pub(crate) text: TextEncoderConfig,
+    pub(crate) family: &'static Family,
+    /// Text encoders, whose hidden states lie side by side.
+    pub(crate) texts: Vec<TextModel>,
     pub(crate) unet: UnetConfig,
     pub(crate) vae: VaeConfig,
     pub(crate) schedule: ScheduleConfig,
-    pub(crate) tokenizer: ClipTokenizer,
+    /// Whether an empty negative prompt stands for zeros instead of its encoding.
+    pub(crate) zeros: bool,
     weight_type: WeightType,
     pub(super) eight_bits: OnceLock<Arc<BTreeSet<String>>>,
     pub(crate) resident: Resident,
@@ -97,6 +101,50 @@ fn check_channels(name: &str, unet: &UnetConfig, vae: &VaeConfig) -> Result<()> 
     }
 }
 
+/// Refuses text encoders that do not fit their tokenizers, each other, or the UNet.
+fn check_texts(name: &str, texts: &[TextModel], unet: &UnetConfig) -> Result<()> {
+    let refuse = |message: String| Err(Error::file(name, format!("{message}: parts of different models")));
+    let length = texts.first().map_or(0, |text| text.tokenizer.length());
+    for TextModel { place, config, tokenizer } in texts {
+        let (given, taken, part) = (tokenizer.length(), config.max_position_embeddings, place.part);
+        if given > taken {
+            return refuse(format!("the tokenizer gives {given} tokens a prompt, the text encoder takes {taken}"));
+        }
+        if given != length {
+            return refuse(format!("{} gives {given} tokens a prompt, tokenizer {length}", place.tokenizer));
+        }
+        if let Some(skipped) = place.skip.filter(|skipped| config.num_hidden_layers < *skipped) {
+            return refuse(format!("{part} has {} layers, {skipped} are left out", config.num_hidden_layers));
+        }
+        let rows = config.vocab_size;
+        if let Some(id) = tokenizer.ends().into_iter().find(|&id| id as usize >= rows) {
+            return refuse(format!(
+                "the tokenizer gives token {id}, the text encoder knows {rows} (0 to {})",
+                rows - 1
+            ));
+        }
+    }
+    let given: usize = texts.iter().map(|text| text.config.hidden_size).sum();
+    let reads = (0..unet.block_out_channels.len()).map(|i| unet.cross_attention_dim.get(i));
+    if let Some(taken) = reads.into_iter().find(|taken| *taken != given) {
+        let whose = if texts.len() == 1 { "the text encoder gives" } else { "the text encoders give" };
+        return refuse(format!("{whose} {given} columns, the UNet reads {taken}"));
+    }
+    let pooled = texts.iter().find_map(TextModel::pooled_width);
+    match (pooled, unet.added().map(|added| added.pooled)) {
+        (given, taken) if given == taken => Ok(()),
+        (Some(given), Some(taken)) => {
+            refuse(format!("the text encoder gives a pooled embedding of {given} columns, the UNet reads {taken}"))
+        }
+        (None, _) if texts.iter().any(|text| text.place.pooled) => {
+            let part = texts.iter().find(|text| text.place.pooled).map_or("", |text| text.place.part.name());
+            refuse(format!("{part} has no text projection (CLIPTextModelWithProjection), which the UNet reads"))
+        }
+        (None, _) => refuse("the UNet reads a pooled embedding, which its text encoder does not give".into()),
+        (Some(_), None) => refuse("the UNet reads no pooled embedding and no sizes (addition_embed_type)".into()),
+    }
+}
+
 impl Model {
     /// Opens the model that `options` names and all `loras`; their weights stay on disk. Unlike
     /// [`Engine::open`](crate::Engine::open), it does not run the UNet to find out what it predicts.
@@ -118,8 +166,13 @@ impl Model {
             let inner = config.get("text_config").filter(|_| config.get("hidden_size").is_none());
             Ok((weights.config_source().name().to_owned(), inner.unwrap_or(config).to_string()))
         };
-        let (path, config) = text_of(PartId::TEXT_ENCODER)?;
-        let text = TextEncoderConfig::parse(&path, &config)?;
+        let family = Family::of(&checkpoint);
+        let mut texts = Vec::with_capacity(family.encoders.len());
+        for place in family.encoders {
+            let (path, config) = text_of(place.part)?;
+            let config = TextEncoderConfig::parse(&path, &config)?;
+            texts.push(TextModel { place, config, tokenizer: checkpoint.tokenizer_in(place.tokenizer)? });
+        }
         let (path, config) = text_of(PartId::UNET)?;
         let unet = UnetConfig::parse(&path, &config)?;
         let (path, config) = text_of(PartId::VAE)?;
@@ -128,7 +181,7 @@ impl Model {
         if let Some(prediction) = options.prediction {
             schedule.prediction_type = prediction;
         }
-        for part in [PartId::TEXT_ENCODER, PartId::UNET] {
+        for part in family.encoders.iter().map(|encoder| encoder.part).chain([PartId::UNET]) {
             let (config, path) = (checkpoint.part(part)?.config(), checkpoint.part(part)?.config_source().name());
             for field in ["dropout", "attention_dropout"] {
                 if let Some(share) = config.get(field).and_then(serde_json::Value::as_f64).filter(|share| *share != 0.0)
@@ -139,37 +192,28 @@ impl Model {
                 }
             }
         }
-        let tokenizer = checkpoint.tokenizer()?;
-        for note in tokenizer.notes() {
+        for note in texts.iter().flat_map(|text| text.tokenizer.notes()) {
             listener(Event::Warning(note.as_str().into()));
         }
-        let (given, taken) = (tokenizer.length(), text.max_position_embeddings);
-        if given > taken {
-            let message = format!("the tokenizer gives {given} tokens a prompt, the text encoder takes {taken}");
-            return Err(Error::file(checkpoint.name(), format!("{message}: parts of different models")));
-        }
-        let given = text.hidden_size;
-        let reads = (0..unet.block_out_channels.len()).map(|i| unet.cross_attention_dim.get(i));
-        if let Some(taken) = reads.into_iter().find(|taken| *taken != given) {
-            let message = format!("the text encoder gives {given} columns, the UNet reads {taken}");
-            return Err(Error::file(checkpoint.name(), format!("{message}: parts of different models")));
-        }
+        check_texts(checkpoint.name(), &texts, &unet)?;
         check_channels(checkpoint.name(), &unet, &vae)?;
         log::debug!(target: "portray::open", "{}", checkpoint.name());
         let opened = Opened {
+            // diffusers' pipeline of the family has it so where its file says nothing.
+            zeros: family.zeros_for_empty_prompt
+                && checkpoint.index_field("force_zeros_for_empty_prompt").is_none_or(|zeros| zeros != false),
+            family,
             checkpoint,
-            text,
+            texts,
             unet,
             vae,
             schedule,
-            tokenizer,
             weight_type: options.dtype,
             eight_bits: OnceLock::new(),
             resident: Resident::default(),
             plans: LastPlans::default(),
         };
         let model = Model { opened: share(opened), loras: Vec::new(), merges: false };
-        model.check_tokenizer()?;
         if loras.is_empty() { Ok(model) } else { model.with_loras(loras, listener) }
     }
 
@@ -270,6 +314,11 @@ impl Model {
         self.unet.latent_size()[0] * self.factor()
     }
 
+    /// Width of the pooled embedding that the UNet reads beside an image's sizes; `None` for a family without one.
+    pub fn pooled_width(&self) -> Option<usize> {
+        self.unet.added().map(|added| added.pooled)
+    }
+
     /// Width of the hidden states that the UNet's cross-attention reads.
     pub fn context_width(&self) -> usize {
         self.unet.cross_attention_dim.get(0)
@@ -296,27 +345,34 @@ impl Model {
         Ok([side("width", width, native[1])?, side("height", height, native[0])?])
     }
 
-    /// Returns the token ids of `prompt`, each a row of the text encoder's embedding. Tells `listener` if the prompt was
-    /// truncated.
+    /// Returns the token ids of `prompt` for each text encoder, each id a row of its embedding. Tells `listener` if the prompt
+    /// was truncated.
     ///
     /// # Errors
-    /// [`Error::File`] if the tokenizer gives a token that the text encoder does not know.
-    pub fn tokens(&self, prompt: &str, listener: Listener<'_>) -> Result<Vec<u32>> {
-        let encoded = self.tokenizer.encode(prompt)?;
-        let rows = self.text.vocab_size;
-        if let Some(id) = encoded.ids.iter().find(|&&id| id as usize >= rows) {
-            let message = format!("the tokenizer gives token {id}, the text encoder knows {rows} (0 to {})", rows - 1);
-            return Err(Error::file(self.checkpoint.name(), format!("{message}: parts of different models")));
+    /// [`Error::File`] if a tokenizer gives a token that its text encoder does not know.
+    pub fn tokens(&self, prompt: &str, listener: Listener<'_>) -> Result<Tokens> {
+        let mut tokens = Tokens::with_capacity(self.texts.len());
+        for (encoder, TextModel { config, tokenizer, .. }) in self.texts.iter().enumerate() {
+            let encoded = tokenizer.encode(prompt)?;
+            let rows = config.vocab_size;
+            if let Some(id) = encoded.ids.iter().find(|&&id| id as usize >= rows) {
+                let known = format!("the text encoder knows {rows} (0 to {})", rows - 1);
+                let message = format!("the tokenizer gives token {id}, {known}: parts of different models");
+                return Err(Error::file(self.checkpoint.name(), message));
+            }
+            let added = tokenizer.added(&encoded.ids);
+            if !added.is_empty() {
+                listener(Event::Note(format!("words that the model's tokenizer adds: {}", added.join(", ")).into()));
+            }
+            // All cut at the same place: they differ in padding.
+            if let Some(cut) = encoded.truncated.as_ref().filter(|_| encoder == 0) {
+                let length = tokenizer.length();
+                let message = format!("the prompt is longer than {length} tokens; this is cut: {cut}");
+                listener(Event::Warning(message.into()));
+            }
+            tokens.push(encoded.ids);
         }
-        let added = self.tokenizer.added(&encoded.ids);
-        if !added.is_empty() {
-            listener(Event::Note(format!("words that the model's tokenizer adds: {}", added.join(", ")).into()));
-        }
-        if let Some(cut) = &encoded.truncated {
-            let length = self.tokenizer.length();
-            listener(Event::Warning(format!("the prompt is longer than {length} tokens; this is cut: {cut}").into()));
-        }
-        Ok(encoded.ids)
+        Ok(tokens)
     }
 }
 
@@ -390,7 +446,7 @@ mod bundled_tests {
     #[test]
     fn tokens_are_rows_of_the_table() {
         let mut model = bundled();
-        own(&mut model).text.vocab_size = 49407;
+        own(&mut model).texts[0].config.vocab_size = 49407;
         let error = model.tokens("a dog", &mut |_| Flow::Continue).expect_err("no such row").to_string();
         assert!(error.contains("token 49407") && error.contains("knows 49407 (0 to 49406)"), "{error}");
     }

@@ -1,5 +1,6 @@
 //! Options for the model, its LoRAs and the sampler: one definition for the library, the command line and the page.
 
+use super::sizes::{PixelOffset, PixelSize};
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
@@ -69,7 +70,7 @@ pub struct SamplingOptions {
     /// Sampler steps, 1 or more [default: 25; 4 for lcm and Turbo models]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_count))]
     pub steps: Option<usize>,
-    /// Classifier-free guidance scale; at 1 or below, --negative has no effect [default: 7.5; 1 for lcm and Turbo models]
+    /// Classifier-free guidance scale; at 1 or below, --negative has no effect [default: 7.5, SDXL 5; 1 for lcm and Turbo models]
     #[cfg_attr(feature = "cli", arg(long, value_name = "G", allow_negative_numbers = true))]
     pub guidance: Option<f64>,
     /// Share of the guided prediction that gets the prompt's own spread, 0 to 1; 0.7 for zero-terminal-SNR models [default: 0]
@@ -90,6 +91,18 @@ pub struct SamplingOptions {
     /// Random number generator whose noise to reproduce
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     pub rng: RngKind,
+    /// Text encoder layers to leave out at the end, beyond those that the model leaves out anyway
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
+    pub clip_skip: Option<usize>,
+    /// SDXL: size that the image is said to have had before it was resized [default: the image's size]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "WxH"))]
+    pub original_size: Option<PixelSize>,
+    /// SDXL: top and left edge of the part of the image that is said to be shown [default: 0,0]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "Y,X"))]
+    pub crop: Option<PixelOffset>,
+    /// SDXL: size that is said to be aimed at [default: the image's size]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "WxH"))]
+    pub target_size: Option<PixelSize>,
     /// Image width in pixels, at most 8192 [default: the model's native width, or that of --init]
     #[cfg_attr(feature = "cli", arg(long))]
     pub width: Option<usize>,

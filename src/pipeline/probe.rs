@@ -70,7 +70,7 @@ async fn predicts_velocity(context: &Context, model: &Model) -> Result<bool> {
     let mut g = Graph::new();
     let sample = g.input("sample", [1, SIDE, SIDE, model.unet.in_channels], DType::F32);
     let timestep = g.input("timestep", [1], DType::F32);
-    let tokens = model.tokenizer.length();
+    let tokens = model.prompt_tokens();
     let hidden = g.input("hidden", [1, tokens, model.context_width()], DType::F32);
     let out = unet.forward(&mut g, sample, timestep, models::Context::Hidden(hidden))?;
     g.output(out);

@@ -1,8 +1,8 @@
 //! The weights that a job reads: each is looked for, with its shape and a type that is read, before anything is computed.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::io;
-use crate::models::{TextEncoder, UNet, Vae};
+use crate::models::{UNet, Vae};
 use crate::nn::{Param, Scope, Settings};
 
 use super::Model;
@@ -24,12 +24,6 @@ impl Reads {
 }
 
 impl Model {
-    /// The text encoder, and its weights.
-    pub(crate) fn text_part(&self, settings: Settings) -> Result<(TextEncoder, Vec<Param>)> {
-        let scope = Scope::new(io::PartId::TEXT_ENCODER.name(), settings);
-        Ok((TextEncoder::new(&scope, self.text.clone())?, scope.params()))
-    }
-
     /// The UNet, and its weights.
     pub(crate) fn unet_part(&self, settings: Settings) -> Result<(UNet, Vec<Param>)> {
         let scope = Scope::new(io::PartId::UNET.name(), settings);
@@ -61,7 +55,10 @@ impl Model {
         let mut notes = Vec::new();
         let settings = Settings::default;
         if reads.text {
-            notes.extend(self.check_part(io::PartId::TEXT_ENCODER, &self.text_part(settings())?.1, &[])?);
+            for (index, text) in self.texts.iter().enumerate() {
+                let (read, all) = (self.text_params(index, settings())?, self.text_part(index, settings())?.1.params());
+                notes.extend(self.check_part(text.place.part, &read, &all)?);
+            }
         }
         if reads.unet {
             notes.extend(self.check_part(io::PartId::UNET, &self.unet_part(settings())?.1, &[])?);
@@ -102,13 +99,5 @@ impl Model {
     pub(crate) fn check_prompts<'p>(&self, prompts: impl IntoIterator<Item = &'p String>) -> Result<()> {
         let mut silent = |_| crate::event::Flow::Continue;
         prompts.into_iter().try_for_each(|prompt| self.tokens(prompt, &mut silent).map(drop))
-    }
-
-    /// Refuses a tokenizer whose own tokens the text encoder does not know.
-    pub(crate) fn check_tokenizer(&self) -> Result<()> {
-        let rows = self.text.vocab_size;
-        let Some(id) = self.tokenizer.ends().into_iter().find(|&id| id as usize >= rows) else { return Ok(()) };
-        let message = format!("the tokenizer gives token {id}, the text encoder knows {rows} (0 to {})", rows - 1);
-        Err(Error::file(self.checkpoint.name(), format!("{message}: parts of different models")))
     }
 }

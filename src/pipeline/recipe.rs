@@ -25,7 +25,7 @@ impl Recipe {
         prediction: Option<Prediction>,
         strength: Option<f64>,
     ) -> Result<Recipe> {
-        let (steps, guidance) = default_steps_and_guidance(&model.schedule, options.sampler, 7.5);
+        let (steps, guidance) = default_steps_and_guidance(&model.schedule, options.sampler, model.family.guidance);
         let steps = options.steps.unwrap_or(steps);
         let guidance = options.guidance.unwrap_or(f64::from(guidance));
         let sampler = SamplerOptions {

@@ -59,7 +59,7 @@ pub async fn bench_steps(engine: &Engine, options: &ModelOptions, add: &mut dyn 
     let mut silent = |_| Flow::Continue;
     let model = Model::open(options, &[], &mut silent)?;
     let planning = engine.planning();
-    let (side, tokens) = (model.native_side() / model.factor(), model.tokenizer.length());
+    let (side, tokens) = (model.native_side() / model.factor(), model.prompt_tokens());
     let plan = unet_step(engine, &model, Ranks::new())?;
     if against_parts(engine, "UNet step", plan, add).await? == Flow::Stop {
         return Ok(());

@@ -6,16 +6,16 @@ use crate::error::{Error, Result, message, option};
 use crate::gpu::{Pool, Store};
 use crate::graph::{Graph, Replayed, Session, Tensor};
 use crate::io::SafeTensors;
-use crate::models::Context;
+use crate::models::{Added, Conditioning, Context};
 use crate::pipeline::autoencode::VaeSession;
 use crate::pipeline::reads::Reads;
-use crate::pipeline::text::PROMPTS;
+use crate::pipeline::text::{EncoderParts, EncoderSession, Hidden, PROMPTS, Tokens};
 use crate::pipeline::{LoraArg, Model, ModelOptions};
 
 /// Part of a model, with the tensors it reads and writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardPart {
-    /// `input_ids` -> `hidden`
+    /// `input_ids`, and `input_ids_2` for a second text encoder -> `hidden`, and `pooled` where the UNet reads it
     Text,
     /// `sample timestep context` -> `out`
     Unet,
@@ -132,48 +132,61 @@ async fn forward_text(
     way: &mut Way,
 ) -> Result<Vec<Named>> {
     let mut silent = |_| crate::event::Flow::Continue;
-    let mut rows: Vec<Vec<u32>> = Vec::new();
-    for prompt in prompts {
-        rows.push(model.tokens(prompt, &mut silent)?);
-    }
+    let mut rows = prompts.iter().map(|prompt| model.tokens(prompt, &mut silent)).collect::<Result<Vec<Tokens>>>()?;
     if let Some(inputs) = inputs.filter(|_| prompts.is_empty()) {
-        let tensor = inputs.get("input_ids")?;
-        let &[n, tokens] = tensor.shape.as_ref() else {
-            return Err(tensor.error(format!("is {:?}: expected [n, tokens]", tensor.shape)));
-        };
-        if n == 0 || tokens == 0 || tokens > model.text.max_position_embeddings {
-            let most = model.text.max_position_embeddings;
-            return Err(tensor.error(format!("is {:?}: expected 1 to {most} tokens", tensor.shape)));
-        }
-        let vocabulary = model.text.vocab_size as i64;
-        for id in tensor.to_i64()? {
-            if !(0..vocabulary).contains(&id) {
-                return Err(tensor.error(format!("holds {id}: ids are 0 to {}", vocabulary - 1)));
-            }
-            match rows.last_mut() {
-                Some(row) if row.len() < tokens => row.push(id as u32),
-                _ => rows.push(vec![id as u32]),
-            }
-        }
+        rows = token_rows(model, inputs)?;
     }
-    let Some(tokens) = rows.first().map(Vec::len) else {
+    let Some(tokens) = rows.first().and_then(|row| row.first()).map(Vec::len) else {
         let problem = message!["text needs ", option("prompt"), " or a file with input_ids"];
         return Err(Error::usage("prompt", problem));
     };
-    let parts = model
-        .plan_texts(&model.settings(engine.gpu.caps(), &model.ranks()), engine.planning(), rows.len(), tokens)
-        .await?;
+    let (gpu, settings) = (&engine.gpu, model.settings(engine.gpu.caps(), &model.ranks()));
+    let parts = model.plan_texts(&settings, engine.planning(), [rows.len(), tokens], None).await?;
     if let Way::Checked(_) = way {
         // As many prompts as are encoded at once: further ones run the same kernels.
-        let part = &parts.whole;
-        let weights = Store::beside(&engine.gpu, model.weights(&engine.gpu, part.name, &part.params).await?);
-        let session = Session::new(&engine.gpu, part.plan.clone(), &mut Pool::default(), &weights).await?;
-        session.write_ids(part.input, &rows[..rows.len().min(PROMPTS)].concat())?;
-        way.run(&session).await?;
+        for EncoderParts { whole, .. } in &parts.encoders {
+            let weights = Store::beside(gpu, model.weights(gpu, whole.part.name, &whole.part.params).await?);
+            let encoder = EncoderSession::new(gpu, whole, &mut Pool::default(), &weights).await?;
+            encoder.write(model, &rows[..rows.len().min(PROMPTS)])?;
+            way.run(&encoder.session).await?;
+        }
     }
-    let hidden = model.encode_prompts(&engine.gpu, &parts, &mut Pool::default(), &rows).await?.read().await?;
-    let shape = vec![rows.len(), tokens, model.text.hidden_size];
-    Ok(vec![("hidden".into(), shape, hidden.concat())])
+    let mut hidden = Hidden::new(gpu, model, tokens, rows.len())?;
+    model.encode_prompts(gpu, &parts, &mut Pool::default(), &rows, (&mut hidden, 0)).await?;
+    let states = vec![rows.len(), tokens, model.context_width()];
+    let mut outputs = vec![("hidden".into(), states, hidden.read().await?.concat())];
+    if let Some(width) = model.pooled_width() {
+        outputs.push(("pooled".into(), vec![rows.len(), width], hidden.read_pooled().await?.concat()));
+    }
+    Ok(outputs)
+}
+
+/// Token ids of prompts: `input_ids`, and `input_ids_2` for a second text encoder.
+fn token_rows(model: &Model, inputs: &SafeTensors) -> Result<Vec<Tokens>> {
+    let mut rows: Vec<Tokens> = Vec::new();
+    for (encoder, text) in model.texts.iter().enumerate() {
+        let tensor = inputs.get(if encoder == 0 { "input_ids" } else { "input_ids_2" })?;
+        let &[n, tokens] = tensor.shape.as_ref() else {
+            return Err(tensor.error(format!("is {:?}: expected [n, tokens]", tensor.shape)));
+        };
+        let most = text.config.max_position_embeddings;
+        if n == 0 || tokens == 0 || tokens > most {
+            return Err(tensor.error(format!("is {:?}: expected 1 to {most} tokens", tensor.shape)));
+        }
+        if encoder > 0 && (n, Some(tokens)) != (rows.len(), rows.first().map(|row| row[0].len())) {
+            return Err(tensor.error(format!("is {:?}: expected the shape of input_ids", tensor.shape)));
+        }
+        let vocabulary = text.config.vocab_size as i64;
+        let ids = tensor.to_i64()?;
+        if let Some(id) = ids.iter().find(|id| !(0..vocabulary).contains(*id)) {
+            return Err(tensor.error(format!("holds {id}: ids are 0 to {}", vocabulary - 1)));
+        }
+        rows.resize(n, Tokens::new());
+        for (row, ids) in rows.iter_mut().zip(ids.chunks_exact(tokens)) {
+            row.push(ids.iter().map(|id| *id as u32).collect());
+        }
+    }
+    Ok(rows)
 }
 
 async fn forward_unet(engine: &Engine, model: &Model, inputs: &SafeTensors, way: &mut Way) -> Result<Vec<Named>> {
@@ -195,13 +208,18 @@ async fn forward_unet(engine: &Engine, model: &Model, inputs: &SafeTensors, way:
         );
         return Err(context.error(message));
     }
+    let added = added_rows(model, inputs, n)?;
     let (unet, params) = model.unet_part(model.settings(engine.gpu.caps(), &model.ranks()))?;
     let mut g = Graph::new();
     let x = g.input("sample", [n, h, w, c], DType::F32);
     let t = g.input("timestep", [n], DType::F32);
     let seen = g.input("context", [n, tokens, width], DType::F32);
     let pairs = unet.context(&mut g, seen)?;
-    let out = unet.forward(&mut g, x, t, Context::KeyValues(&pairs))?;
+    let to = added.as_ref().map(|[pooled, _]| Added {
+        pooled: g.input("pooled", [n, pooled.len() / n], DType::F32),
+        time_ids: g.input("time ids", [n, 6], DType::F32),
+    });
+    let out = unet.forward(&mut g, x, t, Conditioning { context: Context::KeyValues(&pairs), added: to })?;
     g.output(out);
     let store = Store::beside(&engine.gpu, model.weights(&engine.gpu, "UNet", &params).await?);
     let session = Session::new(&engine.gpu, engine.planning().plan(&g)?, &mut Pool::default(), &store).await?;
@@ -209,10 +227,27 @@ async fn forward_unet(engine: &Engine, model: &Model, inputs: &SafeTensors, way:
     for (input, values) in writes {
         session.write(input, values)?;
     }
+    if let (Some(Added { pooled, time_ids }), Some([rows, sizes])) = (to, &added) {
+        session.write(pooled, rows)?;
+        session.write(time_ids, sizes)?;
+    }
     way.run(&session).await?;
     let c = model.unet.out_channels;
     let values = layout::to_channels_first(&session.read(out).await?, [n, c, h, w]);
     Ok(vec![("out".into(), vec![n, c, h, w], values)])
+}
+
+/// Pooled embeddings and sizes of `n` samples, for a model that reads them: `pooled` [n, P] and `time_ids` [n, 6].
+fn added_rows(model: &Model, inputs: &SafeTensors, n: usize) -> Result<Option<[Vec<f32>; 2]>> {
+    let Some(width) = model.pooled_width() else { return Ok(None) };
+    let rows = |name: &str, columns: usize| {
+        let tensor = inputs.get(name)?;
+        if *tensor.shape != [n, columns] {
+            return Err(tensor.error(format!("is {:?}: expected [{n}, {columns}]", tensor.shape)));
+        }
+        tensor.to_numbers()
+    };
+    Ok(Some([rows("pooled", width)?, rows("time_ids", 6)?]))
 }
 
 /// Runs a half of the autoencoder on `values`.

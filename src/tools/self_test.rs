@@ -70,7 +70,7 @@ pub async fn stopwatch(engine: &Engine, step: &str, options: &ModelOptions) -> R
             let job = TrainOptions { rank: 8, model: options.clone(), ..TrainOptions::default() };
             let side = model.native_side() / model.factor();
             let latent = [side, side, model.vae.latent_channels];
-            let setup = job.setup(&model, engine.gpu.caps(), [1, 1], latent, model.tokenizer.length());
+            let setup = job.setup(&model, engine.gpu.caps(), [1, 1], latent, model.prompt_tokens());
             plan_training(&job, setup, engine.planning(), training_alone).await?.first.into()
         }
         _ => return Err(Error::argument(format!("step {step}: there are unet, unet-lora and train"))),

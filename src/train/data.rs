@@ -12,7 +12,7 @@ use crate::pipeline::autoencode::VaeSession;
 use crate::pipeline::context::Context;
 use crate::pipeline::events::EventSink;
 use crate::pipeline::planning::Part;
-use crate::pipeline::text::TextParts;
+use crate::pipeline::text::{Hidden, TextParts, Tokens};
 use crate::pipeline::{Masked, Model};
 use crate::train::dataset::{Drawing, Variant};
 use crate::train::micro_batch::micro_batch;
@@ -53,17 +53,7 @@ impl Batches {
     }
 }
 
-impl Model {
-    /// Width of the pooled embedding that the UNet reads beside the sizes of each image; `None` where it reads neither.
-    pub(super) fn pooled_width(&self) -> Option<usize> {
-        self.unet.added().map(|added| added.pooled)
-    }
-
-    /// Number of text encoders.
-    fn text_encoders(&self) -> usize {
-        1
-    }
-}
+impl Model {}
 
 impl TrainOptions {
     /// The batches of the replay file at `path`, which must be of `model`.
@@ -82,15 +72,15 @@ impl TrainOptions {
                 *tokens
             }
             (Conditioning::Ids { ids, tokens }, true) => {
-                let (vocabulary, positions) = (model.text.vocab_size, model.text.max_position_embeddings);
-                if let Some(id) = ids.iter().flatten().find(|&&id| id as usize >= vocabulary) {
-                    return Err(Error::file(path, format!("holds token id {id}: the model has {vocabulary}")));
-                }
-                if *tokens > positions {
-                    return Err(Error::file(
-                        path,
-                        format!("has {tokens} tokens a prompt: the model takes {positions}"),
-                    ));
+                for (ids, text) in ids.iter().zip(&model.texts) {
+                    let (vocabulary, positions) = (text.config.vocab_size, text.config.max_position_embeddings);
+                    if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
+                        return Err(Error::file(path, format!("holds token id {id}: the model has {vocabulary}")));
+                    }
+                    if *tokens > positions {
+                        let message = format!("has {tokens} tokens a prompt: the model takes {positions}");
+                        return Err(Error::file(path, message));
+                    }
                 }
                 *tokens
             }
@@ -101,7 +91,7 @@ impl TrainOptions {
                 return Err(Error::file(path, message!["holds no token ids: leave ", option("text_encoder"), " out"]));
             }
         };
-        file.check_added(model.pooled_width(), model.text_encoders())?;
+        file.check_added(model.pooled_width(), model.texts.len())?;
         let (channels, own) = (file.latent()[2], model.vae.latent_channels);
         if channels != own {
             return Err(Error::file(path, format!("latents of {channels} channels, the model has {own}")));
@@ -157,20 +147,29 @@ pub(super) async fn prepare(
     for sample in &job.sample_prompts {
         texts.push(model.tokens(sample, &mut |event| events.say(event))?);
     }
-    let tokens = texts[0].len();
-    let end = texts[conditioned].get(1).copied();
-    let words = |ids: &Vec<u32>| ids.iter().skip(1).position(|id| Some(*id) == end).unwrap_or(0);
+    let tokens = model.prompt_tokens();
+    let end = texts[conditioned][0].get(1).copied();
+    let words = |ids: &Tokens| ids[0].iter().skip(1).position(|id| Some(*id) == end).unwrap_or(0);
     let longest = texts.iter().map(words).max().unwrap_or(0);
     events.note(format!("the longest prompt has {longest} of {} tokens", tokens.saturating_sub(2)));
     events.phase(Phase::EncodingPrompts)?;
     // Class pictures had a pool of their own; from here on one serves everything, the training included.
     pool.reserve(&context.gpu, chunks)?;
-    let hidden = events.until_stopped(&context.gpu, model.encode_prompts(&context.gpu, text, pool, &texts)).await?;
+    let mut hidden = Hidden::new(&context.gpu, model, tokens, texts.len())?;
+    let encoding = model.encode_prompts(&context.gpu, text, pool, &texts, (&mut hidden, 0));
+    events.until_stopped(&context.gpu, encoding).await?;
+    if model.zeros {
+        hidden.clear(conditioned)?;
+    }
     let conditioning = match job.text_encoder {
-        true => Conditioning::Ids { ids: vec![texts[..conditioned].concat()], tokens },
+        true => {
+            let ids = |encoder: usize| texts[..conditioned].iter().flat_map(move |prompt| prompt[encoder].clone());
+            Conditioning::Ids { ids: (0..model.texts.len()).map(|i| ids(i).collect()).collect(), tokens }
+        }
         false => {
-            let hidden = hidden.read().await?[..conditioned].concat();
-            Conditioning::Context { hidden, tokens, pooled: Vec::new() }
+            let pooled = hidden.read_pooled().await?;
+            let pooled = pooled.get(..conditioned).unwrap_or_default().concat();
+            Conditioning::Context { hidden: hidden.read().await?[..conditioned].concat(), tokens, pooled }
         }
     };
 

@@ -8,10 +8,12 @@ use crate::base::rng::{CounterRng, Stream};
 use crate::error::{Error, Result, message, option};
 use crate::gpu::{Caps, Variants};
 use crate::graph::{Graph, Plan, PlanOptions, Source, Tensor};
-use crate::models::{Added, Conditioning, Context, Sample, TextEncoder, TextEncoderConfig, UNet, UnetConfig};
+use crate::io::PartId;
+use crate::models::{Added, Conditioning, Context, Sample, Taps, TextEncoder, TextEncoderConfig, UNet, UnetConfig};
 use crate::nn::{LoraSpec, Mode, Param, Role, Scope, Settings};
 use crate::ops;
-use crate::ops::{clip_factor, dot, repeat, weighted_mse};
+use crate::ops::{clip_factor, dot, join_columns, repeat, weighted_mse};
+use crate::pipeline::text::trained_params;
 
 use super::optimizer::{Optimizer, UpdateInputs};
 use super::update::{Group, UpdatePlan, Vector, vectors};
@@ -21,11 +23,11 @@ use super::update::{Group, UpdatePlan, Vector, vectors};
 pub struct Setup {
     /// The UNet.
     pub unet: UnetConfig,
-    /// The text encoder, where it is trained too.
-    pub text: Option<TextEncoderConfig>,
+    /// The text encoders, where they are trained too.
+    pub texts: Vec<TrainedText>,
     /// Adapters of the UNet; `None` trains every weight.
     pub lora: Option<LoraSpec>,
-    /// Adapters of the text encoder.
+    /// Adapters of the text encoders.
     pub text_lora: Option<LoraSpec>,
     /// Storage of frozen weights, without adapters.
     pub storage: Settings,
@@ -51,6 +53,21 @@ pub struct Setup {
     pub weight_decay: f64,
     /// Gradients are clipped to this norm.
     pub max_grad_norm: f64,
+}
+
+/// Text encoder that is trained.
+#[derive(Clone, Debug)]
+pub struct TrainedText {
+    /// Part that it is.
+    pub part: PartId,
+    /// Its configuration.
+    pub config: TextEncoderConfig,
+    /// Layers whose result is not read, as in [`Taps`].
+    pub skip: Option<usize>,
+    /// Whether the pooled embedding is read.
+    pub pooled: bool,
+    /// Id of the token at a prompt's end.
+    pub end: u32,
 }
 
 impl Setup {
@@ -96,9 +113,14 @@ pub(super) struct Inputs {
     pub target: Tensor,
     pub timesteps: Tensor,
     pub weights: Tensor,
-    pub prompt: Tensor,
-    /// Pooled prompts `[prompts, width]` and the sizes of each image `[n, 6]`, for a model that reads them.
-    pub added: Option<Added>,
+    /// Hidden states `[prompts, tokens, width]`; where text encoders are trained, ids `[prompts, tokens]` for each.
+    pub prompts: Vec<Tensor>,
+    /// Selection `[prompts, 1, tokens]` of end tokens, where a text encoder that pools by it is trained.
+    pub ends: Option<Tensor>,
+    /// Pooled embeddings `[prompts, width]`, where they are read and no text encoder is trained.
+    pub pooled: Option<Tensor>,
+    /// Sizes of each image `[n, 6]`, for a model that reads them.
+    pub time_ids: Option<Tensor>,
     pub errors: Tensor,
     /// What a fused update reads, and the norm that it finds.
     pub fused: Option<(UpdateInputs, Tensor)>,
@@ -207,7 +229,7 @@ fn grad_key(param: &Param) -> String {
 
 fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Recorded> {
     let mut g = Graph::new();
-    let (n, prompts) = (setup.batch(), setup.prompts());
+    let n = setup.batch();
     let noisy = g.input("noisy", [n, h, w, c], DType::F32);
     let further = setup.unet.in_channels.saturating_sub(c);
     let extra = (further > 0).then(|| g.input("mask and masked latents", [n, h, w, further], DType::F32));
@@ -217,23 +239,8 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
     let mut groups = Vec::new();
     let mut params = Vec::new();
 
-    let (prompt, hidden) = match &setup.text {
-        Some(config) => {
-            let settings = Settings { mode: Mode::Training, lora: setup.text_lora.clone(), ..setup.storage.clone() };
-            let scope = Scope::new("text_encoder", settings);
-            let encoder = TextEncoder::new(&scope, config.clone())?;
-            let ids = g.input("ids", [prompts, setup.tokens], DType::U32);
-            let hidden = encoder.forward(&mut g, ids)?;
-            params.extend(scope.params());
-            let adapters = scope.params().into_iter().filter(|p| p.role == Role::Adapter).collect();
-            groups.push(Group { label: "text", params: adapters });
-            (ids, hidden)
-        }
-        None => {
-            let hidden = g.input("context", [prompts, setup.tokens, setup.unet.cross_attention_dim.get(0)], DType::F32);
-            (hidden, hidden)
-        }
-    };
+    let TextInputs { prompts: prompt_inputs, ends, hidden, pooled, pooled_input } =
+        record_texts(&mut g, setup, &mut groups, &mut params)?;
     if setup.samples[1] > 0 && setup.samples[0] != setup.samples[1] {
         return Err(Error::argument(format!(
             "{} instance and {} class samples: each instance goes with one class picture",
@@ -246,13 +253,10 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
         false => Ok(of_prompts),
     };
     let context = each(&mut g, hidden)?;
-    let added = setup.unet.added().map(|added| Added {
-        pooled: g.input("pooled", [prompts, added.pooled], DType::F32),
-        time_ids: g.input("time ids", [n, 6], DType::F32),
-    });
-    let of_samples = match added {
-        Some(Added { pooled, time_ids }) => Some(Added { pooled: each(&mut g, pooled)?, time_ids }),
-        None => None,
+    let time_ids = setup.unet.added().map(|_| g.input("time ids", [n, 6], DType::F32));
+    let of_samples = match (pooled, time_ids) {
+        (Some(pooled), Some(time_ids)) => Some(Added { pooled: each(&mut g, pooled)?, time_ids }),
+        _ => None,
     };
 
     let full = setup.lora.is_none();
@@ -268,7 +272,9 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
     groups.insert(0, Group { label: "unet", params: trained });
     keep_reached(&g, total, &mut groups);
 
-    let mut inputs = Inputs { noisy, extra, target, timesteps, weights, prompt, added, errors, fused: None };
+    let (prompts, pooled) = (prompt_inputs, pooled_input);
+    let mut inputs =
+        Inputs { noisy, extra, target, timesteps, weights, prompts, ends, pooled, time_ids, errors, fused: None };
     match pass {
         Pass::Store | Pass::Accumulate => store_gradients(&mut g, setup, total, &groups, pass == Pass::Accumulate)?,
         Pass::Norm | Pass::Update => {
@@ -278,6 +284,45 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
         }
     }
     Ok((g, inputs, groups, params))
+}
+
+/// Prompts as a micro-batch reads them.
+struct TextInputs {
+    prompts: Vec<Tensor>,
+    ends: Option<Tensor>,
+    hidden: Tensor,
+    pooled: Option<Tensor>,
+    /// `pooled`, where it is an input.
+    pooled_input: Option<Tensor>,
+}
+
+/// Records the text encoders that are trained, or the inputs that take their place.
+fn record_texts(g: &mut Graph, setup: &Setup, groups: &mut Vec<Group>, params: &mut Vec<Param>) -> Result<TextInputs> {
+    let (prompts, tokens) = (setup.prompts(), setup.tokens);
+    if setup.texts.is_empty() {
+        let hidden = g.input("context", [prompts, tokens, setup.unet.cross_attention_dim.get(0)], DType::F32);
+        let pooled = setup.unet.added().map(|added| g.input("pooled", [prompts, added.pooled], DType::F32));
+        return Ok(TextInputs { prompts: vec![hidden], ends: None, hidden, pooled, pooled_input: pooled });
+    }
+    let settings = Settings { mode: Mode::Training, lora: setup.text_lora.clone(), ..setup.storage.clone() };
+    let (mut ids, mut states, mut adapters) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ends, mut pooled) = (None, None);
+    for text in &setup.texts {
+        let scope = Scope::new(text.part.name(), settings.clone());
+        let encoder = TextEncoder::new(&scope, text.config.clone())?;
+        let input = g.input("ids", [prompts, tokens], DType::U32);
+        let of_text = text.pooled.then(|| g.input("ends", [prompts, 1, tokens], DType::F32));
+        let encoded = encoder.encode(g, input, Taps { skip: text.skip, ends: of_text })?;
+        (ends, pooled) = (ends.or(of_text), pooled.or(encoded.pooled));
+        ids.push(input);
+        states.push(encoded.hidden);
+        let own = trained_params(&scope, g);
+        adapters.extend(own.iter().filter(|param| param.role == Role::Adapter).cloned());
+        params.extend(own);
+    }
+    groups.push(Group { label: "text", params: adapters });
+    let hidden = if let [hidden] = states[..] { hidden } else { join_columns(g, &states)? };
+    Ok(TextInputs { prompts: ids, ends, hidden, pooled, pooled_input: None })
 }
 
 /// Leaves in `groups` what `loss` depends on. The rest has no gradient, so that an update would only decay it: it keeps its

@@ -8,7 +8,7 @@ use crate::nn::Settings;
 use crate::pipeline::Model;
 use crate::pipeline::kernel_texts::KernelTexts;
 use crate::pipeline::memory::{
-    Memory, Phase, PlanReport, at_once, bytes, hidden_bytes, in_turn, open_for_plan, pool, told_of, within,
+    Memory, Phase, PlanReport, apart_bytes, at_once, bytes, hidden_bytes, in_turn, open_for_plan, pool, told_of, within,
 };
 use crate::pipeline::planning::{Part, Planning};
 use crate::pipeline::text::TextParts;
@@ -71,6 +71,8 @@ pub(crate) struct BeforeTraining {
     pub text: TextParts,
     /// Bytes of all prompts' hidden states.
     hidden: u64,
+    /// Bytes of those of each of several text encoders.
+    apart: u64,
     /// By size of pictures.
     pub encode: Vec<Part>,
     /// Bytes of the encoded pictures, in main memory.
@@ -93,9 +95,9 @@ impl TrainPlans {
         let [h, w] = sizes.next().unwrap_or_default();
         let latent = [h, w, model.vae.latent_channels];
         let samples = [job.batch, if job.class_prompt.is_some() { job.batch } else { 0 }];
-        let mut setup = job.setup(model, planning.caps, samples, latent, model.tokenizer.length());
+        let mut setup = job.setup(model, planning.caps, samples, latent, model.prompt_tokens());
         (setup.more_sizes, setup.captions) = (sizes.collect(), set.captioned());
-        let text = model.plan_texts(&Settings::default(), planning, prompts, model.tokenizer.length()).await?;
+        let text = model.plan_texts(&Settings::default(), planning, [prompts, model.prompt_tokens()], None).await?;
         let mut encode = Vec::with_capacity(set.sizes.len());
         for &size in &set.sizes {
             encode.push(model.plan_vae_encode(planning, 1, size)?);
@@ -103,11 +105,18 @@ impl TrainPlans {
         }
         let preview = match job.sample_prompts.is_empty() {
             true => None,
-            false => Some(model.plan_preview(job, planning, [side, side])?),
+            false => Some(model.plan_preview(job, planning, [side, side]).await?),
         };
         planning.breathe().await;
         let encoded = set.encoded_bytes(job, model);
-        let before = BeforeTraining { text, hidden: hidden_bytes(model, prompts), encode, encoded, preview };
+        let before = BeforeTraining {
+            text,
+            hidden: hidden_bytes(model, prompts),
+            apart: apart_bytes(model, prompts),
+            encode,
+            encoded,
+            preview,
+        };
         let training = plan_training(job, setup, planning, |training| before.memory(training)).await?;
         Ok(TrainPlans { before, training })
     }
@@ -143,13 +152,13 @@ impl BeforeTraining {
     }
 
     fn phases(&self, training: &TrainPlan) -> Vec<Phase> {
-        let mut text = Phase::part(&self.text.whole);
-        text.beside += self.hidden;
+        let mut text: Vec<Phase> = self.text.phases().collect();
+        text.iter_mut().for_each(|phase| phase.beside += self.hidden + self.apart);
         let mut training = training_phase(training, self.preview.as_ref());
         if self.preview.is_some() {
             training.beside += self.hidden;
         }
-        std::iter::once(text).chain(self.encode.iter().map(Phase::part)).chain([training]).collect()
+        text.into_iter().chain(self.encode.iter().map(Phase::part)).chain([training]).collect()
     }
 }
 

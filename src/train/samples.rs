@@ -6,7 +6,7 @@ use crate::base::rng::NoiseRng;
 use crate::error::{Error, Result};
 use crate::event::{Event, Picture};
 use crate::gpu::{Gpu, Pool, Store};
-use crate::graph::{Plan, Session, Tensor};
+use crate::graph::Plan;
 use crate::io;
 use crate::models::UNet;
 use crate::nn::{Mode, Scope, Settings};
@@ -15,8 +15,8 @@ use crate::pipeline::denoise::{Extent, Sampling, SamplingPlan, Start};
 use crate::pipeline::events::EventSink;
 use crate::pipeline::planning::{Part, Planning};
 use crate::pipeline::recipe::Recipe;
-use crate::pipeline::text::Hidden;
-use crate::pipeline::{Masked, Model};
+use crate::pipeline::text::{Hidden, TextParts, TextSessions, Tokens};
+use crate::pipeline::{Masked, Model, SamplingOptions};
 
 use super::{Method, TrainOptions};
 
@@ -25,8 +25,8 @@ pub(super) struct Preview {
     sampling: Sampling,
     recipe: Recipe,
     prompts: SamplePrompts,
-    /// The text encoder where it is trained, one prompt at a time, with its input and its result.
-    text: Option<(Session, Tensor, Tensor)>,
+    /// The text encoders where they are trained, one prompt at a time.
+    text: Option<TextSessions>,
     /// Run in memory of its own, which goes each time.
     decode: Part,
     size: [usize; 2],
@@ -41,7 +41,7 @@ pub(super) struct SamplePrompts {
     /// The number of the empty prompt's; those of the sample prompts follow.
     pub first: usize,
     /// Token ids of each.
-    pub ids: Vec<Vec<u32>>,
+    pub ids: Vec<Tokens>,
 }
 
 /// Plans of sample pictures.
@@ -49,7 +49,7 @@ pub(super) struct SamplePlans {
     recipe: Recipe,
     unet: UNet,
     sampling: SamplingPlan,
-    text: Option<Part>,
+    text: Option<TextParts>,
     pub decode: Part,
     /// The encoder of an inpainting model; like the decoder in memory of its own.
     pub encode: Option<Part>,
@@ -58,7 +58,7 @@ pub(super) struct SamplePlans {
 impl SamplePlans {
     /// Those that run on the training's own weights, in its pool.
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
-        self.sampling.plans().chain(self.text.iter().map(|text| &*text.plan))
+        self.sampling.plans().chain(self.text.iter().flat_map(TextParts::plans))
     }
 
     /// Those that run in memory of their own.
@@ -68,11 +68,13 @@ impl SamplePlans {
 }
 
 impl Model {
-    /// The text encoder of one prompt as a training changes it, where it does.
-    fn preview_text(&self, job: &TrainOptions, planning: Planning<'_>) -> Result<Option<Part>> {
+    /// The text encoders of one prompt as a training changes them, where it does.
+    async fn preview_text(&self, job: &TrainOptions, planning: Planning<'_>) -> Result<Option<TextParts>> {
+        if !job.text_encoder {
+            return Ok(None);
+        }
         let settings = Settings { mode: Mode::Training, lora: job.lora(), ..Settings::default() };
-        let plan = || self.plan_text_as(settings, planning, 1, self.tokenizer.length());
-        job.text_encoder.then(plan).transpose()
+        self.plan_texts(&settings, planning, [1, self.prompt_tokens()], None).await.map(Some)
     }
 
     fn preview_sampling(
@@ -94,7 +96,7 @@ impl Model {
     }
 
     /// Plans of sample pictures of `size`, width and height in pixels.
-    pub(super) fn plan_preview(
+    pub(super) async fn plan_preview(
         &self,
         job: &TrainOptions,
         planning: Planning<'_>,
@@ -103,7 +105,7 @@ impl Model {
         let (recipe, unet, sampling) = self.preview_sampling(job, planning, size)?;
         let decode = self.plan_vae_decode(planning, 1, size, true)?;
         let encode = self.inpaints().then(|| self.plan_vae_encode(planning, 1, size)).transpose()?;
-        Ok(SamplePlans { recipe, unet, sampling, text: self.preview_text(job, planning)?, decode, encode })
+        Ok(SamplePlans { recipe, unet, sampling, text: self.preview_text(job, planning).await?, decode, encode })
     }
 }
 
@@ -129,9 +131,7 @@ impl Preview {
         };
         let sampling = Sampling::new(gpu, &sampling, &unet, pool, [store.clone()]).await?;
         let text = match text {
-            Some(Part { plan, input, output, .. }) => {
-                Some((Session::new(gpu, plan, pool, store).await?, input, output))
-            }
+            Some(parts) => Some(TextSessions::new(gpu, model, &parts, (pool, store), &prompts.hidden).await?),
             None => None,
         };
         Ok(Preview { sampling, recipe, prompts, text, decode, size: [side, side], masked })
@@ -153,10 +153,11 @@ impl Preview {
             return Ok(());
         }
         for (index, ids) in ids.iter().enumerate() {
-            let Some((session, input, output)) = text else { break };
-            session.write_ids(*input, ids)?;
-            session.run().await?;
-            hidden.take(gpu, first + index, &session.place(*output)?)?;
+            let Some(sessions) = text else { break };
+            // The empty prompt stays zeros where it stands for them.
+            if index > 0 || !model.zeros {
+                sessions.encode(model, ids, hidden, first + index).await?;
+            }
         }
         let mut pool = Pool::default();
         let vae = events.during(gpu, VaeSession::new(gpu, model, &mut pool, decode)).await?;
@@ -168,7 +169,8 @@ impl Preview {
                 events.say(Event::Progress { unit: "sample step", done: index * steps + i + 1, total });
                 events.go_on()
             };
-            let start = Start { latents: None, masked: masked.as_ref() };
+            let time_ids = SamplingOptions::default().time_ids(*size);
+            let start = Start { latents: None, masked: masked.as_ref(), time_ids };
             match sampling
                 .run(&recipe.trajectory, [recipe.guidance, recipe.rescale], start, &mut rng, false, &mut on_step)
                 .await

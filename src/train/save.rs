@@ -81,7 +81,8 @@ pub(super) async fn save(
         ("ss_prior_loss_weight", text(&job.prior_weight)),
         ("ss_optimizer", optimizer.to_string()),
     ];
-    let metadata = metadata.into_iter().map(|(k, v)| (k.to_string(), v)).collect();
+    let family = ("ss_base_model_version", model.family.lora.base_version.to_owned());
+    let metadata = metadata.into_iter().chain([family]).map(|(k, v)| (k.to_string(), v)).collect();
     let file = LoraFile {
         name: job.out.display().to_string(),
         modules: modules.chain(carried).collect(),

@@ -5,7 +5,9 @@ use crate::nn::LoraSpec;
 use crate::pipeline::Model;
 use crate::pipeline::check::LONGEST_SIDE;
 use crate::pipeline::reads::Reads;
+use crate::pipeline::text::TextModel;
 use crate::train::Setup;
+use crate::train::plan::TrainedText;
 
 use super::class_images::CLASS_PICTURES;
 use super::state::VIEWS;
@@ -120,7 +122,7 @@ impl TrainOptions {
         let lora = self.lora();
         Setup {
             unet: model.unet.clone(),
-            text: self.text_encoder.then(|| model.text.clone()),
+            texts: if self.text_encoder { model.texts.iter().map(trained).collect() } else { Vec::new() },
             text_lora: lora.clone().filter(|_| self.text_encoder),
             lora,
             storage: model.settings(caps, &Default::default()),
@@ -137,6 +139,13 @@ impl TrainOptions {
             max_grad_norm: self.max_grad_norm,
         }
     }
+}
+
+/// A text encoder of a model, as one that is trained.
+fn trained(text: &TextModel) -> TrainedText {
+    let TextModel { place, config, .. } = text;
+    let pooled = text.pooled_width().is_some();
+    TrainedText { part: place.part, config: config.clone(), skip: place.skip, pooled, end: text.end() }
 }
 
 #[cfg(test)]

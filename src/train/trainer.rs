@@ -3,8 +3,8 @@
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pool, Store};
 use crate::graph::{Session, Tensor};
-use crate::models::Added;
 use crate::nn::{Param, weights};
+use crate::pipeline::text::select_ends;
 
 use super::micro_batch::MicroBatch;
 use super::optimizer::UpdateInputs;
@@ -104,13 +104,24 @@ impl Trainer {
             for session in std::iter::once(first).chain(next) {
                 match &prompts {
                     Conditioning::Context { hidden, pooled, .. } => {
-                        session.write(at.prompt, hidden)?;
-                        if let Some(Added { pooled: to, .. }) = at.added {
+                        session.write(at.prompts[0], hidden)?;
+                        if let Some(to) = at.pooled {
                             session.write(to, pooled)?;
                         }
                     }
-                    Conditioning::Ids { ids, .. } => session.write_ids(at.prompt, &ids.concat())?,
+                    Conditioning::Ids { ids, tokens } => self.write_ids(session, at, ids, *tokens)?,
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the ids of each text encoder, and where the prompts end.
+    fn write_ids(&self, session: &Session, at: &Inputs, ids: &[Vec<u32>], tokens: usize) -> Result<()> {
+        for ((input, ids), text) in at.prompts.iter().zip(ids).zip(&self.setup.texts) {
+            session.write_ids(*input, ids)?;
+            if let Some(ends) = at.ends.filter(|_| text.pooled) {
+                session.write(ends, &select_ends(ids, tokens, text.end))?;
             }
         }
         Ok(())
@@ -174,22 +185,25 @@ impl Trainer {
                     Ok(rows.collect::<Result<Vec<_>>>()?.concat())
                 };
                 let unet = &self.setup.unet;
-                session.write(at.prompt, &of_samples(hidden, tokens * unet.cross_attention_dim.get(0))?)?;
-                if let (Some(Added { pooled: to, .. }), Some(added)) = (at.added, unet.added()) {
+                session.write(at.prompts[0], &of_samples(hidden, tokens * unet.cross_attention_dim.get(0))?)?;
+                if let (Some(to), Some(added)) = (at.pooled, unet.added()) {
                     session.write(to, &of_samples(pooled, added.pooled)?)?;
                 }
             }
             Some(Conditioning::Ids { ids, tokens }) => {
-                let ids = ids.concat();
-                let rows = rows(*tokens).map(|row| ids.get(row).ok_or_else(unknown));
-                session.write_ids(at.prompt, &rows.collect::<Result<Vec<_>>>()?.concat())?;
+                let of_samples = |ids: &Vec<u32>| -> Result<Vec<u32>> {
+                    let rows = rows(*tokens).map(|row| ids.get(row).ok_or_else(unknown));
+                    Ok(rows.collect::<Result<Vec<_>>>()?.concat())
+                };
+                let ids = ids.iter().map(of_samples).collect::<Result<Vec<_>>>()?;
+                self.write_ids(session, at, &ids, *tokens)?;
             }
         }
         session.write(at.noisy, &batch.noisy)?;
         if let Some(extra) = at.extra {
             session.write(extra, &batch.extra)?;
         }
-        if let Some(Added { time_ids, .. }) = at.added {
+        if let Some(time_ids) = at.time_ids {
             session.write(time_ids, &batch.time_ids)?;
         }
         session.write(at.target, &batch.target)?;
@@ -235,7 +249,7 @@ mod tests {
             "norm_num_groups": 4, "cross_attention_dim": 8}"#;
         let setup = Setup {
             unet: UnetConfig::parse("unet/config.json", unet).unwrap(),
-            text: None,
+            texts: Vec::new(),
             lora: Some(LoraSpec { rank: 2, alpha: 2.0, targets: Targets::Attention }),
             text_lora: None,
             storage: crate::nn::Settings::default(),

@@ -3,7 +3,7 @@
 use portray::io::SafeTensors;
 use portray::io::safetensors::Tensor;
 use portray::ops::oracle::Random;
-use portray::tools::{ForwardPart, forward};
+use portray::tools::{ForwardInputs, ForwardPart, forward};
 use portray::{ModelOptions, WeightType};
 
 use crate::common::{engine, golden};
@@ -37,7 +37,11 @@ fn four_bits_are_at_most_fifteen_times_as_far_off_as_eight() {
         let inputs = inputs(&folder, side, width);
         let out = |dtype: WeightType| {
             let model = ModelOptions { model: path.clone(), dtype, ..Default::default() };
-            let made = pollster::block_on(forward(engine(), ForwardPart::Unet, &model, &[], Some(&inputs), &[]));
+            let made = pollster::block_on(forward(
+                engine(),
+                ForwardPart::Unet,
+                ForwardInputs { model: &model, loras: &[], tensors: Some(&inputs), prompts: &[] },
+            ));
             made.unwrap_or_else(|e| panic!("{name}: {e}")).remove(0).2
         };
         let right = out(WeightType::F32);

@@ -374,7 +374,7 @@ fn r06_a_whole_model_keeps_its_words() {
             Flow::Continue
         })
         .unwrap();
-    assert_eq!(ids[..4], [2, 1, 4, 3]);
+    assert_eq!(ids[0][..4], [2, 1, 4, 3]);
     assert!(said.len() == 1 && said[0].contains("<zorp>"), "{said:?}");
 }
 

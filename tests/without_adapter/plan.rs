@@ -234,7 +234,7 @@ fn a_training_has_plans_for_every_size() {
     let caps = Caps::webgpu_defaults(AdapterClass::Cpu);
     let setup = |latent: [usize; 2], more: &[[usize; 2]], fused| Setup {
         unet: UnetConfig::parse("unet/config.json", ADDED).unwrap(),
-        text: None,
+        texts: Vec::new(),
         lora: Some(LoraSpec { rank: 2, alpha: 2.0, targets: Targets::All }),
         text_lora: None,
         storage: portray::nn::Settings::default(),

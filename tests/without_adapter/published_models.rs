@@ -197,7 +197,7 @@ fn large_pictures_and_trainings_bind_little() {
     let lora = LoraSpec { rank: 4, alpha: 4.0, targets: Targets::Attention };
     let setup = Setup {
         unet: UnetConfig::parse("unet/config.json", UNET_2).unwrap(),
-        text: None,
+        texts: Vec::new(),
         lora: Some(lora),
         text_lora: None,
         storage: Settings { dtype: DType::F16, ..Settings::default() },

@@ -1,0 +1,131 @@
+//! Sizes and places in pixels, as the command line and JSON write them.
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::Model;
+use super::options::SamplingOptions;
+
+/// Width and height in pixels, written `1024x768`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PixelSize {
+    /// Width.
+    pub width: u32,
+    /// Height.
+    pub height: u32,
+}
+
+/// Top and left edge in pixels, written `16,240`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PixelOffset {
+    /// Rows above.
+    pub top: u32,
+    /// Columns to the left.
+    pub left: u32,
+}
+
+impl FromStr for PixelSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<PixelSize, String> {
+        match pair(text, &['x', 'X', '×']) {
+            Some([width, height]) if width > 0 && height > 0 => Ok(PixelSize { width, height }),
+            _ => Err("expected width and height in pixels, such as 1024x768".into()),
+        }
+    }
+}
+
+impl FromStr for PixelOffset {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<PixelOffset, String> {
+        let found = pair(text, &[',']).map(|[top, left]| PixelOffset { top, left });
+        found.ok_or_else(|| "expected the top and the left edge in pixels, such as 0,128".into())
+    }
+}
+
+/// Two numbers that f32 holds exactly, with one of `between` between them.
+fn pair(text: &str, between: &[char]) -> Option<[u32; 2]> {
+    let (first, second) = text.split_once(between)?;
+    let number = |text: &str| text.trim().parse::<u32>().ok().filter(|n| *n <= 1 << 24);
+    Some([number(first)?, number(second)?])
+}
+
+impl std::fmt::Display for PixelSize {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}x{}", self.width, self.height)
+    }
+}
+
+impl std::fmt::Display for PixelOffset {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{},{}", self.top, self.left)
+    }
+}
+
+macro_rules! as_text {
+    ($($kind:ty),+) => {
+        $(impl Serialize for $kind {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $kind {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<$kind, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        })+
+    };
+}
+
+as_text!(PixelSize, PixelOffset);
+
+impl SamplingOptions {
+    /// Sizes that a UNet with `text_time` conditioning is told of an image of `width` x `height` pixels: original height and
+    /// width, top and left of the crop, target height and width.
+    pub(crate) fn time_ids(&self, [width, height]: [usize; 2]) -> [f32; 6] {
+        let own = PixelSize { width: width as u32, height: height as u32 };
+        let (original, target) = (self.original_size.unwrap_or(own), self.target_size.unwrap_or(own));
+        let PixelOffset { top, left } = self.crop.unwrap_or(PixelOffset { top: 0, left: 0 });
+        [original.height, original.width, top, left, target.height, target.width].map(|pixels| pixels as f32)
+    }
+
+    /// Options of sizes that do nothing with `model`.
+    pub(crate) fn idle_sizes(&self, model: &Model) -> [(&'static str, bool); 3] {
+        let idle = model.pooled_width().is_none();
+        [
+            ("original_size", idle && self.original_size.is_some()),
+            ("crop", idle && self.crop.is_some()),
+            ("target_size", idle && self.target_size.is_some()),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_written_as_they_are_read() {
+        for text in ["1024x768", "1x1"] {
+            assert_eq!(text.parse::<PixelSize>().unwrap().to_string(), text);
+        }
+        assert_eq!("16, 240".parse::<PixelOffset>().unwrap().to_string(), "16,240");
+        for text in ["", "x", "1024", "0x5", "-1x5", "1.5x2", "99999999999x1", "16777217x1"] {
+            assert!(text.parse::<PixelSize>().is_err(), "{text}");
+        }
+        assert!("1x2".parse::<PixelOffset>().is_err());
+    }
+
+    #[test]
+    fn heights_come_before_widths() {
+        let mut options = SamplingOptions::default();
+        assert_eq!(options.time_ids([96, 128]), [128.0, 96.0, 0.0, 0.0, 128.0, 96.0]);
+        options.original_size = "333x701".parse().ok();
+        options.crop = "16,40".parse().ok();
+        options.target_size = "128x96".parse().ok();
+        assert_eq!(options.time_ids([1, 1]), [701.0, 333.0, 16.0, 40.0, 96.0, 128.0]);
+    }
+}
