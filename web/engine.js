@@ -16,6 +16,8 @@ const tooMuch = (what, bytes, way) => `${what} takes ${gigabytes(bytes)} of grap
 export class Realm {
   /** Which weights the adapter holds between pictures, and what the largest job with them takes. */
   #held = null;
+  /** Calls that had pictures. */
+  #calls = 0;
 
   /**
    * @param {(message: string) => void} lost called when the device is lost
@@ -189,39 +191,46 @@ export class Realm {
 
   /** A start picture decides the size, and is read first: with one it gives a promise. */
   plan(kind, job) {
-    if (kind !== "train" && job.init) return this.#withStart(job, () => report(this.engine.plan("generate", JSON.stringify(this.#generateJob(job)))));
+    if (kind !== "train" && job.init) return this.#withStart(job, (said) => report(this.engine.plan("generate", JSON.stringify(said))));
     const said = kind === "train" ? this.trainings.job({ ...job, images: [] }, this.loaded(), "/none") : this.#generateJob(job);
     return report(this.engine.plan(kind, JSON.stringify(said)));
   }
 
-  /** Runs `work` while the start picture of `job` and its mask lie where the engine reads them. */
+  /** Runs `work` with what `job` is to the WASM, while its start picture and its mask lie where the engine reads them. */
   async #withStart(job, work) {
-    const given = ["init", "mask"].filter((name) => job[name]);
-    for (const name of given) put(`/${name}`, await content(job[name]));
+    const folder = this.#folder();
+    const said = this.#generateJob(job, folder);
     try {
-      return await work();
+      for (const name of ["init", "mask"]) if (job[name]) put(`${folder}/${name}`, await content(job[name]));
+      return await work(said);
     } finally {
-      for (const name of given) wasm.remove(`/${name}`);
+      wasm.remove(folder);
     }
+  }
+
+  /** A folder for the pictures of one call, which another may overtake. */
+  #folder() {
+    return `/pictures/${++this.#calls}`;
   }
 
   async preparePicture(blob, resolution) {
     const read = await content(blob);
     this.loaded();
     const side = resolution ?? this.about.pixels;
-    put("/prepare", read);
+    const path = `${this.#folder()}/prepare`;
+    put(path, read);
     try {
-      return { width: side, height: side, image: await pixels(wasm.prepare("/prepare", side), side, side) };
+      return { width: side, height: side, image: await pixels(wasm.prepare(path, side), side, side) };
     } finally {
-      wasm.remove("/prepare");
+      wasm.remove(path);
     }
   }
 
-  #generateJob(job) {
+  #generateJob(job, folder = "") {
     const { prompt, merge, count, strength, previews = true, loras = [], init, mask, texture, ...sampling } = job;
     return defined({ prompts: [prompt ?? ""], model: this.loaded(), sampling: defined(snake(sampling)),
       loras: loras.map(({ name, scale }) => ({ path: this.loras.path(name), scale: scale ?? 1 })), merge, count, strength, previews,
-      init: init ? "/init" : undefined, mask: mask ? "/mask" : undefined });
+      init: init ? `${folder}/init` : undefined, mask: mask ? `${folder}/mask` : undefined });
   }
 
   /**
@@ -255,10 +264,9 @@ export class Realm {
 
   /** @param {(event: object, transfer: Transferable[]) => void} tell  @param {{asked: string | null}} control */
   async generate(job, tell, control) {
-    const said = this.#generateJob(job);
     try {
       // A start picture decides the size, so that planning reads it.
-      await this.#withStart(job, async () => {
+      await this.#withStart(job, async (said) => {
         const keep = await this.#keeps(said);
         await this.run((listener) => this.engine.generate(JSON.stringify(said), keep, listener), tell, control);
       });
