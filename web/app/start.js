@@ -7,7 +7,7 @@ const MOST = 1024;
 export function startStart(app) {
   /** @type {{file: File, image: ImageBitmap} | null} */
   let start = null;
-  /** White where the image is made anew, of the image's aspect. */
+  /** White where the image is made anew, else clear; of the image's aspect. */
   const mask = new OffscreenCanvas(1, 1);
   let painted = false;
   let last = null;
@@ -35,9 +35,7 @@ export function startStart(app) {
   }
 
   function clear() {
-    const context = mask.getContext("2d");
-    context.fillStyle = "black";
-    context.fillRect(0, 0, mask.width, mask.height);
+    mask.getContext("2d").clearRect(0, 0, mask.width, mask.height);
     painted = false;
     draw();
   }
@@ -47,17 +45,22 @@ export function startStart(app) {
     if (!start) return;
     const context = view.getContext("2d");
     const { width, height } = view;
-    const veil = new OffscreenCanvas(width, height);
-    const over = veil.getContext("2d");
-    over.drawImage(mask, 0, 0);
-    over.globalCompositeOperation = "multiply";
-    over.fillStyle = "#ffd35c";
-    over.fillRect(0, 0, width, height);
-    context.globalCompositeOperation = "source-over";
+    context.globalAlpha = 1;
     context.drawImage(start.image, 0, 0, width, height);
     if (!painted) return;
-    context.globalCompositeOperation = "lighten";
-    context.drawImage(veil, 0, 0);
+    context.globalAlpha = 0.7;
+    context.drawImage(filled("#0f5f4e", "source-in"), 0, 0);
+  }
+
+  /** The mask with `colour` in it, or behind it. */
+  function filled(colour, how) {
+    const canvas = new OffscreenCanvas(mask.width, mask.height);
+    const context = canvas.getContext("2d");
+    context.drawImage(mask, 0, 0);
+    context.globalCompositeOperation = how;
+    context.fillStyle = colour;
+    context.fillRect(0, 0, mask.width, mask.height);
+    return canvas;
   }
 
   function show() {
@@ -99,8 +102,17 @@ export function startStart(app) {
     target.value = "";
     const image = file && (await createImageBitmap(file).catch(() => null));
     if (!image) return file && complain($("generate-error"), `${file.name} is no image that this browser reads`);
-    mask.getContext("2d").drawImage(image, 0, 0, mask.width, mask.height);
+    clear();
+    const context = mask.getContext("2d");
+    context.drawImage(image, 0, 0, mask.width, mask.height);
     image.close();
+    // What is bright becomes white, what is dark clear.
+    const pixels = context.getImageData(0, 0, mask.width, mask.height);
+    for (let i = 0; i < pixels.data.length; i += 4) {
+      const light = (pixels.data[i] + pixels.data[i + 1] + pixels.data[i + 2]) / 3;
+      pixels.data.set([255, 255, 255, (light * pixels.data[i + 3]) / 255], i);
+    }
+    context.putImageData(pixels, 0, 0);
     painted = true;
     draw();
   });
@@ -120,6 +132,6 @@ export function startStart(app) {
     const given = { init: start.file, strength: number("strength") };
     if (!app.model.inpaints) return given;
     if (!painted) throw new Error("Paint over what is to be made anew, or choose a mask: an image that is white there");
-    return { ...given, mask: await mask.convertToBlob() };
+    return { ...given, mask: await filled("black", "destination-over").convertToBlob() };
   };
 }
