@@ -62,6 +62,12 @@ export interface GenerateJob {
   prompt: string; negative?: string; steps?: number; guidance?: number;
   sampler?: "ddim" | "ddpm" | "pndm" | "euler" | "euler-a" | "heun" | "dpm++2m" | "unipc" | "lcm";
   spacing?: "leading" | "linspace" | "trailing"; karras?: boolean; seed?: number; rng?: "torch" | "philox";
+  /** Share of the guided prediction that gets the prompt's own spread, 0 to 1. */
+  guidanceRescale?: number;
+  /** Text encoder layers left out at the end, beyond those that the model leaves out anyway. */
+  clipSkip?: number;
+  /** What SDXL is told of the image: sizes as "1024x768", the top and left edge of its part as "0,128". */
+  originalSize?: string; crop?: string; targetSize?: string;
   count?: number; width?: number; height?: number; loras?: { name: string; scale: number }[];
   /** A picture to start from: without width and height its own size, rounded down, is made. */
   init?: Blob;

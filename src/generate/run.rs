@@ -120,12 +120,12 @@ async fn make(
     let ahead = context.gpu.compile_ahead(plans.plans().flat_map(Plan::kernels)).await?;
     let (gpu, context) = (&ahead.gpu, &context.on(&ahead.gpu));
     let mut pool = Pool::default();
-    pool.reserve(gpu, &plans.pool())?;
     let encoding = encode(gpu, model, &plans, &mut pool, (negative, prompts));
     let hidden = events.until_stopped(gpu, encoding).await?;
 
     let encoded = match plans.encode.as_ref() {
         Some(part) => {
+            pool.fit(gpu, &part.plan.arena)?;
             let vae = events.until_stopped(gpu, VaeSession::new(gpu, model, &mut pool, part)).await?;
             Encoded::new(&vae, model, job, (init, mask), size).await?
         }
@@ -135,6 +135,7 @@ async fn make(
     events.phase(Phase::LoadingModel)?;
     let start_names = job.start_names();
     let making = Making { context, model, job, recipe, size, start_names };
+    pool.fit(gpu, &plans.loop_arena())?;
     let weights = events.until_stopped(gpu, model.weights(gpu, "UNet", &plans.params)).await?;
     let sampling = Sampling::new(gpu, &plans.sampling, &plans.unet, &mut pool, weights);
     let sampling = events.until_stopped(gpu, sampling).await?;
@@ -315,6 +316,7 @@ impl Making<'_> {
             return Err(Error::interrupted());
         }
         events.say(Event::Phase(Phase::Decoding));
+        pool.fit(&context.gpu, &decode.plan.arena)?;
         let vae = events.during(&context.gpu, VaeSession::new(&context.gpu, self.model, pool, decode)).await?;
         let mut pictures = Vec::with_capacity(count);
         for index in 0..count {

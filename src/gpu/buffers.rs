@@ -58,6 +58,18 @@ impl Pool {
         gpu.check()
     }
 
+    /// Makes chunk `i` as large as `sizes[i]`; what is not needed is freed first. No session of an earlier plan may run
+    /// again.
+    ///
+    /// # Errors
+    /// Those of [`Pool::reserve`].
+    pub(crate) fn fit(&mut self, gpu: &Gpu, sizes: &[u64]) -> Result<()> {
+        // A chunk that is too large takes another chunk's room, one that is too small is of no use.
+        let fits = self.chunks.iter().zip(sizes).take_while(|(chunk, size)| chunk.size() == **size).count();
+        self.chunks.truncate(fits);
+        self.reserve(gpu, sizes)
+    }
+
     pub(crate) fn chunk(&self, i: usize) -> Option<&Buffer> {
         self.chunks.get(i)
     }

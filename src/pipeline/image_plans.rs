@@ -12,7 +12,7 @@ use crate::nn::{Mode, Param, Ranks};
 
 use super::Model;
 use super::denoise::{Extent, SamplingPlan};
-use super::memory::{Memory, Phase, apart_bytes, bytes, hidden_bytes, in_turn, pool};
+use super::memory::{Memory, Phase, apart_bytes, bytes, hidden_bytes, in_turn, pool, staging};
 use super::planning::{Part, Planning};
 use super::text::TextParts;
 
@@ -117,13 +117,11 @@ impl ImagePlans {
         in_turn(&self.phases(images))
     }
 
-    /// What they take where no weights go before the next job: those of all parts, instead of the largest part's.
+    /// What they take where no weights go before the next job: those of all parts stay, beside what the largest needs.
     pub(crate) fn kept_bytes(&self, images: usize) -> u64 {
         let phases = self.phases(images);
-        let largest = phases.iter().map(Phase::alone).max().unwrap_or(0);
-        let weights: u64 = phases.iter().map(|p| p.weights).sum();
-        let beside = phases.iter().map(|p| p.beside).max().unwrap_or(0);
-        self.memory(images).1 - largest + weights + beside
+        let weights: u64 = phases.iter().map(|phase| phase.weights).sum();
+        weights + phases.iter().map(|phase| phase.beside + phase.working()).max().unwrap_or(0) + staging(&phases)
     }
 
     /// All of them, in the order in which they run.
@@ -132,9 +130,9 @@ impl ImagePlans {
         self.texts().flat_map(TextParts::plans).chain(encode).chain(self.sampling.plans()).chain([&*self.decode.plan])
     }
 
-    /// Chunks that serve all of them in turn.
-    pub(crate) fn pool(&self) -> Vec<u64> {
-        pool(self.phases(0).iter().map(|p| &p.arena))
+    /// Chunks that serve the loop.
+    pub(crate) fn loop_arena(&self) -> Vec<u64> {
+        pool(self.sampling.plans().map(|plan| &plan.arena))
     }
 
     fn texts(&self) -> impl Iterator<Item = &TextParts> {
@@ -156,7 +154,7 @@ impl ImagePlans {
             weights,
             optimizer: 0,
             beside: beside + step.stored_bytes().saturating_sub(weights) + hidden + latents,
-            arena: pool(self.sampling.plans().map(|p| &p.arena)),
+            arena: self.loop_arena(),
         });
         let mut decode = Phase::part(&self.decode);
         decode.beside += latents;

@@ -74,8 +74,14 @@ impl Phase {
         Phase { name: part.name, weights: bytes(&part.params), optimizer: 0, beside, arena: part.plan.arena.clone() }
     }
 
-    pub fn alone(&self) -> u64 {
+    /// What it takes beside working memory.
+    fn alone(&self) -> u64 {
         self.weights + self.optimizer + self.beside
+    }
+
+    /// Bytes of its working memory.
+    pub fn working(&self) -> u64 {
+        self.arena.iter().sum()
     }
 }
 
@@ -109,9 +115,8 @@ pub(crate) fn bytes(params: &[Param]) -> u64 {
     params.iter().map(|p| p.bytes().next_multiple_of(256)).sum()
 }
 
-/// Rows and peak of phases that run in turn in one pool.
+/// Rows and peak of phases that run in turn, each in working memory of its own size.
 pub(crate) fn in_turn(phases: &[Phase]) -> Memory {
-    let pool: u64 = pool(phases.iter().map(|p| &p.arena)).iter().sum();
     let mut rows: Vec<(String, u64)> = Vec::new();
     for phase in phases {
         rows.push((format!("{}: weights", phase.name), phase.weights));
@@ -119,12 +124,16 @@ pub(crate) fn in_turn(phases: &[Phase]) -> Memory {
             rows.push((format!("{}: gradients and moments", phase.name), phase.optimizer));
         }
         rows.push((format!("{}: inputs and state", phase.name), phase.beside));
+        rows.push((format!("{}: working memory", phase.name), phase.working()));
     }
-    let alone = phases.iter().map(Phase::alone).max().unwrap_or(0);
-    let staging = STAGING_BYTES.min(phases.iter().map(|p| p.weights).max().unwrap_or(0));
-    rows.push(("working memory, shared by all".into(), pool));
+    let staging = staging(phases);
     rows.push(("staging".into(), staging));
-    (rows, pool + alone + staging)
+    (rows, phases.iter().map(|phase| phase.alone() + phase.working()).max().unwrap_or(0) + staging)
+}
+
+/// Bytes that weights pass through on their way to the device.
+pub(crate) fn staging(phases: &[Phase]) -> u64 {
+    STAGING_BYTES.min(phases.iter().map(|p| p.weights).max().unwrap_or(0))
 }
 
 /// What `planning` gives, which waits for nothing where there is no device.

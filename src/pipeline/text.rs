@@ -10,7 +10,7 @@ use crate::models::{Taps, TextEncoder, TextEncoderConfig};
 use crate::nn::{Mode, Param, Role, Scope, Settings};
 use crate::ops::join_columns;
 
-use super::memory::Phase;
+use super::memory::{self, Phase};
 use super::model::Model;
 use super::planning::{Part, Planning};
 
@@ -96,7 +96,8 @@ impl TextParts {
 
     /// Memory of each encoder, which run in turn.
     pub(crate) fn phases(&self) -> impl Iterator<Item = Phase> {
-        self.encoders.iter().map(|encoder| Phase::part(&encoder.whole.part))
+        let arena = |of: &EncoderParts| of_both(&of.whole, of.rest.as_ref());
+        self.encoders.iter().map(move |of| Phase { arena: arena(of), ..Phase::part(&of.whole.part) })
     }
 
     /// All parts, in the order in which they run.
@@ -227,6 +228,7 @@ impl Model {
     ) -> Result<()> {
         let states = States::new(gpu, self, hidden, parts.join.is_some())?;
         for EncoderParts { whole, rest } in &parts.encoders {
+            pool.fit(gpu, &of_both(whole, rest.as_ref()))?;
             // A last, shorter chunk has the same weights.
             let weights = Store::beside(gpu, self.weights(gpu, whole.part.name, &whole.part.params).await?);
             let mut sessions = Vec::with_capacity(2);
@@ -251,6 +253,11 @@ impl Model {
         }
         Ok(())
     }
+}
+
+/// Chunks that serve an encoder of many prompts and of those that are left.
+fn of_both(whole: &EncoderPart, rest: Option<&EncoderPart>) -> Vec<u64> {
+    memory::pool(std::iter::once(whole).chain(rest).map(|encoder| &encoder.part.plan.arena))
 }
 
 /// A text encoder on the device.

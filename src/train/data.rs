@@ -116,8 +116,7 @@ impl TrainOptions {
     }
 }
 
-/// Pictures to cached posteriors, by the plans `encode` of their sizes, and prompts to hidden states by those of `text`, in
-/// a pool of `chunks`.
+/// Pictures to cached posteriors, by the plans `encode` of their sizes, and prompts to hidden states by those of `text`.
 #[allow(clippy::too_many_arguments, reason = "a private call with one caller")]
 pub(super) async fn prepare(
     context: &Context,
@@ -126,7 +125,6 @@ pub(super) async fn prepare(
     set: &TrainingSet,
     text: &TextParts,
     encode: &[Part],
-    chunks: &[u64],
     pool: &mut Pool,
     events: &mut EventSink<'_>,
 ) -> Result<Run> {
@@ -153,8 +151,6 @@ pub(super) async fn prepare(
     let longest = texts.iter().map(words).max().unwrap_or(0);
     events.note(format!("the longest prompt has {longest} of {} tokens", tokens.saturating_sub(2)));
     events.phase(Phase::EncodingPrompts)?;
-    // Class pictures had a pool of their own; from here on one serves everything, the training included.
-    pool.reserve(&context.gpu, chunks)?;
     let mut hidden = Hidden::new(&context.gpu, model, tokens, texts.len())?;
     let encoding = model.encode_prompts(&context.gpu, text, pool, &texts, (&mut hidden, 0));
     events.until_stopped(&context.gpu, encoding).await?;
@@ -184,6 +180,7 @@ pub(super) async fn prepare(
     let total = pictures.len() + classes.len();
     let mut done = 0;
     for (size, (&[width, height], part)) in set.sizes.iter().zip(encode).enumerate() {
+        pool.fit(&context.gpu, &part.plan.arena)?;
         let vae = events.until_stopped(&context.gpu, VaeSession::new(&context.gpu, model, pool, part)).await?;
         let encoder = Encoder { context, job, model, vae, size: [width, height], images: pictures.len() };
         for (kind, (pictures, photos)) in [&pictures, &classes].into_iter().zip(&mut photos).enumerate() {

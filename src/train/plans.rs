@@ -23,6 +23,11 @@ use super::training_set::TrainingSet;
 /// fits a GPU of 4 GB.
 const MODEST_BYTES: u64 = 3_000_000_000;
 
+/// Chunks that serve the updates, and sampling between them.
+pub(super) fn training_arena(training: &TrainPlan, preview: Option<&SamplePlans>) -> Vec<u64> {
+    pool(training.plans().chain(preview.into_iter().flat_map(SamplePlans::plans)).map(|plan| &plan.arena))
+}
+
 /// Updates, and sampling between them.
 fn training_phase(training: &TrainPlan, preview: Option<&SamplePlans>) -> Phase {
     let plans = || training.plans().chain(preview.into_iter().flat_map(SamplePlans::plans));
@@ -31,7 +36,7 @@ fn training_phase(training: &TrainPlan, preview: Option<&SamplePlans>) -> Phase 
         weights: bytes(&training.params),
         optimizer: training.optimizer_bytes(),
         beside: plans().map(|p| p.input_bytes + p.uniform_bytes).sum(),
-        arena: pool(plans().map(|p| &p.arena)),
+        arena: training_arena(training, preview),
     }
 }
 
@@ -126,11 +131,6 @@ impl TrainPlans {
         let encode = self.before.encode.iter().map(|part| &*part.plan);
         let preview = self.before.preview.iter().flat_map(|plans| plans.plans().chain(plans.plans_apart()));
         self.before.text.plans().chain(encode).chain(self.training.plans()).chain(preview)
-    }
-
-    /// Chunks that serve all of them in turn.
-    pub(crate) fn pool(&self) -> Vec<u64> {
-        pool(self.before.phases(&self.training).iter().map(|p| &p.arena))
     }
 }
 

@@ -20,7 +20,7 @@ use crate::train::{MicroBatch, State, TrainPlan, Trainer, Values};
 use super::data::{Batches, Run, prepare};
 use super::init_lora::InitLora;
 use super::options::STEPS;
-use super::plans::{BeforeTraining, TrainPlans, plan_training, training_alone};
+use super::plans::{BeforeTraining, TrainPlans, plan_training, training_alone, training_arena};
 use super::samples::{Preview, SamplePlans};
 use super::save::{save, start_adapters};
 use super::state::{STATE_FILE, state_folder};
@@ -102,7 +102,7 @@ async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> R
     Ok(Trained { out: out?, steps, lora })
 }
 
-/// What the run feeds on, and its plan where that is made already: one pool serves all that runs on pictures.
+/// What the run feeds on, and its plan where that is made already.
 async fn gather(
     context: &Context,
     job: &TrainOptions,
@@ -127,9 +127,8 @@ async fn gather(
     job.check_space(&model.checkpoint, &plans.training, events)?;
     let ahead = context.gpu.compile_ahead(plans.plans().flat_map(Plan::kernels)).await?;
     let context = &context.on(&ahead.gpu);
-    let chunks = plans.pool();
     let BeforeTraining { text, encode, preview: samples, .. } = plans.before;
-    let run = Box::pin(prepare(context, job, model, &set, &text, &encode, &chunks, pool, events)).await?;
+    let run = Box::pin(prepare(context, job, model, &set, &text, &encode, pool, events)).await?;
     Ok(Gathered { run, plan: plans.training, samples, ahead })
 }
 
@@ -143,6 +142,8 @@ async fn load<'a>(
     mut pool: Pool,
     events: &mut EventSink<'_>,
 ) -> Result<Training<'a>> {
+    // Before the weights, which take the place of what encoding took.
+    pool.fit(&context.gpu, &training_arena(&plan, samples.as_ref()))?;
     let mut store = Store::new(&context.gpu);
     Trainer::allocate(&plan, &mut store)?;
     let gpu = &context.gpu;

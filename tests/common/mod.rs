@@ -110,7 +110,7 @@ fn open(path: &Path) -> portray::io::SafeTensors {
 }
 
 /// Puts the files of `from` into `to`, but those of `without`.
-fn link_folder(from: &Path, to: &Path, without: &[PathBuf]) {
+pub fn link_folder(from: &Path, to: &Path, without: &[PathBuf]) {
     std::fs::create_dir_all(to).expect("a folder");
     for entry in std::fs::read_dir(from).expect("a folder").map(|entry| entry.expect("a file").path()) {
         let target = to.join(entry.file_name().expect("a name"));

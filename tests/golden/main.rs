@@ -8,3 +8,4 @@ mod inpaint;
 mod models;
 mod samplers;
 mod train;
+mod xl;

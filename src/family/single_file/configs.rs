@@ -7,7 +7,7 @@ use super::identify::INPAINTING;
 use super::names::Structure;
 use crate::error::{Error, Result};
 use crate::family::description::{Family, Heads};
-use crate::io::checkpoints::Names;
+use crate::io::checkpoints::{Names, Stored};
 use crate::io::{PartId, SafeTensors};
 
 /// Channels of an attention head in every text encoder.
@@ -73,7 +73,12 @@ struct Shapes<'a> {
 
 impl Shapes<'_> {
     fn find(&self, name: &str) -> Option<Vec<usize>> {
-        Some(self.file.find(&self.names.original(name)?.0)?.shape.to_vec())
+        let (original, stored) = self.names.original(name)?;
+        let mut shape = self.file.find(&original)?.shape.to_vec();
+        if stored == Stored::Transposed {
+            shape.reverse();
+        }
+        Some(shape)
     }
 
     /// Extent `axis` of the tensor `name`.

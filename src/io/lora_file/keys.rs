@@ -147,7 +147,9 @@ fn dotted(stem: &str, lone: Option<PartId>, originals: &Names) -> Option<(Module
     let part = match part {
         Some(PartId::UNET) if !of_unet => return None,
         Some(part) => part,
-        None if root == "text_model" && path != root => PartId::TEXT_ENCODER,
+        None if root == "text_model" && path != root => {
+            lone.filter(|part| part.is_text_encoder()).unwrap_or(PartId::TEXT_ENCODER)
+        }
         None if of_unet => PartId::UNET,
         None => lone?,
     };
