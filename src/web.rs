@@ -62,7 +62,7 @@ impl Words for Labels {
         let skipped = match parts.next() {
             Some("models" | "loras" | "runs") => 1,
             Some("converted") => 0,
-            Some("prepare" | "init" | "mask") => return "this picture".to_owned(),
+            Some("pictures") => return "this picture".to_owned(),
             _ => return path.to_owned(),
         };
         parts.skip(skipped).collect::<Vec<_>>().join("/")
@@ -140,8 +140,8 @@ fn opaque(rgb: &[u8]) -> Uint8Array {
 #[wasm_bindgen(js_name = Engine)]
 pub struct WebEngine {
     engine: Engine,
-    /// The model of the last images: opening one parses its tokenizer, and loads the UNet where only a prediction tells what
-    /// it predicts.
+    /// The model that was asked for last: opening one parses its tokenizer, and loads the UNet where only a prediction tells
+    /// what it predicts.
     opened: RefCell<Option<Open>>,
     words: Rc<Labels>,
 }
@@ -152,11 +152,26 @@ struct Open {
     name: String,
     /// The model without LoRAs.
     model: Rc<Model>,
+    /// Whether what it predicts is known; else a job finds that out.
+    known: bool,
+    /// What was said of it when it was opened, for the first job.
+    said: Vec<Event>,
     /// The options that name the last LoRAs, as JSON, and the model with them.
     with: Option<(String, Rc<Model>)>,
 }
 
 impl Open {
+    /// Opens the model of `options` for a look at it: nothing is computed.
+    fn look(options: &ModelOptions) -> Result<Open> {
+        let mut said = Vec::new();
+        let model = Model::open(options, &[], &mut |event| {
+            said.push(event);
+            Flow::Continue
+        })?;
+        let known = model.checkpoint.prediction_known() || options.prediction.is_some();
+        Ok(Open { name: json!(options).to_string(), model: Rc::new(model), known, said, with: None })
+    }
+
     /// The model with the LoRAs of `job`: those of the last job, else read now. A LoRA that both have stays as it is.
     fn read_loras(&self, job: &GenerateOptions, listener: Listener<'_>) -> Result<Rc<Model>> {
         let name = loras_named(job);
@@ -268,20 +283,28 @@ impl WebEngine {
         self.engine.generate_with(&model, &job, &mut listener).await.map(drop).map_err(|e| self.words.thrown(&e))
     }
 
-    /// Lets go of the last pictures' model and of what it has on the device.
+    /// Lets go of what the last pictures' model has on the device. The model stays open.
     pub fn release(&self) {
-        self.opened.take();
+        if let Some(open) = self.opened.borrow().as_ref() {
+            open.model.keep_weights(false);
+        }
     }
 
     /// The job's model with its LoRAs. A model stays open for all that is asked of it, until another is named; its LoRAs are
     /// read anew where others are named.
     async fn opened(&self, job: &GenerateOptions, listener: Listener<'_>) -> Result<Rc<Model>> {
         let name = json!(job.model).to_string();
-        let last = self.opened.take().filter(|open| open.name == name);
+        let last = self.opened.take().filter(|open| open.name == name && open.known);
         let mut open = match last {
             Some(open) => open,
-            None => Open { name, model: Rc::new(self.engine.open(&job.model, &[], &mut *listener).await?), with: None },
+            None => {
+                let model = Rc::new(self.engine.open(&job.model, &[], &mut *listener).await?);
+                Open { name, model, known: true, said: Vec::new(), with: None }
+            }
         };
+        for event in open.said.drain(..) {
+            listener(event);
+        }
         let model = open.read_loras(job, listener);
         open.with = model.as_ref().ok().map(|model| (loras_named(job), model.clone())).or(open.with);
         self.opened.replace(Some(open));
@@ -302,19 +325,21 @@ impl WebEngine {
         }
     }
 
-    /// The model of `options`: the one that is open, or opened for a look at it.
+    /// The model of `options`: the one that is open, or opened now in its place.
     fn looked_at(&self, options: &ModelOptions) -> Result<Rc<Model>> {
         let name = json!(options).to_string();
-        match self.opened.borrow().as_ref().filter(|open| open.name == name) {
-            Some(open) => Ok(open.model.clone()),
-            None => Model::open(options, &[], &mut |_| Flow::Continue).map(Rc::new),
-        }
+        let last = self.opened.take().filter(|open| open.name == name);
+        let open = last.map_or_else(|| Open::look(options), Ok)?;
+        let model = open.model.clone();
+        self.opened.replace(Some(open));
+        Ok(model)
     }
 
     /// Trains; gives the updates done. The result lies at the job's `out`.
     pub async fn train(&self, job: &str, listener: Function) -> Result<usize, JsValue> {
         let job: TrainOptions = parse(job).map_err(|e| self.words.thrown(&e))?;
-        self.release();
+        // It opens the model for itself.
+        self.opened.take();
         let trained = self
             .engine
             .train(&job, &mut |event| told(&listener, &self.words, event))

@@ -33,10 +33,10 @@ function differ(a, b) {
 /** At most ten reports a second, and the last one. */
 function paced(report) {
   let last = 0;
-  return (done, total, now = false) => {
+  return (done, total, { now = false, note = "" } = {}) => {
     if (!report || (!now && performance.now() - last < 100)) return;
     last = performance.now();
-    report(done, total ?? 0);
+    report(done, total ?? 0, note);
   };
 }
 
@@ -60,7 +60,8 @@ async function current(url, about, signal) {
 /**
  * Brings what is at `url` to `place` (see storage.js).
  * @param {string} url
- * @param {{onprogress?: (done: number, total: number) => void, signal?: AbortSignal}} options
+ * @param {{onprogress?: (done: number, total: number, note: string) => void, signal?: AbortSignal}} options `note`: what the
+ *   reader should know of the way it comes
  * @returns {Promise<File>}
  */
 export async function fetched(url, place, { onprogress, signal }) {
@@ -69,7 +70,7 @@ export async function fetched(url, place, { onprogress, signal }) {
   const whole = await place.whole();
   if (whole) {
     if (await current(url, await place.about(), signal)) {
-      report(whole.size, whole.size, true);
+      report(whole.size, whole.size, { now: true });
       return whole;
     }
     // The new one may need its room.
@@ -90,7 +91,7 @@ export async function fetched(url, place, { onprogress, signal }) {
     throw error;
   }
   await download.close();
-  report(download.out.size, download.out.size, true);
+  report(download.out.size, download.out.size, { now: true });
   return place.finish();
 }
 
@@ -105,6 +106,8 @@ class Download {
     this.changes = 0;
     // Whether what is there was written by this page: then a file without a version is believed to be the same.
     this.ours = false;
+    /** What the reader should know of the way it comes. */
+    this.said = "";
   }
 
   /** Takes up what an earlier attempt left. */
@@ -121,10 +124,17 @@ class Download {
   async more(answered) {
     const { out } = this;
     if (out.size > 0 && this.about.total === out.size) return true;
-    const answer = await ask(this.url, this.ranges ? [out.size, out.size + PART] : null, this.signal);
+    const known = out.size > 0 ? this.about : null;
+    const answer = await ask(this.url, this.ranges ? [out.size, out.size + PART] : null, this.signal, { known });
     answered();
     switch (answer.kind) {
       case "whole":
+        // Not the version of which a part was asked for.
+        if (out.size > 0 && this.ranges && differ(this.about, answer.version)) {
+          await answer.cancel();
+          return this.again();
+        }
+        this.said = "in one piece: this server cannot go on from where a connection breaks";
         await this.start(answer.version);
         // A server that sends all of it will not go on from the middle: nothing of this is noted.
         this.ranges = false;
@@ -170,6 +180,7 @@ class Download {
   async again() {
     await this.out.truncate(0);
     this.about = null;
+    this.said = "again: the file has changed on the server";
     if (++this.changes > patience.changes) throw new DownloadError(`${this.url} changes on the server again and again: try later`);
     return false;
   }
@@ -195,7 +206,7 @@ class Download {
     await answer.read(async (bytes) => {
       const wanted = end === null ? bytes : bytes.subarray(0, end - out.size);
       await out.write(wanted);
-      this.report(out.size, this.about.total);
+      this.report(out.size, this.about.total, { note: this.said });
       return end === null || out.size < end;
     });
     if (end !== null && out.size < end) throw new Passing(`${this.url}: the connection ended early`);
@@ -258,7 +269,7 @@ export async function peeked(url, offset, length, signal) {
 
 /** By another request, for servers that hide the range of a part. */
 async function size(url, signal) {
-  const answer = await ask(url, null, signal, "HEAD");
+  const answer = await ask(url, null, signal, { method: "HEAD" });
   await answer.cancel();
   if (answer.version.total === null) throw new DownloadError(`${url}: the server does not say how large the file is`);
   return answer.version.total;

@@ -7,9 +7,17 @@ import { Trainings } from "./trainings.js";
 
 export { memoryBytes };
 
+/** Types that weights may be held as, from the largest. */
+const TYPES = ["f32", "f16", "q8", "q4"];
+
+const gigabytes = (bytes) => `${(bytes / 1e9).toFixed(2)} GB`;
+const tooMuch = (what, bytes, way) => `${what} takes ${gigabytes(bytes)} of graphics memory, which this adapter cannot give now. ${way}`;
+
 export class Realm {
   /** Which weights the adapter holds between pictures, and what the largest job with them takes. */
   #held = null;
+  /** Calls that had pictures. */
+  #calls = 0;
 
   /**
    * @param {(message: string) => void} lost called when the device is lost
@@ -79,9 +87,40 @@ export class Realm {
     return { loras: this.loras.list(), others: this.loras.others() };
   }
 
-  /** Refuses a model whose smallest picture the adapter cannot hold. */
-  #fits(model) {
-    return this.trial("model", { prompts: [""], model }, "Making a picture with this model");
+  /** Refuses a model whose smallest picture the adapter cannot hold, and names the storage types in which it can. */
+  async #fits(model) {
+    const what = "Making a picture with this model";
+    const peak = await this.#refused("model", { prompts: [""], model });
+    if (peak === null) return;
+    const fitting = (await this.#inTypes(model)).filter(({ fits, peakBytes }) => fits && peakBytes < peak);
+    const ways = fitting.map(({ dtype, peakBytes }) => `${dtype} (${gigabytes(peakBytes)})`).join(" or ");
+    throw failure("limit", tooMuch(what, peak, ways ? `It fits with weights held as ${ways}.` : "Nor does it fit with weights held as q4. Close other programs, or choose a smaller model."));
+  }
+
+  /** What one picture of the model takes with its weights held as each type, and whether the adapter can give that now. */
+  async #inTypes(model) {
+    const found = [];
+    for (const dtype of TYPES) {
+      const { peakBytes } = report(this.engine.plan("model", JSON.stringify({ prompts: [""], model: { ...model, dtype } })));
+      found.push({ dtype, peakBytes, fits: await this.engine.canAllocate(peakBytes) });
+    }
+    return found;
+  }
+
+  /** What a model takes, before it is downloaded or loaded: its bytes, and the memory that one picture of its own size needs. */
+  async requirements(source, signal) {
+    if (this.gone) throw failure("device", this.gone);
+    this.#release();
+    const examine = async (path) => ({ types: await this.#inTypes({ model: path }) });
+    if (typeof source === "string") return this.models.weighed(source, signal, examine);
+    const { path, root, name, files } = await this.models.find(source, {}, () => {}, signal);
+    for (const [file, read] of files) put(file, read);
+    try {
+      const bytes = files.reduce((sum, [file, { bytes, size }]) => sum + (file.endsWith(".safetensors") ? (size ?? bytes.length) : 0), 0);
+      return { name, bytes, missing: 0, room: null, ...(await examine(path)) };
+    } finally {
+      if (root !== BUNDLED && root !== this.about?.root) wasm.remove(root);
+    }
   }
 
   #release() {
@@ -91,10 +130,15 @@ export class Realm {
 
   /** Refuses what the adapter cannot hold now, with nothing of the last pictures on it. */
   async trial(kind, job, what) {
+    const peak = await this.#refused(kind, job);
+    if (peak !== null) throw failure("limit", tooMuch(what, peak, "Hold the weights as q8 or q4, choose a smaller size, or close other programs."));
+  }
+
+  /** The bytes that a job takes where the adapter cannot give them now, with nothing of the last pictures on it; else null. */
+  async #refused(kind, job) {
     this.#release();
     const { peakBytes } = report(this.engine.plan(kind, JSON.stringify(job)));
-    if (await this.engine.canAllocate(peakBytes)) return;
-    throw failure("limit", `${what} takes ${(peakBytes / 1e9).toFixed(2)} GB of graphics memory, which this adapter cannot give now. Hold the weights as q8 or q4, choose a smaller size, or close other programs.`);
+    return (await this.engine.canAllocate(peakBytes)) ? null : peakBytes;
   }
 
   loaded() {
@@ -147,39 +191,46 @@ export class Realm {
 
   /** A start picture decides the size, and is read first: with one it gives a promise. */
   plan(kind, job) {
-    if (kind !== "train" && job.init) return this.#withStart(job, () => report(this.engine.plan("generate", JSON.stringify(this.#generateJob(job)))));
+    if (kind !== "train" && job.init) return this.#withStart(job, (said) => report(this.engine.plan("generate", JSON.stringify(said))));
     const said = kind === "train" ? this.trainings.job({ ...job, images: [] }, this.loaded(), "/none") : this.#generateJob(job);
     return report(this.engine.plan(kind, JSON.stringify(said)));
   }
 
-  /** Runs `work` while the start picture of `job` and its mask lie where the engine reads them. */
+  /** Runs `work` with what `job` is to the WASM, while its start picture and its mask lie where the engine reads them. */
   async #withStart(job, work) {
-    const given = ["init", "mask"].filter((name) => job[name]);
-    for (const name of given) put(`/${name}`, await content(job[name]));
+    const folder = this.#folder();
+    const said = this.#generateJob(job, folder);
     try {
-      return await work();
+      for (const name of ["init", "mask"]) if (job[name]) put(`${folder}/${name}`, await content(job[name]));
+      return await work(said);
     } finally {
-      for (const name of given) wasm.remove(`/${name}`);
+      wasm.remove(folder);
     }
+  }
+
+  /** A folder for the pictures of one call, which another may overtake. */
+  #folder() {
+    return `/pictures/${++this.#calls}`;
   }
 
   async preparePicture(blob, resolution) {
     const read = await content(blob);
     this.loaded();
     const side = resolution ?? this.about.pixels;
-    put("/prepare", read);
+    const path = `${this.#folder()}/prepare`;
+    put(path, read);
     try {
-      return { width: side, height: side, image: await pixels(wasm.prepare("/prepare", side), side, side) };
+      return { width: side, height: side, image: await pixels(wasm.prepare(path, side), side, side) };
     } finally {
-      wasm.remove("/prepare");
+      wasm.remove(path);
     }
   }
 
-  #generateJob(job) {
+  #generateJob(job, folder = "") {
     const { prompt, merge, count, strength, previews = true, loras = [], init, mask, texture, ...sampling } = job;
     return defined({ prompts: [prompt ?? ""], model: this.loaded(), sampling: defined(snake(sampling)),
       loras: loras.map(({ name, scale }) => ({ path: this.loras.path(name), scale: scale ?? 1 })), merge, count, strength, previews,
-      init: init ? "/init" : undefined, mask: mask ? "/mask" : undefined });
+      init: init ? `${folder}/init` : undefined, mask: mask ? `${folder}/mask` : undefined });
   }
 
   /**
@@ -213,10 +264,9 @@ export class Realm {
 
   /** @param {(event: object, transfer: Transferable[]) => void} tell  @param {{asked: string | null}} control */
   async generate(job, tell, control) {
-    const said = this.#generateJob(job);
     try {
       // A start picture decides the size, so that planning reads it.
-      await this.#withStart(job, async () => {
+      await this.#withStart(job, async (said) => {
         const keep = await this.#keeps(said);
         await this.run((listener) => this.engine.generate(JSON.stringify(said), keep, listener), tell, control);
       });

@@ -1,5 +1,6 @@
 // Models: the bundled one, files, and what a URL names; with those that this browser has downloaded.
 import { content, failure, fingerprint, put, safe, wasm } from "./files.js";
+import { Remote, record } from "./remote.js";
 
 /** Where the WASM has the bundled model; `io::files::BUNDLED_MODEL`. */
 export const BUNDLED = "/bundled";
@@ -9,13 +10,6 @@ const FILES = [
   "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "vae/config.json",
   "vae/diffusion_pytorch_model.safetensors",
 ];
-/** What a folder on a server may hold besides, in other spellings. */
-const OPTIONAL = ["tokenizer/tokenizer.json"];
-/** Beside a downloaded model: its address, and which files it has. */
-const RECORD = "portray.json";
-
-const weights = (file) => file.endsWith(".safetensors");
-const text = (object) => new TextEncoder().encode(JSON.stringify(object));
 
 /**
  * A model whose files may be put: `path` is the model's own, below `root`, where nothing else is. The path tells one
@@ -26,6 +20,7 @@ const text = (object) => new TextEncoder().encode(JSON.stringify(object));
 export class Models {
   #storage;
   #fits;
+  #stagings = 0;
 
   /**
    * @param {import("./storage.js").Storage | null} storage
@@ -58,66 +53,41 @@ export class Models {
 
   /** A URL's files, once their headers say that the model fits. */
   async #remote(url, options, progress, signal) {
-    const storage = this.#storage;
-    if (!storage) throw failure("storage", "This browser keeps no files for this page (a private window?), so a model cannot be downloaded. Open a downloaded file instead.");
-    const { single, name, at, href } = address(url);
-    const key = `${name}-${[...href].reduce((h, c) => (Math.imul(h, 31) + c.charCodeAt(0)) >>> 0, 7).toString(16)}`;
-    // What came whole once has the files that it has: it opens where its server cannot be asked, too.
-    const record = await this.#record(key);
-    const wanted = record?.files ?? (single ? [name] : [...FILES, ...OPTIONAL]);
-    const files = [];
-    const download = async (file) => {
-      const onprogress = weights(file) ? (done, total) => progress({ done, total, text: `downloading ${file}` }) : undefined;
-      files.push([file, await storage.download(at(file), key, file, { onprogress, signal })]);
-    };
-    // Configurations are small; of weights the headers tell enough to plan with.
-    for (const file of wanted.filter((file) => !weights(file))) {
-      await download(file).catch((error) => {
-        if (!error.absent) throw error;
-        if (file === "model_index.json") throw failure("file", `${error.message}. Give the address of a folder in diffusers layout, or of a .safetensors file`);
-      });
-    }
-    await this.#planned(wanted.filter(weights), files, { single, name, key, at, options, signal });
-    for (const file of wanted.filter(weights)) await download(file);
-    if (!record) await storage.write(`models/${key}/${RECORD}`, text({ url: href, name, files: files.map(([file]) => file) }));
-    return { name, files, single, key };
+    const remote = this.#address(url, options, signal);
+    await remote.look();
+    if (!remote.whole) await this.#staged(remote, signal, (path) => this.#fits(path, options));
+    return { name: remote.name, files: await remote.download(progress), single: remote.single, key: remote.key };
   }
 
-  /** Refuses what the adapter cannot hold before it is downloaded. */
-  async #planned(wanted, configurations, { single, name, key, at, options, signal }) {
-    const here = await Promise.all(wanted.map((file) => this.#storage.file(`models/${key}/${file}`)));
-    if (here.every(Boolean)) return;
-    const path = `/models/new/${name}`;
+  #address(url, options, signal) {
+    if (!this.#storage) throw failure("storage", "This browser keeps no files for this page (a private window?), so a model cannot be downloaded. Open a downloaded file instead.");
+    return new Remote(this.#storage, url, options.dtype, signal);
+  }
+
+  /**
+   * What `examine` finds of the model at an address, of which only the beginnings of its weights are needed, with the bytes
+   * that it has, that are to be downloaded still, and that the browser has room for.
+   */
+  async weighed(url, signal, examine) {
+    const remote = this.#address(url, {}, signal);
+    await remote.look();
+    const found = await this.#staged(remote, signal, examine);
+    const sum = (bytes) => remote.weights.reduce((sum, file) => sum + file[bytes], 0);
+    const { usage, quota } = await this.#storage.estimate();
+    return { name: remote.name, bytes: sum("size"), missing: sum("left"), room: Math.max(0, quota - usage), ...found };
+  }
+
+  /** Does `work` on the path of a model that need not be downloaded: what there is of it lies there meanwhile. */
+  async #staged({ name, single, configurations, weights }, signal, work) {
+    const root = `/models/new-${++this.#stagings}`;
+    const path = `${root}/${name}`;
     if (single) await bundled(FILES.filter((file) => file.startsWith("tokenizer/")), () => {}, signal);
     try {
       for (const [file, blob] of configurations) put(`${path}/${file}`, await content(blob));
-      for (const [i, file] of wanted.entries()) {
-        put(single ? path : `${path}/${file}`, here[i] ? await content(here[i]) : await this.#header(at(file), signal));
-      }
-      await this.#fits(path, options);
+      for (const { file, content } of weights) put(single ? path : `${path}/${file}`, content);
+      return await work(path);
     } finally {
-      wasm.remove("/models/new");
-    }
-  }
-
-  /** What `put` takes of a safetensors file that is not here yet. */
-  async #header(url, signal) {
-    const { bytes, total } = await this.#storage.peek(url, 0, 1 << 20, signal);
-    const length = bytes.length < 8 ? 0 : Number(new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true));
-    const head = 8 + length > bytes.length && length < 1e8 ? (await this.#storage.peek(url, 0, 8 + length, signal)).bytes : bytes;
-    const read = (start, end) => {
-      if (end > head.length) throw new Error("is not downloaded yet");
-      return head.subarray(start, end);
-    };
-    return { size: total, read };
-  }
-
-  async #record(key) {
-    const bytes = await this.#storage.read(`models/${key}/${RECORD}`);
-    try {
-      return bytes && JSON.parse(new TextDecoder().decode(bytes));
-    } catch {
-      return null;
+      wasm.remove(root);
     }
   }
 
@@ -132,8 +102,8 @@ export class Models {
       }
     }
     for (const model of found.values()) {
-      const record = await this.#record(model.key);
-      if (record) Object.assign(model, { url: record.url, name: record.name, whole: true });
+      const noted = await record(this.#storage, model.key);
+      if (noted) Object.assign(model, { url: noted.url, name: noted.name, whole: Boolean(noted.files) });
     }
     return [...found.values()];
   }
@@ -170,37 +140,4 @@ function local(source) {
   const shown = files.filter((file) => !inside(file).some((part) => part.startsWith(".")));
   const name = safe((files[0].webkitRelativePath || "model").split("/")[0]);
   return { name, files: shown.map((file) => [inside(file).join("/"), file]), single: false };
-}
-
-/** What an address says by itself. */
-export function address(url) {
-  let found;
-  try {
-    found = new URL(url, globalThis.location?.href);
-  } catch {
-    throw failure("usage", `${url} is no address: one begins with https://`);
-  }
-  const near = found.origin === globalThis.location?.origin || ["localhost", "127.0.0.1", "[::1]"].includes(found.hostname);
-  if (found.protocol !== "https:" && !(found.protocol === "http:" && near)) {
-    throw failure("usage", `${found.href}: a page reaches other servers by https:// only. Give such an address, or open a downloaded file`);
-  }
-  found.hash = "";
-  const parts = found.pathname.split("/").filter(Boolean).map((part) => decoded(part));
-  const single = found.pathname.endsWith(".safetensors");
-  // …/OWNER/NAME/resolve/REVISION, as model hubs have it: the revision is no name.
-  const named = parts.at(-2) === "resolve" && !single ? parts.at(-3) : parts.at(-1);
-  const at = (file) => {
-    const full = new URL(found.href);
-    if (!single) full.pathname = `${full.pathname.replace(/\/$/, "")}/${file}`;
-    return full.href;
-  };
-  return { single, name: safe(named ?? "model"), at, href: found.href };
-}
-
-function decoded(part) {
-  try {
-    return decodeURIComponent(part);
-  } catch {
-    return part;
-  }
 }

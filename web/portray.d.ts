@@ -35,6 +35,17 @@ export interface OtherLora { name: string; why: string }
 /** A model that was downloaded into this browser's storage, or the part of it that is there; its bytes in all. */
 export interface KeptModel { key: string; name: string; bytes: number; whole: boolean; loaded: boolean; url?: string }
 
+/** What a model takes, before it is downloaded or loaded. */
+export interface Requirements {
+  name: string;
+  /** Bytes of its weights, and of those that are still to be downloaded. */
+  bytes: number; missing: number;
+  /** Bytes that this browser has room for; null for a model from disk. */
+  room: number | null;
+  /** By the type that its weights may be held as: memory of one image of its own size, and whether the adapter can give that now. */
+  types: { dtype: Exclude<Weights, "auto">; peakBytes: number; fits: boolean }[];
+}
+
 /** What a job takes. */
 export interface Plan {
   /** Bytes of the adapter's memory at their highest. */
@@ -152,6 +163,8 @@ export class Portray {
     dtype?: Weights; prediction?: "epsilon" | "v" | "sample"; signal?: AbortSignal;
     onprogress?: (progress: { done: number; total: number; text: string }) => void;
   }): Promise<ModelInfo>;
+  /** What a model takes; of one at an address only the beginnings of its weights are read. Weights of the last images leave the adapter. */
+  requirements(model?: File | File[] | string, options?: { signal?: AbortSignal }): Promise<Requirements>;
   /** In place of one of that name; where that is one that a training made, under another name. */
   addLora(file: Blob, name: string): Promise<LoraInfo>;
   removeLora(name: string): Promise<void>;

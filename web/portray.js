@@ -119,7 +119,7 @@ class Local {
     const abort = new AbortController();
     const textured = method === "generate" && args[0].texture;
     const tell = (said) => event?.(textured && said.type === "picture" ? { ...said, texture: this.#texture(said.image) } : said);
-    const extra = { load: [progress ?? (() => {}), abort.signal], generate: [tell, control], train: [tell, control], resume: [tell, control] };
+    const extra = { load: [progress ?? (() => {}), abort.signal], requirements: [abort.signal], generate: [tell, control], train: [tell, control], resume: [tell, control] };
     const run = async () => (method === "memory" ? this.memory() : this.realm[method](...args, ...(extra[method] ?? [])));
     const promise = Promise.race([run(), this.trap]).catch((error) => {
       throw this.thrown(error);
@@ -287,14 +287,23 @@ export class Portray {
   }
 
   async load(model, { onprogress, signal, ...options } = {}) {
+    const { info, ...lists } = await this.#stoppable(signal, () => this.#realm.call("load", [model, options], { progress: onprogress }));
+    this.#has(lists);
+    return info;
+  }
+
+  requirements(model, { signal } = {}) {
+    return this.#stoppable(signal, () => this.#realm.call("requirements", [model]));
+  }
+
+  /** What `start` gives, in its turn, unless `signal` stops it. */
+  async #stoppable(signal, start) {
     if (signal?.aborted) throw new PortrayError("interrupted", "stopped before it began");
-    const { promise, ask } = this.#queued(() => this.#realm.call("load", [model, options], { progress: onprogress }));
+    const { promise, ask } = this.#queued(start);
     const stop = () => ask("stop");
     signal?.addEventListener("abort", stop, { once: true });
     try {
-      const { info, ...lists } = await promise;
-      this.#has(lists);
-      return info;
+      return await promise;
     } finally {
       signal?.removeEventListener("abort", stop);
     }

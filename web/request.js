@@ -32,11 +32,24 @@ export class Passing extends Error {
  */
 
 /**
+ * What lets a server send all of a file that has changed, in place of a part that would be thrown away. Other origins are
+ * not asked so: a browser would first ask them whether they allow it, and few do; the answer's version tells as well.
+ * @param {string} url @param {Version | null} known
+ */
+function ifUnchanged(url, known) {
+  const strong = known?.etag?.startsWith('"') ? known.etag : null;
+  const mark = strong ?? known?.changed;
+  const own = new URL(url, globalThis.location?.href).origin === globalThis.location?.origin;
+  return mark && own ? { "If-Range": mark } : {};
+}
+
+/**
  * One request, given up when nothing comes for a while.
  * @param {string} url @param {[number, number] | null} range from, up to
  * @param {AbortSignal} [signal]
+ * @param {{method?: string, known?: Version | null}} [options] `known`: the range is wanted of this version
  */
-export async function ask(url, range, signal, method = "GET") {
+export async function ask(url, range, signal, { method = "GET", known = null } = {}) {
   const control = new AbortController();
   let timer;
   const alive = () => {
@@ -53,7 +66,7 @@ export async function ask(url, range, signal, method = "GET") {
   };
   alive();
   try {
-    const headers = range ? { Range: `bytes=${range[0]}-${range[1] - 1}` } : {};
+    const headers = range ? { Range: `bytes=${range[0]}-${range[1] - 1}`, ...ifUnchanged(url, known) } : {};
     const both = signal ? AbortSignal.any([signal, control.signal]) : control.signal;
     // What is kept in files need not be kept in the browser's cache too.
     const response = await fetch(url, { method, headers, signal: both, cache: "no-store", referrerPolicy: "no-referrer" });

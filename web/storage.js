@@ -189,7 +189,7 @@ export class Storage {
    * Downloads `url` to models/KEY/PATH, from where an earlier attempt ended. A file that is there already is returned
    * if the server still has that one, or cannot be asked. Pages that want one file at a time wait for each other.
    * @param {string} url @param {string} key @param {string} path
-   * @param {{onprogress?: (done: number, total: number) => void, signal?: AbortSignal}} [options]
+   * @param {{onprogress?: (done: number, total: number, note: string) => void, signal?: AbortSignal}} [options]
    * @returns {Promise<File>}
    * @throws {StorageFull}
    */

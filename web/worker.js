@@ -11,11 +11,8 @@ const methods = {
     realm = await Realm.create((message) => postMessage({ lost: message }), labels);
     return realm.info;
   },
-  load: (call, source, options) => {
-    const abort = new AbortController();
-    controls.set(call, { abort });
-    return realm.load(source, options, (progress) => postMessage({ call, progress }), abort.signal);
-  },
+  load: (call, source, options) => realm.load(source, options, (progress) => postMessage({ call, progress }), stoppable(call)),
+  requirements: (call, source) => realm.requirements(source, stoppable(call)),
   memory: () => memoryBytes(),
   // For tests of what the page does then.
   loseDevice: () => realm.device.destroy(),
@@ -25,6 +22,12 @@ const methods = {
 };
 for (const method of ["addLora", "removeLora", "convert", "plan", "preparePicture", "runs", "forget", "keptModels", "forgetModel", "cacheBytes", "clearCache"]) {
   methods[method] = (_, ...args) => realm[method](...args);
+}
+
+function stoppable(call) {
+  const abort = new AbortController();
+  controls.set(call, { abort });
+  return abort.signal;
 }
 
 function job_(call, run) {

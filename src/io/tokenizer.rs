@@ -67,7 +67,11 @@ impl ClipTokenizer {
         let own = json.get_mut("added_tokens").map(Value::take).unwrap_or_default();
         json["added_tokens"] = json!([]);
         let tokens = AddedTokens::new(files, &config, &own)?;
-        let mut tokenizer = parse(source.name(), json.to_string().as_bytes())?;
+        // A vocabulary as JSON takes ten times its text: in a page that memory is never given back.
+        let text = json.to_string();
+        drop(json);
+        let mut tokenizer = parse(source.name(), text.as_bytes())?;
+        drop(text);
         let [start, end, pad] = tokens.ends.clone();
         for token in [&start, &end, &pad] {
             if tokenizer.token_to_id(token).is_none()

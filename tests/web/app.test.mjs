@@ -50,6 +50,68 @@ test("what the browser keeps is listed with its size, and deleted", async (t) =>
   assert.ok(await at.isHidden(id("kept")));
 });
 
+test("what a model at an address takes is told before it is downloaded", async (t) => {
+  const at = await page(t, "");
+  await ready(at);
+  await at.click(id("tab-models"));
+  await at.click(id("small-BK-SDM-tiny"));
+  assert.match(await at.inputValue(id("model-url")), /^https:.*bk-sdm-tiny/);
+  await at.waitForSelector(id("need"));
+  assert.match(await at.textContent(id("model-needs")), /bk-sdm-tiny: 760 MB to download of 1\.06 GB\..*f32one image takes 1\.54 GB.*cannot give.*q4one image takes 470 MB/);
+  assert.equal(await at.locator(id("need-f32")).count(), 0);
+  await at.click(id("need-q8"));
+  await says(at, "model-name", /^main$/);
+  assert.equal(await at.inputValue(id("dtype")), "q8");
+  await at.fill(id("model-url"), "https://example.com/a/nothing");
+  await at.click(id("model-weigh"));
+  await says(at, "model-error", /no such file/);
+  assert.ok(await at.isHidden(id("model-needs")));
+});
+
+test("what is painted over an image is made anew, and only an inpainting model is painted for", async (t) => {
+  const cat = path.join(ROOT, "assets/subjects/cat/0.png");
+  const at = await page(t, "inpaints");
+  await ready(at);
+  await at.click(id("generate"));
+  await says(at, "generate-error", /start from an image/);
+  await at.setInputFiles(id("init-file"), cat);
+  await at.waitForSelector(id("start-view"));
+  await at.click(id("generate"));
+  await says(at, "generate-error", /Paint over/);
+  const { x, y, width, height } = await at.locator(id("start-view")).boundingBox();
+  await at.mouse.move(x + width * 0.2, y + height * 0.5);
+  await at.mouse.down();
+  await at.mouse.move(x + width * 0.8, y + height * 0.5);
+  await at.mouse.up();
+  await at.fill(id("strength"), "0.9");
+  await at.click(id("generate"));
+  const job = () => at.evaluate(async () => {
+    const { init, mask, strength } = lastJob;
+    if (!mask) return { init: init.name, mask, strength };
+    const image = await createImageBitmap(mask);
+    const canvas = new OffscreenCanvas(image.width, image.height);
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    context.drawImage(image, 0, 0);
+    const at = (x, y) => context.getImageData(x * image.width, y * image.height, 1, 1).data[0];
+    const same = await createImageBitmap(init);
+    return { init: init.name, strength, sizes: [same.width === image.width, same.height === image.height], painted: [at(0.25, 0.5), at(0.5, 0.5), at(0.75, 0.5)], kept: [at(0.5, 0.2), at(0.5, 0.8), at(0.02, 0.5)] };
+  });
+  await at.waitForFunction(() => globalThis.lastJob);
+  assert.deepEqual(await job(), { init: "0.png", strength: 0.9, sizes: [true, true], painted: [255, 255, 255], kept: [0, 0, 0] });
+  await at.waitForSelector(`${id("generate")}:not([disabled])`);
+  await at.click(id("start-remove"));
+  assert.ok(await at.isVisible("#start-add"));
+
+  const plain = await page(t, "");
+  await ready(plain);
+  await plain.setInputFiles(id("init-file"), cat);
+  await plain.waitForSelector(id("start-view"));
+  assert.ok(await plain.isHidden(id("brush")));
+  await plain.click(id("generate"));
+  await plain.waitForFunction(() => globalThis.lastJob);
+  assert.deepEqual(await plain.evaluate(() => [lastJob.init.name, lastJob.mask === undefined]), ["0.png", true]);
+});
+
 test("a LoRA of another model is shown as such", async (t) => {
   const at = await page(t, "others");
   await ready(at);

@@ -33,8 +33,10 @@ async function opened(t, kind, options = {}) {
     globalThis.control = new AbortController();
     globalThis.get = async (url, stopAt = Infinity) => {
       const seen = [];
-      const onprogress = (done, total) => {
+      const notes = new Set();
+      const onprogress = (done, total, note) => {
         seen.push([done, total]);
+        if (note) notes.add(note);
         if (done >= stopAt) control.abort();
       };
       try {
@@ -42,7 +44,7 @@ async function opened(t, kind, options = {}) {
         const bytes = await file.arrayBuffer();
         const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
         const left = await store.list("downloads");
-        return { hash: [...digest].map((b) => b.toString(16).padStart(2, "0")).join(""), last: seen.at(-1), left, files: await store.list("models") };
+        return { hash: [...digest].map((b) => b.toString(16).padStart(2, "0")).join(""), last: seen.at(-1), notes: [...notes], left, files: await store.list("models") };
       } catch (error) {
         return { error: error.name, kind: error.kind, message: error.message, seen };
       } finally {
@@ -93,6 +95,7 @@ for (const kind of ["page", "worker"]) {
     at.server.files.set("/w", { bytes, modified: "Mon, 01 Jan 2024 00:00:00 GMT", delay: 10 });
     const stopped = await get(at, "/w", PART + 1);
     assert.equal(stopped.error, "AbortError");
+    assert.deepEqual(at.server.log.filter(({ path }) => path === "/w").slice(0, 2).map(({ condition }) => condition), [undefined, "Mon, 01 Jan 2024 00:00:00 GMT"]);
     const { length } = starts(at.server);
     assert.ok(length >= 2, `${length} requests`);
     const next = await opened(t, kind, { beside: at.page });
@@ -193,7 +196,9 @@ for (const kind of ["page", "worker"]) {
     const at = await opened(t, kind, BROKEN);
     const bytes = content(PART + 1000);
     at.server.files.set("/w", { bytes, etag: '"1"', ranges: false, cuts: [5 << 20] });
-    whole(await get(at, "/w"), bytes);
+    const told = await get(at, "/w");
+    whole(told, bytes);
+    assert.match(told.notes.join(), /cannot go on from where a connection breaks/);
     assert.deepEqual(starts(at.server), [0, null]);
     await at.evaluate(() => store.remove("models/m"));
     at.server.files.set("/w", { bytes, ranges: false, length: false });

@@ -23,7 +23,7 @@ const files = readdirSync(here)
 if (files.length === 0) refuse(`no test is called ${words.join(" or ")}`);
 
 // Browsers that draw in software would only take the processors from each other; the others wait most of the time.
-const DRAW = ["engine", "module", "page"];
+const DRAW = ["engine", "module", "page", "tab"];
 const draws = (file) => DRAW.includes(path.basename(file, ".test.mjs"));
 for (const [some, concurrency] of [[files.filter((file) => !draws(file)), 2], [files.filter(draws), 1]]) {
   if (some.length === 0) continue;

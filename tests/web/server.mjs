@@ -45,11 +45,11 @@ const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 export async function serve({ root = DIST, base = "/" } = {}) {
   /** @type {Map<string, Served>} */
   const files = new Map();
-  /** @type {{method: string, path: string, range: string | undefined, status: number}[]} */
+  /** @type {{method: string, path: string, range: string | undefined, condition: string | undefined, status: number}[]} */
   const log = [];
   const server = http.createServer((request, response) => {
     const { pathname } = new URL(request.url, "http://localhost");
-    const entry = { method: request.method, path: pathname, range: request.headers.range, status: 0 };
+    const entry = { method: request.method, path: pathname, range: request.headers.range, condition: request.headers["if-range"], status: 0 };
     log.push(entry);
     const served = files.get(pathname);
     // A browser that leaves in the middle is no error of ours.
@@ -114,7 +114,9 @@ async function send(served, request, response) {
     }
   }
   let [status, start, end] = [200, 0, bytes.length];
-  const range = ranges && /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? "");
+  const condition = request.headers["if-range"];
+  const changed = condition !== undefined && condition !== etag && condition !== modified;
+  const range = ranges && !changed && /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? "");
   if (range) {
     start = Number(range[1]);
     end = range[2] === "" ? bytes.length : Math.min(Number(range[2]) + 1, bytes.length);

@@ -3,6 +3,7 @@ import { $, announce, complain, draw, el, hush, number, passFocus, setBar } from
 import { startGallery } from "./gallery.js";
 import { startLoras } from "./loras.js";
 import { compiling } from "./labels.js";
+import { startStart } from "./start.js";
 
 const TRIES = ["a dog wearing a crown", "a panda at night", "a line drawing of a fox", "a cat in the snow"];
 const random = () => crypto.getRandomValues(new Uint32Array(1))[0];
@@ -10,8 +11,11 @@ const random = () => crypto.getRandomValues(new Uint32Array(1))[0];
 export function startGenerate(app) {
   const loras = startLoras(app);
   const gallery = startGallery(app, use);
+  const started = startStart(app);
   let job = null;
   let stopped = false;
+  /** Between a press of Generate and its job. */
+  let asking = false;
   /** Ends the waiting for a job that has not begun. */
   let giveUp = () => {};
 
@@ -56,9 +60,17 @@ export function startGenerate(app) {
 
   $("generate-form").addEventListener("submit", async (event) => {
     event.preventDefault();
-    if (!app.model || job) return;
+    if (!app.model || job || asking) return;
     hush($("generate-error"));
-    const options = asked();
+    let options;
+    asking = true;
+    try {
+      options = { ...asked(), ...(await started()) };
+    } catch (error) {
+      return complain($("generate-error"), error);
+    } finally {
+      asking = false;
+    }
     const compare = $("compare").checked && options.loras.length > 0;
     const parts = compare ? [options, { ...options, loras: [] }] : [options];
     const session = gallery.session(options, compare);

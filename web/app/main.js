@@ -5,6 +5,7 @@ import { startGenerate } from "./generate.js";
 import { startKept } from "./kept.js";
 import { LABELS } from "./labels.js";
 import { startModel } from "./model.js";
+import { startNeeds } from "./needs.js";
 import { startTrain } from "./train.js";
 
 /** What the parts share. */
@@ -132,5 +133,6 @@ startModel(app);
 startGenerate(app);
 startTrain(app);
 startKept(app);
+startNeeds(app);
 app.ready(null);
 await open();

@@ -44,7 +44,7 @@ export function startModel(app) {
       if (abort !== mine) return false;
       [source, dtype, held] = [asked, as, model];
       announce(`${title(model)} is loaded`);
-      if (model.inpaints) complain($("model-error"), "This is an inpainting model: this page trains it, but has no controls for its image and mask yet, so that it generates nothing here");
+      if (model.inpaints) complain($("model-error"), "This is an inpainting model: under Generate, start from an image and paint over what is to be made anew");
     } catch (error) {
       if (abort !== mine) return false;
       if (error.kind !== "interrupted" && app.engine) {

@@ -40,12 +40,13 @@ fn answer(folder: &Path, base: &str, mut stream: TcpStream) -> std::io::Result<(
     let first = lines.next().unwrap_or_else(|| Ok(String::new()))?;
     let mut words = first.split(' ');
     let (method, target) = (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned());
-    let (mut range, mut known) = (None, None);
+    let (mut range, mut known, mut condition) = (None, None, None);
     for line in lines {
         let line = line?;
         match line.split_once(": ").map(|(name, value)| (name.to_ascii_lowercase(), value)) {
             Some((name, value)) if name == "range" => range = Some(value.to_owned()),
             Some((name, value)) if name == "if-none-match" => known = Some(value.to_owned()),
+            Some((name, value)) if name == "if-range" => condition = Some(value.to_owned()),
             None if line.is_empty() => break,
             _ => {}
         }
@@ -66,6 +67,8 @@ fn answer(folder: &Path, base: &str, mut stream: TcpStream) -> std::io::Result<(
     if known.is_some_and(|known| known == tag) {
         return head(&mut stream, "304 Not Modified", &common);
     }
+    // A part of another version is of no use: all of this one is the answer.
+    let range = range.filter(|_| condition.is_none_or(|condition| condition == tag));
     let (status, start, end) = match range.as_deref().map(|range| wanted(range, length)) {
         None | Some(Range::Whole) => ("200 OK", 0, length),
         Some(Range::Part(start, end)) => ("206 Partial Content", start, end),
@@ -238,6 +241,10 @@ mod tests {
         let part = ask(port, "GET /a.js HTTP/1.1\r\nRange: bytes=2-4");
         assert!(part.starts_with("HTTP/1.1 206") && part.ends_with("\r\n\r\n234"), "{part}");
         assert!(part.contains("\r\nContent-Range: bytes 2-4/10\r\n"), "{part}");
+        for (condition, status) in [(tag, "206"), ("\"another\"", "200")] {
+            let answer = ask(port, &format!("GET /a.js HTTP/1.1\r\nRange: bytes=2-4\r\nIf-Range: {condition}"));
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{condition}: {answer}");
+        }
         assert!(ask(port, "HEAD /a.js HTTP/1.1").ends_with("Connection: close\r\n\r\n"));
         assert!(ask(port, "GET /b.js HTTP/1.1").starts_with("HTTP/1.1 404"));
         assert!(ask(port, "GET / HTTP/1.1").starts_with("HTTP/1.1 404"));

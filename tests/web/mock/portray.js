@@ -1,6 +1,6 @@
 // Stands in for web/portray.js: the same interface with no engine behind it, for work on the page.
 // What goes wrong, or is there, is asked for in the address: ?mock=nogpu,software,lost,memory,oom,runs,full,unkept,kept,
-// others,nobundled,compiling
+// others,nobundled,compiling,inpaints
 const asked = new Set((new URLSearchParams(location.search).get("mock") ?? "").split(","));
 const speed = Number(new URLSearchParams(location.search).get("speed") ?? 1);
 const wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms / speed));
@@ -137,7 +137,7 @@ export class Portray {
     if (/\.(ckpt|png)$/.test(name)) throw new PortrayError("file", `${name} is not a .safetensors file`);
     if (asked.has("memory")) throw new PortrayError("limit", "Making a picture with this model takes 2.27 GB of graphics memory, which this adapter cannot give now. Choose dtype q8 or f16, a smaller size, or close other programs.");
     this.model = model === undefined
-      ? { name, family: "small Stable Diffusion", pixels: SIDE, factor: 8, parameters: 15.6e6, bytes: 31.2e6, prediction: "v", steps: 25, guidance: 7.5, sampler: "ddim" }
+      ? { name, family: "small Stable Diffusion", pixels: SIDE, factor: 8, parameters: 15.6e6, bytes: 31.2e6, prediction: "v", steps: 25, guidance: 7.5, sampler: "ddim", inpaints: asked.has("inpaints") }
       : { name, family: "Stable Diffusion 2.x", pixels: 512, factor: 8, parameters: 1.29e9, bytes: 1.74e9, prediction: name.endsWith(".safetensors") ? null : "v", steps: 25, guidance: 7.5, sampler: "pndm" };
     return this.model;
   }
@@ -153,6 +153,12 @@ export class Portray {
   loras() { return [...this.#loras]; }
   otherLoras() { return asked.has("others") ? [{ name: "vase", why: "no key matches" }] : []; }
   async models() { return stored.models; }
+  async requirements(url) {
+    await wait(100);
+    if (url.endsWith("/nothing")) throw new PortrayError("file", `${url}: the server has no such file`);
+    const types = [["f32", 1.54e9, false], ["f16", 8.96e8, true], ["q8", 5.93e8, true], ["q4", 4.7e8, true]];
+    return { name: url.split("/").at(-3), bytes: 1.06e9, missing: 7.6e8, room: 1e10, types: types.map(([dtype, peakBytes, fits]) => ({ dtype, peakBytes, fits })) };
+  }
   async forgetModel(key) { stored.models = stored.models.filter((model) => model.key !== key); }
   async cacheBytes() { return stored.cache; }
   async clearCache() { stored.cache = 0; }
@@ -173,6 +179,7 @@ export class Portray {
     const { prompt, steps = this.model.steps, guidance = 7.5, sampler = "ddim", seed = 0, count = 1, loras = [] } = job;
     const [width, height] = [job.width ?? SIDE, job.height ?? SIDE];
     const engine = this;
+    globalThis.lastJob = job;
     return new Job(this, async function* (self) {
       yield { type: "phase", phase: "encoding_prompts", name: "encoding the prompts" };
       await wait(200);
