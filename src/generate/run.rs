@@ -12,11 +12,12 @@ use crate::pipeline::autoencode::VaeSession;
 use crate::pipeline::context::{Context, PictureSink};
 use crate::pipeline::denoise::{Sampling, Start};
 use crate::pipeline::events::EventSink;
+use crate::pipeline::hidden::Hidden;
 use crate::pipeline::image_plans::ImagePlans;
 use crate::pipeline::planning::Part;
 use crate::pipeline::prompt::{unread_syntax, without_tags};
 use crate::pipeline::recipe::Recipe;
-use crate::pipeline::text::{Hidden, Tokens};
+use crate::pipeline::text::Tokens;
 use crate::pipeline::{Model, Posterior, WeightType, probe};
 
 use super::GenerateOptions;

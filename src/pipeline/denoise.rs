@@ -13,9 +13,9 @@ use crate::nn::Mode;
 use crate::ops::{rescaled_guidance, sampler_step, scale_input};
 
 use super::Model;
+use super::hidden::Hidden;
 use super::inpaint::Masked;
 use super::planning::Planning;
-use super::text::Hidden;
 
 /// Size of what is sampled.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -3,8 +3,7 @@
 use crate::base::DType;
 use crate::error::{Error, Result};
 use crate::family::Encoder;
-use crate::gpu::{Gpu, Pool, Store, StoredBuffer};
-use crate::graph::{Graph, Plan, Session, Tensor};
+use crate::graph::{Graph, Plan, Tensor};
 use crate::io::ClipTokenizer;
 use crate::models::{Taps, TextEncoder, TextEncoderConfig};
 use crate::nn::{Mode, Param, Role, Scope, Settings};
@@ -64,14 +63,22 @@ pub(crate) fn select_ends(ids: &[u32], tokens: usize, end: u32) -> Vec<f32> {
     selection
 }
 
+/// Inputs and results of a text encoder in a graph.
+struct Recorded {
+    ids: Tensor,
+    hidden: Tensor,
+    /// Selection of end tokens and pooled embeddings, where they are read.
+    pooled: Option<(Tensor, Tensor)>,
+}
+
 /// A recorded text encoder.
 #[derive(Clone)]
 pub(crate) struct EncoderPart {
     pub part: Part,
     /// Selection of end tokens, and pooled embeddings.
-    pooled: Option<(Tensor, Tensor)>,
+    pub pooled: Option<(Tensor, Tensor)>,
     /// Number among the model's text encoders.
-    encoder: usize,
+    pub encoder: usize,
 }
 
 /// A text encoder as it takes prompts, some at once.
@@ -86,7 +93,7 @@ pub(crate) struct EncoderParts {
 pub(crate) struct TextParts {
     pub encoders: Vec<EncoderParts>,
     /// Puts the states of several encoders side by side, for one prompt; its inputs in their order.
-    join: Option<(Part, Vec<Tensor>)>,
+    pub join: Option<(Part, Vec<Tensor>)>,
 }
 
 impl TextParts {
@@ -163,7 +170,8 @@ impl Model {
         let training = settings.mode == Mode::Training;
         let (encoder, scope) = self.text_part(index, settings)?;
         let mut g = Graph::new();
-        let (input, output, pooled) = self.record_text(&mut g, (index, &encoder), shape, clip_skip)?;
+        let Recorded { ids: input, hidden: output, pooled } =
+            self.record_text(&mut g, (index, &encoder), shape, clip_skip)?;
         g.output(output);
         if let Some((_, pooled)) = pooled {
             g.output(pooled);
@@ -175,15 +183,14 @@ impl Model {
         Ok(EncoderPart { part, pooled, encoder: index })
     }
 
-    /// Records text encoder `index` for ids `[prompts, tokens]`: ids, hidden states, and where they are read the selection
-    /// of end tokens with pooled embeddings.
+    /// Records text encoder `index` for ids `[prompts, tokens]`.
     fn record_text(
         &self,
         g: &mut Graph,
         (index, encoder): (usize, &TextEncoder),
         [prompts, tokens]: [usize; 2],
         clip_skip: Option<usize>,
-    ) -> Result<(Tensor, Tensor, Option<(Tensor, Tensor)>)> {
+    ) -> Result<Recorded> {
         let text = &self.texts[index];
         let ids = g.input("ids", [prompts, tokens], DType::U32);
         let ends = text.pooled_width().map(|_| g.input("ends", [prompts, 1, tokens], DType::F32));
@@ -191,7 +198,7 @@ impl Model {
         let normed = clip_skip.is_some() && text.place.skip.is_none();
         // Families that read the last state read earlier ones through the final norm too.
         let hidden = if normed { encoder.normalize(g, encoded.hidden)? } else { encoded.hidden };
-        Ok((ids, hidden, ends.zip(encoded.pooled)))
+        Ok(Recorded { ids, hidden, pooled: ends.zip(encoded.pooled) })
     }
 
     fn plan_join(&self, planning: Planning<'_>, tokens: usize) -> Result<Option<(Part, Vec<Tensor>)>> {
@@ -216,266 +223,11 @@ impl Model {
             None => Ok(()),
         }
     }
-
-    /// Encodes `prompts`, by the plans of so many, as those of `hidden` from number `first` on.
-    pub(crate) async fn encode_prompts(
-        &self,
-        gpu: &Gpu,
-        parts: &TextParts,
-        pool: &mut Pool,
-        prompts: &[Tokens],
-        (hidden, first): (&mut Hidden, usize),
-    ) -> Result<()> {
-        let states = States::new(gpu, self, hidden, parts.join.is_some())?;
-        for EncoderParts { whole, rest } in &parts.encoders {
-            pool.fit(gpu, &of_both(whole, rest.as_ref()))?;
-            // A last, shorter chunk has the same weights.
-            let weights = Store::beside(gpu, self.weights(gpu, whole.part.name, &whole.part.params).await?);
-            let mut sessions = Vec::with_capacity(2);
-            for part in std::iter::once(whole).chain(rest) {
-                sessions.push(EncoderSession::new(gpu, part, pool, &weights).await?);
-            }
-            let mut done = 0;
-            for chunk in prompts.chunks(PROMPTS) {
-                let is_whole = chunk.len() == prompts.len().min(PROMPTS);
-                let Some(session) = sessions.get(usize::from(!is_whole)) else { continue };
-                session.run(self, chunk).await?;
-                for row in 0..chunk.len() {
-                    session.put([row, chunk.len()], (&states, hidden), first + done + row)?;
-                }
-                done += chunk.len();
-            }
-        }
-        if let Some(join) = Joining::new(gpu, parts, pool).await? {
-            for prompt in first..first + prompts.len() {
-                join.run(&states, hidden, prompt).await?;
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Chunks that serve an encoder of many prompts and of those that are left.
-fn of_both(whole: &EncoderPart, rest: Option<&EncoderPart>) -> Vec<u64> {
+pub(super) fn of_both(whole: &EncoderPart, rest: Option<&EncoderPart>) -> Vec<u64> {
     memory::pool(std::iter::once(whole).chain(rest).map(|encoder| &encoder.part.plan.arena))
-}
-
-/// A text encoder on the device.
-pub(crate) struct EncoderSession {
-    pub session: Session,
-    part: EncoderPart,
-}
-
-impl EncoderSession {
-    pub(crate) async fn new(gpu: &Gpu, part: &EncoderPart, pool: &mut Pool, weights: &Store) -> Result<EncoderSession> {
-        let session = Session::new(gpu, part.part.plan.clone(), pool, weights).await?;
-        Ok(EncoderSession { session, part: part.clone() })
-    }
-
-    /// Encodes `prompts`, as many as were planned.
-    async fn run(&self, model: &Model, prompts: &[Tokens]) -> Result<()> {
-        self.write(model, prompts)?;
-        self.session.run().await
-    }
-
-    /// Writes `prompts`, as many as were planned.
-    pub(crate) fn write(&self, model: &Model, prompts: &[Tokens]) -> Result<()> {
-        let EncoderPart { part, pooled, encoder } = &self.part;
-        let ids = prompts.iter().map(|prompt| prompt[*encoder].as_slice()).collect::<Vec<_>>().concat();
-        self.session.write_ids(part.input, &ids)?;
-        if let Some((ends, _)) = pooled {
-            let tokens = ids.len() / prompts.len().max(1);
-            self.session.write(*ends, &select_ends(&ids, tokens, model.texts[*encoder].end()))?;
-        }
-        Ok(())
-    }
-
-    /// Copies the results of row `row` of `rows` to prompt `index`.
-    fn put(&self, [row, rows]: [usize; 2], (states, hidden): (&States, &Hidden), index: usize) -> Result<()> {
-        let EncoderPart { part, pooled, encoder } = &self.part;
-        let gpu = self.session.gpu();
-        let to = match &states.store {
-            Some(store) => store.entry(&state_key(*encoder, index))?,
-            None => hidden.store.entry(&index.to_string())?,
-        };
-        gpu.copy(&self.session.place(part.output)?.part(row, rows)?, to)?;
-        if let Some((_, pooled)) = pooled {
-            let pooled = self.session.place(*pooled)?.part(row, rows)?;
-            gpu.copy(&pooled, hidden.store.entry(&pooled_key(index))?)?;
-        }
-        Ok(())
-    }
-}
-
-fn state_key(encoder: usize, prompt: usize) -> String {
-    format!("{encoder}.{prompt}")
-}
-
-fn pooled_key(prompt: usize) -> String {
-    format!("pooled.{prompt}")
-}
-
-/// Hidden states of each of several encoders, before they are joined.
-struct States {
-    store: Option<Store>,
-}
-
-impl States {
-    fn new(gpu: &Gpu, model: &Model, hidden: &Hidden, joined: bool) -> Result<States> {
-        if !joined {
-            return Ok(States { store: None });
-        }
-        let mut store = Store::new(gpu);
-        let mut keys = Vec::new();
-        for (encoder, text) in model.texts.iter().enumerate() {
-            let bytes = DType::F32.value_bytes(hidden.tokens * text.config.hidden_size);
-            keys.extend((0..hidden.count).map(|prompt| (state_key(encoder, prompt), bytes)));
-        }
-        store.allocate("hidden states of each encoder", &keys)?;
-        Ok(States { store: Some(store) })
-    }
-}
-
-/// The states of several encoders, put side by side on the device.
-struct Joining {
-    session: Session,
-    inputs: Vec<Tensor>,
-    output: Tensor,
-}
-
-impl Joining {
-    async fn new(gpu: &Gpu, parts: &TextParts, pool: &mut Pool) -> Result<Option<Joining>> {
-        let Some((part, inputs)) = &parts.join else { return Ok(None) };
-        let session = Session::new(gpu, part.plan.clone(), pool, &Store::new(gpu)).await?;
-        Ok(Some(Joining { session, inputs: inputs.clone(), output: part.output }))
-    }
-
-    async fn run(&self, states: &States, hidden: &Hidden, prompt: usize) -> Result<()> {
-        let (gpu, Some(store)) = (self.session.gpu(), &states.store) else { return Ok(()) };
-        for (encoder, input) in self.inputs.iter().enumerate() {
-            gpu.copy(store.entry(&state_key(encoder, prompt))?, &self.session.place(*input)?)?;
-        }
-        self.session.run().await?;
-        hidden.take(gpu, prompt, &self.session.place(self.output)?)
-    }
-}
-
-/// Text encoders that are trained, on the device, for one prompt at a time.
-pub(crate) struct TextSessions {
-    encoders: Vec<EncoderSession>,
-    join: Option<Joining>,
-    states: States,
-}
-
-impl TextSessions {
-    /// With the weights in `store`; results go to the prompts of `hidden`.
-    pub(crate) async fn new(
-        gpu: &Gpu,
-        model: &Model,
-        parts: &TextParts,
-        (pool, store): (&mut Pool, &Store),
-        hidden: &Hidden,
-    ) -> Result<TextSessions> {
-        let mut encoders = Vec::with_capacity(parts.encoders.len());
-        for of in &parts.encoders {
-            encoders.push(EncoderSession::new(gpu, &of.whole, pool, store).await?);
-        }
-        let states = States::new(gpu, model, hidden, parts.join.is_some())?;
-        Ok(TextSessions { encoders, join: Joining::new(gpu, parts, pool).await?, states })
-    }
-
-    /// Encodes `prompt` as number `index` of `hidden`.
-    pub(crate) async fn encode(&self, model: &Model, prompt: &Tokens, hidden: &Hidden, index: usize) -> Result<()> {
-        for encoder in &self.encoders {
-            encoder.run(model, std::slice::from_ref(prompt)).await?;
-            encoder.put([0, 1], (&self.states, hidden), index)?;
-        }
-        match &self.join {
-            Some(join) => join.run(&self.states, hidden, index).await,
-            None => Ok(()),
-        }
-    }
-}
-
-/// Hidden states `[tokens, width]` and pooled embeddings of some prompts, on the device.
-pub(crate) struct Hidden {
-    store: Store,
-    count: usize,
-    tokens: usize,
-    pooled: bool,
-}
-
-impl Hidden {
-    /// Room for `count` prompts, filled with zeros.
-    pub(crate) fn new(gpu: &Gpu, model: &Model, tokens: usize, count: usize) -> Result<Hidden> {
-        let mut store = Store::new(gpu);
-        let bytes = DType::F32.value_bytes(tokens * model.context_width());
-        let mut keys: Vec<(String, u64)> = (0..count).map(|i| (i.to_string(), bytes)).collect();
-        let pooled = model.pooled_width();
-        if let Some(width) = pooled {
-            keys.extend((0..count).map(|i| (pooled_key(i), DType::F32.value_bytes(width))));
-        }
-        store.allocate("hidden states", &keys)?;
-        Ok(Hidden { store, count, tokens, pooled: pooled.is_some() })
-    }
-
-    /// Fills those of prompt `index` with zeros.
-    pub(crate) fn clear(&self, index: usize) -> Result<()> {
-        let keys = [Some(index.to_string()), self.pooled.then(|| pooled_key(index))];
-        for key in keys.into_iter().flatten() {
-            let bytes = self.store.bytes(&key).unwrap_or(0);
-            self.store.write(&key, &vec![0; bytes as usize])?;
-        }
-        Ok(())
-    }
-
-    /// Writes those of prompts `which`, in this order, to `input` of `session`.
-    pub(crate) fn give(&self, gpu: &Gpu, which: &[usize], session: &Session, input: Tensor) -> Result<()> {
-        self.copy(gpu, which, session, input, |i| i.to_string())
-    }
-
-    /// Writes the pooled embeddings of prompts `which`, in this order, to `input` of `session`.
-    pub(crate) fn give_pooled(&self, gpu: &Gpu, which: &[usize], session: &Session, input: Tensor) -> Result<()> {
-        self.copy(gpu, which, session, input, pooled_key)
-    }
-
-    fn copy(
-        &self,
-        gpu: &Gpu,
-        which: &[usize],
-        session: &Session,
-        input: Tensor,
-        key: impl Fn(usize) -> String,
-    ) -> Result<()> {
-        let to = session.place(input)?;
-        for (row, i) in which.iter().enumerate() {
-            gpu.copy(self.store.entry(&key(*i))?, &to.part(row, which.len())?)?;
-        }
-        Ok(())
-    }
-
-    /// Copies the hidden states `from` into prompt `index`.
-    fn take(&self, gpu: &Gpu, index: usize, from: &StoredBuffer) -> Result<()> {
-        gpu.copy(from, self.store.entry(&index.to_string())?)
-    }
-
-    /// All hidden states, on the host.
-    pub(crate) async fn read(&self) -> Result<Vec<Vec<f32>>> {
-        self.read_all(|i| i.to_string()).await
-    }
-
-    /// All pooled embeddings, on the host; none where the model has none.
-    pub(crate) async fn read_pooled(&self) -> Result<Vec<Vec<f32>>> {
-        if self.pooled { self.read_all(pooled_key).await } else { Ok(Vec::new()) }
-    }
-
-    async fn read_all(&self, key: impl Fn(usize) -> String) -> Result<Vec<Vec<f32>>> {
-        let mut all = Vec::with_capacity(self.count);
-        for i in 0..self.count {
-            all.push(bytemuck::pod_collect_to_vec(&self.store.read(&key(i)).await?));
-        }
-        Ok(all)
-    }
 }
 
 /// Frozen parameters of `scope` that `g` holds, and all of its adapters, which a training writes whether or not a gradient

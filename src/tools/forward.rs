@@ -8,8 +8,10 @@ use crate::graph::{Graph, Replayed, Session, Tensor};
 use crate::io::SafeTensors;
 use crate::models::{Added, Conditioning, Context};
 use crate::pipeline::autoencode::VaeSession;
+use crate::pipeline::encode::EncoderSession;
+use crate::pipeline::hidden::Hidden;
 use crate::pipeline::reads::Reads;
-use crate::pipeline::text::{EncoderParts, EncoderSession, Hidden, PROMPTS, Tokens};
+use crate::pipeline::text::{EncoderParts, PROMPTS, Tokens};
 use crate::pipeline::{LoraArg, Model, ModelOptions};
 
 /// Part of a model, with the tensors it reads and writes.

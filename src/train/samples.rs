@@ -12,10 +12,12 @@ use crate::models::UNet;
 use crate::nn::{Mode, Scope, Settings};
 use crate::pipeline::autoencode::VaeSession;
 use crate::pipeline::denoise::{Extent, Sampling, SamplingPlan, Start};
+use crate::pipeline::encode::TextSessions;
 use crate::pipeline::events::EventSink;
+use crate::pipeline::hidden::Hidden;
 use crate::pipeline::planning::{Part, Planning};
 use crate::pipeline::recipe::Recipe;
-use crate::pipeline::text::{Hidden, TextParts, TextSessions, Tokens};
+use crate::pipeline::text::{TextParts, Tokens};
 use crate::pipeline::{Masked, Model, SamplingOptions};
 
 use super::{Method, TrainOptions};
