@@ -64,6 +64,10 @@ pub(crate) fn select_ends(ids: &[u32], tokens: usize, end: u32) -> Vec<f32> {
     selection
 }
 
+/// Ids of a recorded text encoder, its hidden states, and where they are read the selection of end tokens with pooled
+/// embeddings.
+type RecordedText = (Tensor, Tensor, Option<(Tensor, Tensor)>);
+
 /// A recorded text encoder.
 #[derive(Clone)]
 pub(crate) struct EncoderPart {
@@ -175,15 +179,14 @@ impl Model {
         Ok(EncoderPart { part, pooled, encoder: index })
     }
 
-    /// Records text encoder `index` for ids `[prompts, tokens]`: ids, hidden states, and where they are read the selection
-    /// of end tokens with pooled embeddings.
+    /// Records text encoder `index` for ids `[prompts, tokens]`.
     fn record_text(
         &self,
         g: &mut Graph,
         (index, encoder): (usize, &TextEncoder),
         [prompts, tokens]: [usize; 2],
         clip_skip: Option<usize>,
-    ) -> Result<(Tensor, Tensor, Option<(Tensor, Tensor)>)> {
+    ) -> Result<RecordedText> {
         let text = &self.texts[index];
         let ids = g.input("ids", [prompts, tokens], DType::U32);
         let ends = text.pooled_width().map(|_| g.input("ends", [prompts, 1, tokens], DType::F32));
