@@ -153,14 +153,15 @@ fn layers_behind_the_tapped_states_are_not_recorded() {
     }
 }
 
-/// A transformer of ten blocks is not held whole while it is differentiated; one block is, as before.
+/// With nested segments, a transformer of ten blocks is not held whole while it is differentiated; one block is.
 #[test]
 fn deep_transformers_are_recomputed_block_by_block() {
     let caps = Caps::webgpu_defaults(AdapterClass::Cpu);
     let bytes = |depths: Value| {
         let mut config: Value = serde_json::from_str(UNET_XL).unwrap();
         config["transformer_layers_per_block"] = depths;
-        let (scope, model) = unet(&config.to_string(), settings(Mode::Training, Some(Targets::Attention)));
+        let nested = Settings { nested_segments: true, ..settings(Mode::Training, Some(Targets::Attention)) };
+        let (scope, model) = unet(&config.to_string(), nested);
         let mut g = Graph::new();
         let sample = g.input("sample", [1, 128, 128, 4], DType::F32);
         let timestep = g.input("timestep", [1], DType::F32);
