@@ -70,7 +70,15 @@ fn peaks_are_as_planned() {
         out: folder.path().join("lean"),
         ..full.clone()
     };
-    for (what, job) in [("lora", train), ("full", full), ("full, lean", lean), ("with samples", sampled)] {
+    let sdxl = TrainOptions {
+        model: ModelOptions { model: Some(common::xl("xl")), ..Default::default() },
+        text_encoder: true,
+        out: folder.path().join("xl"),
+        ..sampled.clone()
+    };
+    let jobs =
+        [("lora", train), ("full", full), ("full, lean", lean), ("with samples", sampled), ("of two encoders", sdxl)];
+    for (what, job) in jobs {
         let mut peak = Peak { engine: &engine, bytes: 0 };
         pollster::block_on(engine.train(&job, &mut |e| peak.hear(e))).expect("a training");
         let plan = plan_train(&job, caps).expect("a plan");

@@ -25,7 +25,7 @@ export interface ModelInfo {
 /** A LoRA beside the loaded model; `kinds` counts its layers: `{ LoRA: 96 }`. */
 export interface LoraInfo {
   name: string; file: string; layout: string | null; kinds: Record<string, number>; rank: number; madeFor: string | null;
-  unetLayers: number; textEncoderLayers: number; parameters: number; metadata: Record<string, string>;
+  unetLayers: number; textEncoderLayers: number; secondTextEncoderLayers: number; parameters: number; metadata: Record<string, string>;
   matched: string[]; unmatched: string[]; mismatched: string[];
 }
 
@@ -90,7 +90,7 @@ export interface TrainJob {
   name?: string;
   steps?: number; rank?: number; alpha?: number; lr?: number; textLr?: number; seed?: number; resolution?: number;
   targets?: "attention" | "all"; textEncoder?: boolean; samplePrompts?: string[]; sampleEvery?: number; saveEvery?: number;
-  checkpointing?: "auto" | "on" | "off"; batch?: number; accumulate?: number; schedule?: "constant" | "cosine"; warmup?: number;
+  checkpointing?: "auto" | "on" | "blocks" | "off"; batch?: number; accumulate?: number; schedule?: "constant" | "cosine"; warmup?: number;
   weightDecay?: number; maxGradNorm?: number; minSnr?: number; offsetNoise?: number; optimizer?: "adamw" | "adamw8bit";
   fusedUpdate?: boolean; flip?: boolean; crop?: "center" | "random"; buckets?: boolean; bucketStep?: "64" | "32" | "off";
 }

@@ -160,7 +160,7 @@ pub struct ConvertArgs {
     /// File to write; for peft-folder, a folder
     #[arg(long, value_name = "PATH")]
     pub out: PathBuf,
-    /// Model that the LoRA is for; resolves layer names that kohya's layout leaves ambiguous
+    /// Model that the LoRA is for: resolves layer names that kohya's layout leaves ambiguous, and is noted in the metadata
     #[arg(long, value_name = "DIR|FILE")]
     pub model: Option<PathBuf>,
     /// Overwrite --out
@@ -227,6 +227,12 @@ pub struct BenchArgs {
     /// Measure whole steps of this model instead: a folder in diffusers layout or a single .safetensors file
     #[arg(long, value_name = "DIR|FILE", conflicts_with = "dump")]
     pub model: Option<PathBuf>,
+    /// Autoencoder in place of that model's own: a diffusers folder or a .safetensors file
+    #[arg(long, value_name = "FILE|DIR", requires = "model")]
+    pub vae: Option<PathBuf>,
+    /// UNet in place of that model's own: a .safetensors file that holds one, or a diffusers folder
+    #[arg(long, value_name = "FILE|DIR", requires = "model")]
+    pub unet: Option<PathBuf>,
     /// Storage type of that model's large weights
     #[arg(long, value_enum, default_value_t, requires = "model")]
     pub dtype: WeightType,

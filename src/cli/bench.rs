@@ -49,7 +49,8 @@ pub fn run(global: &Global, engine: &Engine, args: &BenchArgs) -> Result<()> {
     };
     let measured = match &args.model {
         Some(model) => {
-            let options = ModelOptions { model: Some(model.clone()), dtype: args.dtype, ..ModelOptions::default() };
+            let (model, vae, unet) = (Some(model.clone()), args.vae.clone(), args.unet.clone());
+            let options = ModelOptions { model, vae, unet, dtype: args.dtype, ..ModelOptions::default() };
             pollster::block_on(portray::tools::bench_steps(engine, &options, &mut |row| show(&row)))
         }
         None => pollster::block_on(portray::tools::bench(engine, &mut show)).map(drop),

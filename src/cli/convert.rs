@@ -14,8 +14,7 @@ pub fn run(global: &Global, args: &ConvertArgs) -> Result<()> {
     if let Some(model) = &args.model {
         check_no_input(("out", &args.out), &[("model", model)])?;
     }
-    let model = args.model.as_ref().map(Checkpoint::open).transpose()?.map(|m| m.modules());
-    let lora = LoraFile::open(&args.lora, model.as_ref())?;
+    let lora = read(args)?;
     let place = lora.place(&args.out, args.format, args.force);
     place.check()?;
     let _lock = place.lock(|text| terminal::warn(global.json, &text))?;
@@ -32,4 +31,15 @@ pub fn run(global: &Global, args: &ConvertArgs) -> Result<()> {
         terminal::tell_path(&placed.path);
     }
     placed.path().map(drop)
+}
+
+/// The LoRA; with a model, one that is for it.
+fn read(args: &ConvertArgs) -> Result<LoraFile> {
+    let Some(model) = &args.model else { return LoraFile::open(&args.lora, None) };
+    let model = Checkpoint::open(model)?;
+    let modules = model.modules();
+    let mut lora = LoraFile::open(&args.lora, Some(&modules))?;
+    lora.match_report(&modules).check()?;
+    lora.note_base(&model);
+    Ok(lora)
 }

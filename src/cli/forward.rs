@@ -27,6 +27,8 @@ pub fn run(global: &Global, args: &ForwardArgs) -> Result<()> {
     }
     let mut read: Vec<(&'static str, &Path)> = args.loras.iter().map(|lora| ("loras", lora.path.as_path())).collect();
     read.extend(args.model.model.as_deref().map(|path| ("model", path)));
+    read.extend(args.model.vae.as_deref().map(|path| ("vae", path)));
+    read.extend(args.model.unet.as_deref().map(|path| ("unet", path)));
     read.extend(args.input.as_deref().map(|path| ("input", path)));
     let place = args.out.as_ref().map(|out| Place::file(out, args.force));
     let mut lock = None;

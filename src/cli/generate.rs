@@ -58,6 +58,8 @@ impl Results {
         let mut read: Vec<(&'static str, &Path)> =
             job.loras.iter().map(|lora| ("loras", lora.path.as_path())).collect();
         read.extend(job.model.model.as_deref().map(|path| ("model", path)));
+        read.extend(job.model.vae.as_deref().map(|path| ("vae", path)));
+        read.extend(job.model.unet.as_deref().map(|path| ("unet", path)));
         let mut files = Vec::new();
         if let Destination::File(path) = &destination {
             check_no_input(("out", path), &read)?;

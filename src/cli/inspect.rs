@@ -190,7 +190,7 @@ fn lora(path: &Path, model: Option<&Checkpoint>) -> Result<Finding> {
         ("rank".to_owned(), report.rank.to_string()),
         ("alpha / rank".to_owned(), scale),
         ("UNet layers".to_owned(), report.unet_layers.to_string()),
-        ("text encoder layers".to_owned(), report.text_encoder_layers.to_string()),
+        ("text encoder layers".to_owned(), text_layers(&report)),
         ("parameters".to_owned(), table::count(report.parameters)),
     ];
     rows.extend(report.made_for.iter().map(|family| ("made for".to_owned(), family.clone())));
@@ -207,6 +207,12 @@ fn lora(path: &Path, model: Option<&Checkpoint>) -> Result<Finding> {
     lists.retain(|(_, items)| !items.is_empty());
     let json = serde_json::to_value(&report).unwrap_or_default();
     Ok(Finding { heading: format!("{}: a LoRA", lora.name), rows, lists, json })
+}
+
+/// Layers of the text encoders; of two, how many of each.
+fn text_layers(report: &LoraReport) -> String {
+    let (all, second) = (report.text_encoder_layers, report.second_text_encoder_layers);
+    if second == 0 { all.to_string() } else { format!("{all} ({} in the first, {second} in the second)", all - second) }
 }
 
 fn shortened(text: &str) -> String {

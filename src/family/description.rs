@@ -67,10 +67,11 @@ pub enum Heads {
 /// Words of a family's LoRA files.
 #[derive(Debug)]
 pub struct Words {
-    /// Version of the base model, as kohya's scripts name it.
-    pub base_version: &'static str,
-    /// Architecture, as the model specification names it.
-    pub architecture: &'static str,
+    /// Version of the base model, as kohya's scripts name it: of one that predicts noise, and of one that predicts
+    /// velocities.
+    pub base_versions: [&'static str; 2],
+    /// Architecture, as kohya's scripts fill in Stability AI's ModelSpec, of the same two.
+    pub architectures: [&'static str; 2],
     /// Whether kohya's scripts count it as Stable Diffusion 2.
     pub second: bool,
     /// kohya's prefixes of the text encoders' layers, in their order.
@@ -98,6 +99,12 @@ impl TextFlavour {
 }
 
 impl Family {
+    /// Returns the version of its base model, as kohya's scripts name it in the metadata of a LoRA file
+    /// (`ss_base_model_version`), where the model predicts velocities or, if not `velocity`, noise.
+    pub fn base_version(&self, velocity: bool) -> &'static str {
+        self.lora.base_versions[usize::from(velocity)]
+    }
+
     /// Returns its parts, in the order of their names.
     pub fn parts(&self) -> Vec<PartId> {
         let mut parts: Vec<PartId> = self.encoders.iter().map(|encoder| encoder.part).collect();

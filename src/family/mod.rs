@@ -5,11 +5,13 @@
 //! [`LoraFile::open`](crate::io::LoraFile::open)), because only families tell what a folder or file is.
 
 mod description;
+mod encoder;
 mod folder;
 mod known;
 pub mod lora;
 mod open;
 mod refusals;
+mod replace;
 mod sd1;
 mod sd2;
 mod sdxl;

@@ -46,8 +46,8 @@ pub static SD1: Family = Family {
     inpainting_pipeline: "StableDiffusionInpaintPipeline",
     guidance: 7.5,
     lora: Words {
-        base_version: "sd_v1",
-        architecture: "stable-diffusion-v1",
+        base_versions: ["sd_v1", "sd_v1_v"],
+        architectures: ["stable-diffusion-v1"; 2],
         second: false,
         text: &["lora_te_"],
         original_unet: false,

@@ -37,8 +37,8 @@ pub static SD2: Family = Family {
     inpainting_pipeline: "StableDiffusionInpaintPipeline",
     guidance: 7.5,
     lora: Words {
-        base_version: "sd_v2",
-        architecture: "stable-diffusion-v2",
+        base_versions: ["sd_v2", "sd_v2_v"],
+        architectures: ["stable-diffusion-v2-512", "stable-diffusion-v2-768-v"],
         second: true,
         text: &["lora_te_"],
         original_unet: false,

@@ -50,8 +50,8 @@ pub static SDXL: Family = Family {
     inpainting_pipeline: "StableDiffusionXLInpaintPipeline",
     guidance: 5.0,
     lora: Words {
-        base_version: "sdxl_base_v1-0",
-        architecture: "stable-diffusion-xl-v1-base",
+        base_versions: ["sdxl_base_v1-0"; 2],
+        architectures: ["stable-diffusion-xl-v1-base"; 2],
         second: false,
         text: &["lora_te1_", "lora_te2_"],
         original_unet: true,

@@ -348,6 +348,9 @@ impl Making<'_> {
         let model_name = job.model.model.as_deref().map_or_else(|| model.checkpoint.name().to_string(), title);
         let sampling = &job.sampling;
         let mut more = start_names.clone();
+        for (name, path) in [("UNet", &job.model.unet), ("VAE", &job.model.vae)] {
+            more.extend(path.as_deref().map(|path| (name, title(path))));
+        }
         more.extend(sampling.spacing.map(|spacing| ("Timestep spacing", format!("{spacing:?}").to_lowercase())));
         more.extend(
             job.model.prediction.map(|prediction| ("Prediction type", format!("{prediction:?}").to_lowercase())),

@@ -100,6 +100,8 @@ pub(super) struct Transformer2D {
     transformer_blocks: Vec<BasicTransformerBlock>,
     proj_out: Linear,
     path: String,
+    /// Whether the whole is a segment around its blocks'.
+    nested: bool,
 }
 
 impl Transformer2D {
@@ -127,6 +129,7 @@ impl Transformer2D {
                 .collect(),
             proj_out,
             path: scope.path().to_string(),
+            nested: scope.settings().nested_segments || depth == 1,
         }
     }
 
@@ -136,24 +139,38 @@ impl Transformer2D {
 
     /// `x [n, h, w, c]` -> the same shape.
     pub(super) fn forward(&self, g: &mut Graph, x: Tensor, context: Context) -> Result<Tensor> {
-        g.segment(&self.path, |g| {
-            let shape = g.shape(x).clone();
+        match self.nested {
+            true => g.segment(&self.path, |g| self.record(g, x, context)),
+            false => self.record(g, x, context),
+        }
+    }
+
+    fn record(&self, g: &mut Graph, x: Tensor, context: Context) -> Result<Tensor> {
+        let shape = g.shape(x).clone();
+        let tokens = [shape[0], shape[1] * shape[2], shape[3]];
+        let (mut h, residual) = self.segment(g, "in", |g| {
             let h = self.norm.forward(g, x)?;
-            let tokens = [shape[0], shape[1] * shape[2], shape[3]];
             let (h, residual) = (reshape(g, h, tokens)?, reshape(g, x, tokens)?);
-            let mut h = self.proj_in.forward(g, h)?;
+            Ok((self.proj_in.forward(g, h)?, residual))
+        })?;
+        for block in &self.transformer_blocks {
             // One block is all that the transformer's own segment holds while it is differentiated.
-            let single = self.transformer_blocks.len() == 1;
-            for block in &self.transformer_blocks {
-                h = match single {
-                    true => block.forward(g, h, context)?,
-                    false => g.segment(&block.path, |g| block.forward(g, h, context))?,
-                };
-            }
-            let residual = Epilogue { add: Some(Addend::Full(residual)), ..Epilogue::default() };
-            let h = self.proj_out.forward_with(g, h, residual)?;
-            reshape(g, h, shape)
-        })
+            h = match self.transformer_blocks.len() {
+                1 => block.forward(g, h, context)?,
+                _ => g.segment(&block.path, |g| block.forward(g, h, context))?,
+            };
+        }
+        let residual = Epilogue { add: Some(Addend::Full(residual)), ..Epilogue::default() };
+        let h = self.proj_out.forward_with(g, h, residual)?;
+        reshape(g, h, shape)
+    }
+
+    /// Records `f` as a segment of its own where none is around it.
+    fn segment<T>(&self, g: &mut Graph, name: &str, f: impl FnOnce(&mut Graph) -> Result<T>) -> Result<T> {
+        match self.nested {
+            true => f(g),
+            false => g.segment(&format!("{}.{name}", self.path), f),
+        }
     }
 }
 

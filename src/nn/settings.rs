@@ -28,6 +28,9 @@ pub struct Settings {
     pub lora: Option<LoraSpec>,
     /// Low-rank adapters that are applied beside the weights.
     pub adapters: Arc<Ranks>,
+    /// Whether a transformer is a segment around its blocks', so that gradient checkpointing keeps no input of a block
+    /// and runs all but one of them once more. See [`Graph::segment`](crate::graph::Graph::segment).
+    pub nested_segments: bool,
 }
 
 /// Ranks of applied adapters by the layer's path from the part on (`unet.mid_block.attentions.0.proj_in`). The factor of
@@ -60,6 +63,7 @@ impl Default for Settings {
             mode: Mode::Inference,
             lora: None,
             adapters: Arc::default(),
+            nested_segments: false,
         }
     }
 }

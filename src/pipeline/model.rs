@@ -12,7 +12,7 @@ use crate::event::{Event, Listener};
 use crate::family::{Family, TAKES, by_input_channels};
 use crate::gpu::{AdapterClass, Caps};
 use crate::io::{Checkpoint, LoraFile, PartId};
-use crate::models::{TextEncoderConfig, UnetConfig, VaeConfig};
+use crate::models::{UnetConfig, VaeConfig};
 use crate::nn::{Ranks, Settings};
 
 use super::check::LONGEST_SIDE;
@@ -152,7 +152,8 @@ impl Model {
     /// # Errors
     /// If a file is missing, malformed or unsupported, or no layer of a LoRA matches the model.
     pub fn open(options: &ModelOptions, loras: &[LoraArg], listener: Listener<'_>) -> Result<Model> {
-        let mut checkpoint = open_checkpoint(options.model.as_deref())?;
+        let checkpoint = open_checkpoint(options.model.as_deref())?;
+        let mut checkpoint = checkpoint.with_parts(options.unet.as_deref(), options.vae.as_deref())?;
         for note in checkpoint.notes() {
             listener(Event::Note(note.clone()));
         }
@@ -161,17 +162,13 @@ impl Model {
         }
         let text_of = |part: PartId| -> Result<(String, String)> {
             let weights = checkpoint.part(part)?;
-            let config = weights.config();
-            // A whole CLIP's configuration holds that of its text encoder, which transformers takes.
-            let inner = config.get("text_config").filter(|_| config.get("hidden_size").is_none());
-            Ok((weights.config_source().name().to_owned(), inner.unwrap_or(config).to_string()))
+            Ok((weights.config_source().name().to_owned(), weights.config().to_string()))
         };
         let family = Family::of(&checkpoint);
         let mut texts = Vec::with_capacity(family.encoders.len());
         for place in family.encoders {
-            let (path, config) = text_of(place.part)?;
-            let config = TextEncoderConfig::parse(&path, &config)?;
-            texts.push(TextModel { place, config, tokenizer: checkpoint.tokenizer_in(place.tokenizer)? });
+            let (config, tokenizer) = (place.config(&checkpoint)?, checkpoint.tokenizer_in(place.tokenizer)?);
+            texts.push(TextModel { place, config, tokenizer });
         }
         let (path, config) = text_of(PartId::UNET)?;
         let unet = UnetConfig::parse(&path, &config)?;

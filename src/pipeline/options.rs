@@ -48,6 +48,14 @@ pub struct ModelOptions {
     #[cfg_attr(feature = "cli", arg(long, value_name = "DIR|FILE"))]
     #[serde(with = "path_form::optional")]
     pub model: Option<PathBuf>,
+    /// Autoencoder in place of the model's own: a diffusers folder or a .safetensors file
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FILE|DIR"))]
+    #[serde(with = "path_form::optional")]
+    pub vae: Option<PathBuf>,
+    /// UNet in place of the model's own: a .safetensors file that holds one, or a diffusers folder
+    #[cfg_attr(feature = "cli", arg(long, value_name = "FILE|DIR"))]
+    #[serde(with = "path_form::optional")]
+    pub unet: Option<PathBuf>,
     /// Storage type of the large weights
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     pub dtype: WeightType,

@@ -190,6 +190,8 @@ pub struct LoraReport {
     pub unet_layers: usize,
     /// Layers of the text encoders.
     pub text_encoder_layers: usize,
+    /// Those of them that are of a second text encoder.
+    pub second_text_encoder_layers: usize,
     /// Parameters.
     pub parameters: usize,
     /// Metadata of its files.
@@ -222,6 +224,7 @@ impl LoraReport {
             made_for: lora.made_for(),
             unet_layers: in_part(PartId::UNET),
             text_encoder_layers: lora.layers().iter().filter(|key| key.part.is_text_encoder()).count(),
+            second_text_encoder_layers: in_part(PartId::TEXT_ENCODER_2),
             parameters: lora.parameters(),
             metadata: lora.metadata.clone(),
             matched: fits.as_ref().map(|fits| fits.matched.iter().map(ToString::to_string).collect()),

@@ -53,8 +53,6 @@ impl Batches {
     }
 }
 
-impl Model {}
-
 impl TrainOptions {
     /// The batches of the replay file at `path`, which must be of `model`.
     pub(super) fn open_replay(&self, model: &Model, path: &Path) -> Result<Run> {
@@ -169,6 +167,9 @@ pub(super) async fn prepare(
         }
     };
 
+    // Only samples read them again.
+    let hidden = Some(hidden).filter(|_| !job.sample_prompts.is_empty());
+
     events.phase(Phase::EncodingImages)?;
     let views = set.views(job);
     if model.inpaints() {
@@ -208,7 +209,7 @@ pub(super) async fn prepare(
     let [width, height] = set.sizes[0];
     let latent = [height / factor, width / factor, model.vae.latent_channels];
     let ids = texts.split_off(conditioned);
-    let sample_prompts = (!job.sample_prompts.is_empty()).then_some(SamplePrompts { hidden, first: conditioned, ids });
+    let sample_prompts = hidden.map(|hidden| SamplePrompts { hidden, first: conditioned, ids });
     Ok(Run { samples: data.samples(), latent, tokens, conditioning, batches: Batches::Pictures(data), sample_prompts })
 }
 

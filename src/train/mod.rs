@@ -33,7 +33,7 @@ pub use dataset::{Dataset, Draw, Photo, Variant};
 pub use micro_batch::MicroBatch;
 pub use options::{BucketStep, Checkpointing, Crop, LrSchedule, Method, Optimizer, Targets, TrainOptions};
 pub use places::{sample_file, samples_folder};
-pub use plan::{Setup, TrainPlan};
+pub use plan::{Recomputed, Setup, TrainPlan};
 pub use plans::plan_train;
 pub use replay::{Conditioning, Replay};
 pub use run::Trained;

@@ -93,12 +93,14 @@ pub enum Optimizer {
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Checkpointing {
-    /// On if the job would need more than --memory; without --memory, if it would need more than 3 GB.
+    /// On if the job would need more than 3 GB; with --memory, the first of off, blocks and on that needs no more.
     #[default]
     Auto,
-    /// Always.
+    /// The inputs of residual blocks and of transformers are kept: the least memory.
     On,
-    /// Never.
+    /// The inputs of all blocks of transformers are kept too: less work than on where these have several, as SDXL's do.
+    Blocks,
+    /// Every activation is kept.
     Off,
 }
 

@@ -62,8 +62,11 @@ impl TrainOptions {
     pub(super) fn place(&self, model: Option<&Checkpoint>) -> Result<Place> {
         let (out, replace) = (self.out.as_path(), self.force);
         if self.method == Method::Lora {
-            let parts = [PartId::UNET, PartId::TEXT_ENCODER];
-            return Ok(self.format.place(out, if self.text_encoder { &parts } else { &parts[..1] }, replace));
+            // Of a model that is not open yet: any part that it may have.
+            let has = |part: &PartId| model.is_none_or(|model| model.parts().any(|(own, _)| own == *part));
+            let trained = |part: &PartId| *part == PartId::UNET || (self.text_encoder && has(part));
+            let parts: Vec<PartId> = PartId::ADAPTED.into_iter().filter(trained).collect();
+            return Ok(self.format.place(out, &parts, replace));
         }
         let files = match model {
             Some(model) => io::checkpoints::diffusers_folder_files(model)?,
@@ -95,6 +98,8 @@ impl TrainOptions {
         let mut read: Vec<_> = folders.into_iter().chain(given("replay", &self.replay)).collect();
         if self.method == Method::Lora {
             read.extend(given("model", &self.model.model));
+            read.extend(given("vae", &self.model.vae));
+            read.extend(given("unet", &self.model.unet));
         }
         let read: Vec<(&'static str, &Path)> = read.iter().map(|(name, path)| (*name, path.as_path())).collect();
         io::place::check_no_input(("out", &self.out), &read)

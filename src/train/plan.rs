@@ -1,6 +1,8 @@
 //! The training step as graphs: forward, loss, and backward into stored gradients; or, fused, two passes, of which the
 //! first finds the norm of all gradients and the second updates each layer as soon as its gradient is there.
 
+mod setup;
+
 use std::collections::HashSet;
 
 use crate::base::DType;
@@ -8,83 +10,15 @@ use crate::base::rng::{CounterRng, Stream};
 use crate::error::{Error, Result, message, option};
 use crate::gpu::{Caps, Variants};
 use crate::graph::{Graph, Plan, PlanOptions, Source, Tensor};
-use crate::io::PartId;
-use crate::models::{Added, Conditioning, Context, Sample, Taps, TextEncoder, TextEncoderConfig, UNet, UnetConfig};
-use crate::nn::{LoraSpec, Mode, Param, Role, Scope, Settings};
+use crate::models::{Added, Conditioning, Context, Sample, Taps, TextEncoder, UNet};
+use crate::nn::{Mode, Param, Role, Scope, Settings};
 use crate::ops;
 use crate::ops::{clip_factor, dot, join_columns, repeat, weighted_mse};
 use crate::pipeline::text::trained_params;
 
-use super::optimizer::{Optimizer, UpdateInputs};
+use super::optimizer::UpdateInputs;
 use super::update::{Group, UpdatePlan, Vector, vectors};
-
-/// What is trained, and on what.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    /// The UNet.
-    pub unet: UnetConfig,
-    /// The text encoders, where they are trained too.
-    pub texts: Vec<TrainedText>,
-    /// Adapters of the UNet; `None` trains every weight.
-    pub lora: Option<LoraSpec>,
-    /// Adapters of the text encoders.
-    pub text_lora: Option<LoraSpec>,
-    /// Storage of frozen weights, without adapters.
-    pub storage: Settings,
-    /// Samples of a micro-batch: instances, then class pictures.
-    pub samples: [usize; 2],
-    /// Latent height, width and channels.
-    pub latent: [usize; 3],
-    /// Heights and widths of the other latents that are trained on.
-    pub more_sizes: Vec<[usize; 2]>,
-    /// Every sample has a prompt of its own.
-    pub captions: bool,
-    /// Tokens of a prompt.
-    pub tokens: usize,
-    /// Gradient checkpointing.
-    pub checkpoint: bool,
-    /// Micro-batches an update.
-    pub accumulate: usize,
-    /// Who updates.
-    pub optimizer: Optimizer,
-    /// Update each layer within the backward pass; gradients are not kept.
-    pub fused: bool,
-    /// AdamW's weight decay.
-    pub weight_decay: f64,
-    /// Gradients are clipped to this norm.
-    pub max_grad_norm: f64,
-}
-
-/// Text encoder that is trained.
-#[derive(Clone, Debug)]
-pub struct TrainedText {
-    /// Part that it is.
-    pub part: PartId,
-    /// Its configuration.
-    pub config: TextEncoderConfig,
-    /// Layers whose result is not read, as in [`Taps`].
-    pub skip: Option<usize>,
-    /// Whether the pooled embedding is read.
-    pub pooled: bool,
-    /// Id of the token at a prompt's end.
-    pub end: u32,
-}
-
-impl Setup {
-    /// Samples of a micro-batch.
-    pub fn batch(&self) -> usize {
-        self.samples[0] + self.samples[1]
-    }
-
-    /// Prompts of a micro-batch: the instances', and the class's where there are class pictures, or one a sample.
-    pub fn prompts(&self) -> usize {
-        match (self.captions, self.samples[1]) {
-            (true, _) => self.batch(),
-            (false, 0) => 1,
-            (false, _) => 2,
-        }
-    }
-}
+pub use setup::{Recomputed, Setup, TrainedText};
 
 /// The plans of a run, and the parameters that they touch.
 pub struct TrainPlan {
@@ -261,7 +195,9 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
 
     let full = setup.lora.is_none();
     let storage = if full { Settings::default() } else { setup.storage.clone() };
-    let scope = Scope::new("unet", Settings { mode: Mode::Training, lora: setup.lora.clone(), ..storage });
+    let nested_segments = setup.checkpoint == Recomputed::Nested;
+    let settings = Settings { mode: Mode::Training, lora: setup.lora.clone(), nested_segments, ..storage };
+    let scope = Scope::new("unet", settings);
     let unet = UNet::new(&scope, setup.unet.clone())?;
     let conditioning = Conditioning { context: Context::Hidden(context), added: of_samples };
     let pred = unet.forward(&mut g, Sample { latents: noisy, extra }, timesteps, conditioning)?;
@@ -338,7 +274,7 @@ fn keep_reached(g: &Graph, loss: Tensor, groups: &mut [Group]) {
 fn store_gradients(g: &mut Graph, setup: &Setup, loss: Tensor, groups: &[Group], accumulate: bool) -> Result<()> {
     let all: Vec<&Param> = groups.iter().flat_map(|group| &group.params).collect();
     let wrt: Vec<Tensor> = all.iter().map(|p| p.get(g)).collect::<Result<_>>()?;
-    let grads = ops::grad(g, loss, &wrt, setup.checkpoint)?;
+    let grads = ops::grad(g, loss, &wrt, setup.checkpoint != Recomputed::None)?;
     let mut homes = HashSet::new();
     for (param, gradient) in all.into_iter().zip(grads) {
         let store = g.stored(&grad_key(param), param.shape.clone(), DType::F32)?;
@@ -371,7 +307,7 @@ fn fused_pass(
     let wrt: Vec<Tensor> = all.iter().map(|(_, p)| p.get(g)).collect::<Result<_>>()?;
     let clip = g.stored(CLIP, [1], DType::F32)?;
     let mut squares: Option<Tensor> = None;
-    ops::grad_each(g, loss, &wrt, setup.checkpoint, &mut |g, i, gradient| {
+    ops::grad_each(g, loss, &wrt, setup.checkpoint != Recomputed::None, &mut |g, i, gradient| {
         if pass == Pass::Norm {
             let square = dot(g, gradient, gradient)?;
             squares = Some(match squares {
@@ -403,8 +339,8 @@ pub fn initial_factor(param: &Param, index: usize, seed: u64) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::Taps;
-    use crate::nn::Targets;
+    use crate::models::TextEncoderConfig;
+    use crate::nn::{LoraSpec, Targets};
 
     /// SDXL takes the states of its first text encoder before that one's last layer.
     #[test]

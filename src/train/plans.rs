@@ -15,7 +15,7 @@ use crate::pipeline::text::TextParts;
 
 use super::class_images::class_job;
 use super::options::{Checkpointing, TrainOptions};
-use super::plan::{Setup, TrainPlan};
+use super::plan::{Recomputed, Setup, TrainPlan};
 use super::samples::SamplePlans;
 use super::training_set::TrainingSet;
 
@@ -40,8 +40,8 @@ fn training_phase(training: &TrainPlan, preview: Option<&SamplePlans>) -> Phase 
     }
 }
 
-/// The plan of a job that then takes what `memory` says; with `--checkpointing auto` recomputation is turned on when that
-/// asks for it.
+/// The plan of a job that then takes what `memory` says; with `--checkpointing auto` as little is recomputed as what is
+/// allowed asks for.
 pub(crate) async fn plan_training(
     job: &TrainOptions,
     mut setup: Setup,
@@ -51,8 +51,15 @@ pub(crate) async fn plan_training(
     let allowed = job.model.memory;
     let mut plan = TrainPlan::new(&setup, planning.caps, planning.variants)?;
     planning.breathe().await;
-    if job.checkpointing == Checkpointing::Auto && memory(&plan).1 > allowed.unwrap_or(MODEST_BYTES) {
-        setup.checkpoint = true;
+    // Work is only weighed against memory where it is said how much there is; else all that can be is saved. Where no
+    // transformer has several blocks, both recompute the same.
+    let both = allowed.is_some() && setup.unet.deep_transformers();
+    let ways = if both { &[Recomputed::Blocks, Recomputed::Nested][..] } else { &[Recomputed::Nested] };
+    for &more in ways {
+        if job.checkpointing != Checkpointing::Auto || memory(&plan).1 <= allowed.unwrap_or(MODEST_BYTES) {
+            break;
+        }
+        setup.checkpoint = more;
         plan = TrainPlan::new(&setup, planning.caps, planning.variants)?;
         planning.breathe().await;
     }
@@ -154,11 +161,15 @@ impl BeforeTraining {
     fn phases(&self, training: &TrainPlan) -> Vec<Phase> {
         let mut text: Vec<Phase> = self.text.phases().collect();
         text.iter_mut().for_each(|phase| phase.beside += self.hidden + self.apart);
-        let mut training = training_phase(training, self.preview.as_ref());
-        if self.preview.is_some() {
-            training.beside += self.hidden;
+        let mut then: Vec<Phase> = self.encode.iter().map(Phase::part).collect();
+        then.push(training_phase(training, self.preview.as_ref()));
+        if let Some(preview) = &self.preview {
+            then.iter_mut().for_each(|phase| phase.beside += self.hidden);
+            // Samples encode their prompts with the text encoders as they are trained.
+            let training = then.last_mut().filter(|_| preview.encodes());
+            training.into_iter().for_each(|phase| phase.beside += self.apart);
         }
-        text.into_iter().chain(self.encode.iter().map(Phase::part)).chain([training]).collect()
+        text.into_iter().chain(then).collect()
     }
 }
 

@@ -61,6 +61,11 @@ impl SamplePlans {
         self.sampling.plans().chain(self.text.iter().flat_map(TextParts::plans))
     }
 
+    /// Whether the text encoders are trained, and encode the prompts of every sample anew.
+    pub fn encodes(&self) -> bool {
+        self.text.is_some()
+    }
+
     /// Those that run in memory of their own.
     pub fn plans_apart(&self) -> impl Iterator<Item = &Plan> {
         std::iter::once(&self.decode).chain(&self.encode).map(|part| &*part.plan)

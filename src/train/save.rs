@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::diffusion::Prediction;
 use crate::error::Result;
 use crate::gpu::Store;
 use crate::io;
@@ -81,8 +82,9 @@ pub(super) async fn save(
         ("ss_prior_loss_weight", text(&job.prior_weight)),
         ("ss_optimizer", optimizer.to_string()),
     ];
-    let family = ("ss_base_model_version", model.family.lora.base_version.to_owned());
-    let metadata = metadata.into_iter().chain([family]).map(|(k, v)| (k.to_string(), v)).collect();
+    let velocity = model.schedule.prediction_type == Prediction::V;
+    let base = ("ss_base_model_version", model.family.base_version(velocity).to_owned());
+    let metadata = metadata.into_iter().chain([base]).map(|(k, v)| (k.to_string(), v)).collect();
     let file = LoraFile {
         name: job.out.display().to_string(),
         modules: modules.chain(carried).collect(),

@@ -7,7 +7,7 @@ use crate::pipeline::check::LONGEST_SIDE;
 use crate::pipeline::reads::Reads;
 use crate::pipeline::text::TextModel;
 use crate::train::Setup;
-use crate::train::plan::TrainedText;
+use crate::train::plan::{Recomputed, TrainedText};
 
 use super::class_images::CLASS_PICTURES;
 use super::state::VIEWS;
@@ -92,7 +92,7 @@ impl TrainOptions {
                 ways.extend(self.model.dtype.smaller().map(|dtype| option("dtype") + format!(" {dtype}").as_str()));
             }
         }
-        if self.checkpointing == Checkpointing::Off {
+        if matches!(self.checkpointing, Checkpointing::Off | Checkpointing::Blocks) {
             ways.push(option("checkpointing") + " on");
         }
         message!["try ", Message::join(ways, ", ")]
@@ -131,7 +131,11 @@ impl TrainOptions {
             more_sizes: Vec::new(),
             captions: false,
             tokens,
-            checkpoint: self.checkpointing == Checkpointing::On,
+            checkpoint: match self.checkpointing {
+                Checkpointing::Auto | Checkpointing::Off => Recomputed::None,
+                Checkpointing::Blocks => Recomputed::Blocks,
+                Checkpointing::On => Recomputed::Nested,
+            },
             accumulate: self.accumulate,
             optimizer: self.optimizer,
             fused: self.fused_update,

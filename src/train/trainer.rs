@@ -258,7 +258,7 @@ mod tests {
             more_sizes: Vec::new(),
             captions: false,
             tokens: 3,
-            checkpoint: false,
+            checkpoint: crate::train::plan::Recomputed::None,
             accumulate: 1,
             optimizer: super::super::Optimizer::AdamW,
             fused: false,

@@ -115,10 +115,18 @@ impl TrainingSet {
         subject.chain(class.iter().map(|photo| each(self.sizes[photo.size], 1, true))).sum()
     }
 
-    /// `count` class pictures: they take the shapes of the subject's in turn, and the prompt behind its prompts.
+    /// `count` class pictures: each shape of the subject's has one of the first, and they go on as the subject's other
+    /// pictures do; their prompt is behind the subject's.
     pub(crate) fn class_photos(&self, count: usize) -> Vec<Photo> {
-        let size = |i: usize| self.size_of.get(i % self.size_of.len().max(1)).copied().unwrap_or(0);
-        (0..count).map(|i| Photo { size: size(i), prompt: self.prompts.len(), ..Photo::default() }).collect()
+        let (mut order, mut others): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
+        for &size in &self.size_of {
+            if order.contains(&size) { others.push(size) } else { order.push(size) }
+        }
+        order.append(&mut others);
+        let photo = |size: usize| Photo { size, prompt: self.prompts.len(), ..Photo::default() };
+        // A training that is planned without pictures has one shape.
+        let order = if order.is_empty() { vec![0] } else { order };
+        order.into_iter().cycle().map(photo).take(count).collect()
     }
 
     /// For the user: how many pictures, in which shapes, with which captions.
@@ -249,4 +257,23 @@ fn place<T: PartialEq>(list: &mut Vec<T>, item: T) -> usize {
         list.push(item);
         list.len() - 1
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn class_pictures_have_every_shape_that_the_subject_has() {
+        let set = TrainingSet {
+            sizes: vec![[64, 64], [128, 64], [64, 128]],
+            size_of: vec![0, 0, 1, 0, 2],
+            ..TrainingSet::square(64, "a cat".into())
+        };
+        let shapes = |count| set.class_photos(count).iter().map(|photo| photo.size).collect::<Vec<_>>();
+        assert_eq!(shapes(3), [0, 1, 2]);
+        assert_eq!(shapes(7), [0, 1, 2, 0, 0, 0, 1]);
+        assert_eq!(set.class_photos(1)[0].prompt, 1);
+        assert_eq!(TrainingSet::square(64, String::new()).class_photos(2).len(), 2);
+    }
 }

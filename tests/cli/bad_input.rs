@@ -152,6 +152,37 @@ fn loras_of_another_model_or_kind() {
     refused(dir.path(), &format!("{replay} --init-lora {{F}}/sd15.lora-peft.safetensors --steps 1"), 1, &["sd15.lora"]);
 }
 
+/// A LoRA of Stable Diffusion XL beside models of another family, the other way round, and what is called after LoRAs.
+#[test]
+fn loras_of_another_family_are_named() {
+    let dir = folder();
+    let (all, attention) = ("{F}/../xl/xl-all.lora-kohya.safetensors", "{F}/../xl/xl.lora-peft.safetensors");
+    let of_xl = &["LoRA of another model", "made for Stable Diffusion XL"];
+    refused(dir.path(), &format!("generate x --steps 1 --lora {all}"), 1, of_xl);
+    // The first text encoder's layers fit this model's.
+    refused(dir.path(), &format!("generate x --steps 1 --model {{F}}/../xl/bk --lora {all}"), 1, of_xl);
+    let replay = "train --model {F}/sd2 --replay {F}/sd2-train/replay.safetensors --steps 1";
+    refused(dir.path(), &format!("{replay} --init-lora {attention}"), 1, of_xl);
+    refused(dir.path(), &format!("convert {attention} --model {{F}}/sd15 --format kohya --out o"), 1, of_xl);
+    let sd15 = "{F}/sd15.lora-kohya.safetensors --model {F}/../xl/xl --format kohya --out o";
+    refused(
+        dir.path(),
+        &format!("convert {sd15}"),
+        1,
+        &["LoRA of another model", "a model of cross-attention width 36"],
+    );
+    let said = stdout(&works(dir.path(), &format!("inspect {all}")));
+    let row = |name: &str, value: &str| said.lines().any(|line| line.contains(name) && line.ends_with(value));
+    assert!(row("made for", "Stable Diffusion XL") && row("UNet layers", "368"), "{said}");
+    assert!(row("text encoder layers", "20 (12 in the first, 8 in the second)"), "{said}");
+    // What the model of another family lacks is read for what it is, too.
+    let said = stdout(&works(dir.path(), &format!("inspect {all} --model {{F}}/sd15")));
+    assert!(said.lines().any(|line| line.contains("UNet layers") && line.ends_with("368")), "{said}");
+    // Values that are called after LoRAs are none.
+    let said = stdout(&works(dir.path(), "inspect {F}/../xl/xl.safetensors --json"));
+    assert!(said.contains("\"event\":\"tensors\"") && said.contains("\"is\":null"), "{said}");
+}
+
 #[test]
 fn tensors_that_do_not_fit() {
     let dir = folder();

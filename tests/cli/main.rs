@@ -16,6 +16,7 @@ mod lycoris;
 #[path = "../../examples/make_model/random_model.rs"]
 mod random_model;
 mod runs;
+mod sdxl;
 mod single_file;
 mod support;
 #[cfg(feature = "window")]

@@ -1,6 +1,5 @@
 //! Runs that work, and their ends.
 
-use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -127,28 +126,6 @@ fn a_reader_that_leaves_is_no_failure() {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{:?}", output.status);
     assert_eq!(stderr(&output), "");
-}
-
-/// Runs `line` with `--json`, stops it with Ctrl-C at the first line that `at` knows, and returns its lines and what it said
-/// beside. It must end as interrupted.
-#[cfg(unix)]
-fn interrupted(folder: &Path, line: &str, at: impl Fn(&Value) -> bool) -> (Vec<Value>, String) {
-    let mut command = portray(folder);
-    command.args(words(line)).arg("--json").stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let (mut seen, mut asked) = (Vec::new(), false);
-    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
-        let said: Value = serde_json::from_str(&line.unwrap()).unwrap();
-        if !asked && at(&said) {
-            let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-            assert!(killed.success());
-            asked = true;
-        }
-        seen.push(said);
-    }
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
-    (seen, stderr(&output))
 }
 
 #[cfg(unix)]

@@ -1,8 +1,11 @@
 //! Running the binary and judging what it said.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
 
 /// The binary, in `folder`, with a cache of its own there. What the driver compiled is kept for every test: each process
 /// would compile every kernel again.
@@ -68,6 +71,28 @@ pub fn works(folder: &Path, line: &str) -> Output {
     let output = run(folder, line);
     assert!(output.status.success(), "portray {line}\n{:?}\n{}", output.status, stderr(&output));
     output
+}
+
+/// Runs `line` with `--json`, stops it with Ctrl-C at the first line that `at` knows, and returns its lines and what it said
+/// beside. It must end as interrupted.
+#[cfg(unix)]
+pub fn interrupted(folder: &Path, line: &str, at: impl Fn(&Value) -> bool) -> (Vec<Value>, String) {
+    let mut command = portray(folder);
+    command.args(words(line)).arg("--json").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let (mut seen, mut asked) = (Vec::new(), false);
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        let said: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        if !asked && at(&said) {
+            let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+            assert!(killed.success());
+            asked = true;
+        }
+        seen.push(said);
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    (seen, stderr(&output))
 }
 
 /// All files below `folder` but the cache's and locks that killed runs left, with their sizes.

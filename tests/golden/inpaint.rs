@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::samplers::{compare, open, tensor};
-use super::train::{EXACT, Line, compare as compare_steps, final_error};
+use super::train::{EXACT, Recording, follow};
 use crate::common::{engine, inpainting_model};
 use portray::io::SafeTensors;
 use portray::ops::oracle::close;
@@ -117,22 +117,8 @@ fn a_lora_trains_on_an_inpainting_model() {
             out: out.clone(),
             ..Default::default()
         };
-        let mut steps = Vec::new();
-        let mut hear = |event| {
-            if let Event::Step(report) = event {
-                steps.push(report);
-            }
-            Flow::Continue
-        };
-        pollster::block_on(engine().train(&job, &mut hear)).unwrap_or_else(|e| panic!("{kind}: {e}"));
-        let text = std::fs::read_to_string(fixture(&format!("{kind}.jsonl"))).expect("recorded steps");
-        let lines: Vec<Line> = text.lines().map(|line| serde_json::from_str(line).expect("a recorded step")).collect();
-        compare_steps(&steps, &lines, EXACT).unwrap_or_else(|e| panic!("{kind}: {e}"));
-        let (got, start) = (open(&out), open(&init));
-        let before = |name: &str| start.get(name).and_then(|t| t.to_f32()).expect("a tensor to start from");
-        let expected = open(&fixture(&format!("{kind}.final.safetensors")));
-        let off = final_error(&got, &expected, &before).expect("final weights");
-        println!("{kind}: final weights off by {off:.1e} of their change");
-        assert!(off < EXACT.weights, "{kind}: final weights are off by {off:.1e} of the change that training made");
+        let end = fixture(&format!("{kind}.final.safetensors"));
+        let recording = Recording { steps: fixture(&format!("{kind}.jsonl")), end, start: init };
+        follow(&job, &out, &recording, EXACT).unwrap_or_else(|e| panic!("{kind}: {e}"));
     }
 }

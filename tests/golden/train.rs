@@ -1,13 +1,15 @@
 //! Training runs replayed number by number against what PyTorch and PEFT recorded (`tests/fixtures/golden/*-train`,
 //! `*-full`, `*-text`): the loss of every step, the gradient norm, and the final weights.
 
+mod xl;
+
 use std::path::{Path, PathBuf};
 
 use crate::common;
 use portray::io::{LoraFile, PartId, SafeTensors};
 use portray::{
-    Checkpointing, Engine, Event, Flow, GenerateOptions, LoraArg, LoraFormat, LrSchedule, Method, ModelOptions,
-    Optimizer, StepReport, Targets, TrainOptions, WeightType,
+    Checkpointing, Event, Flow, GenerateOptions, LoraArg, LoraFormat, LrSchedule, Method, ModelOptions, Optimizer,
+    StepReport, Targets, TrainOptions, WeightType,
 };
 
 #[derive(serde::Deserialize)]
@@ -20,8 +22,8 @@ pub struct Line {
     lr: f64,
 }
 
-fn recorded(folder: &str, tag: &str) -> Vec<Line> {
-    let text = std::fs::read_to_string(common::golden(folder).join(format!("{tag}.jsonl"))).expect("recorded steps");
+fn lines(path: &Path) -> Vec<Line> {
+    let text = std::fs::read_to_string(path).expect("recorded steps");
     text.lines().map(|line| serde_json::from_str(line).expect("a recorded step")).collect()
 }
 
@@ -67,10 +69,17 @@ fn job(kind: &str, what: &str, tag: &str, out: PathBuf) -> TrainOptions {
 
 #[test]
 fn sample_pictures_are_those_that_the_lora_gives() {
+    for model in [common::golden("sd2"), common::xl("xl")] {
+        sampled_as_generated(&model);
+    }
+}
+
+/// Trains all text encoders of `model`: its sample is what the written LoRA gives, which it is not without their part.
+fn sampled_as_generated(model: &Path) {
     let engine = common::engine();
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("both.safetensors");
-    let model = ModelOptions { model: Some(common::golden("sd2")), dtype: WeightType::F32, ..Default::default() };
+    let model = ModelOptions { model: Some(model.to_owned()), dtype: WeightType::F32, ..Default::default() };
     let prompt = "a mscds cat in the snow";
     let job = TrainOptions {
         model: model.clone(),
@@ -200,18 +209,18 @@ pub fn final_error(got: &SafeTensors, expected: &SafeTensors, start: &dyn Fn(&st
 /// Another way to train that must come to the same.
 type Change<'a> = &'a dyn Fn(&mut TrainOptions);
 
-fn replay(
-    engine: &Engine,
-    kind: &str,
-    what: &str,
-    tag: &str,
-    change: Change<'_>,
-    allowed: Allowed,
-) -> Result<(), String> {
-    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let out = folder.path().join(if what == "full" { "model" } else { "lora.safetensors" });
-    let mut job = job(kind, what, tag, out.clone());
-    change(&mut job);
+/// What another implementation recorded of a run.
+pub struct Recording {
+    /// Losses and norms of each step.
+    pub steps: PathBuf,
+    /// Final weights; a path where nothing is for a run of which only the steps were recorded.
+    pub end: PathBuf,
+    /// Weights that it started from.
+    pub start: PathBuf,
+}
+
+/// Runs `job`, which writes its weights to `out`, and holds it against `recording`.
+pub fn follow(job: &TrainOptions, out: &Path, recording: &Recording, allowed: Allowed) -> Result<(), String> {
     let mut steps = Vec::new();
     let mut hear = |event: Event| {
         if let Event::Step(report) = event {
@@ -219,28 +228,36 @@ fn replay(
         }
         Flow::Continue
     };
-    pollster::block_on(engine.train(&job, &mut hear)).map_err(|e| e.to_string())?;
-    let fixtures = format!("{kind}-{what}");
-    compare(&steps, &recorded(&fixtures, tag), allowed)?;
-    let expected = common::golden(&fixtures).join(format!("{tag}.final.safetensors"));
-    if !expected.exists() {
+    pollster::block_on(common::engine().train(job, &mut hear)).map_err(|e| e.to_string())?;
+    compare(&steps, &lines(&recording.steps), allowed)?;
+    if !recording.end.exists() {
         return Ok(());
     }
     let open = |path: &Path| SafeTensors::open(path).map_err(|e| e.to_string());
-    let (got, start) = match what {
-        "full" => {
-            let weights = "unet/diffusion_pytorch_model.safetensors";
-            (open(&out.join(weights))?, open(&common::golden(kind).join(weights))?)
-        }
-        _ => (open(&out)?, open(&common::golden(&fixtures).join("init.lora-peft.safetensors"))?),
-    };
+    let start = open(&recording.start)?;
     let before = |name: &str| start.get(name).and_then(|t| t.to_f32()).expect("a tensor to start from");
-    let worst = final_error(&got, &open(&expected)?, &before)?;
-    println!("{kind} {what} {tag}: final weights off by {worst:.1e} of their change");
+    let worst = final_error(&open(out)?, &open(&recording.end)?, &before)?;
+    println!("{}: final weights off by {worst:.1e} of their change", recording.end.display());
     if worst > allowed.weights {
         return Err(format!("final weights are off by {worst:.1e} of the change that training made"));
     }
     Ok(())
+}
+
+fn replay(kind: &str, what: &str, tag: &str, change: Change<'_>, allowed: Allowed) -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+    let full = what == "full";
+    let out = folder.path().join(if full { "model" } else { "lora.safetensors" });
+    let mut job = job(kind, what, tag, out.clone());
+    change(&mut job);
+    let fixtures = common::golden(&format!("{kind}-{what}"));
+    let weights = "unet/diffusion_pytorch_model.safetensors";
+    let recording = Recording {
+        steps: fixtures.join(format!("{tag}.jsonl")),
+        end: fixtures.join(format!("{tag}.final.safetensors")),
+        start: if full { common::golden(kind).join(weights) } else { fixtures.join("init.lora-peft.safetensors") },
+    };
+    follow(&job, &if full { out.join(weights) } else { out }, &recording, allowed)
 }
 
 fn replays(what: &str, tags: &[&str]) {
@@ -248,11 +265,10 @@ fn replays(what: &str, tags: &[&str]) {
 }
 
 fn replays_changed(what: &str, tags: &[&str], change: Change<'_>, allowed: Allowed) {
-    let engine = common::engine();
     let mut wrong = Vec::new();
     for kind in ["sd2", "sd15"] {
         for tag in tags {
-            if let Err(e) = replay(engine, kind, what, tag, change, allowed) {
+            if let Err(e) = replay(kind, what, tag, change, allowed) {
                 wrong.push(format!("{kind} {what} {tag}: {e}"));
             }
         }

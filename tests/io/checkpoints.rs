@@ -205,7 +205,7 @@ fn every_refusal_has_a_remedy() {
     let class = |class: &'static str| {
         move |p: &Path| fs::write(p.join("model_index.json"), format!(r#"{{"_class_name":"{class}"}}"#)).unwrap()
     };
-    for family in ["StableDiffusion3Pipeline", "FluxPipeline", "KolorsPipeline"] {
+    for family in ["StableDiffusion3Pipeline", "FluxPipeline"] {
         refused(&class(family), &format!("is a {family}; Portray takes Stable Diffusion 1.x, 2.x and XL"));
     }
     for (class, what) in [

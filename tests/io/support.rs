@@ -1,8 +1,52 @@
-//! Paths, and a comparator for values.
+//! Paths, tensors that can be changed, and a comparator for values.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use portray::Result;
+use portray::io::{ElementType, SafeTensors, Tensor, write_safetensors};
+
+/// A tensor of a file that a test changes.
+pub struct OwnedTensor {
+    pub name: String,
+    pub dtype: ElementType,
+    pub shape: Vec<usize>,
+    pub bytes: Vec<u8>,
+}
+
+/// The tensors of the file at `path`.
+pub fn owned(path: &Path) -> Vec<OwnedTensor> {
+    let file = SafeTensors::open(path).unwrap();
+    let own = |t: Tensor<'_>| OwnedTensor {
+        name: t.name.to_string(),
+        dtype: t.dtype,
+        shape: t.shape.to_vec(),
+        bytes: t.bytes().unwrap().to_vec(),
+    };
+    file.iter().map(own).collect()
+}
+
+/// Writes `tensors` to `path`, in place of what is there.
+pub fn write_owned(path: &Path, tensors: &[OwnedTensor]) {
+    let raw =
+        |t: &OwnedTensor| Tensor::raw(t.name.clone(), t.dtype, &t.shape, Box::leak(t.bytes.clone().into_boxed_slice()));
+    let tensors: Vec<_> = tensors.iter().map(raw).collect();
+    // A file that is linked elsewhere is not written through.
+    drop(std::fs::remove_file(path));
+    write_safetensors(path, &tensors, &Default::default()).unwrap();
+}
+
+/// Copies the folder `from`, following links.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()) {
+        let target = to.join(entry.file_name().unwrap());
+        if entry.is_dir() {
+            copy_folder(&entry, &target);
+        } else {
+            std::fs::copy(&entry, &target).unwrap();
+        }
+    }
+}
 
 /// A file or folder of the golden fixtures.
 pub fn golden(name: &str) -> PathBuf {

@@ -2,6 +2,8 @@
 //! of the sources.
 
 mod checkpoints;
+#[path = "../common/mod.rs"]
+mod common;
 mod diffusion;
 mod grads;
 #[path = "../io/mod.rs"]

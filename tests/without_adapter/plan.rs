@@ -7,7 +7,8 @@ use portray::graph::{Graph, Launch, Op, Plan, PlanOptions, Tensor, TensorInfo};
 use portray::models::UnetConfig;
 use portray::nn::{LoraSpec, Targets};
 use portray::ops::{self, Activation};
-use portray::train::{Optimizer, Setup, TrainPlan};
+use portray::train::{Optimizer, Recomputed, Setup, TrainPlan};
+use portray::{Checkpointing, ModelOptions, PlanReport, TrainOptions, plan_train};
 
 /// Adds its second operand to its first, in place.
 #[derive(Debug)]
@@ -243,7 +244,7 @@ fn a_training_has_plans_for_every_size() {
         more_sizes: more.to_vec(),
         captions: false,
         tokens: 7,
-        checkpoint: false,
+        checkpoint: Recomputed::None,
         accumulate: if fused { 1 } else { 2 },
         optimizer: Optimizer::AdamW,
         fused,
@@ -264,4 +265,24 @@ fn a_training_has_plans_for_every_size() {
             assert_eq!(mine[1].arena, alone.next.as_ref().unwrap().arena, "{size:?}");
         }
     }
+}
+
+/// SDXL's transformers have several blocks.
+#[test]
+fn as_little_is_recomputed_as_memory_allows() {
+    let model = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/xl/xl");
+    let plan = |checkpointing, memory| -> PlanReport {
+        let model = ModelOptions { model: Some(model.clone()), memory, ..Default::default() };
+        // Enough for the UNet to hold more than the autoencoder and the text encoders do before it.
+        let job = TrainOptions { model, checkpointing, resolution: Some(256), batch: 8, ..Default::default() };
+        plan_train(&job, &Caps::webgpu_defaults(AdapterClass::Gpu)).unwrap()
+    };
+    let [off, blocks, on] = [Checkpointing::Off, Checkpointing::Blocks, Checkpointing::On].map(|way| plan(way, None));
+    for (least, most) in [(&on, &blocks), (&blocks, &off)] {
+        assert!(least.peak_bytes < most.peak_bytes && least.flops > most.flops, "{least:?} {most:?}");
+        // What is allowed is just too little for the one that takes more.
+        let auto = plan(Checkpointing::Auto, Some(most.peak_bytes - 1));
+        assert_eq!((auto.peak_bytes, auto.flops), (least.peak_bytes, least.flops));
+    }
+    assert_eq!(plan(Checkpointing::Auto, None).flops, off.flops);
 }

@@ -11,7 +11,7 @@ use portray::gpu::{AdapterClass, Caps, Variants};
 use portray::graph::{Graph, Plan, PlanOptions};
 use portray::models::{Context, MapSizes, TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
 use portray::nn::{LoraSpec, Mode, Role, Scope, Settings, Targets};
-use portray::train::{Setup, TrainPlan};
+use portray::train::{Recomputed, Setup, TrainPlan};
 use portray::{GenerateOptions, ModelOptions, Optimizer, TrainOptions, plan_generate, plan_train};
 use serde_json::{Value, json};
 
@@ -206,7 +206,7 @@ fn large_pictures_and_trainings_bind_little() {
         more_sizes: Vec::new(),
         captions: false,
         tokens: 77,
-        checkpoint: true,
+        checkpoint: Recomputed::Blocks,
         accumulate: 1,
         optimizer: Optimizer::AdamW,
         fused: false,

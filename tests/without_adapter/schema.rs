@@ -196,7 +196,7 @@ fn the_page_has_the_options_of_the_library() {
     assert_eq!(&taken::<TrainOptions>() - &own(&train), names(left));
     let text = uncommented(TYPES);
     let load = fields(braced(text.split(" load(").nth(1).unwrap()));
-    assert_eq!(&taken::<ModelOptions>() - &own(&load), names(["memory", "model"]));
+    assert_eq!(&taken::<ModelOptions>() - &own(&load), names(["memory", "model", "unet", "vae"]));
     // Values are called as they are, too.
     let mut seen = 0;
     for (field, kind) in generate.iter().chain(&train) {

@@ -1,9 +1,11 @@
 //! LoRA files of the families: opening and writing them, and whose they are.
 
+mod names;
 mod report;
 
 use std::path::Path;
 
+pub(crate) use names::original_names;
 pub use report::{MatchReport, ShapeMismatch};
 
 use super::description::{Family, Words};
@@ -11,57 +13,10 @@ use super::known::FAMILIES;
 use super::refusals::TAKES_LORAS;
 use super::sd1::SD1;
 use super::sdxl::SDXL;
-use super::single_file::{Structure, other};
+use super::single_file::other;
 use crate::error::Result;
-use crate::io::checkpoints::Names;
-use crate::io::lora_file::{Reading, Writing};
-use crate::io::{LoraFile, LoraFormat, ModelModules, PartId, SafeTensors, Source};
-
-/// Resolutions of a UNet, and the residual blocks of each: in Stable Diffusion 1.x and 2.x, and in XL.
-const USUAL: [usize; 2] = [4, 2];
-const XL: [usize; 2] = [3, 2];
-
-/// Parts of keys that only LoRAs of Stable Diffusion XL have.
-const XL_MARKS: [&str; 6] =
-    ["lora_te2_", "text_encoder_2.", "clip_g.", "transformer_blocks.1.", "transformer_blocks_1_", "label_emb"];
-
-/// The original code's names of the UNet of `model`; without one, of the UNet that a LoRA with `keys` can be for.
-pub(crate) fn original_names<'k>(model: Option<&ModelModules>, keys: impl Iterator<Item = &'k str> + Clone) -> Names {
-    let numbers = |prefix: &str| {
-        let paths = model.into_iter().flat_map(|model| model.of(PartId::UNET));
-        let number = |path: &String| path.strip_prefix(prefix)?.split('.').next()?.parse::<usize>().ok();
-        paths.filter_map(|(path, _)| number(path)).max().map(|last| last + 1)
-    };
-    let has = |marks: &[&str]| keys.clone().any(|key| marks.iter().any(|mark| key.contains(mark)));
-    let [blocks, layers] = match (numbers("down_blocks."), numbers("down_blocks.0.resnets.")) {
-        (Some(blocks), Some(layers)) => [blocks, layers],
-        _ if has(&XL_MARKS) => XL,
-        // With two residual blocks the third input block is a convolution.
-        _ if has(&["input_blocks.3.1.", "input_blocks_3_1_"]) => [USUAL[0], 1],
-        _ => USUAL,
-    };
-    let attends = |block: &usize| {
-        let start = format!("up_blocks.{block}.att");
-        model.is_some_and(|model| model.of(PartId::UNET).any(|(path, _)| path.starts_with(&start)))
-    };
-    let plain = match model {
-        Some(_) => (0..blocks).take_while(|block| !attends(block)).count(),
-        None => blocks.saturating_sub(XL[0]),
-    };
-    unet_names([blocks, layers], plain)
-}
-
-fn unet_names([blocks, layers]: [usize; 2], plain: usize) -> Names {
-    let structure = Structure {
-        unet_blocks: blocks,
-        unet_layers: layers,
-        unet_plain: plain,
-        vae_blocks: 0,
-        vae_layers: 0,
-        texts: Vec::new(),
-    };
-    Names::new(PartId::UNET, &structure)
-}
+use crate::io::lora_file::{BASE_VERSION, Reading, Writing};
+use crate::io::{Checkpoint, LoraFile, LoraFormat, ModelModules, SafeTensors, Source};
 
 /// Says what a file without a LoRA is.
 fn no_lora(file: &SafeTensors) -> Option<String> {
@@ -103,17 +58,40 @@ impl LoraFile {
     /// cannot be written; then the old file is as it was.
     pub fn write(&self, path: impl AsRef<Path>, format: LoraFormat) -> Result<()> {
         self.check_family()?;
-        let family = self.family_written();
-        let Words { base_version, architecture, second, text, original_unet } = family.lora;
-        let originals = original_unet.then(|| unet_names(XL, 0));
-        self.write_as(path.as_ref(), format, &Writing { base_version, architecture, second, text, originals })
+        let Words { base_versions, architectures, second, text, original_unet } = self.family_written().lora;
+        let velocity = usize::from(self.base_version() == Some(base_versions[1]));
+        let words = Writing {
+            base_version: base_versions[velocity],
+            architecture: architectures[velocity],
+            second,
+            text,
+            originals: original_unet.then(|| names::names_of_xl(self)),
+        };
+        self.write_as(path.as_ref(), format, &words)
+    }
+
+    /// Notes in its metadata the version of `model`, which it is for, as kohya's scripts name it: `ss_base_model_version`. A
+    /// version that is there already stays.
+    pub fn note_base(&mut self, model: &Checkpoint) {
+        let velocity = model.scheduler().get("prediction_type").is_some_and(|kind| kind == "v_prediction");
+        let version = Family::of(model).base_version(velocity);
+        self.metadata.entry(BASE_VERSION.into()).or_insert_with(|| version.into());
+    }
+
+    /// The version of the model that it is for, where its metadata say it.
+    pub(super) fn base_version(&self) -> Option<&str> {
+        self.metadata.get(BASE_VERSION).map(String::as_str)
+    }
+
+    /// The family that its metadata name.
+    pub(super) fn family_said(&self) -> Option<&'static Family> {
+        let said = self.base_version()?;
+        FAMILIES.into_iter().find(|family| family.lora.base_versions.contains(&said))
     }
 
     /// The family whose words it is written in: as its metadata say, else as its layers tell, else the first.
     fn family_written(&self) -> &'static Family {
-        let said = self.metadata.get("ss_base_model_version");
-        let by_said = said.and_then(|said| FAMILIES.into_iter().find(|family| *said == family.lora.base_version));
         let by_mark = || self.mark_of_xl().map(|_| &SDXL);
-        by_said.or_else(by_mark).or_else(|| self.family_by_width()).unwrap_or(&SD1)
+        self.family_said().or_else(by_mark).or_else(|| self.family_by_width()).unwrap_or(&SD1)
     }
 }

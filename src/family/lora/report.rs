@@ -80,6 +80,7 @@ impl LoraFile {
         // One for Stable Diffusion XL has a text encoder that fits one of Stable Diffusion 1.x.
         let of_xl = self.mark_of_xl().is_some() && !model.layers.contains_key(&PartId::TEXT_ENCODER_2);
         let of_model = width.is_some() && width == self.context_width();
+        let other_width = !of_model && width.is_some() && self.context_width().is_some();
         let mut report = MatchReport {
             matched: Vec::new(),
             kinds: BTreeMap::new(),
@@ -87,7 +88,7 @@ impl LoraFile {
             mismatched: Vec::new(),
             file: self.name.clone(),
             names_layers: !self.layers().is_empty(),
-            other_family: of_xl || family.as_ref().is_some_and(|family| family.other),
+            other_family: of_xl || other_width || family.as_ref().is_some_and(|family| family.other),
             made_for: family.filter(|family| family.other || of_xl || !of_model).map(|family| family.to_string()),
         };
         for module in self.layers() {
@@ -148,6 +149,9 @@ impl LoraFile {
         if let Some(second) = layers.iter().find(|key| key.part == PartId::TEXT_ENCODER_2) {
             return Some(format!("'{second}' is of a second text encoder"));
         }
+        if let Some(sizes) = layers.iter().find(|key| key.path.starts_with("add_embedding.")) {
+            return Some(format!("'{sizes}' is of added conditioning"));
+        }
         let deep = layers.iter().find(|key| key.path.contains(".transformer_blocks.1."))?;
         Some(format!("'{deep}' is of a second transformer block"))
     }
@@ -162,16 +166,14 @@ impl LoraFile {
             return foreign;
         }
         let of = |name: &str, mark: String, other| Some(MadeFor { name: name.into(), mark, other });
-        if let Some(width) = self.context_width() {
-            let mark = format!("cross-attention width {width}");
-            return match (self.family_by_width(), width) {
-                (Some(family), _) => of(family.name, mark, false),
-                (None, 1280) => of("Stable Diffusion XL's refiner", mark, true),
-                (None, _) => of("a model", mark, false),
-            };
-        }
-        if let Some(mark) = self.mark_of_xl() {
-            return of("Stable Diffusion XL", mark, false);
+        let width = self.context_width();
+        let by_width = width.map(|width| (width, format!("cross-attention width {width}")));
+        match (by_width, self.family_by_width().filter(|_| width.is_some()), self.mark_of_xl()) {
+            (Some((_, mark)), Some(family), _) => return of(family.name, mark, false),
+            (Some((1280, mark)), ..) => return of("Stable Diffusion XL's refiner", mark, true),
+            (_, _, Some(mark)) => return of("Stable Diffusion XL", mark, false),
+            (Some((_, mark)), ..) => return of("a model", mark, false),
+            (None, ..) => {}
         }
         let foreign = |mark: &str| self.foreign.iter().any(|key| key.contains(mark));
         if self.layers().is_empty()
@@ -180,6 +182,9 @@ impl LoraFile {
         {
             let mark = "PixArt, Stable Diffusion 3, Flux or another".to_owned();
             return of("a diffusion transformer", mark, true);
+        }
+        if let (Some(family), Some(version)) = (self.family_said(), self.base_version()) {
+            return of(family.name, format!("base version {version}"), false);
         }
         let width = self.columns(&[".self_attn.q_proj", ".self_attn.v_proj"])?;
         let mark = format!("text encoder width {width}");

@@ -1,92 +1,124 @@
-//! Configurations of a single file: what is the same in the whole family comes from its template (`sd1.json`, `sdxl.json`,
-//! as diffusers ships them), what the tensors' shapes tell replaces it.
+//! Configurations of parts that come without one: what is the same in the whole family comes from its template
+//! (`sd1.json`, `sdxl.json`, as diffusers ships them), what the tensors' shapes tell replaces it.
 
 use serde_json::{Map, Value, json};
 
 use super::identify::INPAINTING;
-use super::names::Structure;
+use super::stated::Stated;
+use super::structure::count;
+use crate::diffusion::Prediction;
 use crate::error::{Error, Result};
 use crate::family::description::{Family, Heads};
-use crate::io::checkpoints::{Names, Stored};
-use crate::io::{PartId, SafeTensors};
+use crate::io::{PartId, SafeTensors, Weights};
 
 /// Channels of an attention head in every text encoder.
 const HEAD: usize = 64;
 
-/// All configurations of a file.
-pub struct Configs {
+/// Configurations that the files of a family have in common.
+pub struct Template {
     /// Configurations of the parts, by name.
-    pub parts: Map<String, Value>,
+    parts: Map<String, Value>,
     pub model_index: Value,
     pub scheduler: Value,
 }
 
-impl Configs {
-    pub fn new(file: &SafeTensors, structure: &Structure, family: &Family) -> Result<Configs> {
-        let mut template: Value = serde_json::from_str(family.template)
-            .map_err(|e| Error::file(file.name(), format!("configuration template: {e}")))?;
-        let mut take = |name: &str| template.get_mut(name).map(Value::take).unwrap_or_default();
-        let (mut model_index, mut scheduler) = (take("model_index"), take("scheduler"));
-        let mut parts = Map::new();
-        for part in family.parts() {
-            let shapes = Shapes { file, names: Names::new(part, structure) };
-            let fields = match part {
-                PartId::UNET => unet_fields(&shapes, structure, family.heads)?,
-                PartId::VAE => vae_fields(&shapes, structure)?,
-                _ => text_fields(&shapes, structure, part)?,
-            };
-            parts.insert(part.name().into(), with(take(part.name()), fields));
-        }
-        if parts[PartId::UNET.name()]["in_channels"] == json!(INPAINTING) {
-            model_index["_class_name"] = family.inpainting_pipeline.into();
-        }
-        // The marker of newer trainers for noise levels that end in pure noise (Lin et al. 2023): sampling has to begin
-        // there, which a template's leading spacing does not.
-        let zero_snr =
-            file.metadata().get("ss_zero_terminal_snr").is_some_and(|value| value.eq_ignore_ascii_case("true"));
-        if zero_snr || file.contains("ztsnr") {
-            scheduler["_class_name"] = family.zero_snr_scheduler.into();
-            scheduler["rescale_betas_zero_snr"] = json!(true);
-            scheduler["timestep_spacing"] = json!("trailing");
-        }
-        Ok(Configs { parts, model_index, scheduler })
+impl Template {
+    /// Reads the template of `family`.
+    ///
+    /// # Errors
+    /// [`Error::File`] named `name` if the template is malformed.
+    pub fn new(name: &str, family: &Family) -> Result<Template> {
+        let mut template: Map<String, Value> = serde_json::from_str(family.template)
+            .map_err(|e| Error::file(name, format!("configuration template: {e}")))?;
+        let mut take = |name: &str| template.remove(name).unwrap_or_default();
+        Ok(Template { model_index: take("model_index"), scheduler: take("scheduler"), parts: template })
     }
 
-    /// Makes the configurations those of a model that predicts velocities.
-    pub fn predict_velocity(&mut self, family: &Family) {
-        (family.velocity)(&mut self.scheduler, &mut self.parts[PartId::UNET.name()]);
+    /// Returns the configuration of `part`.
+    pub fn part(&self, part: PartId) -> Value {
+        self.parts.get(part.name()).cloned().unwrap_or_default()
     }
 }
 
-fn with(mut template: Value, fields: Value) -> Value {
+/// Settles the pipeline of `model_index` by the channels that the UNet of `config` reads.
+pub fn settle_pipeline(model_index: &mut Value, config: &Value, family: &Family) {
+    let inpaints = model_index["_class_name"] == family.inpainting_pipeline;
+    if config["in_channels"] == json!(INPAINTING) {
+        model_index["_class_name"] = family.inpainting_pipeline.into();
+    } else if let Some(first) = family.pipelines.first().filter(|_| inpaints) {
+        model_index["_class_name"] = (*first).into();
+    }
+}
+
+/// Changes the configurations of scheduler and UNet to what a file says of its training: what it predicts, and whether
+/// its noise levels end in pure noise.
+pub fn settle_training(
+    scheduler: &mut Value,
+    unet: &mut Value,
+    (file, stated): (&SafeTensors, Option<&Stated>),
+    family: &Family,
+) {
+    // The marker of newer trainers for noise levels that end in pure noise (Lin et al. 2023): sampling has to begin
+    // there, which a template's leading spacing does not.
+    let zero_snr = file.metadata().get("ss_zero_terminal_snr").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    if zero_snr || file.contains("ztsnr") {
+        scheduler["_class_name"] = family.zero_snr_scheduler.into();
+        scheduler["rescale_betas_zero_snr"] = json!(true);
+        scheduler["timestep_spacing"] = json!("trailing");
+    }
+    match stated.map(|stated| stated.prediction) {
+        Some(Prediction::V) => (family.velocity)(scheduler, unet),
+        Some(Prediction::Epsilon) => scheduler["prediction_type"] = "epsilon".into(),
+        Some(Prediction::Sample) => scheduler["prediction_type"] = "sample".into(),
+        None => {}
+    }
+}
+
+/// Returns `template` with `fields` in place of its own.
+pub fn with(mut template: Value, fields: Value) -> Value {
     if let (Some(template), Value::Object(fields)) = (template.as_object_mut(), fields) {
         template.extend(fields);
     }
     template
 }
 
+/// Returns the fields of the configuration of `weights` that its tensors tell.
+///
+/// # Errors
+/// [`Error::File`] naming a tensor that is missing, or of a shape that no part of `family` has.
+pub fn fields(weights: &Weights, family: &Family) -> Result<Value> {
+    let shapes = Shapes { weights };
+    match weights.part() {
+        PartId::UNET => unet_fields(&shapes, family.heads),
+        PartId::VAE => vae_fields(&shapes),
+        _ => text_fields(&shapes),
+    }
+}
+
 /// Shapes by diffusers' names.
 struct Shapes<'a> {
-    file: &'a SafeTensors,
-    names: Names,
+    weights: &'a Weights,
 }
 
 impl Shapes<'_> {
     fn find(&self, name: &str) -> Option<Vec<usize>> {
-        let (original, stored) = self.names.original(name)?;
-        let mut shape = self.file.find(&original)?.shape.to_vec();
-        if stored == Stored::Transposed {
-            shape.reverse();
-        }
-        Some(shape)
+        Some(self.weights.find(name)?.shape.to_vec())
     }
 
     /// Extent `axis` of the tensor `name`.
     fn extent(&self, name: &str, axis: usize) -> Result<usize> {
-        let original = self.names.original(name).map_or(name.to_owned(), |(original, _)| original);
-        let tensor = self.file.get(&original)?;
+        let original = self.weights.stored_name(name);
+        let Some(tensor) = self.weights.find(name) else {
+            return Err(Error::file(self.weights.location(), format!("has no tensor '{original}'")));
+        };
         let extent = tensor.shape.get(axis).copied().filter(|&n| n > 0);
-        extent.ok_or_else(|| tensor.error(format!("has shape {:?}: no Stable Diffusion model", tensor.shape)))
+        let message = format!("has shape {:?}: no Stable Diffusion model", tensor.shape);
+        extent.ok_or_else(|| tensor.renamed(original.as_str()).error(message))
+    }
+
+    /// One more than the largest number that follows `prefix` in a tensor's name.
+    fn count(&self, prefix: &str) -> usize {
+        count(self.weights.names(), prefix)
     }
 }
 
@@ -144,8 +176,8 @@ impl Depths {
     }
 }
 
-fn unet_fields(shapes: &Shapes<'_>, structure: &Structure, heads: Heads) -> Result<Value> {
-    let blocks = structure.unet_blocks;
+fn unet_fields(shapes: &Shapes<'_>, heads: Heads) -> Result<Value> {
+    let (blocks, layers) = (shapes.count("down_blocks."), shapes.count("down_blocks.0.resnets."));
     let channels = (0..blocks).map(|i| shapes.extent(&format!("down_blocks.{i}.resnets.0.conv1.weight"), 0));
     let channels = channels.collect::<Result<Vec<usize>>>()?;
     let attends = |half: &str, i: usize| shapes.find(&format!("{half}_blocks.{i}.attentions.0.proj_in.weight"));
@@ -155,9 +187,9 @@ fn unet_fields(shapes: &Shapes<'_>, structure: &Structure, heads: Heads) -> Resu
     let down: Vec<_> = (0..blocks).map(|i| kind("down", i, ["CrossAttnDownBlock2D", "DownBlock2D"])).collect();
     let up: Vec<_> = (0..blocks).map(|i| kind("up", i, ["CrossAttnUpBlock2D", "UpBlock2D"])).collect();
     let Some(first) = (0..blocks).find(|&i| attends("down", i).is_some()) else {
-        return Err(Error::file(shapes.file.name(), "its UNet has no attention: no Stable Diffusion model"));
+        return Err(Error::file(shapes.weights.location(), "its UNet has no attention: no Stable Diffusion model"));
     };
-    let depths = Depths::new(shapes, blocks, structure.unet_layers);
+    let depths = Depths::new(shapes, blocks, layers);
     let middle = match depths.middle {
         0 if shapes.find("mid_block.resnets.0.conv1.weight").is_none() => Value::Null,
         0 => json!("UNetMidBlock2D"),
@@ -175,7 +207,7 @@ fn unet_fields(shapes: &Shapes<'_>, structure: &Structure, heads: Heads) -> Resu
         "down_block_types": down,
         "mid_block_type": middle,
         "up_block_types": up,
-        "layers_per_block": structure.unet_layers,
+        "layers_per_block": layers,
         "cross_attention_dim": shapes.extent(&format!("{attention}.transformer_blocks.0.attn2.to_k.weight"), 1)?,
         "attention_head_dim": heads,
         "use_linear_projection": attends("down", first).is_some_and(|shape| shape.len() == 2),
@@ -189,8 +221,8 @@ fn unet_fields(shapes: &Shapes<'_>, structure: &Structure, heads: Heads) -> Resu
     Ok(fields)
 }
 
-fn vae_fields(shapes: &Shapes<'_>, structure: &Structure) -> Result<Value> {
-    let blocks = structure.vae_blocks;
+fn vae_fields(shapes: &Shapes<'_>) -> Result<Value> {
+    let blocks = shapes.count("encoder.down_blocks.");
     let channels = (0..blocks).map(|i| shapes.extent(&format!("encoder.down_blocks.{i}.resnets.0.conv1.weight"), 0));
     Ok(json!({
         "in_channels": shapes.extent("encoder.conv_in.weight", 1)?,
@@ -199,20 +231,19 @@ fn vae_fields(shapes: &Shapes<'_>, structure: &Structure) -> Result<Value> {
         "block_out_channels": channels.collect::<Result<Vec<usize>>>()?,
         "down_block_types": vec!["DownEncoderBlock2D"; blocks],
         "up_block_types": vec!["UpDecoderBlock2D"; blocks],
-        "layers_per_block": structure.vae_layers,
+        "layers_per_block": shapes.count("encoder.down_blocks.0.resnets."),
     }))
 }
 
-fn text_fields(shapes: &Shapes<'_>, structure: &Structure, part: PartId) -> Result<Value> {
+fn text_fields(shapes: &Shapes<'_>) -> Result<Value> {
     let table = "text_model.embeddings.token_embedding.weight";
     let width = shapes.extent(table, 1)?;
-    let layers = structure.texts.iter().find(|text| text.part == part).map(|text| text.layers);
     let mut fields = json!({
         "vocab_size": shapes.extent(table, 0)?,
         "hidden_size": width,
         "intermediate_size": shapes.extent("text_model.encoder.layers.0.mlp.fc1.weight", 0)?,
         "max_position_embeddings": shapes.extent("text_model.embeddings.position_embedding.weight", 0)?,
-        "num_hidden_layers": layers,
+        "num_hidden_layers": shapes.count("text_model.encoder.layers."),
         "num_attention_heads": (width / HEAD).max(1),
     });
     if let Some(shape) = shapes.find("text_projection.weight") {

@@ -37,7 +37,7 @@ const TEXTUAL_INVERSION: [&str; 2] = ["emb_params", "string_to_param"];
 /// Parts without a UNet of the original layout, by the beginning of their tensors' names.
 const PARTS: [(&str, &str); 6] = [
     ("down_blocks.", "the UNet alone, in diffusers' layout"),
-    ("unet.", "a merged diffusers model"),
+    ("unet.down_blocks.", "a merged diffusers model"),
     ("text_model.", "a text encoder alone"),
     ("encoder.", "an autoencoder or text encoder alone"),
     ("first_stage_model.", "an autoencoder alone"),
@@ -76,21 +76,11 @@ pub fn other(file: &SafeTensors) -> Option<String> {
     let has = |mark: &str| file.names().any(|name| name.contains(mark));
     let starts = |prefix: &str| file.names().any(|name| name.starts_with(prefix));
     let unet = UNET;
-    // Upscalers have marks of SDXL: the channels come first.
-    let inputs = [format!("{unet}input_blocks.0.0.weight"), "conv_in.weight".into()];
-    let shapes = inputs.iter().filter_map(|name| Some(file.find(name)?.shape));
-    let mut channels = shapes.filter(|shape| shape.len() == 4).map(|shape| shape[1]);
-    if let Some(channels) = channels.find(|channels| ![LATENT, INPAINTING].contains(channels)) {
-        return Some(by_input_channels(channels, LATENT));
-    }
-    if let Some((_, what)) = OTHERS.iter().find(|(mark, _)| has(mark)) {
-        return Some((*what).into());
+    if let Some(what) = foreign(file) {
+        return Some(what);
     }
     if has("label_emb") && starts("cond_stage_model.") {
         return Some("a checkpoint whose UNet takes class labels (Stable unCLIP or another)".into());
-    }
-    if let Some((_, family)) = refusals::OTHERS.iter().find(|(mark, _)| has(mark)) {
-        return Some(format!("a checkpoint of {family}"));
     }
     if starts(unet) {
         return None;
@@ -103,6 +93,24 @@ pub fn other(file: &SafeTensors) -> Option<String> {
         return Some("a UNet alone".into());
     }
     PARTS.iter().find(|(mark, _)| starts(mark)).map(|(_, what)| (*what).into())
+}
+
+/// Returns whose a file of another family, or with other contents, is, by marks in its tensors' names and by the channels
+/// that its UNet reads.
+pub fn foreign(file: &SafeTensors) -> Option<String> {
+    let has = |mark: &str| file.names().any(|name| name.contains(mark));
+    // Upscalers have marks of SDXL: the channels come first.
+    let inputs = [format!("{UNET}input_blocks.0.0.weight"), "input_blocks.0.0.weight".into(), "conv_in.weight".into()];
+    let shapes = inputs.iter().filter_map(|name| Some(file.find(name)?.shape));
+    let mut channels = shapes.filter(|shape| shape.len() == 4).map(|shape| shape[1]);
+    if let Some(channels) = channels.find(|channels| ![LATENT, INPAINTING].contains(channels)) {
+        return Some(by_input_channels(channels, LATENT));
+    }
+    if let Some((_, what)) = OTHERS.iter().find(|(mark, _)| has(mark)) {
+        return Some((*what).into());
+    }
+    let family = refusals::OTHERS.iter().find(|(mark, _)| has(mark))?.1;
+    Some(format!("a checkpoint of {family}"))
 }
 
 /// A single file that can be read.
@@ -163,8 +171,10 @@ fn text_names(file: &SafeTensors, encoder: &Encoder) -> Option<TextNames> {
 /// The family of a checkpoint that is read, and a message where it is no more than likely. Names say nothing of whether a
 /// text encoder is of the first or the second generation: both go about under either's.
 fn family(file: &SafeTensors) -> (&'static Family, Option<String>) {
-    let second = SDXL.encoders.last().into_iter().flat_map(|encoder| encoder.originals);
-    if second.into_iter().any(|(prefix, _)| file.names().any(|name| name.starts_with(prefix))) {
+    let mut texts = SDXL.encoders.iter().flat_map(|encoder| encoder.originals);
+    let starts = |prefix: &str| file.names().any(|name| name.starts_with(prefix));
+    // Without a text encoder, the sizes that its UNet reads tell.
+    if texts.any(|(prefix, _)| starts(prefix)) || starts(&format!("{UNET}label_emb.")) {
         return (&SDXL, None);
     }
     let shape = |ending: &str| {

@@ -1,12 +1,12 @@
 //! Single-file checkpoints in the original layout: family, configurations and names are read off the tensors, so that
 //! the rest of the engine sees the same parts as in a diffusers folder.
 
-mod configs;
-mod identify;
-mod names;
+pub(super) mod configs;
+pub(super) mod identify;
+pub(super) mod names;
 pub(super) mod open;
-mod stated;
-mod structure;
+pub(super) mod stated;
+pub(super) mod structure;
 
 pub use identify::{is_checkpoint, other};
 pub use names::{Structure, TextNames};

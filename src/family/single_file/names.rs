@@ -7,7 +7,7 @@ use crate::io::PartId;
 use crate::io::checkpoints::names::{Names, Stored, VAE_ATTENTION_SPELLINGS};
 
 /// Structure of a model, as far as its names depend on it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Structure {
     /// Resolutions of the UNet.
     pub unet_blocks: usize,
@@ -57,7 +57,12 @@ impl Structure {
 impl Names {
     /// The names of `part` of a model of that structure.
     pub fn new(part: PartId, structure: &Structure) -> Names {
-        let mut names = Names::with_prefix(structure.prefix(part));
+        Names::behind(structure.prefix(part), part, structure)
+    }
+
+    /// The names of `part` of a model of that structure, each behind `prefix`.
+    pub fn behind(prefix: &str, part: PartId, structure: &Structure) -> Names {
+        let mut names = Names::with_prefix(prefix);
         match part {
             PartId::UNET => unet(&mut names, structure),
             PartId::VAE => vae(&mut names, structure),
@@ -86,7 +91,9 @@ fn text_encoder(names: &mut Names, text: &TextNames) {
         let stored = if text.flavour == TextFlavour::OpenClip { Stored::Transposed } else { Stored::Whole };
         names.stored("text_projection.weight", original, stored);
         // A converter that writes a linear layer's weight writes it as transformers has it.
-        names.also("text_projection.weight".into(), "text_projection.weight".into());
+        for other in ["text_projection.weight", "text_projection.weight.weight"] {
+            names.also("text_projection.weight".into(), other.into());
+        }
     }
 }
 

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::configs::Configs;
+use super::configs::{self, Template};
 use super::stated::{self, Stated};
 use super::{identify, structure};
+use crate::diffusion::Prediction;
 use crate::error::{Message, Result, message, option};
 use crate::family::description::{Encoder, Family};
 use crate::io::checkpoints::{Names, discover, wrappers};
@@ -22,30 +23,30 @@ pub(in crate::family) fn open(path: &Path) -> Result<Checkpoint> {
     let (file, _) = wrappers::unwrap(SafeTensors::from_source(source)?, &wrappers::SINGLE_FILE)?;
     let identify::Identified { family, texts, guessed } = identify::identify(&file)?;
     let structure = structure::structure(&file, texts)?;
-    let mut configs = Configs::new(&file, &structure, family)?;
     let stated = stated::prediction(path, &file)?;
-    if stated.as_ref().is_some_and(|stated| stated.velocity) {
-        configs.predict_velocity(family);
-    }
-    let beside = stated.as_ref().filter(|stated| !stated.by.starts_with("its "));
-    let beside = beside.map(|Stated { velocity, by }| {
-        let [says, other] = if *velocity { ["velocity", "epsilon"] } else { ["noise", "v"] };
-        let wrong = message!["; where that is wrong: ", option("prediction"), format!(" {other}")];
-        message![format!("{}: predicts {says}, by {by}", path.display()), wrong]
-    });
+    let beside =
+        stated.as_ref().filter(|stated| !stated.by.starts_with("its ")).map(|stated| said_beside(path, stated));
     let name = path.display().to_string();
     let json = |value: &Value| Source::from_bytes(name.as_str(), value.to_string().into_bytes());
-    let part = |part: PartId| {
-        let config = json(&configs.parts[part.name()]);
-        let weights = Weights::original(part, name.clone(), config, file.clone(), Names::new(part, &structure))?;
-        Ok((part, weights))
-    };
-    let scheduler_source = json(&configs.scheduler);
+    let mut template = Template::new(&name, family)?;
+    let mut parts = BTreeMap::new();
+    for part in family.parts() {
+        let names = Names::new(part, &structure);
+        let mut weights = Weights::original(part, name.clone(), json(&template.part(part)), file.clone(), names)?;
+        let mut config = configs::with(template.part(part), configs::fields(&weights, family)?);
+        if part == PartId::UNET {
+            configs::settle_pipeline(&mut template.model_index, &config, family);
+            configs::settle_training(&mut template.scheduler, &mut config, (&file, stated.as_ref()), family);
+        }
+        weights.change_config(|own| *own = config);
+        parts.insert(part, weights);
+    }
+    let scheduler_source = json(&template.scheduler);
     let by_family = family.noise_unless_said.then(|| format!("{}, whose files say what differs", family.name));
     let tokenizer = |encoder: &Encoder| Ok((encoder.tokenizer, tokenizer(&name, encoder.pad)?));
     Ok(Checkpoint {
-        model_index: json(&configs.model_index),
-        parts: family.parts().into_iter().map(part).collect::<Result<BTreeMap<_, _>>>()?,
+        model_index: json(&template.model_index),
+        parts,
         scheduler: object(&scheduler_source)?,
         scheduler_source,
         tokenizers: family.encoders.iter().map(tokenizer).collect::<Result<_>>()?,
@@ -54,6 +55,17 @@ pub(in crate::family) fn open(path: &Path) -> Result<Checkpoint> {
         folder: None,
         name,
     })
+}
+
+/// Tells what a file beside `path` says, and how to correct it.
+fn said_beside(path: &Path, Stated { prediction, by }: &Stated) -> Message {
+    let [says, other] = match prediction {
+        Prediction::V => ["velocity", "epsilon"],
+        Prediction::Epsilon => ["noise", "v"],
+        Prediction::Sample => ["the clean sample", "epsilon"],
+    };
+    let wrong = message!["; where that is wrong: ", option("prediction"), format!(" {other}")];
+    message![format!("{}: predicts {says}, by {by}", path.display()), wrong]
 }
 
 /// CLIP's vocabulary, which is the same in every model; the padding differs.

@@ -7,9 +7,23 @@ use crate::io::SafeTensors;
 
 /// Counts what names depend on.
 pub fn structure(file: &SafeTensors, texts: Vec<TextNames>) -> Result<Structure> {
-    let unet = UNET;
-    let inputs = count(file, &format!("{unet}input_blocks."));
-    let is_down = |i: &usize| file.contains(&format!("{unet}input_blocks.{i}.0.op.weight"));
+    let Structure { vae_blocks, vae_layers, .. } = vae(file, VAE);
+    Ok(Structure { vae_blocks, vae_layers, texts, ..unet(file, UNET)? })
+}
+
+/// Counts what the names of an autoencoder behind `prefix` depend on.
+pub fn vae(file: &SafeTensors, prefix: &str) -> Structure {
+    Structure {
+        vae_blocks: count(file.names(), &format!("{prefix}encoder.down.")),
+        vae_layers: count(file.names(), &format!("{prefix}encoder.down.0.block.")),
+        ..Structure::default()
+    }
+}
+
+/// Counts what the names of a UNet behind `prefix` depend on.
+pub fn unet(file: &SafeTensors, prefix: &str) -> Result<Structure> {
+    let inputs = count(file.names(), &format!("{prefix}input_blocks."));
+    let is_down = |i: &usize| file.contains(&format!("{prefix}input_blocks.{i}.0.op.weight"));
     let downs: Vec<usize> = (0..inputs).filter(is_down).collect();
     let unet_layers = downs.first().map_or(inputs.saturating_sub(1), |first| first.saturating_sub(1));
     let unet_blocks = downs.len() + 1;
@@ -18,16 +32,9 @@ pub fn structure(file: &SafeTensors, texts: Vec<TextNames>) -> Result<Structure>
         return Err(Error::file(file.name(), message));
     }
     let has_attention =
-        |block: usize| file.contains(&format!("{unet}output_blocks.{}.1.proj_in.weight", block * (unet_layers + 1)));
+        |block: usize| file.contains(&format!("{prefix}output_blocks.{}.1.proj_in.weight", block * (unet_layers + 1)));
     let unet_plain = (0..unet_blocks).take_while(|&block| !has_attention(block)).count();
-    Ok(Structure {
-        unet_blocks,
-        unet_layers,
-        unet_plain,
-        vae_blocks: count(file, &format!("{VAE}encoder.down.")),
-        vae_layers: count(file, &format!("{VAE}encoder.down.0.block.")),
-        texts,
-    })
+    Ok(Structure { unet_blocks, unet_layers, unet_plain, ..Structure::default() })
 }
 
 /// Layers of the text encoder whose names begin with `prefix`.
@@ -37,12 +44,12 @@ pub fn text_layers(file: &SafeTensors, prefix: &str, flavour: TextFlavour) -> us
         TextFlavour::BareClip => "encoder.layers",
         TextFlavour::OpenClip => "transformer.resblocks",
     };
-    count(file, &format!("{prefix}{path}."))
+    count(file.names(), &format!("{prefix}{path}."))
 }
 
-/// One more than the largest number that follows `prefix` in a tensor's name.
-fn count(file: &SafeTensors, prefix: &str) -> usize {
+/// One more than the largest number that follows `prefix` in one of `names`.
+pub fn count<'n>(names: impl Iterator<Item = &'n str>, prefix: &str) -> usize {
     let number = |name: &str| name.strip_prefix(prefix)?.split('.').next()?.parse::<usize>().ok();
     // A name may hold any number: nothing of the family has more than a few dozen of anything.
-    file.names().filter_map(number).filter(|&n| n < 1000).max().map_or(0, |n| n + 1)
+    names.filter_map(number).filter(|&n| n < 1000).max().map_or(0, |n| n + 1)
 }

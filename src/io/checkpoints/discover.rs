@@ -1,7 +1,7 @@
 //! Finding a model's files in a folder, and saying what else the folder may be.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -67,8 +67,13 @@ pub(crate) fn weights(folder: &Path, part: PartId, notes: &mut Vec<Message>) -> 
     if !present(&folder)? || !files::is_folder(&folder) {
         return Err(Error::file(&folder, "the model lacks this folder: get the model again"));
     }
+    weights_in(&folder, part, notes)
+}
+
+/// Configuration and weights of the part whose own folder is `folder`.
+pub(crate) fn weights_in(folder: &Path, part: PartId, notes: &mut Vec<Message>) -> Result<Weights> {
     let config = required(&folder.join("config.json"))?;
-    let files = files(&folder, part.stem())?;
+    let files = files(folder, part.stem())?;
     if let Some(key) = files.iter().flat_map(SafeTensors::names).find(|name| is_adapter_key(name)) {
         let message = "holds a LoRA that is not merged";
         let fault = format!("{}: {message} ('{key}'): the weights are used without it", folder.display());
@@ -95,11 +100,15 @@ fn files(folder: &Path, stem: &str) -> Result<Vec<SafeTensors>> {
         }
     }
     let pickled =
-        ["diffusion_pytorch_model.bin", "pytorch_model.bin", "model.ckpt", "diffusion_pytorch_model.fp16.bin"];
-    if let Some(name) = pickled.iter().find(|name| files::exists(folder.join(name))) {
+        |path: &&PathBuf| path.extension().is_some_and(|ending| ["bin", "ckpt", "pt"].iter().any(|e| ending == *e));
+    if let Some(name) =
+        files::entries(folder).unwrap_or_default().iter().find(pickled).and_then(|path| path.file_name())
+    {
+        let (name, model) = (name.to_string_lossy(), folder.parent().unwrap_or(folder).display());
         let message = format!(
-            "has pickled weights only ({name}): save the model again with diffusers' save_pretrained(…, \
-             safe_serialization=True)"
+            "has pickled weights only ({name}), which run code of their author's when they are opened: where you trust \
+             them, convert the model with python -c \"from diffusers import DiffusionPipeline as P; \
+             P.from_pretrained('{model}').save_pretrained('{model}-safetensors')\""
         );
         return Err(Error::file(folder, message));
     }

@@ -41,7 +41,9 @@ const REFUSED: [(&str, &str); 12] = [
 
 /// Returns whether `key` looks like an adapter's, supported or not.
 pub fn is_adapter_key(key: &str) -> bool {
-    ["lora", "lycoris_", "hada_w", "lokr_w", "dora_scale"].iter().any(|mark| key.contains(mark))
+    // Not the bare word: tensors of other files are called after LoRAs too.
+    let marks = ["lora_", "_lora.", ".lora.", "lycoris_", "hada_w", "lokr_w", "dora_scale"];
+    marks.iter().any(|mark| key.contains(mark))
 }
 
 /// Reads `key`. `lone` is the part that keys without a part's name belong to; `model` gives the layer names with which
@@ -125,7 +127,7 @@ const PREFIXES: [(&str, Option<PartId>, bool); 17] = [
     ("clip_g.", Some(PartId::TEXT_ENCODER_2), true),
     ("cond_stage_model.", Some(PartId::TEXT_ENCODER), true),
     ("transformer.text_model.", None, true),
-    ("transformer.text_projection.", None, true),
+    ("transformer.text_projection", None, true),
 ];
 
 /// Segments that PyTorch's wrappers (compiling, data parallel, PEFT) insert into a module's path.
@@ -147,6 +149,7 @@ fn dotted(stem: &str, lone: Option<PartId>, originals: &Names) -> Option<(Module
     let part = match part {
         Some(PartId::UNET) if !of_unet => return None,
         Some(part) => part,
+        // Both text encoders have this root: a folder tells which one it is of.
         None if root == "text_model" && path != root => {
             lone.filter(|part| part.is_text_encoder()).unwrap_or(PartId::TEXT_ENCODER)
         }
@@ -256,6 +259,10 @@ mod tests {
         }
         let flat = "base_model.model.encoder.layers.3.self_attn.q_proj.lora_A.weight";
         assert_eq!(known(flat, Some(PartId::TEXT_ENCODER)), (q, Role::Down, 'D'));
+        let rooted = format!("base_model.model.{layer}.q_proj.lora_A.weight");
+        for (lone, part) in [(PartId::UNET, "text_encoder"), (PartId::TEXT_ENCODER_2, "text_encoder_2")] {
+            assert_eq!(known(&rooted, Some(lone)), (format!("{part}.{layer}.q_proj"), Role::Down, 'D'));
+        }
         for name in ["hada_w1_a", "lokr_w2", "diff", "diff_b", "lora_mid.weight"] {
             for prefix in ["lora_unet_", "lycoris_", "lycoris_unet_"] {
                 let key = format!("{prefix}mid_block_resnets_0_conv1.{name}");

@@ -38,7 +38,7 @@ pub use layout::Layout;
 pub use module::{Factor, LoraModule};
 pub(crate) use read::Reading;
 pub use write::LoraFormat;
-pub(crate) use write::Writing;
+pub(crate) use write::{BASE_VERSION, Writing};
 
 use crate::error::{Error, Result};
 

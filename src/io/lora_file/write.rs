@@ -55,7 +55,7 @@ impl LoraFormat {
 pub struct Writing {
     /// Version of the base model, as kohya's scripts name it.
     pub base_version: &'static str,
-    /// Architecture, as the model specification names it.
+    /// Architecture, as Stability AI's ModelSpec has it.
     pub architecture: &'static str,
     /// Whether kohya's scripts count it as Stable Diffusion 2.
     pub second: bool,
@@ -65,7 +65,28 @@ pub struct Writing {
     pub originals: Option<Names>,
 }
 
+/// Metadata field of the version of the base model.
+pub(crate) const BASE_VERSION: &str = "ss_base_model_version";
+
+/// The fields of kohya's that say which base a LoRA is for, whatever its layout. A1111 takes a file with any metadata for one
+/// of Stable Diffusion 1.x unless the first begins with `sdxl_` or the second is `True`, and hides it beside other models.
+const BASE: [&str; 2] = [BASE_VERSION, "ss_v2"];
+
+const ORIGINAL_CODE: &str = "https://github.com/Stability-AI/generative-models";
+
 impl Writing {
+    /// What the metadata say of the base, in every layout: in kohya's words, and in those of Stability AI's ModelSpec 1.0.0
+    /// that a file must have.
+    fn base(&self) -> [(&'static str, String); 5] {
+        [
+            (BASE_VERSION, self.base_version.into()),
+            ("ss_v2", if self.second { "True" } else { "False" }.into()),
+            ("modelspec.sai_model_spec", "1.0.0".into()),
+            ("modelspec.architecture", format!("{}/lora", self.architecture)),
+            ("modelspec.title", "LoRA".into()),
+        ]
+    }
+
     /// kohya's name of a layer; `None` where it has none.
     fn kohya_stem(&self, key: &ModuleKey) -> Option<String> {
         let texts = [PartId::TEXT_ENCODER, PartId::TEXT_ENCODER_2];
@@ -96,9 +117,9 @@ impl LoraFile {
     ///
     /// An alpha that is not the rank survives in every layout. `peft` and `peft-folder` have it in PEFT's configuration
     /// (diffusers before 0.34 does not read it from a file and would take the factor for 1). `diffusers` has no place
-    /// for it: `up` is multiplied by alpha / rank. `kohya` has it as a tensor per layer, but diffusers mixes layers up
-    /// when these differ (0.42: `_get_alpha_name` keeps `.processor` in the name): every layer gets the most common
-    /// alpha, and `up` of a layer that had another one is multiplied to make up for it.
+    /// for it: `up` is multiplied by alpha / rank. `kohya` has it as a tensor per layer, but diffusers mixes layers of a part
+    /// up when these differ (0.42: `_get_alpha_name` keeps `.processor` in the name): every layer gets the most common
+    /// alpha of its part, and `up` of a layer that had another one is multiplied to make up for it.
     ///
     /// # Errors
     /// [`Error::File`] when it holds no module, has a layer that is no product of two factors (a
@@ -136,13 +157,18 @@ impl LoraFile {
     }
 
     fn metadata_for(&self, format: LoraFormat, family: &Writing) -> BTreeMap<String, String> {
-        // kohya's fields describe kohya's file: in another layout they would go stale.
-        let keep = |name: &str| format == LoraFormat::Kohya || !name.starts_with("ss_");
+        // kohya's fields describe kohya's file: in another layout they would go stale, but for those of the base.
+        let keep = |name: &str| format == LoraFormat::Kohya || !name.starts_with("ss_") || BASE.contains(&name);
         let kept = self.metadata.iter().filter(|(name, _)| keep(name)).map(|(k, v)| (k.clone(), v.clone()));
         let mut metadata: BTreeMap<String, String> = kept.collect();
         metadata.insert("format".into(), "pt".into());
-        // Programs sort LoRAs by it, and hide those that they take for another base's.
-        metadata.insert("modelspec.architecture".into(), format!("{}/lora", family.architecture));
+        for (name, value) in family.base() {
+            metadata.entry(name.into()).or_insert(value);
+        }
+        // Whose names the tensors have, of those that kohya's scripts write for a LoRA.
+        let original = format == LoraFormat::Kohya && family.originals.is_some();
+        let implementation = if original { ORIGINAL_CODE } else { "diffusers" };
+        metadata.insert("modelspec.implementation".into(), implementation.into());
         match format {
             LoraFormat::Peft => {
                 let mut packed = Map::new();
@@ -158,7 +184,7 @@ impl LoraFile {
                 metadata.insert(ADAPTER_METADATA.into(), pretty(&Value::Object(packed)));
             }
             LoraFormat::Kohya => {
-                for (name, value) in self.kohya_metadata(family) {
+                for (name, value) in self.kohya_metadata() {
                     metadata.entry(name.into()).or_insert(value);
                 }
                 // These two must agree with the tensors whatever an earlier file said.
@@ -169,26 +195,23 @@ impl LoraFile {
         metadata
     }
 
-    /// The fields that A1111 and kohya's scripts expect, as strings.
-    fn kohya_metadata(&self, family: &Writing) -> [(&'static str, String); 4] {
+    /// The fields of a network that kohya's scripts expect, as strings.
+    fn kohya_metadata(&self) -> [(&'static str, String); 2] {
         let convolutions = || self.modules.values().filter(|m| m.down.shape.iter().skip(2).any(|&extent| extent > 1));
         let args = match most_common(convolutions().map(LoraModule::rank)) {
             Some(rank) => json!({"conv_dim": rank.to_string(), "conv_alpha": self.common_alpha().to_string()}),
             None => json!({}),
         };
-        [
-            ("ss_v2", if family.second { "True" } else { "False" }.into()),
-            ("ss_base_model_version", family.base_version.into()),
-            ("ss_network_module", "networks.lora".into()),
-            ("ss_network_args", args.to_string()),
-        ]
+        [("ss_network_module", "networks.lora".into()), ("ss_network_args", args.to_string())]
     }
 
-    /// Layout E, every layer with the same alpha.
+    /// Layout E, every layer of a part with the same alpha.
     fn kohya_tensors<'a>(&self, modules: &Modules<'a>, family: &Writing) -> Result<Vec<Tensor<'a>>> {
-        let alpha = self.common_alpha();
+        let alphas = PartId::ADAPTED.map(|part| (part, common_alpha(self.of(part).map(|(_, module)| module))));
+        let alphas = BTreeMap::from(alphas);
         let mut tensors = Vec::with_capacity(3 * modules.len());
         for (key, module) in modules {
+            let alpha = alphas.get(&key.part).copied().unwrap_or(1.0);
             let stem = family.kohya_stem(key).ok_or_else(|| {
                 Error::file(&self.name, format!("layer '{key}' has no name in kohya's layout: write another"))
             })?;
@@ -203,11 +226,16 @@ impl LoraFile {
         [("ss_network_dim", self.rank().to_string()), ("ss_network_alpha", self.common_alpha().to_string())]
     }
 
-    /// The most common alpha but 0, with which nothing could be undone.
+    /// The most common alpha.
     fn common_alpha(&self) -> f32 {
-        let alphas = self.modules.values().map(own_alpha).filter(|alpha| *alpha != 0.0);
-        most_common(alphas.map(f32::to_bits)).map_or(1.0, f32::from_bits)
+        common_alpha(self.modules.values())
     }
+}
+
+/// The most common alpha of `modules` but 0, with which nothing could be undone.
+fn common_alpha<'a>(modules: impl Iterator<Item = &'a LoraModule>) -> f32 {
+    let alphas = modules.map(own_alpha).filter(|alpha| *alpha != 0.0);
+    most_common(alphas.map(f32::to_bits)).map_or(1.0, f32::from_bits)
 }
 
 /// Layout B, the scale folded into `up`.

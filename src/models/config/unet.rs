@@ -236,6 +236,13 @@ impl UnetConfig {
         }
     }
 
+    /// Returns whether any attention has several transformer blocks.
+    pub fn deep_transformers(&self) -> bool {
+        let depths =
+            std::iter::once(&self.transformer_layers_per_block).chain(&self.reverse_transformer_layers_per_block);
+        depths.flat_map(Depths::values).any(|depth| depth > 1)
+    }
+
     /// Returns whether the middle has attention.
     pub(in crate::models) fn middle_attends(&self) -> bool {
         self.mid_block_type.as_ref().is_some_and(|kind| kind == "UNetMidBlock2DCrossAttn")

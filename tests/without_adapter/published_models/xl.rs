@@ -46,6 +46,11 @@ fn parameter_counts_are_the_published_ones() {
         assert_eq!(count(&unet(UNET_XL, settings(mode, None)).0, false), 2_567_463_684);
         assert_eq!(count(&unet(&ssd_1b(), settings(mode, None)).0, false), 1_331_334_404);
         assert_eq!(count(&unet(&vega(), settings(mode, None)).0, false), 745_225_604);
+        // Blocks without attention have an entry of any form.
+        for (down, up) in [(json!(1), json!(1)), (json!([0, 0]), json!([0, 0, 0])), (json!([1, 1]), json!([1, 1, 1]))] {
+            let spelled = distilled(json!([down, [2, 2], [4, 4]]), json!([[4, 4, 10], [2, 1, 1], up]));
+            assert_eq!(count(&unet(&spelled, settings(mode, None)).0, false), 1_331_334_404, "{spelled}");
+        }
         assert_eq!(count(&unet(UNET_BK_TINY, settings(mode, None)).0, false), 323_384_964);
         assert_eq!(count(&text(TEXT_XL, settings(mode, None)), false), 694_659_840);
     }

@@ -1,0 +1,42 @@
+//! Models of the SDXL family at the command line.
+
+use super::common::xl;
+use super::support::*;
+use portray::io::SafeTensors;
+
+/// Both text encoders, images and class images of two shapes, stopped and gone on with.
+#[cfg(unix)]
+#[test]
+fn a_training_of_all_that_sdxl_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    for (folder, sizes) in [("photos", &[(60, 60), (60, 60), (120, 60)][..]), ("classes", &[(64, 64), (50, 40)])] {
+        std::fs::create_dir(at.join(folder)).unwrap();
+        for (i, &(width, height)) in sizes.iter().enumerate() {
+            picture(&at.join(folder).join(format!("{i}.png")), width, height);
+        }
+    }
+    let model = xl("xl").display().to_string();
+    let train = format!(
+        "train --model {model} --images photos --prompt cat --class-prompt dog --class-images classes --resolution 48 \
+         --bucket-step 32 --crop random --flip --targets all --text-encoder --rank 2 --lr 1e-2 --steps 4 --batch 2"
+    );
+    let output = works(at, &format!("{train} --format kohya --out whole.safetensors --sample-prompt cat"));
+    let said = stderr(&output);
+    assert!(said.contains("3 pictures at 32x32 (2), 64x32 (1)"), "{said}");
+    assert!(at.join("whole-samples/step-000004-1.png").exists());
+    // The last layer of the first encoder, behind the states that are read, is written as it began.
+    let lora = SafeTensors::open(at.join("whole.safetensors")).unwrap();
+    let largest = |encoder: &str, layer: usize, factor: &str| {
+        let name = format!("lora_{encoder}_text_model_encoder_layers_{layer}_self_attn_q_proj.lora_{factor}.weight");
+        let values = lora.get(&name).and_then(|tensor| tensor.to_f32()).unwrap();
+        values.iter().fold(0.0f32, |most, value| most.max(value.abs()))
+    };
+    assert!(largest("te1", 1, "up") > 1e-3 && largest("te2", 1, "up") > 1e-3);
+    assert!(largest("te1", 2, "up") == 0.0 && largest("te1", 2, "down") > 1e-3);
+
+    interrupted(at, &format!("{train} --format kohya --out parts.safetensors"), |said| said["step"] == 1);
+    works(at, &format!("{train} --format kohya --out parts.safetensors --resume"));
+    let read = |name: &str| std::fs::read(at.join(name)).unwrap();
+    assert!(read("whole.safetensors") == read("parts.safetensors"));
+}
