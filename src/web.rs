@@ -1,7 +1,8 @@
 //! The library's face in a browser: jobs as JSON in, events as JSON and pixels out. `web/engine.js` is its one caller.
 
+mod labels;
+
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use wasm_bindgen::prelude::*;
 
 use crate::engine::{Engine, EngineOptions};
-use crate::error::{Error, Remedy, Result, Words};
+use crate::error::{Error, Result};
 use crate::event::{Event, Flow, Listener, Picture};
 use crate::generate::plans::{plan_with, plan_without_mask};
 use crate::generate::{GenerateOptions, plan_generate};
@@ -23,6 +24,7 @@ use crate::pipeline::{LoraReport, Model, ModelOptions, PlanReport};
 use crate::tools::Stopwatch;
 use crate::train::{TrainOptions, plan_train};
 use crate::{io, tools};
+use labels::Labels;
 
 /// A file that JavaScript reads: `read(start, end)` gives a `Uint8Array` at once, or throws.
 struct JsSlices {
@@ -45,57 +47,6 @@ impl Slices for JsSlices {
 fn text_of(error: &JsValue) -> String {
     let message = js_sys::Reflect::get(error, &"message".into()).ok().and_then(|m| m.as_string());
     message.or_else(|| error.as_string()).unwrap_or_else(|| format!("{error:?}"))
-}
-
-/// The page's words for what messages name: its own labels of options, else their names in JavaScript.
-#[derive(Default)]
-struct Labels(BTreeMap<String, String>);
-
-impl Words for Labels {
-    fn option(&self, name: &str) -> String {
-        self.0.get(name).cloned().unwrap_or_else(|| camel(name))
-    }
-
-    /// Folders that the page made up say nothing to its reader: a model, a LoRA or a training is called by its own name.
-    fn path(&self, path: &str) -> String {
-        let mut parts = path.trim_start_matches('/').split('/');
-        let skipped = match parts.next() {
-            Some("models" | "loras" | "runs") => 1,
-            Some("converted") => 0,
-            Some("pictures") => return "this picture".to_owned(),
-            _ => return path.to_owned(),
-        };
-        parts.skip(skipped).collect::<Vec<_>>().join("/")
-    }
-
-    fn remedy(&self, remedy: Remedy) -> String {
-        match remedy {
-            Remedy::StartAnew => "begin a new training".into(),
-        }
-    }
-}
-
-impl Labels {
-    /// An error as JavaScript gets it: an `Error` with the fields of its JSON.
-    fn thrown(&self, error: &Error) -> JsValue {
-        let thrown = js_sys::Error::new(&error.in_words(self));
-        // Setting properties of a fresh object cannot fail, nor can the JSON that was just written.
-        if let Ok(fields) = js_sys::JSON::parse(&error.to_json(self).to_string()) {
-            let _ = js_sys::Object::assign(&thrown, &fields.into());
-        }
-        thrown.into()
-    }
-}
-
-/// `class_prompt` as `classPrompt`.
-fn camel(name: &str) -> String {
-    let mut words = name.split('_');
-    let first = words.next().unwrap_or_default().to_owned();
-    words.fold(first, |name, word| {
-        let mut letters = word.chars();
-        let initial: String = letters.next().into_iter().flat_map(char::to_uppercase).collect();
-        name + &initial + letters.as_str()
-    })
 }
 
 fn parse<T: serde::de::DeserializeOwned>(json: &str) -> Result<T> {

@@ -302,11 +302,7 @@ export class Portray {
     const { promise, ask } = this.#queued(start);
     const stop = () => ask("stop");
     signal?.addEventListener("abort", stop, { once: true });
-    try {
-      return await promise;
-    } finally {
-      signal?.removeEventListener("abort", stop);
-    }
+    return promise.finally(() => signal?.removeEventListener("abort", stop));
   }
 
   async addLora(file, name) {
