@@ -45,7 +45,7 @@ impl Model {
     /// Looks for every weight of every part; gives what the files hold beside them, in words.
     ///
     /// # Errors
-    /// [`Error::File`] naming a tensor that is missing, of another shape or of a type that is not read.
+    /// [`Error::File`](crate::Error::File) naming a tensor that is missing, of another shape or of a type that is not read.
     pub fn check_weights(&self) -> Result<Vec<String>> {
         self.check_reads(Reads::ALL)
     }

@@ -60,7 +60,7 @@ impl Session {
     /// Runs every dispatch alone, waits for it, and returns the time of each node.
     ///
     /// # Errors
-    /// [`Error::Device`] if the device fails.
+    /// [`Error::Device`](crate::Error::Device) if the device fails.
     pub async fn profile(&self) -> Result<Vec<NodeTime>> {
         let mut nodes: Vec<(usize, &'static str, f64)> = Vec::new();
         for (i, d) in self.plan.dispatches.iter().enumerate() {

@@ -60,7 +60,7 @@ pub struct TrainedText {
     pub part: PartId,
     /// Its configuration.
     pub config: TextEncoderConfig,
-    /// Layers whose result is not read, as in [`Taps`].
+    /// Layers whose result is not read, as in [`Taps`](crate::models::Taps).
     pub skip: Option<usize>,
     /// Whether the pooled embedding is read.
     pub pooled: bool,
