@@ -31,7 +31,8 @@ fn main(
     let frequency = TURNS[select(column, column - half, second)];
     let t = t_at(i / p.dim);
     let whole = floor(t);
-    let fixed = bitcast<i32>(u32(whole) * frequency);
+    // Modulo a turn, a negative number is one too.
+    let fixed = bitcast<i32>(bitcast<u32>(i32(whole)) * frequency);
     let turns = f32(fixed) * 2.3283064365386963e-10 + (t - whole) * (f32(frequency) * 2.3283064365386963e-10);
     let quarter = round(turns * 4.0);
     let x = (turns - quarter * 0.25) * 6.283185307179586;

@@ -241,7 +241,7 @@ export class Realm {
     // LoRAs lie beside the weights, unless they are merged into them.
     const weights = JSON.stringify([job.model, job.merge ? job.loras : null]);
     // Planning opens the model, which takes a while; words and seeds change nothing.
-    const like = JSON.stringify({ ...job, prompts: job.prompts.length, sampling: { ...job.sampling, seed: 0, negative: "" } });
+    const like = JSON.stringify({ ...job, prompts: job.prompts.length, sampling: { ...job.sampling, seed: 0, negative: job.sampling.negative ? "x" : "" } });
     if (!job.init && this.#held?.weights === weights && this.#held.like === like) return true;
     const { keptBytes, rows } = report(this.engine.plan("generate", JSON.stringify(job)));
     const weightBytes = rows.filter(({ what }) => what.endsWith(": weights")).reduce((sum, { bytes }) => sum + bytes, 0);

@@ -21,7 +21,7 @@ Examples:
 
 /// Teach an image model a new subject from a few photos, and generate images, on any GPU.
 ///
-/// Portray runs Stable Diffusion 1.x and 2.x through WebGPU. Without --model, it uses a miniature SD 2 that is built into
+/// Portray runs Stable Diffusion 1.x, 2.x and XL through WebGPU. Without --model, it uses a miniature SD 2 that is built into
 /// this program.
 #[derive(Debug, Parser)]
 #[command(name = "portray", version, max_term_width = 100, arg_required_else_help = true, after_help = EXAMPLES)]

@@ -20,6 +20,17 @@ pub enum Prediction {
     Sample,
 }
 
+impl Prediction {
+    /// Name in a `scheduler_config.json`.
+    pub fn diffusers_name(self) -> &'static str {
+        match self {
+            Prediction::Epsilon => "epsilon",
+            Prediction::V => "v_prediction",
+            Prediction::Sample => "sample",
+        }
+    }
+}
+
 impl FromStr for Prediction {
     type Err = Error;
 

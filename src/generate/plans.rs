@@ -21,7 +21,7 @@ pub(super) fn encodes_negative(job: &GenerateOptions, model: &Model) -> bool {
 pub(super) fn image_spec(job: &GenerateOptions, model: &Model, recipe: &Recipe, size: [usize; 2]) -> ImageSpec {
     ImageSpec {
         prompts: job.prompts.len(),
-        negative: encodes_negative(job, model),
+        negative: recipe.guided() && encodes_negative(job, model),
         clip_skip: job.sampling.clip_skip,
         size,
         guided: recipe.guided(),

@@ -113,7 +113,8 @@ async fn make(
         warn_of_syntax(text, events);
     }
     let mut tokens = |prompt: &String| model.tokens(&without_tags(prompt).0, &mut |event| events.say(event));
-    let negative = encodes_negative(job, model).then(|| tokens(&job.sampling.negative)).transpose()?;
+    let negative =
+        (recipe.guided() && encodes_negative(job, model)).then(|| tokens(&job.sampling.negative)).transpose()?;
     let prompts = job.prompts.iter().map(tokens).collect::<Result<Vec<_>>>()?;
     events.phase(Phase::EncodingPrompts)?;
     let plans = image_spec(job, model, &recipe, size).plans(model, context.planning()).await?;
@@ -365,7 +366,9 @@ impl Making<'_> {
         if recipe.rescale > 0.0 {
             more.push(("Guidance rescale", recipe.rescale.to_string()));
         }
-        more.extend(sampling.clip_skip.map(|skip| ("Clip skip", skip.to_string())));
+        // Other programs count the last layer as 1, and what the model leaves out anyway.
+        let usual = model.texts.first().and_then(|text| text.place.skip).unwrap_or(0);
+        more.extend(sampling.clip_skip.map(|skip| ("Clip skip", (skip + usual + 1).to_string())));
         more.extend(sampling.original_size.map(|size| ("Original size", size.to_string())));
         more.extend(sampling.crop.map(|crop| ("Crop", crop.to_string())));
         more.extend(sampling.target_size.map(|size| ("Target size", size.to_string())));

@@ -119,7 +119,10 @@ impl ImagePlans {
 
     /// What they take where no weights go before the next job: those of all parts stay, beside what the largest needs.
     pub(crate) fn kept_bytes(&self, images: usize) -> u64 {
-        let phases = self.phases(images);
+        // The text encoders of the negative prompt have the weights of the others.
+        let apart = self.negative.iter().flat_map(TextParts::phases).count();
+        let mut phases = self.phases(images);
+        phases.drain(..apart);
         let weights: u64 = phases.iter().map(|phase| phase.weights).sum();
         weights + phases.iter().map(|phase| phase.beside + phase.working()).max().unwrap_or(0) + staging(&phases)
     }
@@ -136,7 +139,7 @@ impl ImagePlans {
     }
 
     fn texts(&self) -> impl Iterator<Item = &TextParts> {
-        std::iter::once(&self.text).chain(&self.negative)
+        self.negative.iter().chain([&self.text])
     }
 
     fn phases(&self, images: usize) -> Vec<Phase> {

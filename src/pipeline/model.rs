@@ -181,6 +181,17 @@ impl Model {
         Model { merges, ..self }
     }
 
+    /// The checkpoint, saying what the UNet predicts as this model is used: with a prediction that was asked for, too.
+    pub(crate) fn trained_checkpoint(&self) -> Checkpoint {
+        let mut checkpoint = self.checkpoint.clone();
+        let own = checkpoint.scheduler().get("prediction_type").and_then(|name| name.as_str()).unwrap_or("epsilon");
+        let used = self.schedule.prediction_type.diffusers_name();
+        if own != used {
+            checkpoint.predicts(used);
+        }
+        checkpoint
+    }
+
     /// Settles that a single file's network predicts velocities: before the model is shared.
     pub(crate) fn predicts_velocity(&mut self) -> Result<()> {
         let shared = || Error::op("open", "the model is in use already");
@@ -295,7 +306,7 @@ impl Model {
                 return Err(Error::file(self.checkpoint.name(), message));
             }
             let added = tokenizer.added(&encoded.ids);
-            if !added.is_empty() {
+            if !added.is_empty() && encoder == 0 {
                 listener(Event::Note(format!("words that the model's tokenizer adds: {}", added.join(", ")).into()));
             }
             // All cut at the same place: they differ in padding.

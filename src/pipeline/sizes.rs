@@ -31,7 +31,7 @@ impl FromStr for PixelSize {
     fn from_str(text: &str) -> Result<PixelSize, String> {
         match pair(text, &['x', 'X', '×']) {
             Some([width, height]) if width > 0 && height > 0 => Ok(PixelSize { width, height }),
-            _ => Err("expected width and height in pixels, such as 1024x768".into()),
+            _ => Err("expected width and height in pixels, up to 65536, such as 1024x768".into()),
         }
     }
 }
@@ -41,14 +41,17 @@ impl FromStr for PixelOffset {
 
     fn from_str(text: &str) -> Result<PixelOffset, String> {
         let found = pair(text, &[',']).map(|[top, left]| PixelOffset { top, left });
-        found.ok_or_else(|| "expected the top and the left edge in pixels, such as 0,128".into())
+        found.ok_or_else(|| "expected the top and the left edge in pixels, up to 65536, such as 0,128".into())
     }
 }
 
-/// Two numbers that f32 holds exactly, with one of `between` between them.
+/// Largest number of pixels: beyond it a UNet's sines lose the precision that everything else has.
+const MOST: u32 = 1 << 16;
+
+/// Two numbers up to [`MOST`], with one of `between` between them.
 fn pair(text: &str, between: &[char]) -> Option<[u32; 2]> {
     let (first, second) = text.split_once(between)?;
-    let number = |text: &str| text.trim().parse::<u32>().ok().filter(|n| *n <= 1 << 24);
+    let number = |text: &str| text.trim().parse::<u32>().ok().filter(|n| *n <= MOST);
     Some([number(first)?, number(second)?])
 }
 
@@ -113,7 +116,7 @@ mod tests {
             assert_eq!(text.parse::<PixelSize>().unwrap().to_string(), text);
         }
         assert_eq!("16, 240".parse::<PixelOffset>().unwrap().to_string(), "16,240");
-        for text in ["", "x", "1024", "0x5", "-1x5", "1.5x2", "99999999999x1", "16777217x1"] {
+        for text in ["", "x", "1024", "0x5", "-1x5", "1.5x2", "99999999999x1", "65537x1"] {
             assert!(text.parse::<PixelSize>().is_err(), "{text}");
         }
         assert!("1x2".parse::<PixelOffset>().is_err());

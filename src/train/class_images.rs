@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::diffusion::SamplerKind;
+use crate::diffusion::{SamplerKind, default_steps_and_guidance};
 use crate::error::Result;
 use crate::event::{CancelToken, Event, Flow, Phase};
 use crate::generate::{GenerateOptions, generate_unmasked};
 use crate::io;
 use crate::pipeline::context::Context;
 use crate::pipeline::events::EventSink;
+use crate::pipeline::recipe::Recipe;
 use crate::pipeline::{Model, ModelOptions, SamplingOptions, cache_folder};
 
 use super::places::check_class_folder;
@@ -21,17 +22,38 @@ use super::training_set::TrainingPicture;
 pub(super) const CLASS_PICTURES: usize = 100;
 /// Sampler steps of a class picture.
 const STEPS: usize = 50;
-/// Guidance of a class picture.
-const GUIDANCE: f64 = 7.5;
 /// Pictures that are sampled before the first of them is decoded and written: the most that a crash costs. Each
 /// group loads the weights anew.
 const GROUP: usize = 25;
 
-/// Returns the cache folder of the class images of this model, prompt, size and seed.
-pub fn class_folder(fingerprint: &str, prompt: &str, size: [usize; 2], seed: u64) -> Result<PathBuf> {
-    let key = format!("{fingerprint}\n{prompt}\nddpm {STEPS} {GUIDANCE}\n{}x{}\n{seed}", size[0], size[1]);
+/// Returns the cache folder of the class images that `model` makes of this prompt, size and seed.
+///
+/// # Errors
+/// [`Error::File`](crate::Error::File) if the model's files cannot be read or there is no cache folder.
+pub fn class_folder(model: &Model, prompt: &str, size: [usize; 2], seed: u64) -> Result<PathBuf> {
+    let fingerprint = model.fingerprint()?;
+    let how = match Way::of(model) {
+        Way::Distilled => "own sampler".to_owned(),
+        Way::Ancestral(guidance) => format!("ddpm {STEPS} {guidance}"),
+    };
+    let key = format!("{fingerprint}\n{prompt}\n{how}\n{}x{}\n{seed}", size[0], size[1]);
     let digest: String = Sha256::digest(key.as_bytes()).iter().take(12).map(|b| format!("{b:02x}")).collect();
     Ok(cache_folder()?.join("class").join(digest))
+}
+
+/// Way to make class images.
+enum Way {
+    /// As the model's scheduler says: more steps and guidance spoil what a distilled model makes.
+    Distilled,
+    /// By the ancestral sampler, with this guidance.
+    Ancestral(f64),
+}
+
+impl Way {
+    fn of(model: &Model) -> Way {
+        let usual = default_steps_and_guidance(&model.schedule, None, model.family.guidance).1;
+        if usual > 1.0 { Way::Ancestral(f64::from(model.family.guidance)) } else { Way::Distilled }
+    }
 }
 
 fn cached(folder: &Path, index: usize) -> PathBuf {
@@ -40,24 +62,25 @@ fn cached(folder: &Path, index: usize) -> PathBuf {
 
 /// The job that makes them.
 pub(super) fn class_job(
-    model: &ModelOptions,
+    (model, options): (&Model, &ModelOptions),
     prompt: &str,
     count: usize,
     size: [usize; 2],
     seed: u64,
 ) -> GenerateOptions {
-    let sampling = SamplingOptions {
-        steps: Some(STEPS),
-        guidance: Some(GUIDANCE),
-        sampler: Some(SamplerKind::Ddpm),
-        seed,
-        width: Some(size[0]),
-        height: Some(size[1]),
-        ..SamplingOptions::default()
+    let way = match Way::of(model) {
+        Way::Distilled => SamplingOptions::default(),
+        Way::Ancestral(guidance) => SamplingOptions {
+            steps: Some(STEPS),
+            guidance: Some(guidance),
+            sampler: Some(SamplerKind::Ddpm),
+            ..SamplingOptions::default()
+        },
     };
+    let sampling = SamplingOptions { seed, width: Some(size[0]), height: Some(size[1]), ..way };
     GenerateOptions {
         prompts: vec![prompt.to_string()],
-        model: model.clone(),
+        model: options.clone(),
         sampling,
         count,
         ..GenerateOptions::default()
@@ -87,7 +110,7 @@ pub(super) async fn class_pictures(
 ) -> Result<Vec<TrainingPicture>> {
     let (prompt, seed) = (&job.prompts[0], job.sampling.seed);
     let size = model.size(job.sampling.width, job.sampling.height)?;
-    let folder = class_folder(&model.fingerprint()?, prompt, size, seed)?;
+    let folder = class_folder(model, prompt, size, seed)?;
     let mut there = Vec::with_capacity(job.count);
     for i in 0..job.count {
         // A damaged picture is made again.
@@ -100,6 +123,7 @@ pub(super) async fn class_pictures(
         check_class_folder(&folder, total, size)?;
         events.phase(Phase::MakingClassImages { count: total, prompt: prompt.to_owned() })?;
     }
+    let each = Recipe::new(model, &job.sampling, job.model.prediction, None)?.trajectory.steps.len();
     let (mut done, mut held) = (0, BTreeMap::new());
     for stretch in stretches {
         let mut part = GenerateOptions { count: stretch.len(), ..job.clone() };
@@ -107,7 +131,7 @@ pub(super) async fn class_pictures(
         let mut hear = |event: Event| {
             match event {
                 Event::Progress { done: steps, .. } => {
-                    events.say(Event::Progress { unit: "step", done: done * STEPS + steps, total: total * STEPS });
+                    events.say(Event::Progress { unit: "step", done: done * each + steps, total: total * each });
                 }
                 Event::Warning(_) => {
                     events.say(event);

@@ -132,7 +132,7 @@ pub(super) async fn prepare(
     let pictures: Vec<TrainingPicture> = set.pictures.iter().map(file).collect();
     let mut classes: Vec<TrainingPicture> = set.classes.iter().map(file).collect();
     if let Some(class) = job.class_prompt.as_ref().filter(|_| set.classes_to_make > 0) {
-        let made = class_job(&job.model, class, set.classes_to_make, [side, side], job.seed);
+        let made = class_job((model, &job.model), class, set.classes_to_make, [side, side], job.seed);
         classes.extend(class_pictures(context, model, &made, events).await?);
     }
     let mut texts = Vec::new();

@@ -148,10 +148,10 @@ pub struct TrainOptions {
     /// Layers that get a LoRA
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     pub targets: Targets,
-    /// Also train a LoRA of the text encoder
+    /// Also train a LoRA of the text encoder; of SDXL, of both
     #[cfg_attr(feature = "cli", arg(long))]
     pub text_encoder: bool,
-    /// Learning rate of the text encoder [default: --lr]
+    /// Learning rate of the text encoders [default: --lr]
     #[cfg_attr(feature = "cli", arg(long, value_name = "LR", requires = "text_encoder"))]
     pub text_lr: Option<f64>,
     /// Optimizer steps, 1 or more [default: 400, or all that --replay holds]

@@ -201,7 +201,7 @@ pub fn plan_train(job: &TrainOptions, caps: &Caps) -> Result<PlanReport> {
     })?;
     notes.push(training.trained_summary().into());
     if let Some(prompt) = job.class_prompt.as_ref().filter(|_| to_make > 0) {
-        let class = class_job(&job.model, prompt, to_make, [job.side(&model)?; 2], 0);
+        let class = class_job((&model, &job.model), prompt, to_make, [job.side(&model)?; 2], 0);
         let (PlanReport { peak_bytes: made, .. }, theirs) = generate_report(&class, caps, &model, Vec::new())?;
         texts.join(theirs);
         rows.push(("class pictures, before all else".into(), made));

@@ -56,7 +56,8 @@ pub(super) async fn save(
             .iter()
             .map(|(key, t)| io::Tensor::f32(key.trim_start_matches("unet."), &t.shape, &t.values))
             .collect();
-        return Ok((place.put(|at| io::write_diffusers_folder(at, &model.checkpoint, &tensors))?, None));
+        let trained = model.trained_checkpoint();
+        return Ok((place.put(|at| io::write_diffusers_folder(at, &trained, &tensors))?, None));
     }
     let mut factors: BTreeMap<ModuleKey, [Option<Factor>; 2]> = BTreeMap::new();
     for param in params.iter().filter(|p| p.role == Role::Adapter) {

@@ -40,3 +40,20 @@ fn a_training_of_all_that_sdxl_has() {
     let read = |name: &str| std::fs::read(at.join(name)).unwrap();
     assert!(read("whole.safetensors") == read("parts.safetensors"));
 }
+
+/// What a whole model was trained to predict is what its folder says.
+#[test]
+fn a_whole_model_says_what_it_predicts() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("photos")).unwrap();
+    picture(&dir.path().join("photos/0.png"), 48, 48);
+    let model = xl("xl").display().to_string();
+    let train = "--images photos --prompt cat --resolution 48 --steps 1 --method full";
+    for (options, says) in [("--prediction v", "v_prediction"), ("", "epsilon")] {
+        works(dir.path(), &format!("train --model {model} {train} {options} --out {says}"));
+        let text = std::fs::read_to_string(dir.path().join(says).join("scheduler/scheduler_config.json")).unwrap();
+        let scheduler: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(scheduler["prediction_type"], says);
+        assert_eq!(scheduler["_class_name"], "EulerDiscreteScheduler");
+    }
+}

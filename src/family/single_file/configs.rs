@@ -149,7 +149,7 @@ impl Depths {
     fn fields(&self) -> [(&'static str, Value); 2] {
         // A block without attention has any depth.
         let counted = |list: &[usize]| list.iter().map(|&n| n.max(1)).collect::<Vec<usize>>();
-        let same = |list: &[usize]| list.iter().all(|n| *n == list[0]).then(|| list[0]);
+        let same = |list: &[usize]| list.first().copied().filter(|first| list.iter().all(|n| n == first));
         let each: Vec<Option<usize>> = self.down.iter().map(|block| same(block)).collect();
         let last = each.len().saturating_sub(1);
         let mirrored = self.up.iter().enumerate().all(|(i, block)| {

@@ -125,6 +125,13 @@ impl Checkpoint {
         self.prediction_by.is_some()
     }
 
+    /// Changes what the scheduler's configuration says the denoiser predicts, by its name there.
+    pub(crate) fn predicts(&mut self, prediction_type: &str) {
+        self.scheduler["prediction_type"] = prediction_type.into();
+        let text = format!("{:#}\n", self.scheduler).into_bytes();
+        self.scheduler_source = Source::from_bytes(self.scheduler_source.name(), text);
+    }
+
     /// Returns the source of the prediction type, if there is one.
     pub fn prediction_by(&self) -> Option<&str> {
         self.prediction_by.as_deref()

@@ -7,7 +7,7 @@ use crate::io::PartId;
 /// Layer of a model that a LoRA module belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModuleKey {
-    /// [`PartId::UNET`] or [`PartId::TEXT_ENCODER`].
+    /// One of [`PartId::ADAPTED`].
     pub part: PartId,
     /// Dotted path as diffusers has it; in the text encoder with the prefix `text_model.`.
     pub path: String,
