@@ -189,7 +189,7 @@ fn a_unet_that_does_not_fit_is_refused() {
     named(&["encoder.conv_in.bias"], "holds no UNet of Stable Diffusion");
     // No attention with a block that has its name: what is missing is named, when it is looked for.
     let tensors = renamed(original(dir.path(), "xl-64", ""), |name| name.replace(".norm1.", ".normal."));
-    if let Ok(opened) = base().with_unet(file(dir.path(), "damaged.safetensors", &tensors)) {
+    if let Ok(opened) = base().with_unet(&file(dir.path(), "damaged.safetensors", &tensors)) {
         assert!(
             !opened.part(PartId::UNET).unwrap().names().any(|name| name.ends_with("transformer_blocks.0.norm1.weight"))
         );
