@@ -58,9 +58,9 @@ pub struct Encoder {
 /// Heads of attentions, which no tensor tells.
 #[derive(Clone, Copy, Debug)]
 pub enum Heads {
-    /// So many in every attention.
+    /// Count in every attention.
     Count(usize),
-    /// As many as there are columns of this width.
+    /// Columns of each head.
     Width(usize),
 }
 
@@ -92,7 +92,7 @@ pub enum TextFlavour {
 }
 
 impl TextFlavour {
-    /// What its names begin with.
+    /// Returns the beginning of its names.
     pub fn root(self) -> &'static str {
         if self == TextFlavour::Clip { "text_model." } else { "" }
     }

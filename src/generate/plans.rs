@@ -34,7 +34,7 @@ pub(super) fn image_spec(job: &GenerateOptions, model: &Model, recipe: &Recipe, 
 
 /// Refuses what takes more memory than the job may.
 pub(super) fn check_memory(plans: &ImagePlans, job: &GenerateOptions, model: &Model) -> Result<()> {
-    let fewer = Message::from("try smaller or fewer pictures");
+    let fewer = Message::from("try smaller or fewer images");
     let smaller = match model.weight_type().smaller() {
         Some(dtype) => message![fewer, " or ", option("dtype"), format!(" {dtype}")],
         None => fewer,

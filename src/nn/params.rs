@@ -97,7 +97,7 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// Creates the root of the part `part` (`unet`, `text_encoder`, `vae`).
+    /// Creates the root of the part `part` (`unet`, `text_encoder`, `text_encoder_2`, `vae`).
     pub fn new(part: &str, settings: Settings) -> Scope {
         Scope { path: part.to_string(), shared: Arc::new(Shared { settings, params: Mutex::default() }) }
     }

@@ -190,7 +190,7 @@ pub struct LoraReport {
     pub unet_layers: usize,
     /// Layers of the text encoders.
     pub text_encoder_layers: usize,
-    /// Those of them that are of a second text encoder.
+    /// Layers of the second text encoder, among those.
     pub second_text_encoder_layers: usize,
     /// Parameters.
     pub parameters: usize,

@@ -75,7 +75,7 @@ impl Resident {
 impl Model {
     /// Sets whether the weights stay on the device between jobs with this model, so that an image starts at once.
     ///
-    /// Text encoder, UNet and autoencoder then take [`PlanReport::kept_bytes`](super::PlanReport::kept_bytes) together. Models
+    /// Text encoders, UNet and autoencoder then take [`PlanReport::kept_bytes`](super::PlanReport::kept_bytes) together. Models
     /// that [`Model::with_loras`] made of this one share them. They are freed with the last such model, or by a call with
     /// `false`. By default every job loads what it needs and frees it.
     pub fn keep_weights(&self, keep: bool) {

@@ -57,7 +57,7 @@ pub(super) struct Views {
 }
 
 impl Views {
-    /// Of a class image, which is shown as it is.
+    /// Returns the view of a class image, which is shown as it is.
     pub fn of_class() -> Views {
         Views { views: vec![View { crop: Crop::CENTER, flip: false }], in_turn: false }
     }

@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-/// How a tensor lies in the stored one of another name.
+/// Relation of a tensor to the stored one of another name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
-    /// As it is.
+    /// All of it.
     Whole,
-    /// As this third of the rows: OpenCLIP keeps the weights of queries, keys and values in one tensor.
+    /// This third of its rows: OpenCLIP keeps the weights of queries, keys and values in one tensor.
     Third(usize),
-    /// With rows and columns exchanged: OpenCLIP multiplies by its text projection from the right.
+    /// Its transpose: OpenCLIP multiplies by its text projection from the right.
     Transposed,
 }
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 pub enum Depth {
     /// One number for all attentions.
     All(usize),
-    /// By attention.
+    /// One number for each attention.
     Each(Vec<usize>),
 }
 
@@ -18,7 +18,7 @@ pub enum Depth {
 pub enum Depths {
     /// One number for all attentions.
     One(usize),
-    /// By resolution.
+    /// One entry for each resolution.
     Each(Vec<Depth>),
 }
 

@@ -5,7 +5,7 @@ use crate::models::{TextEncoderConfig, UnetConfig};
 use crate::nn::{LoraSpec, Settings};
 use crate::train::Optimizer;
 
-/// What is trained, and on what.
+/// Models, batches and optimizer of a training step.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// The UNet.
