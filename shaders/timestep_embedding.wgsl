@@ -31,12 +31,11 @@ fn main(
     let frequency = TURNS[select(column, column - half, second)];
     let t = t_at(i / p.dim);
     let whole = floor(t);
-    // Modulo a turn, a negative number is one too.
-    let fixed = bitcast<i32>(bitcast<u32>(i32(whole)) * frequency);
+    let fixed = bitcast<i32>(u32(i32(whole)) * frequency);
     let turns = f32(fixed) * 2.3283064365386963e-10 + (t - whole) * (f32(frequency) * 2.3283064365386963e-10);
     let quarter = round(turns * 4.0);
     let x = (turns - quarter * 0.25) * 6.283185307179586;
-    // sin runs through the quarters as sin, cos, -sin, -cos; cos is one quarter ahead.
+    // sin runs through the quarters as sin, cos, -sin, -cos; cos is one ahead.
     let cosine = second != {{ "true" if flip else "false" }};
     let place = bitcast<u32>(i32(quarter) + select(0, 1, cosine)) & 3u;
     let v = select(small_sin(x), small_cos(x), (place & 1u) == 1u);

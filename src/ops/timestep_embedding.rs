@@ -93,7 +93,7 @@ pub fn cases() -> Vec<Case> {
         for flip_sin_to_cos in [false, true] {
             let op = TimestepEmbedding { dim, flip_sin_to_cos, freq_shift };
             cases.push(Case::new(op.clone(), [Given::Uniform([1].into(), 0.0, 1.0)]));
-            // Sizes of images may be negative where a crop begins outside.
+            // Sizes of images may be negative where a crop begins outside: the kernel counts turns modulo 2^32.
             cases.push(Case::new(op, [Given::Uniform([40].into(), -1000.0, 1000.0)]));
         }
     }

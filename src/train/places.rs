@@ -62,8 +62,11 @@ impl TrainOptions {
     pub(super) fn place(&self, model: Option<&Checkpoint>) -> Result<Place> {
         let (out, replace) = (self.out.as_path(), self.force);
         if self.method == Method::Lora {
-            // A LoRA that it starts from may bring layers of any part.
-            return Ok(self.format.place(out, &PartId::ADAPTED, replace));
+            // Of a model that is not open yet: any part that it may have.
+            let has = |part: &PartId| model.is_none_or(|model| model.parts().any(|(own, _)| own == *part));
+            let trained = |part: &PartId| *part == PartId::UNET || (self.text_encoder && has(part));
+            let parts: Vec<PartId> = PartId::ADAPTED.into_iter().filter(trained).collect();
+            return Ok(self.format.place(out, &parts, replace));
         }
         let files = match model {
             Some(model) => io::checkpoints::diffusers_folder_files(model)?,
