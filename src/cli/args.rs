@@ -175,6 +175,7 @@ pub enum PartArg {
     Text,
     /// sample [B,4,h,w] (inpainting models: [B,9,h,w]), timestep [B], context [B,77,C] (SDXL also pooled [B,P],
     /// time_ids [B,6]) -> out
+    #[value(alias = "denoiser")]
     Unet,
     /// image [B,3,H,W] in -1..1 -> mean, logvar
     VaeEncode,
