@@ -109,14 +109,12 @@ impl Checkpoint {
         if files::is_file(path) {
             let file = SafeTensors::open(path)?;
             let stated = stated::prediction(path, &file)?;
-            let before = self.scheduler.clone();
-            let scheduler = &mut self.scheduler;
+            let mut scheduler = self.scheduler.clone();
             unet.change_config(|config| {
-                configs::settle_training(scheduler, config, (&file, stated.as_ref()), family);
+                configs::settle_training(&mut scheduler, config, (&file, stated.as_ref()), family);
             });
-            if self.scheduler != before {
-                let text = self.scheduler.to_string().into_bytes();
-                self.scheduler_source = Source::from_bytes(self.scheduler_source.name(), text);
+            if self.scheduler != scheduler {
+                self.set_scheduler(scheduler);
             }
             if let Some(Stated { by, prediction }) = stated {
                 self.notes.extend((prediction == Prediction::Sample).then(|| one_step(path)));

@@ -2,6 +2,7 @@
 
 mod check;
 mod options;
+mod parameters;
 pub(crate) mod plans;
 mod run;
 mod start_image;

@@ -1,13 +1,12 @@
 //! Run of a generation: encode the prompts, sample each image, decode.
 
 use crate::base::layout;
-use crate::base::rng::{NoiseRng, RngKind};
+use crate::base::rng::NoiseRng;
 use crate::error::{Error, Result, message, option};
 use crate::event::{Event, Listener, Phase, Picture};
 use crate::gpu::{Gpu, Pool, Store};
 use crate::graph::Plan;
 use crate::io;
-use crate::io::image::title;
 use crate::pipeline::autoencode::VaeSession;
 use crate::pipeline::context::{Context, PictureSink};
 use crate::pipeline::denoise::{Sampling, Start};
@@ -18,7 +17,7 @@ use crate::pipeline::planning::Part;
 use crate::pipeline::prompt::{unread_syntax, without_tags};
 use crate::pipeline::recipe::Recipe;
 use crate::pipeline::text::Tokens;
-use crate::pipeline::{Model, Posterior, WeightType, probe};
+use crate::pipeline::{Model, Posterior, probe};
 
 use super::GenerateOptions;
 use super::plans::{check_memory, encodes_negative, image_spec};
@@ -157,30 +156,30 @@ async fn encode(
     pool: &mut Pool,
     (negative, prompts): (Option<Tokens>, Vec<Tokens>),
 ) -> Result<Hidden> {
-    let mut hidden = Hidden::new(gpu, model, model.prompt_tokens(), 1 + prompts.len())?;
+    let hidden = Hidden::new(gpu, model, model.prompt_tokens(), 1 + prompts.len())?;
     let (apart, together) = match &plans.negative {
         Some(plans) => (negative.map(|negative| (plans, negative)), None),
         None => (None, negative),
     };
     if let Some((plans, negative)) = apart {
-        model.encode_prompts(gpu, plans, pool, &[negative], (&mut hidden, 0)).await?;
+        model.encode_prompts(gpu, plans, pool, &[negative], (&hidden, 0)).await?;
     }
     let first = if together.is_some() { 0 } else { 1 };
     let prompts: Vec<Tokens> = together.into_iter().chain(prompts).collect();
-    model.encode_prompts(gpu, &plans.text, pool, &prompts, (&mut hidden, first)).await?;
+    model.encode_prompts(gpu, &plans.text, pool, &prompts, (&hidden, first)).await?;
     Ok(hidden)
 }
 
 /// A job whose model, sampler and size are settled.
-struct Making<'a> {
-    context: &'a Context,
-    model: &'a Model,
-    job: &'a GenerateOptions,
-    recipe: Recipe,
+pub(super) struct Making<'a> {
+    pub context: &'a Context,
+    pub model: &'a Model,
+    pub job: &'a GenerateOptions,
+    pub recipe: Recipe,
     /// Width and height in pixels.
-    size: [usize; 2],
+    pub size: [usize; 2],
     /// Names and digests of the start picture and the mask.
-    start_names: Vec<(&'static str, String)>,
+    pub start_names: Vec<(&'static str, String)>,
 }
 
 /// Says what of `prompt` loads or weighs something in other programs, and not here.
@@ -342,54 +341,6 @@ impl Making<'_> {
             total if count < total => Err(Error::Interrupted { unit: "picture", done: count, total, resumable: None }),
             _ => Ok(pictures),
         }
-    }
-
-    /// The text that goes into a picture's file.
-    fn parameters(&self, prompt: &str, seed: u64) -> String {
-        let Making { model, job, recipe, size: [width, height], start_names, .. } = self;
-        let model_name = job.model.model.as_deref().map_or_else(|| model.checkpoint.name().to_string(), title);
-        let sampling = &job.sampling;
-        let mut more = start_names.clone();
-        for (name, path) in [("UNet", &job.model.unet), ("VAE", &job.model.vae)] {
-            more.extend(path.as_deref().map(|path| (name, title(path))));
-        }
-        more.extend(sampling.spacing.map(|spacing| ("Timestep spacing", format!("{spacing:?}").to_lowercase())));
-        more.extend(
-            job.model.prediction.map(|prediction| ("Prediction type", format!("{prediction:?}").to_lowercase())),
-        );
-        if model.merges && !model.loras.is_empty() {
-            more.push(("LoRA", "merged".into()));
-        }
-        if sampling.rng != RngKind::default() {
-            more.push(("RNG", "philox".into()));
-        }
-        if recipe.rescale > 0.0 {
-            more.push(("Guidance rescale", recipe.rescale.to_string()));
-        }
-        // Other programs count the last layer as 1, and what the model leaves out anyway.
-        let usual = model.texts.first().and_then(|text| text.place.skip).unwrap_or(0);
-        more.extend(sampling.clip_skip.map(|skip| ("Clip skip", (skip + usual + 1).to_string())));
-        more.extend(sampling.original_size.map(|size| ("Original size", size.to_string())));
-        more.extend(sampling.crop.map(|crop| ("Crop", crop.to_string())));
-        more.extend(sampling.target_size.map(|size| ("Target size", size.to_string())));
-        if job.model.dtype != WeightType::Auto {
-            more.push(("Weights", format!("{:?}", job.model.dtype).to_lowercase()));
-        }
-        io::Parameters {
-            prompt: without_tags(prompt).0,
-            negative: if recipe.guided() { without_tags(&sampling.negative).0 } else { String::new() },
-            steps: recipe.steps,
-            sampler: recipe.trajectory.kind.name().to_string(),
-            guidance: recipe.guidance,
-            seed,
-            size: (*width, *height),
-            model: model_name,
-            loras: job.loras.iter().map(|l| (title(&l.path), l.scale)).collect(),
-            strength: job.init.as_ref().map(|_| job.start_strength(model).unwrap_or(1.0)),
-            karras: sampling.karras,
-            more,
-        }
-        .to_string()
     }
 
     /// What a job keeps: the latents of every picture after each of its steps.

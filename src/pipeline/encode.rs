@@ -16,7 +16,7 @@ impl Model {
         parts: &TextParts,
         pool: &mut Pool,
         prompts: &[Tokens],
-        (hidden, first): (&mut Hidden, usize),
+        (hidden, first): (&Hidden, usize),
     ) -> Result<()> {
         let states = States::new(gpu, self, hidden, parts.join.is_some())?;
         for EncoderParts { whole, rest } in &parts.encoders {

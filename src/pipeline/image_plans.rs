@@ -92,7 +92,6 @@ impl ImageSpec {
 
 impl ImagePlans {
     async fn new(spec: ImageSpec, model: &Model, planning: Planning<'_>) -> Result<ImagePlans> {
-        model.check_clip_skip(spec.clip_skip)?;
         let (size, settings) = (spec.size, model.settings(planning.caps, &spec.ranks));
         let tokens = model.prompt_tokens();
         let plan = |prompts, clip_skip| model.plan_texts(&settings, planning, [prompts, tokens], clip_skip);

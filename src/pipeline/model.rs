@@ -187,7 +187,9 @@ impl Model {
         let own = checkpoint.scheduler().get("prediction_type").and_then(|name| name.as_str()).unwrap_or("epsilon");
         let used = self.schedule.prediction_type.diffusers_name();
         if own != used {
-            checkpoint.predicts(used);
+            let mut scheduler = checkpoint.scheduler().clone();
+            scheduler["prediction_type"] = used.into();
+            checkpoint.set_scheduler(scheduler);
         }
         checkpoint
     }

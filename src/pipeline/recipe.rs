@@ -25,6 +25,7 @@ impl Recipe {
         prediction: Option<Prediction>,
         strength: Option<f64>,
     ) -> Result<Recipe> {
+        model.check_clip_skip(options.clip_skip)?;
         let (steps, guidance) = default_steps_and_guidance(&model.schedule, options.sampler, model.family.guidance);
         let steps = options.steps.unwrap_or(steps);
         let guidance = options.guidance.unwrap_or(f64::from(guidance));

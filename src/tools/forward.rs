@@ -153,8 +153,8 @@ async fn forward_text(
             way.run(&encoder.session).await?;
         }
     }
-    let mut hidden = Hidden::new(gpu, model, tokens, rows.len())?;
-    model.encode_prompts(gpu, &parts, &mut Pool::default(), &rows, (&mut hidden, 0)).await?;
+    let hidden = Hidden::new(gpu, model, tokens, rows.len())?;
+    model.encode_prompts(gpu, &parts, &mut Pool::default(), &rows, (&hidden, 0)).await?;
     let states = vec![rows.len(), tokens, model.context_width()];
     let mut outputs = vec![("hidden".into(), states, hidden.read().await?.concat())];
     if let Some(width) = model.pooled_width() {

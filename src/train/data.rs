@@ -150,8 +150,8 @@ pub(super) async fn prepare(
     let longest = texts.iter().map(words).max().unwrap_or(0);
     events.note(format!("the longest prompt has {longest} of {} tokens", tokens.saturating_sub(2)));
     events.phase(Phase::EncodingPrompts)?;
-    let mut hidden = Hidden::new(&context.gpu, model, tokens, texts.len())?;
-    let encoding = model.encode_prompts(&context.gpu, text, pool, &texts, (&mut hidden, 0));
+    let hidden = Hidden::new(&context.gpu, model, tokens, texts.len())?;
+    let encoding = model.encode_prompts(&context.gpu, text, pool, &texts, (&hidden, 0));
     events.until_stopped(&context.gpu, encoding).await?;
     if model.zeros {
         hidden.clear(conditioned)?;

@@ -57,3 +57,19 @@ fn a_whole_model_says_what_it_predicts() {
         assert_eq!(scheduler["_class_name"], "EulerDiscreteScheduler");
     }
 }
+
+/// What no model can do is refused in one line, before anything runs.
+#[test]
+fn conditioning_out_of_range_is_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = xl("xl").display().to_string();
+    for (option, says) in [
+        ("--clip-skip 9", "--clip-skip 9: must be at most 1"),
+        ("--guidance-rescale 2", "--guidance-rescale 2.0: must lie between 0 and 1"),
+    ] {
+        let line = format!("generate cat --model {model} {option} --out a.png");
+        refused(dir.path(), &line, 2, &[says]);
+        let said = stderr(&run(dir.path(), &line));
+        assert_eq!(said.trim().lines().count(), 1, "{said}");
+    }
+}

@@ -83,12 +83,11 @@ impl Checkpoint {
     /// Settles that a single file's network predicts velocities. In Stable Diffusion 2 that makes it a model for 768 pixels.
     pub fn predicts_velocity(&mut self) {
         let change: fn(&mut Value, &mut Value) = Family::of(self).velocity;
-        let Checkpoint { parts, scheduler, .. } = self;
-        if let Some(unet) = parts.get_mut(&PartId::UNET) {
-            unet.change_config(|config| change(scheduler, config));
+        let mut scheduler = self.scheduler.clone();
+        if let Some(unet) = self.parts.get_mut(&PartId::UNET) {
+            unet.change_config(|config| change(&mut scheduler, config));
         }
-        let text = self.scheduler.to_string().into_bytes();
-        self.scheduler_source = Source::from_bytes(self.scheduler_source.name(), text);
+        self.set_scheduler(scheduler);
         self.prediction_by = Some("the prediction that was asked for, or one of the network".into());
     }
 }

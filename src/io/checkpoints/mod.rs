@@ -125,11 +125,11 @@ impl Checkpoint {
         self.prediction_by.is_some()
     }
 
-    /// Changes what the scheduler's configuration says the denoiser predicts, by its name there.
-    pub(crate) fn predicts(&mut self, prediction_type: &str) {
-        self.scheduler["prediction_type"] = prediction_type.into();
-        let text = format!("{:#}\n", self.scheduler).into_bytes();
+    /// Replaces the scheduler's configuration, in what is written of the model too.
+    pub(crate) fn set_scheduler(&mut self, scheduler: Value) {
+        let text = format!("{scheduler:#}\n").into_bytes();
         self.scheduler_source = Source::from_bytes(self.scheduler_source.name(), text);
+        self.scheduler = scheduler;
     }
 
     /// Returns the source of the prediction type, if there is one.
