@@ -1,11 +1,11 @@
 //! Plans of a generation: what runs, and what `portray plan` reports.
 
-use crate::error::{Message, Result, message, option};
+use crate::error::{Message, Result, option};
 use crate::gpu::{Caps, Variants};
 use crate::pipeline::Model;
 use crate::pipeline::image_plans::{ImagePlans, ImageSpec};
 use crate::pipeline::kernel_texts::KernelTexts;
-use crate::pipeline::memory::{PlanReport, at_once, open_for_plan, told_of, within};
+use crate::pipeline::memory::{Memory, Phase, PlanReport, Way, at_once, open_for_plan, told_of, within};
 use crate::pipeline::planning::Planning;
 use crate::pipeline::prompt::without_tags;
 use crate::pipeline::recipe::Recipe;
@@ -34,12 +34,18 @@ pub(super) fn image_spec(job: &GenerateOptions, model: &Model, recipe: &Recipe, 
 
 /// Refuses what takes more memory than the job may.
 pub(super) fn check_memory(plans: &ImagePlans, job: &GenerateOptions, model: &Model) -> Result<()> {
-    let fewer = Message::from("try smaller or fewer images");
-    let smaller = match model.weight_type().smaller() {
-        Some(dtype) => message![fewer, " or ", option("dtype"), format!(" {dtype}")],
-        None => fewer,
+    let ways = |largest: &Phase| {
+        let mut ways: Vec<Way> = Vec::new();
+        if let Some(dtype) = model.weight_type().smaller().filter(|_| !largest.is_autoencoder()) {
+            ways.push((largest.weights, option("dtype") + format!(" {dtype}").as_str()));
+        }
+        let images = if largest.is_text() { 0 } else { largest.working() };
+        ways.push((images, "smaller images".into()));
+        let fewer = if largest.is_text() { "fewer prompts" } else { "fewer images" };
+        ways.push((if job.images() > 1 { largest.beside } else { 0 }, fewer.into()));
+        ways
     };
-    within(job.model.memory, plans.memory(job.images()).1, smaller)
+    within(job.model.memory, &plans.memory(job.images()), ways)
 }
 
 /// Plans a generation for an adapter with `caps`. Needs no GPU.
@@ -92,7 +98,7 @@ pub(crate) fn generate_report(
     let size = job.picture_size(model, &mut |event| told_of(&mut notes, event))?;
     let plans = at_once(image_spec(job, model, &recipe, size).plans(model, planning))?;
     check_memory(&plans, job, model)?;
-    let (rows, peak_bytes) = plans.memory(job.images());
+    let Memory { rows, peak: peak_bytes, .. } = plans.memory(job.images());
     notes.push("the parts run in turn: the peak is the largest of them beside working memory and staging".into());
     let (steps, kind, [width, height]) = (recipe.trajectory.steps.len(), recipe.trajectory.kind.name(), size);
     notes.push(format!("{steps} steps of {kind}, {width}x{height}").into());
