@@ -72,6 +72,8 @@ pub enum Event {
         #[serde(flatten)]
         picture: Picture,
     },
+    /// An evaluation of a training, between its steps.
+    Evaluation(EvaluationReport),
     /// A file or folder was written.
     Saved(#[serde(serialize_with = "as_path")] std::path::PathBuf),
 }
@@ -189,6 +191,33 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Learning rate of this step.
     pub lr: f64,
+}
+
+/// Evaluation of a training after some of its steps, at fixed seeds and fixed noise.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct EvaluationReport {
+    /// Optimizer steps done.
+    pub step: usize,
+    /// Mean squared error of predictions for photos, averaged over some timesteps.
+    pub loss: f64,
+    /// Whether those photos are kept out of the training; else they are trained on.
+    pub held_out: bool,
+    /// Change of predictions under the class prompt (without one, the empty prompt) since the training started, relative to
+    /// their norm.
+    pub drift: f64,
+    /// Likeness of images of the subject to its photos: 0 as alike as before the training, 1 as the photos are among
+    /// themselves. `None` if this evaluation made no images, as of the next four.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub likeness: Option<f64>,
+    /// Standard error of `likeness` over the images; `None` of a single one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub likeness_error: Option<f64>,
+    /// Score: `likeness` minus `drift`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+    /// Step of the best score so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<usize>,
 }
 
 /// Generated picture with what it was made from.

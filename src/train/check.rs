@@ -30,6 +30,10 @@ impl TrainOptions {
             let others = message![option("sample_prompts"), ": it is for comparing numbers"];
             return Err(Error::usage("sample_prompts", message![option("replay"), " takes no ", others]));
         }
+        if self.replay.is_some() && self.evaluate_every.is_some() {
+            let others = message![option("evaluate_every"), ": it is for comparing numbers"];
+            return Err(Error::usage("evaluate_every", message![option("replay"), " takes no ", others]));
+        }
         self.check_buckets()?;
         check_counts(&[
             ("steps", self.steps),
@@ -39,6 +43,7 @@ impl TrainOptions {
             ("class_count", self.class_count),
             ("sample_every", Some(self.sample_every)),
             ("save_every", self.save_every),
+            ("evaluate_every", self.evaluate_every),
             ("resolution", self.resolution),
         ])?;
         let above = [

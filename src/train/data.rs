@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::base::rng::{CounterRng, Stream};
 use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Result, message, option};
-use crate::event::{Event, Phase};
+use crate::event::{Event, Flow, Phase};
 use crate::gpu::Pool;
 use crate::io::image::{Decoded, Fit};
 use crate::pipeline::autoencode::VaeSession;
@@ -37,6 +37,8 @@ pub(super) struct Run {
     pub tokens: usize,
     pub conditioning: Conditioning,
     pub sample_prompts: Option<SamplePrompts>,
+    /// Prompts of evaluations.
+    pub evaluation_prompts: Option<SamplePrompts>,
 }
 
 /// Where the batches come from.
@@ -112,6 +114,7 @@ impl TrainOptions {
             conditioning,
             batches: Batches::Replay(file),
             sample_prompts: None,
+            evaluation_prompts: None,
         })
     }
 }
@@ -145,6 +148,10 @@ pub(super) async fn prepare(
     for sample in &job.sample_prompts {
         texts.push(model.tokens(sample, &mut |event| events.say(event))?);
     }
+    let sampled = texts.len();
+    for prompt in set.evaluation.iter().flat_map(|set| &set.prompts) {
+        texts.push(model.tokens(prompt, &mut |_| Flow::Continue)?);
+    }
     let tokens = model.prompt_tokens();
     let end = texts[conditioned][0].get(1).copied();
     let words = |ids: &Tokens| ids[0].iter().skip(1).position(|id| Some(*id) == end).unwrap_or(0);
@@ -156,6 +163,10 @@ pub(super) async fn prepare(
     events.until_stopped(&context.gpu, encoding).await?;
     if model.zeros {
         hidden.clear(conditioned);
+    }
+    let mut of_evaluation = hidden.split_off(sampled);
+    if model.zeros && set.evaluation.is_some() {
+        of_evaluation.clear(0);
     }
     let of_samples = hidden.split_off(conditioned);
     let conditioning = match job.text_encoder {
@@ -207,9 +218,12 @@ pub(super) async fn prepare(
     let data = Dataset::new(instances, classes, drawing)?;
     let [width, height] = set.sizes[0];
     let latent = [height / factor, width / factor, model.vae.latent_channels];
+    let ids = texts.split_off(sampled);
+    let evaluation_prompts = set.evaluation.as_ref().map(|_| SamplePrompts { hidden: of_evaluation, ids });
     let ids = texts.split_off(conditioned);
     let sample_prompts = (!job.sample_prompts.is_empty()).then_some(SamplePrompts { hidden: of_samples, ids });
-    Ok(Run { samples: data.samples(), latent, tokens, conditioning, batches: Batches::Pictures(data), sample_prompts })
+    let (samples, batches) = (data.samples(), Batches::Pictures(data));
+    Ok(Run { samples, latent, tokens, conditioning, batches, sample_prompts, evaluation_prompts })
 }
 
 /// The autoencoder at work on images of one size.

@@ -57,6 +57,7 @@ impl TrainOptions {
             ),
         ]
         .into_iter()
+        .chain([unless(self.evaluate_every.is_none(), without("evaluate_every"), &[("stop", self.stop != usual.stop)])])
         .flatten()
         .collect()
     }

@@ -104,6 +104,18 @@ pub enum Checkpointing {
     Off,
 }
 
+/// When a training ends before its last step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Stop {
+    /// Only when it is asked to.
+    #[default]
+    Never,
+    /// When its evaluations get no better.
+    Plateau,
+}
+
 /// Default number of optimizer steps.
 pub(super) const STEPS: usize = 400;
 
@@ -228,6 +240,16 @@ pub struct TrainOptions {
     /// Optimizer steps between sample images, 1 or more
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", default_value = "100", value_parser = parse_count))]
     pub sample_every: usize,
+    /// Evaluate every N optimizer steps, 1 or more, and keep the best checkpoint beside --out as NAME.best.safetensors
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = parse_count))]
+    pub evaluate_every: Option<usize>,
+    /// When to end before the last step
+    #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
+    pub stop: Stop,
+    /// Images to keep out of the training, the last by name: evaluations measure the loss on them [default: with
+    /// --evaluate-every one of six, from six images on; else 0]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
+    pub keep_out: Option<usize>,
     /// Layout of the LoRA file
     #[cfg_attr(feature = "cli", arg(long, default_value = "diffusers"))]
     pub format: LoraFormat,
@@ -285,6 +307,9 @@ impl Default for TrainOptions {
             resume: false,
             sample_prompts: Vec::new(),
             sample_every: 100,
+            evaluate_every: None,
+            stop: Stop::Never,
+            keep_out: None,
             format: LoraFormat::default(),
             out: "portray-lora.safetensors".into(),
             force: false,

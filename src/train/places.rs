@@ -30,7 +30,25 @@ pub fn sample_file(folder: &Path, step: usize, index: usize) -> PathBuf {
     folder.join(format!("step-{step:06}-{}.png", index + 1))
 }
 
+/// Returns the path of the best checkpoint of a training that writes `out`: `NAME.best.safetensors` of
+/// `NAME.safetensors`; of a folder, the folder `NAME.best`.
+pub fn best_path(out: &Path) -> PathBuf {
+    let extension = out.extension().filter(|e| e.eq_ignore_ascii_case("safetensors"));
+    let mut name = extension.map_or(out.file_name(), |_| out.file_stem()).unwrap_or_default().to_os_string();
+    name.push(".best");
+    if let Some(extension) = extension {
+        name.push(".");
+        name.push(extension);
+    }
+    out.with_file_name(name)
+}
+
 impl TrainOptions {
+    /// This job with its best checkpoint as the result, which takes the place of the one before.
+    pub(super) fn of_best(&self) -> TrainOptions {
+        TrainOptions { out: best_path(&self.out), force: true, ..self.clone() }
+    }
+
     /// Asks whether the result, the state and the samples can be written, before anything is opened for it.
     ///
     /// # Errors
@@ -55,6 +73,9 @@ impl TrainOptions {
         }
         Place::file(file, true).check()?;
         self.check_inputs()?;
+        if self.evaluate_every.is_some() {
+            TrainOptions { force: self.force || self.resume, ..self.of_best() }.place(None)?.check()?;
+        }
         if self.sample_prompts.is_empty() { Ok(()) } else { self.check_samples() }
     }
 
@@ -149,6 +170,8 @@ impl TrainOptions {
                 Method::Lora => DType::F32.bytes(plan.trainable()),
                 Method::Full => model.parts().map(|(part, weights)| stored_bytes(part, weights)).sum(),
             };
+        // The best checkpoint is as large.
+        let result = if self.evaluate_every.is_some() { 2 * result } else { result };
         place.check_space(result, "the result")?;
         let state = plan.state_bytes() + HEADER;
         // A state that is there is replaced: for a moment there are two.
@@ -190,6 +213,18 @@ pub(super) fn check_class_folder(folder: &Path, count: usize, size: [usize; 2]) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_best_checkpoint_lies_beside_the_result() {
+        for (out, best) in [
+            ("a/x.safetensors", "a/x.best.safetensors"),
+            ("v1.5.SAFETENSORS", "v1.5.best.SAFETENSORS"),
+            ("v1.5", "v1.5.best"),
+            ("lora", "lora.best"),
+        ] {
+            assert_eq!(best_path(Path::new(out)), Path::new(best));
+        }
+    }
 
     #[test]
     fn samples_have_the_name_of_their_run() {

@@ -14,6 +14,7 @@ use crate::pipeline::planning::{Part, Planning};
 use crate::pipeline::text::{TextParts, TextSpec};
 
 use super::class_images::class_job;
+use super::evaluation::EvaluationPlans;
 use super::options::{Checkpointing, TrainOptions};
 use super::plan::{Recomputed, Setup, TrainPlan};
 use super::samples::SamplePlans;
@@ -24,20 +25,46 @@ use super::training_set::TrainingSet;
 const MODEST_BYTES: u64 = 3_000_000_000;
 
 /// Chunks that serve the updates, and sampling between them.
-pub(super) fn training_arena(training: &TrainPlan, preview: Option<&SamplePlans>) -> Vec<u64> {
-    pool(training.plans().chain(preview.into_iter().flat_map(SamplePlans::plans)).map(|plan| &plan.arena))
+pub(super) fn training_arena(training: &TrainPlan, between: &Between) -> Vec<u64> {
+    pool(training.plans().chain(between.plans()).map(|plan| &plan.arena))
 }
 
-/// Updates, and sampling between them.
-fn training_phase(training: &TrainPlan, preview: Option<&SamplePlans>) -> Phase {
-    let plans = || training.plans().chain(preview.into_iter().flat_map(SamplePlans::plans));
+/// Plans of what runs between the updates, on the same weights.
+#[derive(Default)]
+pub(crate) struct Between {
+    /// Sampling and decoding of sample pictures.
+    pub(super) preview: Option<SamplePlans>,
+    pub(super) evaluation: Option<EvaluationPlans>,
+}
+
+impl Between {
+    /// Those that run in the training's pool.
+    fn plans(&self) -> impl Iterator<Item = &Plan> {
+        let preview = self.preview.iter().flat_map(SamplePlans::plans);
+        preview.chain(self.evaluation.iter().flat_map(EvaluationPlans::plans))
+    }
+
+    /// Those of images, for which memory of their own is needed.
+    fn images(&self) -> impl Iterator<Item = &SamplePlans> {
+        self.preview.iter().chain(self.evaluation.iter().map(|plans| &plans.images))
+    }
+
+    /// Bytes of the memory of their own in which images are decoded, one kind after the other.
+    fn decoding(&self) -> u64 {
+        self.images().map(SamplePlans::bytes_apart).max().unwrap_or(0)
+    }
+}
+
+/// Updates, and what runs between them.
+fn training_phase(training: &TrainPlan, between: &Between) -> Phase {
+    let plans = || training.plans().chain(between.plans());
     Phase {
         name: "training",
         weights: bytes(&training.params),
         optimizer: training.optimizer_bytes(),
         beside: plans().map(|p| p.input_bytes + p.uniform_bytes).sum(),
-        arena: training_arena(training, preview),
-        decoding: preview.map_or(0, SamplePlans::bytes_apart),
+        arena: training_arena(training, between),
+        decoding: between.decoding(),
     }
 }
 
@@ -70,7 +97,7 @@ pub(crate) async fn plan_training(
 
 /// What updates take with nothing before or between them, as on a replay file.
 pub(crate) fn training_alone(training: &TrainPlan) -> Memory {
-    in_turn(vec![training_phase(training, None)])
+    in_turn(vec![training_phase(training, &Between::default())])
 }
 
 /// Every plan of a `train` job on pictures.
@@ -82,14 +109,13 @@ pub(crate) struct TrainPlans {
 /// What runs before and between the updates.
 pub(crate) struct BeforeTraining {
     pub text: TextParts,
-    /// Bytes of the hidden states of sample prompts; those of all others are in main memory.
-    hidden: u64,
+    /// Bytes of the hidden states of the prompts of samples and of evaluations; those of all others are in main memory.
+    hidden: [u64; 2],
     /// By size of pictures.
     pub encode: Vec<Part>,
     /// Bytes of the encoded pictures, in main memory.
     encoded: u64,
-    /// Sampling and decoding of sample pictures.
-    pub(super) preview: Option<SamplePlans>,
+    pub(super) between: Between,
 }
 
 impl TrainPlans {
@@ -102,6 +128,8 @@ impl TrainPlans {
         let side = job.side(model)?;
         model.check_prompts(set.prompts.iter().chain(&job.class_prompt).chain(&job.sample_prompts))?;
         let prompts = set.prompts.len() + 1 + usize::from(job.class_prompt.is_some()) + job.sample_prompts.len();
+        let evaluated = set.evaluation.as_ref().map_or(0, |set| set.prompts.len());
+        let prompts = prompts + evaluated;
         let mut sizes = set.sizes.iter().map(|size| size.map(|n| n / model.factor())).map(|[w, h]| [h, w]);
         let [h, w] = sizes.next().unwrap_or_default();
         let latent = [h, w, model.vae.latent_channels];
@@ -117,16 +145,18 @@ impl TrainPlans {
         }
         let preview = match job.sample_prompts.is_empty() {
             true => None,
-            false => Some(model.plan_preview(job, planning, [side, side]).await?),
+            false => Some(model.plan_preview(job, planning, [side, side], &Default::default()).await?),
         };
         planning.breathe().await;
+        let evaluation = EvaluationPlans::new(job, model, &set.sizes, planning).await?;
         let encoded = set.encoded_bytes(job, model);
         let before = BeforeTraining {
             text,
-            hidden: hidden_bytes(model, if preview.is_some() { 1 + job.sample_prompts.len() } else { 0 }),
+            hidden: [if preview.is_some() { 1 + job.sample_prompts.len() } else { 0 }, evaluated]
+                .map(|prompts| hidden_bytes(model, prompts)),
             encode,
             encoded,
-            preview,
+            between: Between { preview, evaluation },
         };
         let training = plan_training(job, setup, planning, |training| before.memory(training)).await?;
         Ok(TrainPlans { before, training })
@@ -135,8 +165,11 @@ impl TrainPlans {
     /// All of them, those that are needed first in front.
     pub(crate) fn plans(&self) -> impl Iterator<Item = &Plan> {
         let encode = self.before.encode.iter().map(|part| &*part.plan);
-        let preview = self.before.preview.iter().flat_map(|plans| plans.plans().chain(plans.plans_apart()));
-        self.before.text.plans().chain(encode).chain(self.training.plans()).chain(preview)
+        let further = self.before.further_encode().map(|part| &*part.plan);
+        let between = &self.before.between;
+        let images = between.images().flat_map(SamplePlans::plans_apart);
+        let training = self.training.plans().chain(between.plans());
+        self.before.text.plans().chain(encode).chain(further).chain(training).chain(images)
     }
 }
 
@@ -147,13 +180,22 @@ impl BeforeTraining {
         if self.encoded > 0 {
             memory.rows.push(("encoded pictures, in main memory and not in the peak".into(), self.encoded));
         }
+        if let Some(plans) = &self.between.evaluation {
+            memory.rows.push(("evaluations, among training's rows".into(), plans.bytes() + self.hidden[1]));
+        }
         memory
     }
 
+    /// Encoder of photos for evaluations, where it has a plan of its own.
+    fn further_encode(&self) -> impl Iterator<Item = &Part> {
+        self.between.evaluation.iter().filter_map(|plans| plans.encode.as_ref())
+    }
+
     fn phases(&self, training: &TrainPlan) -> Vec<Phase> {
-        let mut training = training_phase(training, self.preview.as_ref());
-        training.beside += self.hidden;
-        self.text.phases().chain(self.encode.iter().map(Phase::part)).chain([training]).collect()
+        let mut training = training_phase(training, &self.between);
+        training.beside += self.hidden.iter().sum::<u64>();
+        let encode = self.encode.iter().chain(self.further_encode());
+        self.text.phases().chain(encode.map(Phase::part)).chain([training]).collect()
     }
 }
 

@@ -18,10 +18,11 @@ use crate::train::schedule::lr_factor;
 use crate::train::{MicroBatch, State, TrainPlan, Trainer, Values};
 
 use super::data::{Batches, Run, prepare};
+use super::evaluation::{EvaluationPhotos, Evaluator, History, Of};
 use super::init_lora::InitLora;
 use super::options::STEPS;
-use super::plans::{BeforeTraining, TrainPlans, plan_training, training_alone, training_arena};
-use super::samples::{Preview, SamplePlans};
+use super::plans::{BeforeTraining, Between, TrainPlans, plan_training, training_alone, training_arena};
+use super::samples::Preview;
 use super::save::{save, start_adapters};
 use super::state::{STATE_FILE, state_folder};
 use super::{LrSchedule, TrainOptions};
@@ -62,7 +63,13 @@ async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> R
     }
     let init = job.open_init_lora(&model, &mut |event| events.say(event))?;
     context.gpu.breathe().await;
-    let mut record = Record { folder: state_folder(&job.out), options: job.deciding()?, ours: false, last: None };
+    let mut record = Record {
+        folder: state_folder(&job.out),
+        options: job.deciding()?,
+        evaluations: History::default(),
+        ours: false,
+        last: None,
+    };
     let resumed = if job.resume { record.load(events)? } else { None };
     // All of a run has the kernels that it began with, so that a resumed one comes to the same result.
     let variants = resumed.as_ref().map_or_else(|| context.variants.clone(), |state| state.variants.clone());
@@ -72,7 +79,8 @@ async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> R
     let total = updates(job, &gathered.run.batches)?;
     events.phase(Phase::LoadingModel)?;
     let context = &context.on(&gathered.ahead.gpu);
-    let training = Box::pin(load(context, job, &model, init.as_ref(), gathered, pool, events)).await?;
+    let mut training = Box::pin(load(context, job, &model, init.as_ref(), gathered, (pool, total), events)).await?;
+    Box::pin(training.begin_evaluations(&mut record.evaluations, events)).await?;
     let first = match resumed {
         Some(state) => training.restore(state, &record, total, events).await?,
         None => 0,
@@ -117,7 +125,7 @@ async fn gather(
         let plan = plan_training(job, setup, context.planning(), training_alone).await?;
         job.check_space(&model.checkpoint, &plan, events)?;
         let ahead = context.gpu.compile_ahead(plan.plans().flat_map(Plan::kernels)).await?;
-        return Ok(Gathered { run, plan, samples: None, ahead });
+        return Ok(Gathered { run, plan, between: Between::default(), photos: None, ahead });
     }
     let set = job.training_set(model, context.planning(), &mut |event| events.say(event)).await?;
     if set.classes_to_make > 0 {
@@ -127,9 +135,17 @@ async fn gather(
     job.check_space(&model.checkpoint, &plans.training, events)?;
     let ahead = context.gpu.compile_ahead(plans.plans().flat_map(Plan::kernels)).await?;
     let context = &context.on(&ahead.gpu);
-    let BeforeTraining { text, encode, preview: samples, .. } = plans.before;
+    let BeforeTraining { text, encode, between, .. } = plans.before;
     let run = Box::pin(prepare(context, job, model, &set, &text, &encode, pool, events)).await?;
-    Ok(Gathered { run, plan: plans.training, samples, ahead })
+    let photos = match set.evaluation.zip(between.evaluation.as_ref()) {
+        Some((evaluated, plans)) => {
+            let own = set.sizes.iter().position(|size| *size == plans.size).and_then(|i| encode.get(i));
+            let part = plans.encode.as_ref().or(own).ok_or_else(|| Error::op("train", "has no encoder of photos"))?;
+            Some(EvaluationPhotos::encode(context, model, evaluated, (part, plans.size), pool, events).await?)
+        }
+        None => None,
+    };
+    Ok(Gathered { run, plan: plans.training, between, photos, ahead })
 }
 
 /// Weights, optimizer and sample pictures, ready for the first update.
@@ -137,13 +153,13 @@ async fn load<'a>(
     context: &'a Context,
     job: &'a TrainOptions,
     model: &'a Model,
-    init: Option<&InitLora>,
-    Gathered { run, plan, samples, ahead }: Gathered,
-    mut pool: Pool,
+    init: Option<&'a InitLora>,
+    Gathered { run, plan, between, photos, ahead }: Gathered,
+    (mut pool, total): (Pool, usize),
     events: &mut EventSink<'_>,
 ) -> Result<Training<'a>> {
     // Before the weights, which take the place of what encoding took.
-    pool.fit(&context.gpu, &training_arena(&plan, samples.as_ref()))?;
+    pool.fit(&context.gpu, &training_arena(&plan, &between))?;
     let mut store = Store::new(&context.gpu);
     Trainer::allocate(&plan, &mut store)?;
     let gpu = &context.gpu;
@@ -157,18 +173,41 @@ async fn load<'a>(
     ));
     let store = store.into_shared();
     let params = plan.params.clone();
+    let work = [plan.plans().map(Plan::total_flops).sum(), total as u64];
     let mut trainer = events.until_stopped(gpu, Trainer::new(gpu, plan, &mut pool, &store)).await?;
     trainer.set_prompts(run.conditioning)?;
-    let preview = match run.sample_prompts.zip(samples) {
+    let Between { preview, evaluation } = between;
+    let preview = match run.sample_prompts.zip(preview) {
         Some((prompts, plans)) => {
             let preview = Box::pin(Preview::new(gpu, job, model, plans, &mut pool, &store, prompts));
             Some(events.until_stopped(gpu, preview).await?)
         }
         None => None,
     };
+    let evaluator = match evaluation.zip(photos).zip(run.evaluation_prompts) {
+        Some(((plans, photos), prompts)) => {
+            let of = Of { context, job, model };
+            let evaluator = Box::pin(Evaluator::new(of, plans, (photos, prompts), (&mut pool, &store), work));
+            Some(events.until_stopped(gpu, evaluator).await?)
+        }
+        None => None,
+    };
     let schedule = NoiseSchedule::new(&model.schedule);
     let batches = run.batches;
-    Ok(Training { context, job, model, schedule, batches, store, params, trainer, preview, _ahead: ahead })
+    Ok(Training {
+        context,
+        job,
+        model,
+        init,
+        schedule,
+        batches,
+        store,
+        params,
+        trainer,
+        preview,
+        evaluator,
+        _ahead: ahead,
+    })
 }
 
 /// Updates of the run.
@@ -188,6 +227,8 @@ fn updates(job: &TrainOptions, batches: &Batches) -> Result<usize> {
 struct Record {
     folder: PathBuf,
     options: serde_json::Value,
+    /// Evaluations so far.
+    evaluations: History,
     /// Whether what lies there is this run's.
     ours: bool,
     /// The update after which it was saved last.
@@ -204,6 +245,7 @@ impl Record {
         };
         state.refuse_changed(folder, &self.options)?;
         (self.ours, self.last) = (true, Some(state.step));
+        self.evaluations = state.evaluations.clone();
         Ok(Some(state))
     }
 
@@ -257,7 +299,8 @@ impl Record {
 struct Gathered {
     run: Run,
     plan: TrainPlan,
-    samples: Option<SamplePlans>,
+    between: Between,
+    photos: Option<EvaluationPhotos>,
     ahead: Ahead,
 }
 
@@ -266,16 +309,51 @@ struct Training<'a> {
     context: &'a Context,
     job: &'a TrainOptions,
     model: &'a Model,
+    init: Option<&'a InitLora>,
     schedule: NoiseSchedule,
     batches: Batches,
     store: Arc<Store>,
     params: Vec<Param>,
     trainer: Trainer,
     preview: Option<Preview>,
+    evaluator: Option<Evaluator>,
     _ahead: Ahead,
 }
 
 impl Training<'_> {
+    /// Measures the model that the training starts from, if it is to be evaluated.
+    async fn begin_evaluations(&mut self, evaluations: &mut History, events: &mut EventSink<'_>) -> Result<()> {
+        let of = Of { context: self.context, job: self.job, model: self.model };
+        match &mut self.evaluator {
+            Some(evaluator) => evaluator.begin(of, evaluations, events).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Evaluates the run after `step` updates, if that is due, and keeps its weights if they are the best so far; returns
+    /// whether it is to end here.
+    async fn evaluate(&self, step: usize, record: &mut Record, events: &mut EventSink<'_>) -> Result<bool> {
+        let Some(evaluator) = &self.evaluator else { return Ok(false) };
+        let of = Of { context: self.context, job: self.job, model: self.model };
+        let best = match evaluator.evaluate(of, step, &mut record.evaluations, events).await {
+            Ok(best) => best,
+            Err(e) => {
+                events.warn(message![format!("no evaluation of step {step}: "), &e, "; the training goes on"]);
+                return Ok(false);
+            }
+        };
+        if best {
+            let (trained, kept) = ((&self.params[..], &*self.store), self.job.of_best());
+            match save(self.context, &kept, self.model, self.init, trained, step).await {
+                Ok((placed, _)) => {
+                    events.say(Event::Saved(placed.path));
+                }
+                Err(e) => events.warn(message![format!("the best checkpoint, of step {step}, is not kept: "), &e]),
+            }
+        }
+        Ok(false)
+    }
+
     /// Puts `state` in place; returns the update that comes next.
     async fn restore(&self, state: State, record: &Record, total: usize, events: &mut EventSink<'_>) -> Result<usize> {
         let names: Vec<&str> = state.tensors.iter().map(|(key, _)| key.as_str()).collect();
@@ -315,6 +393,7 @@ impl Training<'_> {
                     events.warn(message![format!("no samples of step {done}: "), &e, "; the training goes on"]);
                 }
             }
+            let enough = self.evaluate(done, record, events).await?;
             // The last update's state is the result.
             if done < total && (events.stopped() || job.save_every.is_some_and(|n| done % n == 0)) {
                 let state = self.state(done, record).await?;
@@ -336,7 +415,7 @@ impl Training<'_> {
                 let resumable = Some(record.folder.display().to_string());
                 return Err(Error::Interrupted { unit: "step", done, total, resumable });
             }
-            if events.finished() {
+            if enough || events.finished() {
                 break;
             }
         }
@@ -373,7 +452,7 @@ impl Training<'_> {
         }
         self.context.gpu.breathe().await;
         let (options, variants) = (record.options.clone(), self.context.variants.clone());
-        let state = State { step, options, variants, tensors };
+        let state = State { step, options, variants, evaluations: record.evaluations.clone(), tensors };
         state.check(&record.folder)?;
         Ok(state)
     }

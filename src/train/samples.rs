@@ -11,7 +11,7 @@ use crate::io;
 use crate::models::UNet;
 use crate::nn::{Mode, Scope, Settings};
 use crate::pipeline::autoencode::VaeSession;
-use crate::pipeline::denoise::{Extent, Sampling, SamplingPlan, Start};
+use crate::pipeline::denoise::{Extent, OnStep, Sampling, SamplingPlan, Start};
 use crate::pipeline::encode::TextSessions;
 use crate::pipeline::events::EventSink;
 use crate::pipeline::hidden::{Hidden, HostHidden};
@@ -65,6 +65,11 @@ impl SamplePlans {
         self.sampling.plans().chain(self.text.iter().flat_map(TextParts::plans))
     }
 
+    /// FLOPs of an image: all sampler steps, and its decoding.
+    pub fn image_flops(&self) -> u64 {
+        self.sampling.step.total_flops() * self.recipe.trajectory.steps.len() as u64 + self.decode.plan.total_flops()
+    }
+
     /// Bytes of the memory of their own in which images are decoded, while the training's state is in the pool's place.
     pub fn bytes_apart(&self) -> u64 {
         let bytes = |part: &Part| bytes(&part.params) + part.plan.working_bytes();
@@ -87,19 +92,25 @@ impl Model {
         self.plan_texts(&settings, planning, TextSpec::plain(1, self.prompt_tokens())).await.map(Some)
     }
 
-    fn preview_sampling(
-        &self,
-        job: &TrainOptions,
-        planning: Planning<'_>,
-        size: [usize; 2],
-    ) -> Result<(Recipe, UNet, SamplingPlan)> {
-        let recipe = Recipe::new(self, &Default::default(), job.model.prediction, None)?;
+    /// The UNet as `job` trains it, with its adapters.
+    pub(super) fn unet_in_training(&self, job: &TrainOptions, planning: Planning<'_>) -> Result<UNet> {
         let storage = match job.method {
             Method::Full => Settings::default(),
             Method::Lora => self.settings(planning.caps, &Default::default()),
         };
         let scope = Scope::new("unet", Settings { mode: Mode::Training, lora: job.lora(), ..storage });
-        let unet = UNet::new(&scope, self.unet.clone())?;
+        UNet::new(&scope, self.unet.clone())
+    }
+
+    fn preview_sampling(
+        &self,
+        job: &TrainOptions,
+        planning: Planning<'_>,
+        size: [usize; 2],
+        options: &SamplingOptions,
+    ) -> Result<(Recipe, UNet, SamplingPlan)> {
+        let recipe = Recipe::new(self, options, job.model.prediction, None)?;
+        let unet = self.unet_in_training(job, planning)?;
         let extent = Extent::new(self, size, recipe.guided(), recipe.trajectory.slots);
         let plan = SamplingPlan::new(planning, &unet, Mode::Training, extent)?;
         Ok((recipe, unet, plan))
@@ -111,8 +122,9 @@ impl Model {
         job: &TrainOptions,
         planning: Planning<'_>,
         size: [usize; 2],
+        options: &SamplingOptions,
     ) -> Result<SamplePlans> {
-        let (recipe, unet, sampling) = self.preview_sampling(job, planning, size)?;
+        let (recipe, unet, sampling) = self.preview_sampling(job, planning, size, options)?;
         let decode = self.plan_vae_decode(planning, 1, size, true)?;
         let encode = self.inpaints().then(|| self.plan_vae_encode(planning, 1, size)).transpose()?;
         Ok(SamplePlans { recipe, unet, sampling, text: self.preview_text(job, planning).await?, decode, encode })
@@ -149,6 +161,63 @@ impl Preview {
         Ok(Preview { sampling, recipe, hidden, ids, text, decode, size: [side, side], masked })
     }
 
+    /// Hidden states of the prompts, the empty one first.
+    pub(super) fn hidden(&self) -> &Hidden {
+        &self.hidden
+    }
+
+    /// Encodes the prompts anew where the text encoders are trained.
+    pub(super) async fn encode_prompts(&self, model: &Model) -> Result<()> {
+        let Some(sessions) = &self.text else { return Ok(()) };
+        for (index, ids) in self.ids.iter().enumerate() {
+            // The empty prompt stays zeros where it stands for them.
+            if index > 0 || !model.zeros {
+                sessions.encode(model, ids, &self.hidden, index).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The decoder, in memory of its own.
+    pub(super) async fn decoder(&self, gpu: &Gpu, model: &Model, events: &mut EventSink<'_>) -> Result<VaeSession> {
+        events.during(gpu, VaeSession::new(gpu, model, &mut Pool::default(), &self.decode)).await
+    }
+
+    /// Width and height of images in pixels.
+    pub(super) fn size(&self) -> [usize; 2] {
+        self.size
+    }
+
+    /// Sampler steps of an image.
+    pub(super) fn steps(&self) -> usize {
+        self.recipe.trajectory.steps.len()
+    }
+
+    /// Makes the image of prompt number `prompt` and `seed` from the weights as they are; [`Preview::latents`] are its own then.
+    pub(super) async fn image(
+        &self,
+        vae: &VaeSession,
+        prompt: usize,
+        seed: u64,
+        on_step: OnStep<'_>,
+    ) -> Result<io::Picture> {
+        let Preview { sampling, recipe, hidden, size, masked, .. } = self;
+        sampling.set_prompt(hidden, [0, prompt]).await?;
+        let mut rng = NoiseRng::new(Default::default(), seed);
+        let start =
+            Start { latents: None, masked: masked.as_ref(), time_ids: SamplingOptions::default().time_ids(*size) };
+        let guidance = [recipe.guidance, recipe.rescale];
+        sampling.run(&recipe.trajectory, guidance, start, &mut rng, false, on_step).await?;
+        vae.run_on(&sampling.latent()?).await?;
+        let [width, height] = *size;
+        io::Picture::from_unit(width, height, &vae.read().await?)
+    }
+
+    /// Latents of the last image, NHWC and scaled.
+    pub(super) async fn latents(&self) -> Result<Vec<f32>> {
+        self.sampling.read().await
+    }
+
     /// Makes the sample pictures of `step` updates. Stopped, it leaves out those that are not there yet: a training waits
     /// for its state to be saved.
     pub(super) async fn show(
@@ -159,39 +228,21 @@ impl Preview {
         step: usize,
         events: &mut EventSink<'_>,
     ) -> Result<()> {
-        let Preview { sampling, recipe, hidden, ids, text, decode, size, masked } = self;
         if events.stopped() {
             return Ok(());
         }
-        for (index, ids) in ids.iter().enumerate() {
-            let Some(sessions) = text else { break };
-            // The empty prompt stays zeros where it stands for them.
-            if index > 0 || !model.zeros {
-                sessions.encode(model, ids, hidden, index).await?;
-            }
-        }
-        let mut pool = Pool::default();
-        let vae = events.during(gpu, VaeSession::new(gpu, model, &mut pool, decode)).await?;
-        let (steps, total) = (recipe.trajectory.steps.len(), recipe.trajectory.steps.len() * job.sample_prompts.len());
+        self.encode_prompts(model).await?;
+        let vae = self.decoder(gpu, model, events).await?;
+        let (steps, total) = (self.steps(), self.steps() * job.sample_prompts.len());
         for (index, prompt) in job.sample_prompts.iter().enumerate() {
-            sampling.set_prompt(hidden, [0, 1 + index]).await?;
-            let mut rng = NoiseRng::new(Default::default(), job.seed);
             let mut on_step = |i: usize, _: Option<Vec<f32>>| {
                 events.say(Event::Progress { unit: "sample step", done: index * steps + i + 1, total });
                 events.go_on()
             };
-            let time_ids = SamplingOptions::default().time_ids(*size);
-            let start = Start { latents: None, masked: masked.as_ref(), time_ids };
-            match sampling
-                .run(&recipe.trajectory, [recipe.guidance, recipe.rescale], start, &mut rng, false, &mut on_step)
-                .await
-            {
+            let io::Picture { width, height, rgb } = match self.image(&vae, 1 + index, job.seed, &mut on_step).await {
                 Err(Error::Interrupted { .. }) => return Ok(()),
                 other => other?,
-            }
-            vae.run_on(&sampling.latent()?).await?;
-            let [width, height] = *size;
-            let rgb = io::Picture::from_unit(width, height, &vae.read().await?)?.rgb;
+            };
             let parameters = format!("{prompt}\nStep: {step}, Seed: {}", job.seed);
             let picture = Picture { width, height, rgb, prompt: prompt.clone(), seed: job.seed, index, parameters };
             events.say(Event::Sample { step, picture });

@@ -24,7 +24,7 @@ impl TrainOptions {
             text: pictures || self.text_encoder,
             unet: true,
             encoder: pictures,
-            decoder: pictures && (made || !self.sample_prompts.is_empty()),
+            decoder: pictures && (made || !self.sample_prompts.is_empty() || self.evaluate_every.is_some()),
         }
     }
 
@@ -44,8 +44,14 @@ impl TrainOptions {
             if let Some(serde_json::Value::Object(model)) = map.remove("model") {
                 map.extend(model);
             }
-            for free in ["resume", "force", "save_every", "sample_prompts", "sample_every", "out", "format", "memory"] {
-                map.remove(free);
+            let samples = ["sample_prompts", "sample_every", "evaluate_every", "stop", "keep_out"];
+            for free in ["resume", "force", "save_every", "out", "format", "memory"].iter().chain(&samples) {
+                map.remove(*free);
+            }
+            // What is kept out of the training decides, for whatever reason it is.
+            let kept_out = self.kept_out_of_folder();
+            if kept_out > 0 {
+                map.insert("keep_out".into(), kept_out.into());
             }
             map.insert("lr".into(), self.rate().into());
             if self.crop == Crop::Random && self.replay.is_none() {

@@ -11,6 +11,8 @@ use crate::io::safetensors::{ElementType, Tensor, first_non_finite, write_safete
 use crate::io::source::describe;
 use crate::io::{SafeTensors, files};
 
+use super::evaluation::History;
+
 /// Where a run stands: weights, moments, position, and what it was started with.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
@@ -20,6 +22,8 @@ pub struct State {
     pub options: Value,
     /// Kernel variants: a resumed run uses the same.
     pub variants: Variants,
+    /// Evaluations so far.
+    pub evaluations: History,
     /// The vectors that an update changes, by key.
     pub tensors: Vec<(String, Values)>,
 }
@@ -65,6 +69,8 @@ struct Record {
     step: usize,
     options: Value,
     variants: Variants,
+    #[serde(default)]
+    evaluations: History,
     /// Name and length of every vector.
     tensors: BTreeMap<String, usize>,
 }
@@ -156,7 +162,7 @@ impl State {
         self.check(folder)?;
         let tensors = self.tensors.iter().map(|(name, values)| (name.clone(), values.len())).collect();
         let (options, variants) = (self.options.clone(), self.variants.clone());
-        let record = Record { step: self.step, options, variants, tensors };
+        let record = Record { step: self.step, options, variants, evaluations: self.evaluations.clone(), tensors };
         let json = serde_json::to_string(&record).map_err(|e| Error::file(folder, e.to_string()))?;
         let tensors: Vec<Tensor> = self.tensors.iter().map(|(key, values)| values.tensor(key)).collect();
         write_safetensors(folder.join(STATE_FILE), &tensors, &BTreeMap::from([(RECORD.to_owned(), json)]))
@@ -173,13 +179,14 @@ impl State {
         }
         let file = SafeTensors::open(&path)?;
         let json = file.metadata().get(RECORD).ok_or_else(|| Error::file(&path, DAMAGED))?;
-        let record: Record = serde_json::from_str(json).map_err(|e| Error::file(&path, format!("{e}: {DAMAGED}")))?;
+        let mut record: Record =
+            serde_json::from_str(json).map_err(|e| Error::file(&path, format!("{e}: {DAMAGED}")))?;
         if file.names().len() != record.tensors.len() {
             let (found, named) = (file.names().len(), record.tensors.len());
             return Err(Error::file(&path, format!("holds {found} tensors, its record names {named}: {DAMAGED}")));
         }
         let mut tensors = Vec::with_capacity(record.tensors.len());
-        for (name, length) in record.tensors {
+        for (name, length) in std::mem::take(&mut record.tensors) {
             let tensor = file.get(&name)?;
             if *tensor.shape != [length] {
                 return Err(tensor.error(format!("is {:?}, its record names {length} values: {DAMAGED}", tensor.shape)));
@@ -190,7 +197,8 @@ impl State {
             };
             tensors.push((name, values));
         }
-        Ok(Some(State { step: record.step, options: record.options, variants: record.variants, tensors }))
+        let Record { step, options, variants, evaluations, .. } = record;
+        Ok(Some(State { step, options, variants, evaluations, tensors }))
     }
 
     /// An error naming every option that differs from `options`.
@@ -240,7 +248,9 @@ mod tests {
         let options = serde_json::json!({"lr": 0.1, "max_grad_norm": 1.0});
         let words = Values::Words(vec![7, u32::MAX]);
         let tensors = vec![("m".to_string(), Values::F32(vec![1.0, -2.5])), ("v".to_string(), words)];
-        let state = State { step: 7, options: options.clone(), variants: Variants::default(), tensors };
+        let evaluation = crate::event::EvaluationReport { step: 3, loss: 0.1, score: Some(-0.3), ..Default::default() };
+        let evaluations: History = serde_json::from_value(serde_json::json!([evaluation])).unwrap();
+        let state = State { step: 7, options: options.clone(), variants: Variants::default(), evaluations, tensors };
         state.save(&path).unwrap();
         state.save(&path).unwrap();
         let back = State::load(&path).unwrap().unwrap();
@@ -255,7 +265,8 @@ mod tests {
     fn state() -> State {
         let z = Values::F32(vec![1.0, f32::MIN_POSITIVE / 2.0, -0.0]);
         let tensors = vec![("m".to_string(), Values::F32(vec![])), ("z".to_string(), z)];
-        State { step: 7, options: serde_json::json!({"lr": 0.1}), variants: Variants::default(), tensors }
+        let (options, evaluations) = (serde_json::json!({"lr": 0.1}), History::default());
+        State { step: 7, options, variants: Variants::default(), evaluations, tensors }
     }
 
     /// What loading says once `change` was made to a saved state.

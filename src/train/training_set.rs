@@ -13,6 +13,7 @@ use crate::train::Photo;
 
 use super::TrainOptions;
 use super::class_images::CLASS_PICTURES;
+use super::evaluation::EvaluationSet;
 use super::masks::masks_of_view;
 use super::options::STEPS;
 use super::views::{Views, showings};
@@ -54,6 +55,8 @@ pub(crate) struct TrainingSet {
     pub prompt_of: Vec<usize>,
     /// Pictures that have a caption.
     captioned: usize,
+    /// What evaluations look at, where there are to be any.
+    pub(super) evaluation: Option<EvaluationSet>,
     /// Class pictures that the user gives.
     pub classes: Vec<PathBuf>,
     /// Class pictures that the untouched model makes beside them.
@@ -71,6 +74,7 @@ impl TrainingSet {
             prompts: vec![prompt],
             prompt_of: Vec::new(),
             captioned: 0,
+            evaluation: None,
             classes: Vec::new(),
             classes_to_make: 0,
         }
@@ -171,17 +175,32 @@ impl TrainOptions {
             if let Some(left_out) = found.left_out(Some(&captions)) {
                 listener(Event::Warning(left_out.into()));
             }
-            (set.sizes, set.prompts, set.captioned) = (Vec::new(), Vec::new(), captions.count());
-            for (path, caption) in found.pictures.iter().zip(captions.of) {
+            (set.sizes, set.prompts) = (Vec::new(), Vec::new());
+            let last = found.pictures.len() - self.kept_out(found.pictures.len())?;
+            let (mut trained, mut kept_out) = (Vec::new(), Vec::new());
+            for (i, (path, caption)) in found.pictures.iter().zip(captions.of).enumerate() {
                 let own = size_of(path, planning)?;
+                planning.breathe().await;
+                let captioned = caption.is_some();
+                let caption = caption.or_else(|| prompt.clone()).ok_or_else(|| undescribed(path))?;
+                if i >= last {
+                    kept_out.push((path.clone(), caption));
+                    continue;
+                }
+                set.captioned += usize::from(captioned);
                 set.size_of.push(place(&mut set.sizes, self.bucket(model, side, own)));
                 set.own_sizes.push(own);
-                let caption = caption.or_else(|| prompt.clone()).ok_or_else(|| undescribed(path))?;
-                set.prompt_of.push(place(&mut set.prompts, caption));
-                planning.breathe().await;
+                set.prompt_of.push(place(&mut set.prompts, caption.clone()));
+                trained.push((path.clone(), caption));
             }
-            set.pictures = found.pictures.clone();
+            set.pictures = trained.iter().map(|(path, _)| path.clone()).collect();
             listener(Event::Note(set.summary(&found.others())));
+            if let Some(note) = kept_out_note(&kept_out) {
+                listener(Event::Note(note));
+            }
+            set.evaluation = self.evaluate_every.map(|_| EvaluationSet::new(self, &trained, &kept_out));
+        } else {
+            set.evaluation = self.evaluate_every.map(|_| EvaluationSet::new(self, &[], &[]));
         }
         self.class_set(&mut set, planning, listener).await?;
         Ok(set)
@@ -233,6 +252,15 @@ impl TrainingSet {
             false => Ok(()),
         }
     }
+}
+
+/// For the user: which photos are kept out of the training.
+fn kept_out_note(kept_out: &[(PathBuf, String)]) -> Option<Message> {
+    let name = |(path, _): &(PathBuf, String)| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let names = kept_out.iter().map(name).collect::<Vec<_>>().join(", ");
+    let remedy = message![": ", option("keep_out"), " 0 trains on all"];
+    (!kept_out.is_empty())
+        .then(|| message![format!("kept out of the training, to measure the loss on: {names}"), remedy])
 }
 
 /// Width and height of the picture at `path`; where it is to be trained on, all of it is decoded.

@@ -32,6 +32,8 @@ pub enum Stream {
     MaskChoice = 10,
     /// The sample drawn from a masked latent's posterior.
     MaskedPosterior = 11,
+    /// Noise of the predictions that judge a training.
+    Evaluation = 12,
 }
 
 /// Counter-based draws: Philox 4x32-10 under the key `seed`, at the counter (index low, index high, step, stream).

@@ -1,0 +1,168 @@
+//! Evaluations of a run: measured on the training's own weights, between its steps.
+
+use std::sync::Arc;
+
+use crate::base::rng::{CounterRng, Stream};
+use crate::error::{Error, Result};
+use crate::event::{EvaluationReport, Event};
+use crate::gpu::{Pool, Store};
+use crate::pipeline::context::Context;
+use crate::pipeline::events::EventSink;
+use crate::pipeline::{Model, SamplingOptions};
+
+use super::super::TrainOptions;
+use super::super::samples::{Preview, SamplePrompts};
+use super::history::History;
+use super::plans::EvaluationPlans;
+use super::predictions::Predictions;
+use super::schedule::{Schedule, Work};
+use super::set::EvaluationPhotos;
+
+/// Smallest distance between the base model's likeness and the photos' own that progress is measured by.
+const LEAST_WAY: f64 = 0.05;
+
+/// Evaluations of a run, ready to be made.
+pub(in crate::train) struct Evaluator {
+    schedule: Schedule,
+    photos: EvaluationPhotos,
+    images: Preview,
+    predictions: Predictions,
+    /// Mean likeness of the base model's images.
+    base: f64,
+}
+
+/// A job with its model and device.
+#[derive(Clone, Copy)]
+pub(in crate::train) struct Of<'a> {
+    pub context: &'a Context,
+    pub job: &'a TrainOptions,
+    pub model: &'a Model,
+}
+
+impl Evaluator {
+    /// Puts `plans` on the device, beside the training's own weights in `store`; `step` is an optimizer step's FLOPs, `total`
+    /// their number.
+    pub(in crate::train) async fn new(
+        of: Of<'_>,
+        plans: EvaluationPlans,
+        (photos, prompts): (EvaluationPhotos, SamplePrompts),
+        (pool, store): (&mut Pool, &Arc<Store>),
+        [step, total]: [u64; 2],
+    ) -> Result<Evaluator> {
+        let Of { context, job, model } = of;
+        let image = plans.images.image_flops();
+        let work = Work { step, prediction: plans.predictions.plan.total_flops(), image };
+        let schedule = Schedule::new(job.evaluate_every.unwrap_or(1), total as usize, work);
+        let gpu = &context.gpu;
+        let predictions = Predictions::new(gpu, plans.predictions, pool, store, (job, model, &photos)).await?;
+        let images = Preview::new(gpu, job, model, plans.images, pool, store, prompts).await?;
+        Ok(Evaluator { schedule, photos, images, predictions, base: 0.0 })
+    }
+
+    /// Measures the model that the training starts from. Before a resumed state is restored, so that a resumed run compares
+    /// with the same.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] if the job is to stop.
+    pub(in crate::train) async fn begin(
+        &mut self,
+        of: Of<'_>,
+        history: &mut History,
+        events: &mut EventSink<'_>,
+    ) -> Result<()> {
+        if let Some(note) = self.schedule.note() {
+            events.note(note);
+        }
+        let set = &self.photos.set;
+        let (subject, class) = (set.subject, set.class);
+        let likenesses = self.likenesses(of, subject, events).await?;
+        self.base = mean(&likenesses);
+        let vae = self.images.decoder(&of.context.gpu, of.model, events).await?;
+        let mut latents = Vec::new();
+        for seed in self.seeds(of.job) {
+            self.images.image(&vae, class, seed, &mut |_, _| events.go_on()).await?;
+            latents.push(self.images.latents().await?);
+        }
+        let time_ids = SamplingOptions::default().time_ids(self.images.size());
+        let hidden = self.images.hidden();
+        self.predictions.refer((of.job, of.model), hidden, &latents, (class, time_ids)).await?;
+        if history.is_empty() {
+            let report = self.report(0, Some(&likenesses)).await?;
+            events.say(Event::Evaluation(history.add(report)));
+        }
+        events.go_on()
+    }
+
+    /// Evaluates the run after `step` steps, if that is due and the job is not to stop; returns whether the score is the best
+    /// so far.
+    pub(in crate::train) async fn evaluate(
+        &self,
+        of: Of<'_>,
+        step: usize,
+        history: &mut History,
+        events: &mut EventSink<'_>,
+    ) -> Result<bool> {
+        if !self.schedule.predicts(step) || events.stopped() {
+            return Ok(false);
+        }
+        self.images.encode_prompts(of.model).await?;
+        let likenesses = match self.schedule.makes_images(step) {
+            true => match self.likenesses(of, self.photos.set.subject, events).await {
+                Err(Error::Interrupted { .. }) => return Ok(false),
+                other => Some(other?),
+            },
+            false => None,
+        };
+        let report = history.add(self.report(step, likenesses.as_deref()).await?);
+        let best = report.score.is_some() && report.best == Some(step);
+        events.say(Event::Evaluation(report));
+        Ok(best)
+    }
+
+    async fn report(&self, step: usize, likenesses: Option<&[f64]>) -> Result<EvaluationReport> {
+        let hidden = self.images.hidden();
+        let (loss, drift) = (self.predictions.loss(hidden).await?, self.predictions.drift(hidden).await?);
+        let way = (self.photos.subject.among - self.base).max(LEAST_WAY);
+        let likeness = likenesses.map(|each| (mean(each) - self.base) / way);
+        Ok(EvaluationReport {
+            step,
+            loss,
+            held_out: self.photos.set.held_out,
+            drift,
+            likeness,
+            likeness_error: likenesses.and_then(standard_error).map(|error| error / way),
+            score: likeness.map(|likeness| likeness.min(1.0) - drift),
+            best: None,
+        })
+    }
+
+    /// Likeness of each image of prompt number `prompt` to the photos.
+    async fn likenesses(&self, of: Of<'_>, prompt: usize, events: &mut EventSink<'_>) -> Result<Vec<f64>> {
+        let gpu = &of.context.gpu;
+        let vae = self.images.decoder(gpu, of.model, events).await?;
+        let mut likenesses = Vec::new();
+        for seed in self.seeds(of.job) {
+            let image = self.images.image(&vae, prompt, seed, &mut |_, _| events.go_on()).await?;
+            gpu.breathe().await;
+            likenesses.push(self.photos.subject.likeness(image));
+        }
+        Ok(likenesses)
+    }
+
+    /// Seeds of the images.
+    fn seeds(&self, job: &TrainOptions) -> Vec<u64> {
+        let rng = CounterRng::new(job.seed, Stream::Evaluation);
+        (0..self.schedule.images as u64).map(|i| rng.u64(u32::MAX, i)).collect()
+    }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+/// Standard error of the mean of `values`; `None` of fewer than two.
+fn standard_error(values: &[f64]) -> Option<f64> {
+    let (n, mean) = (values.len() as f64, mean(values));
+    let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    (values.len() > 1).then(|| (squares / (n * (n - 1.0))).sqrt())
+}

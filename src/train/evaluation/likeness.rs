@@ -1,0 +1,55 @@
+//! Likeness of images to the photos of a subject.
+
+use std::path::PathBuf;
+
+use crate::error::Result;
+use crate::event::Picture;
+use crate::gpu::Gpu;
+use crate::io;
+use crate::io::image::{Crop, Decoded, Fit};
+
+use super::super::metrics::likeness;
+
+/// Photos that images are compared with, at most.
+const PHOTOS: usize = 16;
+/// Side in pixels at which they are.
+const SIDE: usize = 256;
+
+/// Photos of a subject, as images are compared with them.
+pub(in crate::train) struct Subject {
+    photos: Vec<Picture>,
+    /// Mean likeness of the photos among themselves; 1 for fewer than two.
+    pub(super) among: f64,
+}
+
+impl Subject {
+    /// Opens the photos at `paths`, evenly chosen where there are more than 16.
+    ///
+    /// # Errors
+    /// [`Error::File`](crate::Error::File) for a photo that cannot be read.
+    pub(in crate::train) async fn open(gpu: &Gpu, paths: &[PathBuf]) -> Result<Subject> {
+        let count = paths.len().min(PHOTOS);
+        let mut photos = Vec::with_capacity(count);
+        for path in (0..count).filter_map(|i| paths.get(i * paths.len() / count)) {
+            photos.push(picture(Decoded::open(path)?.resized([SIDE; 2], Fit::Cover(Crop::CENTER))?));
+            gpu.breathe().await;
+        }
+        let others = |i: usize| -> Vec<Picture> {
+            photos.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, photo)| photo.clone()).collect()
+        };
+        let among = match count {
+            0 | 1 => 1.0,
+            _ => photos.iter().enumerate().map(|(i, photo)| likeness(photo, &others(i))).sum::<f64>() / count as f64,
+        };
+        Ok(Subject { photos, among })
+    }
+
+    /// Mean likeness of `made` to the photos, 0 to 1.
+    pub(super) fn likeness(&self, made: io::Picture) -> f64 {
+        likeness(&picture(made), &self.photos)
+    }
+}
+
+fn picture(io::Picture { width, height, rgb }: io::Picture) -> Picture {
+    Picture { index: 0, prompt: String::new(), seed: 0, width, height, rgb, parameters: String::new() }
+}
