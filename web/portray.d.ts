@@ -90,6 +90,7 @@ export interface TrainJob {
   name?: string;
   steps?: number; rank?: number; alpha?: number; lr?: number; textLr?: number; seed?: number; resolution?: number;
   targets?: "attention" | "all"; textEncoder?: boolean; samplePrompts?: string[]; sampleEvery?: number; saveEvery?: number;
+  evaluateEvery?: number; stop?: "never" | "plateau"; keepOut?: number;
   checkpointing?: "auto" | "on" | "blocks" | "off"; batch?: number; accumulate?: number; schedule?: "constant" | "cosine"; warmup?: number;
   weightDecay?: number; maxGradNorm?: number; minSnr?: number; offsetNoise?: number; optimizer?: "adamw" | "adamw8bit";
   fusedUpdate?: boolean; flip?: boolean; crop?: "center" | "random"; buckets?: boolean; bucketStep?: "64" | "32" | "off";
@@ -112,13 +113,15 @@ export type TrainEvent = Common
   /** `step` counts from 0; losses before the class pictures' weight. */
   | { type: "step"; step: number; steps: number; loss: number; instance: number; prior?: number; gradNorm: number; lr: number }
   | { type: "sample"; step: number; index: number; seed: number; prompt: string; parameters: string; width: number; height: number; image: ImageBitmap; png: Blob }
+  /** After `step` steps. `likeness` and `score` come with the evaluations that make images. */
+  | { type: "evaluation"; step: number; loss: number; heldOut: boolean; drift: number; likeness?: number; likenessError?: number; score?: number; best?: number }
   | { type: "checkpoint"; step: number }
   /** `kept`: in this browser's storage; else it lasts as long as this engine. */
   | { type: "paused"; step: number; kept: boolean }
   /** The storage is full: the training ends, its LoRA follows. */
   | { type: "storage"; message: string }
   /** `kept`: in this browser's storage, for every later engine, until `removeLora`. */
-  | { type: "done"; step: number; lora: LoraInfo; kept: boolean; file: Blob };
+  | { type: "done"; step: number; lora: LoraInfo; kept: boolean; file: Blob; best?: { step: number; file: Blob } };
 
 /** Events by `for await`; leaving that early stops the job. */
 export interface Job<E> extends AsyncIterable<E> {

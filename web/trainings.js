@@ -116,6 +116,7 @@ export class Trainings {
     };
     const seen = async (event) => {
       if (event.type === "step") run.step = event.step + 1;
+      if (event.type === "evaluation" && event.best) run.best = event.best;
       if (event.type !== "saved" && event.type !== "progress") return;
       try {
         await this.#keepWritten(warn);
@@ -145,7 +146,9 @@ export class Trainings {
     if (full) tell({ type: "storage", message: full }, []);
     const bytes = wasm.file(`${folder}/lora.safetensors`);
     const { info, kept } = await this.#realm.loras.trained(bytes, run.name, () => this.#drop(run.id));
-    tell({ type: "done", step: steps, lora: info, kept, file: new Blob([bytes], { type: "application/octet-stream" }) }, []);
+    const blob = (bytes) => new Blob([bytes], { type: "application/octet-stream" });
+    const best = run.best && wasm.file(`${folder}/lora.best.safetensors`);
+    tell({ type: "done", step: steps, lora: info, kept, file: blob(bytes), ...(best ? { best: { step: run.best, file: blob(best) } } : {}) }, []);
     await this.#drop(run.id).catch(() => { /* it can be deleted in the list */ });
   }
 
@@ -159,7 +162,7 @@ export class Trainings {
 
   /** Keeps what the engine wrote. What finds no room stays to be kept. */
   async #keepWritten(warn) {
-    for (const path of wasm.written()) if (/^\/(cache|runs\/[\w-]+\/.*\.state)\//.test(path)) this.#unkept.add(path);
+    for (const path of wasm.written()) if (/^\/(cache\/|runs\/[\w-]+\/(.*\.state\/|lora\.best\.safetensors$))/.test(path)) this.#unkept.add(path);
     for (const path of this.#storage ? this.#unkept : []) {
       const bytes = wasm.file(path);
       try {

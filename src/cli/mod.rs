@@ -5,6 +5,7 @@ mod bench;
 mod convert;
 mod demo;
 mod device;
+mod evaluation;
 mod files;
 mod forward;
 mod generate;

@@ -8,6 +8,7 @@ use portray::{Error, Event, Flow, Result, StepReport};
 use serde_json::{Value, json};
 
 use super::args::Global;
+use super::evaluation::Evaluations;
 use super::words::CommandLine;
 use super::{table, terminal};
 
@@ -42,6 +43,7 @@ pub struct Reporter {
     /// When the first kernel of this phase was seen to be missing.
     compiling: Option<Instant>,
     loss: Option<f64>,
+    evaluations: Evaluations,
     fault: Option<Error>,
 }
 
@@ -99,6 +101,7 @@ impl Reporter {
             spoke: None,
             compiling: None,
             loss: None,
+            evaluations: Evaluations::default(),
             fault: None,
         }
     }
@@ -157,6 +160,10 @@ impl Reporter {
             Event::Progress { unit, done, total } => self.advance(unit, *done, *total, ""),
             Event::Compiling { done, total } => self.compiling(*done, *total),
             Event::Step(step) => self.step(step),
+            Event::Evaluation(report) => {
+                let line = self.evaluations.line(report);
+                self.note(&line);
+            }
             Event::Saved(path) => self.note(&format!("saved {}", path.display())),
             // Pictures are the caller's to show.
             _ => {}

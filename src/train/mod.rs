@@ -20,6 +20,7 @@ pub(crate) mod plans;
 pub mod replay;
 mod run;
 mod samples;
+mod sanity;
 mod save;
 pub mod schedule;
 mod setup;

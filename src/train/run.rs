@@ -23,6 +23,7 @@ use super::init_lora::InitLora;
 use super::options::STEPS;
 use super::plans::{BeforeTraining, Between, TrainPlans, plan_training, training_alone, training_arena};
 use super::samples::Preview;
+use super::sanity::Sanity;
 use super::save::{save, start_adapters};
 use super::state::{STATE_FILE, state_folder};
 use super::{LrSchedule, TrainOptions};
@@ -382,8 +383,10 @@ impl Training<'_> {
         events: &mut EventSink<'_>,
     ) -> Result<usize> {
         let (job, total, mut done) = (self.job, steps.end, steps.start);
+        let mut sanity = Sanity::new(&self.trainer, &self.store).await?;
         for step in steps {
             let report = self.update(step, total).await?;
+            sanity.check(&self.store, report.lr, step + 1 == total).await?;
             events.tell_compiled(&self.context.gpu);
             events.say(Event::Step(report));
             done = step + 1;

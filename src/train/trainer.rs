@@ -219,6 +219,11 @@ impl Trainer {
         Ok(())
     }
 
+    /// What the steps are recorded for.
+    pub(super) fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
     /// What is trained, group by group.
     pub fn trained(&self) -> impl Iterator<Item = &Param> {
         self.groups.iter().flat_map(|g| &g.params)

@@ -8,7 +8,7 @@ use portray::diffusion::SamplerKind;
 use portray::io::{Checkpoint, LoraFile};
 use portray::pipeline::SamplingOptions;
 use portray::{
-    Error, Event, GenerateOptions, LoraReport, ModelOptions, ModelReport, Phase, Picture, PlanReport, StepReport,
+    Error, EvaluationReport, Event, GenerateOptions, LoraReport, ModelOptions, ModelReport, Phase, Picture, PlanReport, StepReport,
     TrainOptions,
 };
 use serde_json::{Value, json};
@@ -38,6 +38,14 @@ fn events() -> BTreeMap<String, Value> {
     let (prompt, parameters) = ("a cat".to_owned(), "a cat".to_owned());
     let picture = Picture { index: 0, prompt, seed: 7, width: 8, height: 8, rgb: vec![0; 192], parameters };
     let step = StepReport { step: 0, steps: 9, loss: 0.5, instance: 0.25, prior: Some(0.25), grad_norm: 2.0, lr: 1e-3 };
+    let evaluation = EvaluationReport {
+        step: 3,
+        likeness: Some(0.5),
+        likeness_error: Some(0.1),
+        score: Some(0.25),
+        best: Some(3),
+        ..EvaluationReport::default()
+    };
     let all = [
         Event::Phase(Phase::Sampling),
         Event::Note("a".into()),
@@ -48,6 +56,7 @@ fn events() -> BTreeMap<String, Value> {
         Event::Picture(picture.clone()),
         Event::Step(step),
         Event::Sample { step: 3, picture },
+        Event::Evaluation(evaluation),
         Event::Saved("x".into()),
     ];
     let tagged = |event: &Event| {
@@ -272,7 +281,8 @@ fn the_documented_lines_are_of_the_schema() {
     known.extend(reports().iter().map(|(tag, report)| ((*tag).to_owned(), keys(report))));
     known.get_mut("plan").unwrap().insert("adapter".into());
     known.get_mut("lora").unwrap().insert("foreign".into());
-    let optional = names(["prior", "matched", "unmatched", "mismatched", "foreign"]);
+    let mut optional = names(["prior", "matched", "unmatched", "mismatched", "foreign"]);
+    optional.extend(names(["likeness", "likeness_error", "score", "best"]));
     let mut seen = Names::new();
     for block in text.split("```json\n").skip(1) {
         for line in block.split("```").next().unwrap_or_default().lines() {

@@ -57,7 +57,8 @@ export function startTrain(app) {
       classPrompt: prior ? classPrompt : undefined, classCount: prior ? number("class-count") : undefined,
       steps: number("train-steps"), rank: number("rank"), lr: number("lr"), seed: number("train-seed"), resolution: number("resolution"),
       targets: $("targets").value, checkpointing: $("checkpointing").value, textEncoder: $("text-encoder").checked,
-      samplePrompts: [$("sample-prompt").value.trim() || `${prompt} in the snow`], sampleEvery: number("sample-every"), saveEvery: number("save-every") };
+      samplePrompts: [$("sample-prompt").value.trim() || `${prompt} in the snow`], sampleEvery: number("sample-every"), saveEvery: number("save-every"),
+      evaluateEvery: number("evaluate-every"), stop: $("stop").checked && $("evaluate-every").value ? "plateau" : undefined };
   }
 
   $("train-form").addEventListener("submit", (event) => {

@@ -1,5 +1,6 @@
 // A training as it goes: loss, samples, time left; and the LoRA in the end.
 import { $, announce, canvasOf, complain, duration, el, fresh, hush, marked, passFocus, save, setBar } from "./dom.js";
+import { Curves } from "./curves.js";
 import { Plot } from "./plot.js";
 import { startRuns } from "./runs.js";
 import { compiling } from "./labels.js";
@@ -9,6 +10,7 @@ const TITLE = document.title;
 
 export function startTraining(app, changed) {
   const plot = new Plot($("plot"));
+  const curves = new Curves($("evaluations"));
   let job = null;
   /** The training on show: `{ id, prompt, steps }`. */
   let current = null;
@@ -31,6 +33,7 @@ export function startTraining(app, changed) {
     hush($("train-error"));
     if (!goesOn) {
       plot.clear(steps ?? 1);
+      curves.clear();
       $("samples").replaceChildren();
       $("samples-empty").hidden = false;
       $("samples-empty").textContent = sampleEvery ? `The first one comes after step ${Math.min(sampleEvery, steps)}.` : "One comes now and then, as it learns.";
@@ -93,6 +96,10 @@ export function startTraining(app, changed) {
       status.textContent = compiling(said);
     }
     if (said.type === "step") step(said, clock);
+    if (said.type === "evaluation") {
+      curves.add(said);
+      clock.last = null;
+    }
     if (said.type === "sample") {
       $("samples-empty").hidden = true;
       const canvas = canvasOf(said.image, `${said.prompt}, after step ${said.step}`, 384);
@@ -150,7 +157,7 @@ export function startTraining(app, changed) {
     }
   }
 
-  function finished({ lora, file, kept }, prompt) {
+  function finished({ lora, file, kept, best }, prompt) {
     // An engine that took the place of a lost one may not have it yet.
     const converted = async (format) => {
       const known = [...app.engine.loras(), ...app.engine.otherLoras()].some(({ name }) => name === lora.name);
@@ -174,6 +181,7 @@ export function startTraining(app, changed) {
       $("prompt").focus();
     };
     const buttons = FORMATS.map(([format, label]) => el("button.quiet", { type: "button", "data-testid": `download-${format}`, onclick: () => download(format) }, format, el("small", {}, label)));
+    if (best) buttons.push(el("button.quiet", { type: "button", "data-testid": "download-best", onclick: () => save(best.file, `${lora.name}-best.safetensors`) }, "best", el("small", {}, `as of step ${best.step}`)));
     $("training-done").replaceChildren(
       el("div", {}, el("h3", {}, "Your LoRA is ready"), el("p.hint", {}, `It is called ${lora.name} and waits under Generate. ${kept ? "This browser keeps it until you remove it there." : "Download it now: this browser does not keep it."}`)),
       el("div.takes", {}, el("small", {}, "Download for"), ...buttons),

@@ -105,7 +105,7 @@ fn design_command_lines_parse() {
         "train --images d --prompt p --class-prompt c --class-count 12 --prior-weight 1 --method lora --rank 8 --alpha 4 \
          --targets all --text-encoder --text-lr 1e-4 --steps 3 --lr 1e-3 --schedule cosine --warmup 2 --batch 2 --accumulate 2 \
          --weight-decay 0 --max-grad-norm 1 --min-snr 5 --offset-noise 0.1 --checkpointing on --resolution 64 --crop random \
-         --flip --seed 3 --init-lora f --save-every 5 --resume --sample-prompt x --sample-every 4 --dtype f32 --format peft-folder \
+         --flip --seed 3 --init-lora f --save-every 5 --resume --sample-prompt x --sample-every 4 --evaluate-every 5 --stop plateau --keep-out 1 --dtype f32 --format peft-folder \
          --out o",
         "train --replay r --init-lora i --rank 4 --lr 1e-3 --format peft --out o --json",
         "plan train --images d --prompt p",

@@ -12,6 +12,7 @@ use portray::{
 use super::page::{Tile, View};
 use super::stage::Stage;
 use crate::cli::args::{Global, WatchJob};
+use crate::cli::evaluation::sentence;
 use crate::cli::generate::Results;
 use crate::cli::report::{Meter, Reporter, compiling_text, smoothed};
 use crate::cli::words::{CommandLine, said};
@@ -241,6 +242,7 @@ impl Task {
             Event::Progress { unit, done, total } => self.count(unit, *done, *total),
             Event::Step(step) => self.count_update(step),
             Event::Warning(text) => self.view.notice = text.in_words(&CommandLine),
+            Event::Evaluation(report) => self.view.notice = sentence(report),
             Event::Saved(path) => self.view.notice = format!("saved {}", path.display()),
             _ => {}
         }
