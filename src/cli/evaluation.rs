@@ -3,7 +3,8 @@
 use portray::EvaluationReport;
 
 /// Bars of a sparkline, from the lowest value to the highest.
-const BARS: [char; 8] = ['\u{2581}', '\u{2582}', '\u{2583}', '\u{2584}', '\u{2585}', '\u{2586}', '\u{2587}', '\u{2588}'];
+const BARS: [char; 8] =
+    ['\u{2581}', '\u{2582}', '\u{2583}', '\u{2584}', '\u{2585}', '\u{2586}', '\u{2587}', '\u{2588}'];
 /// Evaluations that a sparkline shows, the last ones.
 const LONGEST: usize = 24;
 

@@ -26,7 +26,7 @@ use super::samples::Preview;
 use super::sanity::Sanity;
 use super::save::{save, start_adapters};
 use super::state::{STATE_FILE, state_folder};
-use super::{LrSchedule, TrainOptions};
+use super::{LrSchedule, TrainOptions, best_path};
 
 /// Result of a training.
 #[derive(Clone, Debug)]
@@ -94,6 +94,9 @@ async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> R
             Err(e) => return Err(record.unwritten(&training.state(steps, &record).await?, &e, job.force)),
         };
     events.say(Event::Saved(placed.path.clone()));
+    if let Some(note) = record.evaluations.summary().filter(|_| training.evaluator.is_some()) {
+        events.note(note + &format!(", kept as {}", best_path(&job.out).display()));
+    }
     // A result of which the disk says that it may not stay is not all that there should be.
     let safe = placed.reason.is_none() || placed.path != job.out;
     let beside = safe && placed.path.parent() == job.out.parent();
@@ -336,14 +339,14 @@ impl Training<'_> {
     async fn evaluate(&self, step: usize, record: &mut Record, events: &mut EventSink<'_>) -> Result<bool> {
         let Some(evaluator) = &self.evaluator else { return Ok(false) };
         let of = Of { context: self.context, job: self.job, model: self.model };
-        let best = match evaluator.evaluate(of, step, &mut record.evaluations, events).await {
-            Ok(best) => best,
+        let verdict = match evaluator.evaluate(of, step, &mut record.evaluations, events).await {
+            Ok(verdict) => verdict,
             Err(e) => {
                 events.warn(message![format!("no evaluation of step {step}: "), &e, "; the training goes on"]);
                 return Ok(false);
             }
         };
-        if best {
+        if verdict.best {
             let (trained, kept) = ((&self.params[..], &*self.store), self.job.of_best());
             match save(self.context, &kept, self.model, self.init, trained, step).await {
                 Ok((placed, _)) => {
@@ -352,7 +355,10 @@ impl Training<'_> {
                 Err(e) => events.warn(message![format!("the best checkpoint, of step {step}, is not kept: "), &e]),
             }
         }
-        Ok(false)
+        if verdict.plateau {
+            events.note(format!("stopped at step {step}: the score of evaluations rises no more"));
+        }
+        Ok(verdict.plateau)
     }
 
     /// Puts `state` in place; returns the update that comes next.

@@ -76,7 +76,8 @@ impl Sanity {
         }
         match still.first() {
             Some(first) => {
-                let fault = format!("{} did not move in the first {steps} steps: raise ", some(still.len(), all, first));
+                let fault =
+                    format!("{} did not move in the first {steps} steps: raise ", some(still.len(), all, first));
                 Err(Error::usage("lr", message![fault, option("lr")]))
             }
             None => Ok(()),
@@ -187,7 +188,7 @@ mod tests {
             instances: 1,
         };
         let sanity = || pollster::block_on(Sanity::new(&trainer, &store)).unwrap();
-        let mut check = |sanity: &mut Sanity, rate: f64, last: bool| {
+        let check = |sanity: &mut Sanity, rate: f64, last: bool| {
             pollster::block_on(sanity.check(&store, rate, last)).map_err(|e| e.to_string())
         };
         // Gradients are zeros before the first step.

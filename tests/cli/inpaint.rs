@@ -74,6 +74,7 @@ fn trainings_draw_their_own_masks() {
     let output = works(dir.path(), &format!("{train} --out whole.safetensors"));
     assert_eq!(stdout(&output).matches("\"event\":\"sample\"").count(), 2, "{}", stdout(&output));
     // Stopped in between, it comes to the same: masks are drawn by their numbers.
+    let train = &format!("{train} --evaluate-every 2");
     let mut command = portray(dir.path());
     command.args(words(&format!("{train} --out parts.safetensors"))).stdout(std::process::Stdio::piped());
     let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();

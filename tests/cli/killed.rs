@@ -46,6 +46,8 @@ fn a_killed_fused_training_resumes_to_the_same_bytes() {
     let train = "train --model {F}/sd2 --images {A}/subjects/cat --prompt cat --method full --optimizer adamw8bit \
                  --fused-update --seed 3 --steps 6 --save-every 2 --json";
     works(dir.path(), &format!("{train} --out whole"));
+    // Evaluated, it ends in the same bytes.
+    let train = &format!("{train} --evaluate-every 2");
     let mut command = portray(dir.path());
     command.args(words(&format!("{train} --out parts"))).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
@@ -58,5 +60,6 @@ fn a_killed_fused_training_resumes_to_the_same_bytes() {
     let read =
         |name: &str| std::fs::read(dir.path().join(name).join("unet/diffusion_pytorch_model.safetensors")).unwrap();
     assert_eq!(read("whole"), read("parts"));
+    assert!(dir.path().join("parts.best/model_index.json").exists());
     refused(dir.path(), &format!("{train} --out other --accumulate 2"), 2, &["--fused-update", "--accumulate 2"]);
 }

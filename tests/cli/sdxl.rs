@@ -35,6 +35,7 @@ fn a_training_of_all_that_sdxl_has() {
     assert!(largest("te1", 1, "up") > 1e-3 && largest("te2", 1, "up") > 1e-3);
     assert!(largest("te1", 2, "up") == 0.0 && largest("te1", 2, "down") > 1e-3);
 
+    let train = format!("{train} --evaluate-every 2");
     interrupted(at, &format!("{train} --format kohya --out parts.safetensors"), |said| said["step"] == 1);
     works(at, &format!("{train} --format kohya --out parts.safetensors --resume"));
     let read = |name: &str| std::fs::read(at.join(name)).unwrap();

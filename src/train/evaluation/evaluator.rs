@@ -10,8 +10,8 @@ use crate::pipeline::context::Context;
 use crate::pipeline::events::EventSink;
 use crate::pipeline::{Model, SamplingOptions};
 
-use super::super::TrainOptions;
 use super::super::samples::{Preview, SamplePrompts};
+use super::super::{Stop, TrainOptions};
 use super::history::History;
 use super::plans::EvaluationPlans;
 use super::predictions::Predictions;
@@ -37,6 +37,15 @@ pub(in crate::train) struct Of<'a> {
     pub context: &'a Context,
     pub job: &'a TrainOptions,
     pub model: &'a Model,
+}
+
+/// Outcome of an evaluation.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::train) struct Verdict {
+    /// The score is the best so far.
+    pub best: bool,
+    /// The run is to end, because it gets no better.
+    pub plateau: bool,
 }
 
 impl Evaluator {
@@ -93,22 +102,21 @@ impl Evaluator {
         events.go_on()
     }
 
-    /// Evaluates the run after `step` steps, if that is due and the job is not to stop; returns whether the score is the best
-    /// so far.
+    /// Evaluates the run after `step` steps, if that is due and the job is not to stop.
     pub(in crate::train) async fn evaluate(
         &self,
         of: Of<'_>,
         step: usize,
         history: &mut History,
         events: &mut EventSink<'_>,
-    ) -> Result<bool> {
+    ) -> Result<Verdict> {
         if !self.schedule.predicts(step) || events.stopped() {
-            return Ok(false);
+            return Ok(Verdict::default());
         }
         self.images.encode_prompts(of.model).await?;
         let likenesses = match self.schedule.makes_images(step) {
             true => match self.likenesses(of, self.photos.set.subject, events).await {
-                Err(Error::Interrupted { .. }) => return Ok(false),
+                Err(Error::Interrupted { .. }) => return Ok(Verdict::default()),
                 other => Some(other?),
             },
             false => None,
@@ -116,7 +124,7 @@ impl Evaluator {
         let report = history.add(self.report(step, likenesses.as_deref()).await?);
         let best = report.score.is_some() && report.best == Some(step);
         events.say(Event::Evaluation(report));
-        Ok(best)
+        Ok(Verdict { best, plateau: of.job.stop == Stop::Plateau && history.is_plateau() })
     }
 
     async fn report(&self, step: usize, likenesses: Option<&[f64]>) -> Result<EvaluationReport> {
