@@ -81,23 +81,18 @@ const LONGEST_FUNCTION: usize = 60;
 const MOST_ARGUMENTS: usize = 5;
 
 /// Paths whose files still import each other in circles; to be emptied.
-const CIRCLES_YET: &[&str] = &["src/pipeline/", "src/train/", "src/tools/", "src/gpu/", "src/graph/"];
+const CIRCLES_YET: &[&str] = &["src/pipeline/", "src/train/"];
 
 /// Files that are still too long, and functions too long or with too many arguments, by the beginnings of what is
 /// found; to be emptied.
 const LONG_YET: &[&str] = &[
-    "src/cli/inspect.rs: fn lora",
-    "src/cli/watch/task.rs: 4",
     "src/pipeline/",
     "src/generate/",
     "src/train/",
-    "src/tools/",
-    "src/graph/grad.rs: fn",
     "tests/golden/models/harness.rs: fn evaluate",
     "tests/golden/train.rs: fn replay",
     "tests/inputs/",
     "tests/io/",
-    "tests/without_adapter/",
 ];
 
 /// Imports of rooms that [`LAYERS`] does not allow.
