@@ -20,6 +20,7 @@ pub(crate) mod memory;
 pub(crate) mod model;
 mod options;
 pub(crate) mod planning;
+mod posterior;
 pub(crate) mod probe;
 pub(crate) mod prompt;
 pub(crate) mod reads;
@@ -30,7 +31,6 @@ mod sizes;
 pub(crate) mod text;
 pub(crate) mod textures;
 
-pub use autoencode::Posterior;
 pub use cache::cache_folder;
 pub use inpaint::Masked;
 pub use memory::PlanReport;
@@ -38,5 +38,6 @@ pub use model::{Model, open_checkpoint};
 #[cfg(feature = "cli")]
 pub use options::lora_parser;
 pub use options::{LoraArg, ModelOptions, SamplingOptions, WeightType, parse_bytes, parse_count};
+pub use posterior::Posterior;
 pub use report::{LoraReport, ModelReport, PartReport, native_size};
 pub use sizes::{PixelOffset, PixelSize};

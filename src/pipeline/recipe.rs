@@ -3,7 +3,7 @@
 use crate::diffusion::{Prediction, SamplerOptions, Trajectory, default_steps_and_guidance};
 use crate::error::{Error, Result};
 
-use super::{Model, SamplingOptions};
+use super::{Model, ModelOptions, SamplingOptions};
 
 /// A sampler with its steps and guidance.
 pub(crate) struct Recipe {
@@ -50,5 +50,12 @@ impl Recipe {
     /// Whether an unconditional pass runs.
     pub(crate) fn guided(&self) -> bool {
         self.guidance > 1.0
+    }
+}
+
+impl Model {
+    /// Sampling settings of the model's own scheduler configuration.
+    pub(crate) fn usual_recipe(&self, options: &ModelOptions) -> Result<Recipe> {
+        Recipe::new(self, &Default::default(), options.prediction, None)
     }
 }

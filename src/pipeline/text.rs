@@ -2,9 +2,9 @@
 
 use crate::base::DType;
 use crate::error::{Error, Result};
-use crate::family::Encoder;
+use crate::family::{Encoder, Family};
 use crate::graph::{Graph, Plan, Tensor};
-use crate::io::ClipTokenizer;
+use crate::io::{Checkpoint, ClipTokenizer};
 use crate::models::{Taps, TextEncoder, TextEncoderConfig};
 use crate::nn::{Mode, Param, Role, Scope, Settings};
 use crate::ops::join_columns;
@@ -31,6 +31,15 @@ pub(crate) struct TextModel {
 }
 
 impl TextModel {
+    /// Opens the text encoders of a checkpoint of `family`.
+    pub(super) fn all(family: &Family, checkpoint: &Checkpoint) -> Result<Vec<TextModel>> {
+        let open = |place: &'static Encoder| {
+            let (config, tokenizer) = (place.config(checkpoint)?, checkpoint.tokenizer_in(place.tokenizer)?);
+            Ok(TextModel { place, config, tokenizer })
+        };
+        family.encoders.iter().map(open).collect()
+    }
+
     /// Width of its projected states, if they are read.
     pub(crate) fn pooled_width(&self) -> Option<usize> {
         self.config.projection().filter(|_| self.place.pooled)

@@ -8,13 +8,13 @@ use crate::error::{Error, Result, message, option};
 use crate::event::{Event, Phase};
 use crate::gpu::Pool;
 use crate::io::image::{Decoded, Fit};
+use crate::pipeline::Model;
 use crate::pipeline::autoencode::VaeSession;
 use crate::pipeline::context::Context;
 use crate::pipeline::events::EventSink;
 use crate::pipeline::hidden::Hidden;
 use crate::pipeline::planning::Part;
 use crate::pipeline::text::{TextParts, Tokens};
-use crate::pipeline::{Masked, Model};
 use crate::train::dataset::{Drawing, Variant};
 use crate::train::micro_batch::micro_batch;
 use crate::train::{Conditioning, Dataset, MicroBatch, Photo, Replay};
@@ -249,7 +249,7 @@ impl Encoder<'_> {
             let mut masked = Vec::with_capacity(masks);
             for number in number * masks..(number + 1) * masks {
                 let mask = random_mask(CounterRng::new(job.seed, Stream::Mask), [kind, i, number], *size);
-                masked.push(Masked::encode(vae, model, &mask, pixels.clone()).await?);
+                masked.push(vae.encode_masked(pixels.clone(), &mask, model).await?);
                 events.go_on()?;
             }
             photo.variants.push(Variant { posterior, masked, size_ids });

@@ -132,7 +132,7 @@ impl Preview {
         let masked = match encode {
             Some(part) => {
                 let vae = VaeSession::new(gpu, model, &mut Pool::default(), &part).await?;
-                Some(Masked::nothing(&vae, model, [side, side]).await?)
+                Some(vae.encode_nothing([side, side], model).await?)
             }
             None => None,
         };
