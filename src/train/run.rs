@@ -354,7 +354,10 @@ impl Training<'_> {
             self.context.gpu.breathe().await;
         }
         let update = self.trainer.step(&batches, step, rates).await?;
-        let report = report(&batches, &update.errors, job, step, total, update.grad_norm, rates[0]);
+        let (instance, prior) = mean_losses(&batches, &update.errors);
+        let loss = instance + job.prior_weight * prior.unwrap_or(0.0);
+        let (grad_norm, lr) = (f64::from(update.grad_norm), rates[0]);
+        let report = StepReport { step, steps: total, loss, instance, prior, grad_norm, lr };
         if !report.loss.is_finite() || !report.grad_norm.is_finite() {
             return Err(Error::Diverged { step });
         }
@@ -379,19 +382,10 @@ impl Training<'_> {
     }
 }
 
-fn report(
-    batches: &[MicroBatch],
-    errors: &[Vec<f32>],
-    job: &TrainOptions,
-    step: usize,
-    steps: usize,
-    grad_norm: f32,
-    lr: f64,
-) -> StepReport {
+/// Mean loss of the instances of an optimizer step, and of its class images before their weight, from each sample's error.
+fn mean_losses(batches: &[MicroBatch], errors: &[Vec<f32>]) -> (f64, Option<f64>) {
     let losses: Vec<(f64, Option<f64>)> = batches.iter().zip(errors).map(|(b, e)| b.losses(e)).collect();
     let n = losses.len() as f64;
     let instance = losses.iter().map(|l| l.0).sum::<f64>() / n;
-    let prior = losses.iter().map(|l| l.1).sum::<Option<f64>>().map(|p| p / n);
-    let loss = instance + job.prior_weight * prior.unwrap_or(0.0);
-    StepReport { step, steps, loss, instance, prior, grad_norm: f64::from(grad_norm), lr }
+    (instance, losses.iter().map(|l| l.1).sum::<Option<f64>>().map(|prior| prior / n))
 }
