@@ -7,6 +7,7 @@ use crate::graph::Plan;
 use crate::pipeline::autoencode::VaeSession;
 use crate::pipeline::context::Context;
 use crate::pipeline::denoise::Sampling;
+use crate::pipeline::encode::Destination;
 use crate::pipeline::events::EventSink;
 use crate::pipeline::hidden::Hidden;
 use crate::pipeline::image_plans::ImagePlans;
@@ -152,16 +153,9 @@ async fn encode(
     (negative, prompts): (Option<Tokens>, Vec<Tokens>),
 ) -> Result<Hidden> {
     let hidden = Hidden::new(gpu, model, model.prompt_tokens(), 1 + prompts.len())?;
-    let (apart, together) = match &plans.negative {
-        Some(plans) => (negative.map(|negative| (plans, negative)), None),
-        None => (None, negative),
-    };
-    if let Some((plans, negative)) = apart {
-        model.encode_prompts(gpu, plans, pool, &[negative], (&hidden, 0)).await?;
-    }
-    let first = if together.is_some() { 0 } else { 1 };
-    let prompts: Vec<Tokens> = together.into_iter().chain(prompts).collect();
-    model.encode_prompts(gpu, &plans.text, pool, &prompts, (&hidden, first)).await?;
+    let first = usize::from(negative.is_none());
+    let prompts: Vec<Tokens> = negative.into_iter().chain(prompts).collect();
+    model.encode_prompts(gpu, &plans.text, pool, &prompts, Destination::Device(&hidden, first)).await?;
     Ok(hidden)
 }
 

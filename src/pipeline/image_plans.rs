@@ -12,9 +12,9 @@ use crate::nn::{Mode, Param, Ranks};
 
 use super::Model;
 use super::denoise::{Extent, SamplingPlan};
-use super::memory::{Memory, Phase, apart_bytes, bytes, hidden_bytes, in_turn, pool, staging};
+use super::memory::{Memory, Phase, bytes, hidden_bytes, in_turn, pool, staging};
 use super::planning::{Part, Planning};
-use super::text::TextParts;
+use super::text::{TextParts, TextSpec};
 
 /// What decides the plans of images.
 #[derive(Clone, PartialEq)]
@@ -43,15 +43,13 @@ pub(crate) struct ImageSpec {
 pub(crate) struct ImagePlans {
     spec: ImageSpec,
     pub text: TextParts,
-    /// The text encoders of the negative prompt, where they leave out fewer layers than the others.
-    pub negative: Option<TextParts>,
     pub encode: Option<Part>,
     pub unet: UNet,
     pub params: Vec<Param>,
     pub sampling: SamplingPlan,
     pub decode: Part,
-    /// Bytes of all prompts' hidden states, of those of each text encoder, and of one image's latent.
-    stores: [u64; 3],
+    /// Bytes of all prompts' hidden states, and of one image's latent.
+    stores: [u64; 2],
 }
 
 /// The last plans that were made for a model, with the adapter and the kernels that they are for: a job that needs the same
@@ -93,11 +91,13 @@ impl ImageSpec {
 impl ImagePlans {
     async fn new(spec: ImageSpec, model: &Model, planning: Planning<'_>) -> Result<ImagePlans> {
         let (size, settings) = (spec.size, model.settings(planning.caps, &spec.ranks));
-        let tokens = model.prompt_tokens();
-        let plan = |prompts, clip_skip| model.plan_texts(&settings, planning, [prompts, tokens], clip_skip);
-        let apart = spec.negative && spec.clip_skip.is_some();
-        let text = plan(spec.prompts + usize::from(spec.negative && !apart), spec.clip_skip).await?;
-        let negative = if apart { Some(plan(1, None).await?) } else { None };
+        let texts = TextSpec {
+            prompts: spec.prompts + usize::from(spec.negative),
+            tokens: model.prompt_tokens(),
+            clip_skip: spec.clip_skip,
+            negative: spec.negative,
+        };
+        let text = model.plan_texts(&settings, planning, texts).await?;
         let encode = spec.encodes.then(|| model.plan_vae_encode(planning, 1, size)).transpose()?;
         planning.breathe().await;
         let (unet, params) = model.unet_part(settings.clone())?;
@@ -107,21 +107,18 @@ impl ImagePlans {
         let decode = model.plan_vae_decode(planning, 1, size, true)?;
         planning.breathe().await;
         let latent = DType::F32.bytes(extent.elements()).next_multiple_of(256);
-        let stores = [hidden_bytes(model, spec.prompts + 1), apart_bytes(model, spec.prompts + 1), latent];
-        Ok(ImagePlans { spec, text, negative, encode, unet, params, sampling, decode, stores })
+        let stores = [hidden_bytes(model, spec.prompts + 1), latent];
+        Ok(ImagePlans { spec, text, encode, unet, params, sampling, decode, stores })
     }
 
     /// Memory of the phases, which run in turn.
     pub(crate) fn memory(&self, images: usize) -> Memory {
-        in_turn(&self.phases(images))
+        in_turn(self.phases(images))
     }
 
-    /// What they take where no weights go before the next job: those of all parts stay, beside what the largest needs.
+    /// Bytes that they take where no weights go before the next job: those of all parts stay, beside what the largest needs.
     pub(crate) fn kept_bytes(&self, images: usize) -> u64 {
-        // The text encoders of the negative prompt have the weights of the others.
-        let apart = self.negative.iter().flat_map(TextParts::phases).count();
-        let mut phases = self.phases(images);
-        phases.drain(..apart);
+        let phases = self.phases(images);
         let weights: u64 = phases.iter().map(|phase| phase.weights).sum();
         weights + phases.iter().map(|phase| phase.beside + phase.working()).max().unwrap_or(0) + staging(&phases)
     }
@@ -129,7 +126,7 @@ impl ImagePlans {
     /// All of them, in the order in which they run.
     pub(crate) fn plans(&self) -> impl Iterator<Item = &Plan> {
         let encode = self.encode.iter().map(|part| &*part.plan);
-        self.texts().flat_map(TextParts::plans).chain(encode).chain(self.sampling.plans()).chain([&*self.decode.plan])
+        self.text.plans().chain(encode).chain(self.sampling.plans()).chain([&*self.decode.plan])
     }
 
     /// Chunks that serve the loop.
@@ -137,26 +134,21 @@ impl ImagePlans {
         pool(self.sampling.plans().map(|plan| &plan.arena))
     }
 
-    fn texts(&self) -> impl Iterator<Item = &TextParts> {
-        self.negative.iter().chain([&self.text])
-    }
-
     fn phases(&self, images: usize) -> Vec<Phase> {
         let weights = bytes(&self.params);
         let step = &self.sampling.step;
         let beside = self.sampling.plans().map(|p| p.input_bytes + p.uniform_bytes).sum::<u64>();
-        let [hidden, apart, latent] = self.stores;
+        let [hidden, latent] = self.stores;
         let latents = images as u64 * latent;
-        let mut phases: Vec<Phase> = self.texts().flat_map(TextParts::phases).collect();
-        phases.iter_mut().for_each(|phase| phase.beside += apart);
+        let mut phases: Vec<Phase> = self.text.phases().collect();
         phases.extend(self.encode.as_ref().map(Phase::part));
         phases.iter_mut().for_each(|phase| phase.beside += hidden);
         phases.push(Phase {
             name: "UNet",
             weights,
-            optimizer: 0,
             beside: beside + step.stored_bytes().saturating_sub(weights) + hidden + latents,
             arena: self.loop_arena(),
+            ..Phase::default()
         });
         let mut decode = Phase::part(&self.decode);
         decode.beside += latents;

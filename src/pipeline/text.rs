@@ -1,5 +1,8 @@
 //! Prompts to hidden states and pooled embeddings, by one text encoder or several in turn.
 
+use std::collections::HashSet;
+use std::ops::Range;
+
 use crate::base::DType;
 use crate::error::{Error, Result};
 use crate::family::{Encoder, Family};
@@ -7,7 +10,6 @@ use crate::graph::{Graph, Plan, Tensor};
 use crate::io::{Checkpoint, ClipTokenizer};
 use crate::models::{Taps, TextEncoder, TextEncoderConfig};
 use crate::nn::{Mode, Param, Role, Scope, Settings};
-use crate::ops::join_columns;
 
 use super::memory::{self, Phase};
 use super::model::Model;
@@ -90,36 +92,85 @@ pub(crate) struct EncoderPart {
     pub encoder: usize,
 }
 
+/// Prompts to be encoded.
+#[derive(Clone, Copy)]
+pub(crate) struct TextSpec {
+    pub prompts: usize,
+    /// Tokens of each.
+    pub tokens: usize,
+    /// Layers that are left out more than usual.
+    pub clip_skip: Option<usize>,
+    /// The first is a negative prompt, for which no more layers than usual are left out, as in diffusers.
+    pub negative: bool,
+}
+
+impl TextSpec {
+    /// Of prompts that are encoded as the model has it.
+    pub(crate) fn plain(prompts: usize, tokens: usize) -> TextSpec {
+        TextSpec { prompts, tokens, clip_skip: None, negative: false }
+    }
+
+    /// Prompts that are encoded at once, with the layers that are left out more than usual.
+    fn batches(self) -> impl Iterator<Item = (Range<usize>, Option<usize>)> {
+        let apart = usize::from(self.negative && self.clip_skip.is_some()).min(self.prompts);
+        let rest = (apart..self.prompts).step_by(PROMPTS);
+        let rest = rest.map(move |first| (first..self.prompts.min(first + PROMPTS), self.clip_skip));
+        (0..apart).map(|first| (first..first + 1, None)).chain(rest)
+    }
+}
+
 /// A text encoder as it takes prompts, some at once.
 pub(crate) struct EncoderParts {
-    /// Of the first ones, as many as all but the last take.
-    pub whole: EncoderPart,
-    /// Of those that are left in the end, where they are fewer.
-    pub rest: Option<EncoderPart>,
+    /// Plans for each number of prompts at once and of layers that are left out: at least one.
+    pub parts: Vec<EncoderPart>,
+    /// Prompts that are encoded at once, and which of `parts` encodes them.
+    pub batches: Vec<(usize, Range<usize>)>,
+}
+
+impl EncoderParts {
+    /// What people call the encoder.
+    pub(super) fn name(&self) -> &'static str {
+        self.parts.first().map_or(NAMES[0], |part| part.part.name)
+    }
+
+    /// Parameters that a plan reads, each once.
+    pub(super) fn params(&self) -> Vec<Param> {
+        let mut params: Vec<Param> = Vec::new();
+        let mut known = HashSet::new();
+        for param in self.parts.iter().flat_map(|part| &part.part.params) {
+            if known.insert(&param.key) {
+                params.push(param.clone());
+            }
+        }
+        params
+    }
+
+    /// Chunks that serve all plans in turn.
+    pub(super) fn arena(&self) -> Vec<u64> {
+        memory::pool(self.parts.iter().map(|part| &part.part.plan.arena))
+    }
+
+    fn phase(&self) -> Phase {
+        let beside = self.parts.iter().map(|part| part.part.plan.input_bytes + part.part.plan.uniform_bytes).sum();
+        let weights = memory::bytes(&self.params());
+        Phase { name: self.name(), weights, beside, arena: self.arena(), ..Phase::default() }
+    }
 }
 
 /// Plans of all text encoders for some prompts.
 pub(crate) struct TextParts {
     pub encoders: Vec<EncoderParts>,
-    /// Puts the states of several encoders side by side, for one prompt; its inputs in their order.
-    pub join: Option<(Part, Vec<Tensor>)>,
 }
 
 impl TextParts {
+    /// All plans, in the order in which they run.
     pub(crate) fn plans(&self) -> impl Iterator<Item = &Plan> {
-        self.parts().map(|part| &*part.plan)
+        self.encoders.iter().flat_map(|of| &of.parts).map(|encoder| &*encoder.part.plan)
     }
 
     /// Memory of each encoder, which run in turn.
     pub(crate) fn phases(&self) -> impl Iterator<Item = Phase> {
-        let arena = |of: &EncoderParts| of_both(&of.whole, of.rest.as_ref());
-        self.encoders.iter().map(move |of| Phase { arena: arena(of), ..Phase::part(&of.whole.part) })
-    }
-
-    /// All parts, in the order in which they run.
-    fn parts(&self) -> impl Iterator<Item = &Part> {
-        let encoders = self.encoders.iter().flat_map(|of| std::iter::once(&of.whole).chain(&of.rest));
-        encoders.map(|encoder| &encoder.part).chain(self.join.iter().map(|(part, _)| part))
+        self.encoders.iter().map(EncoderParts::phase)
     }
 }
 
@@ -144,26 +195,30 @@ impl Model {
         Ok(scope.params_in(&g))
     }
 
-    /// The text encoders of `prompts` prompts of `tokens` tokens, [`PROMPTS`] at once, with the adapters of `settings`;
-    /// `clip_skip` layers more than usual are left out.
+    /// The text encoders of the prompts `spec`, [`PROMPTS`] at once, with the adapters of `settings`.
     pub(crate) async fn plan_texts(
         &self,
         settings: &Settings,
         planning: Planning<'_>,
-        [prompts, tokens]: [usize; 2],
-        clip_skip: Option<usize>,
+        spec: TextSpec,
     ) -> Result<TextParts> {
         let mut encoders = Vec::with_capacity(self.texts.len());
         for index in 0..self.texts.len() {
-            let plan = |prompts| self.plan_text(index, settings.clone(), planning, [prompts, tokens], clip_skip);
-            let whole = plan(prompts.min(PROMPTS))?;
-            planning.breathe().await;
-            let left = Some(prompts % PROMPTS).filter(|&left| prompts > PROMPTS && left > 0);
-            let rest = left.map(plan).transpose()?;
-            planning.breathe().await;
-            encoders.push(EncoderParts { whole, rest });
+            let (mut parts, mut kinds, mut batches) = (Vec::new(), Vec::new(), Vec::new());
+            for (range, clip_skip) in spec.batches() {
+                let kind = (range.len(), clip_skip);
+                let known = kinds.iter().position(|known| *known == kind);
+                if known.is_none() {
+                    let shape = [range.len(), spec.tokens];
+                    parts.push(self.plan_text(index, settings.clone(), planning, shape, clip_skip)?);
+                    kinds.push(kind);
+                    planning.breathe().await;
+                }
+                batches.push((known.unwrap_or(kinds.len() - 1), range));
+            }
+            encoders.push(EncoderParts { parts, batches });
         }
-        Ok(TextParts { encoders, join: self.plan_join(planning, tokens)? })
+        Ok(TextParts { encoders })
     }
 
     fn plan_text(
@@ -210,19 +265,6 @@ impl Model {
         Ok(Recorded { ids, hidden, pooled: ends.zip(encoded.pooled) })
     }
 
-    fn plan_join(&self, planning: Planning<'_>, tokens: usize) -> Result<Option<(Part, Vec<Tensor>)>> {
-        if self.texts.len() < 2 {
-            return Ok(None);
-        }
-        let mut g = Graph::new();
-        let input = |text: &TextModel| g.input("states", [1, tokens, text.config.hidden_size], DType::F32);
-        let inputs: Vec<Tensor> = self.texts.iter().map(input).collect();
-        let output = join_columns(&mut g, &inputs)?;
-        g.output(output);
-        let part = Part { name: "text", plan: planning.plan(&g)?, input: inputs[0], output, params: Vec::new() };
-        Ok(Some((part, inputs)))
-    }
-
     /// Refuses to leave out more layers than a text encoder has.
     pub(crate) fn check_clip_skip(&self, clip_skip: Option<usize>) -> Result<()> {
         let room = |text: &TextModel| text.config.num_hidden_layers.saturating_sub(text.place.skip.unwrap_or(0));
@@ -234,15 +276,10 @@ impl Model {
     }
 }
 
-/// Chunks that serve an encoder of many prompts and of those that are left.
-pub(super) fn of_both(whole: &EncoderPart, rest: Option<&EncoderPart>) -> Vec<u64> {
-    memory::pool(std::iter::once(whole).chain(rest).map(|encoder| &encoder.part.plan.arena))
-}
-
 /// Frozen parameters of `scope` that `g` holds, and all of its adapters, which a training writes whether or not a gradient
 /// reaches them.
 pub(crate) fn trained_params(scope: &Scope, g: &Graph) -> Vec<Param> {
-    let read: std::collections::HashSet<String> = scope.params_in(g).into_iter().map(|param| param.key).collect();
+    let read: HashSet<String> = scope.params_in(g).into_iter().map(|param| param.key).collect();
     let all = scope.params().into_iter();
     all.filter(|param| param.role == Role::Adapter || read.contains(&param.key)).collect()
 }

@@ -11,8 +11,9 @@ use crate::io::image::{Decoded, Fit};
 use crate::pipeline::Model;
 use crate::pipeline::autoencode::VaeSession;
 use crate::pipeline::context::Context;
+use crate::pipeline::encode::Destination;
 use crate::pipeline::events::EventSink;
-use crate::pipeline::hidden::Hidden;
+use crate::pipeline::hidden::HostHidden;
 use crate::pipeline::planning::Part;
 use crate::pipeline::text::{TextParts, Tokens};
 use crate::train::dataset::{Drawing, Variant};
@@ -150,26 +151,23 @@ pub(super) async fn prepare(
     let longest = texts.iter().map(words).max().unwrap_or(0);
     events.note(format!("the longest prompt has {longest} of {} tokens", tokens.saturating_sub(2)));
     events.phase(Phase::EncodingPrompts)?;
-    let hidden = Hidden::new(&context.gpu, model, tokens, texts.len())?;
-    let encoding = model.encode_prompts(&context.gpu, text, pool, &texts, (&hidden, 0));
+    let mut hidden = HostHidden::new(model, tokens, texts.len());
+    let encoding = model.encode_prompts(&context.gpu, text, pool, &texts, Destination::Host(&mut hidden));
     events.until_stopped(&context.gpu, encoding).await?;
     if model.zeros {
-        hidden.clear(conditioned)?;
+        hidden.clear(conditioned);
     }
+    let of_samples = hidden.split_off(conditioned);
     let conditioning = match job.text_encoder {
         true => {
             let ids = |encoder: usize| texts[..conditioned].iter().flat_map(move |prompt| prompt[encoder].clone());
             Conditioning::Ids { ids: (0..model.texts.len()).map(|i| ids(i).collect()).collect(), tokens }
         }
         false => {
-            let pooled = hidden.read_pooled().await?;
-            let pooled = pooled.get(..conditioned).unwrap_or_default().concat();
-            Conditioning::Context { hidden: hidden.read().await?[..conditioned].concat(), tokens, pooled }
+            let HostHidden { hidden, pooled, .. } = hidden;
+            Conditioning::Context { hidden, tokens, pooled }
         }
     };
-
-    // Only samples read them again.
-    let hidden = Some(hidden).filter(|_| !job.sample_prompts.is_empty());
 
     events.phase(Phase::EncodingImages)?;
     let views = set.views(job);
@@ -210,7 +208,7 @@ pub(super) async fn prepare(
     let [width, height] = set.sizes[0];
     let latent = [height / factor, width / factor, model.vae.latent_channels];
     let ids = texts.split_off(conditioned);
-    let sample_prompts = hidden.map(|hidden| SamplePrompts { hidden, first: conditioned, ids });
+    let sample_prompts = (!job.sample_prompts.is_empty()).then_some(SamplePrompts { hidden: of_samples, ids });
     Ok(Run { samples: data.samples(), latent, tokens, conditioning, batches: Batches::Pictures(data), sample_prompts })
 }
 

@@ -8,10 +8,10 @@ use crate::nn::Settings;
 use crate::pipeline::Model;
 use crate::pipeline::kernel_texts::KernelTexts;
 use crate::pipeline::memory::{
-    Memory, Phase, PlanReport, apart_bytes, at_once, bytes, hidden_bytes, in_turn, open_for_plan, pool, told_of, within,
+    Memory, Phase, PlanReport, at_once, bytes, hidden_bytes, in_turn, open_for_plan, pool, told_of, within,
 };
 use crate::pipeline::planning::{Part, Planning};
-use crate::pipeline::text::TextParts;
+use crate::pipeline::text::{TextParts, TextSpec};
 
 use super::class_images::class_job;
 use super::options::{Checkpointing, TrainOptions};
@@ -37,6 +37,7 @@ fn training_phase(training: &TrainPlan, preview: Option<&SamplePlans>) -> Phase 
         optimizer: training.optimizer_bytes(),
         beside: plans().map(|p| p.input_bytes + p.uniform_bytes).sum(),
         arena: training_arena(training, preview),
+        decoding: preview.map_or(0, SamplePlans::bytes_apart),
     }
 }
 
@@ -56,20 +57,20 @@ pub(crate) async fn plan_training(
     let both = allowed.is_some() && setup.unet.deep_transformers();
     let ways = if both { &[Recomputed::Blocks, Recomputed::Nested][..] } else { &[Recomputed::Nested] };
     for &more in ways {
-        if job.checkpointing != Checkpointing::Auto || memory(&plan).1 <= allowed.unwrap_or(MODEST_BYTES) {
+        if job.checkpointing != Checkpointing::Auto || memory(&plan).peak <= allowed.unwrap_or(MODEST_BYTES) {
             break;
         }
         setup.checkpoint = more;
         plan = TrainPlan::new(&setup, planning.caps, planning.variants)?;
         planning.breathe().await;
     }
-    within(allowed, memory(&plan).1, job.smaller())?;
+    within(allowed, &memory(&plan), |largest| job.smaller(largest))?;
     Ok(plan)
 }
 
 /// What updates take with nothing before or between them, as on a replay file.
 pub(crate) fn training_alone(training: &TrainPlan) -> Memory {
-    in_turn(&[training_phase(training, None)])
+    in_turn(vec![training_phase(training, None)])
 }
 
 /// Every plan of a `train` job on pictures.
@@ -81,10 +82,8 @@ pub(crate) struct TrainPlans {
 /// What runs before and between the updates.
 pub(crate) struct BeforeTraining {
     pub text: TextParts,
-    /// Bytes of all prompts' hidden states.
+    /// Bytes of the hidden states of sample prompts; those of all others are in main memory.
     hidden: u64,
-    /// Bytes of those of each of several text encoders.
-    apart: u64,
     /// By size of pictures.
     pub encode: Vec<Part>,
     /// Bytes of the encoded pictures, in main memory.
@@ -109,7 +108,8 @@ impl TrainPlans {
         let samples = [job.batch, if job.class_prompt.is_some() { job.batch } else { 0 }];
         let mut setup = job.setup(model, planning.caps, samples, latent, model.prompt_tokens());
         (setup.more_sizes, setup.captions) = (sizes.collect(), set.captioned());
-        let text = model.plan_texts(&Settings::default(), planning, [prompts, model.prompt_tokens()], None).await?;
+        let text =
+            model.plan_texts(&Settings::default(), planning, TextSpec::plain(prompts, model.prompt_tokens())).await?;
         let mut encode = Vec::with_capacity(set.sizes.len());
         for &size in &set.sizes {
             encode.push(model.plan_vae_encode(planning, 1, size)?);
@@ -123,8 +123,7 @@ impl TrainPlans {
         let encoded = set.encoded_bytes(job, model);
         let before = BeforeTraining {
             text,
-            hidden: hidden_bytes(model, prompts),
-            apart: apart_bytes(model, prompts),
+            hidden: hidden_bytes(model, if preview.is_some() { 1 + job.sample_prompts.len() } else { 0 }),
             encode,
             encoded,
             preview,
@@ -144,32 +143,17 @@ impl TrainPlans {
 impl BeforeTraining {
     /// Of these and the training itself.
     fn memory(&self, training: &TrainPlan) -> Memory {
-        let (mut rows, mut peak_bytes) = in_turn(&self.phases(training));
+        let mut memory = in_turn(self.phases(training));
         if self.encoded > 0 {
-            rows.push(("encoded pictures, in main memory and not in the peak".into(), self.encoded));
+            memory.rows.push(("encoded pictures, in main memory and not in the peak".into(), self.encoded));
         }
-        if let Some(SamplePlans { decode, encode, .. }) = &self.preview {
-            // Decoded while the training's state is in the pool's place: in memory of its own.
-            let alone = |part: &Part| bytes(&part.params) + part.plan.working_bytes();
-            let bytes = alone(decode).max(encode.as_ref().map_or(0, alone));
-            rows.push(("decoding sample pictures".into(), bytes));
-            peak_bytes += bytes;
-        }
-        (rows, peak_bytes)
+        memory
     }
 
     fn phases(&self, training: &TrainPlan) -> Vec<Phase> {
-        let mut text: Vec<Phase> = self.text.phases().collect();
-        text.iter_mut().for_each(|phase| phase.beside += self.hidden + self.apart);
-        let mut then: Vec<Phase> = self.encode.iter().map(Phase::part).collect();
-        then.push(training_phase(training, self.preview.as_ref()));
-        if let Some(preview) = &self.preview {
-            then.iter_mut().for_each(|phase| phase.beside += self.hidden);
-            // Samples encode their prompts with the text encoders as they are trained.
-            let training = then.last_mut().filter(|_| preview.encodes());
-            training.into_iter().for_each(|phase| phase.beside += self.apart);
-        }
-        text.into_iter().chain(then).collect()
+        let mut training = training_phase(training, self.preview.as_ref());
+        training.beside += self.hidden;
+        self.text.phases().chain(self.encode.iter().map(Phase::part)).chain([training]).collect()
     }
 }
 
@@ -185,7 +169,7 @@ pub fn plan_train(job: &TrainOptions, caps: &Caps) -> Result<PlanReport> {
     job.open_init_lora(&model, &mut listener)?;
     let mut to_make = 0;
     let planning = Planning { caps, variants: &Variants::default(), gpu: None };
-    let ((mut rows, mut peak_bytes), training, mut texts) = at_once(async {
+    let (Memory { mut rows, peak: mut peak_bytes, .. }, training, mut texts) = at_once(async {
         if let Some(path) = &job.replay {
             let run = job.open_replay(&model, path)?;
             let setup = job.setup(&model, caps, run.samples, run.latent, run.tokens);

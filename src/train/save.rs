@@ -45,8 +45,8 @@ pub(super) async fn save(
     (params, store): (&[Param], &Store),
     steps: usize,
 ) -> Result<(Placed, Option<LoraFile>)> {
-    let place = job.place(Some(&model.checkpoint))?;
     if job.method == Method::Full {
+        let place = job.place(Some(&model.checkpoint))?;
         let mut owned = Vec::new();
         for param in params.iter().filter(|p| p.role != Role::Adapter && p.key.starts_with("unet.")) {
             owned.extend(weights::unpack(param, &store.read(&param.key).await?)?);
@@ -92,6 +92,7 @@ pub(super) async fn save(
         metadata,
         ..LoraFile::default()
     };
+    let place = file.place(&job.out, job.format, job.force);
     Ok((place.put(|at| file.write(at, job.format))?, Some(file)))
 }
 
