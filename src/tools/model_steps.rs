@@ -13,9 +13,9 @@ use crate::train::plans::{plan_training, training_alone};
 
 /// A guided UNet step at the model's own size, with adapters of `ranks`.
 pub(super) fn unet_step(engine: &Engine, model: &Model, ranks: Ranks) -> Result<Arc<Plan>> {
-    let (unet, _) = model.unet_part(model.settings(engine.gpu.caps(), &Arc::new(ranks)))?;
+    let (denoiser, _) = model.denoiser(model.settings(engine.gpu.caps(), &Arc::new(ranks)))?;
     let extent = Extent::new(model, [model.native_side(); 2], true, 1);
-    Ok(SamplingPlan::new(engine.planning(), &unet, Mode::Inference, extent)?.step)
+    Ok(SamplingPlan::new(engine.planning(), &*denoiser, Mode::Inference, extent)?.step)
 }
 
 /// A step of the training `job` at the model's own size: one image and one class image.

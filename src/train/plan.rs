@@ -10,7 +10,7 @@ use crate::base::rng::{CounterRng, Stream};
 use crate::error::{Error, Result, message, option};
 use crate::gpu::{Caps, Variants};
 use crate::graph::{Graph, Plan, PlanOptions, Source, Tensor};
-use crate::models::{Added, Conditioning, Context, Sample, Taps, TextEncoder, UNet};
+use crate::models::{Added, Conditioning, Context, Sample, Taps, TextEncoder};
 use crate::nn::{Mode, Param, Role, Scope, Settings};
 use crate::ops;
 use crate::ops::{clip_factor, dot, join_columns, repeat, weighted_mse};
@@ -193,9 +193,9 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
         _ => None,
     };
 
-    let (unet, scope) = trained_unet(setup)?;
+    let (denoiser, scope) = trained_denoiser(setup)?;
     let conditioning = Conditioning { context: Context::Hidden(context), added: of_samples };
-    let pred = unet.forward(&mut g, Sample { latents: noisy, extra }, timesteps, conditioning)?;
+    let pred = denoiser.predict(&mut g, Sample { latents: noisy, extra }, timesteps, conditioning)?;
     let (total, errors) = weighted_mse(&mut g, pred, target, weights)?;
     g.output(errors);
     let trained = scope.params().into_iter().filter(|p| setup.lora.is_none() || p.role == Role::Adapter).collect();
@@ -218,13 +218,13 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
     Ok((g, inputs, groups, params))
 }
 
-/// The UNet as it is trained: frozen with adapters, or all of it in f32.
-fn trained_unet(setup: &Setup) -> Result<(UNet, Scope)> {
+/// The network as it is trained: frozen with adapters, or all of it in f32.
+fn trained_denoiser(setup: &Setup) -> Result<(Box<dyn Denoiser>, Scope)> {
     let storage = if setup.lora.is_none() { Settings::default() } else { setup.storage.clone() };
     let nested_segments = setup.checkpoint == Recomputed::Nested;
     let settings = Settings { mode: Mode::Training, lora: setup.lora.clone(), nested_segments, ..storage };
     let scope = Scope::new("unet", settings);
-    Ok((UNet::new(&scope, setup.unet.clone())?, scope))
+    Ok((setup.unet.denoiser(&scope)?, scope))
 }
 
 /// Prompts as a micro-batch reads them.
