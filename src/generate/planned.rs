@@ -37,7 +37,7 @@ impl Planned {
         model.check_prompts(job.prompts.iter().chain([&job.sampling.negative]))?;
         let recipe = Recipe::new(model, &job.sampling, job.model.prediction, job.start_strength(model))?;
         let size = job.picture_size(model, listener)?;
-        let plans = spec(job, model, &recipe, size).plans(model, planning).await?;
+        let plans = model.image_plans(spec(job, model, &recipe, size), planning).await?;
         let planned = Planned { recipe, size, plans };
         within(job.model.memory, &planned.plans.memory(job.images()), |largest| smaller(largest, job, model))?;
         Ok(planned)

@@ -12,7 +12,6 @@ use crate::models::{Added, Conditioning, Context, Denoiser, LatentSpec, Sample};
 use crate::nn::Mode;
 use crate::ops::{rescaled_guidance, sampler_step, scale_input};
 
-use super::Model;
 use super::hidden::Hidden;
 use super::inpaint::Masked;
 use super::planning::Planning;
@@ -41,22 +40,6 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
-    /// Of images of `size`, width and height in pixels, by `model`.
-    pub(crate) fn new(model: &Model, size: [usize; 2], guided: bool, slots: usize) -> Extent {
-        let latent = model.vae.latent();
-        Extent {
-            latent,
-            size: latent.size(size),
-            extra: model.extra_channels(),
-            tokens: model.prompt_tokens(),
-            pooled: model.pooled_width(),
-            width: model.context_width(),
-            guided,
-            rescaled: false,
-            slots,
-        }
-    }
-
     fn passes(&self) -> usize {
         if self.guided { 2 } else { 1 }
     }

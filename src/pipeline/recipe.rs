@@ -1,8 +1,9 @@
-//! How a job samples, all defaults resolved.
+//! How a job samples, all defaults resolved, and what size of things.
 
 use crate::diffusion::{Prediction, SamplerOptions, Trajectory, default_steps_and_guidance};
 use crate::error::{Error, Result};
 
+use super::denoise::Extent;
 use super::{Model, ModelOptions, SamplingOptions};
 
 /// A sampler with its steps and guidance.
@@ -57,5 +58,21 @@ impl Model {
     /// Sampling settings of the model's own scheduler configuration.
     pub(crate) fn usual_recipe(&self, options: &ModelOptions) -> Result<Recipe> {
         Recipe::new(self, &Default::default(), options.prediction, None)
+    }
+
+    /// Size of what is sampled for images of `size`, width and height in pixels, by a sampler of `slots` state slots.
+    pub(crate) fn extent(&self, size: [usize; 2], guided: bool, slots: usize) -> Extent {
+        let latent = self.vae.latent();
+        Extent {
+            latent,
+            size: latent.size(size),
+            extra: self.extra_channels(),
+            tokens: self.prompt_tokens(),
+            pooled: self.pooled_width(),
+            width: self.context_width(),
+            guided,
+            rescaled: false,
+            slots,
+        }
     }
 }

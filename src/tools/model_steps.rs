@@ -7,14 +7,14 @@ use crate::error::Result;
 use crate::graph::Plan;
 use crate::nn::{Mode, Ranks};
 use crate::pipeline::Model;
-use crate::pipeline::denoise::{Extent, SamplingPlan};
+use crate::pipeline::denoise::SamplingPlan;
 use crate::train::TrainOptions;
 use crate::train::plans::{plan_training, training_alone};
 
 /// A guided UNet step at the model's own size, with adapters of `ranks`.
 pub(super) fn unet_step(engine: &Engine, model: &Model, ranks: Ranks) -> Result<Arc<Plan>> {
     let (denoiser, _) = model.denoiser(model.settings(engine.gpu.caps(), &Arc::new(ranks)))?;
-    let extent = Extent::new(model, [model.native_side(); 2], true, 1);
+    let extent = model.extent([model.native_side(); 2], true, 1);
     Ok(SamplingPlan::new(engine.planning(), &*denoiser, Mode::Inference, extent)?.step)
 }
 

@@ -151,7 +151,7 @@ pub(super) async fn prepare(
     let longest = texts.iter().map(words).max().unwrap_or(0);
     events.note(format!("the longest prompt has {longest} of {} tokens", tokens.saturating_sub(2)));
     events.phase(Phase::EncodingPrompts)?;
-    let mut hidden = HostHidden::new(model, tokens, texts.len());
+    let mut hidden = HostHidden::new(model.hidden_shape(tokens), texts.len());
     let encoding = model.encode_prompts(&context.gpu, text, pool, &texts, Destination::Host(&mut hidden));
     events.until_stopped(&context.gpu, encoding).await?;
     if model.zeros {

@@ -10,7 +10,7 @@ use crate::base::rng::{CounterRng, Stream};
 use crate::error::{Error, Result, message, option};
 use crate::gpu::{Caps, Variants};
 use crate::graph::{Graph, Plan, PlanOptions, Source, Tensor};
-use crate::models::{Added, Conditioning, Context, Sample, Taps, TextEncoder};
+use crate::models::{Added, Conditioning, Context, Denoiser, Sample, Taps, TextEncoder};
 use crate::nn::{Mode, Param, Role, Scope, Settings};
 use crate::ops;
 use crate::ops::{clip_factor, dot, join_columns, repeat, weighted_mse};

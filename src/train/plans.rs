@@ -7,9 +7,8 @@ use crate::graph::Plan;
 use crate::nn::Settings;
 use crate::pipeline::Model;
 use crate::pipeline::kernel_texts::KernelTexts;
-use crate::pipeline::memory::{
-    Memory, Phase, PlanReport, at_once, bytes, hidden_bytes, in_turn, open_for_plan, pool, told_of, within,
-};
+use crate::pipeline::memory::{Memory, Phase, PlanReport, at_once, bytes, in_turn, pool, within};
+use crate::pipeline::opening::{open_for_plan, told_of};
 use crate::pipeline::planning::{Part, Planning};
 use crate::pipeline::text::{TextParts, TextSpec};
 
@@ -123,7 +122,9 @@ impl TrainPlans {
         let encoded = set.encoded_bytes(job, model);
         let before = BeforeTraining {
             text,
-            hidden: hidden_bytes(model, if preview.is_some() { 1 + job.sample_prompts.len() } else { 0 }),
+            hidden: model
+                .hidden_shape(model.prompt_tokens())
+                .bytes(preview.as_ref().map_or(0, |_| 1 + job.sample_prompts.len())),
             encode,
             encoded,
             preview,

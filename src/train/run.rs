@@ -13,7 +13,7 @@ use crate::nn::Param;
 use crate::pipeline::context::Context;
 use crate::pipeline::events::EventSink;
 use crate::pipeline::reads::Reads;
-use crate::pipeline::{Model, probe};
+use crate::pipeline::{Model, opening};
 use crate::train::schedule::lr_factor;
 use crate::train::{MicroBatch, State, TrainPlan, Trainer, Values};
 
@@ -56,7 +56,7 @@ async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> R
     })?;
     // Another run may have come to its end between the first look and the lock.
     job.check_places()?;
-    let model = Box::pin(probe::open(context, &job.model, &[], job.reads(), events)).await?;
+    let model = Box::pin(opening::open(context, &job.model, &[], job.reads(), events)).await?;
     for note in job.idle_options() {
         events.note(note);
     }

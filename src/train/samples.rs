@@ -11,7 +11,7 @@ use crate::io;
 use crate::models::Denoiser;
 use crate::nn::{Mode, Scope, Settings};
 use crate::pipeline::autoencode::VaeSession;
-use crate::pipeline::denoise::{Extent, Sampling, SamplingPlan, Start};
+use crate::pipeline::denoise::{Sampling, SamplingPlan, Start};
 use crate::pipeline::encode::TextSessions;
 use crate::pipeline::events::EventSink;
 use crate::pipeline::hidden::{Hidden, HostHidden};
@@ -100,7 +100,7 @@ impl Model {
         };
         let scope = Scope::new("unet", Settings { mode: Mode::Training, lora: job.lora(), ..storage });
         let denoiser = self.unet.denoiser(&scope)?;
-        let extent = Extent::new(self, size, recipe.guided(), recipe.trajectory.slots);
+        let extent = self.extent(size, recipe.guided(), recipe.trajectory.slots);
         let plan = SamplingPlan::new(planning, &*denoiser, Mode::Training, extent)?;
         Ok((recipe, denoiser, plan))
     }
@@ -145,7 +145,7 @@ impl Preview {
             None => None,
         };
         let SamplePrompts { hidden, ids } = prompts;
-        let hidden = Hidden::upload(gpu, model, &hidden)?;
+        let hidden = Hidden::upload(gpu, &hidden)?;
         Ok(Preview { sampling, recipe, hidden, ids, text, decode, size: [side, side], masked })
     }
 
