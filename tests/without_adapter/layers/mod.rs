@@ -81,11 +81,11 @@ const LONGEST_FUNCTION: usize = 60;
 const MOST_ARGUMENTS: usize = 5;
 
 /// Paths whose files still import each other in circles; to be emptied.
-const CIRCLES_YET: &[&str] = &["src/pipeline/", "src/train/"];
+const CIRCLES_YET: &[&str] = &[];
 
 /// Files that are still too long, and functions too long or with too many arguments, by the beginnings of what is
 /// found; to be emptied.
-const LONG_YET: &[&str] = &["src/pipeline/", "src/generate/", "src/train/"];
+const LONG_YET: &[&str] = &["src/train/"];
 
 /// Imports of rooms that [`LAYERS`] does not allow.
 fn wrong_imports(files: &[SourceFile]) -> Vec<String> {
