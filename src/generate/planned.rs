@@ -35,7 +35,7 @@ impl Planned {
     ) -> Result<Planned> {
         model.check_reads(job.reads())?;
         model.check_prompts(job.prompts.iter().chain([&job.sampling.negative]))?;
-        let recipe = Recipe::new(model, &job.sampling, job.model.prediction, job.start_strength(model))?;
+        let recipe = model.recipe(&job.sampling, job.model.prediction, job.start_strength(model))?;
         let size = job.picture_size(model, listener)?;
         let plans = model.image_plans(spec(job, model, &recipe, size), planning).await?;
         let planned = Planned { recipe, size, plans };

@@ -29,6 +29,7 @@ pub(crate) mod reads;
 pub(crate) mod recipe;
 pub(crate) mod report;
 pub(crate) mod resident;
+mod sampling;
 mod sizes;
 pub(crate) mod text;
 mod text_plans;

@@ -42,7 +42,7 @@ impl Model {
     pub(crate) fn text_params(&self, index: usize, settings: Settings) -> Result<Vec<Param>> {
         let (encoder, scope) = self.text_part(index, settings)?;
         let mut g = Graph::new();
-        self.record_text(&mut g, (index, &encoder), [1, self.prompt_tokens()], None)?;
+        self.record_text(&mut g, index, &encoder, [1, self.prompt_tokens()], None)?;
         Ok(scope.params_in(&g))
     }
 
@@ -86,7 +86,7 @@ impl Model {
         let (encoder, scope) = self.text_part(index, settings)?;
         let mut g = Graph::new();
         let Recorded { ids: input, hidden: output, pooled } =
-            self.record_text(&mut g, (index, &encoder), shape, clip_skip)?;
+            self.record_text(&mut g, index, &encoder, shape, clip_skip)?;
         g.output(output);
         if let Some((_, pooled)) = pooled {
             g.output(pooled);
@@ -102,7 +102,8 @@ impl Model {
     fn record_text(
         &self,
         g: &mut Graph,
-        (index, encoder): (usize, &TextEncoder),
+        index: usize,
+        encoder: &TextEncoder,
         [prompts, tokens]: [usize; 2],
         clip_skip: Option<usize>,
     ) -> Result<Recorded> {

@@ -12,9 +12,9 @@ use crate::generate::{GenerateOptions, generate_unmasked};
 use crate::io;
 use crate::pipeline::context::Context;
 use crate::pipeline::events::EventSink;
-use crate::pipeline::recipe::Recipe;
-use crate::pipeline::{Model, ModelOptions, SamplingOptions, cache_folder};
+use crate::pipeline::{Model, SamplingOptions, cache_folder};
 
+use super::TrainOptions;
 use super::places::check_class_folder;
 use super::training_set::TrainingPicture;
 
@@ -54,30 +54,29 @@ impl Way {
     }
 }
 
-/// The job that makes them.
-pub(super) fn class_job(
-    (model, options): (&Model, &ModelOptions),
-    prompt: &str,
-    count: usize,
-    size: [usize; 2],
-    seed: u64,
-) -> GenerateOptions {
-    let way = match Way::of(model) {
-        Way::Distilled => SamplingOptions::default(),
-        Way::Ancestral(guidance) => SamplingOptions {
-            steps: Some(STEPS),
-            guidance: Some(guidance),
-            sampler: Some(SamplerKind::Ddpm),
-            ..SamplingOptions::default()
-        },
-    };
-    let sampling = SamplingOptions { seed, width: Some(size[0]), height: Some(size[1]), ..way };
-    GenerateOptions {
-        prompts: vec![prompt.to_string()],
-        model: options.clone(),
-        sampling,
-        count,
-        ..GenerateOptions::default()
+impl TrainOptions {
+    /// The job that makes `count` class images of `prompt`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`](crate::Error::Usage) for a resolution that the model cannot take.
+    pub(super) fn class_job(&self, model: &Model, prompt: &str, count: usize) -> Result<GenerateOptions> {
+        let way = match Way::of(model) {
+            Way::Distilled => SamplingOptions::default(),
+            Way::Ancestral(guidance) => SamplingOptions {
+                steps: Some(STEPS),
+                guidance: Some(guidance),
+                sampler: Some(SamplerKind::Ddpm),
+                ..SamplingOptions::default()
+            },
+        };
+        let side = Some(self.side(model)?);
+        Ok(GenerateOptions {
+            prompts: vec![prompt.to_string()],
+            model: self.model.clone(),
+            sampling: SamplingOptions { seed: self.seed, width: side, height: side, ..way },
+            count,
+            ..GenerateOptions::default()
+        })
     }
 }
 
@@ -131,7 +130,7 @@ impl Cache {
     }
 }
 
-/// The pictures of `job`, a [`class_job`] of the untouched `model`: from the cache where they are there. Those that are
+/// The pictures of `job`, a [`TrainOptions::class_job`], by the untouched `model`: from the cache where they are there. Those that are
 /// made are written as they come, so that a run that ends early has the less to make when it is begun again; where they
 /// cannot be, they are held.
 pub(super) async fn class_pictures(
@@ -154,7 +153,7 @@ pub(super) async fn class_pictures(
         check_class_folder(&cache.folder, total, size)?;
         events.phase(Phase::MakingClassImages { count: total, prompt: prompt.to_owned() })?;
     }
-    let each = Recipe::new(model, &job.sampling, job.model.prediction, None)?.trajectory.steps.len();
+    let each = model.recipe(&job.sampling, job.model.prediction, None)?.trajectory.steps.len();
     let mut done = 0;
     for stretch in stretches {
         let mut part = GenerateOptions { count: stretch.len(), ..job.clone() };

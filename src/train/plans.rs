@@ -12,7 +12,6 @@ use crate::pipeline::opening::{open_for_plan, told_of};
 use crate::pipeline::planning::{Part, Planning};
 use crate::pipeline::text::{TextParts, TextSpec};
 
-use super::class_images::class_job;
 use super::options::{Checkpointing, TrainOptions};
 use super::plan::{Recomputed, Setup, TrainPlan};
 use super::samples::SamplePlans;
@@ -186,7 +185,7 @@ pub fn plan_train(job: &TrainOptions, caps: &Caps) -> Result<PlanReport> {
     })?;
     notes.push(training.trained_summary().into());
     if let Some(prompt) = job.class_prompt.as_ref().filter(|_| to_make > 0) {
-        let class = class_job((&model, &job.model), prompt, to_make, [job.side(&model)?; 2], 0);
+        let class = job.class_job(&model, prompt, to_make)?;
         let (PlanReport { peak_bytes: made, .. }, theirs) = generate_report(&class, caps, &model, Vec::new())?;
         texts.join(theirs);
         rows.push(("class pictures, before all else".into(), made));
