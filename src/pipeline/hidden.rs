@@ -105,7 +105,7 @@ impl Hidden {
 
     /// Copies the states `[tokens, columns]` of text encoder `encoder` to its columns of prompt `prompt`.
     pub(super) fn take(&self, gpu: &Gpu, [encoder, prompt]: [usize; 2], from: &StoredBuffer) -> Result<()> {
-        let first = DType::F32.bytes(self.shape.columns(encoder).start);
+        let first = DType::F32.value_bytes(self.shape.columns(encoder).start);
         gpu.copy_rows(from, self.store.entry(&prompt.to_string())?, self.shape.tokens, first)
     }
 

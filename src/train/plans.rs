@@ -5,12 +5,12 @@ use crate::generate::plans::generate_report;
 use crate::gpu::{Caps, Variants};
 use crate::graph::Plan;
 use crate::nn::Settings;
-use crate::pipeline::Model;
 use crate::pipeline::kernel_texts::KernelTexts;
 use crate::pipeline::memory::{Memory, Phase, PlanReport, at_once, bytes, in_turn, pool, within};
 use crate::pipeline::opening::{open_for_plan, told_of};
 use crate::pipeline::planning::{Part, Planning};
 use crate::pipeline::text::{TextParts, TextSpec};
+use crate::pipeline::{Model, WeightType};
 
 use super::options::{Checkpointing, TrainOptions};
 use super::plan::{Recomputed, Setup, TrainPlan};
@@ -20,6 +20,10 @@ use super::training_set::TrainingSet;
 /// What a training may take before `--checkpointing auto` recomputes activations where no `--memory` is given: it then
 /// fits a GPU of 4 GB.
 const MODEST_BYTES: u64 = 3_000_000_000;
+
+/// The same for SDXL and its relatives in eight or four bits, with which the smaller ones fit a GPU of 2 GB or a browser's
+/// tab.
+const SCARCE_BYTES: u64 = 1_200_000_000;
 
 /// Chunks that serve the updates, and sampling between them.
 pub(super) fn training_arena(training: &TrainPlan, preview: Option<&SamplePlans>) -> Vec<u64> {
@@ -50,12 +54,13 @@ pub(crate) async fn plan_training(
     let allowed = job.model.memory;
     let mut plan = TrainPlan::new(&setup, planning.caps, planning.variants)?;
     planning.breathe().await;
-    // Work is only weighed against memory where it is said how much there is; else all that can be is saved. Where no
-    // transformer has several blocks, both recompute the same.
-    let both = allowed.is_some() && setup.unet.deep_transformers();
-    let ways = if both { &[Recomputed::Blocks, Recomputed::Nested][..] } else { &[Recomputed::Nested] };
+    // Where no transformer has several blocks, both recompute the same.
+    let deep = setup.unet.deep_transformers();
+    let ways = if deep { &[Recomputed::Blocks, Recomputed::Nested][..] } else { &[Recomputed::Nested] };
+    let scarce = deep && matches!(job.model.dtype, WeightType::Q8 | WeightType::Q4);
+    let enough = allowed.unwrap_or(if scarce { SCARCE_BYTES } else { MODEST_BYTES });
     for &more in ways {
-        if job.checkpointing != Checkpointing::Auto || memory(&plan).peak <= allowed.unwrap_or(MODEST_BYTES) {
+        if job.checkpointing != Checkpointing::Auto || memory(&plan).peak <= enough {
             break;
         }
         setup.checkpoint = more;
