@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
 use super::crew::Crew;
-use super::kernels::{Needed, Next, Source, State};
+#[cfg(not(target_arch = "wasm32"))]
+use super::kernels::Next;
+use super::kernels::{Needed, Source, State};
 use super::{Access, AdapterClass, Gpu, Kernel, Pipeline, Watch};
 use crate::base::lock;
 use crate::error::{Error, Result};
