@@ -89,7 +89,7 @@ pub(crate) struct BeforeTraining {
     hidden: u64,
     /// By size of pictures.
     pub encode: Vec<Part>,
-    /// Bytes of the encoded pictures, in main memory.
+    /// Bytes of the encoded pictures and prompts, in main memory.
     encoded: u64,
     /// Sampling and decoding of sample pictures.
     pub(super) preview: Option<SamplePlans>,
@@ -123,7 +123,7 @@ impl TrainPlans {
             false => Some(model.plan_preview(job, planning, [side, side]).await?),
         };
         planning.breathe().await;
-        let encoded = set.encoded_bytes(job, model);
+        let encoded = set.encoded_bytes(job, model) + hidden_bytes(model, prompts);
         let before = BeforeTraining {
             text,
             hidden: model
@@ -150,7 +150,7 @@ impl BeforeTraining {
     fn memory(&self, training: &TrainPlan) -> Memory {
         let mut memory = in_turn(self.phases(training));
         if self.encoded > 0 {
-            memory.rows.push(("encoded pictures, in main memory and not in the peak".into(), self.encoded));
+            memory.rows.push(("encoded pictures and prompts, in main memory and not in the peak".into(), self.encoded));
         }
         memory
     }
@@ -213,7 +213,7 @@ pub fn plan_train(job: &TrainOptions, caps: &Caps) -> Result<PlanReport> {
 mod tests {
     use super::*;
     use crate::gpu::AdapterClass;
-    use crate::{GenerateOptions, ModelOptions, plan_generate};
+    use crate::{GenerateOptions, Method, ModelOptions, plan_generate};
 
     /// What is said of a job that may take one byte less than it does.
     fn refusal(plan: impl Fn(Option<u64>) -> Result<PlanReport>) -> String {
@@ -247,5 +247,45 @@ mod tests {
             TrainOptions { model: model(Some(kept - 1)), sample_prompts: vec!["a cat".into()], ..Default::default() };
         assert!(plan_train(&auto, &caps).unwrap().peak_bytes < kept);
         assert!(message.contains("memory") && message.contains("checkpointing on"), "{message}");
+    }
+
+    /// What is advised where `largest` does not fit.
+    fn advice(job: &TrainOptions, largest: Phase) -> String {
+        let memory = Memory { rows: Vec::new(), peak: 100, largest };
+        within(Some(1), &memory, |largest| job.smaller(largest)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_largest_phase_is_named_with_what_makes_it_smaller() {
+        let job = TrainOptions { sample_prompts: vec!["a cat".into()], ..Default::default() };
+        let full = TrainOptions { method: Method::Full, fused_update: true, ..Default::default() };
+        let training = |weights, optimizer, working| Phase {
+            name: "training",
+            weights,
+            optimizer,
+            arena: vec![working],
+            ..Phase::default()
+        };
+        let text = Phase { name: "text encoder 2", weights: 90, beside: 10, ..Phase::default() };
+        let pictures = Phase { name: "VAE encoder", weights: 20, arena: vec![80], ..Phase::default() };
+        let decoding = Phase { decoding: 60, ..training(40, 0, 0) };
+        for (job, largest, says) in [
+            (&job, text, "text encoder 2 takes most (0.0 MB of weights, 0.0 MB beside them): try dtype q8"),
+            (&job, pictures, ": try a lower resolution"),
+            (&job, training(90, 1, 9), ": try dtype q8, a lower resolution"),
+            (
+                &job,
+                training(30, 60, 10),
+                ": try optimizer adamw8bit, fused_update, a lower rank, dtype q8, a lower resolution",
+            ),
+            (&job, decoding, ": try no sample_prompts, dtype q8"),
+            (&full, training(90, 9, 1), ": try method lora, optimizer adamw8bit"),
+        ] {
+            let message = advice(job, largest);
+            assert!(message.ends_with(says), "{message}");
+        }
+        let least = TrainOptions { model: ModelOptions { dtype: WeightType::Q4, ..Default::default() }, ..job };
+        let text = Phase { name: "text encoder", weights: 100, ..Phase::default() };
+        assert!(advice(&least, text).ends_with(": no option makes it smaller"));
     }
 }
