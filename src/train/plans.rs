@@ -123,7 +123,7 @@ impl TrainPlans {
             false => Some(model.plan_preview(job, planning, [side, side]).await?),
         };
         planning.breathe().await;
-        let encoded = set.encoded_bytes(job, model) + hidden_bytes(model, prompts);
+        let encoded = set.encoded_bytes(job, model) + model.hidden_shape(model.prompt_tokens()).bytes(prompts);
         let before = BeforeTraining {
             text,
             hidden: model
