@@ -39,7 +39,7 @@ impl Planned {
         let size = job.picture_size(model, listener)?;
         let plans = model.image_plans(spec(job, model, &recipe, size), planning).await?;
         let planned = Planned { recipe, size, plans };
-        within(job.model.memory, &planned.plans.memory(job.images()), |largest| smaller(largest, job, model))?;
+        within(job.model.memory, &planned.plans.memory(job.images()), |largest| smaller(job, model, largest))?;
         Ok(planned)
     }
 
@@ -100,8 +100,8 @@ fn spec(job: &GenerateOptions, model: &Model, recipe: &Recipe, size: [usize; 2])
     }
 }
 
-/// Options with which `largest`, the job's largest phase, would take less memory.
-fn smaller(largest: &Phase, job: &GenerateOptions, model: &Model) -> Vec<Way> {
+/// Ways in which `largest`, the largest phase of a job, would take less memory.
+fn smaller(job: &GenerateOptions, model: &Model, largest: &Phase) -> Vec<Way> {
     let mut ways: Vec<Way> = Vec::new();
     if let Some(dtype) = model.weight_type().smaller().filter(|_| !largest.is_autoencoder()) {
         ways.push((largest.weights, option("dtype") + format!(" {dtype}").as_str()));
