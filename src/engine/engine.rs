@@ -1,6 +1,6 @@
 //! [`Engine`]: opens a device or takes a host's, and starts every job.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::event::{CancelToken, Event, Flow};
 use crate::generate::{GenerateOptions, Generated};
 use crate::gpu::{DeviceOptions, Gpu, Variants};
@@ -8,7 +8,7 @@ use crate::pipeline::context::Context;
 use crate::pipeline::events::EventSink;
 use crate::pipeline::planning::Planning;
 use crate::pipeline::reads::Reads;
-use crate::pipeline::{LoraArg, Model, ModelOptions, probe};
+use crate::pipeline::{LoraArg, Model, ModelOptions, opening};
 use crate::train::{TrainOptions, Trained};
 use crate::{generate, train};
 
@@ -126,7 +126,7 @@ impl Engine {
     ) -> Result<Model> {
         let context = self.context();
         let mut events = EventSink::new(&mut listener, &context.cancel);
-        probe::open(&context, options, loras, Reads::NOTHING, &mut events).await
+        opening::open(&context, options, loras, Reads::NOTHING, &mut events).await
     }
 
     /// Generates the images of `options`. `listener` receives each image when it is finished.
@@ -135,7 +135,7 @@ impl Engine {
     ///
     /// # Errors
     /// If options contradict each other, a file is missing or unsupported, or the job does not fit the adapter or
-    /// `options.model.memory`; [`Error::Interrupted`] if `listener` stops it before the last image
+    /// `options.model.memory`; [`Error::Interrupted`](crate::Error::Interrupted) if `listener` stops it before the last image
     /// is sampled.
     pub async fn generate(
         &self,
@@ -156,8 +156,7 @@ impl Engine {
         mut listener: impl FnMut(Event) -> Flow,
     ) -> Result<Generated> {
         let made = generate::generate_with(&self.context(), model, options, &mut listener).await;
-        let failed = made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted { .. }));
-        model.settle_weights(failed);
+        model.settle_weights(&made);
         made
     }
 
@@ -165,7 +164,7 @@ impl Engine {
     ///
     /// # Errors
     /// If options contradict each other, a file is missing, unsupported or cannot be written, or the job does not fit the
-    /// adapter or `options.model.memory`; [`Error::Interrupted`] if `listener` stops it.
+    /// adapter or `options.model.memory`; [`Error::Interrupted`](crate::Error::Interrupted) if `listener` stops it.
     pub async fn train(&self, options: &TrainOptions, mut listener: impl FnMut(Event) -> Flow) -> Result<Trained> {
         train::train(&self.context(), options, &mut listener).await
     }

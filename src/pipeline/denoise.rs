@@ -1,38 +1,35 @@
-//! The denoising loop: one UNet evaluation and one linear update a step, all of it on the adapter.
+//! The denoising loop: one evaluation of the denoiser and one linear update a step, all of it on the adapter.
 
 use std::sync::Arc;
 
 use crate::base::rng::NoiseRng;
 use crate::base::{DType, layout};
-use crate::diffusion::Trajectory;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pool, Store, StoredBuffer};
 use crate::graph::{Graph, Plan, Session, Tensor};
-use crate::models::{Added, Conditioning, Context, Sample, UNet};
+use crate::models::{Added, Conditioning, Context, Denoiser, LatentSpec, Sample};
 use crate::nn::Mode;
 use crate::ops::{rescaled_guidance, sampler_step, scale_input};
 
-use super::Model;
 use super::hidden::Hidden;
 use super::inpaint::Masked;
 use super::planning::Planning;
+use super::recipe::Recipe;
 
 /// Size of what is sampled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Extent {
+    /// The autoencoder's latents.
+    pub latent: LatentSpec,
     /// Latent height and width.
     pub size: [usize; 2],
-    /// Latent channels.
-    pub channels: usize,
     /// Channels of the mask and the masked latents, of an inpainting model.
     pub extra: usize,
-    /// Factor of masked latents.
-    pub scaling_factor: f64,
     /// Tokens of a prompt.
     pub tokens: usize,
     /// Width of the hidden states.
     pub width: usize,
-    /// Width of the pooled embeddings, for a UNet that reads them and the sizes of an image.
+    /// Width of the pooled embeddings, for a denoiser that reads them and the sizes of an image.
     pub pooled: Option<usize>,
     /// An unconditional pass runs beside.
     pub guided: bool,
@@ -43,28 +40,12 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
-    /// Of pictures of `width` x `height` pixels by `model`.
-    pub(crate) fn new(model: &Model, [width, height]: [usize; 2], guided: bool, slots: usize) -> Extent {
-        Extent {
-            size: [height / model.factor(), width / model.factor()],
-            channels: model.vae.latent_channels,
-            extra: model.extra_channels(),
-            scaling_factor: model.vae.scaling_factor,
-            tokens: model.prompt_tokens(),
-            pooled: model.pooled_width(),
-            width: model.context_width(),
-            guided,
-            rescaled: false,
-            slots,
-        }
-    }
-
     fn passes(&self) -> usize {
         if self.guided { 2 } else { 1 }
     }
 
     pub(crate) fn elements(&self) -> usize {
-        self.size[0] * self.size[1] * self.channels
+        self.size[0] * self.size[1] * self.latent.channels
     }
 }
 
@@ -97,8 +78,13 @@ fn slot_key(i: usize) -> String {
 }
 
 impl SamplingPlan {
-    /// Records the loop for `unet`; an inference model computes a prompt's keys and values once.
-    pub(crate) fn new(planning: Planning<'_>, unet: &UNet, mode: Mode, extent: Extent) -> Result<SamplingPlan> {
+    /// Records the loop for `denoiser`; an inference model computes a prompt's keys and values once.
+    pub(crate) fn new(
+        planning: Planning<'_>,
+        denoiser: &dyn Denoiser,
+        mode: Mode,
+        extent: Extent,
+    ) -> Result<SamplingPlan> {
         let n = extent.passes();
         let [h, w] = extent.size;
         let hidden_shape = [n, extent.tokens, extent.width];
@@ -108,17 +94,17 @@ impl SamplingPlan {
         let seen = if mode == Mode::Inference {
             let mut c = Graph::new();
             let input = c.input("hidden", hidden_shape, DType::F32);
-            unet.store_context(&mut c, input)?;
+            denoiser.store_context(&mut c, input)?;
             hidden = Some(input);
             context = Some(planning.plan(&c)?);
-            pairs = unet.stored_context(&mut g, n, extent.tokens)?;
+            pairs = denoiser.stored_context(&mut g, n, extent.tokens)?;
             Context::KeyValues(&pairs)
         } else {
             let input = g.input("hidden", hidden_shape, DType::F32);
             hidden = hidden.or(Some(input));
             Context::Hidden(input)
         };
-        let shape = [1, h, w, extent.channels];
+        let shape = [1, h, w, extent.latent.channels];
         let state: Vec<Tensor> =
             (0..extent.slots).map(|i| g.stored(&slot_key(i), shape, DType::F32)).collect::<Result<_>>()?;
         let timestep = g.input("timestep", [n], DType::F32);
@@ -133,7 +119,7 @@ impl SamplingPlan {
             time_ids: g.input("time ids", [n, 6], DType::F32),
         });
         let conditioning = Conditioning { context: seen, added };
-        let out = unet.forward(&mut g, Sample { latents: x, extra }, timestep, conditioning)?;
+        let out = denoiser.predict(&mut g, Sample { latents: x, extra }, timestep, conditioning)?;
         // A rescaled prediction is one pass's already.
         let (out, guided) = match extent.rescaled {
             true => (rescaled_guidance(&mut g, out, guidance)?, false),
@@ -177,11 +163,11 @@ pub(crate) struct Start<'a> {
 pub(crate) type OnStep<'a> = &'a mut dyn FnMut(usize, Option<Vec<f32>>) -> Result<()>;
 
 impl Sampling {
-    /// Compiles `plan` for the UNet's `weights`.
+    /// Compiles `plan` for the denoiser's `weights`.
     pub(crate) async fn new(
         gpu: &Gpu,
         plan: &SamplingPlan,
-        unet: &UNet,
+        denoiser: &dyn Denoiser,
         pool: &mut Pool,
         weights: impl IntoIterator<Item = Arc<Store>>,
     ) -> Result<Sampling> {
@@ -193,7 +179,7 @@ impl Sampling {
         let bytes = DType::F32.bytes(extent.elements());
         let mut tensors: Vec<(String, u64)> = (0..extent.slots).map(|i| (slot_key(i), bytes)).collect();
         if plan.context.is_some() {
-            tensors.extend(unet.context_tensors(extent.passes(), extent.tokens));
+            tensors.extend(denoiser.context_tensors(extent.passes(), extent.tokens));
         }
         store.allocate("sampler", &tensors)?;
         let context = match &plan.context {
@@ -236,29 +222,28 @@ impl Sampling {
     /// A draw of the latent's shape, in PyTorch's order of elements, as NHWC.
     pub(crate) fn draw(&self, rng: &mut NoiseRng) -> Vec<f32> {
         let [h, w] = self.extent.size;
-        layout::to_channels_last(&rng.randn(self.extent.elements()), [1, self.extent.channels, h, w])
+        layout::to_channels_last(&rng.randn(self.extent.elements()), [1, self.extent.latent.channels, h, w])
     }
 
     /// Writes the mask and the masked latents, which are drawn after the first noise as diffusers draws them.
     fn write_extra(&self, masked: Option<&Masked>, rng: &mut NoiseRng) -> Result<()> {
         let Some(extra) = self.inputs.extra else { return Ok(()) };
+        let Extent { latent, .. } = self.extent;
         let masked = masked.ok_or_else(|| Error::op("sampling", "an inpainting model without a mask"))?;
-        let channels = masked.extra(&self.draw(rng), self.extent.scaling_factor, self.extent.channels);
+        let channels = masked.extra(&self.draw(rng), latent.scaling_factor, latent.channels);
         self.step.write(extra, &channels.repeat(self.extent.passes()))
     }
 
-    /// Runs `trajectory` from `start` and fresh noise, with guidance of a scale and a rescale. `watch` asks for the latent
-    /// after every step.
-    #[allow(clippy::too_many_arguments, reason = "a private call with one caller a kind of job")]
+    /// Runs `recipe` from `start` and fresh noise. `watch` asks for the latent after every step.
     pub(crate) async fn run(
         &self,
-        trajectory: &Trajectory,
-        [guidance, rescale]: [f64; 2],
+        recipe: &Recipe,
         start: Start<'_>,
         rng: &mut NoiseRng,
         watch: bool,
         on_step: OnStep<'_>,
     ) -> Result<()> {
+        let trajectory = &recipe.trajectory;
         let mut first: Vec<f32> = self.draw(rng).iter().map(|x| x * trajectory.init_scale).collect();
         if let Some(latent) = start.latents {
             first.iter_mut().zip(latent).for_each(|(x, l)| *x += trajectory.image_scale * l);
@@ -272,7 +257,7 @@ impl Sampling {
             self.step.write(time_ids, &start.time_ids.repeat(self.extent.passes()))?;
         }
         let at = &self.inputs;
-        let guidance = [guidance as f32, rescale as f32];
+        let guidance = [recipe.guidance as f32, recipe.rescale as f32];
         self.step.write(at.guidance, if self.extent.rescaled { &guidance } else { &guidance[..1] })?;
         for (i, step) in trajectory.steps.iter().enumerate() {
             self.step.write(at.timestep, &vec![step.timestep as f32; self.extent.passes()])?;

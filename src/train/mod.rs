@@ -4,6 +4,7 @@
 mod buckets;
 mod check;
 mod class_images;
+mod context;
 mod data;
 pub mod dataset;
 mod evaluation;
@@ -17,6 +18,8 @@ mod options;
 mod places;
 pub mod plan;
 pub(crate) mod plans;
+mod prepare;
+mod record;
 pub mod replay;
 mod run;
 mod samples;

@@ -5,15 +5,13 @@ use crate::generate::plans::generate_report;
 use crate::gpu::{Caps, Variants};
 use crate::graph::Plan;
 use crate::nn::Settings;
-use crate::pipeline::Model;
 use crate::pipeline::kernel_texts::KernelTexts;
-use crate::pipeline::memory::{
-    Memory, Phase, PlanReport, at_once, bytes, hidden_bytes, in_turn, open_for_plan, pool, told_of, within,
-};
+use crate::pipeline::memory::{Memory, Phase, PlanReport, at_once, bytes, in_turn, pool, within};
+use crate::pipeline::opening::{open_for_plan, told_of};
 use crate::pipeline::planning::{Part, Planning};
 use crate::pipeline::text::{TextParts, TextSpec};
+use crate::pipeline::{Model, WeightType};
 
-use super::class_images::class_job;
 use super::evaluation::EvaluationPlans;
 use super::options::{Checkpointing, TrainOptions};
 use super::plan::{Recomputed, Setup, TrainPlan};
@@ -23,6 +21,10 @@ use super::training_set::TrainingSet;
 /// What a training may take before `--checkpointing auto` recomputes activations where no `--memory` is given: it then
 /// fits a GPU of 4 GB.
 const MODEST_BYTES: u64 = 3_000_000_000;
+
+/// The same for SDXL and its relatives in eight or four bits, with which the smaller ones fit a GPU of 2 GB or a browser's
+/// tab.
+const SCARCE_BYTES: u64 = 1_200_000_000;
 
 /// Chunks that serve the updates, and sampling between them.
 pub(super) fn training_arena(training: &TrainPlan, between: &Between) -> Vec<u64> {
@@ -79,12 +81,13 @@ pub(crate) async fn plan_training(
     let allowed = job.model.memory;
     let mut plan = TrainPlan::new(&setup, planning.caps, planning.variants)?;
     planning.breathe().await;
-    // Work is only weighed against memory where it is said how much there is; else all that can be is saved. Where no
-    // transformer has several blocks, both recompute the same.
-    let both = allowed.is_some() && setup.unet.deep_transformers();
-    let ways = if both { &[Recomputed::Blocks, Recomputed::Nested][..] } else { &[Recomputed::Nested] };
+    // Where no transformer has several blocks, both recompute the same.
+    let deep = setup.unet.deep_transformers();
+    let ways = if deep { &[Recomputed::Blocks, Recomputed::Nested][..] } else { &[Recomputed::Nested] };
+    let scarce = deep && matches!(job.model.dtype, WeightType::Q8 | WeightType::Q4);
+    let enough = allowed.unwrap_or(if scarce { SCARCE_BYTES } else { MODEST_BYTES });
     for &more in ways {
-        if job.checkpointing != Checkpointing::Auto || memory(&plan).peak <= allowed.unwrap_or(MODEST_BYTES) {
+        if job.checkpointing != Checkpointing::Auto || memory(&plan).peak <= enough {
             break;
         }
         setup.checkpoint = more;
@@ -113,7 +116,7 @@ pub(crate) struct BeforeTraining {
     hidden: [u64; 2],
     /// By size of pictures.
     pub encode: Vec<Part>,
-    /// Bytes of the encoded pictures, in main memory.
+    /// Bytes of the encoded pictures and prompts, in main memory.
     encoded: u64,
     pub(super) between: Between,
 }
@@ -149,11 +152,11 @@ impl TrainPlans {
         };
         planning.breathe().await;
         let evaluation = EvaluationPlans::new(job, model, &set.sizes, planning).await?;
-        let encoded = set.encoded_bytes(job, model);
+        let hidden = |prompts: usize| model.hidden_shape(model.prompt_tokens()).bytes(prompts);
+        let encoded = set.encoded_bytes(job, model) + hidden(prompts);
         let before = BeforeTraining {
             text,
-            hidden: [if preview.is_some() { 1 + job.sample_prompts.len() } else { 0 }, evaluated]
-                .map(|prompts| hidden_bytes(model, prompts)),
+            hidden: [preview.as_ref().map_or(0, |_| 1 + job.sample_prompts.len()), evaluated].map(hidden),
             encode,
             encoded,
             between: Between { preview, evaluation },
@@ -178,7 +181,7 @@ impl BeforeTraining {
     fn memory(&self, training: &TrainPlan) -> Memory {
         let mut memory = in_turn(self.phases(training));
         if self.encoded > 0 {
-            memory.rows.push(("encoded pictures, in main memory and not in the peak".into(), self.encoded));
+            memory.rows.push(("encoded pictures and prompts, in main memory and not in the peak".into(), self.encoded));
         }
         if let Some(plans) = &self.between.evaluation {
             memory.rows.push(("evaluations, among training's rows".into(), plans.bytes() + self.hidden[1]));
@@ -189,6 +192,13 @@ impl BeforeTraining {
     /// Encoder of photos for evaluations, where it has a plan of its own.
     fn further_encode(&self) -> impl Iterator<Item = &Part> {
         self.between.evaluation.iter().filter_map(|plans| plans.encode.as_ref())
+    }
+
+    /// Encoder of photos for evaluations with its width and height, of a training of `sizes` that is evaluated.
+    pub(super) fn evaluation_encoder(&self, sizes: &[[usize; 2]]) -> Option<(&Part, [usize; 2])> {
+        let plans = self.between.evaluation.as_ref()?;
+        let own = || sizes.iter().position(|size| *size == plans.size).and_then(|i| self.encode.get(i));
+        Some((plans.encode.as_ref().or_else(own)?, plans.size))
     }
 
     fn phases(&self, training: &TrainPlan) -> Vec<Phase> {
@@ -227,7 +237,7 @@ pub fn plan_train(job: &TrainOptions, caps: &Caps) -> Result<PlanReport> {
     })?;
     notes.push(training.trained_summary().into());
     if let Some(prompt) = job.class_prompt.as_ref().filter(|_| to_make > 0) {
-        let class = class_job((&model, &job.model), prompt, to_make, [job.side(&model)?; 2], 0);
+        let class = job.class_job(&model, prompt, to_make)?;
         let (PlanReport { peak_bytes: made, .. }, theirs) = generate_report(&class, caps, &model, Vec::new())?;
         texts.join(theirs);
         rows.push(("class pictures, before all else".into(), made));
@@ -250,7 +260,7 @@ pub fn plan_train(job: &TrainOptions, caps: &Caps) -> Result<PlanReport> {
 mod tests {
     use super::*;
     use crate::gpu::AdapterClass;
-    use crate::{GenerateOptions, ModelOptions, plan_generate};
+    use crate::{GenerateOptions, Method, ModelOptions, plan_generate};
 
     /// What is said of a job that may take one byte less than it does.
     fn refusal(plan: impl Fn(Option<u64>) -> Result<PlanReport>) -> String {
@@ -284,5 +294,45 @@ mod tests {
             TrainOptions { model: model(Some(kept - 1)), sample_prompts: vec!["a cat".into()], ..Default::default() };
         assert!(plan_train(&auto, &caps).unwrap().peak_bytes < kept);
         assert!(message.contains("memory") && message.contains("checkpointing on"), "{message}");
+    }
+
+    /// What is advised where `largest` does not fit.
+    fn advice(job: &TrainOptions, largest: Phase) -> String {
+        let memory = Memory { rows: Vec::new(), peak: 100, largest };
+        within(Some(1), &memory, |largest| job.smaller(largest)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_largest_phase_is_named_with_what_makes_it_smaller() {
+        let job = TrainOptions { sample_prompts: vec!["a cat".into()], ..Default::default() };
+        let full = TrainOptions { method: Method::Full, fused_update: true, ..Default::default() };
+        let training = |weights, optimizer, working| Phase {
+            name: "training",
+            weights,
+            optimizer,
+            arena: vec![working],
+            ..Phase::default()
+        };
+        let text = Phase { name: "text encoder 2", weights: 90, beside: 10, ..Phase::default() };
+        let pictures = Phase { name: "VAE encoder", weights: 20, arena: vec![80], ..Phase::default() };
+        let decoding = Phase { decoding: 60, ..training(40, 0, 0) };
+        for (job, largest, says) in [
+            (&job, text, "text encoder 2 takes most (0.0 MB of weights, 0.0 MB beside them): try dtype q8"),
+            (&job, pictures, ": try a lower resolution"),
+            (&job, training(90, 1, 9), ": try dtype q8, a lower resolution"),
+            (
+                &job,
+                training(30, 60, 10),
+                ": try optimizer adamw8bit, fused_update, a lower rank, dtype q8, a lower resolution",
+            ),
+            (&job, decoding, ": try no sample_prompts, dtype q8"),
+            (&full, training(90, 9, 1), ": try method lora, optimizer adamw8bit"),
+        ] {
+            let message = advice(job, largest);
+            assert!(message.ends_with(says), "{message}");
+        }
+        let least = TrainOptions { model: ModelOptions { dtype: WeightType::Q4, ..Default::default() }, ..job };
+        let text = Phase { name: "text encoder", weights: 100, ..Phase::default() };
+        assert!(advice(&least, text).ends_with(": no option makes it smaller"));
     }
 }

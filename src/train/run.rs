@@ -8,24 +8,26 @@ use crate::error::{Error, Remedy, Result, message, option};
 use crate::event::{Event, Listener, Phase, StepReport};
 use crate::gpu::{Ahead, Pool, Store};
 use crate::graph::Plan;
-use crate::io::{LoraFile, Place};
+use crate::io::LoraFile;
 use crate::nn::Param;
 use crate::pipeline::context::Context;
 use crate::pipeline::events::EventSink;
+use crate::pipeline::opening;
 use crate::pipeline::reads::Reads;
-use crate::pipeline::{Model, probe};
 use crate::train::schedule::lr_factor;
 use crate::train::{MicroBatch, State, TrainPlan, Trainer, Values};
 
-use super::data::{Batches, Run, prepare};
-use super::evaluation::{EvaluationPhotos, Evaluator, History, Of};
+use super::context::TrainContext;
+use super::data::{Batches, Run};
+use super::evaluation::{EvaluationPhotos, Evaluator, History};
 use super::init_lora::InitLora;
 use super::options::STEPS;
-use super::plans::{BeforeTraining, Between, TrainPlans, plan_training, training_alone, training_arena};
+use super::plans::{Between, TrainPlans, plan_training, training_alone, training_arena};
+use super::prepare::prepare;
+use super::record::Record;
 use super::samples::Preview;
 use super::sanity::Sanity;
 use super::save::{save, start_adapters};
-use super::state::{STATE_FILE, state_folder};
 use super::{LrSchedule, TrainOptions, best_path};
 
 /// Result of a training.
@@ -58,44 +60,37 @@ async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> R
     })?;
     // Another run may have come to its end between the first look and the lock.
     job.check_places()?;
-    let model = Box::pin(probe::open(context, &job.model, &[], job.reads(), events)).await?;
+    let model = Box::pin(opening::open(context, &job.model, &[], job.reads(), events)).await?;
     for note in job.idle_options() {
         events.note(note);
     }
     let init = job.open_init_lora(&model, &mut |event| events.say(event))?;
     context.gpu.breathe().await;
-    let mut record = Record {
-        folder: state_folder(&job.out),
-        options: job.deciding()?,
-        evaluations: History::default(),
-        ours: false,
-        last: None,
-    };
+    let mut record = Record::new(job)?;
     let resumed = if job.resume { record.load(events)? } else { None };
     // All of a run has the kernels that it began with, so that a resumed one comes to the same result.
     let variants = resumed.as_ref().map_or_else(|| context.variants.clone(), |state| state.variants.clone());
-    let context = &Context { variants, ..context.clone() };
+    let at = TrainContext { context: Context { variants, ..context.clone() }, job, model: &model };
     let mut pool = Pool::default();
-    let gathered = Box::pin(gather(context, job, &model, &mut pool, events)).await?;
+    let gathered = Box::pin(gather(&at, &mut pool, events)).await?;
     let total = updates(job, &gathered.run.batches)?;
     events.phase(Phase::LoadingModel)?;
-    let context = &context.on(&gathered.ahead.gpu);
-    let mut training = Box::pin(load(context, job, &model, init.as_ref(), gathered, (pool, total), events)).await?;
-    Box::pin(training.begin_evaluations(&mut record.evaluations, events)).await?;
+    let at = &at.on(&gathered.ahead.gpu);
+    let mut training = Box::pin(load(at, init.as_ref(), gathered, (pool, total), events)).await?;
+    training.begin_evaluations(&mut record.evaluations, events).await?;
     let first = match resumed {
         Some(state) => training.restore(state, &record, total, events).await?,
         None => 0,
     };
     events.phase(Phase::Training)?;
     let steps = Box::pin(training.run(first..total, &mut record, events)).await?;
-    let (placed, lora) =
-        match save(context, job, &model, init.as_ref(), (&training.params, &training.store), steps).await {
-            Ok(saved) => saved,
-            Err(e) => return Err(record.unwritten(&training.state(steps, &record).await?, &e, job.force)),
-        };
+    let (placed, lora) = match save(at, init.as_ref(), &training.params, &training.store, steps).await {
+        Ok(saved) => saved,
+        Err(e) => return Err(record.unwritten(&training.state(steps, &record).await?, &e, job.force)),
+    };
     events.say(Event::Saved(placed.path.clone()));
     if let Some(note) = record.evaluations.summary().filter(|_| training.evaluator.is_some()) {
-        events.note(note + &format!(", kept as {}", best_path(&job.out).display()));
+        events.note(note + &format!("; it is kept as {}", best_path(&job.out).display()));
     }
     // A result of which the disk says that it may not stay is not all that there should be.
     let safe = placed.reason.is_none() || placed.path != job.out;
@@ -115,13 +110,8 @@ async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> R
 }
 
 /// What the run feeds on, and its plan where that is made already.
-async fn gather(
-    context: &Context,
-    job: &TrainOptions,
-    model: &Model,
-    pool: &mut Pool,
-    events: &mut EventSink<'_>,
-) -> Result<Gathered> {
+async fn gather(at: &TrainContext<'_>, pool: &mut Pool, events: &mut EventSink<'_>) -> Result<Gathered> {
+    let TrainContext { context, job, model } = at;
     if let Some(path) = &job.replay {
         let run = job.open_replay(model, path)?;
         context.gpu.breathe().await;
@@ -138,37 +128,30 @@ async fn gather(
     let plans = TrainPlans::new(job, model, &set, context.planning()).await?;
     job.check_space(&model.checkpoint, &plans.training, events)?;
     let ahead = context.gpu.compile_ahead(plans.plans().flat_map(Plan::kernels)).await?;
-    let context = &context.on(&ahead.gpu);
-    let BeforeTraining { text, encode, between, .. } = plans.before;
-    let run = Box::pin(prepare(context, job, model, &set, &text, &encode, pool, events)).await?;
-    let photos = match set.evaluation.zip(between.evaluation.as_ref()) {
-        Some((evaluated, plans)) => {
-            let own = set.sizes.iter().position(|size| *size == plans.size).and_then(|i| encode.get(i));
-            let part = plans.encode.as_ref().or(own).ok_or_else(|| Error::op("train", "has no encoder of photos"))?;
-            Some(EvaluationPhotos::encode(context, model, evaluated, (part, plans.size), pool, events).await?)
-        }
+    let at = &at.on(&ahead.gpu);
+    let run = Box::pin(prepare(at, &set, &plans.before, pool, events)).await?;
+    let photos = match set.evaluation.zip(plans.before.evaluation_encoder(&set.sizes)) {
+        Some((evaluated, encoder)) => Some(EvaluationPhotos::encode(at, evaluated, encoder, pool, events).await?),
         None => None,
     };
-    Ok(Gathered { run, plan: plans.training, between, photos, ahead })
+    Ok(Gathered { run, plan: plans.training, between: plans.before.between, photos, ahead })
 }
 
 /// Weights, optimizer and sample pictures, ready for the first update.
 async fn load<'a>(
-    context: &'a Context,
-    job: &'a TrainOptions,
-    model: &'a Model,
+    at: &'a TrainContext<'a>,
     init: Option<&'a InitLora>,
     Gathered { run, plan, between, photos, ahead }: Gathered,
     (mut pool, total): (Pool, usize),
     events: &mut EventSink<'_>,
 ) -> Result<Training<'a>> {
+    let (gpu, model) = (at.gpu(), at.model);
     // Before the weights, which take the place of what encoding took.
-    pool.fit(&context.gpu, &training_arena(&plan, &between))?;
-    let mut store = Store::new(&context.gpu);
+    pool.fit(gpu, &training_arena(&plan, &between))?;
+    let mut store = Store::new(gpu);
     Trainer::allocate(&plan, &mut store)?;
-    let gpu = &context.gpu;
     events.until_stopped(gpu, model.load(&mut store, "weights", &plan.params)).await?;
-    start_adapters(job, init, &plan.params, &store).await?;
+    start_adapters(at.job, init, &plan.params, &store).await?;
     events.note(format!(
         "{}, {} dispatches a step, {:.0} MB of working memory",
         plan.trained_summary(),
@@ -183,35 +166,21 @@ async fn load<'a>(
     let Between { preview, evaluation } = between;
     let preview = match run.sample_prompts.zip(preview) {
         Some((prompts, plans)) => {
-            let preview = Box::pin(Preview::new(gpu, job, model, plans, &mut pool, &store, prompts));
+            let preview = Box::pin(Preview::new(at, plans, prompts, &mut pool, &store));
             Some(events.until_stopped(gpu, preview).await?)
         }
         None => None,
     };
     let evaluator = match evaluation.zip(photos).zip(run.evaluation_prompts) {
         Some(((plans, photos), prompts)) => {
-            let of = Of { context, job, model };
-            let evaluator = Box::pin(Evaluator::new(of, plans, (photos, prompts), (&mut pool, &store), work));
+            let evaluator = Box::pin(Evaluator::new(at, plans, (photos, prompts), (&mut pool, &store), work));
             Some(events.until_stopped(gpu, evaluator).await?)
         }
         None => None,
     };
     let schedule = NoiseSchedule::new(&model.schedule);
     let batches = run.batches;
-    Ok(Training {
-        context,
-        job,
-        model,
-        init,
-        schedule,
-        batches,
-        store,
-        params,
-        trainer,
-        preview,
-        evaluator,
-        _ahead: ahead,
-    })
+    Ok(Training { at, init, schedule, batches, store, params, trainer, preview, evaluator, _ahead: ahead })
 }
 
 /// Updates of the run.
@@ -227,78 +196,6 @@ fn updates(job: &TrainOptions, batches: &Batches) -> Result<usize> {
     Ok(total)
 }
 
-/// Where a run's state lies, and what must not change before it is gone on with.
-struct Record {
-    folder: PathBuf,
-    options: serde_json::Value,
-    /// Evaluations so far.
-    evaluations: History,
-    /// Whether what lies there is this run's.
-    ours: bool,
-    /// The update after which it was saved last.
-    last: Option<usize>,
-}
-
-impl Record {
-    /// The run's saved state; `None` for one that was stopped before its first.
-    fn load(&mut self, events: &mut EventSink<'_>) -> Result<Option<State>> {
-        let folder = &self.folder;
-        let Some(state) = State::load(folder)? else {
-            events.note(message![crate::error::path(folder), " holds no checkpoint yet: starting at step 0"]);
-            return Ok(None);
-        };
-        state.refuse_changed(folder, &self.options)?;
-        (self.ours, self.last) = (true, Some(state.step));
-        self.evaluations = state.evaluations.clone();
-        Ok(Some(state))
-    }
-
-    /// Saves `state` in place of this run's last, or of another's where the job may.
-    fn save(&mut self, state: &State, force: bool) -> Result<()> {
-        if !self.ours && !force && State::is_at(&self.folder)? {
-            return Err(Error::file(&self.folder, "another run's state appeared there"));
-        }
-        state.save(&self.folder)?;
-        (self.ours, self.last) = (true, Some(state.step));
-        Ok(())
-    }
-
-    /// What is said of a run that ends with `state` because it is asked to, which could not be saved for `reason`: it is put
-    /// where results go that have no place of their own.
-    fn unsaved(&self, state: &State, reason: &Error) -> Error {
-        let (folder, step) = (self.folder.display(), state.step);
-        let left = match Place::folder(&self.folder, vec![STATE_FILE.into()], false).put(|at| state.save(at)) {
-            Ok(placed) => {
-                let moved = format!("it is {}: move it to {folder} and go on with ", placed.path.display());
-                message![moved, option("resume")]
-            }
-            Err(_) => self.last.map_or_else(
-                || "nothing of the run is left".into(),
-                |n| message![format!("the checkpoint of step {n} is left, go on from it with "), option("resume")],
-            ),
-        };
-        let reason = match reason {
-            Error::File { message, .. } => message.clone(),
-            other => other.message(),
-        };
-        let fault = message![format!("the state after step {step} could not be saved: "), reason];
-        Error::file(&self.folder, message![fault, "; ", left])
-    }
-
-    /// What is said of a run that came to its end with `state`, and whose result can be written nowhere for `reason`: its
-    /// state is kept, of which the result can be made.
-    fn unwritten(&mut self, state: &State, reason: &Error, force: bool) -> Error {
-        match self.save(state, force) {
-            Ok(()) => {
-                let message = "holds the finished training, whose result could not be written";
-                let remedy = message!["mend that, and the same command with ", option("resume"), " writes it"];
-                Error::file(&self.folder, message![message, " (", reason, "): ", remedy])
-            }
-            Err(also) => self.unsaved(state, &also),
-        }
-    }
-}
-
 /// What a run needs before its weights are loaded.
 struct Gathered {
     run: Run,
@@ -310,9 +207,7 @@ struct Gathered {
 
 /// A run whose weights are on the device.
 struct Training<'a> {
-    context: &'a Context,
-    job: &'a TrainOptions,
-    model: &'a Model,
+    at: &'a TrainContext<'a>,
     init: Option<&'a InitLora>,
     schedule: NoiseSchedule,
     batches: Batches,
@@ -327,9 +222,8 @@ struct Training<'a> {
 impl Training<'_> {
     /// Measures the model that the training starts from, if it is to be evaluated.
     async fn begin_evaluations(&mut self, evaluations: &mut History, events: &mut EventSink<'_>) -> Result<()> {
-        let of = Of { context: self.context, job: self.job, model: self.model };
         match &mut self.evaluator {
-            Some(evaluator) => evaluator.begin(of, evaluations, events).await,
+            Some(evaluator) => Box::pin(evaluator.begin(self.at, evaluations, events)).await,
             None => Ok(()),
         }
     }
@@ -338,8 +232,7 @@ impl Training<'_> {
     /// whether it is to end here.
     async fn evaluate(&self, step: usize, record: &mut Record, events: &mut EventSink<'_>) -> Result<bool> {
         let Some(evaluator) = &self.evaluator else { return Ok(false) };
-        let of = Of { context: self.context, job: self.job, model: self.model };
-        let verdict = match evaluator.evaluate(of, step, &mut record.evaluations, events).await {
+        let verdict = match evaluator.evaluate(self.at, step, &mut record.evaluations, events).await {
             Ok(verdict) => verdict,
             Err(e) => {
                 events.warn(message![format!("no evaluation of step {step}: "), &e, "; the training goes on"]);
@@ -347,8 +240,9 @@ impl Training<'_> {
             }
         };
         if verdict.best {
-            let (trained, kept) = ((&self.params[..], &*self.store), self.job.of_best());
-            match save(self.context, &kept, self.model, self.init, trained, step).await {
+            let job = &self.at.job.of_best();
+            let at = TrainContext { context: self.at.context.clone(), job, model: self.at.model };
+            match save(&at, self.init, &self.params, &self.store, step).await {
                 Ok((placed, _)) => {
                     events.say(Event::Saved(placed.path));
                 }
@@ -388,16 +282,16 @@ impl Training<'_> {
         record: &mut Record,
         events: &mut EventSink<'_>,
     ) -> Result<usize> {
-        let (job, total, mut done) = (self.job, steps.end, steps.start);
+        let (job, total, mut done) = (self.at.job, steps.end, steps.start);
         let mut sanity = Sanity::new(&self.trainer, &self.store).await?;
         for step in steps {
             let report = self.update(step, total).await?;
             sanity.check(&self.store, report.lr, step + 1 == total).await?;
-            events.tell_compiled(&self.context.gpu);
+            events.tell_compiled(self.at.gpu());
             events.say(Event::Step(report));
             done = step + 1;
             if let Some(preview) = self.preview.as_ref().filter(|_| done % job.sample_every == 0 || done == total) {
-                let shown = preview.show(&self.context.gpu, job, self.model, done, events).await;
+                let shown = preview.show(self.at, done, events).await;
                 if let Err(e) = shown {
                     events.warn(message![format!("no samples of step {done}: "), &e, "; the training goes on"]);
                 }
@@ -433,16 +327,19 @@ impl Training<'_> {
 
     /// Update `step` of `total`.
     async fn update(&self, step: usize, total: usize) -> Result<StepReport> {
-        let job = self.job;
+        let job = self.at.job;
         let factor = lr_factor(step, total, job.warmup, job.schedule == LrSchedule::Cosine);
         let rates = [job.rate(), job.text_lr.unwrap_or(job.rate())].map(|rate| rate * factor);
         let mut batches = Vec::with_capacity(job.accumulate);
         for i in 0..job.accumulate {
             batches.push(self.batches.micro_batch(step * job.accumulate + i, job, &self.schedule)?);
-            self.context.gpu.breathe().await;
+            self.at.gpu().breathe().await;
         }
         let update = self.trainer.step(&batches, step, rates).await?;
-        let report = report(&batches, &update.errors, job, step, total, update.grad_norm, rates[0]);
+        let (instance, prior) = mean_losses(&batches, &update.errors);
+        let loss = instance + job.prior_weight * prior.unwrap_or(0.0);
+        let (grad_norm, lr) = (f64::from(update.grad_norm), rates[0]);
+        let report = StepReport { step, steps: total, loss, instance, prior, grad_norm, lr };
         if !report.loss.is_finite() || !report.grad_norm.is_finite() {
             return Err(Error::Diverged { step });
         }
@@ -459,27 +356,18 @@ impl Training<'_> {
             let values = Values::new(&self.store.read(&key).await?, packed);
             tensors.push((key, values));
         }
-        self.context.gpu.breathe().await;
-        let (options, variants) = (record.options.clone(), self.context.variants.clone());
+        self.at.gpu().breathe().await;
+        let (options, variants) = (record.options.clone(), self.at.context.variants.clone());
         let state = State { step, options, variants, evaluations: record.evaluations.clone(), tensors };
         state.check(&record.folder)?;
         Ok(state)
     }
 }
 
-fn report(
-    batches: &[MicroBatch],
-    errors: &[Vec<f32>],
-    job: &TrainOptions,
-    step: usize,
-    steps: usize,
-    grad_norm: f32,
-    lr: f64,
-) -> StepReport {
+/// Mean loss of the instances of an optimizer step, and of its class images before their weight, from each sample's error.
+fn mean_losses(batches: &[MicroBatch], errors: &[Vec<f32>]) -> (f64, Option<f64>) {
     let losses: Vec<(f64, Option<f64>)> = batches.iter().zip(errors).map(|(b, e)| b.losses(e)).collect();
     let n = losses.len() as f64;
     let instance = losses.iter().map(|l| l.0).sum::<f64>() / n;
-    let prior = losses.iter().map(|l| l.1).sum::<Option<f64>>().map(|p| p / n);
-    let loss = instance + job.prior_weight * prior.unwrap_or(0.0);
-    StepReport { step, steps, loss, instance, prior, grad_norm: f64::from(grad_norm), lr }
+    (instance, losses.iter().map(|l| l.1).sum::<Option<f64>>().map(|prior| prior / n))
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use crate::base::rng::NoiseRng;
 use crate::error::{Error, Result};
 use crate::event::{Event, Picture};
-use crate::gpu::{Gpu, Pool, Store};
+use crate::gpu::{Pool, Store};
 use crate::graph::Plan;
 use crate::io;
-use crate::models::UNet;
+use crate::models::Denoiser;
 use crate::nn::{Mode, Scope, Settings};
 use crate::pipeline::autoencode::VaeSession;
-use crate::pipeline::denoise::{Extent, OnStep, Sampling, SamplingPlan, Start};
+use crate::pipeline::denoise::{OnStep, Sampling, SamplingPlan, Start};
 use crate::pipeline::encode::TextSessions;
 use crate::pipeline::events::EventSink;
 use crate::pipeline::hidden::{Hidden, HostHidden};
@@ -21,6 +21,7 @@ use crate::pipeline::recipe::Recipe;
 use crate::pipeline::text::{TextParts, TextSpec, Tokens};
 use crate::pipeline::{Masked, Model, SamplingOptions};
 
+use super::context::TrainContext;
 use super::{Method, TrainOptions};
 
 /// Sample pictures while training, from the weights as they are.
@@ -51,7 +52,7 @@ pub(super) struct SamplePrompts {
 /// Plans of sample pictures.
 pub(super) struct SamplePlans {
     recipe: Recipe,
-    unet: UNet,
+    denoiser: Box<dyn Denoiser>,
     sampling: SamplingPlan,
     text: Option<TextParts>,
     pub decode: Part,
@@ -92,14 +93,14 @@ impl Model {
         self.plan_texts(&settings, planning, TextSpec::plain(1, self.prompt_tokens())).await.map(Some)
     }
 
-    /// The UNet as `job` trains it, with its adapters.
-    pub(super) fn unet_in_training(&self, job: &TrainOptions, planning: Planning<'_>) -> Result<UNet> {
+    /// The denoiser as `job` trains it, with its adapters.
+    pub(super) fn denoiser_in_training(&self, job: &TrainOptions, planning: Planning<'_>) -> Result<Box<dyn Denoiser>> {
         let storage = match job.method {
             Method::Full => Settings::default(),
             Method::Lora => self.settings(planning.caps, &Default::default()),
         };
         let scope = Scope::new("unet", Settings { mode: Mode::Training, lora: job.lora(), ..storage });
-        UNet::new(&scope, self.unet.clone())
+        self.unet.denoiser(&scope)
     }
 
     fn preview_sampling(
@@ -108,15 +109,15 @@ impl Model {
         planning: Planning<'_>,
         size: [usize; 2],
         options: &SamplingOptions,
-    ) -> Result<(Recipe, UNet, SamplingPlan)> {
-        let recipe = Recipe::new(self, options, job.model.prediction, None)?;
-        let unet = self.unet_in_training(job, planning)?;
-        let extent = Extent::new(self, size, recipe.guided(), recipe.trajectory.slots);
-        let plan = SamplingPlan::new(planning, &unet, Mode::Training, extent)?;
-        Ok((recipe, unet, plan))
+    ) -> Result<(Recipe, Box<dyn Denoiser>, SamplingPlan)> {
+        let recipe = self.recipe(options, job.model.prediction, None)?;
+        let denoiser = self.denoiser_in_training(job, planning)?;
+        let extent = self.extent(size, recipe.guided(), recipe.trajectory.slots);
+        let plan = SamplingPlan::new(planning, &*denoiser, Mode::Training, extent)?;
+        Ok((recipe, denoiser, plan))
     }
 
-    /// Plans of sample pictures of `size`, width and height in pixels.
+    /// Plans of sample pictures of `size`, width and height in pixels, sampled as `options` say.
     pub(super) async fn plan_preview(
         &self,
         job: &TrainOptions,
@@ -124,40 +125,39 @@ impl Model {
         size: [usize; 2],
         options: &SamplingOptions,
     ) -> Result<SamplePlans> {
-        let (recipe, unet, sampling) = self.preview_sampling(job, planning, size, options)?;
+        let (recipe, denoiser, sampling) = self.preview_sampling(job, planning, size, options)?;
         let decode = self.plan_vae_decode(planning, 1, size, true)?;
         let encode = self.inpaints().then(|| self.plan_vae_encode(planning, 1, size)).transpose()?;
-        Ok(SamplePlans { recipe, unet, sampling, text: self.preview_text(job, planning).await?, decode, encode })
+        Ok(SamplePlans { recipe, denoiser, sampling, text: self.preview_text(job, planning).await?, decode, encode })
     }
 }
 
 impl Preview {
     /// Puts the plans of sample pictures on the device, beside the training's own weights in `store`.
     pub(super) async fn new(
-        gpu: &Gpu,
-        job: &TrainOptions,
-        model: &Model,
+        at: &TrainContext<'_>,
         plans: SamplePlans,
+        prompts: SamplePrompts,
         pool: &mut Pool,
         store: &Arc<Store>,
-        prompts: SamplePrompts,
     ) -> Result<Preview> {
-        let side = job.side(model)?;
-        let SamplePlans { recipe, unet, sampling, text, decode, encode } = plans;
+        let (gpu, model) = (at.gpu(), at.model);
+        let side = at.job.side(model)?;
+        let SamplePlans { recipe, denoiser, sampling, text, decode, encode } = plans;
         let masked = match encode {
             Some(part) => {
                 let vae = VaeSession::new(gpu, model, &mut Pool::default(), &part).await?;
-                Some(Masked::nothing(&vae, model, [side, side]).await?)
+                Some(vae.encode_nothing([side, side], model).await?)
             }
             None => None,
         };
-        let sampling = Sampling::new(gpu, &sampling, &unet, pool, [store.clone()]).await?;
+        let sampling = Sampling::new(gpu, &sampling, &*denoiser, pool, [store.clone()]).await?;
         let text = match text {
             Some(parts) => Some(TextSessions::new(gpu, &parts, pool, store).await?),
             None => None,
         };
         let SamplePrompts { hidden, ids } = prompts;
-        let hidden = Hidden::upload(gpu, model, &hidden)?;
+        let hidden = Hidden::upload(gpu, &hidden)?;
         Ok(Preview { sampling, recipe, hidden, ids, text, decode, size: [side, side], masked })
     }
 
@@ -179,8 +179,8 @@ impl Preview {
     }
 
     /// The decoder, in memory of its own.
-    pub(super) async fn decoder(&self, gpu: &Gpu, model: &Model, events: &mut EventSink<'_>) -> Result<VaeSession> {
-        events.during(gpu, VaeSession::new(gpu, model, &mut Pool::default(), &self.decode)).await
+    pub(super) async fn decoder(&self, at: &TrainContext<'_>, events: &mut EventSink<'_>) -> Result<VaeSession> {
+        events.during(at.gpu(), VaeSession::new(at.gpu(), at.model, &mut Pool::default(), &self.decode)).await
     }
 
     /// Width and height of images in pixels.
@@ -188,12 +188,8 @@ impl Preview {
         self.size
     }
 
-    /// Sampler steps of an image.
-    pub(super) fn steps(&self) -> usize {
-        self.recipe.trajectory.steps.len()
-    }
-
-    /// Makes the image of prompt number `prompt` and `seed` from the weights as they are; [`Preview::latents`] are its own then.
+    /// Makes the image of prompt number `prompt` and `seed` from the weights as they are; [`Preview::latents`] are its own
+    /// then.
     pub(super) async fn image(
         &self,
         vae: &VaeSession,
@@ -204,10 +200,9 @@ impl Preview {
         let Preview { sampling, recipe, hidden, size, masked, .. } = self;
         sampling.set_prompt(hidden, [0, prompt]).await?;
         let mut rng = NoiseRng::new(Default::default(), seed);
-        let start =
-            Start { latents: None, masked: masked.as_ref(), time_ids: SamplingOptions::default().time_ids(*size) };
-        let guidance = [recipe.guidance, recipe.rescale];
-        sampling.run(&recipe.trajectory, guidance, start, &mut rng, false, on_step).await?;
+        let time_ids = SamplingOptions::default().time_ids(*size);
+        let start = Start { latents: None, masked: masked.as_ref(), time_ids };
+        sampling.run(recipe, start, &mut rng, false, on_step).await?;
         vae.run_on(&sampling.latent()?).await?;
         let [width, height] = *size;
         io::Picture::from_unit(width, height, &vae.read().await?)
@@ -220,20 +215,15 @@ impl Preview {
 
     /// Makes the sample pictures of `step` updates. Stopped, it leaves out those that are not there yet: a training waits
     /// for its state to be saved.
-    pub(super) async fn show(
-        &self,
-        gpu: &Gpu,
-        job: &TrainOptions,
-        model: &Model,
-        step: usize,
-        events: &mut EventSink<'_>,
-    ) -> Result<()> {
+    pub(super) async fn show(&self, at: &TrainContext<'_>, step: usize, events: &mut EventSink<'_>) -> Result<()> {
+        let job = at.job;
         if events.stopped() {
             return Ok(());
         }
-        self.encode_prompts(model).await?;
-        let vae = self.decoder(gpu, model, events).await?;
-        let (steps, total) = (self.steps(), self.steps() * job.sample_prompts.len());
+        self.encode_prompts(at.model).await?;
+        let vae = self.decoder(at, events).await?;
+        let steps = self.recipe.trajectory.steps.len();
+        let total = steps * job.sample_prompts.len();
         for (index, prompt) in job.sample_prompts.iter().enumerate() {
             let mut on_step = |i: usize, _: Option<Vec<f32>>| {
                 events.say(Event::Progress { unit: "sample step", done: index * steps + i + 1, total });

@@ -6,10 +6,10 @@ use crate::base::rng::{CounterRng, Stream};
 use crate::error::{Error, Result};
 use crate::event::{EvaluationReport, Event};
 use crate::gpu::{Pool, Store};
-use crate::pipeline::context::Context;
 use crate::pipeline::events::EventSink;
-use crate::pipeline::{Model, SamplingOptions};
+use crate::pipeline::SamplingOptions;
 
+use super::super::context::TrainContext;
 use super::super::samples::{Preview, SamplePrompts};
 use super::super::{Stop, TrainOptions};
 use super::history::History;
@@ -31,14 +31,6 @@ pub(in crate::train) struct Evaluator {
     base: f64,
 }
 
-/// A job with its model and device.
-#[derive(Clone, Copy)]
-pub(in crate::train) struct Of<'a> {
-    pub context: &'a Context,
-    pub job: &'a TrainOptions,
-    pub model: &'a Model,
-}
-
 /// Outcome of an evaluation.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::train) struct Verdict {
@@ -52,19 +44,18 @@ impl Evaluator {
     /// Puts `plans` on the device, beside the training's own weights in `store`; `step` is an optimizer step's FLOPs, `total`
     /// their number.
     pub(in crate::train) async fn new(
-        of: Of<'_>,
+        at: &TrainContext<'_>,
         plans: EvaluationPlans,
         (photos, prompts): (EvaluationPhotos, SamplePrompts),
         (pool, store): (&mut Pool, &Arc<Store>),
         [step, total]: [u64; 2],
     ) -> Result<Evaluator> {
-        let Of { context, job, model } = of;
+        let (gpu, job, model) = (at.gpu(), at.job, at.model);
         let image = plans.images.image_flops();
         let work = Work { step, prediction: plans.predictions.plan.total_flops(), image };
         let schedule = Schedule::new(job.evaluate_every.unwrap_or(1), total as usize, work);
-        let gpu = &context.gpu;
         let predictions = Predictions::new(gpu, plans.predictions, pool, store, (job, model, &photos)).await?;
-        let images = Preview::new(gpu, job, model, plans.images, pool, store, prompts).await?;
+        let images = Preview::new(at, plans.images, prompts, pool, store).await?;
         Ok(Evaluator { schedule, photos, images, predictions, base: 0.0 })
     }
 
@@ -75,7 +66,7 @@ impl Evaluator {
     /// [`Error::Interrupted`] if the job is to stop.
     pub(in crate::train) async fn begin(
         &mut self,
-        of: Of<'_>,
+        at: &TrainContext<'_>,
         history: &mut History,
         events: &mut EventSink<'_>,
     ) -> Result<()> {
@@ -84,17 +75,17 @@ impl Evaluator {
         }
         let set = &self.photos.set;
         let (subject, class) = (set.subject, set.class);
-        let likenesses = self.likenesses(of, subject, events).await?;
+        let likenesses = self.likenesses(at, subject, events).await?;
         self.base = mean(&likenesses);
-        let vae = self.images.decoder(&of.context.gpu, of.model, events).await?;
+        let vae = self.images.decoder(at, events).await?;
         let mut latents = Vec::new();
-        for seed in self.seeds(of.job) {
+        for seed in self.seeds(at.job) {
             self.images.image(&vae, class, seed, &mut |_, _| events.go_on()).await?;
             latents.push(self.images.latents().await?);
         }
         let time_ids = SamplingOptions::default().time_ids(self.images.size());
         let hidden = self.images.hidden();
-        self.predictions.refer((of.job, of.model), hidden, &latents, (class, time_ids)).await?;
+        self.predictions.refer((at.job, at.model), hidden, &latents, (class, time_ids)).await?;
         if history.is_empty() {
             let report = self.report(0, Some(&likenesses)).await?;
             events.say(Event::Evaluation(history.add(report)));
@@ -105,7 +96,7 @@ impl Evaluator {
     /// Evaluates the run after `step` steps, if that is due and the job is not to stop.
     pub(in crate::train) async fn evaluate(
         &self,
-        of: Of<'_>,
+        at: &TrainContext<'_>,
         step: usize,
         history: &mut History,
         events: &mut EventSink<'_>,
@@ -113,9 +104,9 @@ impl Evaluator {
         if !self.schedule.predicts(step) || events.stopped() {
             return Ok(Verdict::default());
         }
-        self.images.encode_prompts(of.model).await?;
+        self.images.encode_prompts(at.model).await?;
         let likenesses = match self.schedule.makes_images(step) {
-            true => match self.likenesses(of, self.photos.set.subject, events).await {
+            true => match self.likenesses(at, self.photos.set.subject, events).await {
                 Err(Error::Interrupted { .. }) => return Ok(Verdict::default()),
                 other => Some(other?),
             },
@@ -124,7 +115,7 @@ impl Evaluator {
         let report = history.add(self.report(step, likenesses.as_deref()).await?);
         let best = report.score.is_some() && report.best == Some(step);
         events.say(Event::Evaluation(report));
-        Ok(Verdict { best, plateau: of.job.stop == Stop::Plateau && history.is_plateau() })
+        Ok(Verdict { best, plateau: at.job.stop == Stop::Plateau && history.is_plateau() })
     }
 
     async fn report(&self, step: usize, likenesses: Option<&[f64]>) -> Result<EvaluationReport> {
@@ -145,11 +136,11 @@ impl Evaluator {
     }
 
     /// Likeness of each image of prompt number `prompt` to the photos.
-    async fn likenesses(&self, of: Of<'_>, prompt: usize, events: &mut EventSink<'_>) -> Result<Vec<f64>> {
-        let gpu = &of.context.gpu;
-        let vae = self.images.decoder(gpu, of.model, events).await?;
+    async fn likenesses(&self, at: &TrainContext<'_>, prompt: usize, events: &mut EventSink<'_>) -> Result<Vec<f64>> {
+        let gpu = at.gpu();
+        let vae = self.images.decoder(at, events).await?;
         let mut likenesses = Vec::new();
-        for seed in self.seeds(of.job) {
+        for seed in self.seeds(at.job) {
             let image = self.images.image(&vae, prompt, seed, &mut |_, _| events.go_on()).await?;
             gpu.breathe().await;
             likenesses.push(self.photos.subject.likeness(image));

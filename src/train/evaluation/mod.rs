@@ -10,7 +10,7 @@ mod predictions;
 mod schedule;
 mod set;
 
-pub(super) use evaluator::{Evaluator, Of};
+pub(super) use evaluator::Evaluator;
 pub use history::History;
 pub(super) use plans::EvaluationPlans;
 pub(super) use set::{EvaluationPhotos, EvaluationSet};

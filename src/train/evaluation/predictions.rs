@@ -56,7 +56,7 @@ impl PredictionPlan {
         planning: Planning<'_>,
         [width, height]: [usize; 2],
     ) -> Result<PredictionPlan> {
-        let unet = model.unet_in_training(job, planning)?;
+        let denoiser = model.denoiser_in_training(job, planning)?;
         let [h, w] = [height, width].map(|side| side / model.factor());
         let mut g = Graph::new();
         let noisy = g.input("noisy", [1, h, w, model.vae.latent_channels], DType::F32);
@@ -69,7 +69,7 @@ impl PredictionPlan {
             time_ids: g.input("time ids", [1, 6], DType::F32),
         });
         let conditioning = Conditioning { context: Context::Hidden(hidden), added };
-        let prediction = unet.forward(&mut g, Sample { latents: noisy, extra }, timestep, conditioning)?;
+        let prediction = denoiser.predict(&mut g, Sample { latents: noisy, extra }, timestep, conditioning)?;
         g.output(prediction);
         let at = Inputs { noisy, extra, timestep, hidden, added, prediction };
         Ok(PredictionPlan { plan: planning.plan(&g)?, at })

@@ -6,12 +6,12 @@ use crate::error::{Error, Result};
 use crate::gpu::Pool;
 use crate::io::image::{Crop, Decoded, Fit, PictureFolder};
 use crate::pipeline::autoencode::VaeSession;
-use crate::pipeline::context::Context;
 use crate::pipeline::events::EventSink;
 use crate::pipeline::planning::Part;
-use crate::pipeline::{Masked, Model, Posterior};
+use crate::pipeline::{Masked, Posterior};
 
 use super::super::TrainOptions;
+use super::super::context::TrainContext;
 use super::super::views::View;
 use super::likeness::Subject;
 
@@ -110,14 +110,13 @@ impl EvaluationPhotos {
     /// # Errors
     /// [`Error::File`] for a photo that cannot be read any more, [`Error::Interrupted`] if the job is to stop.
     pub(in crate::train) async fn encode(
-        context: &Context,
-        model: &Model,
+        at: &TrainContext<'_>,
         set: EvaluationSet,
         (part, size): (&Part, [usize; 2]),
         pool: &mut Pool,
         events: &mut EventSink<'_>,
     ) -> Result<EvaluationPhotos> {
-        let gpu = &context.gpu;
+        let (gpu, model) = (at.gpu(), at.model);
         pool.fit(gpu, &part.plan.arena)?;
         let vae = events.until_stopped(gpu, VaeSession::new(gpu, model, pool, part)).await?;
         let mut photos = Vec::with_capacity(set.photos.len());
@@ -131,10 +130,10 @@ impl EvaluationPhotos {
             events.go_on()?;
         }
         let masked = match model.inpaints() {
-            true => Some(Masked::nothing(&vae, model, size).await?),
+            true => Some(vae.encode_nothing(size, model).await?),
             false => None,
         };
-        let subject = Subject::open(&context.gpu, &set.all).await?;
+        let subject = Subject::open(gpu, &set.all).await?;
         events.go_on()?;
         Ok(EvaluationPhotos { set, photos, subject, masked })
     }
