@@ -259,7 +259,8 @@ fn kept_out_note(kept_out: &[(PathBuf, String)]) -> Option<Message> {
     let name = |(path, _): &(PathBuf, String)| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let names = kept_out.iter().map(name).collect::<Vec<_>>().join(", ");
     let remedy = message![": ", option("keep_out"), " 0 trains on all"];
-    (!kept_out.is_empty()).then(|| message![format!("kept out of the training, to measure the loss on: {names}"), remedy])
+    (!kept_out.is_empty())
+        .then(|| message![format!("kept out of the training, to measure the loss on: {names}"), remedy])
 }
 
 /// Width and height of the picture at `path`; where it is to be trained on, all of it is decoded.

@@ -1,9 +1,13 @@
 //! Trainings that watch themselves.
 
+use std::path::{Path, PathBuf};
+
 use serde_json::Value;
 
 use super::support::*;
 use portray::io::LoraFile;
+use portray::train::{best_path, metrics};
+use portray::{Engine, Event, Flow, GenerateOptions, LoraArg, Picture, SamplingOptions, Stop, TrainOptions, Trained};
 
 /// Evaluations among the lines of `text`.
 fn evaluations(text: &str) -> Vec<Value> {
@@ -124,4 +128,97 @@ fn evaluations_are_planned_and_wrong_ones_refused() {
     refused(dir.path(), replay, 2, &["--replay", "--evaluate-every"]);
     let said = stdout(&works(dir.path(), "plan train --images {A}/subjects/cat --prompt cat --stop plateau"));
     assert!(said.contains("without --evaluate-every") && said.contains("--stop"), "{said}");
+}
+
+/// Trains as `job` says; keeps a copy of each saved state beside `job.out` and answers `Flow::Finish` after the first step if
+/// it is to be `short`.
+fn train(engine: &Engine, job: &TrainOptions, short: bool) -> Trained {
+    let mut done = 0;
+    let state = job.out.with_extension("safetensors.state");
+    let mut listener = |event: Event| {
+        match &event {
+            Event::Step(step) => done = step.step + 1,
+            Event::Saved(path) if *path == state => copy(path, &job.out.with_file_name(format!("{done}.state"))),
+            Event::Evaluation(report) => eprintln!("{report:?}"),
+            _ => {}
+        }
+        if short && done > 0 { Flow::Finish } else { Flow::Continue }
+    };
+    pollster::block_on(engine.train(job, &mut listener)).unwrap()
+}
+
+/// Images of the subject's prompt and of the empty one, with a LoRA or without, by seeds that no evaluation has.
+fn judged(engine: &Engine, lora: Option<&Path>) -> [Vec<Picture>; 2] {
+    ["a mscds cat", ""].map(|prompt| {
+        let job = GenerateOptions {
+            prompts: vec![prompt.into()],
+            loras: lora.iter().map(|path| LoraArg { path: path.to_path_buf(), scale: 1.0 }).collect(),
+            count: 12,
+            sampling: SamplingOptions { steps: Some(8), seed: 777_000, ..Default::default() },
+            ..Default::default()
+        };
+        pollster::block_on(engine.generate(&job, &mut |_| Flow::Continue)).unwrap().pictures
+    })
+}
+
+/// Takes some twenty minutes on two cores: `cargo test --release --test cli overtrained -- --ignored --nocapture`.
+#[test]
+#[ignore = "trains 1500 steps"]
+fn an_overtrained_run_is_stopped_and_its_best_checkpoint_is_good() {
+    let engine = pollster::block_on(Engine::request(&Default::default())).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let subject = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/subjects/cat");
+    let job = TrainOptions {
+        images: Some(subject.clone()),
+        prompt: Some("a mscds cat".into()),
+        steps: Some(1500),
+        rank: 8,
+        lr: Some(1e-3),
+        save_every: Some(100),
+        evaluate_every: Some(100),
+        stop: Stop::Plateau,
+        out: dir.path().join("lora.safetensors"),
+        ..Default::default()
+    };
+    let stopped = train(&engine, &job, false).steps;
+    assert!((600..1500).contains(&stopped), "stopped at step {stopped}");
+    let kept = LoraFile::open(best_path(&job.out), None).unwrap().metadata["ss_steps"].parse::<usize>().unwrap();
+    // Let run to its end, from the state of the step at which it was stopped.
+    let continued = |step: usize, name: &str| {
+        let out: PathBuf = dir.path().join(name);
+        copy(&dir.path().join(format!("{step}.state")), &out.with_extension("safetensors.state"));
+        TrainOptions { out, resume: true, evaluate_every: None, stop: Stop::Never, ..job.clone() }
+    };
+    assert_eq!(train(&engine, &continued(stopped, "rest.safetensors"), false).steps, 1500);
+    let photos: Vec<Picture> = (0..4)
+        .map(|i| {
+            let photo = portray::io::Picture::open(subject.join(format!("{i}.png"))).unwrap();
+            let portray::io::Picture { width, height, rgb } = photo;
+            Picture { index: 0, prompt: String::new(), seed: 0, width, height, rgb, parameters: String::new() }
+        })
+        .collect();
+    let base = judged(&engine, None);
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let likeness = |of: &[Picture]| of.iter().map(|image| metrics::likeness(image, &photos)).collect::<Vec<_>>();
+    let others =
+        |i: usize| photos.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, p)| p.clone()).collect::<Vec<_>>();
+    let among = mean(&(0..4).map(|i| metrics::likeness(&photos[i], &others(i))).collect::<Vec<_>>());
+    let (lowest, apart) = (mean(&likeness(&base[0])), 2.0 * metrics::diversity(&base[1]));
+    // Likeness less drift, each relative to the base model, seed by seed.
+    let mut scores: Vec<(usize, f64, f64)> = Vec::new();
+    for step in (100..1500).step_by(100) {
+        let lora = train(&engine, &continued(step, &format!("at-{step}.safetensors")), true).out;
+        let made = judged(&engine, Some(&lora));
+        let drift = made[1].iter().zip(&base[1]).map(|(a, b)| metrics::change(&[a.clone()], &[b.clone()]) / apart);
+        let each: Vec<f64> =
+            likeness(&made[0]).iter().zip(drift).map(|(l, drift)| (l - lowest) / (among - lowest) - drift).collect();
+        let squares: f64 = each.iter().map(|score| (score - mean(&each)).powi(2)).sum();
+        scores.push((step, mean(&each), (squares / (12.0 * 11.0)).sqrt()));
+        eprintln!("step {step}: {:.3} +- {:.3}", scores.last().unwrap().1, scores.last().unwrap().2);
+    }
+    let best = scores.iter().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+    let ours = scores.iter().find(|(step, ..)| *step == kept).unwrap();
+    let error = (best.2.powi(2) + ours.2.powi(2)).sqrt();
+    eprintln!("stopped at {stopped}, kept {kept}, best {}", best.0);
+    assert!(best.1 - ours.1 <= 2.0 * error, "kept {ours:?}, the best is {best:?}");
 }

@@ -6,8 +6,8 @@ use crate::base::rng::{CounterRng, Stream};
 use crate::error::{Error, Result};
 use crate::event::{EvaluationReport, Event};
 use crate::gpu::{Pool, Store};
-use crate::pipeline::events::EventSink;
 use crate::pipeline::SamplingOptions;
+use crate::pipeline::events::EventSink;
 
 use super::super::context::TrainContext;
 use super::super::samples::{Preview, SamplePrompts};
