@@ -34,7 +34,9 @@ mod sizes;
 pub(crate) mod text;
 mod text_plans;
 pub(crate) mod textures;
+pub(crate) mod vision;
 
+pub use crate::models::vision::VisionKind;
 pub use cache::cache_folder;
 pub use inpaint::Masked;
 pub use memory::PlanReport;
@@ -45,3 +47,4 @@ pub use options::{LoraArg, ModelOptions, SamplingOptions, WeightType, parse_byte
 pub use posterior::Posterior;
 pub use report::{LoraReport, ModelReport, PartReport, native_size};
 pub use sizes::{PixelOffset, PixelSize};
+pub use vision::VisionModel;
