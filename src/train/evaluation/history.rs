@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_run_that_still_learns_is_not() {
-        let rising = |noise: f64| (0..15).map(|i| 0.04 * i as f64 + if i % 2 == 0 { noise } else { -noise });
+        let rising = |noise: f64| (0..15).map(move |i| 0.04 * i as f64 + if i % 2 == 0 { noise } else { -noise });
         for noise in [0.0, 0.02, 0.05] {
             assert_eq!(plateau(&rising(noise).collect::<Vec<_>>(), 0.2), None, "{noise}");
         }
