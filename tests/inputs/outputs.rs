@@ -8,7 +8,7 @@ use std::process::{Output, Stdio};
 use portray::io::{PartId, Place, files};
 use portray::{Engine, EngineOptions, Error, Event, Flow, LoraFormat, ModelOptions, TrainOptions};
 
-use super::common::xl;
+use crate::common::xl;
 use super::support::*;
 
 mod apart;
