@@ -8,6 +8,7 @@ mod mask;
 mod png_file;
 mod read;
 mod resample;
+mod thumbnail;
 mod tiff;
 
 pub use captions::Captions;
@@ -16,3 +17,4 @@ pub use mask::Mask;
 pub use png_file::{Parameters, encode_png, title, write_png};
 pub use read::{Decoded, MAX_PIXELS, Picture, size};
 pub use resample::{Crop, Fit, covering, cut};
+pub use thumbnail::thumbnail;
