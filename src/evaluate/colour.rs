@@ -9,8 +9,7 @@ use crate::event::Picture;
 /// Sentence on what the measure cannot see. For people.
 pub const BLIND_TO: &str = "The built-in measure sees colours alone: the subject's by the colours of what stands in the \
     middle, whole images by the colours of their parts. It sees neither shapes, textures and faces nor what an image shows; \
-    another subject of the same colours looks the same to it. Give a DINO model for likeness and a CLIP model for prompt \
-    fidelity.";
+    another subject of the same colours looks the same to it. Give a DINO model for likeness.";
 
 /// Pixels of an image.
 #[derive(Clone, Copy)]

@@ -98,7 +98,7 @@ pub fn read(list: Option<&Path>, prompt: &str, class: Option<&str>) -> Result<(V
 
 fn read_file(path: &Path, words: &Words) -> Result<(Vec<Prompt>, Option<String>)> {
     let source = Source::open(path).map_err(|e| match e {
-        Error::File { path, message } => {
+        Error::File { path, message } if !crate::io::files::is_taken(&path) => {
             let lists = format!(" (built-in lists: {})", BUILT_IN.join(", "));
             Error::File { path, message: message + lists }
         }

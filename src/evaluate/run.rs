@@ -71,12 +71,10 @@ pub(crate) async fn evaluate(context: &Context, job: &EvaluateOptions, listener:
         Err(_) if sets.len() < 2 => return Err(interrupted(done, total)),
         _ => {}
     }
-    // What is there is judged, whoever asked to stop: that takes moments beside the making.
-    let context = if stopped { &Context { cancel: CancelToken::new(), ..context.clone() } } else { context };
-    if !stopped {
-        events.phase(Phase::Measuring)?;
-    }
-    let evaluation = Box::pin(report(context, job, prepared, sets)).await?;
+    // What was made is judged, whoever asks to stop: that takes moments beside the making, and nothing is to be lost.
+    let context = &Context { cancel: CancelToken::new(), ..context.clone() };
+    events.say(Event::Phase(Phase::Measuring));
+    let evaluation = Box::pin(report(context, job, (prepared, sets), &mut events)).await?;
     for path in [&evaluation.json, &evaluation.html] {
         events.say(Event::Saved(path.clone()));
     }
@@ -221,18 +219,30 @@ async fn make(
 }
 
 /// Judges the images of `sets`, the base model's first, and writes the report.
-async fn report(context: &Context, job: &EvaluateOptions, prepared: Prepared, sets: Sets) -> Result<Evaluation> {
+async fn report(
+    context: &Context,
+    job: &EvaluateOptions,
+    (prepared, sets): (Prepared, Sets),
+    events: &mut EventSink<'_>,
+) -> Result<Evaluation> {
     let Prepared { photos, prompts, vision, candidates, .. } = &prepared;
+    let images = photos.len() + sets.iter().map(|(_, shown)| shown.len()).sum::<usize>();
+    let (mut done, total) = (0, images * vision.models());
+    let mut tick = |count| {
+        done += count;
+        events.say(Event::Progress { unit: "picture", done, total });
+    };
     let paths: Vec<PathBuf> = photos.iter().map(|photo| photo.path.clone()).collect();
     let seen = Seen::by_colour(photos.iter().map(|photo| &photo.colours));
-    let (real, texts) = (vision.see(context, &paths, seen).await?, vision.read(context, prompts).await?);
+    let (real, texts) = (vision.see(context, &paths, seen, &mut tick).await?, vision.read(context, prompts).await?);
     let mut judged = Vec::with_capacity(sets.len());
     for (index, shown) in sets {
         let paths: Vec<PathBuf> = shown.iter().map(|shown| shown.path.clone()).collect();
         let seen = Seen::by_colour(shown.iter().map(|shown| &shown.colours));
-        let (seen, candidate) = (vision.see(context, &paths, seen).await?, &candidates[index]);
+        let (seen, candidate) = (vision.see(context, &paths, seen, &mut tick).await?, &candidates[index]);
         judged.push(Set { name: candidate.name.clone(), lora: candidate.lora.clone(), shown, seen });
     }
+    vision.release();
     let by_colour = vision.by_colour();
     let standard = Standard { photos: &real, texts: texts.as_ref(), by_colour, base: &judged[0] };
     let report = Report {

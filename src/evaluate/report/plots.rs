@@ -9,7 +9,7 @@ const WIDTH: f64 = 360.0;
 const LABELS: f64 = 132.0;
 const ROW: f64 = 22.0;
 /// Characters of a label that fit.
-const LONGEST: usize = 21;
+pub const LONGEST: usize = 21;
 
 /// Row of a plot.
 pub struct Row {
@@ -60,6 +60,8 @@ pub fn dots(rows: &[Row], mark: Option<f64>, alt: &str) -> String {
     for (share, anchor) in [(0.0, "start"), (0.5, "middle"), (1.0, "end")] {
         let value = axis.from + share * (axis.to - axis.from);
         let at = axis.x(value);
+        // Not "-0.00".
+        let value = (value * 100.0).round() / 100.0 + 0.0;
         let _ = write!(svg, "<text class=\"tick\" x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{value:.2}</text>", bottom + 14.0);
     }
     if let Some(mark) = mark {
