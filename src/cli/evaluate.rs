@@ -72,9 +72,7 @@ fn errors(figures: &Figures) -> Value {
 fn tell(global: &Global, evaluation: &Evaluation) -> Result<()> {
     let report = &evaluation.report;
     if global.json {
-        let column = |column: &portray::evaluate::Column| {
-            json!({"name": column.name, "figures": column.figures, "gain": column.gain, "copies": column.copies, "verdicts": column.verdicts})
-        };
+        let column = |column: &portray::evaluate::Column| json!({"name": column.name, "figures": column.figures, "gain": column.gain, "copies": column.copies, "verdicts": column.verdicts});
         let columns: Vec<Value> = report.columns.iter().map(column).collect();
         let mut said = terminal::with_path(json!({"event": "evaluation"}), "report", &evaluation.json);
         said = terminal::with_path(said, "html", &evaluation.html);
@@ -89,7 +87,10 @@ fn tell(global: &Global, evaluation: &Evaluation) -> Result<()> {
             terminal::note(&line);
         }
         for column in &report.columns {
-            column.verdicts.iter().for_each(|said| terminal::note(&format!("{}: {said}", terminal::one_line(&column.name))));
+            column
+                .verdicts
+                .iter()
+                .for_each(|said| terminal::note(&format!("{}: {said}", terminal::one_line(&column.name))));
         }
         report.judges.blind_to.iter().for_each(|said| terminal::note(said));
     }

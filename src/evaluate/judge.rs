@@ -86,7 +86,8 @@ impl Standard<'_> {
         let mut of_prompt: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         subject.iter().for_each(|&i| of_prompt.entry(set.shown[i].prompt).or_default().push(i));
         let prompts = of_prompt.into_iter();
-        let prompts = prompts.map(|(prompt, rows)| PromptFigures { prompt, figures: self.figures(set, &rows, is_base) });
+        let prompts =
+            prompts.map(|(prompt, rows)| PromptFigures { prompt, figures: self.figures(set, &rows, is_base) });
         let figures = self.figures(set, &rows, is_base);
         let copies = images.iter().filter(|image| image.copies).count();
         let gain = gain(&images);
@@ -112,7 +113,8 @@ impl Standard<'_> {
         let prompt = prompts(&of(Role::Subject));
         let pair = |role: Role| {
             let (own, base) = self.paired(set, &of(role));
-            (!own.is_empty() && !is_base).then(|| (set.seen.scene.select(&own), self.base.seen.scene.select(&base), prompts(&own)))
+            (!own.is_empty() && !is_base)
+                .then(|| (set.seen.scene.select(&own), self.base.seen.scene.select(&base), prompts(&own)))
         };
         let (class_pair, unrelated) = (pair(Role::Class), pair(Role::Unrelated));
         Sets {
@@ -177,8 +179,11 @@ impl Standard<'_> {
             let error = standard_error.unwrap_or(f64::INFINITY);
             said.push(match () {
                 () if mean > 2.0 * error => format!("More like the photos than the base model's images, by {mean:.3}."),
-                () if mean < -2.0 * error => format!("Less like the photos than the base model's images, by {:.3}.", -mean),
-                () => "No more and no less like the photos than the base model's images, within two standard errors.".into(),
+                () if mean < -2.0 * error => {
+                    format!("Less like the photos than the base model's images, by {:.3}.", -mean)
+                }
+                () => "No more and no less like the photos than the base model's images, within two standard errors."
+                    .into(),
             });
         }
         let plain = said.len();
@@ -209,4 +214,89 @@ fn gain(images: &[Image]) -> Option<Estimate> {
     let pairs = pairs.filter_map(|image| Some((image.likeness - image.base.as_ref()?.likeness, image.prompt)));
     let (gains, prompts): (Vec<f64>, Vec<usize>) = pairs.unzip();
     mean(&gains, &prompts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Images as rows of two values; prompts count up every two images.
+    fn set(name: &str, rows: &[[f64; 2]], roles: &[Role]) -> Set {
+        let shown = roles.iter().enumerate().map(|(i, &role)| Shown {
+            role,
+            prompt: if role == Role::Subject { i / 2 } else { 0 },
+            seed: i as u64 % 2,
+            name: format!("{name}-{i}"),
+            path: Default::default(),
+            colours: Embedding::new(1, 1, &[0; 3]),
+            thumbnail: Vec::new(),
+        });
+        Set { name: name.into(), lora: None, shown: shown.collect(), seen: seen(rows) }
+    }
+
+    fn seen(rows: &[[f64; 2]]) -> Seen {
+        let unit = UnitVectors::new(2, rows.iter().flatten().copied()).unwrap();
+        Seen { subject: unit.clone(), scene: unit, clip: None }
+    }
+
+    const ROLES: [Role; 6] = [Role::Subject, Role::Subject, Role::Subject, Role::Subject, Role::Class, Role::Class];
+
+    #[test]
+    fn images_are_held_against_their_twins_and_photos() {
+        let photos = seen(&[[1.0, 0.0], [3.0, 4.0]]);
+        let base = set("base", &[[0.0, 1.0]; 6], &ROLES);
+        let standard = Standard { photos: &photos, texts: None, by_colour: false, base: &base };
+        let own = set("own", &[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]], &ROLES);
+        let column = standard.judge(&own);
+        let mean = |figure| column.figures[&figure].mean;
+        assert!((mean(Figure::Dino) - 0.6).abs() < 1e-12, "half of them 0.8, half 0.4");
+        assert!((mean(Figure::Drift) - 0.5).abs() < 1e-12);
+        assert_eq!((mean(Figure::Div), column.figures.get(&Figure::DriftUnrelated)), (0.0, None));
+        assert!((column.gain.unwrap().mean - 0.2).abs() < 1e-12);
+        assert_eq!(column.prompts.iter().map(|p| p.prompt).collect::<Vec<_>>(), [0, 1]);
+        assert!((column.prompts[1].figures[&Figure::Dino].mean - 0.4).abs() < 1e-12);
+        // The photos are 0.6 from each other; the first two images are a photo.
+        assert_eq!(
+            (column.copies, column.images.iter().map(|i| i.copies).collect::<Vec<_>>()),
+            (4, vec![true, true, true, true, false, false])
+        );
+        assert!(column.verdicts.iter().any(|text| text.starts_with("4 of 4")), "{:?}", column.verdicts);
+        let twin = column.images[0].base.as_ref().unwrap();
+        assert_eq!((twin.file.as_str(), twin.change), ("base-0", 1.0));
+        let base = standard.judge(&base);
+        assert!(
+            base.gain.is_none()
+                && base.copies == 0
+                && base.verdicts.is_empty()
+                && !base.figures.contains_key(&Figure::Drift)
+        );
+    }
+
+    #[test]
+    fn likeness_above_the_photos_own_is_called_copying() {
+        let photos = seen(&[[1.0, 0.0], [3.0, 4.0]]);
+        let base = set("base", &[[0.0, -1.0]; 6], &ROLES);
+        let standard = Standard { photos: &photos, texts: None, by_colour: true, base: &base };
+        // Between the photos: nearer to each than they are to each other.
+        let column = standard.judge(&set("own", &[[2.0, 1.0]; 6], &ROLES));
+        let said = column.verdicts.join(" ");
+        assert!(said.contains("Copying: on average") && said.contains("the same colours"), "{said}");
+        assert!(said.contains("More like the photos"), "{said}");
+        // One photo has no likeness among photos.
+        let photos = seen(&[[1.0, 0.0]]);
+        let standard = Standard { photos: &photos, texts: None, by_colour: true, base: &base };
+        let column = standard.judge(&set("own", &[[1.0, 0.0]; 6], &ROLES));
+        assert!(standard.among_photos().is_empty() && column.copies == 0);
+        assert!(!column.verdicts.join(" ").contains("opying"));
+    }
+
+    #[test]
+    fn images_that_were_not_made_leave_the_rest() {
+        let photos = seen(&[[1.0, 0.0], [3.0, 4.0]]);
+        let base = set("base", &[[0.0, 1.0]; 6], &ROLES);
+        let standard = Standard { photos: &photos, texts: None, by_colour: false, base: &base };
+        let column = standard.judge(&set("own", &[[1.0, 0.0]; 3], &ROLES[..3]));
+        assert_eq!(column.figures.keys().copied().collect::<Vec<_>>(), [Figure::Dino, Figure::Div]);
+        assert_eq!(column.images.len(), 3);
+    }
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::event::{Event, Flow, Picture};
-use crate::generate::{GenerateOptions, generate_unmasked};
 use crate::generate::plans::generate_report;
+use crate::generate::{GenerateOptions, generate_unmasked};
 use crate::io;
 use crate::io::image::{thumbnail, write_png};
 use crate::io::{Place, Placed};

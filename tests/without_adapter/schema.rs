@@ -8,8 +8,8 @@ use portray::diffusion::SamplerKind;
 use portray::io::{Checkpoint, LoraFile};
 use portray::pipeline::SamplingOptions;
 use portray::{
-    Error, EvaluateOptions, Event, GenerateOptions, LoraReport, ModelOptions, ModelReport, Phase, Picture, PlanReport, StepReport,
-    TrainOptions,
+    Error, EvaluateOptions, Event, GenerateOptions, LoraReport, ModelOptions, ModelReport, Phase, Picture, PlanReport,
+    StepReport, TrainOptions,
 };
 use serde_json::{Value, json};
 

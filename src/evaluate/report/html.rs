@@ -228,15 +228,16 @@ fn by_prompt(report: &Report, column: &Column) -> Plot {
     let row = |prompt: usize| {
         let value = likeness(column, prompt)?;
         let other = report.columns.first().and_then(|base| likeness(base, prompt)).map(|base| base.mean);
-        Some(Row { label: ending(&report.prompts[prompt].text), value, other })
+        Some((prompt, Row { label: ending(&report.prompts[prompt].text), value, other }))
     };
-    let mut rows: Vec<Row> = (0..report.prompts.len()).filter_map(row).collect();
-    rows.sort_by(|a, b| a.value.mean.total_cmp(&b.value.mean));
-    let listed = rows.iter().map(|row| {
+    let mut rows: Vec<(usize, Row)> = (0..report.prompts.len()).filter_map(row).collect();
+    rows.sort_by(|a, b| a.1.value.mean.total_cmp(&b.1.value.mean));
+    let listed = rows.iter().map(|(prompt, row)| {
         let base = row.other.map(|other| format!(" (base model {other:.3})")).unwrap_or_default();
-        format!("{} {:.3}{base}", row.label, row.value.mean)
+        format!("{} {:.3}{base}", report.prompts[*prompt].text, row.value.mean)
     });
     let alt = format!("Likeness by prompt: {}", listed.collect::<Vec<_>>().join(", "));
+    let rows: Vec<Row> = rows.into_iter().map(|(_, row)| row).collect();
     let mark = report.among_photos.values().next().map(|estimate| estimate.mean);
     let caption = "Likeness by prompt, the least alike first; hollow: base model".to_owned();
     Plot { caption, svg: dots(&rows, mark, &alt) }

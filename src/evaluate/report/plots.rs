@@ -62,7 +62,11 @@ pub fn dots(rows: &[Row], mark: Option<f64>, alt: &str) -> String {
         let at = axis.x(value);
         // Not "-0.00".
         let value = (value * 100.0).round() / 100.0 + 0.0;
-        let _ = write!(svg, "<text class=\"tick\" x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{value:.2}</text>", bottom + 14.0);
+        let _ = write!(
+            svg,
+            "<text class=\"tick\" x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{value:.2}</text>",
+            bottom + 14.0
+        );
     }
     if let Some(mark) = mark {
         let _ = write!(svg, "<path class=\"mark\" d=\"M{:.1} 0V{bottom}\"/>", axis.x(mark));
