@@ -37,7 +37,7 @@
 //! | judge what was trained | [`Engine::evaluate`], [`EvaluateOptions`] |
 //! | generate again and again with one model | [`Engine::open`], [`Model::keep_weights`], [`Engine::generate_with`] |
 //! | run inside an application that renders with wgpu | [`embedding`], [`Engine::from_device`], [`Job`] |
-//! | know memory and work before a job runs | [`plan_generate`], [`plan_train`], [`PlanReport`] |
+//! | know memory and work before a job runs | [`Engine::prepare`], [`plan_generate`], [`plan_train`], [`PlanReport`] |
 //! | stop a job from another thread | [`CancelToken`], [`Engine::with_cancel`] |
 //! | handle failures | [`Error`] |
 //!
@@ -105,7 +105,7 @@ mod web;
 
 pub use base::rng::RngKind;
 pub use diffusion::{Prediction, SamplerKind, Spacing};
-pub use engine::{Engine, EngineOptions, Job, required_features, required_limits};
+pub use engine::{Engine, EngineOptions, Job, Prepared, required_features, required_limits};
 pub use error::{Error, Result};
 pub use evaluate::{EvaluateOptions, Evaluation};
 pub use event::{CancelToken, Event, Flow, Listener, Phase, Picture, StepReport};

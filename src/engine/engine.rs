@@ -1,6 +1,6 @@
 //! [`Engine`]: opens a device or takes a host's, and starts every job.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::evaluate::{EvaluateOptions, Evaluation};
 use crate::event::{CancelToken, Event, Flow};
 use crate::generate::{GenerateOptions, Generated};
@@ -137,7 +137,7 @@ impl Engine {
     ///
     /// # Errors
     /// If options contradict each other, a file is missing or unsupported, or the job does not fit the adapter or
-    /// `options.model.memory`; [`Error::Interrupted`] if `listener` stops it before the last image
+    /// `options.model.memory`; [`Error::Interrupted`](crate::Error::Interrupted) if `listener` stops it before the last image
     /// is sampled.
     pub async fn generate(
         &self,
@@ -158,8 +158,7 @@ impl Engine {
         mut listener: impl FnMut(Event) -> Flow,
     ) -> Result<Generated> {
         let made = generate::generate_with(&self.context(), model, options, &mut listener).await;
-        let failed = made.as_ref().is_err_and(|error| !matches!(error, Error::Interrupted { .. }));
-        model.settle_weights(failed);
+        model.settle_weights(&made);
         made
     }
 
@@ -167,7 +166,7 @@ impl Engine {
     ///
     /// # Errors
     /// If options contradict each other, a file is missing, unsupported or cannot be written, or the job does not fit the
-    /// adapter or `options.model.memory`; [`Error::Interrupted`] if `listener` stops it.
+    /// adapter or `options.model.memory`; [`Error::Interrupted`](crate::Error::Interrupted) if `listener` stops it.
     pub async fn train(&self, options: &TrainOptions, mut listener: impl FnMut(Event) -> Flow) -> Result<Trained> {
         train::train(&self.context(), options, &mut listener).await
     }

@@ -115,8 +115,7 @@ impl<T> Job<T> {
         });
         if !matches!(outcome, Ok(None)) {
             self.running = None;
-            let failed = matches!(&outcome, Err(error) if !matches!(error, Error::Interrupted { .. }));
-            self.model.take().iter().for_each(|model| model.settle_weights(failed));
+            self.model.take().iter().for_each(|model| model.settle_weights(&outcome));
         }
         outcome
     }

@@ -3,7 +3,9 @@
 #[allow(clippy::module_inception, reason = "the room is called by its main type")]
 mod engine;
 mod job;
+mod prepared;
 mod tune;
 
 pub use engine::{Engine, EngineOptions, required_features, required_limits};
 pub use job::Job;
+pub use prepared::Prepared;

@@ -6,7 +6,7 @@ use crate::io::image::title;
 use crate::pipeline::WeightType;
 use crate::pipeline::prompt::without_tags;
 
-use super::run::Making;
+use super::making::Making;
 
 impl Making<'_> {
     /// The text that goes into a picture's file.

@@ -1,46 +1,14 @@
-//! Plans of a generation: what runs, and what `portray plan` reports.
+//! What `portray plan` reports of a generation.
 
-use crate::error::{Message, Result, message, option};
+use crate::error::{Message, Result};
 use crate::gpu::{Caps, Variants};
 use crate::pipeline::Model;
-use crate::pipeline::image_plans::{ImagePlans, ImageSpec};
 use crate::pipeline::kernel_texts::KernelTexts;
-use crate::pipeline::memory::{PlanReport, at_once, open_for_plan, told_of, within};
+use crate::pipeline::memory::{PlanReport, at_once, open_for_plan, told_of};
 use crate::pipeline::planning::Planning;
-use crate::pipeline::prompt::without_tags;
-use crate::pipeline::recipe::Recipe;
 
 use super::options::GenerateOptions;
-
-/// Whether the negative prompt is encoded: an empty one may stand for zeros.
-pub(super) fn encodes_negative(job: &GenerateOptions, model: &Model) -> bool {
-    !(model.zeros && without_tags(&job.sampling.negative).0.is_empty())
-}
-
-/// What decides the plans of a job's images of `size`, width and height in pixels.
-pub(super) fn image_spec(job: &GenerateOptions, model: &Model, recipe: &Recipe, size: [usize; 2]) -> ImageSpec {
-    ImageSpec {
-        prompts: job.prompts.len(),
-        negative: recipe.guided() && encodes_negative(job, model),
-        clip_skip: job.sampling.clip_skip,
-        size,
-        guided: recipe.guided(),
-        rescaled: recipe.rescale > 0.0,
-        slots: recipe.trajectory.slots,
-        encodes: job.init.is_some() || model.inpaints(),
-        ranks: model.ranks(),
-    }
-}
-
-/// Refuses what takes more memory than the job may.
-pub(super) fn check_memory(plans: &ImagePlans, job: &GenerateOptions, model: &Model) -> Result<()> {
-    let fewer = Message::from("try smaller or fewer images");
-    let smaller = match model.weight_type().smaller() {
-        Some(dtype) => message![fewer, " or ", option("dtype"), format!(" {dtype}")],
-        None => fewer,
-    };
-    within(job.model.memory, plans.memory(job.images()).1, smaller)
-}
+use super::planned::Planned;
 
 /// Plans a generation for an adapter with `caps`. Needs no GPU.
 ///
@@ -86,27 +54,7 @@ pub(crate) fn generate_report(
     model: &Model,
     mut notes: Vec<Message>,
 ) -> Result<(PlanReport, KernelTexts)> {
-    model.check_prompts(job.prompts.iter().chain([&job.sampling.negative]))?;
     let planning = Planning { caps, variants: &Variants::default(), gpu: None };
-    let recipe = Recipe::new(model, &job.sampling, job.model.prediction, job.start_strength(model))?;
-    let size = job.picture_size(model, &mut |event| told_of(&mut notes, event))?;
-    let plans = at_once(image_spec(job, model, &recipe, size).plans(model, planning))?;
-    check_memory(&plans, job, model)?;
-    let (rows, peak_bytes) = plans.memory(job.images());
-    notes.push("the parts run in turn: the peak is the largest of them beside working memory and staging".into());
-    let (steps, kind, [width, height]) = (recipe.trajectory.steps.len(), recipe.trajectory.kind.name(), size);
-    notes.push(format!("{steps} steps of {kind}, {width}x{height}").into());
-    notes.extend(recipe.trajectory.notes.iter().map(|note| note.as_str().into()).chain(job.idle_options(model)));
-    let texts = KernelTexts::of(plans.plans())?;
-    let report = PlanReport {
-        rows,
-        peak_bytes,
-        kept_bytes: plans.kept_bytes(job.images()),
-        dispatches: plans.sampling.step.dispatch_count(),
-        flops: plans.sampling.step.total_flops(),
-        kernels: texts.count(),
-        kernel_bytes: texts.bytes(),
-        notes,
-    };
-    Ok((report, texts))
+    let planned = at_once(Planned::new(job, model, planning, &mut |event| told_of(&mut notes, event)))?;
+    planned.report(job, model, notes)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::Shape;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Store};
 use crate::io::LoraFile;
 use crate::nn::{Param, Role};
@@ -86,8 +86,10 @@ impl Model {
         }
     }
 
-    /// Decides about the weights that a job loaded: keeps them if it ended or was stopped, drops them if it failed.
-    pub(crate) fn settle_weights(&self, failed: bool) {
+    /// Decides about the weights that a job loaded, by its outcome: keeps them if it ended or was stopped, drops them if it
+    /// failed.
+    pub(crate) fn settle_weights<T>(&self, outcome: &Result<T>) {
+        let failed = matches!(outcome, Err(error) if !matches!(error, Error::Interrupted { .. }));
         let held = &mut self.resident.parts().held;
         held.retain(|_, held| held.proven || !failed);
         held.values_mut().for_each(|held| held.proven = true);

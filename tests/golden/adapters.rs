@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use portray::{
     Event, Flow, GenerateOptions, LoraArg, Model, ModelOptions, SamplerKind, SamplingOptions, TrainOptions, WeightType,
@@ -194,6 +195,28 @@ fn a_job_plans_each_graph_once() {
     assert_eq!(work.opened, 1);
     let distinct: BTreeSet<&String> = work.planned.iter().collect();
     assert_eq!((work.planned.len(), distinct.len()), (4, 4), "text, a prompt's keys and values, the step, the decoder");
+}
+
+#[test]
+fn what_was_prepared_is_what_runs() {
+    let model = Arc::new(open("sd2", WeightType::F32, &[lora("sd2.lora-diffusers.safetensors", 1.0)]));
+    let mut deaf = |_: Event| Flow::Continue;
+    let (prepared, ahead) = work(|| pollster::block_on(engine().prepare(&model, &options(), &mut deaf)).unwrap());
+    assert_eq!((ahead.planned.len(), ahead.uploaded), (4, 0), "{ahead:?}");
+    // Another job in between takes the place of what the model remembers, not of what was prepared.
+    let mut larger = options();
+    larger.sampling.width = Some(48);
+    let other = pollster::block_on(engine().prepare(&model, &larger, &mut deaf)).unwrap();
+    assert!(other.report().flops > prepared.report().flops);
+    for _ in 0..2 {
+        let (made, run) = work(|| pollster::block_on(prepared.run(&mut deaf)).unwrap());
+        assert!(run.planned.is_empty() && run.uploaded > 0, "{run:?}");
+        assert_eq!(made.latents.unwrap().last, latents(&model, &options()));
+    }
+    let model_options = ModelOptions { memory: Some(prepared.report().peak_bytes - 1), ..ModelOptions::default() };
+    let refused = GenerateOptions { model: model_options, ..options() };
+    let refusal = pollster::block_on(engine().prepare(&model, &refused, &mut deaf)).err().unwrap().to_string();
+    assert!(refusal.contains("memory"), "{refusal}");
 }
 
 #[test]
