@@ -178,7 +178,7 @@ impl Engine {
     ///
     /// # Errors
     /// If options contradict each other, a file is missing, unsupported or cannot be written, or the job does not fit the
-    /// adapter or `options.model.memory`; [`Error::Interrupted`] if `listener` stops it.
+    /// adapter or `options.model.memory`; [`Error::Interrupted`](crate::Error::Interrupted) if `listener` stops it.
     pub async fn evaluate(
         &self,
         options: &EvaluateOptions,

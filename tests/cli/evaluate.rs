@@ -177,7 +177,8 @@ fn check_page(html: &str, cards: usize) {
 fn what_was_made_before_ctrl_c_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     photos(dir.path(), 1);
-    let line = format!("{LINE} --lora {{F}}/sd2.lora-kohya.safetensors --prompt sks --out ev");
+    let dino = "--vision {F}/../vision/dino";
+    let line = format!("{LINE} --lora {{F}}/sd2.lora-kohya.safetensors --prompt sks --out ev {dino}");
     let made = std::cell::Cell::new(0);
     // Without a class prompt: two images of the subject and four of unrelated prompts.
     let (lines, _) = interrupted(dir.path(), &line, |said| {
@@ -193,6 +194,8 @@ fn what_was_made_before_ctrl_c_is_reported() {
     assert!((7..12).contains(&images) && report["complete"] == false, "{images}");
     assert_eq!(report["among_photos"], serde_json::json!({}), "one photo alone");
     assert!(report["notes"].to_string().contains("one photo alone"), "{}", report["notes"]);
+    assert_eq!(report["judges"]["likeness"], "dino (ViTModel)");
+    assert!(report["columns"][1]["figures"]["DINO"]["mean"].as_f64().is_some_and(f64::is_finite));
     let last = lines.last().unwrap();
     assert_eq!((&last["kind"], &last["done"], &last["total"]), (&"interrupted".into(), &images.into(), &12.into()));
 }
@@ -210,6 +213,8 @@ fn what_cannot_be_evaluated_is_said_before_the_first_step() {
         (format!("{LINE} {lora}"), 2, "--prompt"),
         (format!("{LINE} --prompt sks"), 2, "--lora, or the model before its fine-tune as --base"),
         (format!("{LINE} {lora} --prompt sks --vision {{F}}/sd2"), 1, "sd2"),
+        (format!("{LINE} {lora} --prompt sks --vision {{F}}/../vision/clip"), 2, "give it with --clip"),
+        (format!("{LINE} {lora} --prompt sks --clip {{F}}/../vision/dino"), 2, "expected a CLIP model with its text side"),
         (format!("{LINE} {lora} --prompt sks --out photos"), 2, "--photos"),
         (format!("{LINE} --lora p.txt --prompt sks"), 1, "p.txt"),
         ("evaluate --photos none --lora x --prompt sks".into(), 1, "none"),

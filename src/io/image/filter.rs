@@ -48,7 +48,8 @@ impl Filter {
             Filter::Nearest | Filter::Box => f64::from(u8::from(x > -0.5 && x <= 0.5)),
             Filter::Bilinear => (1.0 - x.abs()).max(0.0),
             Filter::Hamming if x.abs() >= 1.0 => 0.0,
-            Filter::Hamming => sinc(x) * (0.54 + 0.46 * (PI * x).cos()),
+            // Pillow's constants are single precision.
+            Filter::Hamming => sinc(x) * (f64::from(0.54f32) + f64::from(0.46f32) * (PI * x).cos()),
             Filter::Bicubic => bicubic(x.abs(), -0.5),
             Filter::Lanczos if x.abs() >= 3.0 => 0.0,
             Filter::Lanczos => sinc(x) * sinc(x / 3.0),
@@ -115,10 +116,19 @@ impl Taps {
         self.start + self.weights.len()
     }
 
-    /// Weighted sum of source values, rounded and clamped to a byte.
+    /// Weighted sum of source values as a byte.
     pub fn sum(&self, value: impl Fn(usize) -> u8) -> u8 {
         let weighted = |(i, weight): (usize, &i32)| weight * i32::from(value(self.start + i));
-        let sum: i32 = self.weights.iter().enumerate().map(weighted).sum();
-        ((sum + (1 << (BITS - 1))) >> BITS).clamp(0, 255) as u8
+        byte(self.weights.iter().enumerate().map(weighted).sum())
     }
+
+    /// Weight of the source value at `index`, if it counts.
+    pub fn weight(&self, index: usize) -> Option<i32> {
+        self.weights.get(index.checked_sub(self.start)?).copied()
+    }
+}
+
+/// A sum of weighted bytes, rounded and clamped to a byte.
+pub(super) fn byte(sum: i32) -> u8 {
+    ((sum + (1 << (BITS - 1))) >> BITS).clamp(0, 255) as u8
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::filter::{Filter, Taps};
+use super::filter::{Filter, Taps, byte};
 use crate::error::{Error, Result};
 
 /// Position of a crop: the share of what is cut that is left of it and above it.
@@ -92,29 +92,55 @@ pub(super) fn resample_window<'a>(
     let Window { full, at, size: [width, height] } = window;
     let columns = filter.taps(from[0], full[0], at[0], width);
     let lines = filter.taps(from[1], full[1], at[1], height);
-
-    // Pillow's order: across, rounded to bytes, then down.
+    if down_first(from, full) {
+        let narrow = down(from[0] * 3, &lines, rows);
+        return across(from[0] * 3, &columns, &narrow);
+    }
     let first = lines.iter().map(|taps| taps.start).min().unwrap_or(0);
     let end = lines.iter().map(Taps::end).max().unwrap_or(0);
-    let mut across = vec![0u8; (end - first) * width * 3];
-    for (band, out) in across.chunks_mut(BAND * width * 3).enumerate() {
-        let begin = first + band * BAND;
-        let source = rows(begin..(begin + BAND).min(end));
-        for (source, out) in source.chunks(from[0] * 3).zip(out.chunks_mut(width * 3)) {
-            for (taps, pixel) in columns.iter().zip(out.chunks_mut(3)) {
-                for (channel, value) in pixel.iter_mut().enumerate() {
-                    *value = taps.sum(|i| source[i * 3 + channel]);
-                }
+    let mut narrow = Vec::with_capacity((end - first) * width * 3);
+    for begin in (first..end).step_by(BAND) {
+        narrow.extend(across(from[0] * 3, &columns, &rows(begin..(begin + BAND).min(end))));
+    }
+    let row = width * 3;
+    down(row, &lines, |some| Cow::Borrowed(&narrow[(some.start - first) * row..(some.end - first) * row]))
+}
+
+/// Pillow's order of the two passes, of which the first rounds to bytes (`ImagingResample` in 13.0): across first, unless
+/// the other leaves out more than twice as many rows as columns.
+fn down_first(from: [usize; 2], to: [usize; 2]) -> bool {
+    let [columns, rows] = [0, 1].map(|side| from[side] as i128 - to[side] as i128);
+    rows > 0 && rows > 2 * columns
+}
+
+/// Rows of `row` bytes under the taps of their columns.
+fn across(row: usize, columns: &[Taps], source: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(source.len() / row.max(1) * columns.len() * 3);
+    for source in source.chunks_exact(row) {
+        for taps in columns {
+            out.extend((0..3).map(|channel| taps.sum(|i| source[i * 3 + channel])));
+        }
+    }
+    out
+}
+
+/// Rows under the taps `lines`, from source rows of `row` bytes that `rows` gives.
+fn down<'a>(row: usize, lines: &[Taps], rows: impl Fn(Range<usize>) -> Cow<'a, [u8]>) -> Vec<u8> {
+    let first = lines.iter().map(|taps| taps.start).min().unwrap_or(0);
+    let end = lines.iter().map(Taps::end).max().unwrap_or(0);
+    let mut sums = vec![0i32; lines.len() * row];
+    for begin in (first..end).step_by(BAND) {
+        let last = (begin + BAND).min(end);
+        let source = rows(begin..last);
+        for (taps, sums) in lines.iter().zip(sums.chunks_exact_mut(row)) {
+            for at in begin.max(taps.start)..last.min(taps.end()) {
+                let (Some(weight), from) = (taps.weight(at), (at - begin) * row) else { continue };
+                let bytes = &source[from..from + row];
+                sums.iter_mut().zip(bytes).for_each(|(sum, byte)| *sum += weight * i32::from(*byte));
             }
         }
     }
-    let mut rgb = vec![0u8; height * width * 3];
-    for (taps, out) in lines.iter().zip(rgb.chunks_mut(width * 3)) {
-        for (i, value) in out.iter_mut().enumerate() {
-            *value = taps.sum(|row| across[(row - first) * width * 3 + i]);
-        }
-    }
-    rgb
+    sums.into_iter().map(byte).collect()
 }
 
 /// Offset of a crop, rounded as torchvision's centre crop is.

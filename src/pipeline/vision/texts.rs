@@ -37,9 +37,19 @@ impl VisionModel {
         if let Some(tokenizer) = self.tokenizer.get() {
             return Ok(tokenizer);
         }
-        let most = self.folder.text()?.config.max_position_embeddings;
+        let most = self.text_tokens();
         let tokenizer = self.folder.tokenizer()?.at_most(most);
         Ok(self.tokenizer.get_or_init(|| tokenizer))
+    }
+
+    /// Most tokens of a text; 0 for a model that reads none.
+    pub fn text_tokens(&self) -> usize {
+        self.folder.texts.as_ref().map_or(0, |text| text.config.max_position_embeddings)
+    }
+
+    /// Token ids that it knows; 0 for a model that reads no text.
+    pub fn vocabulary(&self) -> usize {
+        self.folder.texts.as_ref().map_or(0, |text| text.config.vocab_size)
     }
 
     /// Token ids of `texts` as CLIP's tokenizer gives them with padding and truncation to its full length (77), and what of a
