@@ -116,11 +116,11 @@ fn histogram(p: Pixels<'_>) -> Vec<f64> {
         |i: usize| i.is_multiple_of(width) || i % width == width - 1 || i / width == 0 || i / width == height - 1;
     let border: Vec<[f64; 3]> = (0..lab.len()).filter(|&i| on_border(i)).map(|i| lab[i]).collect();
     let rank = (border.len() as f64 * BORDER_SHARE) as usize;
+    let mut squares = Vec::with_capacity(border.len());
     for (i, colour) in lab.iter().enumerate() {
-        let mut squares: Vec<f64> =
-            border.iter().map(|b| colour.iter().zip(b).map(|(x, y)| (x - y).powi(2)).sum()).collect();
-        let difference = squares.select_nth_unstable_by(rank, f64::total_cmp).1.sqrt();
-        let foreground = ((difference - BACKGROUND[0]) / (BACKGROUND[1] - BACKGROUND[0])).clamp(0.0, 1.0);
+        squares.clear();
+        squares.extend(border.iter().map(|b| colour.iter().zip(b).map(|(x, y)| (x - y).powi(2)).sum::<f64>()));
+        let foreground = foreground(&mut squares, rank);
         let centred = |at: usize, of: usize| (at as f64 + 0.5) / of as f64 * 2.0 - 1.0;
         let (x, y) = (centred(i % width, width), centred(i / width, height));
         spread(&mut bins, BINS, axes(*colour), foreground * (-(x * x + y * y)).exp());
@@ -128,6 +128,20 @@ fn histogram(p: Pixels<'_>) -> Vec<f64> {
     let total: f64 = bins.iter().sum();
     bins.iter_mut().for_each(|b| *b /= total.max(1e-9));
     bins
+}
+
+/// How much of a pixel is foreground, from the squares of its differences to the border: 0 if more than `rank` are small.
+fn foreground(squares: &mut [f64], rank: usize) -> f64 {
+    let within = |limit: f64| squares.iter().filter(|square| **square <= limit * limit).count();
+    // Most pixels are clearly one or the other, and counting is faster than sorting.
+    if within(BACKGROUND[0]) > rank {
+        return 0.0;
+    }
+    if within(BACKGROUND[1]) <= rank {
+        return 1.0;
+    }
+    let difference = squares.select_nth_unstable_by(rank, f64::total_cmp).1.sqrt();
+    ((difference - BACKGROUND[0]) / (BACKGROUND[1] - BACKGROUND[0])).clamp(0.0, 1.0)
 }
 
 /// The picture in L*a*b*, averaged to at most `GRID` cells a side, with its width and height in cells.
@@ -308,6 +322,13 @@ mod tests {
             let embedding = Embedding::new(width, height, &PURPLE.repeat(width * height));
             assert!((cosine(&embedding.scene, &embedding.scene) - 1.0).abs() < 1e-12, "{width}x{height}");
         }
+    }
+
+    #[test]
+    fn a_pixel_is_foreground_by_the_border_pixels_that_it_resembles() {
+        let share = |differences: &[f64]| foreground(&mut differences.iter().map(|d| d * d).collect::<Vec<_>>(), 1);
+        assert_eq!([share(&[8.0, 50.0, 3.0]), share(&[7.0, 20.5, 90.0]), share(&[99.0; 3])], [0.0, 1.0, 1.0]);
+        assert!((share(&[3.0, 14.0, 60.0]) - 0.5).abs() < 1e-12);
     }
 
     #[test]

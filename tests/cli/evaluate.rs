@@ -214,7 +214,11 @@ fn what_cannot_be_evaluated_is_said_before_the_first_step() {
         (format!("{LINE} --prompt sks"), 2, "--lora, or the model before its fine-tune as --base"),
         (format!("{LINE} {lora} --prompt sks --vision {{F}}/sd2"), 1, "sd2"),
         (format!("{LINE} {lora} --prompt sks --vision {{F}}/../vision/clip"), 2, "give it with --clip"),
-        (format!("{LINE} {lora} --prompt sks --clip {{F}}/../vision/dino"), 2, "expected a CLIP model with its text side"),
+        (
+            format!("{LINE} {lora} --prompt sks --clip {{F}}/../vision/dino"),
+            2,
+            "expected a CLIP model with its text side",
+        ),
         (format!("{LINE} {lora} --prompt sks --out photos"), 2, "--photos"),
         (format!("{LINE} --lora p.txt --prompt sks"), 1, "p.txt"),
         ("evaluate --photos none --lora x --prompt sks".into(), 1, "none"),
