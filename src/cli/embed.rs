@@ -77,7 +77,7 @@ pub fn run(global: &Global, args: &EmbedArgs) -> Result<()> {
 /// The tensors of the file at `path` that are embedded.
 fn given(model: &VisionModel, path: &Path) -> Result<Inputs> {
     let file = SafeTensors::open(path)?;
-    let images = file.find("pixels").map(|tensor| pixels(&tensor)).transpose()?;
+    let images = file.find("pixels").map(|tensor| pixels(model, &tensor)).transpose()?;
     let texts = file.find("input_ids").map(|tensor| input_ids(model, &tensor)).transpose()?;
     if images.is_none() && texts.is_none() {
         let message = "holds neither pixels [n, channels, height, width] nor input_ids [n, tokens]: nothing to embed";
@@ -86,7 +86,7 @@ fn given(model: &VisionModel, path: &Path) -> Result<Inputs> {
     Ok(Inputs { images, texts })
 }
 
-fn pixels(tensor: &Tensor<'_>) -> Result<Vec<Planes>> {
+fn pixels(model: &VisionModel, tensor: &Tensor<'_>) -> Result<Vec<Planes>> {
     let &[n, channels, height, width] = tensor.shape.as_ref() else {
         return Err(tensor.error(format!("is {:?}: expected [n, channels, height, width]", tensor.shape)));
     };
@@ -95,7 +95,9 @@ fn pixels(tensor: &Tensor<'_>) -> Result<Vec<Planes>> {
     }
     let values = tensor.to_finite_numbers()?;
     let image = |values: &[f32]| Planes { channels, height, width, values: values.to_vec() };
-    Ok(values.chunks_exact(channels * height * width).map(image).collect())
+    let images: Vec<Planes> = values.chunks_exact(channels * height * width).map(image).collect();
+    images.first().map_or(Ok(()), |image| model.check(image)).map_err(|e| tensor.error(e))?;
+    Ok(images)
 }
 
 fn input_ids(model: &VisionModel, tensor: &Tensor<'_>) -> Result<Vec<Vec<u32>>> {
@@ -126,7 +128,9 @@ fn prepared(global: &Global, model: &VisionModel, paths: &[PathBuf]) -> Result<V
             vec![path.clone()]
         };
         for path in pictures {
-            images.push(model.preprocess(&Decoded::open(&path)?).map_err(|e| Error::file(&path, e.message()))?);
+            let image = Decoded::open(&path)?;
+            let prepared = model.preprocess(&image).and_then(|image| model.check(&image).map(|()| image));
+            images.push(prepared.map_err(|e| Error::file(&path, e.message()))?);
         }
     }
     Ok(images)

@@ -112,8 +112,9 @@ fn find(folder: &Path) -> Result<(Value, String)> {
 }
 
 fn class(fields: &Fields, kind: VisionKind) -> Result<Class, String> {
-    let older = fields.feature_extractor_type.as_ref().map(|name| name.replace("FeatureExtractor", "ImageProcessor"));
-    let name = fields.image_processor_type.clone().or(older);
+    // Early files have the class's older name, under either key.
+    let name = fields.image_processor_type.as_ref().or(fields.feature_extractor_type.as_ref());
+    let name = name.map(|name| name.replace("FeatureExtractor", "ImageProcessor"));
     let stem = name.as_deref().map(|name| name.trim_end_matches("Fast").trim_end_matches("Pil"));
     match stem {
         Some("ViTImageProcessor") => Ok(VIT),

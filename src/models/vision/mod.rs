@@ -9,5 +9,5 @@ mod tower;
 
 pub use config::{VisionConfig, VisionKind};
 pub use names::{Stored, fold, stored};
-pub use positions::{Tokens, grid, patches};
+pub use positions::{Tokens, check_image, grid, patches};
 pub use tower::VisionTower;

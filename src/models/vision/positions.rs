@@ -10,11 +10,11 @@ pub fn grid(config: &VisionConfig, height: usize, width: usize) -> [usize; 2] {
     [height / config.patch[0], width / config.patch[1]]
 }
 
-/// Rows `[patches, channels * patch height * patch width]` of an image, as a convolution over its patches reads them.
+/// Checks that the tower reads `image`.
 ///
 /// # Errors
 /// [`Error::Usage`] if it has other channels than the tower reads, or no patch.
-pub fn patches(config: &VisionConfig, image: &Planes) -> Result<Vec<f32>> {
+pub fn check_image(config: &VisionConfig, image: &Planes) -> Result<()> {
     let Planes { channels, height, width, values } = image;
     let [rows, columns] = grid(config, *height, *width);
     let [down, across] = config.patch;
@@ -25,6 +25,18 @@ pub fn patches(config: &VisionConfig, image: &Planes) -> Result<Vec<f32>> {
              {across}x{down} pixels or more"
         )));
     }
+    Ok(())
+}
+
+/// Rows `[patches, channels * patch height * patch width]` of an image, as a convolution over its patches reads them.
+///
+/// # Errors
+/// As [`check_image`].
+pub fn patches(config: &VisionConfig, image: &Planes) -> Result<Vec<f32>> {
+    check_image(config, image)?;
+    let Planes { channels, height, width, values } = image;
+    let [rows, columns] = grid(config, *height, *width);
+    let [down, across] = config.patch;
     let mut patches = Vec::with_capacity(rows * columns * config.patch_values());
     for (row, column) in (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column))) {
         for (channel, y) in (0..*channels).flat_map(|channel| (0..down).map(move |y| (channel, y))) {

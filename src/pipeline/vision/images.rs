@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Caps, Pool, Store};
 use crate::graph::{Graph, Session};
 use crate::io::image::Planes;
-use crate::models::vision::{Tokens, VisionTower, fold, grid, patches};
+use crate::models::vision::{Tokens, VisionTower, check_image, fold, grid, patches};
 use crate::nn::{Param, Scope, Settings};
 use crate::pipeline::context::Context;
 use crate::pipeline::memory;
@@ -68,6 +68,15 @@ impl VisionModel {
             }
         }
         Ok(values)
+    }
+
+    /// Checks that the model reads `image`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if it has other channels, is smaller than a patch, or of a size for which there are no positions.
+    pub fn check(&self, image: &Planes) -> Result<()> {
+        check_image(&self.folder.images, image)?;
+        self.tokens([image.height, image.width]).map(drop)
     }
 
     /// Tokens for images of `sides`, height and width.
@@ -136,8 +145,7 @@ impl VisionModel {
     ) -> Result<()> {
         let config = &self.folder.images;
         let grid = grid(config, sides[0], sides[1]);
-        // Refuses what the model does not read before anything is planned.
-        indices.first().map_or(Ok(()), |i| patches(config, &images[*i]).map(drop))?;
+        indices.iter().try_for_each(|i| check_image(config, &images[*i]))?;
         let tokens = self.tokens(sides)?;
         let n = self.batch(context.gpu.caps(), grid[0] * grid[1]).min(indices.len());
         let mut parts = vec![self.plan_images(context, n, grid)?];
