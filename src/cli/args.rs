@@ -111,7 +111,7 @@ pub struct EvaluateArgs {
     #[command(flatten)]
     pub job: EvaluateOptions,
     /// Compute the figures of the embeddings in this file instead: real, made, prompt, clip_real, clip_made, clip_text, class,
-    /// class_base, each [N, D]; needs no model
+    /// class_base, each [N, D]; needs no model; --out then gets report.json alone
     #[arg(long, value_name = "X.safetensors", conflicts_with_all = EVALUATED)]
     pub embeddings: Option<PathBuf>,
 }

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use portray::evaluate::{Estimate, Figure, Figures, figures_of_file};
-use portray::{Evaluation, Result};
+use portray::io::{Place, Placed, write_atomic};
+use portray::{EvaluateOptions, Evaluation, Result};
 use serde_json::{Value, json};
 
 use super::args::{EvaluateArgs, Global};
@@ -26,7 +27,7 @@ const ALL: [Figure; 8] = [
 /// Evaluates, and prints the table of figures and where the report lies.
 pub fn run(global: &Global, args: EvaluateArgs) -> Result<()> {
     if let Some(path) = &args.embeddings {
-        return given(global, path);
+        return given(global, path, &args.job);
     }
     let job = args.job;
     stop::listen();
@@ -36,16 +37,21 @@ pub fn run(global: &Global, args: EvaluateArgs) -> Result<()> {
     tell(global, &reporter.finish(result)?)
 }
 
-/// Prints the figures of given embeddings.
-fn given(global: &Global, path: &Path) -> Result<()> {
+/// Prints the figures of given embeddings, and writes them to `report.json` where a folder is named.
+fn given(global: &Global, path: &Path, job: &EvaluateOptions) -> Result<()> {
     let found = figures_of_file(path)?;
+    let mut said = json!({"event": "figures"});
+    for (figure, estimate) in &found.figures {
+        said[figure.name()] = estimate.mean.into();
+    }
+    said["standard_errors"] = errors(&found.figures);
+    said["notes"] = found.notes.iter().map(|note| note.in_words(&CommandLine)).collect::<Vec<_>>().into();
+    if job.out != EvaluateOptions::default().out {
+        let text = format!("{said:#}\n");
+        let place = Place::file(job.out.join("report.json"), job.force);
+        place.put(|at| write_atomic(at, |out| out.write_all(text.as_bytes()))).and_then(Placed::path)?;
+    }
     if global.json {
-        let mut said = json!({"event": "figures"});
-        for (figure, estimate) in &found.figures {
-            said[figure.name()] = estimate.mean.into();
-        }
-        said["standard_errors"] = errors(&found.figures);
-        said["notes"] = found.notes.iter().map(|note| note.in_words(&CommandLine)).collect::<Vec<_>>().into();
         return terminal::data(said);
     }
     for note in &found.notes {

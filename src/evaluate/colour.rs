@@ -50,22 +50,21 @@ pub fn change(a: &[Picture], b: &[Picture]) -> f64 {
 const GRID: usize = 64;
 /// Bins of lightness and of the two opponent axes.
 const BINS: [usize; 3] = [6, 13, 13];
-/// Parts of a side of an image that are looked at apart, and the coarser bins of each part.
-const PARTS: usize = 4;
-const PART_BINS: [usize; 3] = [4, 7, 7];
+/// Parts of a side of an image that are looked at apart.
+const PARTS: usize = 16;
 /// The share of the border that must have a pixel's colour for it to be background: a subject that touches the border
 /// somewhere does not count as background everywhere.
 const BORDER_SHARE: f64 = 0.05;
 /// Colour differences (CIE76) up to which a pixel is background, and from which it is foreground.
 const BACKGROUND: [f64; 2] = [8.0, 20.0];
 
-/// Vectors of an image. Cosines of two of them are Bhattacharyya coefficients of colour histograms (Kailath 1967): 1 for the
-/// same colours, 0 for no colour in common.
+/// Vectors of an image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Embedding {
-    /// Colours of the foreground, for likeness to photos; of an image that is all background, a direction of its own.
+    /// Colours of the foreground, for likeness to photos. Cosines are Bhattacharyya coefficients of histograms (Kailath 1967):
+    /// 1 for the same colours, 0 for none in common. An image that is all background has a direction of its own.
     pub subject: Vec<f64>,
-    /// Colours of each of 4 x 4 parts of the whole image, for diversity and drift.
+    /// Colours of each of 16 x 16 parts of the whole image, for diversity and drift.
     pub scene: Vec<f64>,
 }
 
@@ -80,18 +79,24 @@ impl Embedding {
     }
 }
 
-/// Square roots of the shares of colours in each part of an image.
+/// Lightness, from the middle, and the two opponent axes of each part of an image, in CIE L*a*b*.
 fn scene(p: Pixels<'_>) -> Vec<f64> {
-    let bins: usize = PART_BINS.iter().product();
-    let mut parts = vec![0.0; PARTS * PARTS * bins];
     let (lab, width, height) = grid(p);
-    for (i, colour) in lab.iter().enumerate() {
-        let (x, y) = (i % width * PARTS / width, i / width * PARTS / height);
-        let part = (y * PARTS + x) * bins;
-        spread(&mut parts[part..part + bins], PART_BINS, axes(*colour), 1.0);
+    // An image of fewer pixels shows some of them in several parts.
+    let part = |at: usize, of: usize| at * of / PARTS..((at + 1) * of / PARTS).max(at * of / PARTS + 1);
+    let mut values = Vec::with_capacity(PARTS * PARTS * 3 + 1);
+    for (y, x) in (0..PARTS).flat_map(|y| (0..PARTS).map(move |x| (y, x))) {
+        let (rows, columns) = (part(y, height), part(x, width));
+        let count = (rows.len() * columns.len()) as f64;
+        let mut mean = [-50.0, 0.0, 0.0];
+        for cell in rows.flat_map(|row| columns.clone().map(move |column| row * width + column)) {
+            mean.iter_mut().zip(lab[cell]).for_each(|(mean, value)| *mean += value / count);
+        }
+        values.extend(mean);
     }
-    let total = lab.len().max(1) as f64;
-    parts.into_iter().map(|x| (x / total).sqrt()).collect()
+    // Gives an even grey a direction, and counts little beside colours.
+    values.push(PARTS as f64);
+    values
 }
 
 /// How alike the subject's colours are in `picture` and in `photos`, 0 to 1: the mean intersection of soft colour
@@ -123,7 +128,7 @@ fn histogram(p: Pixels<'_>) -> Vec<f64> {
         let foreground = foreground(&mut squares, rank);
         let centred = |at: usize, of: usize| (at as f64 + 0.5) / of as f64 * 2.0 - 1.0;
         let (x, y) = (centred(i % width, width), centred(i / width, height));
-        spread(&mut bins, BINS, axes(*colour), foreground * (-(x * x + y * y)).exp());
+        spread(&mut bins, axes(*colour), foreground * (-(x * x + y * y)).exp());
     }
     let total: f64 = bins.iter().sum();
     bins.iter_mut().for_each(|b| *b /= total.max(1e-9));
@@ -181,10 +186,10 @@ fn axes(lab: [f64; 3]) -> [f64; 3] {
     [lab[0] / 100.0, (lab[1] + 90.0) / 180.0, (lab[2] + 90.0) / 180.0]
 }
 
-/// Shares `weight` between the eight of `sizes` bins around a colour.
-fn spread(bins: &mut [f64], sizes: [usize; 3], axes: [f64; 3], weight: f64) {
+/// Shares `weight` between the eight bins around a colour.
+fn spread(bins: &mut [f64], axes: [f64; 3], weight: f64) {
     let place = |axis: usize| {
-        let at = axes[axis].clamp(0.0, 1.0) * (sizes[axis] - 1) as f64;
+        let at = axes[axis].clamp(0.0, 1.0) * (BINS[axis] - 1) as f64;
         (at as usize, at.fract())
     };
     let places = [place(0), place(1), place(2)];
@@ -192,7 +197,7 @@ fn spread(bins: &mut [f64], sizes: [usize; 3], axes: [f64; 3], weight: f64) {
         let (mut index, mut share) = (0, weight);
         for (axis, (low, part)) in places.iter().enumerate() {
             let up = corner >> axis & 1;
-            index = index * sizes[axis] + (low + up).min(sizes[axis] - 1);
+            index = index * BINS[axis] + (low + up).min(BINS[axis] - 1);
             share *= if up == 1 { *part } else { 1.0 - part };
         }
         bins[index] += share;
@@ -293,7 +298,9 @@ mod tests {
         let (white, sand) = (embed(&disc(PURPLE, [255; 3])), embed(&disc(PURPLE, [230, 210, 150])));
         let other = embed(&disc(ORANGE, [255; 3]));
         assert!(cosine(&white.subject, &sand.subject) > 0.95 && cosine(&white.subject, &other.subject) < 0.05);
-        assert!(cosine(&white.scene, &sand.scene) < 0.6, "the ground is another");
+        let night = embed(&disc(PURPLE, [20, 30, 60]));
+        let (sand, night) = (cosine(&white.scene, &sand.scene), cosine(&white.scene, &night.scene));
+        assert!((0.5..0.95).contains(&sand) && night < 0.2, "the ground is another: {sand:.3}, {night:.3}");
         assert!((cosine(&white.subject, &white.subject) - 1.0).abs() < 1e-12);
         assert!((cosine(&white.scene, &white.scene) - 1.0).abs() < 1e-12);
         // One colour has no foreground: it is like another such image, and like no subject.
@@ -321,6 +328,14 @@ mod tests {
         for (width, height) in [(1, 1), (1, 9), (7, 3), (200, 5), (65, 64)] {
             let embedding = Embedding::new(width, height, &PURPLE.repeat(width * height));
             assert!((cosine(&embedding.scene, &embedding.scene) - 1.0).abs() < 1e-12, "{width}x{height}");
+            assert_eq!(embedding.scene.len(), PARTS * PARTS * 3 + 1);
+        }
+        // Halves of a 2 x 1 image are halves of its parts; an even grey has a direction.
+        let scene = Embedding::new(2, 1, &[0, 0, 0, 255, 255, 255]).scene;
+        assert!((scene[7 * 3] + 50.0).abs() < 1e-9 && (scene[8 * 3] - 50.0).abs() < 1e-3);
+        for grey in [118, 119, 120] {
+            let embedding = Embedding::new(3, 3, &[grey; 27]);
+            assert!((cosine(&embedding.scene, &embedding.scene) - 1.0).abs() < 1e-12);
         }
     }
 

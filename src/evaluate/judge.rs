@@ -29,7 +29,7 @@ impl Seen {
         let rows = |of: fn(&Embedding) -> &Vec<f64>| {
             let width = images.clone().next().map_or(1, |first| of(first).len());
             let values: Vec<f64> = images.clone().flat_map(|image| of(image)).copied().collect();
-            // Shares of colours sum to 1: each row has a length.
+            // Neither vector of an image is all zeros.
             UnitVectors::new(width, values).unwrap_or_else(|_| UnitVectors::none(width))
         };
         Seen { subject: rows(|e| &e.subject), scene: rows(|e| &e.scene), clip: None }

@@ -77,7 +77,11 @@ fn figures_of_absent_embeddings_are_left_out_by_name() {
     {
         assert!(notes.contains(said), "{said}: {notes}");
     }
-    let output = portray(dir.path()).args(["evaluate", "--embeddings", "changed.safetensors"]).output().unwrap();
+    let args = ["evaluate", "--embeddings", "changed.safetensors", "--out", "figures"];
+    let output = portray(dir.path()).args(args).output().unwrap();
+    let written = std::fs::read(dir.path().join("figures/report.json")).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&written).unwrap(), found);
+    refused(dir.path(), &args.join(" "), 1, &["report.json: exists already", "--force"]);
     assert!(stdout(&output).starts_with("DINO") && stderr(&output).contains("DRIFT is left out"));
     let faults: [(&str, &dyn Fn(&mut BTreeMap<String, Vec<f32>>)); 5] = [
         ("tensor 'prompt': holds 3: 'clip_text' has rows 0 to 2", &|v| v.get_mut("prompt").unwrap()[0] = 3.0),
