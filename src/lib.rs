@@ -108,6 +108,8 @@ pub use event::{CancelToken, Event, Flow, Listener, Phase, Picture, StepReport};
 pub use generate::{GenerateOptions, Generated, Latents, plan_generate};
 pub use gpu::Budget;
 pub use io::LoraFormat;
-pub use pipeline::{LoraArg, LoraReport, Model, ModelOptions, ModelReport, PlanReport, SamplingOptions, WeightType};
+pub use pipeline::{
+    LoraArg, LoraReport, Model, ModelOptions, ModelReport, PlanReport, SamplingOptions, VisionModel, WeightType,
+};
 pub use train::{Checkpointing, Crop, LrSchedule, Method, Optimizer, Targets, TrainOptions, Trained, plan_train};
 pub use wgpu;

@@ -29,7 +29,9 @@ pub(crate) mod resident;
 mod sizes;
 pub(crate) mod text;
 pub(crate) mod textures;
+pub(crate) mod vision;
 
+pub use crate::models::vision::VisionKind;
 pub use autoencode::Posterior;
 pub use cache::cache_folder;
 pub use inpaint::Masked;
@@ -40,3 +42,4 @@ pub use options::lora_parser;
 pub use options::{LoraArg, ModelOptions, SamplingOptions, WeightType, parse_bytes, parse_count};
 pub use report::{LoraReport, ModelReport, PartReport, native_size};
 pub use sizes::{PixelOffset, PixelSize};
+pub use vision::VisionModel;
