@@ -1,9 +1,30 @@
-//! Whether a subject was learned and its class kept: figures from pixels alone.
+//! Built-in measure: figures from colours alone, for when there is no vision model.
 //!
-//! Pixel values count from 0 to 1. [`diversity`] and [`change`] look at whole pictures of the class prompt, made with the
-//! same seeds. [`likeness`] compares a picture with photos of the subject and leaves the background out.
+//! [`Embedding::new`] turns an image into two vectors whose cosines take the place of those of a vision model: colours of
+//! what stands in the middle, with the background left out, and colours of the whole image by place. The other functions
+//! serve `portray demo --check`; they count pixel values from 0 to 1.
 
 use crate::event::Picture;
+
+/// Sentence on what the measure cannot see. For people.
+pub const BLIND_TO: &str = "The built-in measure sees colours alone: the subject's by the colours of what stands in the \
+    middle, whole images by the colours of their parts. It sees neither shapes, textures and faces nor what an image shows; \
+    another subject of the same colours looks the same to it. Give a DINO model for likeness and a CLIP model for prompt \
+    fidelity.";
+
+/// Pixels of an image.
+#[derive(Clone, Copy)]
+struct Pixels<'a> {
+    width: usize,
+    height: usize,
+    rgb: &'a [u8],
+}
+
+impl<'a> From<&'a Picture> for Pixels<'a> {
+    fn from(picture: &'a Picture) -> Pixels<'a> {
+        Pixels { width: picture.width, height: picture.height, rgb: &picture.rgb }
+    }
+}
 
 fn unit(p: &Picture) -> impl Iterator<Item = f64> + '_ {
     p.rgb.iter().map(|&v| f64::from(v) / 255.0)
@@ -30,11 +51,49 @@ pub fn change(a: &[Picture], b: &[Picture]) -> f64 {
 const GRID: usize = 64;
 /// Bins of lightness and of the two opponent axes.
 const BINS: [usize; 3] = [6, 13, 13];
+/// Parts of a side of an image that are looked at apart, and the coarser bins of each part.
+const PARTS: usize = 4;
+const PART_BINS: [usize; 3] = [4, 7, 7];
 /// The share of the border that must have a pixel's colour for it to be background: a subject that touches the border
 /// somewhere does not count as background everywhere.
 const BORDER_SHARE: f64 = 0.05;
 /// Colour differences (CIE76) up to which a pixel is background, and from which it is foreground.
 const BACKGROUND: [f64; 2] = [8.0, 20.0];
+
+/// Vectors of an image. Cosines of two of them are Bhattacharyya coefficients of colour histograms (Kailath 1967): 1 for the
+/// same colours, 0 for no colour in common.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedding {
+    /// Colours of the foreground, for likeness to photos; of an image that is all background, a direction of its own.
+    pub subject: Vec<f64>,
+    /// Colours of each of 4 x 4 parts of the whole image, for diversity and drift.
+    pub scene: Vec<f64>,
+}
+
+impl Embedding {
+    /// Embeds an image of `width` x `height` pixels: RGB, 8 bits per channel, row by row.
+    pub fn new(width: usize, height: usize, rgb: &[u8]) -> Embedding {
+        let pixels = Pixels { width, height, rgb };
+        let mut subject: Vec<f64> = histogram(pixels).into_iter().map(f64::sqrt).collect();
+        let is_empty = subject.iter().all(|x| *x == 0.0);
+        subject.push(f64::from(u8::from(is_empty)));
+        Embedding { subject, scene: scene(pixels) }
+    }
+}
+
+/// Square roots of the shares of colours in each part of an image.
+fn scene(p: Pixels<'_>) -> Vec<f64> {
+    let bins: usize = PART_BINS.iter().product();
+    let mut parts = vec![0.0; PARTS * PARTS * bins];
+    let (lab, width, height) = grid(p);
+    for (i, colour) in lab.iter().enumerate() {
+        let (x, y) = (i % width * PARTS / width, i / width * PARTS / height);
+        let part = (y * PARTS + x) * bins;
+        spread(&mut parts[part..part + bins], PART_BINS, axes(*colour), 1.0);
+    }
+    let total = lab.len().max(1) as f64;
+    parts.into_iter().map(|x| (x / total).sqrt()).collect()
+}
 
 /// How alike the subject's colours are in `picture` and in `photos`, 0 to 1: the mean intersection of soft colour
 /// histograms of their foregrounds (Swain and Ballard 1991, "Color Indexing") in CIE L*a*b*; 0 for a picture that is
@@ -45,13 +104,13 @@ const BACKGROUND: [f64; 2] = [8.0, 20.0];
 /// (sky, sea and sand) is left out whole. Each pixel counts by its distance to the middle as well, because that is where
 /// a subject is.
 pub fn likeness(picture: &Picture, photos: &[Picture]) -> f64 {
-    let own = histogram(picture);
-    let overlap = |p: &Picture| own.iter().zip(histogram(p)).map(|(a, b)| a.min(b)).sum::<f64>();
+    let own = histogram(picture.into());
+    let overlap = |p: &Picture| own.iter().zip(histogram(p.into())).map(|(a, b)| a.min(b)).sum::<f64>();
     photos.iter().map(overlap).sum::<f64>() / photos.len().max(1) as f64
 }
 
 /// The foreground's colours; sums to 1, or to 0 where there is no foreground.
-fn histogram(p: &Picture) -> Vec<f64> {
+fn histogram(p: Pixels<'_>) -> Vec<f64> {
     let mut bins = vec![0.0; BINS.iter().product()];
     let (lab, width, height) = grid(p);
     let on_border =
@@ -65,9 +124,7 @@ fn histogram(p: &Picture) -> Vec<f64> {
         let foreground = ((difference - BACKGROUND[0]) / (BACKGROUND[1] - BACKGROUND[0])).clamp(0.0, 1.0);
         let centred = |at: usize, of: usize| (at as f64 + 0.5) / of as f64 * 2.0 - 1.0;
         let (x, y) = (centred(i % width, width), centred(i / width, height));
-        // sRGB lies within -90..100 on both opponent axes but for the deepest blue, which the last bin takes.
-        let axes = [colour[0] / 100.0, (colour[1] + 90.0) / 180.0, (colour[2] + 90.0) / 180.0];
-        spread(&mut bins, axes, foreground * (-(x * x + y * y)).exp());
+        spread(&mut bins, BINS, axes(*colour), foreground * (-(x * x + y * y)).exp());
     }
     let total: f64 = bins.iter().sum();
     bins.iter_mut().for_each(|b| *b /= total.max(1e-9));
@@ -75,7 +132,7 @@ fn histogram(p: &Picture) -> Vec<f64> {
 }
 
 /// The picture in L*a*b*, averaged to at most `GRID` cells a side, with its width and height in cells.
-fn grid(p: &Picture) -> (Vec<[f64; 3]>, usize, usize) {
+fn grid(p: Pixels<'_>) -> (Vec<[f64; 3]>, usize, usize) {
     let (width, height) = (p.width.min(GRID), p.height.min(GRID));
     let mut cells = Vec::with_capacity(width * height);
     for y in 0..height {
@@ -105,10 +162,16 @@ fn lab(rgb: [f64; 3]) -> [f64; 3] {
     [116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)]
 }
 
-/// Shares `weight` between the eight bins around a colour.
-fn spread(bins: &mut [f64], axes: [f64; 3], weight: f64) {
+/// Position of a colour on the axes of histograms, 0 to 1.
+fn axes(lab: [f64; 3]) -> [f64; 3] {
+    // sRGB lies within -90..100 on both opponent axes but for the deepest blue, which the last bin takes.
+    [lab[0] / 100.0, (lab[1] + 90.0) / 180.0, (lab[2] + 90.0) / 180.0]
+}
+
+/// Shares `weight` between the eight of `sizes` bins around a colour.
+fn spread(bins: &mut [f64], sizes: [usize; 3], axes: [f64; 3], weight: f64) {
     let place = |axis: usize| {
-        let at = axes[axis].clamp(0.0, 1.0) * (BINS[axis] - 1) as f64;
+        let at = axes[axis].clamp(0.0, 1.0) * (sizes[axis] - 1) as f64;
         (at as usize, at.fract())
     };
     let places = [place(0), place(1), place(2)];
@@ -116,7 +179,7 @@ fn spread(bins: &mut [f64], axes: [f64; 3], weight: f64) {
         let (mut index, mut share) = (0, weight);
         for (axis, (low, part)) in places.iter().enumerate() {
             let up = corner >> axis & 1;
-            index = index * BINS[axis] + (low + up).min(BINS[axis] - 1);
+            index = index * sizes[axis] + (low + up).min(sizes[axis] - 1);
             share *= if up == 1 { *part } else { 1.0 - part };
         }
         bins[index] += share;
@@ -204,6 +267,47 @@ mod tests {
         });
         assert!(likeness(&picture(2 * w, double.collect()), std::slice::from_ref(&photo)) > 0.999);
         assert!(likeness(&picture(1, PURPLE.to_vec()), &[photo]) < 1e-9, "one pixel is all border");
+    }
+
+    fn cosine(a: &[f64], b: &[f64]) -> f64 {
+        let unit = |v: &[f64]| super::super::UnitVectors::new(v.len(), v.iter().copied()).unwrap();
+        unit(a).cosine(0, &unit(b), 0)
+    }
+
+    #[test]
+    fn embeddings_tell_subjects_and_places_apart() {
+        let embed = |p: &Picture| Embedding::new(p.width, p.height, &p.rgb);
+        let (white, sand) = (embed(&disc(PURPLE, [255; 3])), embed(&disc(PURPLE, [230, 210, 150])));
+        let other = embed(&disc(ORANGE, [255; 3]));
+        assert!(cosine(&white.subject, &sand.subject) > 0.95 && cosine(&white.subject, &other.subject) < 0.05);
+        assert!(cosine(&white.scene, &sand.scene) < 0.6, "the ground is another");
+        assert!((cosine(&white.subject, &white.subject) - 1.0).abs() < 1e-12);
+        assert!((cosine(&white.scene, &white.scene) - 1.0).abs() < 1e-12);
+        // One colour has no foreground: it is like another such image, and like no subject.
+        let (blank, also) = (embed(&disc([255; 3], [255; 3])), embed(&disc(PURPLE, PURPLE)));
+        assert_eq!((cosine(&blank.subject, &also.subject), cosine(&blank.subject, &white.subject)), (1.0, 0.0));
+        // The same colours elsewhere.
+        let half = |flip: bool| {
+            let side = |i: usize| if (i % 32 < 16) == flip { PURPLE } else { ORANGE };
+            embed(&picture(32, (0..1024).flat_map(side).collect()))
+        };
+        assert!(cosine(&half(true).scene, &half(false).scene) < 0.05);
+        // The mean over four photos of a subject is above any likeness to the other's.
+        let photos = |name: &str| photos(name).iter().map(embed).collect::<Vec<_>>();
+        let (cats, dogs) = (photos("cat"), photos("dog"));
+        for (i, cat) in cats.iter().enumerate() {
+            let own: f64 = (0..4).filter(|j| *j != i).map(|j| cosine(&cat.subject, &cats[j].subject)).sum::<f64>() / 3.0;
+            let most = dogs.iter().map(|dog| cosine(&cat.subject, &dog.subject)).fold(0.0, f64::max);
+            assert!(own > most + 0.2, "cat {i}: {own:.3} to cats, up to {most:.3} to dogs");
+        }
+    }
+
+    #[test]
+    fn sizes_of_every_kind_are_embedded() {
+        for (width, height) in [(1, 1), (1, 9), (7, 3), (200, 5), (65, 64)] {
+            let embedding = Embedding::new(width, height, &PURPLE.repeat(width * height));
+            assert!((cosine(&embedding.scene, &embedding.scene) - 1.0).abs() < 1e-12, "{width}x{height}");
+        }
     }
 
     #[test]
