@@ -22,7 +22,7 @@ use super::studio::{Lesson, Studio};
 use super::subject::Subject;
 use super::{SEED_GAP, studio, told};
 use factors::{MANY_CLASS_PICTURES, Variation, variations};
-use figures::{Outcome, Values};
+use figures::Outcome;
 use record::Record;
 
 /// What every personalized model is asked for.
