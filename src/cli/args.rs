@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use portray::{GenerateOptions, LoraArg, LoraFormat, ModelOptions, TrainOptions, WeightType};
+use portray::evaluate::ScaledLora;
+use portray::{EvaluateOptions, GenerateOptions, LoraArg, LoraFormat, ModelOptions, TrainOptions, WeightType};
 
 /// Shown after `portray --help`.
 const EXAMPLES: &str = "\
@@ -54,6 +55,9 @@ pub enum Command {
     /// Teach a model a subject from a few images
     #[command(allow_negative_numbers = true)]
     Train(Box<TrainArgs>),
+    /// Judge LoRAs or a fine-tuned model: likeness, prompt fidelity, diversity, drift, copying
+    #[command(allow_negative_numbers = true)]
+    Evaluate(Box<EvaluateArgs>),
     /// Generate or train in a window (a build with the feature `window`)
     Watch(WatchArgs),
     /// Train the built-in model on built-in images and write a sheet of results
@@ -99,6 +103,20 @@ pub struct TrainArgs {
     #[command(flatten)]
     pub job: TrainOptions,
 }
+
+#[derive(Clone, Debug, Args)]
+pub struct EvaluateArgs {
+    #[command(flatten)]
+    pub job: EvaluateOptions,
+    /// Compute the figures of the embeddings in this file instead: real, made, prompt, clip_real, clip_made, clip_text, class,
+    /// class_base, each [N, D]; needs no model
+    #[arg(long, value_name = "X.safetensors", conflicts_with_all = EVALUATED)]
+    pub embeddings: Option<PathBuf>,
+}
+
+/// Options of `evaluate` that have no place beside --embeddings.
+const EVALUATED: [&str; 10] =
+    ["model", "base", "loras", "photos", "prompt", "class_prompt", "prompt_list", "vision", "clip", "unet"];
 
 #[derive(Clone, Debug, Args)]
 #[command(subcommand_required = true, arg_required_else_help = false)]
@@ -336,7 +354,7 @@ pub fn refusal(error: &clap::Error, args: impl IntoIterator<Item = OsString>) ->
     fn asking(command: clap::Command) -> clap::Command {
         let is_path = |arg: &clap::Arg| {
             let kind = arg.get_value_parser().type_id();
-            kind == TypeId::of::<PathBuf>() || kind == TypeId::of::<LoraArg>()
+            kind == TypeId::of::<PathBuf>() || kind == TypeId::of::<LoraArg>() || kind == TypeId::of::<ScaledLora>()
         };
         let ask = |arg: clap::Arg| match is_path(&arg) || !arg.get_action().takes_values() {
             true => arg,

@@ -11,6 +11,7 @@ impl Words for CommandLine {
         match name {
             "prompts" => "PROMPT".into(),
             "loras" => "--lora".into(),
+            "prompt_list" => "--prompts".into(),
             "sample_prompts" => "--sample-prompt".into(),
             "input" => "--in".into(),
             _ => format!("--{}", name.replace('_', "-")),

@@ -55,11 +55,12 @@ impl EvaluateOptions {
         if files::is_file(&self.out) {
             return Err(Error::file(&self.out, "is a file: name a folder for the report and its images"));
         }
-        let inputs: Vec<(&'static str, &Path)> = [("photos", &self.photos), ("vision", &self.vision), ("clip", &self.clip)]
-            .into_iter()
-            .chain([("base", &self.base), ("model", &self.model.model)])
-            .filter_map(|(name, path)| Some((name, path.as_deref()?)))
-            .collect();
+        let inputs: Vec<(&'static str, &Path)> =
+            [("photos", &self.photos), ("vision", &self.vision), ("clip", &self.clip)]
+                .into_iter()
+                .chain([("base", &self.base), ("model", &self.model.model)])
+                .filter_map(|(name, path)| Some((name, path.as_deref()?)))
+                .collect();
         check_no_input(("out", &self.out), &inputs)?;
         let taken = !self.force && files::entries(&self.out).is_ok_and(|entries| !entries.is_empty());
         if taken {
@@ -95,9 +96,7 @@ impl EvaluateOptions {
     pub(super) fn base_options(&self) -> Option<ModelOptions> {
         let own: Option<PathBuf> = self.base.clone();
         match (own, self.model.unet.is_some() && self.loras.is_empty()) {
-            (Some(base), _) => {
-                Some(ModelOptions { model: Some(base), vae: None, unet: None, ..self.model.clone() })
-            }
+            (Some(base), _) => Some(ModelOptions { model: Some(base), vae: None, unet: None, ..self.model.clone() }),
             // A UNet in place of the model's own is what is evaluated.
             (None, true) => Some(ModelOptions { unet: None, ..self.model.clone() }),
             (None, false) => None,

@@ -9,8 +9,7 @@ use crate::event::Picture;
 /// Sentence on what the measure cannot see. For people.
 pub const BLIND_TO: &str = "The built-in measure sees colours alone: the subject's by the colours of what stands in the \
     middle, whole images by the colours of their parts. It sees neither shapes, textures and faces nor what an image shows; \
-    another subject of the same colours looks the same to it. Give a DINO model for likeness and a CLIP model for prompt \
-    fidelity.";
+    another subject of the same colours looks the same to it. Give a DINO model for likeness.";
 
 /// Pixels of an image.
 #[derive(Clone, Copy)]
@@ -296,7 +295,8 @@ mod tests {
         let photos = |name: &str| photos(name).iter().map(embed).collect::<Vec<_>>();
         let (cats, dogs) = (photos("cat"), photos("dog"));
         for (i, cat) in cats.iter().enumerate() {
-            let own: f64 = (0..4).filter(|j| *j != i).map(|j| cosine(&cat.subject, &cats[j].subject)).sum::<f64>() / 3.0;
+            let own: f64 =
+                (0..4).filter(|j| *j != i).map(|j| cosine(&cat.subject, &cats[j].subject)).sum::<f64>() / 3.0;
             let most = dogs.iter().map(|dog| cosine(&cat.subject, &dog.subject)).fold(0.0, f64::max);
             assert!(own > most + 0.2, "cat {i}: {own:.3} to cats, up to {most:.3} to dogs");
         }

@@ -89,7 +89,8 @@ fn check_widths(file: &SafeTensors, sets: &BTreeMap<&str, UnitVectors>, names: &
     let Some((first, width)) = there.next() else { return Ok(()) };
     match there.find(|(_, other)| *other != width) {
         Some((name, other)) => {
-            let message = format!("'{first}' is {width} wide and '{name}' {other}: embeddings of one model are expected");
+            let message =
+                format!("'{first}' is {width} wide and '{name}' {other}: embeddings of one model are expected");
             Err(Error::file(file.name(), message))
         }
         None => Ok(()),
@@ -99,7 +100,8 @@ fn check_widths(file: &SafeTensors, sets: &BTreeMap<&str, UnitVectors>, names: &
 fn check_rows(file: &SafeTensors, sets: &BTreeMap<&str, UnitVectors>, one: &str, other: &str) -> Result<()> {
     match (sets.get(one).map(UnitVectors::len), sets.get(other).map(UnitVectors::len)) {
         (Some(rows), Some(others)) if rows != others => {
-            let message = format!("'{one}' has {rows} rows and '{other}' {others}: row by row they are of the same image");
+            let message =
+                format!("'{one}' has {rows} rows and '{other}' {others}: row by row they are of the same image");
             Err(Error::file(file.name(), message))
         }
         _ => Ok(()),

@@ -86,7 +86,8 @@ impl Standard<'_> {
         let mut of_prompt: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         subject.iter().for_each(|&i| of_prompt.entry(set.shown[i].prompt).or_default().push(i));
         let prompts = of_prompt.into_iter();
-        let prompts = prompts.map(|(prompt, rows)| PromptFigures { prompt, figures: self.figures(set, &rows, is_base) });
+        let prompts =
+            prompts.map(|(prompt, rows)| PromptFigures { prompt, figures: self.figures(set, &rows, is_base) });
         let figures = self.figures(set, &rows, is_base);
         let copies = images.iter().filter(|image| image.copies).count();
         let gain = gain(&images);
@@ -112,7 +113,8 @@ impl Standard<'_> {
         let prompt = prompts(&of(Role::Subject));
         let pair = |role: Role| {
             let (own, base) = self.paired(set, &of(role));
-            (!own.is_empty() && !is_base).then(|| (set.seen.scene.select(&own), self.base.seen.scene.select(&base), prompts(&own)))
+            (!own.is_empty() && !is_base)
+                .then(|| (set.seen.scene.select(&own), self.base.seen.scene.select(&base), prompts(&own)))
         };
         let (class_pair, unrelated) = (pair(Role::Class), pair(Role::Unrelated));
         Sets {
@@ -177,8 +179,11 @@ impl Standard<'_> {
             let error = standard_error.unwrap_or(f64::INFINITY);
             said.push(match () {
                 () if mean > 2.0 * error => format!("More like the photos than the base model's images, by {mean:.3}."),
-                () if mean < -2.0 * error => format!("Less like the photos than the base model's images, by {:.3}.", -mean),
-                () => "No more and no less like the photos than the base model's images, within two standard errors.".into(),
+                () if mean < -2.0 * error => {
+                    format!("Less like the photos than the base model's images, by {:.3}.", -mean)
+                }
+                () => "No more and no less like the photos than the base model's images, within two standard errors."
+                    .into(),
             });
         }
         let plain = said.len();

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::event::{Event, Flow, Picture};
-use crate::generate::{GenerateOptions, generate_unmasked};
 use crate::generate::plans::generate_report;
+use crate::generate::{GenerateOptions, generate_unmasked};
 use crate::io;
 use crate::io::image::{thumbnail, write_png};
 use crate::io::{Place, Placed};
@@ -93,14 +93,13 @@ impl Maker<'_, '_> {
     async fn make_shot(&mut self, model: &Model, folder: &str, shot: &Shot, shown: &mut Vec<Shown>) -> Result<()> {
         let job = self.job.generation(&shot.text, shot.count, self.job.sampling.seed, Some(self.size));
         let (before, made) = (shown.len(), self.generate(model, folder, (shot, &job), shown).await);
-        let failed = made.as_ref().is_err_and(|e| !matches!(e, Error::Interrupted { .. }));
-        model.settle_weights(failed);
+        model.settle_weights(&made);
         match made {
             // All parts of the model beside each other took too much: in turn they may fit.
             Err(Error::Limit(_) | Error::Device(_)) if shown.len() == before && self.made == 0 => {
                 model.keep_weights(false);
                 let made = self.generate(model, folder, (shot, &job), shown).await;
-                model.settle_weights(false);
+                model.settle_weights(&made);
                 made
             }
             made => made,

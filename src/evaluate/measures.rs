@@ -171,11 +171,6 @@ pub fn mean(values: &[f64], prompt: &[usize]) -> Option<Estimate> {
     pooled(&single)
 }
 
-/// Mean of one prompt's values.
-pub fn mean_of_one(values: &[f64]) -> Option<Estimate> {
-    mean(values, &vec![0; values.len()])
-}
-
 /// Mean of all values in groups, given as sums and counts, with the standard error of a ratio of sums: groups are drawn, not
 /// values (Cochran 1977, "Sampling Techniques", section 6.3).
 fn pooled(groups: &[(f64, usize)]) -> Option<Estimate> {
@@ -234,6 +229,10 @@ mod tests {
 
     fn unit(rows: &[[f64; 2]]) -> UnitVectors {
         UnitVectors::new(2, rows.iter().flatten().copied()).unwrap()
+    }
+
+    fn mean_of_one(values: &[f64]) -> Option<Estimate> {
+        mean(values, &vec![0; values.len()])
     }
 
     fn close(a: f64, b: f64) {

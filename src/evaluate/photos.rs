@@ -10,12 +10,15 @@ use crate::pipeline::events::EventSink;
 use super::colour::Embedding;
 use super::make::THUMBNAIL;
 
+/// Longest side of a photo beside the image that is nearest to it, in pixels.
+const SMALL: usize = 96;
+
 /// Photo of the subject.
 pub(super) struct Photo {
     pub path: PathBuf,
     pub colours: Embedding,
-    /// JPEG.
-    pub thumbnail: Vec<u8>,
+    /// JPEGs of two sizes.
+    pub thumbnails: [Vec<u8>; 2],
 }
 
 /// Reads the photos in `folder`, one at a time, and says what of it is left out.
@@ -31,7 +34,8 @@ pub(super) fn read(folder: &Path, events: &mut EventSink<'_>) -> Result<Vec<Phot
     for path in found.pictures {
         let picture = io::Picture::open(&path)?;
         let colours = Embedding::new(picture.width, picture.height, &picture.rgb);
-        photos.push(Photo { colours, thumbnail: thumbnail(&picture, THUMBNAIL)?, path });
+        let thumbnails = [thumbnail(&picture, THUMBNAIL)?, thumbnail(&picture, SMALL)?];
+        photos.push(Photo { path, colours, thumbnails });
         events.go_on()?;
     }
     Ok(photos)

@@ -98,14 +98,15 @@ pub fn read(list: Option<&Path>, prompt: &str, class: Option<&str>) -> Result<(V
 
 fn read_file(path: &Path, words: &Words) -> Result<(Vec<Prompt>, Option<String>)> {
     let source = Source::open(path).map_err(|e| match e {
-        Error::File { path, message } => {
+        Error::File { path, message } if !crate::io::files::is_taken(&path) => {
             let lists = format!(" (built-in lists: {})", BUILT_IN.join(", "));
             Error::File { path, message: message + lists }
         }
         other => other,
     })?;
     let bytes = source.bytes()?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| Error::file(path, "is not UTF-8 text: a prompt a line is expected"))?;
+    let text =
+        std::str::from_utf8(&bytes).map_err(|_| Error::file(path, "is not UTF-8 text: a prompt a line is expected"))?;
     let (mut prompts, mut strange) = (Vec::new(), Vec::new());
     for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
         let (number, line) = (number + 1, line.trim());
@@ -114,11 +115,17 @@ fn read_file(path: &Path, words: &Words) -> Result<(Vec<Prompt>, Option<String>)
         }
         let fault = |fault: String| Error::file(path, format!("line {number}: {fault}"));
         if line.len() > LONGEST {
-            return Err(fault(format!("is {} bytes long, {LONGEST} are the most: expected a prompt a line", line.len())));
+            return Err(fault(format!(
+                "is {} bytes long, {LONGEST} are the most: expected a prompt a line",
+                line.len()
+            )));
         }
         if line.contains("{class}") && words.class.is_none() {
             let needed = message![option("class_prompt"), ": what {class} stands for"];
-            return Err(Error::usage("class_prompt", message![format!("{}: line {number} needs ", path.display()), needed]));
+            return Err(Error::usage(
+                "class_prompt",
+                message![format!("{}: line {number} needs ", path.display()), needed],
+            ));
         }
         let prompt = fill(line, words).map_err(fault)?;
         if !prompt.text.contains(&words.subject) {
@@ -175,9 +182,9 @@ fn fill(template: &str, words: &Words) -> Result<Prompt, String> {
 /// `prompt` without an article at its beginning: templates have their own.
 fn without_article(prompt: &str) -> String {
     let prompt = prompt.trim();
-    let article = ["a ", "an ", "the "].into_iter().find(|article| {
-        prompt.get(..article.len()).is_some_and(|start| start.eq_ignore_ascii_case(article))
-    });
+    let article = ["a ", "an ", "the "]
+        .into_iter()
+        .find(|article| prompt.get(..article.len()).is_some_and(|start| start.eq_ignore_ascii_case(article)));
     prompt[article.map_or(0, str::len)..].trim_start().to_owned()
 }
 
@@ -198,7 +205,9 @@ mod tests {
 
     #[test]
     fn built_in_lists_are_the_papers() {
-        for (name, some) in [("dreambooth-live", "a sks dog in a chef outfit"), ("dreambooth-objects", "a sks dog on top of a mirror")] {
+        for (name, some) in
+            [("dreambooth-live", "a sks dog in a chef outfit"), ("dreambooth-objects", "a sks dog on top of a mirror")]
+        {
             let prompts = texts(Path::new(name));
             assert_eq!(prompts.len(), 25);
             assert!(prompts.iter().any(|(text, _)| text == some), "{name}");
@@ -226,7 +235,10 @@ mod tests {
     #[test]
     fn faults_are_named_with_their_line() {
         let faults = [
-            ("a {subject}\n\na {subjekt} here", "line 3: unknown placeholder {subjekt}: {subject} and {class} are known"),
+            (
+                "a {subject}\n\na {subjekt} here",
+                "line 3: unknown placeholder {subjekt}: {subject} and {class} are known",
+            ),
             ("a {} b", "line 1: unknown placeholder {}"),
             ("a {subject} {b", "line 1: '{' without its partner"),
             ("a b}", "line 1: '}' without its partner"),
@@ -249,7 +261,9 @@ mod tests {
         let (prompts, said) = read(None, " a sks dog in {braces}", Some("a dog")).unwrap();
         let expected = Prompt { text: "a sks dog in {braces}".into(), plain: Some("a dog".into()) };
         assert_eq!((prompts, said), (vec![expected], None));
-        for (prompt, bare) in [("A sks dog", "sks dog"), ("an x", "x"), ("another x", "another x"), ("äh", "äh"), ("a", "a")] {
+        for (prompt, bare) in
+            [("A sks dog", "sks dog"), ("an x", "x"), ("another x", "another x"), ("äh", "äh"), ("a", "a")]
+        {
             assert_eq!(without_article(prompt), bare);
         }
     }

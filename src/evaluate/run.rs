@@ -18,6 +18,7 @@ use super::check::REPORTS;
 use super::judge::{Seen, Set, Standard};
 use super::judges::Vision;
 use super::make::{Maker, Role, Shot, Shown, UNRELATED, may_keep};
+use super::measures::closest_pair;
 use super::options::EvaluateOptions;
 use super::photos::{self, Photo};
 use super::prompts::{self, Prompt};
@@ -61,7 +62,7 @@ pub(crate) async fn evaluate(context: &Context, job: &EvaluateOptions, listener:
     let mut events = EventSink::new(listener, &context.cancel);
     let prepared = Box::pin(prepare(context, job, &mut events)).await?;
     let (sets, made) = Box::pin(make(context, job, &prepared, &mut events)).await?;
-    let total = prepared.candidates.len() * shots(job, &prepared.prompts).iter().map(|shot| shot.count).sum::<usize>();
+    let total = prepared.images(job);
     let done = sets.iter().map(|(_, shown)| shown.len()).sum::<usize>();
     let stopped = matches!(made, Err(Error::Interrupted { .. }));
     match made {
@@ -70,12 +71,10 @@ pub(crate) async fn evaluate(context: &Context, job: &EvaluateOptions, listener:
         Err(_) if sets.len() < 2 => return Err(interrupted(done, total)),
         _ => {}
     }
-    // What is there is judged, whoever asked to stop: that takes moments beside the making.
-    let context = if stopped { &Context { cancel: CancelToken::new(), ..context.clone() } } else { context };
-    if !stopped {
-        events.phase(Phase::Measuring)?;
-    }
-    let evaluation = Box::pin(report(context, job, prepared, sets)).await?;
+    // What was made is judged, whoever asks to stop: that takes moments beside the making, and nothing is to be lost.
+    let context = &Context { cancel: CancelToken::new(), ..context.clone() };
+    events.say(Event::Phase(Phase::Measuring));
+    let evaluation = Box::pin(report(context, job, (prepared, sets), &mut events)).await?;
     for path in [&evaluation.json, &evaluation.html] {
         events.say(Event::Saved(path.clone()));
     }
@@ -122,13 +121,10 @@ async fn candidates(context: &Context, job: &EvaluateOptions, events: &mut Event
     }
     let model = Box::pin(probe::open(context, &job.model, &[], reads, events)).await?;
     let (loras, name) = (job.loras.iter().flat_map(|lora| lora.each()).collect::<Vec<_>>(), own_name(job, &model));
-    let mut last: Option<Model> = None;
     for lora in &loras {
         // From the one before: a file at another scale is held once.
-        let from = last.as_ref().unwrap_or(&model);
+        let from = all.last().map_or(&model, |last: &Candidate| &last.model);
         let with = from.with_loras(std::slice::from_ref(lora), &mut |event| events.say(event))?;
-        let copy = with.with_loras(std::slice::from_ref(lora), &mut |_| crate::event::Flow::Continue)?;
-        last = Some(copy);
         let name = lora_name(&loras, lora);
         all.push(Candidate { folder: folder(all.len() + 1, &name), name, lora: Some(lora.clone()), model: with });
     }
@@ -223,47 +219,41 @@ async fn make(
 }
 
 /// Judges the images of `sets`, the base model's first, and writes the report.
-async fn report(context: &Context, job: &EvaluateOptions, prepared: Prepared, sets: Sets) -> Result<Evaluation> {
-    let Prepared { photos, prompts, vision, candidates, size, notes, .. } = &prepared;
+async fn report(
+    context: &Context,
+    job: &EvaluateOptions,
+    (prepared, sets): (Prepared, Sets),
+    events: &mut EventSink<'_>,
+) -> Result<Evaluation> {
+    let Prepared { photos, prompts, vision, candidates, .. } = &prepared;
+    let images = photos.len() + sets.iter().map(|(_, shown)| shown.len()).sum::<usize>();
+    let (mut done, total) = (0, images * vision.models());
+    let mut tick = |count| {
+        done += count;
+        events.say(Event::Progress { unit: "picture", done, total });
+    };
     let paths: Vec<PathBuf> = photos.iter().map(|photo| photo.path.clone()).collect();
     let seen = Seen::by_colour(photos.iter().map(|photo| &photo.colours));
-    let (real, texts) = (vision.see(context, &paths, seen).await?, vision.read(context, prompts).await?);
+    let (real, texts) = (vision.see(context, &paths, seen, &mut tick).await?, vision.read(context, prompts).await?);
     let mut judged = Vec::with_capacity(sets.len());
     for (index, shown) in sets {
         let paths: Vec<PathBuf> = shown.iter().map(|shown| shown.path.clone()).collect();
         let seen = Seen::by_colour(shown.iter().map(|shown| &shown.colours));
-        let (seen, candidate) = (vision.see(context, &paths, seen).await?, &candidates[index]);
+        let (seen, candidate) = (vision.see(context, &paths, seen, &mut tick).await?, &candidates[index]);
         judged.push(Set { name: candidate.name.clone(), lora: candidate.lora.clone(), shown, seen });
     }
-    let standard =
-        Standard { photos: &real, texts: texts.as_ref(), by_colour: vision.by_colour(), base: &judged[0] };
-    let model = &candidates[candidates.len() - 1].model;
-    let recipe = Recipe::new(model, &job.sampling, job.model.prediction, None)?;
-    let (kind, steps, guidance) = (recipe.trajectory.kind.name(), recipe.steps, recipe.guidance);
-    let all = candidates.len() * shots(job, prompts).iter().map(|shot| shot.count).sum::<usize>();
+    vision.release();
+    let by_colour = vision.by_colour();
+    let standard = Standard { photos: &real, texts: texts.as_ref(), by_colour, base: &judged[0] };
     let report = Report {
-        schema: SCHEMA,
-        portray: env!("CARGO_PKG_VERSION"),
-        complete: judged.iter().map(|set| set.shown.len()).sum::<usize>() == all,
-        model: own_name(job, model),
-        base: job.base.as_deref().map(title),
-        prompt: job.prompt.clone().unwrap_or_default(),
-        class_prompt: job.class_prompt.clone(),
-        prompts: prompts.clone(),
-        unrelated_prompts: UNRELATED.map(str::to_owned).to_vec(),
-        seeds: job.seeds,
-        seed: job.sampling.seed,
-        size: *size,
-        sampling: format!("{kind}, {steps} steps, guidance {guidance}"),
-        judges: Judges { likeness: vision.likeness_name(), clip: vision.clip_name(), blind_to: vision.blind_to() },
-        notes: notes.clone(),
-        photos: paths.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
         among_photos: standard.among_photos(),
-        closest_photos: super::measures::closest_pair(&real.subject),
+        closest_photos: closest_pair(&real.subject),
         columns: judged.iter().map(|set| standard.judge(set)).collect(),
+        complete: judged.iter().map(|set| set.shown.len()).sum::<usize>() == prepared.images(job),
+        ..prepared.facts(job)?
     };
     let thumbnails = Thumbnails {
-        photos: photos.iter().map(|photo| &*photo.thumbnail).collect(),
+        photos: photos.iter().map(|photo| &photo.thumbnails).collect(),
         images: judged.iter().flat_map(|set| &set.shown).map(|shown| (&*shown.name, &*shown.thumbnail)).collect(),
     };
     let html = page(&report, &thumbnails)?;
@@ -273,4 +263,40 @@ async fn report(context: &Context, job: &EvaluateOptions, prepared: Prepared, se
         place.put(|at| write_atomic(at, |out| out.write_all(bytes))).and_then(Placed::path)
     };
     Ok(Evaluation { json: put(REPORTS[0], &json)?, html: put(REPORTS[1], html.as_bytes())?, report })
+}
+
+impl Prepared {
+    /// Number of images of the whole evaluation.
+    fn images(&self, job: &EvaluateOptions) -> usize {
+        self.candidates.len() * shots(job, &self.prompts).iter().map(|shot| shot.count).sum::<usize>()
+    }
+
+    /// Report of what is evaluated, without figures.
+    fn facts(&self, job: &EvaluateOptions) -> Result<Report> {
+        let model = &self.candidates[self.candidates.len() - 1].model;
+        let recipe = Recipe::new(model, &job.sampling, job.model.prediction, None)?;
+        let (kind, steps, guidance) = (recipe.trajectory.kind.name(), recipe.steps, recipe.guidance);
+        let vision = &self.vision;
+        Ok(Report {
+            schema: SCHEMA,
+            portray: env!("CARGO_PKG_VERSION"),
+            complete: false,
+            model: own_name(job, model),
+            base: job.base.as_deref().map(title),
+            prompt: job.prompt.clone().unwrap_or_default(),
+            class_prompt: job.class_prompt.clone(),
+            prompts: self.prompts.clone(),
+            unrelated_prompts: UNRELATED.map(str::to_owned).to_vec(),
+            seeds: job.seeds,
+            seed: job.sampling.seed,
+            size: self.size,
+            sampling: format!("{kind}, {steps} steps, guidance {guidance}"),
+            judges: Judges { likeness: vision.likeness_name(), clip: vision.clip_name(), blind_to: vision.blind_to() },
+            notes: self.notes.clone(),
+            photos: self.photos.iter().map(|photo| photo.path.to_string_lossy().into_owned()).collect(),
+            among_photos: Default::default(),
+            closest_photos: None,
+            columns: Vec::new(),
+        })
+    }
 }

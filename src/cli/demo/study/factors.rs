@@ -114,7 +114,8 @@ mod tests {
 
     #[test]
     fn the_subjects_word_is_replaced() {
-        let others = |instance, class| other_words(&phrases(instance, class)).into_iter().map(|o| o.1).collect::<Vec<_>>();
+        let others =
+            |instance, class| other_words(&phrases(instance, class)).into_iter().map(|o| o.1).collect::<Vec<_>>();
         assert_eq!(others("a sks dog", "a dog"), ["a mscds dog", "a ohwx dog"]);
         assert_eq!(others("a photo of zq xv dog", "a photo of dog"), ["a photo of mscds dog", "a photo of sks dog"]);
         assert_eq!(others("sks", "toy"), ["mscds", "ohwx"]);

@@ -11,7 +11,11 @@ use super::factors::Variation;
 /// Name, title in tables, and meaning of each figure of the study.
 pub const FIGURES: [(&str, &str, &str); 4] = [
     ("COLOUR", "likeness", "likeness of the subject's images to the photos"),
-    ("PRES", "class like the photos", "likeness of the class's images to the photos: it rises where the class becomes the subject"),
+    (
+        "PRES",
+        "class like the photos",
+        "likeness of the class's images to the photos: it rises where the class becomes the subject",
+    ),
     ("DIV", "diversity", "how different the images of one prompt are"),
     ("DRIFT", "drift", "how far the class's images are from the untouched model's of the same seeds"),
 ];
@@ -125,8 +129,8 @@ fn lacking(folder: &Path, what: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::factors::variations;
     use super::super::super::scenes::Phrases;
+    use super::super::factors::variations;
     use super::*;
 
     #[test]
@@ -137,7 +141,8 @@ mod tests {
         let column = |likeness: f64| {
             let figures = FIGURES.map(|(name, ..)| (name.to_owned(), json!({"mean": likeness, "count": 2})));
             let image = |role: &str, prompt: usize, file: &str| json!({"role": role, "prompt": prompt, "file": file});
-            let images = [image("subject", 0, "a"), image("subject", 0, "b"), image("subject", 1, "c"), image("class", 0, "d")];
+            let images =
+                [image("subject", 0, "a"), image("subject", 0, "b"), image("subject", 1, "c"), image("class", 0, "d")];
             json!({"figures": figures.into_iter().collect::<serde_json::Map<_, _>>(), "images": images})
         };
         let write = |columns: &[Value], complete: bool| {

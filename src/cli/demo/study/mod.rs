@@ -206,7 +206,9 @@ fn forget(folder: &Path, variation: &Variation, seeds: usize) -> Result<()> {
     let class = (0..MANY_CLASS_PICTURES.max(CLASS_PICTURES)).map(|i| class_picture(folder, variation.subject, i));
     for path in (0..seeds).map(|number| lora(folder, variation, number)).chain([report]).chain(class) {
         match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(portray::Error::file(&path, e.to_string())),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(portray::Error::file(&path, e.to_string()));
+            }
             _ => {}
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use portray::error::{message, option};
+use portray::error::{Message, option};
 use portray::io::write_atomic;
 use portray::{Error, Result};
 use serde_json::{Value, json};
@@ -54,7 +54,8 @@ impl Record {
             Ok(bytes) => match self.change(&serde_json::from_slice(&bytes).unwrap_or_default()) {
                 Some(change) => {
                     let remedy = option("force") + " starts anew, another " + option("out") + " keeps it";
-                    return Err(Error::file(&path, message![format!("is of another study ({change}): "), remedy]));
+                    let found = Message::from(format!("is of another study ({change}): "));
+                    return Err(Error::file(&path, found + remedy));
                 }
                 None => Found::Same,
             },
