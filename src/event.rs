@@ -129,6 +129,8 @@ pub enum Phase {
     Decoding,
     /// Optimizer steps.
     Training,
+    /// Judging of images.
+    Measuring,
 }
 
 impl Phase {
@@ -143,6 +145,7 @@ impl Phase {
             Phase::Sampling => "sampling",
             Phase::Decoding => "decoding",
             Phase::Training => "training",
+            Phase::Measuring => "measuring",
         }
     }
 }
@@ -160,6 +163,7 @@ impl std::fmt::Display for Phase {
             Phase::Sampling => "sampling",
             Phase::Decoding => "decoding",
             Phase::Training => "training",
+            Phase::Measuring => "measuring the images",
         })
     }
 }

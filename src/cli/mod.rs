@@ -3,10 +3,11 @@
 mod args;
 mod bench;
 mod convert;
+mod curves;
 mod demo;
 mod device;
 mod embed;
-mod evaluation;
+mod evaluate;
 mod files;
 mod forward;
 mod generate;
@@ -54,6 +55,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Generate(args) => generate::run(&global, *args),
         Command::Train(args) => train::run(&global, *args),
+        Command::Evaluate(args) => evaluate::run(&global, *args),
         Command::Watch(args) => watch::run(&global, args),
         Command::Demo(args) => demo::run(&global, &args),
         Command::Plan(args) => plan::run(&global, &args),

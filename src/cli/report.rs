@@ -8,7 +8,7 @@ use portray::{Error, Event, Flow, Result, StepReport};
 use serde_json::{Value, json};
 
 use super::args::Global;
-use super::evaluation::Evaluations;
+use super::curves::Evaluations;
 use super::words::CommandLine;
 use super::{table, terminal};
 

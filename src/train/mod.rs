@@ -11,7 +11,6 @@ mod evaluation;
 mod idle_options;
 mod init_lora;
 pub mod masks;
-pub mod metrics;
 pub mod micro_batch;
 pub mod optimizer;
 mod options;

@@ -6,7 +6,7 @@ mod captions;
 mod common;
 mod demo;
 mod embed;
-mod evaluation;
+mod evaluate;
 mod golden;
 mod inpaint;
 #[path = "../inputs/mod.rs"]
@@ -21,6 +21,7 @@ mod runs;
 mod sdxl;
 mod single_file;
 mod support;
+mod watching;
 #[cfg(feature = "window")]
 #[path = "../window/mod.rs"]
 mod window;

@@ -8,7 +8,7 @@ use super::page::{Tile, View};
 use super::stage::Stage;
 use super::work::{Made, Work};
 use crate::cli::args::{Global, WatchJob};
-use crate::cli::evaluation::sentence;
+use crate::cli::curves::sentence;
 use crate::cli::report::{Meter, Reporter, compiling_text, smoothed};
 use crate::cli::words::{CommandLine, said};
 use crate::cli::{stop, table, train};

@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 
 use crate::error::Result;
+use crate::evaluate::colour::likeness;
 use crate::event::Picture;
 use crate::gpu::Gpu;
 use crate::io;
 use crate::io::image::{Crop, Decoded, Fit};
-
-use super::super::metrics::likeness;
 
 /// Photos that images are compared with, at most.
 const PHOTOS: usize = 16;

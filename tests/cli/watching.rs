@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::support::*;
+use portray::evaluate::colour;
 use portray::io::LoraFile;
-use portray::train::{best_path, metrics};
+use portray::train::best_path;
 use portray::{Engine, Event, Flow, GenerateOptions, LoraArg, Picture, SamplingOptions, Stop, TrainOptions, Trained};
 
 /// Evaluations among the lines of `text`.
@@ -199,17 +200,17 @@ fn an_overtrained_run_is_stopped_and_its_best_checkpoint_is_good() {
         .collect();
     let base = judged(&engine, None);
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
-    let likeness = |of: &[Picture]| of.iter().map(|image| metrics::likeness(image, &photos)).collect::<Vec<_>>();
+    let likeness = |of: &[Picture]| of.iter().map(|image| colour::likeness(image, &photos)).collect::<Vec<_>>();
     let others =
         |i: usize| photos.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, p)| p.clone()).collect::<Vec<_>>();
-    let among = mean(&(0..4).map(|i| metrics::likeness(&photos[i], &others(i))).collect::<Vec<_>>());
-    let (lowest, apart) = (mean(&likeness(&base[0])), 2.0 * metrics::diversity(&base[1]));
+    let among = mean(&(0..4).map(|i| colour::likeness(&photos[i], &others(i))).collect::<Vec<_>>());
+    let (lowest, apart) = (mean(&likeness(&base[0])), 2.0 * colour::diversity(&base[1]));
     // Likeness less drift, each relative to the base model, seed by seed.
     let mut scores: Vec<(usize, f64, f64)> = Vec::new();
     for step in (100..1500).step_by(100) {
         let lora = train(&engine, &continued(step, &format!("at-{step}.safetensors")), true).out;
         let made = judged(&engine, Some(&lora));
-        let drift = made[1].iter().zip(&base[1]).map(|(a, b)| metrics::change(&[a.clone()], &[b.clone()]) / apart);
+        let drift = made[1].iter().zip(&base[1]).map(|(a, b)| colour::change(&[a.clone()], &[b.clone()]) / apart);
         let each: Vec<f64> =
             likeness(&made[0]).iter().zip(drift).map(|(l, drift)| (l - lowest) / (among - lowest) - drift).collect();
         let squares: f64 = each.iter().map(|score| (score - mean(&each)).powi(2)).sum();
