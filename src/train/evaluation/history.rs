@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn a_run_that_gets_no_better_is_found() {
         assert_eq!(plateau(&MEASURED, 0.2), Some(900));
-        let noisy = |i: usize| 0.4 + if i % 2 == 0 { 0.05 } else { -0.05 };
+        let noisy = |i: usize| 0.4 + if i.is_multiple_of(2) { 0.05 } else { -0.05 };
         assert_eq!(plateau(&(0..12).map(noisy).collect::<Vec<_>>(), 0.2), Some(600));
         // It overfits: the score falls.
         assert!(plateau(&[0.2, 0.4, 0.5, 0.45, 0.4, 0.3], 0.3).is_some());

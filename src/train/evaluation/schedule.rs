@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn shares_are_kept_and_the_lack_is_said() {
-        for (every, total, image) in [(100, 1500, 400), (50, 200, 520), (10, 1500, 400), (7, 1000, 2000)] {
+        for (every, total, image) in [(100, 1500, 900), (50, 200, 520), (10, 1500, 400), (7, 1000, 2000)] {
             let schedule = Schedule::new(every, total, work(30, image));
             let [images, predictions] = steps(schedule);
             let spent = (images.len() + 2) * schedule.images * image as usize;
