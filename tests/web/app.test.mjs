@@ -151,6 +151,19 @@ test("a training holds the engine: no model takes its place, and it ends where i
   assert.match(await at.textContent(id("training-done")), /keeps it until you remove it/);
 });
 
+test("evaluations are drawn, and the best checkpoint is offered", async (t) => {
+  const at = await page(t, "");
+  await ready(at);
+  await at.click(id("tab-train"));
+  await at.evaluate(() => { document.getElementById("train-more").open = true; });
+  await at.fill(id("evaluate-every"), "10");
+  await train(at, 30);
+  await at.waitForSelector(`${id("training-done")}:not([hidden])`);
+  assert.equal(await at.getAttribute(id("curves"), "data-points"), "3");
+  assert.match(await at.textContent(id("evaluations")), /After step 30: score 0\.40: likeness 0\.50, drift 0\.10; loss 0\.\d+ on the training photos\. Best at step 10\./);
+  assert.match(await at.textContent(id("download-best")), /as of step 10/);
+});
+
 test("while kernels are compiled, that is what is said, until there is more to say", async (t) => {
   const at = await page(t, "compiling");
   await ready(at);

@@ -10,7 +10,7 @@ use crate::io;
 use crate::io::image::{Crop, Decoded, Fit};
 
 /// Photos that images are compared with, at most.
-const PHOTOS: usize = 16;
+const PHOTOS: usize = 8;
 /// Side in pixels at which they are.
 const SIDE: usize = 256;
 
@@ -22,7 +22,7 @@ pub(in crate::train) struct Subject {
 }
 
 impl Subject {
-    /// Opens the photos at `paths`, evenly chosen where there are more than 16.
+    /// Opens the photos at `paths`, evenly chosen where there are more than 8.
     ///
     /// # Errors
     /// [`Error::File`](crate::Error::File) for a photo that cannot be read.
@@ -36,10 +36,11 @@ impl Subject {
         let others = |i: usize| -> Vec<Picture> {
             photos.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, photo)| photo.clone()).collect()
         };
-        let among = match count {
-            0 | 1 => 1.0,
-            _ => photos.iter().enumerate().map(|(i, photo)| likeness(photo, &others(i))).sum::<f64>() / count as f64,
-        };
+        let mut among = if count > 1 { 0.0 } else { 1.0 };
+        for (i, photo) in photos.iter().enumerate().filter(|_| count > 1) {
+            among += likeness(photo, &others(i)) / count as f64;
+            gpu.breathe().await;
+        }
         Ok(Subject { photos, among })
     }
 

@@ -203,7 +203,7 @@ export class Portray {
 
   train(job) {
     const { prompt, steps = 300, name } = job;
-    return this.#training({ id: crypto.randomUUID(), name, prompt, steps, step: 0, sampleEvery: job.sampleEvery ?? 50, samplePrompt: job.samplePrompts?.[0] ?? prompt, classCount: job.classCount ?? 0, updated: Date.now() });
+    return this.#training({ id: crypto.randomUUID(), name, prompt, steps, step: 0, sampleEvery: job.sampleEvery ?? 50, evaluateEvery: job.evaluateEvery, samplePrompt: job.samplePrompts?.[0] ?? prompt, classCount: job.classCount ?? 0, updated: Date.now() });
   }
   resume(id) { return this.#training(kept.all().find((run) => run.id === id)); }
 
@@ -232,6 +232,9 @@ export class Portray {
             const canvas = await painting(run.step < 60 ? run.samplePrompt.replace(/\bsks /, "") : run.samplePrompt, 3, SIDE, SIDE);
             yield { type: "sample", step: run.step, index: 0, prompt: run.samplePrompt, image: await createImageBitmap(canvas), png: await canvas.convertToBlob() };
           }
+          if (run.evaluateEvery && run.step % run.evaluateEvery === 0) {
+            yield { type: "evaluation", step: run.step, loss, heldOut: false, drift: 0.1, likeness: 0.5, likenessError: 0.1, score: 0.4, best: run.evaluateEvery };
+          }
           if (self.asked === "finish") break;
           if (self.asked) {
             kept.put({ ...run, updated: Date.now() });
@@ -248,7 +251,7 @@ export class Portray {
       kept.drop(run.id);
       const file = new Blob(["LoRA"]);
       const lora = await engine.addLora(file, run.name ?? "subject");
-      yield { type: "done", step: run.step, lora, kept: !asked.has("unkept") && !asked.has("full"), file };
+      yield { type: "done", step: run.step, lora, kept: !asked.has("unkept") && !asked.has("full"), file, ...(run.evaluateEvery ? { best: { step: run.evaluateEvery, file } } : {}) };
     });
   }
 
