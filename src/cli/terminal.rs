@@ -86,6 +86,14 @@ pub fn with_path(mut said: Value, name: &str, path: &Path) -> Value {
     said
 }
 
+/// Tells where a result is: as a line, or as an event of `--json`.
+pub fn tell_saved(json: bool, path: &Path) {
+    match json {
+        true => tell(with_path(serde_json::json!({"event": "saved"}), "path", path)),
+        false => tell_path(path),
+    }
+}
+
 /// Writes a line for people to stderr.
 pub fn note(text: &str) {
     // Nobody is left to tell if this fails.

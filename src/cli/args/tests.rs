@@ -1,5 +1,9 @@
 //! The command line's arguments, parsed.
 
+use std::ffi::OsString;
+
+use clap::CommandFactory as _;
+
 use super::*;
 
 #[test]
