@@ -3,9 +3,7 @@
 //% include "lib/activation.wgsl"
 //% if vec4
 fn {{ f }}s(x: vec4<f32>) -> vec4<f32> { return vec4<f32>({{ f }}(x.x), {{ f }}(x.y), {{ f }}(x.z), {{ f }}(x.w)); }
-fn d_{{ f }}s(x: vec4<f32>) -> vec4<f32> {
-    return vec4<f32>(d_{{ f }}(x.x), d_{{ f }}(x.y), d_{{ f }}(x.z), d_{{ f }}(x.w));
-}
+fn d_{{ f }}s(x: vec4<f32>) -> vec4<f32> { return vec4<f32>(d_{{ f }}(x.x), d_{{ f }}(x.y), d_{{ f }}(x.z), d_{{ f }}(x.w)); }
 //% endif
 //% set f = f ~ "s" if vec4 else f
 //% set four = "4" if vec4 else ""

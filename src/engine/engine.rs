@@ -10,7 +10,7 @@ use crate::pipeline::context::Context;
 use crate::pipeline::events::EventSink;
 use crate::pipeline::planning::Planning;
 use crate::pipeline::reads::Reads;
-use crate::pipeline::{LoraArg, Model, ModelOptions, VisionModel, probe};
+use crate::pipeline::{LoraArg, Model, ModelOptions, VisionModel, opening};
 use crate::train::{TrainOptions, Trained};
 use crate::{evaluate, generate, train};
 
@@ -128,7 +128,7 @@ impl Engine {
     ) -> Result<Model> {
         let context = self.context();
         let mut events = EventSink::new(&mut listener, &context.cancel);
-        probe::open(&context, options, loras, Reads::NOTHING, &mut events).await
+        opening::open(&context, options, loras, Reads::NOTHING, &mut events).await
     }
 
     /// Generates the images of `options`. `listener` receives each image when it is finished.
