@@ -19,7 +19,7 @@ pub(super) struct Seen {
     pub subject: UnitVectors,
     /// For comparison of images with each other.
     pub scene: UnitVectors,
-    /// CLIP's.
+    /// CLIP embeddings.
     pub clip: Option<UnitVectors>,
 }
 
