@@ -310,6 +310,13 @@ pub struct DemoArgs {
     /// Also train without prior preservation and judge both; exit code 1 if the result falls short
     #[arg(long)]
     pub check: bool,
+    /// Compare choices instead: with and without prior preservation, few and many class images, three words for the
+    /// subject, a second subject; each on several seeds, into --out/study. Run again, it goes on where it was stopped
+    #[arg(long, conflicts_with = "check")]
+    pub study: bool,
+    /// Seeds of each choice that --study compares, 1 or more
+    #[arg(long, value_name = "N", default_value = "4", requires = "study", allow_negative_numbers = true, value_parser = portray::pipeline::parse_count)]
+    pub seeds: usize,
     /// Optimizer steps of a training
     #[arg(long, value_name = "N", default_value = "200", allow_negative_numbers = true, value_parser = portray::pipeline::parse_count)]
     pub steps: usize,

@@ -11,8 +11,7 @@ use crate::io::{Place, Placed, write_atomic};
 use crate::pipeline::context::Context;
 use crate::pipeline::events::EventSink;
 use crate::pipeline::reads::Reads;
-use crate::pipeline::recipe::Recipe;
-use crate::pipeline::{LoraArg, Model, probe};
+use crate::pipeline::{LoraArg, Model, opening};
 
 use super::check::REPORTS;
 use super::judge::{Seen, Set, Standard};
@@ -117,9 +116,9 @@ async fn candidates(context: &Context, job: &EvaluateOptions, events: &mut Event
     let mut all = Vec::new();
     let mut base = None;
     if let Some(options) = job.base_options() {
-        base = Some(Box::pin(probe::open(context, &options, &[], reads, events)).await?);
+        base = Some(Box::pin(opening::open(context, &options, &[], reads, events)).await?);
     }
-    let model = Box::pin(probe::open(context, &job.model, &[], reads, events)).await?;
+    let model = Box::pin(opening::open(context, &job.model, &[], reads, events)).await?;
     let (loras, name) = (job.loras.iter().flat_map(|lora| lora.each()).collect::<Vec<_>>(), own_name(job, &model));
     for lora in &loras {
         // From the one before: a file at another scale is held once.
@@ -191,7 +190,7 @@ async fn make(
     let images: usize = shots.iter().map(|shot| shot.count).sum();
     let mut each = Vec::with_capacity(prepared.candidates.len());
     for candidate in &prepared.candidates {
-        let recipe = Recipe::new(&candidate.model, &job.sampling, job.model.prediction, None)?;
+        let recipe = candidate.model.recipe(&job.sampling, job.model.prediction, None)?;
         each.push(recipe.trajectory.steps.len());
     }
     let steps = [0, 0, images * each.iter().sum::<usize>()];
@@ -274,7 +273,7 @@ impl Prepared {
     /// Report of what is evaluated, without figures.
     fn facts(&self, job: &EvaluateOptions) -> Result<Report> {
         let model = &self.candidates[self.candidates.len() - 1].model;
-        let recipe = Recipe::new(model, &job.sampling, job.model.prediction, None)?;
+        let recipe = model.recipe(&job.sampling, job.model.prediction, None)?;
         let (kind, steps, guidance) = (recipe.trajectory.kind.name(), recipe.steps, recipe.guidance);
         let vision = &self.vision;
         Ok(Report {
