@@ -35,9 +35,9 @@ impl Planned {
     ) -> Result<Planned> {
         model.check_reads(job.reads())?;
         model.check_prompts(job.prompts.iter().chain([&job.sampling.negative]))?;
-        let recipe = Recipe::new(model, &job.sampling, job.model.prediction, job.start_strength(model))?;
+        let recipe = model.recipe(&job.sampling, job.model.prediction, job.start_strength(model))?;
         let size = job.picture_size(model, listener)?;
-        let plans = spec(job, model, &recipe, size).plans(model, planning).await?;
+        let plans = model.image_plans(spec(job, model, &recipe, size), planning).await?;
         let planned = Planned { recipe, size, plans };
         within(job.model.memory, &planned.plans.memory(job.images()), |largest| smaller(job, model, largest))?;
         Ok(planned)

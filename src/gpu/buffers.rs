@@ -348,6 +348,12 @@ impl Gpu {
         Ok(())
     }
 
+    /// Bytes handed to the queue before waiting for them. A host that draws sixty frames a second gets more at a time,
+    /// since it is asked only once per frame.
+    fn staging_bytes(&self) -> u64 {
+        STAGING_BYTES * if self.turn.is_some() { 8 } else { 1 }
+    }
+
     /// Creates a buffer of at least `size` bytes that can be copied to and used as `usage` says.
     pub(crate) fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> Buffer {
         let size = size.max(16).next_multiple_of(4);

@@ -7,26 +7,26 @@ use crate::error::Result;
 use crate::gpu::{Gpu, Store, StoredBuffer};
 use crate::graph::{Session, Tensor};
 
-use super::model::Model;
-
 fn pooled_key(prompt: usize) -> String {
     format!("pooled.{prompt}")
 }
 
 /// Shape of what the text encoders of a model make of a prompt.
 #[derive(Clone)]
-struct Extent {
-    tokens: usize,
+pub(crate) struct HiddenShape {
+    /// Tokens of the prompt.
+    pub tokens: usize,
     /// Columns of each text encoder's states, which lie side by side.
-    widths: Vec<usize>,
+    pub widths: Vec<usize>,
     /// Width of the pooled embedding; 0 where there is none.
-    pooled: usize,
+    pub pooled: usize,
 }
 
-impl Extent {
-    fn new(model: &Model, tokens: usize) -> Extent {
-        let widths = model.texts.iter().map(|text| text.config.hidden_size).collect();
-        Extent { tokens, widths, pooled: model.pooled_width().unwrap_or(0) }
+impl HiddenShape {
+    /// Bytes that [`Hidden`] takes for `prompts` prompts.
+    pub(crate) fn bytes(&self, prompts: usize) -> u64 {
+        let values = |count: usize| DType::F32.bytes(count).next_multiple_of(256);
+        prompts as u64 * (values(self.states()) + values(self.pooled))
     }
 
     /// Width of a token's states.
@@ -49,26 +49,25 @@ impl Extent {
 /// Hidden states `[tokens, width]` and pooled embeddings of some prompts, on the device.
 pub(crate) struct Hidden {
     store: Store,
-    extent: Extent,
+    shape: HiddenShape,
 }
 
 impl Hidden {
     /// Room for `count` prompts, filled with zeros.
-    pub(crate) fn new(gpu: &Gpu, model: &Model, tokens: usize, count: usize) -> Result<Hidden> {
-        let extent = Extent::new(model, tokens);
-        let bytes = DType::F32.value_bytes(extent.states());
+    pub(crate) fn new(gpu: &Gpu, shape: HiddenShape, count: usize) -> Result<Hidden> {
+        let bytes = DType::F32.value_bytes(shape.states());
         let mut keys: Vec<(String, u64)> = (0..count).map(|i| (i.to_string(), bytes)).collect();
-        if extent.pooled > 0 {
-            keys.extend((0..count).map(|i| (pooled_key(i), DType::F32.value_bytes(extent.pooled))));
+        if shape.pooled > 0 {
+            keys.extend((0..count).map(|i| (pooled_key(i), DType::F32.value_bytes(shape.pooled))));
         }
         let mut store = Store::new(gpu);
         store.allocate("hidden states", &keys)?;
-        Ok(Hidden { store, extent })
+        Ok(Hidden { store, shape })
     }
 
     /// Those of all prompts of `from`.
-    pub(crate) fn upload(gpu: &Gpu, model: &Model, from: &HostHidden) -> Result<Hidden> {
-        let hidden = Hidden::new(gpu, model, from.extent.tokens, from.count)?;
+    pub(crate) fn upload(gpu: &Gpu, from: &HostHidden) -> Result<Hidden> {
+        let hidden = Hidden::new(gpu, from.shape.clone(), from.count)?;
         for prompt in 0..from.count {
             let (states, pooled) = from.prompt(prompt);
             hidden.store.write(&prompt.to_string(), bytemuck::cast_slice(states))?;
@@ -106,8 +105,8 @@ impl Hidden {
 
     /// Copies the states `[tokens, columns]` of text encoder `encoder` to its columns of prompt `prompt`.
     pub(super) fn take(&self, gpu: &Gpu, [encoder, prompt]: [usize; 2], from: &StoredBuffer) -> Result<()> {
-        let first = DType::F32.value_bytes(self.extent.columns(encoder).start);
-        gpu.copy_rows(from, self.store.entry(&prompt.to_string())?, self.extent.tokens, first)
+        let first = DType::F32.value_bytes(self.shape.columns(encoder).start);
+        gpu.copy_rows(from, self.store.entry(&prompt.to_string())?, self.shape.tokens, first)
     }
 
     /// Copies the pooled embedding of prompt `prompt`.
@@ -123,29 +122,23 @@ pub(crate) struct HostHidden {
     /// Pooled embeddings `[prompts, width]`; empty for a model that reads none.
     pub pooled: Vec<f32>,
     count: usize,
-    extent: Extent,
+    shape: HiddenShape,
 }
 
 impl HostHidden {
     /// Room for `count` prompts, filled with zeros.
-    pub(crate) fn new(model: &Model, tokens: usize, count: usize) -> HostHidden {
-        let extent = Extent::new(model, tokens);
-        HostHidden {
-            hidden: vec![0.0; count * extent.states()],
-            pooled: vec![0.0; count * extent.pooled],
-            count,
-            extent,
-        }
+    pub(crate) fn new(shape: HiddenShape, count: usize) -> HostHidden {
+        HostHidden { hidden: vec![0.0; count * shape.states()], pooled: vec![0.0; count * shape.pooled], count, shape }
     }
 
     /// Takes the prompts from number `first` on away.
     pub(crate) fn split_off(&mut self, first: usize) -> HostHidden {
         let first = first.min(self.count);
-        let hidden = self.hidden.split_off(first * self.extent.states());
-        let pooled = self.pooled.split_off(first * self.extent.pooled);
+        let hidden = self.hidden.split_off(first * self.shape.states());
+        let pooled = self.pooled.split_off(first * self.shape.pooled);
         let count = self.count - first;
         self.count = first;
-        HostHidden { hidden, pooled, count, extent: self.extent.clone() }
+        HostHidden { hidden, pooled, count, shape: self.shape.clone() }
     }
 
     /// Fills those of prompt `prompt` with zeros.
@@ -157,8 +150,8 @@ impl HostHidden {
 
     /// Takes the states `[prompts, tokens, columns]` of text encoder `encoder` for the prompts from number `first` on.
     pub(super) fn take(&mut self, [encoder, first]: [usize; 2], states: &[f32]) {
-        let (columns, width) = (self.extent.columns(encoder), self.extent.width());
-        let rows = self.hidden[first * self.extent.states()..].chunks_exact_mut(width.max(1));
+        let (columns, width) = (self.shape.columns(encoder), self.shape.width());
+        let rows = self.hidden[first * self.shape.states()..].chunks_exact_mut(width.max(1));
         for (to, from) in rows.zip(states.chunks_exact(columns.len().max(1))) {
             to[columns.clone()].copy_from_slice(from);
         }
@@ -166,17 +159,17 @@ impl HostHidden {
 
     /// Takes the pooled embeddings `[prompts, width]` of the prompts from number `first` on.
     pub(super) fn take_pooled(&mut self, first: usize, pooled: &[f32]) {
-        let at = first * self.extent.pooled;
+        let at = first * self.shape.pooled;
         self.pooled[at..at + pooled.len()].copy_from_slice(pooled);
     }
 
     fn prompt(&self, prompt: usize) -> (&[f32], &[f32]) {
         let of = |all: usize| prompt * all..(prompt + 1) * all;
-        (&self.hidden[of(self.extent.states())], &self.pooled[of(self.extent.pooled)])
+        (&self.hidden[of(self.shape.states())], &self.pooled[of(self.shape.pooled)])
     }
 
     fn prompt_mut(&mut self, prompt: usize) -> (&mut [f32], &mut [f32]) {
         let of = |all: usize| prompt * all..(prompt + 1) * all;
-        (&mut self.hidden[of(self.extent.states())], &mut self.pooled[of(self.extent.pooled)])
+        (&mut self.hidden[of(self.shape.states())], &mut self.pooled[of(self.shape.pooled)])
     }
 }

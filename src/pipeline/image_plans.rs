@@ -1,20 +1,18 @@
 //! The plans of a job that makes images. A model remembers the last ones: another prompt, another image and another LoRA of
 //! the same layers plan nothing.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::base::DType;
-use crate::error::Result;
+use crate::base::lock;
 use crate::gpu::{Caps, Variants};
 use crate::graph::Plan;
 use crate::models::Denoiser;
-use crate::nn::{Mode, Param, Ranks};
+use crate::nn::{Param, Ranks};
 
-use super::Model;
-use super::denoise::{Extent, SamplingPlan};
-use super::memory::{Memory, Phase, bytes, hidden_bytes, in_turn, pool, staging};
+use super::denoise::SamplingPlan;
+use super::memory::{Memory, Phase, bytes, in_turn, pool, staging};
 use super::planning::{Part, Planning};
-use super::text::{TextParts, TextSpec};
+use super::text::TextParts;
 
 /// What decides the plans of images.
 #[derive(Clone, PartialEq)]
@@ -39,9 +37,9 @@ pub(crate) struct ImageSpec {
     pub ranks: Arc<Ranks>,
 }
 
-/// Every plan of a job that makes images.
+/// Every plan of a job that makes images, as [`Model::image_plans`](super::Model::image_plans) makes them.
 pub(crate) struct ImagePlans {
-    spec: ImageSpec,
+    pub(super) spec: ImageSpec,
     pub text: TextParts,
     pub encode: Option<Part>,
     pub denoiser: Box<dyn Denoiser>,
@@ -49,7 +47,7 @@ pub(crate) struct ImagePlans {
     pub sampling: SamplingPlan,
     pub decode: Part,
     /// Bytes of all prompts' hidden states, and of one image's latent.
-    stores: [u64; 2],
+    pub(super) stores: [u64; 2],
 }
 
 /// The last plans that were made for a model, with the adapter and the kernels that they are for: a job that needs the same
@@ -63,6 +61,28 @@ struct Planned {
     plans: Arc<ImagePlans>,
 }
 
+impl LastPlans {
+    fn last(&self) -> MutexGuard<'_, Option<Planned>> {
+        lock(&self.0)
+    }
+
+    /// The last plans, if they serve for `spec` with the adapter and kernels of `planning`.
+    pub(super) fn find(&self, spec: &ImageSpec, planning: Planning<'_>) -> Option<Arc<ImagePlans>> {
+        let serves = |planned: &&Planned| {
+            planned.caps == *planning.caps
+                && planned.variants == *planning.variants
+                && spec.is_served_by(&planned.plans.spec)
+        };
+        self.last().as_ref().filter(serves).map(|planned| planned.plans.clone())
+    }
+
+    /// Remembers `plans`, which were made with `planning`.
+    pub(super) fn keep(&self, plans: &Arc<ImagePlans>, planning: Planning<'_>) {
+        let (caps, variants) = (planning.caps.clone(), planning.variants.clone());
+        *self.last() = Some(Planned { caps, variants, plans: plans.clone() });
+    }
+}
+
 impl ImageSpec {
     /// Whether plans of `other` serve: adapters on the same layers may have lower ranks, whose factors end in zeros.
     fn is_served_by(&self, other: &ImageSpec) -> bool {
@@ -70,47 +90,9 @@ impl ImageSpec {
         let fits = self.ranks.iter().all(|(layer, rank)| other.ranks.get(layer).is_some_and(|most| rank <= most));
         same_layers && fits && *self == ImageSpec { ranks: self.ranks.clone(), ..other.clone() }
     }
-
-    /// The plans: those that were made last for `model` where they serve, else new ones.
-    pub(crate) async fn plans(self, model: &Model, planning: Planning<'_>) -> Result<Arc<ImagePlans>> {
-        let last = |planned: &&Planned| {
-            planned.caps == *planning.caps
-                && planned.variants == *planning.variants
-                && self.is_served_by(&planned.plans.spec)
-        };
-        if let Some(planned) = model.last_plans().as_ref().filter(last) {
-            return Ok(planned.plans.clone());
-        }
-        let plans = Arc::new(ImagePlans::new(self, model, planning).await?);
-        let (caps, variants) = (planning.caps.clone(), planning.variants.clone());
-        *model.last_plans() = Some(Planned { caps, variants, plans: plans.clone() });
-        Ok(plans)
-    }
 }
 
 impl ImagePlans {
-    async fn new(spec: ImageSpec, model: &Model, planning: Planning<'_>) -> Result<ImagePlans> {
-        let (size, settings) = (spec.size, model.settings(planning.caps, &spec.ranks));
-        let texts = TextSpec {
-            prompts: spec.prompts + usize::from(spec.negative),
-            tokens: model.prompt_tokens(),
-            clip_skip: spec.clip_skip,
-            negative: spec.negative,
-        };
-        let text = model.plan_texts(&settings, planning, texts).await?;
-        let encode = spec.encodes.then(|| model.plan_vae_encode(planning, 1, size)).transpose()?;
-        planning.breathe().await;
-        let (denoiser, params) = model.denoiser(settings.clone())?;
-        let extent = Extent { rescaled: spec.rescaled, ..Extent::new(model, size, spec.guided, spec.slots) };
-        let sampling = SamplingPlan::new(planning, &*denoiser, Mode::Inference, extent)?;
-        planning.breathe().await;
-        let decode = model.plan_vae_decode(planning, 1, size, true)?;
-        planning.breathe().await;
-        let latent = DType::F32.bytes(extent.elements()).next_multiple_of(256);
-        let stores = [hidden_bytes(model, spec.prompts + 1), latent];
-        Ok(ImagePlans { spec, text, encode, denoiser, params, sampling, decode, stores })
-    }
-
     /// Memory of the phases, which run in turn.
     pub(crate) fn memory(&self, images: usize) -> Memory {
         in_turn(self.phases(images))
@@ -154,11 +136,5 @@ impl ImagePlans {
         decode.beside += latents;
         phases.push(decode);
         phases
-    }
-}
-
-impl Model {
-    fn last_plans(&self) -> MutexGuard<'_, Option<Planned>> {
-        self.plans.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

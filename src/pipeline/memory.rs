@@ -2,16 +2,11 @@
 
 use std::task::{Context, Poll, Waker};
 
-use crate::base::DType;
 use crate::error::{Error, Message, Result, Words, message, option};
-use crate::event::{Event, Flow};
 use crate::gpu::STAGING_BYTES;
 use crate::nn::Param;
 
-use super::model::Model;
-use super::options::{LoraArg, ModelOptions};
 use super::planning::Part;
-use super::reads::Reads;
 
 /// Memory and work of a job, as planned. Measured peaks are within 10 % of it.
 #[derive(Clone, Debug, Default, serde::Serialize)]
@@ -180,34 +175,4 @@ pub(crate) fn at_once<T>(planning: impl Future<Output = Result<T>>) -> Result<T>
         Poll::Ready(planned) => planned,
         Poll::Pending => Err(Error::Internal("a plan without a device waits for one".into())),
     }
-}
-
-/// Bytes of the hidden states and pooled embeddings of `prompts` prompts.
-pub(crate) fn hidden_bytes(model: &Model, prompts: usize) -> u64 {
-    let values = |count: usize| DType::F32.bytes(count).next_multiple_of(256);
-    let pooled = model.pooled_width().map_or(0, values);
-    prompts as u64 * (values(model.prompt_tokens() * model.context_width()) + pooled)
-}
-
-/// Keeps what a job says of its inputs, for a plan's notes.
-pub(crate) fn told_of(told: &mut Vec<Message>, event: Event) -> Flow {
-    match event {
-        Event::Note(text) => told.push(text),
-        Event::Warning(text) => told.push(message!["warning: ", text]),
-        _ => {}
-    }
-    Flow::Continue
-}
-
-/// Opens the model of a job that `reads` these parts, and gives what is to be said of it: nothing is computed for a plan.
-pub(crate) fn open_for_plan(options: &ModelOptions, loras: &[LoraArg], reads: Reads) -> Result<(Model, Vec<Message>)> {
-    let mut notes = Vec::new();
-    let model = Model::open(options, loras, &mut |event| told_of(&mut notes, event))?;
-    notes.extend(model.check_reads(reads)?.into_iter().map(Message::from));
-    if !model.checkpoint.prediction_known() && options.prediction.is_none() {
-        let name = model.checkpoint.name();
-        let planned = "does not say what it predicts: planned as for noise; a job looks at one prediction, or ";
-        notes.push(message![format!("{name} {planned}"), option("prediction"), " says it"]);
-    }
-    Ok((model, notes))
 }

@@ -3,23 +3,21 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use crate::base::DType;
-use crate::error::{Error, Result};
-use crate::family::Encoder;
+use crate::error::Result;
+use crate::family::{Encoder, Family};
 use crate::graph::{Graph, Plan, Tensor};
-use crate::io::ClipTokenizer;
-use crate::models::{Taps, TextEncoder, TextEncoderConfig};
-use crate::nn::{Mode, Param, Role, Scope, Settings};
+use crate::io::{Checkpoint, ClipTokenizer};
+use crate::models::{Taps, TextEncoderConfig};
+use crate::nn::{Param, Role, Scope};
 
 use super::memory::{self, Phase};
-use super::model::Model;
-use super::planning::{Part, Planning};
+use super::planning::Part;
 
 /// Prompts that a text encoder takes at once.
 pub(crate) const PROMPTS: usize = 8;
 
 /// What people call the text encoders.
-const NAMES: [&str; 2] = ["text encoder", "text encoder 2"];
+pub(super) const NAMES: [&str; 2] = ["text encoder", "text encoder 2"];
 
 /// Token ids of a prompt, by text encoder.
 pub(crate) type Tokens = Vec<Vec<u32>>;
@@ -33,6 +31,15 @@ pub(crate) struct TextModel {
 }
 
 impl TextModel {
+    /// Opens the text encoders of a checkpoint of `family`.
+    pub(super) fn all(family: &Family, checkpoint: &Checkpoint) -> Result<Vec<TextModel>> {
+        let open = |place: &'static Encoder| {
+            let (config, tokenizer) = (place.config(checkpoint)?, checkpoint.tokenizer_in(place.tokenizer)?);
+            Ok(TextModel { place, config, tokenizer })
+        };
+        family.encoders.iter().map(open).collect()
+    }
+
     /// Width of its projected states, if they are read.
     pub(crate) fn pooled_width(&self) -> Option<usize> {
         self.config.projection().filter(|_| self.place.pooled)
@@ -65,14 +72,6 @@ pub(crate) fn select_ends(ids: &[u32], tokens: usize, end: u32) -> Vec<f32> {
     selection
 }
 
-/// Inputs and results of a text encoder in a graph.
-struct Recorded {
-    ids: Tensor,
-    hidden: Tensor,
-    /// Selection of end tokens and pooled embeddings, where they are read.
-    pooled: Option<(Tensor, Tensor)>,
-}
-
 /// A recorded text encoder.
 #[derive(Clone)]
 pub(crate) struct EncoderPart {
@@ -102,7 +101,7 @@ impl TextSpec {
     }
 
     /// Prompts that are encoded at once, with the layers that are left out more than usual.
-    fn batches(self) -> impl Iterator<Item = (Range<usize>, Option<usize>)> {
+    pub(super) fn batches(self) -> impl Iterator<Item = (Range<usize>, Option<usize>)> {
         let apart = usize::from(self.negative && self.clip_skip.is_some()).min(self.prompts);
         let rest = (apart..self.prompts).step_by(PROMPTS);
         let rest = rest.map(move |first| (first..self.prompts.min(first + PROMPTS), self.clip_skip));
@@ -162,108 +161,6 @@ impl TextParts {
     /// Memory of each encoder, which run in turn.
     pub(crate) fn phases(&self) -> impl Iterator<Item = Phase> {
         self.encoders.iter().map(EncoderParts::phase)
-    }
-}
-
-impl Model {
-    /// Tokens of a prompt.
-    pub(crate) fn prompt_tokens(&self) -> usize {
-        self.texts.first().map_or(0, |text| text.tokenizer.length())
-    }
-
-    /// Text encoder `index`, and all parameters that it has, read or not.
-    pub(crate) fn text_part(&self, index: usize, settings: Settings) -> Result<(TextEncoder, Scope)> {
-        let text = self.texts.get(index).ok_or_else(|| Error::op("text", format!("has no text encoder {index}")))?;
-        let scope = Scope::new(text.place.part.name(), settings);
-        Ok((TextEncoder::new(&scope, text.config.clone())?, scope))
-    }
-
-    /// Parameters of text encoder `index` that are read to encode prompts.
-    pub(crate) fn text_params(&self, index: usize, settings: Settings) -> Result<Vec<Param>> {
-        let (encoder, scope) = self.text_part(index, settings)?;
-        let mut g = Graph::new();
-        self.record_text(&mut g, (index, &encoder), [1, self.prompt_tokens()], None)?;
-        Ok(scope.params_in(&g))
-    }
-
-    /// The text encoders of the prompts `spec`, [`PROMPTS`] at once, with the adapters of `settings`.
-    pub(crate) async fn plan_texts(
-        &self,
-        settings: &Settings,
-        planning: Planning<'_>,
-        spec: TextSpec,
-    ) -> Result<TextParts> {
-        let mut encoders = Vec::with_capacity(self.texts.len());
-        for index in 0..self.texts.len() {
-            let (mut parts, mut kinds, mut batches) = (Vec::new(), Vec::new(), Vec::new());
-            for (range, clip_skip) in spec.batches() {
-                let kind = (range.len(), clip_skip);
-                let known = kinds.iter().position(|known| *known == kind);
-                if known.is_none() {
-                    let shape = [range.len(), spec.tokens];
-                    parts.push(self.plan_text(index, settings.clone(), planning, shape, clip_skip)?);
-                    kinds.push(kind);
-                    planning.breathe().await;
-                }
-                batches.push((known.unwrap_or(kinds.len() - 1), range));
-            }
-            encoders.push(EncoderParts { parts, batches });
-        }
-        Ok(TextParts { encoders })
-    }
-
-    fn plan_text(
-        &self,
-        index: usize,
-        settings: Settings,
-        planning: Planning<'_>,
-        shape: [usize; 2],
-        clip_skip: Option<usize>,
-    ) -> Result<EncoderPart> {
-        let dtype = self.dtype(planning.caps);
-        let settings = Settings { dtype, eight_bits: self.eight_bits(dtype), ..settings };
-        let training = settings.mode == Mode::Training;
-        let (encoder, scope) = self.text_part(index, settings)?;
-        let mut g = Graph::new();
-        let Recorded { ids: input, hidden: output, pooled } =
-            self.record_text(&mut g, (index, &encoder), shape, clip_skip)?;
-        g.output(output);
-        if let Some((_, pooled)) = pooled {
-            g.output(pooled);
-        }
-        // A training's own weights hold every adapter.
-        let params = if training { scope.params() } else { scope.params_in(&g) };
-        let name = NAMES[index.min(1)];
-        let part = Part { name, plan: planning.plan(&g)?, input, output, params };
-        Ok(EncoderPart { part, pooled, encoder: index })
-    }
-
-    /// Records text encoder `index` for ids `[prompts, tokens]`.
-    fn record_text(
-        &self,
-        g: &mut Graph,
-        (index, encoder): (usize, &TextEncoder),
-        [prompts, tokens]: [usize; 2],
-        clip_skip: Option<usize>,
-    ) -> Result<Recorded> {
-        let text = &self.texts[index];
-        let ids = g.input("ids", [prompts, tokens], DType::U32);
-        let ends = text.pooled_width().map(|_| g.input("ends", [prompts, 1, tokens], DType::F32));
-        let encoded = encoder.encode(g, ids, text.taps(clip_skip, ends))?;
-        let normed = clip_skip.is_some() && text.place.skip.is_none();
-        // Families that read the last state read earlier ones through the final norm too.
-        let hidden = if normed { encoder.normalize(g, encoded.hidden)? } else { encoded.hidden };
-        Ok(Recorded { ids, hidden, pooled: ends.zip(encoded.pooled) })
-    }
-
-    /// Refuses to leave out more layers than a text encoder has.
-    pub(crate) fn check_clip_skip(&self, clip_skip: Option<usize>) -> Result<()> {
-        let room = |text: &TextModel| text.config.num_hidden_layers.saturating_sub(text.place.skip.unwrap_or(0));
-        let most = self.texts.iter().map(room).min().unwrap_or(0);
-        match clip_skip.filter(|&skip| skip > most) {
-            Some(skip) => Err(Error::value("clip_skip", skip, format!("must be at most {most} with this model"))),
-            None => Ok(()),
-        }
     }
 }
 

@@ -153,7 +153,7 @@ async fn forward_text(
             way.run(&encoder.session).await?;
         }
     }
-    let mut hidden = HostHidden::new(model, tokens, rows.len());
+    let mut hidden = HostHidden::new(model.hidden_shape(tokens), rows.len());
     model.encode_prompts(gpu, &parts, &mut Pool::default(), &rows, Destination::Host(&mut hidden)).await?;
     let states = vec![rows.len(), tokens, model.context_width()];
     let mut outputs = vec![("hidden".into(), states, hidden.hidden)];

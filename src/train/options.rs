@@ -107,6 +107,9 @@ pub enum Checkpointing {
 /// Default number of optimizer steps.
 pub(super) const STEPS: usize = 400;
 
+/// Default number of class images that are made.
+pub(super) const CLASS_PICTURES: usize = 100;
+
 /// Options of a training: what `portray train` takes.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]

@@ -6,14 +6,12 @@ use crate::gpu::{Caps, Variants};
 use crate::graph::Plan;
 use crate::nn::Settings;
 use crate::pipeline::kernel_texts::KernelTexts;
-use crate::pipeline::memory::{
-    Memory, Phase, PlanReport, at_once, bytes, hidden_bytes, in_turn, open_for_plan, pool, told_of, within,
-};
+use crate::pipeline::memory::{Memory, Phase, PlanReport, at_once, bytes, in_turn, pool, within};
+use crate::pipeline::opening::{open_for_plan, told_of};
 use crate::pipeline::planning::{Part, Planning};
 use crate::pipeline::text::{TextParts, TextSpec};
 use crate::pipeline::{Model, WeightType};
 
-use super::class_images::class_job;
 use super::options::{Checkpointing, TrainOptions};
 use super::plan::{Recomputed, Setup, TrainPlan};
 use super::samples::SamplePlans;
@@ -125,10 +123,12 @@ impl TrainPlans {
             false => Some(model.plan_preview(job, planning, [side, side]).await?),
         };
         planning.breathe().await;
-        let encoded = set.encoded_bytes(job, model) + hidden_bytes(model, prompts);
+        let encoded = set.encoded_bytes(job, model) + model.hidden_shape(model.prompt_tokens()).bytes(prompts);
         let before = BeforeTraining {
             text,
-            hidden: hidden_bytes(model, if preview.is_some() { 1 + job.sample_prompts.len() } else { 0 }),
+            hidden: model
+                .hidden_shape(model.prompt_tokens())
+                .bytes(preview.as_ref().map_or(0, |_| 1 + job.sample_prompts.len())),
             encode,
             encoded,
             preview,
@@ -190,7 +190,7 @@ pub fn plan_train(job: &TrainOptions, caps: &Caps) -> Result<PlanReport> {
     })?;
     notes.push(training.trained_summary().into());
     if let Some(prompt) = job.class_prompt.as_ref().filter(|_| to_make > 0) {
-        let class = class_job((&model, &job.model), prompt, to_make, [job.side(&model)?; 2], 0);
+        let class = job.class_job(&model, prompt, to_make)?;
         let (PlanReport { peak_bytes: made, .. }, theirs) = generate_report(&class, caps, &model, Vec::new())?;
         texts.join(theirs);
         rows.push(("class pictures, before all else".into(), made));

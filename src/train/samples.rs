@@ -5,13 +5,13 @@ use std::sync::Arc;
 use crate::base::rng::NoiseRng;
 use crate::error::{Error, Result};
 use crate::event::{Event, Picture};
-use crate::gpu::{Gpu, Pool, Store};
+use crate::gpu::{Pool, Store};
 use crate::graph::Plan;
 use crate::io;
 use crate::models::Denoiser;
 use crate::nn::{Mode, Scope, Settings};
 use crate::pipeline::autoencode::VaeSession;
-use crate::pipeline::denoise::{Extent, Sampling, SamplingPlan, Start};
+use crate::pipeline::denoise::{Sampling, SamplingPlan, Start};
 use crate::pipeline::encode::TextSessions;
 use crate::pipeline::events::EventSink;
 use crate::pipeline::hidden::{Hidden, HostHidden};
@@ -21,6 +21,7 @@ use crate::pipeline::recipe::Recipe;
 use crate::pipeline::text::{TextParts, TextSpec, Tokens};
 use crate::pipeline::{Masked, Model, SamplingOptions};
 
+use super::context::TrainContext;
 use super::{Method, TrainOptions};
 
 /// Sample pictures while training, from the weights as they are.
@@ -93,14 +94,14 @@ impl Model {
         planning: Planning<'_>,
         size: [usize; 2],
     ) -> Result<(Recipe, Box<dyn Denoiser>, SamplingPlan)> {
-        let recipe = Recipe::new(self, &Default::default(), job.model.prediction, None)?;
+        let recipe = self.usual_recipe(&job.model)?;
         let storage = match job.method {
             Method::Full => Settings::default(),
             Method::Lora => self.settings(planning.caps, &Default::default()),
         };
         let scope = Scope::new("unet", Settings { mode: Mode::Training, lora: job.lora(), ..storage });
         let denoiser = self.unet.denoiser(&scope)?;
-        let extent = Extent::new(self, size, recipe.guided(), recipe.trajectory.slots);
+        let extent = self.extent(size, recipe.guided(), recipe.trajectory.slots);
         let plan = SamplingPlan::new(planning, &*denoiser, Mode::Training, extent)?;
         Ok((recipe, denoiser, plan))
     }
@@ -122,20 +123,19 @@ impl Model {
 impl Preview {
     /// Puts the plans of sample pictures on the device, beside the training's own weights in `store`.
     pub(super) async fn new(
-        gpu: &Gpu,
-        job: &TrainOptions,
-        model: &Model,
+        at: &TrainContext<'_>,
         plans: SamplePlans,
+        prompts: SamplePrompts,
         pool: &mut Pool,
         store: &Arc<Store>,
-        prompts: SamplePrompts,
     ) -> Result<Preview> {
-        let side = job.side(model)?;
+        let (gpu, model) = (at.gpu(), at.model);
+        let side = at.job.side(model)?;
         let SamplePlans { recipe, denoiser, sampling, text, decode, encode } = plans;
         let masked = match encode {
             Some(part) => {
                 let vae = VaeSession::new(gpu, model, &mut Pool::default(), &part).await?;
-                Some(Masked::nothing(&vae, model, [side, side]).await?)
+                Some(vae.encode_nothing([side, side], model).await?)
             }
             None => None,
         };
@@ -145,20 +145,14 @@ impl Preview {
             None => None,
         };
         let SamplePrompts { hidden, ids } = prompts;
-        let hidden = Hidden::upload(gpu, model, &hidden)?;
+        let hidden = Hidden::upload(gpu, &hidden)?;
         Ok(Preview { sampling, recipe, hidden, ids, text, decode, size: [side, side], masked })
     }
 
     /// Makes the sample pictures of `step` updates. Stopped, it leaves out those that are not there yet: a training waits
     /// for its state to be saved.
-    pub(super) async fn show(
-        &self,
-        gpu: &Gpu,
-        job: &TrainOptions,
-        model: &Model,
-        step: usize,
-        events: &mut EventSink<'_>,
-    ) -> Result<()> {
+    pub(super) async fn show(&self, at: &TrainContext<'_>, step: usize, events: &mut EventSink<'_>) -> Result<()> {
+        let (gpu, job, model) = (at.gpu(), at.job, at.model);
         let Preview { sampling, recipe, hidden, ids, text, decode, size, masked } = self;
         if events.stopped() {
             return Ok(());
@@ -182,10 +176,7 @@ impl Preview {
             };
             let time_ids = SamplingOptions::default().time_ids(*size);
             let start = Start { latents: None, masked: masked.as_ref(), time_ids };
-            match sampling
-                .run(&recipe.trajectory, [recipe.guidance, recipe.rescale], start, &mut rng, false, &mut on_step)
-                .await
-            {
+            match sampling.run(recipe, start, &mut rng, false, &mut on_step).await {
                 Err(Error::Interrupted { .. }) => return Ok(()),
                 other => other?,
             }

@@ -10,7 +10,7 @@ use crate::pipeline::text::TextModel;
 use crate::train::Setup;
 use crate::train::plan::{Recomputed, TrainedText};
 
-use super::class_images::CLASS_PICTURES;
+use super::options::CLASS_PICTURES;
 use super::state::VIEWS;
 use super::views::MOST_VIEWS;
 use super::{Checkpointing, Crop, Method, Targets, TrainOptions};

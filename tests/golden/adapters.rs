@@ -34,13 +34,13 @@ impl log::Log for Recorder {
 
 /// What was logged by `run`: graphs that were planned, models that were opened, bytes of weights and adapters uploaded.
 #[derive(Debug, Default)]
-struct Work {
-    planned: Vec<String>,
-    opened: usize,
-    uploaded: u64,
+pub struct Work {
+    pub planned: Vec<String>,
+    pub opened: usize,
+    pub uploaded: u64,
 }
 
-fn work<T>(run: impl FnOnce() -> T) -> (T, Work) {
+pub fn work<T>(run: impl FnOnce() -> T) -> (T, Work) {
     static RECORDER: Recorder = Recorder;
     // Another test may have been first.
     if log::set_logger(&RECORDER).is_ok() {
