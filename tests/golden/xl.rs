@@ -155,8 +155,8 @@ fn job(case: &str, shape: &[usize], factor: usize) -> GenerateOptions {
 
 /// A model for several jobs, which then load and plan what differs alone.
 fn opened(path: &Path) -> Model {
-    let opening = engine().open(&options(path), &[], &mut |_| Flow::Continue);
-    let model = pollster::block_on(opening).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let opened = pollster::block_on(engine().open(&options(path), &[], &mut |_| Flow::Continue));
+    let model = opened.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     model.keep_weights(true);
     model
 }
