@@ -33,7 +33,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["error", "event", "base", "gpu", "graph", "ops", "nn", "models", "diffusion", "io", "family", "pipeline"],
     ),
     (
-        "train",
+        "evaluate",
         &[
             "error",
             "event",
@@ -50,7 +50,26 @@ const LAYERS: &[(&str, &[&str])] = &[
             "generate",
         ],
     ),
-    ("engine", &["error", "event", "base", "gpu", "graph", "ops", "io", "pipeline", "generate", "train"]),
+    (
+        "train",
+        &[
+            "error",
+            "event",
+            "base",
+            "gpu",
+            "graph",
+            "ops",
+            "nn",
+            "models",
+            "diffusion",
+            "io",
+            "family",
+            "pipeline",
+            "generate",
+            "evaluate",
+        ],
+    ),
+    ("engine", &["error", "event", "base", "gpu", "graph", "ops", "io", "pipeline", "generate", "evaluate", "train"]),
     (
         "tools",
         &[
