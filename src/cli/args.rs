@@ -112,13 +112,9 @@ pub struct EvaluateArgs {
     pub job: EvaluateOptions,
     /// Compute the figures of the embeddings in this file instead: real, made, prompt, clip_real, clip_made, clip_text, class,
     /// class_base, each [N, D]; needs no model; --out then gets report.json alone
-    #[arg(long, value_name = "X.safetensors", conflicts_with_all = EVALUATED)]
+    #[arg(long, value_name = "X.safetensors", conflicts_with_all = ["model", "base", "loras", "photos", "prompt", "vision", "clip"])]
     pub embeddings: Option<PathBuf>,
 }
-
-/// Options of `evaluate` that have no place beside --embeddings.
-const EVALUATED: [&str; 10] =
-    ["model", "base", "loras", "photos", "prompt", "class_prompt", "prompt_list", "vision", "clip", "unet"];
 
 #[derive(Clone, Debug, Args)]
 #[command(subcommand_required = true, arg_required_else_help = false)]
