@@ -127,6 +127,8 @@ pub enum Phase {
     Decoding,
     /// Optimizer steps.
     Training,
+    /// Judging of images.
+    Measuring,
 }
 
 impl Phase {
@@ -141,6 +143,7 @@ impl Phase {
             Phase::Sampling => "sampling",
             Phase::Decoding => "decoding",
             Phase::Training => "training",
+            Phase::Measuring => "measuring",
         }
     }
 }
@@ -158,6 +161,7 @@ impl std::fmt::Display for Phase {
             Phase::Sampling => "sampling",
             Phase::Decoding => "decoding",
             Phase::Training => "training",
+            Phase::Measuring => "measuring the images",
         })
     }
 }

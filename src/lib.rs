@@ -34,6 +34,7 @@
 //! |---|---|
 //! | use your own model, LoRAs or sampler | [`ModelOptions`], [`LoraArg`], [`SamplingOptions`] |
 //! | train | [`Engine::train`], [`TrainOptions`] |
+//! | judge what was trained | [`Engine::evaluate`], [`EvaluateOptions`] |
 //! | generate again and again with one model | [`Engine::open`], [`Model::keep_weights`], [`Engine::generate_with`] |
 //! | run inside an application that renders with wgpu | [`embedding`], [`Engine::from_device`], [`Job`] |
 //! | know memory and work before a job runs | [`Engine::prepare`], [`plan_generate`], [`plan_train`], [`PlanReport`] |
@@ -58,6 +59,7 @@
 //! | [`family`] | families of models: their parts, configurations and names; opening checkpoints and LoRA files |
 //! | [`pipeline`] | running a model: opening it, its weights on the device, text, denoising, decoding |
 //! | [`generate`] | prompts to images |
+//! | [`evaluate`] | how well a subject was learned, and how much of the rest was kept |
 //! | [`train`] | images of a subject to a LoRA or a UNet (DreamBooth) |
 //! | [`engine`] | the facade: [`Engine`] and [`Job`] |
 //! | [`tools`] | benchmarks, comparison with other implementations, checks of a device |
@@ -84,6 +86,7 @@ pub mod diffusion;
 pub mod embedding {}
 pub mod engine;
 pub mod error;
+pub mod evaluate;
 pub mod event;
 pub mod family;
 pub mod generate;
@@ -105,6 +108,7 @@ pub use base::rng::RngKind;
 pub use diffusion::{Prediction, SamplerKind, Spacing};
 pub use engine::{Engine, EngineOptions, Job, Prepared, required_features, required_limits};
 pub use error::{Error, Result};
+pub use evaluate::{EvaluateOptions, Evaluation};
 pub use event::{CancelToken, Event, Flow, Listener, Phase, Picture, StepReport};
 pub use generate::{GenerateOptions, Generated, Latents, plan_generate};
 pub use gpu::Budget;
