@@ -125,6 +125,8 @@ pub enum Phase {
     Sampling,
     /// Latents to images.
     Decoding,
+    /// Predictions that show what words mean to a model.
+    MeasuringWords,
     /// Optimizer steps.
     Training,
 }
@@ -140,6 +142,7 @@ impl Phase {
             Phase::LoadingModel => "loading_model",
             Phase::Sampling => "sampling",
             Phase::Decoding => "decoding",
+            Phase::MeasuringWords => "measuring_words",
             Phase::Training => "training",
         }
     }
@@ -157,6 +160,7 @@ impl std::fmt::Display for Phase {
             Phase::LoadingModel => "loading the model",
             Phase::Sampling => "sampling",
             Phase::Decoding => "decoding",
+            Phase::MeasuringWords => "measuring the words",
             Phase::Training => "training",
         })
     }

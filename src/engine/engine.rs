@@ -4,13 +4,14 @@ use crate::error::Result;
 use crate::event::{CancelToken, Event, Flow};
 use crate::generate::{GenerateOptions, Generated};
 use crate::gpu::{DeviceOptions, Gpu, Variants};
+use crate::identifier::{Identifiers, IdentifyOptions};
 use crate::pipeline::context::Context;
 use crate::pipeline::events::EventSink;
 use crate::pipeline::planning::Planning;
 use crate::pipeline::reads::Reads;
 use crate::pipeline::{LoraArg, Model, ModelOptions, probe};
 use crate::train::{TrainOptions, Trained};
-use crate::{generate, train};
+use crate::{generate, identifier, train};
 
 use super::tune;
 
@@ -167,6 +168,20 @@ impl Engine {
     /// adapter or `options.model.memory`; [`Error::Interrupted`](crate::Error::Interrupted) if `listener` stops it.
     pub async fn train(&self, options: &TrainOptions, mut listener: impl FnMut(Event) -> Flow) -> Result<Trained> {
         train::train(&self.context(), options, &mut listener).await
+    }
+
+    /// Compares words by which a training may call its subject: how rare each is in the tokenizer, its nearest words, and how
+    /// much the model's predictions change with it. Words come back in order of the prior that they carry, least first.
+    ///
+    /// # Errors
+    /// If an option makes no sense, a file is missing or unsupported, a word is none, or the job does not fit the adapter or
+    /// `options.model.memory`; [`Error::Interrupted`](crate::Error::Interrupted) if `listener` stops it.
+    pub async fn identify(
+        &self,
+        options: &IdentifyOptions,
+        mut listener: impl FnMut(Event) -> Flow,
+    ) -> Result<Identifiers> {
+        identifier::identify(&self.context(), options, &mut listener).await
     }
 
     /// Limits and kernel variants to plan for.
