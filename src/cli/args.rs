@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use portray::{GenerateOptions, LoraArg, LoraFormat, ModelOptions, TrainOptions, WeightType};
+use portray::{GenerateOptions, IdentifyOptions, LoraArg, LoraFormat, ModelOptions, TrainOptions, WeightType};
 
 /// Shown after `portray --help`.
 const EXAMPLES: &str = "\
@@ -54,6 +54,9 @@ pub enum Command {
     /// Teach a model a subject from a few images
     #[command(allow_negative_numbers = true)]
     Train(Box<TrainArgs>),
+    /// Compare words by which a training may call its subject
+    #[command(allow_negative_numbers = true)]
+    Identifier(Box<IdentifierArgs>),
     /// Generate or train in a window (a build with the feature `window`)
     Watch(WatchArgs),
     /// Train the built-in model on built-in images and write a sheet of results
@@ -98,6 +101,18 @@ pub struct GenerateOutput {
 pub struct TrainArgs {
     #[command(flatten)]
     pub job: TrainOptions,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct IdentifierArgs {
+    #[command(flatten)]
+    pub job: IdentifyOptions,
+    /// Folder for report.json, report.html and images of each word
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Overwrite files of an earlier report in --out
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Clone, Debug, Args)]

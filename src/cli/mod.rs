@@ -8,6 +8,7 @@ mod device;
 mod files;
 mod forward;
 mod generate;
+mod identifier;
 mod info;
 mod inspect;
 mod lettering;
@@ -52,6 +53,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Generate(args) => generate::run(&global, *args),
         Command::Train(args) => train::run(&global, *args),
+        Command::Identifier(args) => identifier::run(&global, *args),
         Command::Watch(args) => watch::run(&global, args),
         Command::Demo(args) => demo::run(&global, &args),
         Command::Plan(args) => plan::run(&global, &args),

@@ -29,7 +29,7 @@ fn keys(value: &Value) -> Names {
 fn phases() -> Vec<Phase> {
     let making = Phase::MakingClassImages { count: 3, prompt: "a dog".into() };
     let mut all = vec![Phase::DetectingPrediction, Phase::EncodingPrompts, Phase::EncodingImages, making];
-    all.extend([Phase::LoadingModel, Phase::Sampling, Phase::Decoding, Phase::Training]);
+    all.extend([Phase::LoadingModel, Phase::Sampling, Phase::Decoding, Phase::MeasuringWords, Phase::Training]);
     all
 }
 

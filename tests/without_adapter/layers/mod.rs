@@ -33,7 +33,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["error", "event", "base", "gpu", "graph", "ops", "nn", "models", "diffusion", "io", "family", "pipeline"],
     ),
     (
-        "train",
+        "identifier",
         &[
             "error",
             "event",
@@ -50,12 +50,31 @@ const LAYERS: &[(&str, &[&str])] = &[
             "generate",
         ],
     ),
-    ("engine", &["error", "event", "base", "gpu", "graph", "ops", "io", "pipeline", "generate", "train"]),
+    (
+        "train",
+        &[
+            "error",
+            "event",
+            "base",
+            "gpu",
+            "graph",
+            "ops",
+            "nn",
+            "models",
+            "diffusion",
+            "io",
+            "family",
+            "pipeline",
+            "generate",
+            "identifier",
+        ],
+    ),
+    ("engine", &["error", "event", "base", "gpu", "graph", "ops", "io", "pipeline", "generate", "identifier", "train"]),
     (
         "tools",
         &[
             "error", "event", "base", "gpu", "graph", "ops", "nn", "models", "io", "family", "pipeline", "generate",
-            "train", "engine",
+            "identifier", "train", "engine",
         ],
     ),
 ];
