@@ -120,7 +120,7 @@ fn print(found: &Identifiers) -> Result<()> {
         let prior = &word.prior;
         vec![
             word.word.clone(),
-            percent(prior.mean, prior.error),
+            percent(prior.score, prior.error),
             percent(prior.with_class, None),
             percent(prior.alone, None),
             rarity(word),
@@ -147,7 +147,7 @@ fn legend(found: &Identifiers) -> Vec<String> {
     best.into_iter()
         .chain([
             format!(
-                "prior: how much a word changes what is predicted, in percent of what \"a {class}\" changes; the mean of both columns"
+                "prior: how much a word changes what is predicted, in percent of what \"a {class}\" changes: both columns as one"
             ),
             format!("(timesteps {}, {noises} each; ± is the standard error over noises)", steps.join(", ")),
             format!(

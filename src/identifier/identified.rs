@@ -21,9 +21,9 @@ pub struct Prior {
     pub with_class: f64,
     /// From the empty prompt to "a WORD", mean over seeds.
     pub alone: f64,
-    /// Mean of the two: words are ranked by it.
-    pub mean: f64,
-    /// Standard error of `mean` over seeds; `None` with one seed.
+    /// Both as one, by which words are ranked: the root of their mean square, in which `with_class` counts twice.
+    pub score: f64,
+    /// Standard error of `score` over seeds; `None` with one seed.
     pub error: Option<f64>,
 }
 

@@ -64,10 +64,10 @@ impl<'a, 'b> Measuring<'a, 'b> {
         self.alone.noised.iter().filter_map(|by_seed| by_seed.first()).map(|noised| noised.timestep).collect()
     }
 
-    /// Looks at words, by the numbers of their prompts "a WORD CLASS" and "a WORD", on one latent each: the mean of both
-    /// shares.
+    /// Looks at words, by the numbers of their prompts "a WORD CLASS" and "a WORD", on one latent each, and returns the
+    /// scores.
     pub async fn glance(&mut self, words: &[[usize; 2]], events: &mut EventSink<'_>) -> Result<Vec<f64>> {
-        let mut seen = vec![0.0; words.len()];
+        let mut seen = vec![[0.0; 2]; words.len()];
         for (which, ground) in [&self.beside, &self.alone].into_iter().enumerate() {
             let at = TIMESTEPS / 2;
             let (Some(noised), Some(class)) = (ground.noised.get(at).and_then(|n| n.first()), ground.class.get(at)) else {
@@ -77,10 +77,10 @@ impl<'a, 'b> Measuring<'a, 'b> {
             let predicted = self.predictor.predict(&asked, events).await?;
             for (seen, prediction) in seen.iter_mut().zip(predicted) {
                 let change = squared(&difference(&prediction, &noised.prediction));
-                *seen += shares_of(&[vec![change]], &[class[..1].to_vec()])[0] / 2.0;
+                seen[which] = shares_of(&[vec![change]], &[class[..1].to_vec()])[0];
             }
         }
-        Ok(seen)
+        Ok(seen.into_iter().map(|[beside, alone]| score(beside, alone)).collect())
     }
 
     /// Measures the prompts `beside` ("a WORD CLASS") and `alone` ("a WORD") of a word, and returns the changes that the
@@ -160,13 +160,19 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
+/// Both shares as one: the root of their mean square, in which the share beside the class counts twice, for that is the
+/// prompt of a training.
+fn score(beside: f64, alone: f64) -> f64 {
+    ((2.0 * beside * beside + alone * alone) / 3.0).sqrt()
+}
+
 /// The prior of a word by its shares for each seed.
 fn prior(beside: &[f64], alone: &[f64]) -> Prior {
-    let both: Vec<f64> = beside.iter().zip(alone).map(|(a, b)| (a + b) / 2.0).collect();
-    let (center, n) = (mean(&both), both.len() as f64);
-    let variance = both.iter().map(|x| (x - center).powi(2)).sum::<f64>() / (n - 1.0);
-    let error = (both.len() > 1).then(|| (variance / n).sqrt());
-    Prior { with_class: mean(beside), alone: mean(alone), mean: center, error }
+    let scores: Vec<f64> = beside.iter().zip(alone).map(|(beside, alone)| score(*beside, *alone)).collect();
+    let (center, n) = (mean(&scores), scores.len() as f64);
+    let variance = scores.iter().map(|x| (x - center).powi(2)).sum::<f64>() / (n - 1.0);
+    let error = (scores.len() > 1).then(|| (variance / n).sqrt());
+    Prior { with_class: mean(beside), alone: mean(alone), score: center, error }
 }
 
 /// The `count` of `others` whose changes point most where `change` does, of changes by timestep. All are taken from `base`,
@@ -222,9 +228,10 @@ mod tests {
 
     #[test]
     fn the_error_is_that_of_the_mean() {
-        let two = prior(&[0.2, 0.4], &[0.6, 1.2]);
-        assert!((two.with_class - 0.3).abs() < 1e-12 && (two.alone - 0.9).abs() < 1e-12);
-        assert!((two.mean - 0.6).abs() < 1e-12 && (two.error.unwrap() - 0.2).abs() < 1e-12, "{two:?}");
+        let two = prior(&[0.3, 0.6], &[0.3, 0.6]);
+        assert!((two.with_class - 0.45).abs() < 1e-12 && (two.alone - 0.45).abs() < 1e-12);
+        assert!((two.score - 0.45).abs() < 1e-12 && (two.error.unwrap() - 0.15).abs() < 1e-12, "{two:?}");
+        assert!((score(1.0, 0.0).powi(2) - 2.0 / 3.0).abs() < 1e-12 && score(1.0, 0.0) > score(0.0, 1.0));
         assert_eq!(prior(&[0.5], &[0.5]).error, None);
     }
 

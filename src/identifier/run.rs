@@ -154,7 +154,7 @@ async fn compared(
         let others: Vec<_> = things.iter().filter(|(thing, _)| *thing != all[index].word).copied().collect();
         words.push(identified(all[index], prior, most_alike(&change, &others, &base, TOLD)));
     }
-    words.sort_by(|a, b| a.prior.mean.total_cmp(&b.prior.mean));
+    words.sort_by(|a, b| a.prior.score.total_cmp(&b.prior.score));
     Ok((words, measuring.timesteps()))
 }
 

@@ -38,7 +38,7 @@ pub fn page(found: &Identifiers, image: impl Fn(usize) -> String) -> String {
     for (index, word) in found.words.iter().enumerate() {
         let tokens: Vec<String> = word.tokens.iter().map(|token| format!("{} ({})", token.text, token.id)).collect();
         let rows = [
-            ("prior", percent(word.prior.mean, word.prior.error)),
+            ("prior", percent(word.prior.score, word.prior.error)),
             ("with the class", percent(word.prior.with_class, None)),
             ("alone", percent(word.prior.alone, None)),
             ("tokens", tokens.join(" ")),
