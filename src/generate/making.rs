@@ -182,7 +182,8 @@ impl Making<'_> {
     /// What a job keeps: the latents of every picture after each of its steps.
     pub fn latents(&self, latents: &[Vec<Vec<f32>>]) -> Latents {
         let (model, [width, height]) = (self.model, self.size);
-        let (c, h, w) = (model.vae.latent_channels, height / model.factor(), width / model.factor());
+        let spec = model.vae.latent();
+        let (c, [h, w]) = (spec.channels, spec.size([width, height]));
         let first = |values: &[f32]| layout::to_channels_first(values, [1, c, h, w]);
         let trajectory = &self.recipe.trajectory;
         Latents {

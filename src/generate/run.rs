@@ -115,7 +115,7 @@ async fn run(
     let making = Making { context, model, job, recipe, size: *size, start_names: job.start_names() };
     pool.fit(gpu, &plans.loop_arena())?;
     let weights = events.until_stopped(gpu, model.weights(gpu, "UNet", &plans.params)).await?;
-    let sampling = Sampling::new(gpu, &plans.sampling, &plans.unet, &mut pool, weights);
+    let sampling = Sampling::new(gpu, &plans.sampling, &*plans.denoiser, &mut pool, weights);
     let sampling = events.until_stopped(gpu, sampling).await?;
     events.phase(Phase::Sampling)?;
     let sampled = making.sample(&sampling, &hidden, encoded, events).await?;

@@ -8,6 +8,7 @@ mod bands;
 mod build;
 mod conditioning;
 pub mod config;
+mod denoiser;
 mod resnet;
 mod text_encoder;
 mod transformer;
@@ -18,6 +19,7 @@ mod vae_blocks;
 
 pub use conditioning::{Added, Conditioning};
 pub use config::{TextEncoderConfig, UnetConfig, VaeConfig};
+pub use denoiser::{Denoiser, LatentSpec};
 pub use text_encoder::{Encoded, Taps, TextEncoder};
 pub use unet::{Context, KeyValue, Sample, UNet};
 pub use vae::{MapSizes, Vae};

@@ -99,21 +99,7 @@ impl UNet {
         self.cross_attentions().map(|attention| attention.key_value(g, hidden)).collect()
     }
 
-    /// Records [`UNet::context`] and leaves the result in the store, for plans that read it by
-    /// [`UNet::stored_context`].
-    pub fn store_context(&self, g: &mut Graph, hidden: Tensor) -> Result<()> {
-        let (n, tokens) = (g.shape(hidden)[0], g.shape(hidden)[1]);
-        let stored = self.stored_context(g, n, tokens)?;
-        for (from, to) in self.context(g, hidden)?.into_iter().zip(stored) {
-            g.assign(to.key.tensor, from.key.tensor)?;
-            if to.value.tensor != to.key.tensor {
-                g.assign(to.value.tensor, from.value.tensor)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Keys and values that [`UNet::store_context`] left for `n` prompts of `tokens` tokens; [`UNet::context_tensors`]
+    /// Keys and values that [`Denoiser::store_context`](super::Denoiser::store_context) left for `n` prompts of `tokens` tokens; [`UNet::context_tensors`]
     /// says how much room they need.
     pub fn stored_context(&self, g: &mut Graph, n: usize, tokens: usize) -> Result<Vec<KeyValue>> {
         let mut list = Vec::new();
@@ -130,7 +116,7 @@ impl UNet {
         Ok(list)
     }
 
-    /// Keys and bytes of what [`UNet::store_context`] writes, for [`crate::gpu::Store::allocate`].
+    /// Keys and bytes of what [`Denoiser::store_context`](super::Denoiser::store_context) writes, for [`crate::gpu::Store::allocate`].
     pub fn context_tensors(&self, n: usize, tokens: usize) -> Vec<(String, u64)> {
         let tensors = |(i, attention): (usize, &CrossAttention)| {
             let columns = attention.channels();
@@ -214,6 +200,7 @@ fn apart_keys(i: usize) -> [String; 2] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Denoiser as _;
     use super::*;
     use crate::nn::Settings;
 

@@ -1,4 +1,4 @@
-//! The denoising loop: one UNet evaluation and one linear update a step, all of it on the adapter.
+//! The denoising loop: one evaluation of the denoiser and one linear update a step, all of it on the adapter.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::diffusion::Trajectory;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pool, Store, StoredBuffer};
 use crate::graph::{Graph, Plan, Session, Tensor};
-use crate::models::{Added, Conditioning, Context, Sample, UNet};
+use crate::models::{Added, Conditioning, Context, Denoiser, LatentSpec, Sample};
 use crate::nn::Mode;
 use crate::ops::{rescaled_guidance, sampler_step, scale_input};
 
@@ -20,19 +20,17 @@ use super::planning::Planning;
 /// Size of what is sampled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Extent {
+    /// The autoencoder's latents.
+    pub latent: LatentSpec,
     /// Latent height and width.
     pub size: [usize; 2],
-    /// Latent channels.
-    pub channels: usize,
     /// Channels of the mask and the masked latents, of an inpainting model.
     pub extra: usize,
-    /// Factor of masked latents.
-    pub scaling_factor: f64,
     /// Tokens of a prompt.
     pub tokens: usize,
     /// Width of the hidden states.
     pub width: usize,
-    /// Width of the pooled embeddings, for a UNet that reads them and the sizes of an image.
+    /// Width of the pooled embeddings, for a denoiser that reads them and the sizes of an image.
     pub pooled: Option<usize>,
     /// An unconditional pass runs beside.
     pub guided: bool,
@@ -43,13 +41,13 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
-    /// Of pictures of `width` x `height` pixels by `model`.
-    pub(crate) fn new(model: &Model, [width, height]: [usize; 2], guided: bool, slots: usize) -> Extent {
+    /// Of images of `size`, width and height in pixels, by `model`.
+    pub(crate) fn new(model: &Model, size: [usize; 2], guided: bool, slots: usize) -> Extent {
+        let latent = model.vae.latent();
         Extent {
-            size: [height / model.factor(), width / model.factor()],
-            channels: model.vae.latent_channels,
+            latent,
+            size: latent.size(size),
             extra: model.extra_channels(),
-            scaling_factor: model.vae.scaling_factor,
             tokens: model.prompt_tokens(),
             pooled: model.pooled_width(),
             width: model.context_width(),
@@ -64,7 +62,7 @@ impl Extent {
     }
 
     pub(crate) fn elements(&self) -> usize {
-        self.size[0] * self.size[1] * self.channels
+        self.size[0] * self.size[1] * self.latent.channels
     }
 }
 
@@ -97,8 +95,13 @@ fn slot_key(i: usize) -> String {
 }
 
 impl SamplingPlan {
-    /// Records the loop for `unet`; an inference model computes a prompt's keys and values once.
-    pub(crate) fn new(planning: Planning<'_>, unet: &UNet, mode: Mode, extent: Extent) -> Result<SamplingPlan> {
+    /// Records the loop for `denoiser`; an inference model computes a prompt's keys and values once.
+    pub(crate) fn new(
+        planning: Planning<'_>,
+        denoiser: &dyn Denoiser,
+        mode: Mode,
+        extent: Extent,
+    ) -> Result<SamplingPlan> {
         let n = extent.passes();
         let [h, w] = extent.size;
         let hidden_shape = [n, extent.tokens, extent.width];
@@ -108,17 +111,17 @@ impl SamplingPlan {
         let seen = if mode == Mode::Inference {
             let mut c = Graph::new();
             let input = c.input("hidden", hidden_shape, DType::F32);
-            unet.store_context(&mut c, input)?;
+            denoiser.store_context(&mut c, input)?;
             hidden = Some(input);
             context = Some(planning.plan(&c)?);
-            pairs = unet.stored_context(&mut g, n, extent.tokens)?;
+            pairs = denoiser.stored_context(&mut g, n, extent.tokens)?;
             Context::KeyValues(&pairs)
         } else {
             let input = g.input("hidden", hidden_shape, DType::F32);
             hidden = hidden.or(Some(input));
             Context::Hidden(input)
         };
-        let shape = [1, h, w, extent.channels];
+        let shape = [1, h, w, extent.latent.channels];
         let state: Vec<Tensor> =
             (0..extent.slots).map(|i| g.stored(&slot_key(i), shape, DType::F32)).collect::<Result<_>>()?;
         let timestep = g.input("timestep", [n], DType::F32);
@@ -133,7 +136,7 @@ impl SamplingPlan {
             time_ids: g.input("time ids", [n, 6], DType::F32),
         });
         let conditioning = Conditioning { context: seen, added };
-        let out = unet.forward(&mut g, Sample { latents: x, extra }, timestep, conditioning)?;
+        let out = denoiser.predict(&mut g, Sample { latents: x, extra }, timestep, conditioning)?;
         // A rescaled prediction is one pass's already.
         let (out, guided) = match extent.rescaled {
             true => (rescaled_guidance(&mut g, out, guidance)?, false),
@@ -177,11 +180,11 @@ pub(crate) struct Start<'a> {
 pub(crate) type OnStep<'a> = &'a mut dyn FnMut(usize, Option<Vec<f32>>) -> Result<()>;
 
 impl Sampling {
-    /// Compiles `plan` for the UNet's `weights`.
+    /// Compiles `plan` for the denoiser's `weights`.
     pub(crate) async fn new(
         gpu: &Gpu,
         plan: &SamplingPlan,
-        unet: &UNet,
+        denoiser: &dyn Denoiser,
         pool: &mut Pool,
         weights: impl IntoIterator<Item = Arc<Store>>,
     ) -> Result<Sampling> {
@@ -193,7 +196,7 @@ impl Sampling {
         let bytes = DType::F32.bytes(extent.elements());
         let mut tensors: Vec<(String, u64)> = (0..extent.slots).map(|i| (slot_key(i), bytes)).collect();
         if plan.context.is_some() {
-            tensors.extend(unet.context_tensors(extent.passes(), extent.tokens));
+            tensors.extend(denoiser.context_tensors(extent.passes(), extent.tokens));
         }
         store.allocate("sampler", &tensors)?;
         let context = match &plan.context {
@@ -236,14 +239,15 @@ impl Sampling {
     /// A draw of the latent's shape, in PyTorch's order of elements, as NHWC.
     pub(crate) fn draw(&self, rng: &mut NoiseRng) -> Vec<f32> {
         let [h, w] = self.extent.size;
-        layout::to_channels_last(&rng.randn(self.extent.elements()), [1, self.extent.channels, h, w])
+        layout::to_channels_last(&rng.randn(self.extent.elements()), [1, self.extent.latent.channels, h, w])
     }
 
     /// Writes the mask and the masked latents, which are drawn after the first noise as diffusers draws them.
     fn write_extra(&self, masked: Option<&Masked>, rng: &mut NoiseRng) -> Result<()> {
         let Some(extra) = self.inputs.extra else { return Ok(()) };
+        let Extent { latent, .. } = self.extent;
         let masked = masked.ok_or_else(|| Error::op("sampling", "an inpainting model without a mask"))?;
-        let channels = masked.extra(&self.draw(rng), self.extent.scaling_factor, self.extent.channels);
+        let channels = masked.extra(&self.draw(rng), latent.scaling_factor, latent.channels);
         self.step.write(extra, &channels.repeat(self.extent.passes()))
     }
 

@@ -44,7 +44,7 @@ impl Model {
     fn losing_most(&self) -> BTreeSet<String> {
         let settings = || Settings { dtype: DType::Q4, mode: Mode::Training, ..Settings::default() };
         let texts = (0..self.texts.len()).map(|index| self.text_params(index, settings()));
-        let parts = texts.chain([self.unet_part(settings()).map(|part| part.1)]);
+        let parts = texts.chain([self.denoiser(settings()).map(|part| part.1)]);
         let layers = parts.into_iter().flatten().flatten().filter(|param| param.dtype == DType::Q4);
         let named = layers.map(|param| (param.key.trim_end_matches(".weight").to_owned(), param));
         let stay = named.filter(|(path, param)| is_kept(path) || self.loses(param) > MOST);
@@ -86,7 +86,7 @@ mod tests {
         let model = Model::open(&options, &[], &mut |_| Flow::Continue).unwrap();
         let settings = Settings { dtype: DType::Q4, eight_bits: model.eight_bits(DType::Q4), ..Settings::default() };
         let (mut four, mut eight) = (0, 0);
-        for param in [model.text_params(0, settings.clone()).unwrap(), model.unet_part(settings).unwrap().1].concat() {
+        for param in [model.text_params(0, settings.clone()).unwrap(), model.denoiser(settings).unwrap().1].concat() {
             eight += usize::from(param.dtype == DType::Q8);
             if param.dtype != DType::Q4 {
                 continue;

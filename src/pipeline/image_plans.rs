@@ -7,7 +7,7 @@ use crate::base::DType;
 use crate::error::Result;
 use crate::gpu::{Caps, Variants};
 use crate::graph::Plan;
-use crate::models::UNet;
+use crate::models::Denoiser;
 use crate::nn::{Mode, Param, Ranks};
 
 use super::Model;
@@ -46,7 +46,7 @@ pub(crate) struct ImagePlans {
     /// The text encoders of the negative prompt, where they leave out fewer layers than the others.
     pub negative: Option<TextParts>,
     pub encode: Option<Part>,
-    pub unet: UNet,
+    pub denoiser: Box<dyn Denoiser>,
     pub params: Vec<Param>,
     pub sampling: SamplingPlan,
     pub decode: Part,
@@ -100,15 +100,15 @@ impl ImagePlans {
         let negative = if apart { Some(plan(1, None).await?) } else { None };
         let encode = spec.encodes.then(|| model.plan_vae_encode(planning, 1, size)).transpose()?;
         planning.breathe().await;
-        let (unet, params) = model.unet_part(settings.clone())?;
+        let (denoiser, params) = model.denoiser(settings.clone())?;
         let extent = Extent { rescaled: spec.rescaled, ..Extent::new(model, size, spec.guided, spec.slots) };
-        let sampling = SamplingPlan::new(planning, &unet, Mode::Inference, extent)?;
+        let sampling = SamplingPlan::new(planning, &*denoiser, Mode::Inference, extent)?;
         planning.breathe().await;
         let decode = model.plan_vae_decode(planning, 1, size, true)?;
         planning.breathe().await;
         let latent = DType::F32.bytes(extent.elements()).next_multiple_of(256);
         let stores = [hidden_bytes(model, spec.prompts + 1), apart_bytes(model, spec.prompts + 1), latent];
-        Ok(ImagePlans { spec, text, negative, encode, unet, params, sampling, decode, stores })
+        Ok(ImagePlans { spec, text, negative, encode, denoiser, params, sampling, decode, stores })
     }
 
     /// Memory of the phases, which run in turn.

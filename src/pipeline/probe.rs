@@ -66,13 +66,13 @@ fn filled(model: &Model) -> Vec<f32> {
 
 async fn predicts_velocity(context: &Context, model: &Model) -> Result<bool> {
     let planning = context.planning();
-    let (unet, params) = model.unet_part(model.settings(planning.caps, &Default::default()))?;
+    let (denoiser, params) = model.denoiser(model.settings(planning.caps, &Default::default()))?;
     let mut g = Graph::new();
     let sample = g.input("sample", [1, SIDE, SIDE, model.unet.in_channels], DType::F32);
     let timestep = g.input("timestep", [1], DType::F32);
     let tokens = model.prompt_tokens();
     let hidden = g.input("hidden", [1, tokens, model.context_width()], DType::F32);
-    let out = unet.forward(&mut g, sample, timestep, models::Context::Hidden(hidden))?;
+    let out = denoiser.predict(&mut g, sample.into(), timestep, models::Context::Hidden(hidden).into())?;
     g.output(out);
     let mut store = Store::new(&context.gpu);
     model.load(&mut store, "unet", &params).await?;

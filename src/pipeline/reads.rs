@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::io;
-use crate::models::{UNet, Vae};
+use crate::models::{Denoiser, Vae};
 use crate::nn::{Param, Scope, Settings};
 
 use super::Model;
@@ -25,9 +25,9 @@ impl Reads {
 
 impl Model {
     /// The UNet, and its weights.
-    pub(crate) fn unet_part(&self, settings: Settings) -> Result<(UNet, Vec<Param>)> {
+    pub(crate) fn denoiser(&self, settings: Settings) -> Result<(Box<dyn Denoiser>, Vec<Param>)> {
         let scope = Scope::new(io::PartId::UNET.name(), settings);
-        Ok((UNet::new(&scope, self.unet.clone())?, scope.params()))
+        Ok((self.unet.denoiser(&scope)?, scope.params()))
     }
 
     /// The autoencoder's first half, and its weights.
@@ -61,7 +61,7 @@ impl Model {
             }
         }
         if reads.unet {
-            notes.extend(self.check_part(io::PartId::UNET, &self.unet_part(settings())?.1, &[])?);
+            notes.extend(self.check_part(io::PartId::UNET, &self.denoiser(settings())?.1, &[])?);
         }
         if reads.encoder || reads.decoder {
             let [encoder, decoder] = [self.encoder_part(settings())?.1, self.decoder_part(settings())?.1];

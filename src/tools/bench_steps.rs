@@ -72,9 +72,9 @@ pub async fn bench_steps(engine: &Engine, options: &ModelOptions, add: &mut dyn 
 
 /// The plan of a guided UNet step at the model's own size, with adapters of `ranks`.
 pub(crate) fn unet_step(engine: &Engine, model: &Model, ranks: Ranks) -> Result<Arc<Plan>> {
-    let (unet, _) = model.unet_part(model.settings(engine.gpu.caps(), &Arc::new(ranks)))?;
+    let (denoiser, _) = model.denoiser(model.settings(engine.gpu.caps(), &Arc::new(ranks)))?;
     let extent = Extent::new(model, [model.native_side(); 2], true, 1);
-    Ok(SamplingPlan::new(engine.planning(), &unet, Mode::Inference, extent)?.step)
+    Ok(SamplingPlan::new(engine.planning(), &*denoiser, Mode::Inference, extent)?.step)
 }
 
 /// The plan as a whole and its nodes alone, in turns: medians of both, how near the whole comes to the rate of its

@@ -211,17 +211,17 @@ async fn forward_unet(engine: &Engine, model: &Model, inputs: &SafeTensors, way:
         return Err(context.error(message));
     }
     let added = added_rows(model, inputs, n)?;
-    let (unet, params) = model.unet_part(model.settings(engine.gpu.caps(), &model.ranks()))?;
+    let (denoiser, params) = model.denoiser(model.settings(engine.gpu.caps(), &model.ranks()))?;
     let mut g = Graph::new();
     let x = g.input("sample", [n, h, w, c], DType::F32);
     let t = g.input("timestep", [n], DType::F32);
     let seen = g.input("context", [n, tokens, width], DType::F32);
-    let pairs = unet.context(&mut g, seen)?;
+    let pairs = denoiser.context(&mut g, seen)?;
     let to = added.as_ref().map(|[pooled, _]| Added {
         pooled: g.input("pooled", [n, pooled.len() / n], DType::F32),
         time_ids: g.input("time ids", [n, 6], DType::F32),
     });
-    let out = unet.forward(&mut g, x, t, Conditioning { context: Context::KeyValues(&pairs), added: to })?;
+    let out = denoiser.predict(&mut g, x.into(), t, Conditioning { context: Context::KeyValues(&pairs), added: to })?;
     g.output(out);
     let store = Store::beside(&engine.gpu, model.weights(&engine.gpu, "UNet", &params).await?);
     let session = Session::new(&engine.gpu, engine.planning().plan(&g)?, &mut Pool::default(), &store).await?;

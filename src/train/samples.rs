@@ -8,7 +8,7 @@ use crate::event::{Event, Picture};
 use crate::gpu::{Gpu, Pool, Store};
 use crate::graph::Plan;
 use crate::io;
-use crate::models::UNet;
+use crate::models::Denoiser;
 use crate::nn::{Mode, Scope, Settings};
 use crate::pipeline::autoencode::VaeSession;
 use crate::pipeline::denoise::{Extent, Sampling, SamplingPlan, Start};
@@ -49,7 +49,7 @@ pub(super) struct SamplePrompts {
 /// Plans of sample pictures.
 pub(super) struct SamplePlans {
     recipe: Recipe,
-    unet: UNet,
+    denoiser: Box<dyn Denoiser>,
     sampling: SamplingPlan,
     text: Option<TextParts>,
     pub decode: Part,
@@ -89,17 +89,17 @@ impl Model {
         job: &TrainOptions,
         planning: Planning<'_>,
         size: [usize; 2],
-    ) -> Result<(Recipe, UNet, SamplingPlan)> {
+    ) -> Result<(Recipe, Box<dyn Denoiser>, SamplingPlan)> {
         let recipe = Recipe::new(self, &Default::default(), job.model.prediction, None)?;
         let storage = match job.method {
             Method::Full => Settings::default(),
             Method::Lora => self.settings(planning.caps, &Default::default()),
         };
         let scope = Scope::new("unet", Settings { mode: Mode::Training, lora: job.lora(), ..storage });
-        let unet = UNet::new(&scope, self.unet.clone())?;
+        let denoiser = self.unet.denoiser(&scope)?;
         let extent = Extent::new(self, size, recipe.guided(), recipe.trajectory.slots);
-        let plan = SamplingPlan::new(planning, &unet, Mode::Training, extent)?;
-        Ok((recipe, unet, plan))
+        let plan = SamplingPlan::new(planning, &*denoiser, Mode::Training, extent)?;
+        Ok((recipe, denoiser, plan))
     }
 
     /// Plans of sample pictures of `size`, width and height in pixels.
@@ -109,10 +109,10 @@ impl Model {
         planning: Planning<'_>,
         size: [usize; 2],
     ) -> Result<SamplePlans> {
-        let (recipe, unet, sampling) = self.preview_sampling(job, planning, size)?;
+        let (recipe, denoiser, sampling) = self.preview_sampling(job, planning, size)?;
         let decode = self.plan_vae_decode(planning, 1, size, true)?;
         let encode = self.inpaints().then(|| self.plan_vae_encode(planning, 1, size)).transpose()?;
-        Ok(SamplePlans { recipe, unet, sampling, text: self.preview_text(job, planning).await?, decode, encode })
+        Ok(SamplePlans { recipe, denoiser, sampling, text: self.preview_text(job, planning).await?, decode, encode })
     }
 }
 
@@ -128,7 +128,7 @@ impl Preview {
         prompts: SamplePrompts,
     ) -> Result<Preview> {
         let side = job.side(model)?;
-        let SamplePlans { recipe, unet, sampling, text, decode, encode } = plans;
+        let SamplePlans { recipe, denoiser, sampling, text, decode, encode } = plans;
         let masked = match encode {
             Some(part) => {
                 let vae = VaeSession::new(gpu, model, &mut Pool::default(), &part).await?;
@@ -136,7 +136,7 @@ impl Preview {
             }
             None => None,
         };
-        let sampling = Sampling::new(gpu, &sampling, &unet, pool, [store.clone()]).await?;
+        let sampling = Sampling::new(gpu, &sampling, &*denoiser, pool, [store.clone()]).await?;
         let text = match text {
             Some(parts) => Some(TextSessions::new(gpu, model, &parts, (pool, store), &prompts.hidden).await?),
             None => None,

@@ -13,7 +13,9 @@ use portray::base::DType;
 use portray::gpu::Store;
 use portray::graph::Graph;
 use portray::io::checkpoints::PartId;
-use portray::models::{Context, MapSizes, TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
+use portray::models::{
+    Context, Denoiser as _, MapSizes, TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig,
+};
 use portray::nn::{Mode, Role, Scope, Settings, Targets};
 
 #[test]
