@@ -43,7 +43,7 @@ pub(super) struct PredictionInputs {
 impl PredictionPlan {
     /// Plans `rows` predictions of images of `width` x `height` pixels.
     pub fn new(model: &Model, planning: Planning<'_>, [width, height]: [usize; 2], rows: usize) -> Result<Self> {
-        let (unet, params) = model.unet_part(model.settings(planning.caps, &model.ranks()))?;
+        let (denoiser, params) = model.denoiser(model.settings(planning.caps, &model.ranks()))?;
         let (h, w) = (height / model.factor(), width / model.factor());
         let (channels, extra) = (model.vae.latent_channels, model.extra_channels());
         let mut g = Graph::new();
@@ -55,7 +55,7 @@ impl PredictionPlan {
             time_ids: g.input("time ids", [rows, 6], DType::F32),
         });
         let conditioning = Conditioning { context: Context::Hidden(hidden), added };
-        let output = unet.forward(&mut g, Sample::from(sample), timestep, conditioning)?;
+        let output = denoiser.predict(&mut g, Sample::from(sample), timestep, conditioning)?;
         g.output(output);
         let inputs = PredictionInputs { sample, timestep, hidden, added, output };
         Ok(PredictionPlan { plan: planning.plan(&g)?, params, inputs, rows, latent: [h, w, channels], extra })

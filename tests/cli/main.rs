@@ -6,6 +6,7 @@ mod captions;
 mod common;
 mod demo;
 mod golden;
+mod identifier;
 mod inpaint;
 #[path = "../inputs/mod.rs"]
 mod inputs;
