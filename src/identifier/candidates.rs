@@ -126,14 +126,6 @@ fn from_vocabulary(job: &IdentifyOptions, tokenizer: &ClipTokenizer) -> Result<C
     Ok(Candidates { chosen, pool, measured, doubles: Vec::new() })
 }
 
-/// The rarest short words of a model's tokenizer but those in `except`, at most `count`: what a word that was chosen by
-/// hand is compared with.
-pub(crate) fn rare_words(model: &Model, count: usize, except: &[&str]) -> Vec<String> {
-    let words = model.texts.first().map(|text| text.tokenizer.whole_words()).unwrap_or_default();
-    let rare = words.into_iter().rev().map(|(_, word)| word);
-    rare.filter(|word| word.len() == LETTERS && !except.contains(&word.as_str())).take(count).collect()
-}
-
 /// Prompts that a word is measured in: before the class, and alone.
 pub(super) fn prompts(word: &str, class: &str) -> [String; 2] {
     [format!("a {word} {class}"), format!("a {word}")].map(|prompt| without_tags(&prompt).0)
@@ -180,13 +172,5 @@ mod tests {
         assert!(found.chosen[1].tokens.len() > 1);
         let long = "x1".repeat(40);
         assert!(said(Candidates::new(&of(&[&long]), &model).map(drop)).contains("tokens, 38 are the most"));
-    }
-
-    #[test]
-    fn words_to_compare_with_are_not_the_word_itself() {
-        let model = bundled();
-        let first = rare_words(&model, 2, &[]);
-        let others = rare_words(&model, 2, &[&first[0]]);
-        assert!(first.len() == 2 && others[0] == first[1]);
     }
 }

@@ -57,11 +57,7 @@ impl<'a> Predictor<'a> {
     }
 
     /// Predicts for each prompt, by its number, on the latent and timestep beside it; NHWC.
-    pub async fn predict(
-        &mut self,
-        asked: &[(usize, &Noised)],
-        events: &mut EventSink<'_>,
-    ) -> Result<Vec<Vec<f32>>> {
+    pub async fn predict(&mut self, asked: &[(usize, &Noised)], events: &mut EventSink<'_>) -> Result<Vec<Vec<f32>>> {
         let mut predictions = Vec::with_capacity(asked.len());
         for chunk in asked.chunks(self.plan.rows) {
             // The last rows are predicted again where there are fewer than planned.

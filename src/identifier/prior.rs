@@ -70,7 +70,8 @@ impl<'a, 'b> Measuring<'a, 'b> {
         let mut seen = vec![[0.0; 2]; words.len()];
         for (which, ground) in [&self.beside, &self.alone].into_iter().enumerate() {
             let at = TIMESTEPS / 2;
-            let (Some(noised), Some(class)) = (ground.noised.get(at).and_then(|n| n.first()), ground.class.get(at)) else {
+            let (Some(noised), Some(class)) = (ground.noised.get(at).and_then(|n| n.first()), ground.class.get(at))
+            else {
                 continue;
             };
             let asked: Vec<(usize, &Noised)> = words.iter().map(|prompts| (prompts[which], noised)).collect();
@@ -108,11 +109,7 @@ impl<'a, 'b> Measuring<'a, 'b> {
     }
 
     /// Returns the changes that prompts "a THING" make on the first seed of the empty prompt, by prompt and timestep.
-    pub async fn changes_alone(
-        &mut self,
-        prompts: &[usize],
-        events: &mut EventSink<'_>,
-    ) -> Result<Vec<Vec<Vec<f32>>>> {
+    pub async fn changes_alone(&mut self, prompts: &[usize], events: &mut EventSink<'_>) -> Result<Vec<Vec<Vec<f32>>>> {
         let mut changes = vec![Vec::with_capacity(TIMESTEPS); prompts.len()];
         for noised in self.alone.noised.iter().filter_map(|by_seed| by_seed.first()) {
             let asked: Vec<(usize, &Noised)> = prompts.iter().map(|prompt| (*prompt, noised)).collect();

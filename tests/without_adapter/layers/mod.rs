@@ -73,8 +73,21 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "tools",
         &[
-            "error", "event", "base", "gpu", "graph", "ops", "nn", "models", "io", "family", "pipeline", "generate",
-            "identifier", "train", "engine",
+            "error",
+            "event",
+            "base",
+            "gpu",
+            "graph",
+            "ops",
+            "nn",
+            "models",
+            "io",
+            "family",
+            "pipeline",
+            "generate",
+            "identifier",
+            "train",
+            "engine",
         ],
     ),
 ];
