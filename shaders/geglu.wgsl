@@ -1,11 +1,11 @@
-// out = value * gelu(gate), or with `backward` the gradient of [value, gate]. One element, or four, a thread.
-// Values: vec4, backward.
+// out = value * f(gate), or with `backward` the gradient of [value, gate]. One element, or four, a thread.
+// Values: f (gelu, silu), vec4, backward.
 //% include "lib/activation.wgsl"
 //% if vec4
-fn gelus(x: vec4<f32>) -> vec4<f32> { return vec4<f32>(gelu(x.x), gelu(x.y), gelu(x.z), gelu(x.w)); }
-fn d_gelus(x: vec4<f32>) -> vec4<f32> { return vec4<f32>(d_gelu(x.x), d_gelu(x.y), d_gelu(x.z), d_gelu(x.w)); }
+fn {{ f }}s(x: vec4<f32>) -> vec4<f32> { return vec4<f32>({{ f }}(x.x), {{ f }}(x.y), {{ f }}(x.z), {{ f }}(x.w)); }
+fn d_{{ f }}s(x: vec4<f32>) -> vec4<f32> { return vec4<f32>(d_{{ f }}(x.x), d_{{ f }}(x.y), d_{{ f }}(x.z), d_{{ f }}(x.w)); }
 //% endif
-//% set f = "gelus" if vec4 else "gelu"
+//% set f = f ~ "s" if vec4 else f
 //% set four = "4" if vec4 else ""
 @compute @workgroup_size(64)
 fn main(

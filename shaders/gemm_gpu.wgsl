@@ -10,6 +10,9 @@
 // split > 0: the contraction is cut into p.splits parts; part s writes its bare sums to out[s][m][n] for gemm_reduce.
 // Uniforms: those of gemm_cpu, with tiles counting workgroups (times splits), and splits.
 //% include "lib/activation.wgsl"
+//% if activation in ["gelu_tanh", "relu"]
+//% include "lib/activation_more.wgsl"
+//% endif
 //% include "lib/geometry.wgsl"
 //% set xyzw = ["x", "y", "z", "w"]
 //% set cols = (TN // 2) if geglu else TN

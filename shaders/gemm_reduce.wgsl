@@ -2,6 +2,9 @@
 // thread. Values: out_vec add_vec lora activation. Uniforms: those of gemm_cpu, splits, and vectors, how many groups of
 // four columns a row has.
 //% include "lib/activation.wgsl"
+//% if activation in ["gelu_tanh", "relu"]
+//% include "lib/activation_more.wgsl"
+//% endif
 //% set xyzw = ["x", "y", "z", "w"]
 //% set TN = 4
 //% set GN = 4

@@ -1,5 +1,8 @@
 // out = f(x), or with `backward` out = dout * f'(x). Four elements a thread. Values: f, backward.
 //% include "lib/activation.wgsl"
+//% if f in ["gelu_tanh", "relu"]
+//% include "lib/activation_more.wgsl"
+//% endif
 @compute @workgroup_size(64)
 fn main(
     @builtin(workgroup_id) w: vec3<u32>,

@@ -38,6 +38,7 @@
 //! | generate again and again with one model | [`Engine::open`], [`Model::keep_weights`], [`Engine::generate_with`] |
 //! | run inside an application that renders with wgpu | [`embedding`], [`Engine::from_device`], [`Job`] |
 //! | know memory and work before a job runs | [`Engine::prepare`], [`plan_generate`], [`plan_train`], [`PlanReport`] |
+//! | embed images and texts with DINO, DINOv2 or CLIP | [`VisionModel`], [`Engine::embed_images`] |
 //! | stop a job from another thread | [`CancelToken`], [`Engine::with_cancel`] |
 //! | handle failures | [`Error`] |
 //!
@@ -54,7 +55,7 @@
 //! | [`gpu`] | device, limits, buffers, kernels |
 //! | [`graph`] | recording, differentiation, memory planning, replay |
 //! | [`ops`] | operations: one file and one kernel each |
-//! | `nn`, `models` | layers; text encoder, UNet and autoencoder |
+//! | `nn`, `models` | layers; text encoder, UNet, autoencoder and image towers |
 //! | [`family`] | families of models: their parts, configurations and names; opening checkpoints and LoRA files |
 //! | [`pipeline`] | running a model: opening it, its weights on the device, text, denoising, decoding |
 //! | [`generate`] | prompts to images |
@@ -112,6 +113,8 @@ pub use generate::{GenerateOptions, Generated, Latents, plan_generate};
 pub use gpu::Budget;
 pub use identifier::{Identifiers, IdentifyOptions};
 pub use io::LoraFormat;
-pub use pipeline::{LoraArg, LoraReport, Model, ModelOptions, ModelReport, PlanReport, SamplingOptions, WeightType};
+pub use pipeline::{
+    LoraArg, LoraReport, Model, ModelOptions, ModelReport, PlanReport, SamplingOptions, VisionModel, WeightType,
+};
 pub use train::{Checkpointing, Crop, LrSchedule, Method, Optimizer, Targets, TrainOptions, Trained, plan_train};
 pub use wgpu;

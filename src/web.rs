@@ -19,7 +19,7 @@ use crate::generate::{GenerateOptions, plan_generate};
 use crate::io::files::Content;
 use crate::io::image::encode_png;
 use crate::io::{LoraFile, LoraFormat, Slices, files};
-use crate::pipeline::memory::told_of;
+use crate::pipeline::opening::told_of;
 use crate::pipeline::{LoraReport, Model, ModelOptions, PlanReport};
 use crate::tools::Stopwatch;
 use crate::train::{TrainOptions, plan_train};

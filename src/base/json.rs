@@ -16,6 +16,22 @@ pub fn parse<T: serde::de::DeserializeOwned>(text: &str) -> serde_json::Result<T
     serde_json::from_str(&strict(text))
 }
 
+/// Reads the fields of `json` into `T`, each of whose fields has a default.
+///
+/// # Errors
+/// A sentence that names the field that is wrong, its value, and what it must be.
+pub fn fields<T: serde::de::DeserializeOwned>(json: &serde_json::Value) -> Result<T, String> {
+    serde_json::from_value(json.clone()).map_err(|e| {
+        // Every field has a default, so the one that is wrong is wrong alone too.
+        let alone = |(name, value): (&String, &serde_json::Value)| {
+            let wrong = serde_json::from_value::<T>(serde_json::json!({ name: value })).is_err();
+            wrong.then(|| format!("{name} is {value}: "))
+        };
+        let field = json.as_object().and_then(|fields| fields.iter().find_map(alone)).unwrap_or_default();
+        format!("{field}{e}")
+    })
+}
+
 /// `text` with each bare word outside strings replaced by null.
 fn strict(text: &str) -> Cow<'_, str> {
     if !WORDS.iter().any(|word| text.contains(word)) {

@@ -69,6 +69,8 @@ pub enum Command {
     Convert(ConvertArgs),
     /// Run one part of a model on given tensors, to compare with another implementation
     Forward(ForwardArgs),
+    /// Embed images and texts with a vision model: DINO, DINOv2 or CLIP
+    Embed(EmbedArgs),
     /// List adapters, their limits, and how each would be used
     Info(InfoArgs),
     /// Measure the adapter's peak rates, and how close each hot op and whole steps come to them
@@ -220,6 +222,28 @@ pub struct ForwardArgs {
     /// LoRA file or folder to apply, with an optional scale; may be given several times
     #[arg(long = "lora", value_name = "FILE[=SCALE]", value_parser = portray::pipeline::lora_parser())]
     pub loras: Vec<LoraArg>,
+    /// Overwrite --out
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct EmbedArgs {
+    /// Images, or folders of them, to embed: `images` [N,D], and as the model reads them `pixels` [N,3,H,W]
+    #[arg(value_name = "IMAGE|DIR")]
+    pub pictures: Vec<PathBuf>,
+    /// Vision model: a folder of ViT (such as DINO), DINOv2 or CLIP, as transformers saves it or as it is published
+    #[arg(long, value_name = "DIR")]
+    pub vision: PathBuf,
+    /// Texts to embed with a CLIP: `texts` [M,D]
+    #[arg(long, value_name = "TEXT", num_args = 1..)]
+    pub text: Vec<String>,
+    /// Tensors to embed: `pixels` [N,3,H,W], prepared for the model, and `input_ids` [M,T]
+    #[arg(long = "in", value_name = "X.safetensors")]
+    pub input: Option<PathBuf>,
+    /// Tensors to write (F32)
+    #[arg(long, value_name = "Y.safetensors")]
+    pub out: PathBuf,
     /// Overwrite --out
     #[arg(long)]
     pub force: bool,

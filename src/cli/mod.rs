@@ -5,6 +5,7 @@ mod bench;
 mod convert;
 mod demo;
 mod device;
+mod embed;
 mod files;
 mod forward;
 mod generate;
@@ -60,6 +61,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&global, &args),
         Command::Convert(args) => convert::run(&global, &args),
         Command::Forward(args) => forward::run(&global, &args),
+        Command::Embed(args) => embed::run(&global, &args),
         Command::Info(args) => info::run(&global, &args),
         Command::Bench(args) => bench::check(&args)
             .and_then(|()| device::open(&global))

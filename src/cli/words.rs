@@ -10,6 +10,7 @@ impl Words for CommandLine {
     fn option(&self, name: &str) -> String {
         match name {
             "prompts" => "PROMPT".into(),
+            "pictures" => "IMAGE".into(),
             "loras" => "--lora".into(),
             "sample_prompts" => "--sample-prompt".into(),
             "input" => "--in".into(),

@@ -5,11 +5,12 @@ use crate::event::{CancelToken, Event, Flow};
 use crate::generate::{GenerateOptions, Generated};
 use crate::gpu::{DeviceOptions, Gpu, Variants};
 use crate::identifier::{Identifiers, IdentifyOptions};
+use crate::io::image::Planes;
 use crate::pipeline::context::Context;
 use crate::pipeline::events::EventSink;
 use crate::pipeline::planning::Planning;
 use crate::pipeline::reads::Reads;
-use crate::pipeline::{LoraArg, Model, ModelOptions, probe};
+use crate::pipeline::{LoraArg, Model, ModelOptions, VisionModel, opening};
 use crate::train::{TrainOptions, Trained};
 use crate::{generate, identifier, train};
 
@@ -127,7 +128,7 @@ impl Engine {
     ) -> Result<Model> {
         let context = self.context();
         let mut events = EventSink::new(&mut listener, &context.cancel);
-        probe::open(&context, options, loras, Reads::NOTHING, &mut events).await
+        opening::open(&context, options, loras, Reads::NOTHING, &mut events).await
     }
 
     /// Generates the images of `options`. `listener` receives each image when it is finished.
@@ -182,6 +183,33 @@ impl Engine {
         mut listener: impl FnMut(Event) -> Flow,
     ) -> Result<Identifiers> {
         identifier::identify(&self.context(), options, &mut listener).await
+    }
+
+    /// Embeds prepared images ([`VisionModel::preprocess`]): [`VisionModel::width`] values each, the class token after the last
+    /// norm; of a CLIP, projected and not normalized. The model's weights stay on the device until [`VisionModel::release`].
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the model does not read images of these channels or sizes, [`Error::File`] if weights cannot be
+    /// read, [`Error::Limit`] or [`Error::Device`] if they do not fit or the device fails.
+    pub async fn embed_images(&self, model: &VisionModel, images: &[Planes]) -> Result<Vec<Vec<f32>>> {
+        model.embed_images(&self.context(), images).await
+    }
+
+    /// Embeds texts with a CLIP: [`VisionModel::width`] values each, projected and not normalized. Texts are truncated to the
+    /// model's length (77 tokens).
+    ///
+    /// # Errors
+    /// As [`Engine::embed_images`], and [`Error::File`] if the model reads no text or its tokenizer cannot be read.
+    pub async fn embed_texts(&self, model: &VisionModel, texts: &[String]) -> Result<Vec<Vec<f32>>> {
+        model.embed_texts(&self.context(), texts).await
+    }
+
+    /// Embeds token ids of texts, all as long, as [`Engine::embed_texts`] does.
+    ///
+    /// # Errors
+    /// As [`Engine::embed_texts`], and [`Error::Usage`] for an id that the model does not know.
+    pub async fn embed_tokens(&self, model: &VisionModel, rows: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
+        model.embed_tokens(&self.context(), rows).await
     }
 
     /// Limits and kernel variants to plan for.

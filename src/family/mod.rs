@@ -16,6 +16,7 @@ mod sd1;
 mod sd2;
 mod sdxl;
 pub mod single_file;
+pub mod vision;
 
 pub use description::{Encoder, Family, Heads, TextFlavour, Words};
 pub use known::FAMILIES;

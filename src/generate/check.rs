@@ -47,7 +47,7 @@ impl GenerateOptions {
     /// Sentences on options that do nothing in this job.
     pub(crate) fn idle_options(&self, model: &Model) -> Vec<Message> {
         let why = "with a model that reads no sizes of images".into();
-        let sizes = without_effect(why, &self.sampling.idle_sizes(model));
+        let sizes = without_effect(why, &self.sampling.idle_sizes(model.pooled_width().is_some()));
         self.idle_alone().into_iter().chain(sizes).collect()
     }
 

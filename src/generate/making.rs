@@ -82,9 +82,7 @@ impl Making<'_> {
             };
             let time_ids = job.sampling.time_ids(self.size);
             let start = Start { latents: latents.as_deref(), masked: encoded.masked.as_ref(), time_ids };
-            let trajectory = &recipe.trajectory;
-            match sampling.run(trajectory, [recipe.guidance, recipe.rescale], start, &mut rng, read, &mut on_step).await
-            {
+            match sampling.run(recipe, start, &mut rng, read, &mut on_step).await {
                 Ok(()) => {}
                 // What came before it is complete.
                 Err(Error::Interrupted { .. }) => break,

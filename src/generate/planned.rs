@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::error::{Message, Result, message, option};
+use crate::error::{Message, Result, option};
 use crate::event::Listener;
 use crate::pipeline::Model;
 use crate::pipeline::image_plans::{ImagePlans, ImageSpec};
 use crate::pipeline::kernel_texts::KernelTexts;
-use crate::pipeline::memory::{PlanReport, within};
+use crate::pipeline::memory::{Memory, Phase, PlanReport, Way, within};
 use crate::pipeline::planning::Planning;
 use crate::pipeline::prompt::without_tags;
 use crate::pipeline::recipe::Recipe;
@@ -35,11 +35,11 @@ impl Planned {
     ) -> Result<Planned> {
         model.check_reads(job.reads())?;
         model.check_prompts(job.prompts.iter().chain([&job.sampling.negative]))?;
-        let recipe = Recipe::new(model, &job.sampling, job.model.prediction, job.start_strength(model))?;
+        let recipe = model.recipe(&job.sampling, job.model.prediction, job.start_strength(model))?;
         let size = job.picture_size(model, listener)?;
-        let plans = spec(job, model, &recipe, size).plans(model, planning).await?;
+        let plans = model.image_plans(spec(job, model, &recipe, size), planning).await?;
         let planned = Planned { recipe, size, plans };
-        within(job.model.memory, planned.plans.memory(job.images()).1, smaller(model))?;
+        within(job.model.memory, &planned.plans.memory(job.images()), |largest| smaller(job, model, largest))?;
         Ok(planned)
     }
 
@@ -54,7 +54,7 @@ impl Planned {
         mut notes: Vec<Message>,
     ) -> Result<(PlanReport, KernelTexts)> {
         let Planned { recipe, size: [width, height], plans } = self;
-        let (rows, peak_bytes) = plans.memory(job.images());
+        let Memory { rows, peak: peak_bytes, .. } = plans.memory(job.images());
         notes.push("the parts run in turn: the peak is the largest of them beside working memory and staging".into());
         let (steps, kind) = (recipe.trajectory.steps.len(), recipe.trajectory.kind.name());
         notes.push(format!("{steps} steps of {kind}, {width}x{height}").into());
@@ -100,11 +100,15 @@ fn spec(job: &GenerateOptions, model: &Model, recipe: &Recipe, size: [usize; 2])
     }
 }
 
-/// What would make a job take less memory.
-fn smaller(model: &Model) -> Message {
-    let fewer = Message::from("try smaller or fewer images");
-    match model.weight_type().smaller() {
-        Some(dtype) => message![fewer, " or ", option("dtype"), format!(" {dtype}")],
-        None => fewer,
+/// Ways in which `largest`, the largest phase of a job, would take less memory.
+fn smaller(job: &GenerateOptions, model: &Model, largest: &Phase) -> Vec<Way> {
+    let mut ways: Vec<Way> = Vec::new();
+    if let Some(dtype) = model.weight_type().smaller().filter(|_| !largest.is_autoencoder()) {
+        ways.push((largest.weights, option("dtype") + format!(" {dtype}").as_str()));
     }
+    let images = if largest.is_text() { 0 } else { largest.working() };
+    ways.push((images, "smaller images".into()));
+    let fewer = if largest.is_text() { "fewer prompts" } else { "fewer images" };
+    ways.push((if job.images() > 1 { largest.beside } else { 0 }, fewer.into()));
+    ways
 }

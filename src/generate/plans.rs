@@ -4,7 +4,8 @@ use crate::error::{Message, Result};
 use crate::gpu::{Caps, Variants};
 use crate::pipeline::Model;
 use crate::pipeline::kernel_texts::KernelTexts;
-use crate::pipeline::memory::{PlanReport, at_once, open_for_plan, told_of};
+use crate::pipeline::memory::{PlanReport, at_once};
+use crate::pipeline::opening::{open_for_plan, told_of};
 use crate::pipeline::planning::Planning;
 
 use super::options::GenerateOptions;

@@ -7,12 +7,13 @@ use crate::graph::Plan;
 use crate::pipeline::autoencode::VaeSession;
 use crate::pipeline::context::Context;
 use crate::pipeline::denoise::Sampling;
+use crate::pipeline::encode::Destination;
 use crate::pipeline::events::EventSink;
 use crate::pipeline::hidden::Hidden;
 use crate::pipeline::image_plans::ImagePlans;
 use crate::pipeline::prompt::{unread_syntax, without_tags};
 use crate::pipeline::text::Tokens;
-use crate::pipeline::{Model, probe};
+use crate::pipeline::{Model, opening};
 
 use super::GenerateOptions;
 use super::generated::Generated;
@@ -25,7 +26,7 @@ pub(crate) async fn generate(context: &Context, job: &GenerateOptions, listener:
     job.check()?;
     let mut events = EventSink::new(listener, &context.cancel);
     // Boxed: a host's thread may have little stack.
-    let open = Box::pin(probe::open(context, &job.model, &job.loras, job.reads(), &mut events));
+    let open = Box::pin(opening::open(context, &job.model, &job.loras, job.reads(), &mut events));
     let model = open.await?.merging(job.merge);
     job.check_mask(&model)?;
     context.gpu.in_error_scopes(Box::pin(make(context, &model, job, &mut events))).await
@@ -151,17 +152,10 @@ async fn encode(
     pool: &mut Pool,
     (negative, prompts): (Option<Tokens>, Vec<Tokens>),
 ) -> Result<Hidden> {
-    let hidden = Hidden::new(gpu, model, model.prompt_tokens(), 1 + prompts.len())?;
-    let (apart, together) = match &plans.negative {
-        Some(plans) => (negative.map(|negative| (plans, negative)), None),
-        None => (None, negative),
-    };
-    if let Some((plans, negative)) = apart {
-        model.encode_prompts(gpu, plans, pool, &[negative], (&hidden, 0)).await?;
-    }
-    let first = if together.is_some() { 0 } else { 1 };
-    let prompts: Vec<Tokens> = together.into_iter().chain(prompts).collect();
-    model.encode_prompts(gpu, &plans.text, pool, &prompts, (&hidden, first)).await?;
+    let hidden = Hidden::new(gpu, model.hidden_shape(model.prompt_tokens()), 1 + prompts.len())?;
+    let first = usize::from(negative.is_none());
+    let prompts: Vec<Tokens> = negative.into_iter().chain(prompts).collect();
+    model.encode_prompts(gpu, &plans.text, pool, &prompts, Destination::Device(&hidden, first)).await?;
     Ok(hidden)
 }
 

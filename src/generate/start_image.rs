@@ -181,8 +181,8 @@ impl Encoded {
             None => None,
         };
         let masked = match (model.inpaints(), mask, pixels) {
-            (true, Some(mask), Some(pixels)) => Some(Masked::encode(vae, model, &mask, pixels).await?),
-            (true, ..) => Some(Masked::nothing(vae, model, size).await?),
+            (true, Some(mask), Some(pixels)) => Some(vae.encode_masked(pixels, &mask, model).await?),
+            (true, ..) => Some(vae.encode_nothing(size, model).await?),
             (false, ..) => None,
         };
         Ok(Encoded { image, masked })

@@ -325,6 +325,35 @@ impl Gpu {
         Ok(())
     }
 
+    /// Copies `from`, `rows` rows of equal length, to the bytes from `at` on of as many rows of `to`, in which more may lie
+    /// beside them. The two ranges must be in different buffers.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the rows of `to` end before those of `from` would.
+    pub(crate) fn copy_rows(&self, from: &StoredBuffer, to: &StoredBuffer, rows: usize, at: u64) -> Result<()> {
+        let rows = rows as u64;
+        let [bytes, of] = [from.bytes, to.bytes].map(|bytes| bytes / rows.max(1));
+        if [from.bytes, to.bytes] != [bytes * rows, of * rows] || at + bytes > of {
+            return Err(Error::Internal(format!("rows of {of} bytes have no room for {bytes} from byte {at} on")));
+        }
+        if bytes == of {
+            return self.copy(from, to);
+        }
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        for row in 0..rows {
+            let (source, target) = (from.offset + row * bytes, to.offset + row * of + at);
+            encoder.copy_buffer_to_buffer(&from.buffer, source, &to.buffer, target, bytes);
+        }
+        self.queue.submit([encoder.finish()]);
+        Ok(())
+    }
+
+    /// Bytes handed to the queue before waiting for them. A host that draws sixty frames a second gets more at a time,
+    /// since it is asked only once per frame.
+    fn staging_bytes(&self) -> u64 {
+        STAGING_BYTES * if self.turn.is_some() { 8 } else { 1 }
+    }
+
     /// Creates a buffer of at least `size` bytes that can be copied to and used as `usage` says.
     pub(crate) fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> Buffer {
         let size = size.max(16).next_multiple_of(4);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use super::device::lock;
+use crate::base::lock;
 
 /// Threads that compile at once, the job's own among them: drivers compile on the calling thread, and two at a time halve the
 /// wait on small machines.

@@ -1,11 +1,12 @@
 //! Adapters and the device.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::compile::{Kernels, Needed};
+use super::kernels::{Kernels, Needed};
 use super::turn::Turn;
-use super::{AdapterClass, Caps, Watch};
+use super::{AdapterClass, Caps};
+use crate::base::lock;
 use crate::error::{Error, Result};
 
 /// Options for opening a device.
@@ -231,19 +232,9 @@ impl Gpu {
         Error::Device(format!("{}: {}", self.info.name, first_lines(message)))
     }
 
-    /// Returns the pipeline that paints textures, made by the first job that needs it.
-    pub(super) async fn paint_pipeline(
-        &self,
-        make: impl FnOnce(&wgpu::Device) -> wgpu::ComputePipeline,
-    ) -> Result<wgpu::ComputePipeline> {
-        if let Some(known) = lock(&self.shared.paint).clone() {
-            return Ok(known);
-        }
-        let mut watch = Watch::new(self);
-        let made = watch.during(|| make(&self.device));
-        let made = watch.finish_with(made).await?;
-        *lock(&self.shared.paint) = Some(made.clone());
-        Ok(made)
+    /// Pipeline that paints textures, once a job has made it.
+    pub(super) fn painting(&self) -> MutexGuard<'_, Option<wgpu::ComputePipeline>> {
+        lock(&self.shared.paint)
     }
 
     /// Number of copies from the adapter to the host so far.
@@ -322,10 +313,6 @@ impl Shared {
     fn lose(&self, why: String) {
         lock(&self.lost).get_or_insert(why);
     }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn first_lines(message: &str) -> String {

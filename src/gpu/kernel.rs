@@ -62,6 +62,7 @@ pub(crate) use shader;
 /// Files that templates may `include`.
 const LIBRARY: &[(&str, &str)] = &[
     ("lib/activation.wgsl", include_str!("../../shaders/lib/activation.wgsl")),
+    ("lib/activation_more.wgsl", include_str!("../../shaders/lib/activation_more.wgsl")),
     ("lib/geometry.wgsl", include_str!("../../shaders/lib/geometry.wgsl")),
     ("lib/gemm_epilogue.wgsl", include_str!("../../shaders/lib/gemm_epilogue.wgsl")),
     ("lib/group_norm.wgsl", include_str!("../../shaders/lib/group_norm.wgsl")),

@@ -1,7 +1,7 @@
 //! Images as textures of the device, made from a tensor's memory without a copy to the host.
 
 use super::buffers::StoredBuffer;
-use super::{Buffer, Gpu};
+use super::{Buffer, Gpu, Watch};
 use crate::error::Result;
 
 /// Conversion of a pixel's values to a colour: `bias + sum of value[c] * rows[c]`, from -1 to 1.
@@ -44,7 +44,7 @@ const FORMAT: wgpu::TextureFormat = wgpu::TextureFormat::Rgba8Unorm;
 impl Painter {
     /// Creates a painter; compiles its pipeline unless an earlier job did.
     pub async fn new(gpu: &Gpu) -> Result<Painter> {
-        Ok(Painter { gpu: gpu.clone(), pipeline: gpu.paint_pipeline(pipeline).await? })
+        Ok(Painter { gpu: gpu.clone(), pipeline: gpu.paint_pipeline().await? })
     }
 
     /// Creates a texture of `[width, height]` pixels to paint on.
@@ -111,6 +111,18 @@ fn stride(width: u32) -> u32 {
 }
 
 impl Gpu {
+    /// Returns the pipeline that paints textures, made by the first job that needs it.
+    async fn paint_pipeline(&self) -> Result<wgpu::ComputePipeline> {
+        if let Some(known) = self.painting().clone() {
+            return Ok(known);
+        }
+        let mut watch = Watch::new(self);
+        let made = watch.during(|| pipeline(&self.device));
+        let made = watch.finish_with(made).await?;
+        *self.painting() = Some(made.clone());
+        Ok(made)
+    }
+
     /// Reads a painted texture back: RGB, row by row.
     pub(crate) async fn read_texture(&self, texture: &wgpu::Texture) -> Result<Vec<u8>> {
         let (width, stride) = (texture.width() as usize, stride(texture.width()));

@@ -1,6 +1,6 @@
 //! Frame budget: what a job may submit in each step of a host application.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use web_time::Instant;
 
 use super::AdapterClass;
 use super::pace::{Pacer, Seen, guess};
+use crate::base::lock;
 
 /// Budget of one step: time on the device and on the calling thread, or a number of dispatches.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -188,7 +189,7 @@ impl Turn {
     }
 
     fn account(&self) -> MutexGuard<'_, Account> {
-        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.account)
     }
 
     fn now(&self) -> f64 {

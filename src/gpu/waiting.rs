@@ -2,14 +2,15 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use web_time::Instant;
 
+use super::Gpu;
 use super::pace::guess;
 use super::turn::{Allowance, Budget, DISPATCH_SECS, SUBMIT_SECS, Turn};
-use super::{Gpu, STAGING_BYTES};
+use crate::base::lock;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::error::Error;
 use crate::error::Result;
@@ -33,7 +34,7 @@ impl<T: Send + 'static> Signal<T> {
         let state = Arc::new(Mutex::new(State { done: None, waker: None }));
         let given = state.clone();
         let give = move |value| {
-            let mut state = given.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = lock(&given);
             state.done = Some(value);
             if let Some(waker) = state.waker.take() {
                 waker.wake();
@@ -47,7 +48,7 @@ impl<T> Future for Signal<T> {
     type Output = T;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.0);
         match state.done.take() {
             Some(value) => Poll::Ready(value),
             None => {
@@ -157,12 +158,6 @@ impl Gpu {
             self.set_pace(learnt);
         }
         step
-    }
-
-    /// Bytes handed to the queue before waiting for them. A host that draws sixty frames a second gets more at a time,
-    /// since it is asked only once per frame.
-    pub(super) fn staging_bytes(&self) -> u64 {
-        STAGING_BYTES * if self.turn.is_some() { 8 } else { 1 }
     }
 
     /// Gives the thread back to the host if its step has used its time.

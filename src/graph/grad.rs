@@ -5,28 +5,37 @@ use std::collections::{HashMap, HashSet};
 use super::{Graph, NodeId, Source, Tensor, Vjp};
 use crate::error::{Error, Result};
 
-/// Appends nodes that compute the gradient of the scalar `loss` by each of `wrt`. Calls `each` with the index in `wrt`
-/// and the gradient as soon as it is complete. Nothing recorded later reads that tensor, so `each` may record an op
-/// that overwrites it.
+/// Gradients to record, and the two ops that recording them takes: this layer knows no concrete op, so the caller passes
+/// them; `ops::grad` does.
+#[derive(Clone, Copy)]
+pub struct Gradients<'a> {
+    /// Scalar that is differentiated.
+    pub loss: Tensor,
+    /// Tensors by which it is differentiated.
+    pub wrt: &'a [Tensor],
+    /// Records each [`Graph::segment`] again just before its own backward, so that its intermediates need not outlive the
+    /// forward pass. Of segments inside a segment, each is recorded once more before its own backward.
+    pub checkpoint: bool,
+    /// Gradient of the loss by itself: a one.
+    pub seed: Tensor,
+    /// Records the addition of two gradients.
+    pub sum: fn(&mut Graph, Tensor, Tensor) -> Result<Tensor>,
+}
+
+/// Appends nodes that compute the gradients in `wanted`. Calls `each` with the index in [`Gradients::wrt`] and the
+/// gradient as soon as it is complete. Nothing recorded later reads that tensor, so `each` may record an op that overwrites
+/// it.
 ///
-/// Only nodes on a path from `wrt` to `loss` get gradients. With `checkpoint`, each [`Graph::segment`] is recorded
-/// again just before its own backward, so that its intermediates need not outlive the forward pass. Of segments inside
-/// a segment, each is recorded once more before its own backward.
-///
-/// `seed` is the gradient of the loss by itself (a one), and `sum` records the addition of two gradients. The caller
-/// passes both because this layer knows no concrete op; `ops::grad` fills them in.
+/// Only nodes on a path from the tensors to the loss get gradients.
 ///
 /// # Errors
 /// If an op on a path has no gradient rule, or an operation cannot be recorded.
 pub fn grad(
     g: &mut Graph,
-    loss: Tensor,
-    seed: Tensor,
-    wrt: &[Tensor],
-    checkpoint: bool,
-    sum: fn(&mut Graph, Tensor, Tensor) -> Result<Tensor>,
+    wanted: &Gradients,
     each: &mut dyn FnMut(&mut Graph, usize, Tensor) -> Result<()>,
 ) -> Result<()> {
+    let (loss, wrt) = (wanted.loss, wanted.wrt);
     if g.shape(loss).elements() != 1 {
         return Err(Error::op("grad", format!("the loss must have one element, not {}", g.shape(loss))));
     }
@@ -34,7 +43,7 @@ pub fn grad(
         Source::Node(id, _) => id + 1,
         _ => return Err(Error::op("grad", "the loss is not computed by the graph")),
     };
-    let needs = reachable(g, wrt, forward);
+    let mut backward = Backward::new(g, wanted, forward);
     // A gradient is whole once the first node that reads its tensor is behind.
     let mut whole: HashMap<NodeId, Vec<usize>> = HashMap::new();
     for (i, t) in wrt.iter().enumerate() {
@@ -43,13 +52,10 @@ pub fn grad(
             first.ok_or_else(|| Error::op("grad", format!("the loss does not depend on {}", g.info(*t).name)))?;
         whole.entry(first).or_default().push(i);
     }
-    let mut grads: HashMap<Tensor, Tensor> = HashMap::new();
-    grads.insert(loss, seed);
-    let mut again = Rerecord::default();
     for id in (0..forward).rev() {
-        backward(g, id, forward, &needs, checkpoint.then_some(&mut again), &mut grads, sum)?;
+        backward.node(g, id)?;
         for i in whole.remove(&id).unwrap_or_default() {
-            let gradient = grads.get(&wrt[i]).copied();
+            let gradient = backward.grads.get(&wrt[i]).copied();
             let lost = || Error::op("grad", format!("the loss does not depend on {}", g.info(wrt[i]).name));
             let gradient = gradient.ok_or_else(lost)?;
             each(g, i, gradient)?;
@@ -58,45 +64,62 @@ pub fn grad(
     Ok(())
 }
 
-/// Records the backward of node `id`, adding to `grads`.
-fn backward(
-    g: &mut Graph,
-    id: NodeId,
+/// Backward pass that is being recorded, from the last node to the first.
+struct Backward {
+    /// Number of nodes of the forward pass.
     forward: NodeId,
-    needs: &HashSet<Tensor>,
-    again: Option<&mut Rerecord>,
-    grads: &mut HashMap<Tensor, Tensor>,
+    /// Tensors that need a gradient.
+    needs: HashSet<Tensor>,
+    /// Gradient of each tensor so far.
+    grads: HashMap<Tensor, Tensor>,
+    /// Segments that were recorded again, with [`Gradients::checkpoint`].
+    again: Option<Rerecord>,
     sum: fn(&mut Graph, Tensor, Tensor) -> Result<Tensor>,
-) -> Result<()> {
-    let node = g.nodes[id].clone();
-    let output_grads: Vec<Option<Tensor>> = node.outputs.iter().map(|t| grads.get(t).copied()).collect();
-    let wanted: Vec<bool> = node.inputs.iter().map(|t| needs.contains(t)).collect();
-    if output_grads.iter().all(Option::is_none) || !wanted.contains(&true) {
-        return Ok(());
-    }
-    let (mut inputs, mut outputs) = (node.inputs.clone(), node.outputs.clone());
-    if let (Some(again), Some(_)) = (again, node.segment) {
-        again.segments(g, node.segment, forward)?;
-        for t in inputs.iter_mut().chain(outputs.iter_mut()) {
-            *t = again.map.get(t).copied().unwrap_or(*t);
+}
+
+impl Backward {
+    fn new(g: &Graph, wanted: &Gradients, forward: NodeId) -> Backward {
+        Backward {
+            forward,
+            needs: reachable(g, wanted.wrt, forward),
+            grads: HashMap::from([(wanted.loss, wanted.seed)]),
+            again: wanted.checkpoint.then(Rerecord::default),
+            sum: wanted.sum,
         }
     }
-    let found = node.op.vjp(&mut Vjp::new(g, inputs, outputs, output_grads, wanted.clone()))?;
-    for ((input, gradient), wanted) in node.inputs.iter().zip(found).zip(wanted) {
-        let (true, Some(gradient)) = (wanted, gradient) else {
-            continue;
-        };
-        if g.shape(*input).elements() != g.shape(gradient).elements() {
-            let message = format!("gradient of {} has shape {}", g.shape(*input), g.shape(gradient));
-            return Err(Error::op(node.op.name(), message));
+
+    /// Records the backward of node `id`.
+    fn node(&mut self, g: &mut Graph, id: NodeId) -> Result<()> {
+        let node = g.nodes[id].clone();
+        let output_grads: Vec<Option<Tensor>> = node.outputs.iter().map(|t| self.grads.get(t).copied()).collect();
+        let wanted: Vec<bool> = node.inputs.iter().map(|t| self.needs.contains(t)).collect();
+        if output_grads.iter().all(Option::is_none) || !wanted.contains(&true) {
+            return Ok(());
         }
-        let total = match grads.get(input) {
-            Some(&earlier) => sum(g, earlier, gradient)?,
-            None => gradient,
-        };
-        grads.insert(*input, total);
+        let (mut inputs, mut outputs) = (node.inputs.clone(), node.outputs.clone());
+        if let (Some(again), Some(_)) = (&mut self.again, node.segment) {
+            again.segments(g, node.segment, self.forward)?;
+            for t in inputs.iter_mut().chain(outputs.iter_mut()) {
+                *t = again.map.get(t).copied().unwrap_or(*t);
+            }
+        }
+        let found = node.op.vjp(&mut Vjp::new(g, inputs, outputs, output_grads, wanted.clone()))?;
+        for ((input, gradient), wanted) in node.inputs.iter().zip(found).zip(wanted) {
+            let (true, Some(gradient)) = (wanted, gradient) else {
+                continue;
+            };
+            if g.shape(*input).elements() != g.shape(gradient).elements() {
+                let message = format!("gradient of {} has shape {}", g.shape(*input), g.shape(gradient));
+                return Err(Error::op(node.op.name(), message));
+            }
+            let total = match self.grads.get(input) {
+                Some(&earlier) => (self.sum)(g, earlier, gradient)?,
+                None => gradient,
+            };
+            self.grads.insert(*input, total);
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Tensors that depend on any of `wrt`, themselves included.

@@ -2,7 +2,7 @@
 
 use minijinja::Value;
 
-use super::{Graph, Node, Source, Tensor, TensorInfo};
+use super::{Source, Tensor, TensorInfo};
 use crate::base::DType;
 use crate::error::{Error, Result};
 use crate::gpu::{Access, AdapterClass, BindingSpec, Caps, Field, Kernel, Template, Variants};
@@ -50,8 +50,11 @@ pub struct Launch<'a> {
     pub caps: &'a Caps,
     /// Chosen kernel variants.
     pub variants: &'a Variants,
-    pub(super) graph: &'a Graph,
-    pub(super) node: &'a Node,
+    /// All of the graph.
+    pub(super) tensors: &'a [TensorInfo],
+    /// Operands and results of the node.
+    pub(super) inputs: &'a [Tensor],
+    pub(super) outputs: &'a [Tensor],
     pub(super) node_id: usize,
     pub(super) roots: &'a [Tensor],
     pub(super) written_stored: &'a std::collections::HashSet<Tensor>,
@@ -69,29 +72,33 @@ const UNUSED: u64 = 4;
 const UNUSED_BYTES: u64 = 16;
 
 impl<'a> Launch<'a> {
+    fn info(&self, t: Tensor) -> &'a TensorInfo {
+        &self.tensors[t.0 as usize]
+    }
+
     /// Operand `i`.
     pub fn input(&self, i: usize) -> &'a TensorInfo {
-        self.graph.info(self.node.inputs[i])
+        self.info(self.inputs[i])
     }
 
     /// Number of operands.
     pub fn input_count(&self) -> usize {
-        self.node.inputs.len()
+        self.inputs.len()
     }
 
     /// Result `i`.
     pub fn output(&self, i: usize) -> &'a TensorInfo {
-        self.graph.info(self.node.outputs[i])
+        self.info(self.outputs[i])
     }
 
     /// Memory of operand `i`.
     pub fn input_slot(&self, i: usize) -> Slot {
-        Slot::Tensor(self.roots[self.node.inputs[i].0 as usize])
+        Slot::Tensor(self.roots[self.inputs[i].0 as usize])
     }
 
     /// Memory of result `i`.
     pub fn output_slot(&self, i: usize) -> Slot {
-        Slot::Tensor(self.roots[self.node.outputs[i].0 as usize])
+        Slot::Tensor(self.roots[self.outputs[i].0 as usize])
     }
 
     /// Allocates scratch memory of `elements` f32 values, alive during this node.
@@ -128,7 +135,7 @@ impl<'a> Launch<'a> {
     fn slot_info(&self, slot: Slot) -> (DType, u64, Access) {
         match slot {
             Slot::Tensor(t) => {
-                let info = self.graph.info(t);
+                let info = self.info(t);
                 // What a driver for CPUs makes of a kernel is the same for both: one declaration, fewer texts to compile.
                 let fixed = self.caps.class == AdapterClass::Gpu
                     && matches!(info.source, Source::Stored(_))

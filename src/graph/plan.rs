@@ -82,8 +82,9 @@ impl Plan {
             let mut launch = Launch {
                 caps,
                 variants,
-                graph,
-                node,
+                tensors: &graph.tensors,
+                inputs: &node.inputs,
+                outputs: &node.outputs,
                 node_id: id,
                 roots: &roots,
                 written_stored: &written_stored,

@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Result;
-use crate::gpu::{Gpu, Pool, Store};
+use crate::gpu::{Gpu, Pool};
 use crate::pipeline::Model;
-use crate::pipeline::encode::EncoderSession;
+use crate::pipeline::encode::Destination;
 use crate::pipeline::events::EventSink;
+use crate::pipeline::hidden::HostHidden;
 use crate::pipeline::planning::Planning;
-use crate::pipeline::text::{EncoderParts, PROMPTS, TextParts, Tokens};
+use crate::pipeline::text::{TextParts, TextSpec, Tokens};
 
 use super::candidates::Candidate;
 use super::identified::Near;
@@ -53,7 +54,7 @@ impl Neighbours {
         let mut silent = |_| crate::event::Flow::Continue;
         let tokens = words.iter().map(|word| model.tokens(&format!("a {word}"), &mut silent)).collect::<Result<_>>()?;
         let settings = model.settings(planning.caps, &model.ranks());
-        let text = model.plan_texts(&settings, planning, [words.len(), model.prompt_tokens()], None).await?;
+        let text = model.plan_texts(&settings, planning, TextSpec::plain(words.len(), model.prompt_tokens())).await?;
         Ok(Neighbours { words, tokens, text })
     }
 
@@ -66,9 +67,15 @@ impl Neighbours {
         candidates: &[&Candidate],
         events: &mut EventSink<'_>,
     ) -> Result<BTreeMap<String, Vec<Near>>> {
+        let mut hidden = HostHidden::new(model.hidden_shape(model.prompt_tokens()), self.words.len());
+        let to = Destination::Host(&mut hidden);
+        events.until_stopped(gpu, model.encode_prompts(gpu, &self.text, pool, &self.tokens, to)).await?;
         let mut vectors = vec![Vec::new(); self.words.len()];
-        for parts in &self.text.encoders {
-            let states = events.until_stopped(gpu, self.states(gpu, model, pool, parts)).await?;
+        let mut columns = 0;
+        for text in &model.texts {
+            let width = text.config.hidden_size;
+            let states = self.ends(model, &hidden.hidden, columns..columns + width);
+            columns += width;
             for (vector, state) in vectors.iter_mut().zip(centered(states)) {
                 vector.extend(state);
             }
@@ -83,41 +90,16 @@ impl Neighbours {
         Ok(candidates.iter().filter_map(near).collect())
     }
 
-    /// States of one encoder at the end of every prompt.
-    async fn states(
-        &self,
-        gpu: &Gpu,
-        model: &Model,
-        pool: &mut Pool,
-        EncoderParts { whole, rest }: &EncoderParts,
-    ) -> Result<Vec<Vec<f32>>> {
-        pool.fit(gpu, &whole.part.plan.arena)?;
-        let weights = Store::beside(gpu, model.weights(gpu, whole.part.name, &whole.part.params).await?);
-        let session = EncoderSession::new(gpu, whole, pool, &weights).await?;
-        let last = match rest {
-            Some(part) => Some((EncoderSession::new(gpu, part, pool, &weights).await?, part)),
-            None => None,
+    /// These columns of `hidden [prompts, tokens, width]` at the end of every prompt.
+    fn ends(&self, model: &Model, hidden: &[f32], columns: std::ops::Range<usize>) -> Vec<Vec<f32>> {
+        let (tokens, width) = (model.prompt_tokens(), model.context_width());
+        let end = |ids: &Tokens| {
+            let end = model.texts.first().map(|text| text.end());
+            let behind_start = ids.first().map(|ids| ids.iter().skip(1));
+            behind_start.and_then(|mut ids| ids.position(|id| Some(*id) == end)).map_or(0, |at| at + 1)
         };
-        let mut states = Vec::with_capacity(self.words.len());
-        for chunk in self.tokens.chunks(PROMPTS) {
-            let is_whole = chunk.len() == self.tokens.len().min(PROMPTS);
-            let (session, part) = match (&last, is_whole) {
-                (Some((session, part)), false) => (session, *part),
-                _ => (&session, whole),
-            };
-            session.write(model, chunk)?;
-            session.session.run().await?;
-            let hidden = session.session.read(part.part.output).await?;
-            let (encoder, rows) = (part.encoder, chunk.len().max(1));
-            let width = hidden.len() / (rows * model.prompt_tokens()).max(1);
-            for (row, ids) in chunk.iter().enumerate() {
-                let end = model.texts[encoder].end();
-                let at = ids[encoder].iter().skip(1).position(|id| *id == end).map_or(0, |at| at + 1);
-                let begin = (row * model.prompt_tokens() + at) * width;
-                states.push(hidden[begin..begin + width].to_vec());
-            }
-        }
-        Ok(states)
+        let prompts = self.tokens.iter().zip(hidden.chunks_exact((tokens * width).max(1)));
+        prompts.map(|(ids, states)| states[end(ids) * width..][columns.clone()].to_vec()).collect()
     }
 }
 

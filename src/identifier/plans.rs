@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use crate::base::DType;
-use crate::error::{Message, Result, message, option};
+use crate::error::{Result, message, option};
 use crate::graph::{Graph, Plan, Tensor};
 use crate::models::{Added, Conditioning, Context, Sample};
 use crate::nn::Param;
 use crate::pipeline::Model;
-use crate::pipeline::memory::{Phase, apart_bytes, bytes, hidden_bytes, in_turn, within};
+use crate::pipeline::memory::{Phase, Way, bytes, in_turn, within};
 use crate::pipeline::planning::Planning;
-use crate::pipeline::text::TextParts;
+use crate::pipeline::text::{TextParts, TextSpec};
 
 /// Predictions that are made at once where memory allows.
 const ROWS: usize = 4;
@@ -65,9 +65,9 @@ impl PredictionPlan {
         Phase {
             name: "UNet",
             weights: bytes(&self.params),
-            optimizer: 0,
             beside: self.plan.input_bytes + self.plan.uniform_bytes,
             arena: self.plan.arena.clone(),
+            ..Phase::default()
         }
     }
 }
@@ -92,8 +92,9 @@ impl Plans {
         memory: Option<u64>,
     ) -> Result<Plans> {
         let settings = model.settings(planning.caps, &model.ranks());
-        let text = model.plan_texts(&settings, planning, [prompts, model.prompt_tokens()], None).await?;
-        let hidden = hidden_bytes(model, prompts);
+        let tokens = model.prompt_tokens();
+        let text = model.plan_texts(&settings, planning, TextSpec::plain(encoded(model, prompts), tokens)).await?;
+        let hidden = model.hidden_shape(tokens).bytes(prompts);
         let mut rows = ROWS;
         loop {
             let prediction = PredictionPlan::new(model, planning, size, rows);
@@ -103,13 +104,11 @@ impl Plans {
                 continue;
             }
             let prediction = prediction?;
-            let mut phases: Vec<Phase> = text.phases().collect();
-            phases.iter_mut().for_each(|phase| phase.beside += apart_bytes(model, prompts));
-            phases.push(prediction.phase());
+            let mut phases: Vec<Phase> = text.phases().chain([prediction.phase()]).collect();
             phases.iter_mut().for_each(|phase| phase.beside += hidden);
-            let peak = in_turn(&phases).1;
-            if rows == 1 || memory.is_none_or(|memory| peak <= memory) {
-                within(memory, peak, smaller(model))?;
+            let needed = in_turn(phases);
+            if rows == 1 || memory.is_none_or(|memory| needed.peak <= memory) {
+                within(memory, &needed, |largest| smaller(model, largest))?;
                 return Ok(Plans { text, prediction });
             }
             rows /= 2;
@@ -122,11 +121,16 @@ impl Plans {
     }
 }
 
-/// What would make the job take less memory.
-fn smaller(model: &Model) -> Message {
-    let size = message!["try a smaller ", option("width"), " and ", option("height"), ", or fewer words"];
-    match model.weight_type().smaller() {
-        Some(dtype) => message![size, ", or ", option("dtype"), format!(" {dtype}")],
-        None => size,
-    }
+/// Prompts that are encoded of `prompts`: all but the empty one where zeros stand for it.
+fn encoded(model: &Model, prompts: usize) -> usize {
+    prompts - usize::from(model.zeros)
+}
+
+/// Ways in which `largest`, the largest phase of a job, would take less memory.
+fn smaller(model: &Model, largest: &Phase) -> Vec<Way> {
+    let dtype = model.weight_type().smaller().map(|dtype| option("dtype") + format!(" {dtype}").as_str());
+    let images = if largest.is_text() { 0 } else { largest.working() };
+    let size = message!["a smaller ", option("width"), " and ", option("height")];
+    let fewer = [(images, size), (largest.beside, "fewer words".into())];
+    dtype.map(|dtype| (largest.weights, dtype)).into_iter().chain(fewer).collect()
 }

@@ -6,10 +6,11 @@ use crate::generate::{GenerateOptions, generate_unmasked};
 use crate::gpu::{Gpu, Pool};
 use crate::graph::Plan;
 use crate::pipeline::context::Context;
+use crate::pipeline::encode::Destination;
 use crate::pipeline::events::EventSink;
 use crate::pipeline::hidden::Hidden;
 use crate::pipeline::reads::Reads;
-use crate::pipeline::{Model, SamplingOptions, probe};
+use crate::pipeline::{Model, SamplingOptions, opening};
 
 use super::IdentifyOptions;
 use super::candidates::{Candidate, Candidates, prompts};
@@ -32,7 +33,7 @@ pub(crate) async fn identify(context: &Context, job: &IdentifyOptions, listener:
         let mut events = EventSink::new(&mut *listener, &context.cancel);
         let reads = Reads { encoder: false, decoder: job.pictures, ..Reads::ALL };
         // Boxed: a host's thread may have little stack.
-        let model = Box::pin(probe::open(context, &job.model, &job.loras, reads, &mut events)).await?;
+        let model = Box::pin(opening::open(context, &job.model, &job.loras, reads, &mut events)).await?;
         let candidates = Candidates::new(job, &model)?;
         let run = Box::pin(measure(context, job, &model, &candidates, &mut events));
         let found = context.gpu.in_error_scopes(run).await?;
@@ -85,14 +86,13 @@ async fn measure(
     let gpu = &context.gpu;
     let mut pool = Pool::default();
     events.phase(Phase::EncodingPrompts)?;
-    let hidden = Hidden::new(gpu, model, model.prompt_tokens(), prompts.len())?;
-    let tokens = prompts.iter().map(|prompt| model.tokens(prompt, &mut |event| events.say(event)));
+    let hidden = Hidden::new(gpu, model.hidden_shape(model.prompt_tokens()), prompts.len())?;
+    // Zeros, which the states are at first, stand for the empty prompt where the family has it so.
+    let first = usize::from(model.zeros);
+    let tokens = prompts.iter().skip(first).map(|prompt| model.tokens(prompt, &mut |event| events.say(event)));
     let tokens = tokens.collect::<Result<Vec<_>>>()?;
-    let encoding = model.encode_prompts(gpu, &plans.text, &mut pool, &tokens, (&hidden, 0));
+    let encoding = model.encode_prompts(gpu, &plans.text, &mut pool, &tokens, Destination::Device(&hidden, first));
     events.until_stopped(gpu, encoding).await?;
-    if model.zeros {
-        hidden.clear(AT.empty)?;
-    }
 
     events.phase(Phase::LoadingModel)?;
     let predictor = Predictor::new(gpu, model, &plans.prediction, (&mut pool, &hidden), size);

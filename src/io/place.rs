@@ -12,6 +12,8 @@ pub struct Place {
     path: PathBuf,
     /// The files of a folder, by their paths in it.
     folder: Option<Vec<PathBuf>>,
+    /// Files of an earlier result that lies there, which this one need not have.
+    earlier: Vec<PathBuf>,
     replace: bool,
 }
 
@@ -30,13 +32,19 @@ const NAMES: usize = 1000;
 impl Place {
     /// Creates the place of a file, which replaces another only if `replace` is set.
     pub fn file(path: impl Into<PathBuf>, replace: bool) -> Place {
-        Place { path: path.into(), folder: None, replace }
+        Place { path: path.into(), folder: None, earlier: Vec::new(), replace }
     }
 
     /// Creates the place of a folder that will hold `files` (paths in it). It replaces another folder only if `replace`
     /// is set and that one holds nothing else.
     pub fn folder(path: impl Into<PathBuf>, files: Vec<PathBuf>, replace: bool) -> Place {
-        Place { path: path.into(), folder: Some(files), replace }
+        Place { path: path.into(), folder: Some(files), earlier: Vec::new(), replace }
+    }
+
+    /// Says which files of a folder there are an earlier result of the same kind (paths in it): they may go.
+    pub(super) fn after(mut self, earlier: Vec<PathBuf>) -> Place {
+        self.earlier = earlier;
+        self
     }
 
     /// Its path.
@@ -175,7 +183,8 @@ impl Place {
         let found = match &self.folder {
             None => files::file_spot(path),
             Some(inner) => files::folder_spot(path, &|path, folder| {
-                inner.iter().any(|file| if folder { file.starts_with(path) } else { file == path })
+                let mut known = inner.iter().chain(&self.earlier);
+                known.any(|file| if folder { file.starts_with(path) } else { file == path })
             }),
         };
         if !replace && files::is_taken(path) && !matches!(found, Ok(Spot::Device)) {
@@ -193,7 +202,7 @@ impl Place {
         let staging = Folder::beside(path).map_err(|e| cannot_write(path, &e))?;
         let staged = staging.path().join(path.file_name().unwrap_or_default());
         write(&staged).map_err(|e| under_final_name(e, &staged, path))?;
-        let settled = files::settle(&staged, path, replace).map_err(|e| match e.kind() {
+        let settled = files::settle(&staged, path, replace, &self.earlier).map_err(|e| match e.kind() {
             std::io::ErrorKind::AlreadyExists => exists(path),
             _ => cannot_write(path, &e),
         })?;

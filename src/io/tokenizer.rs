@@ -104,6 +104,12 @@ impl ClipTokenizer {
         Ok(ClipTokenizer { tokenizer, start, end, pad, length, added, notes })
     }
 
+    /// Returns the tokenizer with prompts of at most `length` tokens.
+    pub fn at_most(mut self, length: usize) -> ClipTokenizer {
+        self.length = self.length.min(length).max(2);
+        self
+    }
+
     /// Ids that every encoded prompt has: the start token, the end token and the padding.
     pub fn ends(&self) -> [u32; 3] {
         [self.start, self.end, self.pad]

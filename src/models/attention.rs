@@ -17,6 +17,8 @@ struct Names {
 const DIFFUSERS: Names = Names { q: "to_q", k: "to_k", v: "to_v", out: "to_out.0" };
 /// Names in transformers' CLIP.
 const CLIP: Names = Names { q: "q_proj", k: "k_proj", v: "v_proj", out: "out_proj" };
+/// Names of transformers 5, which image towers have here.
+const VISION: Names = Names { q: "q_proj", k: "k_proj", v: "v_proj", out: "o_proj" };
 
 /// A model's kind of self-attention.
 pub(super) struct SelfAttentionKind {
@@ -31,6 +33,11 @@ pub(super) struct SelfAttentionKind {
 pub(super) const OF_TEXT: SelfAttentionKind = SelfAttentionKind { names: CLIP, bias: true, causal: true };
 /// The UNet's.
 pub(super) const OF_UNET: SelfAttentionKind = SelfAttentionKind { names: DIFFUSERS, bias: false, causal: false };
+/// An image tower's.
+pub(super) const OF_VISION: SelfAttentionKind = SelfAttentionKind { names: VISION, bias: true, causal: false };
+/// That of an image tower whose queries, keys and values have no biases.
+pub(super) const OF_VISION_UNBIASED: SelfAttentionKind =
+    SelfAttentionKind { names: VISION, bias: false, causal: false };
 /// The autoencoder's.
 pub(super) const OF_VAE: SelfAttentionKind = SelfAttentionKind { names: DIFFUSERS, bias: true, causal: false };
 

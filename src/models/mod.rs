@@ -1,4 +1,4 @@
-//! Text encoder, UNet and VAE; field names are checkpoint keys.
+//! Text encoder, UNet, VAE and image towers; field names are checkpoint keys.
 //!
 //! Tensors are channels-last: pictures `[n, h, w, c]`, tokens `[n, t, c]`. Each model is built from its `config.json`
 //! over a [`crate::nn::Scope`], which then knows its parameters, and records itself into a [`crate::graph::Graph`].
@@ -16,6 +16,7 @@ mod unet;
 mod unet_blocks;
 mod vae;
 mod vae_blocks;
+pub mod vision;
 
 pub use conditioning::{Added, Conditioning};
 pub use config::{TextEncoderConfig, UnetConfig, VaeConfig};

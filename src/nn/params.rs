@@ -1,10 +1,10 @@
 //! Parameters by the names that checkpoints give them.
 
 use std::fmt::Display;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::settings::{Mode, Settings};
-use crate::base::{DType, Shape};
+use crate::base::{DType, Shape, lock};
 use crate::error::Result;
 use crate::graph::{Graph, Tensor};
 
@@ -173,13 +173,13 @@ impl Scope {
     }
 
     pub(super) fn register(&self, param: Param) -> Param {
-        self.shared.params.lock().unwrap_or_else(PoisonError::into_inner).push(param.clone());
+        lock(&self.shared.params).push(param.clone());
         param
     }
 
     /// Every registered parameter, in order.
     pub fn params(&self) -> Vec<Param> {
-        self.shared.params.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.shared.params).clone()
     }
 
     /// Registered parameters that `g` holds, in order. A model registers all that its checkpoint has; what was recorded

@@ -1,4 +1,5 @@
-//! GEGLU (Shazeer 2020, arXiv 2002.05202) with the exact GELU, as diffusers' feed-forward has it.
+//! Gated linear units (Shazeer 2020, arXiv 2002.05202): GEGLU with the exact GELU, as diffusers' feed-forward has it, and
+//! SwiGLU.
 
 use super::{Activation, Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
@@ -6,14 +7,22 @@ use crate::error::Error;
 use crate::gpu::shader;
 use crate::graph::{Launch, Op, TensorInfo, Vjp};
 
-/// `value * gelu(gate)`, where the last dimension holds the value's half, then the gate's; with a second operand (the
+/// `value * f(gate)`, where the last dimension holds the value's half, then the gate's; with a second operand (the
 /// gradient of the result), the gradient of the input.
 #[derive(Clone, Debug)]
-pub struct Geglu;
+pub struct Geglu {
+    /// f: GELU, or SiLU for SwiGLU.
+    pub gate: Activation,
+}
 
 /// `x [.., 2C] -> [.., C]`: the first half times the GELU of the second.
 pub fn geglu(g: &mut Graph, x: Tensor) -> Result<Tensor> {
-    g.push1(Geglu, &[x])
+    g.push1(Geglu { gate: Activation::Gelu }, &[x])
+}
+
+/// `x [.., 2C] -> [.., C]`: the first half times the SiLU of the second.
+pub fn swiglu(g: &mut Graph, x: Tensor) -> Result<Tensor> {
+    g.push1(Geglu { gate: Activation::Silu }, &[x])
 }
 
 impl Op for Geglu {
@@ -41,7 +50,8 @@ impl Op for Geglu {
         let width = if vec4 { channels / 4 } else { channels };
         let count = l.input(0).shape.rows() * width;
         let (x, dout, out) = (l.input_slot(0), l.input_slot(l.input_count() - 1), l.output_slot(0));
-        let k = l.kernel(shader!("geglu")).value("vec4", vec4).value("backward", backward).read_as("x", x, vec4);
+        let k = l.kernel(shader!("geglu")).value("f", self.gate.wgsl()).value("vec4", vec4).value("backward", backward);
+        let k = k.read_as("x", x, vec4);
         let k = if backward { k.read_as("dout", dout, vec4) } else { k };
         k.write_as("out", out, vec4).u32("count", count).u32("width", width).linear(count.div_ceil(64))
     }
@@ -54,16 +64,15 @@ impl Op for Geglu {
             None => rows
                 .flat_map(|row| {
                     let (value, gate) = row.split_at(channels);
-                    value.iter().zip(gate).map(|(v, &g)| v * Activation::Gelu.value(g))
+                    value.iter().zip(gate).map(|(v, &g)| v * self.gate.value(g))
                 })
                 .collect(),
             Some(dout) => rows
                 .zip(dout.data.chunks_exact(channels.max(1)))
                 .flat_map(|(row, d)| {
                     let (value, gate) = row.split_at(channels);
-                    let dvalue = gate.iter().zip(d).map(|(&g, d)| d * Activation::Gelu.value(g));
-                    let dgate =
-                        value.iter().zip(gate).zip(d).map(|((v, &g), d)| d * v * Activation::Gelu.derivative(g));
+                    let dvalue = gate.iter().zip(d).map(|(&g, d)| d * self.gate.value(g));
+                    let dgate = value.iter().zip(gate).zip(d).map(|((v, &g), d)| d * v * self.gate.derivative(g));
                     dvalue.chain(dgate).collect::<Vec<_>>()
                 })
                 .collect(),
@@ -74,7 +83,7 @@ impl Op for Geglu {
 
     fn vjp(&self, v: &mut Vjp) -> Result<Vec<Option<Tensor>>> {
         let (x, dout) = (v.inputs[0], v.grad()?);
-        Ok(vec![Some(v.g.push1(Geglu, &[x, dout])?)])
+        Ok(vec![Some(v.g.push1(self.clone(), &[x, dout])?)])
     }
 
     fn flops(&self, inputs: &[&TensorInfo], _: &[&TensorInfo]) -> u64 {
@@ -84,12 +93,21 @@ impl Op for Geglu {
 
 /// Test cases.
 pub fn cases() -> Vec<Case> {
+    let (gelu, silu) = (Geglu { gate: Activation::Gelu }, Geglu { gate: Activation::Silu });
     let mut cases = Vec::new();
-    for (rows, channels) in [(1usize, 1usize), (3, 5), (2, 8), (7, 12), (33, 40)] {
+    for (op, rows, channels) in [
+        (&gelu, 1usize, 1usize),
+        (&gelu, 3, 5),
+        (&gelu, 2, 8),
+        (&gelu, 7, 12),
+        (&gelu, 33, 40),
+        (&silu, 3, 5),
+        (&silu, 7, 12),
+    ] {
         let x = || Given::Normal([rows, 2 * channels].into(), 2.0);
-        cases.push(Case::new(Geglu, [x()]).grads([0]));
-        cases.push(Case::new(Geglu, [x(), Given::normal([rows, channels])]));
+        cases.push(Case::new(op.clone(), [x()]).grads([0]));
+        cases.push(Case::new(op.clone(), [x(), Given::normal([rows, channels])]));
     }
-    cases.push(Case::new(Geglu, [Given::half([5, 12])]));
+    cases.push(Case::new(gelu, [Given::half([5, 12])]));
     cases
 }

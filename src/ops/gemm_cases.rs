@@ -55,7 +55,7 @@ fn epilogue_cases(cases: &mut Vec<Case>) {
         let (x, w) = (Given::normal([2, m / 2, k]), Given::normal([n, k]));
         let bias = Gemm { bias: true, ..plain.clone() };
         cases.push(Case::new(bias.clone(), [x.clone(), w.clone(), Given::normal([n])]).grads([0, 1, 2]));
-        for activation in [Activation::Silu, Activation::Gelu, Activation::QuickGelu] {
+        for activation in [Activation::Silu, Activation::Gelu, Activation::QuickGelu, Activation::GeluTanh] {
             let op = Gemm { activation: Some(activation), ..bias.clone() };
             cases.push(Case::new(op, [x.clone(), w.clone(), Given::normal([n])]).grads([0, 1, 2]));
         }

@@ -64,7 +64,7 @@ pub use variants::{Choice, choices, large_tiles};
 
 use crate::error::Result;
 use crate::gpu::{Caps, Kernel, Variants};
-use crate::graph::{self, Graph, Tensor};
+use crate::graph::{self, Gradients, Graph, Tensor};
 
 macro_rules! registry {
     ($($op:ident),* $(,)?) => {
@@ -166,7 +166,7 @@ pub fn grad_each(
     each: &mut dyn FnMut(&mut Graph, usize, Tensor) -> Result<()>,
 ) -> Result<()> {
     let seed = fill(g, g.shape(loss).clone(), 1.0)?;
-    graph::grad(g, loss, seed, wrt, checkpoint, add, each)
+    graph::grad(g, &Gradients { loss, wrt, checkpoint, seed, sum: add }, each)
 }
 
 #[cfg(test)]

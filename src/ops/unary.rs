@@ -14,15 +14,38 @@ pub enum Activation {
     Gelu,
     /// `x * sigmoid(1.702 x)`, as OpenAI's CLIP uses it.
     QuickGelu,
+    /// GELU by tanh: `0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`.
+    GeluTanh,
+    /// `max(x, 0)`
+    Relu,
 }
 
+/// sqrt(2 / pi)
+const TANH: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2;
+
 impl Activation {
-    /// Name of the function in `shaders/lib/activation.wgsl`.
+    /// Returns the function that transformers calls `name` (`activations.py`, `ACT2FN`).
+    pub fn from_name(name: &str) -> Option<Activation> {
+        match name {
+            "silu" | "swish" => Some(Activation::Silu),
+            "gelu" | "gelu_python" => Some(Activation::Gelu),
+            "quick_gelu" => Some(Activation::QuickGelu),
+            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_accurate" => {
+                Some(Activation::GeluTanh)
+            }
+            "relu" => Some(Activation::Relu),
+            _ => None,
+        }
+    }
+
+    /// Name of the function in `shaders/lib/activation.wgsl` and `shaders/lib/activation_more.wgsl`.
     pub fn wgsl(self) -> &'static str {
         match self {
             Activation::Silu => "silu",
             Activation::Gelu => "gelu",
             Activation::QuickGelu => "quick_gelu",
+            Activation::GeluTanh => "gelu_tanh",
+            Activation::Relu => "relu",
         }
     }
 
@@ -32,6 +55,8 @@ impl Activation {
             Activation::Silu => x / (1.0 + (-x).exp()),
             Activation::Gelu => 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
             Activation::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
+            Activation::GeluTanh => 0.5 * x * (1.0 + (TANH * (x + 0.044715 * x.powi(3))).tanh()),
+            Activation::Relu => x.max(0.0),
         }
     }
 
@@ -48,6 +73,11 @@ impl Activation {
                 let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
                 0.5 * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)) + x * density
             }
+            Activation::GeluTanh => {
+                let t = (TANH * (x + 0.044715 * x.powi(3))).tanh();
+                0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * TANH * (1.0 + 3.0 * 0.044715 * x * x)
+            }
+            Activation::Relu => f64::from(u8::from(x > 0.0)),
         }
     }
 }
@@ -136,7 +166,8 @@ impl Op for Unary {
 /// Test cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for activation in [Activation::Silu, Activation::Gelu, Activation::QuickGelu] {
+    use Activation as A;
+    for activation in [A::Silu, A::Gelu, A::QuickGelu, A::GeluTanh, A::Relu] {
         for n in [1usize, 37, 300] {
             cases.push(Case::new(Unary { activation }, [Given::Normal([n].into(), 3.0)]).grads([0]));
             cases.push(Case::new(Unary { activation }, [Given::Normal([n].into(), 3.0), Given::normal([n])]));

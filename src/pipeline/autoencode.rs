@@ -4,11 +4,13 @@ use crate::base::DType;
 use crate::error::Result;
 use crate::gpu::{Gpu, Pool, Store, StoredBuffer};
 use crate::graph::{Graph, Session, Tensor};
+use crate::io::image::Mask;
 use crate::nn::Settings;
 use crate::ops::scale;
 
 use super::model::Model;
 use super::planning::{Part, Planning};
+use super::{Masked, Posterior};
 
 impl Model {
     pub(crate) fn plan_vae_encode(&self, planning: Planning<'_>, n: usize, [w, h]: [usize; 2]) -> Result<Part> {
@@ -68,6 +70,19 @@ impl VaeSession {
         Ok(Posterior::new(&self.run(pixels).await?, model.vae.latent_channels))
     }
 
+    /// Encodes an image, NHWC in [-1, 1] and of the size of `mask`, with the mask cut out.
+    pub(crate) async fn encode_masked(&self, mut pixels: Vec<f32>, mask: &Mask, model: &Model) -> Result<Masked> {
+        mask.cut_out(&mut pixels);
+        Ok(Masked { mask: mask.latent(model.factor()), posterior: self.encode(&pixels, model).await? })
+    }
+
+    /// Encodes an image of `width` x `height` pixels of which nothing is kept: an inpainting model then works from the prompt
+    /// alone.
+    pub(crate) async fn encode_nothing(&self, [width, height]: [usize; 2], model: &Model) -> Result<Masked> {
+        let pixels = vec![0.0; width * height * model.vae.in_channels];
+        self.encode_masked(pixels, &Mask::new(width, height, |_, _| true), model).await
+    }
+
     /// Runs it on what `from` holds.
     pub(crate) async fn run_on(&self, from: &StoredBuffer) -> Result<()> {
         self.session.gpu().copy(from, &self.session.place(self.input)?)?;
@@ -82,34 +97,5 @@ impl VaeSession {
     /// What it made, on the host.
     pub(crate) async fn read(&self) -> Result<Vec<f32>> {
         self.session.read(self.output).await
-    }
-}
-
-/// The distribution of an image's latents that the encoder gives, NHWC, not scaled.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Posterior {
-    /// Means.
-    pub mean: Vec<f32>,
-    /// Standard deviations.
-    pub std: Vec<f32>,
-}
-
-impl Posterior {
-    /// From the encoder's moments: NHWC, `channels` means before as many logarithms of variances.
-    pub(crate) fn new(moments: &[f32], channels: usize) -> Posterior {
-        let mut mean = Vec::with_capacity(moments.len() / 2);
-        let mut std = Vec::with_capacity(moments.len() / 2);
-        for pixel in moments.chunks(2 * channels) {
-            mean.extend_from_slice(&pixel[..channels]);
-            std.extend(pixel[channels..].iter().map(|l| (0.5 * l.clamp(-30.0, 20.0)).exp()));
-        }
-        Posterior { mean, std }
-    }
-
-    /// Latents drawn by `noise` (normal values, NHWC) and scaled by `factor`.
-    pub fn sample(&self, noise: &[f32], factor: f64) -> Vec<f32> {
-        let value =
-            |((m, s), n): ((&f32, &f32), &f32)| ((f64::from(*m) + f64::from(*s) * f64::from(*n)) * factor) as f32;
-        self.mean.iter().zip(&self.std).zip(noise).map(value).collect()
     }
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::base::rng::NoiseRng;
 use crate::base::{DType, layout};
-use crate::diffusion::Trajectory;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pool, Store, StoredBuffer};
 use crate::graph::{Graph, Plan, Session, Tensor};
@@ -12,10 +11,10 @@ use crate::models::{Added, Conditioning, Context, Denoiser, LatentSpec, Sample};
 use crate::nn::Mode;
 use crate::ops::{rescaled_guidance, sampler_step, scale_input};
 
-use super::Model;
 use super::hidden::Hidden;
 use super::inpaint::Masked;
 use super::planning::Planning;
+use super::recipe::Recipe;
 
 /// Size of what is sampled.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,22 +40,6 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
-    /// Of images of `size`, width and height in pixels, by `model`.
-    pub(crate) fn new(model: &Model, size: [usize; 2], guided: bool, slots: usize) -> Extent {
-        let latent = model.vae.latent();
-        Extent {
-            latent,
-            size: latent.size(size),
-            extra: model.extra_channels(),
-            tokens: model.prompt_tokens(),
-            pooled: model.pooled_width(),
-            width: model.context_width(),
-            guided,
-            rescaled: false,
-            slots,
-        }
-    }
-
     fn passes(&self) -> usize {
         if self.guided { 2 } else { 1 }
     }
@@ -251,18 +234,16 @@ impl Sampling {
         self.step.write(extra, &channels.repeat(self.extent.passes()))
     }
 
-    /// Runs `trajectory` from `start` and fresh noise, with guidance of a scale and a rescale. `watch` asks for the latent
-    /// after every step.
-    #[allow(clippy::too_many_arguments, reason = "a private call with one caller a kind of job")]
+    /// Runs `recipe` from `start` and fresh noise. `watch` asks for the latent after every step.
     pub(crate) async fn run(
         &self,
-        trajectory: &Trajectory,
-        [guidance, rescale]: [f64; 2],
+        recipe: &Recipe,
         start: Start<'_>,
         rng: &mut NoiseRng,
         watch: bool,
         on_step: OnStep<'_>,
     ) -> Result<()> {
+        let trajectory = &recipe.trajectory;
         let mut first: Vec<f32> = self.draw(rng).iter().map(|x| x * trajectory.init_scale).collect();
         if let Some(latent) = start.latents {
             first.iter_mut().zip(latent).for_each(|(x, l)| *x += trajectory.image_scale * l);
@@ -276,7 +257,7 @@ impl Sampling {
             self.step.write(time_ids, &start.time_ids.repeat(self.extent.passes()))?;
         }
         let at = &self.inputs;
-        let guidance = [guidance as f32, rescale as f32];
+        let guidance = [recipe.guidance as f32, recipe.rescale as f32];
         self.step.write(at.guidance, if self.extent.rescaled { &guidance } else { &guidance[..1] })?;
         for (i, step) in trajectory.steps.iter().enumerate() {
             self.step.write(at.timestep, &vec![step.timestep as f32; self.extent.passes()])?;

@@ -1,46 +1,44 @@
 //! Prompts through the text encoders, one encoder after the other.
 
+use std::ops::Range;
+
 use crate::error::Result;
 use crate::gpu::{Gpu, Pool, Store};
-use crate::graph::{Session, Tensor};
+use crate::graph::Session;
 
-use super::hidden::{Hidden, States, pooled_key, state_key};
+use super::hidden::{Hidden, HostHidden};
 use super::model::Model;
-use super::text::{EncoderPart, EncoderParts, PROMPTS, TextParts, Tokens, of_both, select_ends};
+use super::text::{EncoderPart, TextParts, Tokens, select_ends};
+
+/// Where the hidden states of prompts go.
+pub(crate) enum Destination<'a> {
+    /// To the device, as those of this number and the following ones.
+    Device(&'a Hidden, usize),
+    /// To main memory: the device never holds those of more prompts than are encoded at once.
+    Host(&'a mut HostHidden),
+}
 
 impl Model {
-    /// Encodes `prompts`, by the plans of so many, as those of `hidden` from number `first` on.
+    /// Encodes `prompts` by the plans of so many.
     pub(crate) async fn encode_prompts(
         &self,
         gpu: &Gpu,
         parts: &TextParts,
         pool: &mut Pool,
         prompts: &[Tokens],
-        (hidden, first): (&Hidden, usize),
+        mut to: Destination<'_>,
     ) -> Result<()> {
-        let states = States::new(gpu, self, hidden, parts.join.is_some())?;
-        for EncoderParts { whole, rest } in &parts.encoders {
-            pool.fit(gpu, &of_both(whole, rest.as_ref()))?;
-            // A last, shorter chunk has the same weights.
-            let weights = Store::beside(gpu, self.weights(gpu, whole.part.name, &whole.part.params).await?);
-            let mut sessions = Vec::with_capacity(2);
-            for part in std::iter::once(whole).chain(rest) {
+        for of in &parts.encoders {
+            pool.fit(gpu, &of.arena())?;
+            let weights = Store::beside(gpu, self.weights(gpu, of.name(), &of.params()).await?);
+            let mut sessions = Vec::with_capacity(of.parts.len());
+            for part in &of.parts {
                 sessions.push(EncoderSession::new(gpu, part, pool, &weights).await?);
             }
-            let mut done = 0;
-            for chunk in prompts.chunks(PROMPTS) {
-                let is_whole = chunk.len() == prompts.len().min(PROMPTS);
-                let Some(session) = sessions.get(usize::from(!is_whole)) else { continue };
+            for (part, range) in &of.batches {
+                let Some((session, chunk)) = sessions.get(*part).zip(prompts.get(range.clone())) else { continue };
                 session.run(self, chunk).await?;
-                for row in 0..chunk.len() {
-                    session.put([row, chunk.len()], (&states, hidden), first + done + row)?;
-                }
-                done += chunk.len();
-            }
-        }
-        if let Some(join) = Joining::new(gpu, parts, pool).await? {
-            for prompt in first..first + prompts.len() {
-                join.run(&states, hidden, prompt).await?;
+                session.give(range.clone(), &mut to).await?;
             }
         }
         Ok(())
@@ -77,80 +75,50 @@ impl EncoderSession {
         Ok(())
     }
 
-    /// Copies the results of row `row` of `rows` to prompt `index`.
-    fn put(&self, [row, rows]: [usize; 2], (states, hidden): (&States, &Hidden), index: usize) -> Result<()> {
+    /// Copies its results, those of prompts `range`.
+    async fn give(&self, range: Range<usize>, to: &mut Destination<'_>) -> Result<()> {
         let EncoderPart { part, pooled, encoder } = &self.part;
-        let gpu = self.session.gpu();
-        let to = match &states.store {
-            Some(store) => store.entry(&state_key(*encoder, index))?,
-            None => hidden.store.entry(&index.to_string())?,
-        };
-        gpu.copy(&self.session.place(part.output)?.part(row, rows)?, to)?;
-        if let Some((_, pooled)) = pooled {
-            let pooled = self.session.place(*pooled)?.part(row, rows)?;
-            gpu.copy(&pooled, hidden.store.entry(&pooled_key(index))?)?;
+        match to {
+            Destination::Device(hidden, first) => {
+                let (gpu, rows) = (self.session.gpu(), range.len());
+                for (row, prompt) in range.enumerate() {
+                    let prompt = *first + prompt;
+                    hidden.take(gpu, [*encoder, prompt], &self.session.place(part.output)?.part(row, rows)?)?;
+                    if let Some((_, pooled)) = pooled {
+                        hidden.take_pooled(gpu, prompt, &self.session.place(*pooled)?.part(row, rows)?)?;
+                    }
+                }
+            }
+            Destination::Host(hidden) => {
+                hidden.take([*encoder, range.start], &self.session.read(part.output).await?);
+                if let Some((_, pooled)) = pooled {
+                    hidden.take_pooled(range.start, &self.session.read(*pooled).await?);
+                }
+            }
         }
         Ok(())
     }
 }
 
-/// The states of several encoders, put side by side on the device.
-struct Joining {
-    session: Session,
-    inputs: Vec<Tensor>,
-    output: Tensor,
-}
-
-impl Joining {
-    async fn new(gpu: &Gpu, parts: &TextParts, pool: &mut Pool) -> Result<Option<Joining>> {
-        let Some((part, inputs)) = &parts.join else { return Ok(None) };
-        let session = Session::new(gpu, part.plan.clone(), pool, &Store::new(gpu)).await?;
-        Ok(Some(Joining { session, inputs: inputs.clone(), output: part.output }))
-    }
-
-    async fn run(&self, states: &States, hidden: &Hidden, prompt: usize) -> Result<()> {
-        let (gpu, Some(store)) = (self.session.gpu(), &states.store) else { return Ok(()) };
-        for (encoder, input) in self.inputs.iter().enumerate() {
-            gpu.copy(store.entry(&state_key(encoder, prompt))?, &self.session.place(*input)?)?;
-        }
-        self.session.run().await?;
-        hidden.take(gpu, prompt, &self.session.place(self.output)?)
-    }
-}
-
 /// Text encoders that are trained, on the device, for one prompt at a time.
-pub(crate) struct TextSessions {
-    encoders: Vec<EncoderSession>,
-    join: Option<Joining>,
-    states: States,
-}
+pub(crate) struct TextSessions(Vec<EncoderSession>);
 
 impl TextSessions {
-    /// With the weights in `store`; results go to the prompts of `hidden`.
-    pub(crate) async fn new(
-        gpu: &Gpu,
-        model: &Model,
-        parts: &TextParts,
-        (pool, store): (&mut Pool, &Store),
-        hidden: &Hidden,
-    ) -> Result<TextSessions> {
+    /// With the weights in `store`.
+    pub(crate) async fn new(gpu: &Gpu, parts: &TextParts, pool: &mut Pool, store: &Store) -> Result<TextSessions> {
         let mut encoders = Vec::with_capacity(parts.encoders.len());
-        for of in &parts.encoders {
-            encoders.push(EncoderSession::new(gpu, &of.whole, pool, store).await?);
+        for part in parts.encoders.iter().flat_map(|of| &of.parts) {
+            encoders.push(EncoderSession::new(gpu, part, pool, store).await?);
         }
-        let states = States::new(gpu, model, hidden, parts.join.is_some())?;
-        Ok(TextSessions { encoders, join: Joining::new(gpu, parts, pool).await?, states })
+        Ok(TextSessions(encoders))
     }
 
     /// Encodes `prompt` as number `index` of `hidden`.
     pub(crate) async fn encode(&self, model: &Model, prompt: &Tokens, hidden: &Hidden, index: usize) -> Result<()> {
-        for encoder in &self.encoders {
+        for encoder in &self.0 {
             encoder.run(model, std::slice::from_ref(prompt)).await?;
-            encoder.put([0, 1], (&self.states, hidden), index)?;
+            encoder.give(0..1, &mut Destination::Device(hidden, index)).await?;
         }
-        match &self.join {
-            Some(join) => join.run(&self.states, hidden, index).await,
-            None => Ok(()),
-        }
+        Ok(())
     }
 }

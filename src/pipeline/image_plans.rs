@@ -1,18 +1,16 @@
 //! The plans of a job that makes images. A model remembers the last ones: another prompt, another image and another LoRA of
 //! the same layers plan nothing.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::base::DType;
-use crate::error::Result;
+use crate::base::lock;
 use crate::gpu::{Caps, Variants};
 use crate::graph::Plan;
 use crate::models::Denoiser;
-use crate::nn::{Mode, Param, Ranks};
+use crate::nn::{Param, Ranks};
 
-use super::Model;
-use super::denoise::{Extent, SamplingPlan};
-use super::memory::{Memory, Phase, apart_bytes, bytes, hidden_bytes, in_turn, pool, staging};
+use super::denoise::SamplingPlan;
+use super::memory::{Memory, Phase, bytes, in_turn, pool, staging};
 use super::planning::{Part, Planning};
 use super::text::TextParts;
 
@@ -39,19 +37,17 @@ pub(crate) struct ImageSpec {
     pub ranks: Arc<Ranks>,
 }
 
-/// Every plan of a job that makes images.
+/// Every plan of a job that makes images, as [`Model::image_plans`](super::Model::image_plans) makes them.
 pub(crate) struct ImagePlans {
-    spec: ImageSpec,
+    pub(super) spec: ImageSpec,
     pub text: TextParts,
-    /// The text encoders of the negative prompt, where they leave out fewer layers than the others.
-    pub negative: Option<TextParts>,
     pub encode: Option<Part>,
     pub denoiser: Box<dyn Denoiser>,
     pub params: Vec<Param>,
     pub sampling: SamplingPlan,
     pub decode: Part,
-    /// Bytes of all prompts' hidden states, of those of each text encoder, and of one image's latent.
-    stores: [u64; 3],
+    /// Bytes of all prompts' hidden states, and of one image's latent.
+    pub(super) stores: [u64; 2],
 }
 
 /// The last plans that were made for a model, with the adapter and the kernels that they are for: a job that needs the same
@@ -65,6 +61,28 @@ struct Planned {
     plans: Arc<ImagePlans>,
 }
 
+impl LastPlans {
+    fn last(&self) -> MutexGuard<'_, Option<Planned>> {
+        lock(&self.0)
+    }
+
+    /// The last plans, if they serve for `spec` with the adapter and kernels of `planning`.
+    pub(super) fn find(&self, spec: &ImageSpec, planning: Planning<'_>) -> Option<Arc<ImagePlans>> {
+        let serves = |planned: &&Planned| {
+            planned.caps == *planning.caps
+                && planned.variants == *planning.variants
+                && spec.is_served_by(&planned.plans.spec)
+        };
+        self.last().as_ref().filter(serves).map(|planned| planned.plans.clone())
+    }
+
+    /// Remembers `plans`, which were made with `planning`.
+    pub(super) fn keep(&self, plans: &Arc<ImagePlans>, planning: Planning<'_>) {
+        let (caps, variants) = (planning.caps.clone(), planning.variants.clone());
+        *self.last() = Some(Planned { caps, variants, plans: plans.clone() });
+    }
+}
+
 impl ImageSpec {
     /// Whether plans of `other` serve: adapters on the same layers may have lower ranks, whose factors end in zeros.
     fn is_served_by(&self, other: &ImageSpec) -> bool {
@@ -72,56 +90,17 @@ impl ImageSpec {
         let fits = self.ranks.iter().all(|(layer, rank)| other.ranks.get(layer).is_some_and(|most| rank <= most));
         same_layers && fits && *self == ImageSpec { ranks: self.ranks.clone(), ..other.clone() }
     }
-
-    /// The plans: those that were made last for `model` where they serve, else new ones.
-    pub(crate) async fn plans(self, model: &Model, planning: Planning<'_>) -> Result<Arc<ImagePlans>> {
-        let last = |planned: &&Planned| {
-            planned.caps == *planning.caps
-                && planned.variants == *planning.variants
-                && self.is_served_by(&planned.plans.spec)
-        };
-        if let Some(planned) = model.last_plans().as_ref().filter(last) {
-            return Ok(planned.plans.clone());
-        }
-        let plans = Arc::new(ImagePlans::new(self, model, planning).await?);
-        let (caps, variants) = (planning.caps.clone(), planning.variants.clone());
-        *model.last_plans() = Some(Planned { caps, variants, plans: plans.clone() });
-        Ok(plans)
-    }
 }
 
 impl ImagePlans {
-    async fn new(spec: ImageSpec, model: &Model, planning: Planning<'_>) -> Result<ImagePlans> {
-        let (size, settings) = (spec.size, model.settings(planning.caps, &spec.ranks));
-        let tokens = model.prompt_tokens();
-        let plan = |prompts, clip_skip| model.plan_texts(&settings, planning, [prompts, tokens], clip_skip);
-        let apart = spec.negative && spec.clip_skip.is_some();
-        let text = plan(spec.prompts + usize::from(spec.negative && !apart), spec.clip_skip).await?;
-        let negative = if apart { Some(plan(1, None).await?) } else { None };
-        let encode = spec.encodes.then(|| model.plan_vae_encode(planning, 1, size)).transpose()?;
-        planning.breathe().await;
-        let (denoiser, params) = model.denoiser(settings.clone())?;
-        let extent = Extent { rescaled: spec.rescaled, ..Extent::new(model, size, spec.guided, spec.slots) };
-        let sampling = SamplingPlan::new(planning, &*denoiser, Mode::Inference, extent)?;
-        planning.breathe().await;
-        let decode = model.plan_vae_decode(planning, 1, size, true)?;
-        planning.breathe().await;
-        let latent = DType::F32.bytes(extent.elements()).next_multiple_of(256);
-        let stores = [hidden_bytes(model, spec.prompts + 1), apart_bytes(model, spec.prompts + 1), latent];
-        Ok(ImagePlans { spec, text, negative, encode, denoiser, params, sampling, decode, stores })
-    }
-
     /// Memory of the phases, which run in turn.
     pub(crate) fn memory(&self, images: usize) -> Memory {
-        in_turn(&self.phases(images))
+        in_turn(self.phases(images))
     }
 
-    /// What they take where no weights go before the next job: those of all parts stay, beside what the largest needs.
+    /// Bytes that they take where no weights go before the next job: those of all parts stay, beside what the largest needs.
     pub(crate) fn kept_bytes(&self, images: usize) -> u64 {
-        // The text encoders of the negative prompt have the weights of the others.
-        let apart = self.negative.iter().flat_map(TextParts::phases).count();
-        let mut phases = self.phases(images);
-        phases.drain(..apart);
+        let phases = self.phases(images);
         let weights: u64 = phases.iter().map(|phase| phase.weights).sum();
         weights + phases.iter().map(|phase| phase.beside + phase.working()).max().unwrap_or(0) + staging(&phases)
     }
@@ -129,7 +108,7 @@ impl ImagePlans {
     /// All of them, in the order in which they run.
     pub(crate) fn plans(&self) -> impl Iterator<Item = &Plan> {
         let encode = self.encode.iter().map(|part| &*part.plan);
-        self.texts().flat_map(TextParts::plans).chain(encode).chain(self.sampling.plans()).chain([&*self.decode.plan])
+        self.text.plans().chain(encode).chain(self.sampling.plans()).chain([&*self.decode.plan])
     }
 
     /// Chunks that serve the loop.
@@ -137,36 +116,25 @@ impl ImagePlans {
         pool(self.sampling.plans().map(|plan| &plan.arena))
     }
 
-    fn texts(&self) -> impl Iterator<Item = &TextParts> {
-        self.negative.iter().chain([&self.text])
-    }
-
     fn phases(&self, images: usize) -> Vec<Phase> {
         let weights = bytes(&self.params);
         let step = &self.sampling.step;
         let beside = self.sampling.plans().map(|p| p.input_bytes + p.uniform_bytes).sum::<u64>();
-        let [hidden, apart, latent] = self.stores;
+        let [hidden, latent] = self.stores;
         let latents = images as u64 * latent;
-        let mut phases: Vec<Phase> = self.texts().flat_map(TextParts::phases).collect();
-        phases.iter_mut().for_each(|phase| phase.beside += apart);
+        let mut phases: Vec<Phase> = self.text.phases().collect();
         phases.extend(self.encode.as_ref().map(Phase::part));
         phases.iter_mut().for_each(|phase| phase.beside += hidden);
         phases.push(Phase {
             name: "UNet",
             weights,
-            optimizer: 0,
             beside: beside + step.stored_bytes().saturating_sub(weights) + hidden + latents,
             arena: self.loop_arena(),
+            ..Phase::default()
         });
         let mut decode = Phase::part(&self.decode);
         decode.beside += latents;
         phases.push(decode);
         phases
-    }
-}
-
-impl Model {
-    fn last_plans(&self) -> MutexGuard<'_, Option<Planned>> {
-        self.plans.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,10 +1,7 @@
 //! Inpainting models: their UNet reads two things beside the noised latents, a mask and the latents of the image with the
 //! mask cut out.
 
-use super::Model;
-use super::autoencode::{Posterior, VaeSession};
-use crate::error::Result;
-use crate::io::image::Mask;
+use super::Posterior;
 
 /// An image with a mask cut out, as an inpainting model reads it.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,18 +13,6 @@ pub struct Masked {
 }
 
 impl Masked {
-    /// Encodes the NHWC values `pixels` in [-1, 1] of an image of the size of `mask`.
-    pub(crate) async fn encode(vae: &VaeSession, model: &Model, mask: &Mask, mut pixels: Vec<f32>) -> Result<Masked> {
-        mask.cut_out(&mut pixels);
-        Ok(Masked { mask: mask.latent(model.factor()), posterior: vae.encode(&pixels, model).await? })
-    }
-
-    /// Encodes an image of `width` x `height` pixels of which nothing is kept: the model then works from the prompt alone.
-    pub(crate) async fn nothing(vae: &VaeSession, model: &Model, [width, height]: [usize; 2]) -> Result<Masked> {
-        let pixels = vec![0.0; width * height * model.vae.in_channels];
-        Masked::encode(vae, model, &Mask::new(width, height, |_, _| true), pixels).await
-    }
-
     /// The channels behind a noised latent's, NHWC: the mask, then `channels` channels of masked latents that are drawn by
     /// `noise` and scaled by `factor`.
     pub fn extra(&self, noise: &[f32], factor: f64, channels: usize) -> Vec<f32> {
@@ -39,18 +24,6 @@ impl Masked {
 pub(crate) fn beside(mask: &[f32], latents: &[f32], channels: usize) -> Vec<f32> {
     let pixels = mask.iter().zip(latents.chunks_exact(channels.max(1)));
     pixels.flat_map(|(mask, latent)| std::iter::once(mask).chain(latent)).copied().collect()
-}
-
-impl Model {
-    /// Whether it is an inpainting model.
-    pub fn inpaints(&self) -> bool {
-        self.unet.inpaints(self.vae.latent_channels)
-    }
-
-    /// Channels that the UNet reads beside the latents': those of [`Masked::extra`], or none.
-    pub(crate) fn extra_channels(&self) -> usize {
-        self.unet.in_channels.saturating_sub(self.vae.latent_channels)
-    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
-//! Weights of a model from its files to the device, with what of the LoRAs is merged into them.
+//! Weights of a model on the device: those that are there already, else read from its files, with what of the LoRAs is
+//! merged into them.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::gpu::Store;
+use crate::gpu::{Gpu, Store};
 use crate::io::ModuleKey;
 use crate::io::safetensors::first_non_finite;
 use crate::nn::{Param, Role, lora, weights};
@@ -12,6 +14,55 @@ use super::Model;
 use super::adapters::part_of;
 
 impl Model {
+    /// Sets whether the weights stay on the device between jobs with this model, so that an image starts at once.
+    ///
+    /// Text encoders, UNet and autoencoder then take [`PlanReport::kept_bytes`](super::PlanReport::kept_bytes) together. Models
+    /// that [`Model::with_loras`] made of this one share them. They are freed with the last such model, or by a call with
+    /// `false`. By default every job loads what it needs and frees it.
+    pub fn keep_weights(&self, keep: bool) {
+        self.resident.keep(keep);
+    }
+
+    /// Decides about the weights that a job loaded, by its outcome: keeps them if it ended or was stopped, drops them if it
+    /// failed.
+    pub(crate) fn settle_weights<T>(&self, outcome: &Result<T>) {
+        let failed = matches!(outcome, Err(error) if !matches!(error, Error::Interrupted { .. }));
+        self.resident.settle(failed);
+    }
+
+    /// The weights `params` of `part`, and the factors of its adapters: those that are on the device already, else loaded
+    /// now.
+    pub(crate) async fn weights(&self, gpu: &Gpu, part: &str, params: &[Param]) -> Result<Vec<Arc<Store>>> {
+        let (adapters, weights): (Vec<&Param>, Vec<&Param>) = params.iter().partition(|p| p.role == Role::Adapter);
+        let merged = self.merged(&weights);
+        let mut stores = Vec::with_capacity(2);
+        stores.push(match self.resident.find(gpu, part, &merged, &weights) {
+            Some(store) => store,
+            None => {
+                self.resident.make_room(part);
+                let mut store = Store::new(gpu);
+                self.load(&mut store, part, params).await?;
+                let store = store.into_shared();
+                self.resident.insert(part, merged, &store);
+                store
+            }
+        });
+        if adapters.is_empty() {
+            return Ok(stores);
+        }
+        let (name, contents) = (format!("adapters of {part}"), self.beside(&adapters));
+        stores.push(match self.resident.find(gpu, &name, &contents, &adapters) {
+            Some(store) => store,
+            None => {
+                self.resident.make_room(&name);
+                let store = self.load_adapters(gpu, &name, &adapters).await?.into_shared();
+                self.resident.insert(&name, contents, &store);
+                store
+            }
+        });
+        Ok(stores)
+    }
+
     /// Loads all `params` except the factors of adapters into `store`, with the LoRAs that are merged. `label` names the
     /// store's buffers.
     ///

@@ -2,16 +2,11 @@
 
 use std::task::{Context, Poll, Waker};
 
-use crate::base::DType;
 use crate::error::{Error, Message, Result, Words, message, option};
-use crate::event::{Event, Flow};
 use crate::gpu::STAGING_BYTES;
 use crate::nn::Param;
 
-use super::model::Model;
-use super::options::{LoraArg, ModelOptions};
 use super::planning::Part;
-use super::reads::Reads;
 
 /// Memory and work of a job, as planned. Measured peaks are within 10 % of it.
 #[derive(Clone, Debug, Default, serde::Serialize)]
@@ -58,6 +53,7 @@ fn rows<S: serde::Serializer>(rows: &[(String, u64)], serializer: S) -> Result<S
 }
 
 /// A part of a job that runs while the others hold no memory but the shared pool.
+#[derive(Default)]
 pub(crate) struct Phase {
     pub name: &'static str,
     pub weights: u64,
@@ -66,39 +62,72 @@ pub(crate) struct Phase {
     /// Inputs, uniforms, and what else is stored beside the weights.
     pub beside: u64,
     pub arena: Vec<u64>,
+    /// Memory of its own in which sample images are decoded now and then.
+    pub decoding: u64,
 }
 
 impl Phase {
     pub fn part(part: &Part) -> Phase {
         let beside = part.plan.input_bytes + part.plan.uniform_bytes;
-        Phase { name: part.name, weights: bytes(&part.params), optimizer: 0, beside, arena: part.plan.arena.clone() }
+        let (weights, arena) = (bytes(&part.params), part.plan.arena.clone());
+        Phase { name: part.name, weights, beside, arena, ..Phase::default() }
     }
 
     /// What it takes beside working memory.
     fn alone(&self) -> u64 {
-        self.weights + self.optimizer + self.beside
+        self.weights + self.optimizer + self.beside + self.decoding
     }
 
     /// Bytes of its working memory.
     pub fn working(&self) -> u64 {
         self.arena.iter().sum()
     }
+
+    fn all(&self) -> u64 {
+        self.alone() + self.working()
+    }
+
+    /// Whether prompts are encoded in it.
+    pub fn is_text(&self) -> bool {
+        self.name.starts_with("text encoder")
+    }
+
+    /// Whether an autoencoder runs in it.
+    pub fn is_autoencoder(&self) -> bool {
+        self.name.starts_with("VAE")
+    }
 }
 
-/// What takes how many bytes, and how many are alive at once.
-pub(crate) type Memory = (Vec<(String, u64)>, u64);
+/// Memory of a job.
+pub(crate) struct Memory {
+    /// What takes how many bytes.
+    pub rows: Vec<(String, u64)>,
+    /// The most bytes that are alive at once.
+    pub peak: u64,
+    /// The phase that takes most.
+    pub largest: Phase,
+}
 
-/// Refuses what takes more than `allowed`; `smaller` says what would make it take less.
-pub(crate) fn within(allowed: Option<u64>, needed: u64, smaller: Message) -> Result<()> {
-    match allowed.filter(|&allowed| needed > allowed) {
-        None => Ok(()),
-        Some(allowed) => {
-            let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
-            let (needed, allowed) = (megabytes(needed), megabytes(allowed));
-            let fault = format!(" allows {allowed}: ");
-            Err(Error::limit(message![format!("the job takes {needed}, "), option("memory"), fault, smaller]))
-        }
-    }
+/// Something that would make a phase take less: bytes of what it makes smaller, and the words for it.
+pub(crate) type Way = (u64, Message);
+
+/// Refuses a job that takes more than `allowed`, with `ways` in which its largest phase would take less; those for next to
+/// nothing of it are left out.
+pub(crate) fn within(allowed: Option<u64>, memory: &Memory, ways: impl FnOnce(&Phase) -> Vec<Way>) -> Result<()> {
+    let Some(allowed) = allowed.filter(|&allowed| memory.peak > allowed) else { return Ok(()) };
+    let (largest, megabytes) = (&memory.largest, |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6));
+    let mut ways = ways(largest);
+    ways.retain(|(bytes, _)| *bytes * 20 >= largest.all());
+    ways.sort_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+    let advice = match ways.is_empty() {
+        true => "no option makes it smaller".into(),
+        false => message!["try ", Message::join(ways.into_iter().map(|(_, way)| way), ", ")],
+    };
+    let (name, weights, rest) = (largest.name, largest.weights, largest.all() - largest.weights);
+    let most =
+        format!("; the {name} takes most ({} of weights, {} beside them): ", megabytes(weights), megabytes(rest));
+    let needed = format!("the job takes {}, ", megabytes(memory.peak));
+    Err(Error::limit(message![needed, option("memory"), format!(" allows {}", megabytes(allowed)), most, advice]))
 }
 
 /// Chunks of a pool that serves every one of `arenas` in turn.
@@ -116,19 +145,23 @@ pub(crate) fn bytes(params: &[Param]) -> u64 {
 }
 
 /// Rows and peak of phases that run in turn, each in working memory of its own size.
-pub(crate) fn in_turn(phases: &[Phase]) -> Memory {
+pub(crate) fn in_turn(phases: Vec<Phase>) -> Memory {
     let mut rows: Vec<(String, u64)> = Vec::new();
-    for phase in phases {
+    for phase in &phases {
         rows.push((format!("{}: weights", phase.name), phase.weights));
         if phase.optimizer > 0 {
             rows.push((format!("{}: gradients and moments", phase.name), phase.optimizer));
         }
         rows.push((format!("{}: inputs and state", phase.name), phase.beside));
         rows.push((format!("{}: working memory", phase.name), phase.working()));
+        if phase.decoding > 0 {
+            rows.push(("decoding sample pictures".into(), phase.decoding));
+        }
     }
-    let staging = staging(phases);
+    let staging = staging(&phases);
     rows.push(("staging".into(), staging));
-    (rows, phases.iter().map(|phase| phase.alone() + phase.working()).max().unwrap_or(0) + staging)
+    let largest = phases.into_iter().max_by_key(Phase::all).unwrap_or_default();
+    Memory { rows, peak: largest.all() + staging, largest }
 }
 
 /// Bytes that weights pass through on their way to the device.
@@ -142,42 +175,4 @@ pub(crate) fn at_once<T>(planning: impl Future<Output = Result<T>>) -> Result<T>
         Poll::Ready(planned) => planned,
         Poll::Pending => Err(Error::Internal("a plan without a device waits for one".into())),
     }
-}
-
-/// Bytes of the hidden states and pooled embeddings of `prompts` prompts.
-pub(crate) fn hidden_bytes(model: &Model, prompts: usize) -> u64 {
-    let values = |count: usize| DType::F32.bytes(count).next_multiple_of(256);
-    let pooled = model.pooled_width().map_or(0, values);
-    prompts as u64 * (values(model.prompt_tokens() * model.context_width()) + pooled)
-}
-
-/// Bytes of the states of several text encoders before they are put side by side.
-pub(crate) fn apart_bytes(model: &Model, prompts: usize) -> u64 {
-    match model.texts.len() {
-        0 | 1 => 0,
-        _ => hidden_bytes(model, prompts),
-    }
-}
-
-/// Keeps what a job says of its inputs, for a plan's notes.
-pub(crate) fn told_of(told: &mut Vec<Message>, event: Event) -> Flow {
-    match event {
-        Event::Note(text) => told.push(text),
-        Event::Warning(text) => told.push(message!["warning: ", text]),
-        _ => {}
-    }
-    Flow::Continue
-}
-
-/// Opens the model of a job that `reads` these parts, and gives what is to be said of it: nothing is computed for a plan.
-pub(crate) fn open_for_plan(options: &ModelOptions, loras: &[LoraArg], reads: Reads) -> Result<(Model, Vec<Message>)> {
-    let mut notes = Vec::new();
-    let model = Model::open(options, loras, &mut |event| told_of(&mut notes, event))?;
-    notes.extend(model.check_reads(reads)?.into_iter().map(Message::from));
-    if !model.checkpoint.prediction_known() && options.prediction.is_none() {
-        let name = model.checkpoint.name();
-        let planned = "does not say what it predicts: planned as for noise; a job looks at one prediction, or ";
-        notes.push(message![format!("{name} {planned}"), option("prediction"), " says it"]);
-    }
-    Ok((model, notes))
 }

@@ -18,7 +18,6 @@ use crate::nn::{Ranks, Settings};
 use super::check::LONGEST_SIDE;
 use super::fits::{check_channels, check_texts};
 use super::image_plans::LastPlans;
-use super::recipe::Recipe;
 use super::resident::Resident;
 use super::text::{TextModel, Tokens};
 use super::{LoraArg, ModelOptions, WeightType};
@@ -82,6 +81,26 @@ pub fn open_checkpoint(path: Option<&Path>) -> Result<Checkpoint> {
     }
 }
 
+/// Reads the configuration of `part`: `parse` gets the name of the file that holds it, and its JSON.
+fn config_of<T>(checkpoint: &Checkpoint, part: PartId, parse: impl Fn(&str, &str) -> Result<T>) -> Result<T> {
+    let weights = checkpoint.part(part)?;
+    parse(weights.config_source().name(), &weights.config().to_string())
+}
+
+/// Tells of dropouts that configurations ask for.
+fn say_dropout(checkpoint: &Checkpoint, family: &Family, listener: Listener<'_>) -> Result<()> {
+    for part in family.encoders.iter().map(|encoder| encoder.part).chain([PartId::UNET]) {
+        let (config, path) = (checkpoint.part(part)?.config(), checkpoint.part(part)?.config_source().name());
+        for field in ["dropout", "attention_dropout"] {
+            if let Some(share) = config.get(field).and_then(serde_json::Value::as_f64).filter(|share| *share != 0.0) {
+                let note = format!("{path}: {field} {share} is not used: trainings drop nothing out");
+                listener(Event::Note(note.into()));
+            }
+        }
+    }
+    Ok(())
+}
+
 impl Model {
     /// Opens the model that `options` names and all `loras`; their weights stay on disk. Unlike
     /// [`Engine::open`](crate::Engine::open), it does not run the UNet to find out what it predicts.
@@ -97,35 +116,15 @@ impl Model {
         if options.prediction == Some(Prediction::V) && !checkpoint.prediction_known() {
             checkpoint.predicts_velocity();
         }
-        let text_of = |part: PartId| -> Result<(String, String)> {
-            let weights = checkpoint.part(part)?;
-            Ok((weights.config_source().name().to_owned(), weights.config().to_string()))
-        };
         let family = Family::of(&checkpoint);
-        let mut texts = Vec::with_capacity(family.encoders.len());
-        for place in family.encoders {
-            let (config, tokenizer) = (place.config(&checkpoint)?, checkpoint.tokenizer_in(place.tokenizer)?);
-            texts.push(TextModel { place, config, tokenizer });
-        }
-        let (path, config) = text_of(PartId::UNET)?;
-        let unet = UnetConfig::parse(&path, &config)?;
-        let (path, config) = text_of(PartId::VAE)?;
-        let vae = VaeConfig::parse(&path, &config)?;
+        let texts = TextModel::all(family, &checkpoint)?;
+        let unet = config_of(&checkpoint, PartId::UNET, UnetConfig::parse)?;
+        let vae = config_of(&checkpoint, PartId::VAE, VaeConfig::parse)?;
         let mut schedule = ScheduleConfig::from_json(&checkpoint.scheduler().to_string(), checkpoint.scheduler_name())?;
         if let Some(prediction) = options.prediction {
             schedule.prediction_type = prediction;
         }
-        for part in family.encoders.iter().map(|encoder| encoder.part).chain([PartId::UNET]) {
-            let (config, path) = (checkpoint.part(part)?.config(), checkpoint.part(part)?.config_source().name());
-            for field in ["dropout", "attention_dropout"] {
-                if let Some(share) = config.get(field).and_then(serde_json::Value::as_f64).filter(|share| *share != 0.0)
-                {
-                    listener(Event::Note(
-                        format!("{path}: {field} {share} is not used: trainings drop nothing out").into(),
-                    ));
-                }
-            }
-        }
+        say_dropout(&checkpoint, family, listener)?;
         for note in texts.iter().flat_map(|text| text.tokenizer.notes()) {
             listener(Event::Warning(note.as_str().into()));
         }
@@ -199,8 +198,7 @@ impl Model {
         let shared = || Error::op("open", "the model is in use already");
         let opened = Arc::get_mut(&mut self.opened).ok_or_else(shared)?;
         opened.checkpoint.predicts_velocity();
-        let config = opened.checkpoint.part(PartId::UNET)?;
-        opened.unet = UnetConfig::parse(config.config_source().name(), &config.config().to_string())?;
+        opened.unet = config_of(&opened.checkpoint, PartId::UNET, UnetConfig::parse)?;
         let name = opened.checkpoint.scheduler_name();
         opened.schedule = ScheduleConfig::from_json(&opened.checkpoint.scheduler().to_string(), name)?;
         Ok(())
@@ -246,14 +244,19 @@ impl Model {
         }
     }
 
-    /// Sampling settings of the model's own scheduler configuration.
-    pub(crate) fn usual_recipe(&self, options: &ModelOptions) -> Result<Recipe> {
-        Recipe::new(self, &Default::default(), options.prediction, None)
-    }
-
     /// Image pixels per side of one latent pixel.
     pub fn factor(&self) -> usize {
         self.vae.factor()
+    }
+
+    /// Whether it is an inpainting model.
+    pub fn inpaints(&self) -> bool {
+        self.unet.inpaints(self.vae.latent_channels)
+    }
+
+    /// Channels that the UNet reads beside the latents': those of [`Masked::extra`](super::Masked::extra), or none.
+    pub(crate) fn extra_channels(&self) -> usize {
+        self.unet.in_channels.saturating_sub(self.vae.latent_channels)
     }
 
     /// Native image height in pixels (usually equal to the width).

@@ -119,6 +119,27 @@ pub struct SamplingOptions {
     pub height: Option<usize>,
 }
 
+impl SamplingOptions {
+    /// Sizes that a UNet with `text_time` conditioning is told of an image of `width` x `height` pixels: original height and
+    /// width, top and left of the crop, target height and width.
+    pub(crate) fn time_ids(&self, [width, height]: [usize; 2]) -> [f32; 6] {
+        let own = PixelSize { width: width as u32, height: height as u32 };
+        let (original, target) = (self.original_size.unwrap_or(own), self.target_size.unwrap_or(own));
+        let PixelOffset { top, left } = self.crop.unwrap_or(PixelOffset { top: 0, left: 0 });
+        [original.height, original.width, top, left, target.height, target.width].map(|pixels| pixels as f32)
+    }
+
+    /// Options of sizes, each with whether it is given and does nothing: where the model's UNet `reads` no sizes.
+    pub(crate) fn idle_sizes(&self, reads: bool) -> [(&'static str, bool); 3] {
+        let idle = !reads;
+        [
+            ("original_size", idle && self.original_size.is_some()),
+            ("crop", idle && self.crop.is_some()),
+            ("target_size", idle && self.target_size.is_some()),
+        ]
+    }
+}
+
 /// LoRA file or folder with its scale.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -203,4 +224,19 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
 #[cfg(feature = "cli")]
 fn sampler_help() -> String {
     format!("{} [default: from the model's scheduler config]", SamplerKind::names())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heights_come_before_widths() {
+        let mut options = SamplingOptions::default();
+        assert_eq!(options.time_ids([96, 128]), [128.0, 96.0, 0.0, 0.0, 128.0, 96.0]);
+        options.original_size = "333x701".parse().ok();
+        options.crop = "16,40".parse().ok();
+        options.target_size = "128x96".parse().ok();
+        assert_eq!(options.time_ids([1, 1]), [701.0, 333.0, 16.0, 40.0, 96.0, 128.0]);
+    }
 }

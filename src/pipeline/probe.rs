@@ -1,16 +1,13 @@
 //! Whether a network predicts noise or velocity, where its file does not say: a look at one prediction.
 
 use crate::base::DType;
-use crate::error::{Result, message, option};
-use crate::event::Phase;
+use crate::error::Result;
 use crate::gpu::{Pool, Store};
 use crate::graph::{Graph, Session};
 use crate::models;
 use crate::pipeline::context::Context;
 
-use super::events::EventSink;
-use super::reads::Reads;
-use super::{LoraArg, Model, ModelOptions};
+use super::Model;
 
 /// Pixels of a side of the latent that is looked at: the smallest that every UNet of the family halves.
 const SIDE: usize = 8;
@@ -21,37 +18,6 @@ const TIMESTEP: f32 = 999.0;
 /// Below this mean of prediction minus latent it is a velocity: a noise predictor gives back about what it was given,
 /// a velocity predictor about the negative of the picture (the rule and the numbers are stable-diffusion.cpp's).
 const VELOCITY: f32 = -1.0;
-
-/// Opens a model for a job that `reads` these parts of it, and hears its own caller.
-pub(crate) async fn open(
-    context: &Context,
-    options: &ModelOptions,
-    loras: &[LoraArg],
-    reads: Reads,
-    events: &mut EventSink<'_>,
-) -> Result<Model> {
-    let mut model = Model::open(options, loras, &mut |event| events.say(event))?;
-    events.go_on()?;
-    let known = model.checkpoint.prediction_known() || options.prediction.is_some();
-    // Before the probe, which loads the UNet and computes.
-    for note in model.check_reads(Reads { unet: reads.unet || !known, ..reads })? {
-        events.note(note);
-    }
-    if known {
-        return Ok(model);
-    }
-    events.phase(Phase::DetectingPrediction)?;
-    let velocity = context.gpu.in_error_scopes(predicts_velocity(context, &model)).await?;
-    if velocity {
-        model.predicts_velocity()?;
-    }
-    let (found, other) = if velocity { ("velocity", "epsilon") } else { ("noise", "v") };
-    let name = model.checkpoint.name();
-    let seen = "by one prediction of the network, for it does not say";
-    let wrong = message!["; where that is wrong: ", option("prediction"), format!(" {other}")];
-    events.note(message![format!("{name} seems to predict {found}, {seen}"), wrong]);
-    Ok(model)
-}
 
 /// A pixel of what the UNet reads: the latent and, in an inpainting model, a mask that keeps nothing.
 fn filled(model: &Model) -> Vec<f32> {
@@ -64,7 +30,8 @@ fn filled(model: &Model) -> Vec<f32> {
     pixel
 }
 
-async fn predicts_velocity(context: &Context, model: &Model) -> Result<bool> {
+/// Looks at one prediction of `model`: whether it is a velocity.
+pub(super) async fn predicts_velocity(context: &Context, model: &Model) -> Result<bool> {
     let planning = context.planning();
     let (denoiser, params) = model.denoiser(model.settings(planning.caps, &Default::default()))?;
     let mut g = Graph::new();

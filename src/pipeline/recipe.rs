@@ -1,9 +1,6 @@
 //! How a job samples, all defaults resolved.
 
-use crate::diffusion::{Prediction, SamplerOptions, Trajectory, default_steps_and_guidance};
-use crate::error::{Error, Result};
-
-use super::{Model, SamplingOptions};
+use crate::diffusion::Trajectory;
 
 /// A sampler with its steps and guidance.
 pub(crate) struct Recipe {
@@ -18,35 +15,6 @@ pub(crate) struct Recipe {
 }
 
 impl Recipe {
-    /// Resolves `options` for `model`; `strength` for image to image.
-    pub(crate) fn new(
-        model: &Model,
-        options: &SamplingOptions,
-        prediction: Option<Prediction>,
-        strength: Option<f64>,
-    ) -> Result<Recipe> {
-        model.check_clip_skip(options.clip_skip)?;
-        let (steps, guidance) = default_steps_and_guidance(&model.schedule, options.sampler, model.family.guidance);
-        let steps = options.steps.unwrap_or(steps);
-        let guidance = options.guidance.unwrap_or(f64::from(guidance));
-        let sampler = SamplerOptions {
-            kind: options.sampler,
-            spacing: options.spacing,
-            karras: options.karras,
-            prediction,
-            original_steps: None,
-        };
-        let trajectory = match strength {
-            Some(strength) => Trajectory::image_to_image(&model.schedule, &sampler, steps, strength)?,
-            None => Trajectory::new(&model.schedule, &sampler, steps)?,
-        };
-        let rescale = options.guidance_rescale.unwrap_or(0.0);
-        if !(0.0..=1.0).contains(&rescale) {
-            return Err(Error::value("guidance_rescale", format!("{rescale:?}"), "must lie between 0 and 1"));
-        }
-        Ok(Recipe { trajectory, steps, guidance, rescale: if guidance > 1.0 { rescale } else { 0.0 } })
-    }
-
     /// Whether an unconditional pass runs.
     pub(crate) fn guided(&self) -> bool {
         self.guidance > 1.0

@@ -4,9 +4,6 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::Model;
-use super::options::SamplingOptions;
-
 /// Width and height in pixels, written `1024x768`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PixelSize {
@@ -85,27 +82,6 @@ macro_rules! as_text {
 
 as_text!(PixelSize, PixelOffset);
 
-impl SamplingOptions {
-    /// Sizes that a UNet with `text_time` conditioning is told of an image of `width` x `height` pixels: original height and
-    /// width, top and left of the crop, target height and width.
-    pub(crate) fn time_ids(&self, [width, height]: [usize; 2]) -> [f32; 6] {
-        let own = PixelSize { width: width as u32, height: height as u32 };
-        let (original, target) = (self.original_size.unwrap_or(own), self.target_size.unwrap_or(own));
-        let PixelOffset { top, left } = self.crop.unwrap_or(PixelOffset { top: 0, left: 0 });
-        [original.height, original.width, top, left, target.height, target.width].map(|pixels| pixels as f32)
-    }
-
-    /// Options of sizes that do nothing with `model`.
-    pub(crate) fn idle_sizes(&self, model: &Model) -> [(&'static str, bool); 3] {
-        let idle = model.pooled_width().is_none();
-        [
-            ("original_size", idle && self.original_size.is_some()),
-            ("crop", idle && self.crop.is_some()),
-            ("target_size", idle && self.target_size.is_some()),
-        ]
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,15 +96,5 @@ mod tests {
             assert!(text.parse::<PixelSize>().is_err(), "{text}");
         }
         assert!("1x2".parse::<PixelOffset>().is_err());
-    }
-
-    #[test]
-    fn heights_come_before_widths() {
-        let mut options = SamplingOptions::default();
-        assert_eq!(options.time_ids([96, 128]), [128.0, 96.0, 0.0, 0.0, 128.0, 96.0]);
-        options.original_size = "333x701".parse().ok();
-        options.crop = "16,40".parse().ok();
-        options.target_size = "128x96".parse().ok();
-        assert_eq!(options.time_ids([1, 1]), [701.0, 333.0, 16.0, 40.0, 96.0, 128.0]);
     }
 }

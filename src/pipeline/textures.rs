@@ -1,7 +1,8 @@
 //! Pictures of a job that stay on the device: textures of what forms and of what is done.
 
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
+use crate::base::lock;
 use crate::error::Result;
 use crate::gpu::{Colours, Gpu, Painter, StoredBuffer};
 
@@ -27,7 +28,7 @@ impl TextureSink {
     }
 
     fn shown(&self) -> MutexGuard<'_, Shown> {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shown)
     }
 
     /// Paints a latent of `[width, height]` as the preview of picture number `index`, over the one before.

@@ -6,32 +6,13 @@ use crate::base::DType;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::event::Flow;
-use crate::gpu::Pool;
-use crate::graph::{Graph, Session, Tensor};
+use crate::graph::{Graph, Tensor};
 use crate::ops;
 use crate::ops::{AttentionSpec, Conv, Heads};
 use crate::pipeline::ModelOptions;
 
-use super::bench_steps;
-use super::self_test::zeroed;
-
-/// One line of a benchmark.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct BenchRow {
-    /// What ran, for people.
-    pub name: String,
-    /// Median seconds of one run.
-    pub seconds: f64,
-    /// FLOPs of one run.
-    pub flops: u64,
-    /// Bytes that one run must read and write at least once.
-    pub bytes: u64,
-    /// For an op, its rate relative to the adapter's peak, of arithmetic or memory, whichever is nearer. For a whole step, its
-    /// rate relative to that of its contractions alone.
-    pub share: Option<f64>,
-    /// Seconds that preparation and the first run took beyond a warm run: the driver's compile time.
-    pub first_extra: Option<f64>,
-}
+use super::stopwatch::median;
+use super::{BenchRow, Stopwatch, bench_steps};
 
 /// Runs of each op; the median counts.
 const RUNS: usize = 5;
@@ -43,36 +24,15 @@ const MOST_RUNS: f64 = 100.0;
 
 /// Seconds of one run: the median of [`RUNS`] timings after a first run, each of as many runs as last [`LEAST`]; and seconds
 /// from `began`, before the session was made, to the end of the first run.
-async fn time(session: &Session, began: Instant) -> Result<[f64; 2]> {
-    let timed = async |runs: usize| {
-        let start = Instant::now();
-        for _ in 0..runs {
-            session.run().await?;
-        }
-        session.gpu().wait().await?;
-        Ok(start.elapsed().as_secs_f64() / runs as f64)
-    };
-    timed(1).await?;
+async fn time(watch: &Stopwatch, began: Instant) -> Result<[f64; 2]> {
+    watch.run().await?;
     let first = began.elapsed().as_secs_f64();
-    let runs = (LEAST / timed(1).await?).ceil().clamp(1.0, MOST_RUNS) as usize;
+    let runs = (LEAST / watch.run().await?).ceil().clamp(1.0, MOST_RUNS) as usize;
     let mut seconds = Vec::with_capacity(RUNS);
     for _ in 0..RUNS {
-        seconds.push(timed(runs).await?);
+        seconds.push(watch.run_times(runs).await?);
     }
     Ok([median(&mut seconds), first])
-}
-
-pub(crate) fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// A graph's session with zeroed stored tensors.
-async fn session(engine: &Engine, g: &Graph) -> Result<(Session, u64)> {
-    let plan = engine.planning().plan(g)?;
-    let store = zeroed(engine, &plan)?;
-    let flops = plan.total_flops();
-    Ok((Session::new(&engine.gpu, plan, &mut Pool::default(), &store).await?, flops))
 }
 
 async fn op(
@@ -85,8 +45,9 @@ async fn op(
     g.output(out);
     let bytes = g.stored_tensors().map(|(_, t)| g.info(t).bytes()).sum::<u64>() + g.info(out).bytes();
     let began = Instant::now();
-    let (session, flops) = session(engine, &g).await?;
-    let [seconds, first] = time(&session, began).await?;
+    let plan = engine.planning().plan(&g)?;
+    let flops = plan.total_flops();
+    let [seconds, first] = time(&Stopwatch::new(engine, plan).await?, began).await?;
     Ok(BenchRow { name: name.into(), seconds, flops, bytes, share: None, first_extra: Some(first - seconds) })
 }
 
@@ -130,47 +91,54 @@ pub async fn bench(engine: &Engine, line: &mut dyn FnMut(&BenchRow) -> Flow) -> 
     };
     add(fma, &mut rows);
     add(copy, &mut rows);
-    for (m, n, k) in GEMMS {
-        let row = op(engine, format!("gemm {m}x{n}x{k}"), |g| {
-            let (x, w) = (g.stored("x", [m, k], DType::F32)?, g.stored("w", [n, k], DType::F32)?);
-            ops::linear(g, x, w, Default::default())
-        });
-        if add(row.await?, &mut rows) == Flow::Stop {
-            return Ok(rows);
-        }
-    }
-    for (side, c, n) in [(16, 64, 64), (8, 128, 128), (64, 320, 320)] {
-        let row = op(engine, format!("conv 3x3 {side}x{side} {c} to {n}"), |g| {
-            let (x, w) = (g.stored("x", [1, side, side, c], DType::F32)?, g.stored("w", [n, 3, 3, c], DType::F32)?);
-            ops::conv2d(g, x, None, w, Conv::same(3), Default::default())
-        });
-        if add(row.await?, &mut rows) == Flow::Stop {
-            return Ok(rows);
-        }
-    }
-    for (tokens, heads, head_dim) in [(256, 2, 32), (1024, 10, 64), (4096, 5, 64)] {
-        let row = op(engine, format!("attention {tokens} tokens, {heads} heads of {head_dim}"), |g| {
-            let names = ["q", "k", "v"];
-            let [q, k, v] = names.map(|n| g.stored(n, [1, tokens, heads * head_dim], DType::F32).map(Heads::from));
-            let spec = AttentionSpec { heads, head_dim, scale: 0.1, causal: false };
-            ops::attention(g, q?, k?, v?, spec)
-        });
-        if add(row.await?, &mut rows) == Flow::Stop {
-            return Ok(rows);
-        }
-    }
-    for (side, c) in [(16, 64), (64, 320)] {
-        let row = op(engine, format!("group norm {side}x{side}x{c}"), |g| {
-            let x = g.stored("x", [1, side, side, c], DType::F32)?;
-            let (gamma, beta) = (g.stored("gamma", [c], DType::F32)?, g.stored("beta", [c], DType::F32)?);
-            ops::group_norm(g, x, None, gamma, beta, 32, 1e-5, true)
-        });
-        if add(row.await?, &mut rows) == Flow::Stop {
+    for (name, build) in hot_ops() {
+        let row = op(engine, name, build).await?;
+        if add(row, &mut rows) == Flow::Stop {
             return Ok(rows);
         }
     }
     bench_steps(engine, &ModelOptions::default(), &mut |row| add(row, &mut rows)).await?;
     Ok(rows)
+}
+
+/// Name of an op at some size, and how to record it.
+type HotOp = (String, Box<dyn Fn(&mut Graph) -> Result<Tensor>>);
+
+/// The ops that take most of a step's time.
+fn hot_ops() -> Vec<HotOp> {
+    let mut found: Vec<HotOp> = Vec::new();
+    for (m, n, k) in GEMMS {
+        let build = move |g: &mut Graph| {
+            let (x, w) = (g.stored("x", [m, k], DType::F32)?, g.stored("w", [n, k], DType::F32)?);
+            ops::linear(g, x, w, Default::default())
+        };
+        found.push((format!("gemm {m}x{n}x{k}"), Box::new(build)));
+    }
+    for (side, c, n) in [(16, 64, 64), (8, 128, 128), (64, 320, 320)] {
+        let build = move |g: &mut Graph| {
+            let (x, w) = (g.stored("x", [1, side, side, c], DType::F32)?, g.stored("w", [n, 3, 3, c], DType::F32)?);
+            ops::conv2d(g, x, None, w, Conv::same(3), Default::default())
+        };
+        found.push((format!("conv 3x3 {side}x{side} {c} to {n}"), Box::new(build)));
+    }
+    for (tokens, heads, head_dim) in [(256, 2, 32), (1024, 10, 64), (4096, 5, 64)] {
+        let build = move |g: &mut Graph| {
+            let names = ["q", "k", "v"];
+            let [q, k, v] = names.map(|n| g.stored(n, [1, tokens, heads * head_dim], DType::F32).map(Heads::from));
+            let spec = AttentionSpec { heads, head_dim, scale: 0.1, causal: false };
+            ops::attention(g, q?, k?, v?, spec)
+        };
+        found.push((format!("attention {tokens} tokens, {heads} heads of {head_dim}"), Box::new(build)));
+    }
+    for (side, c) in [(16, 64), (64, 320)] {
+        let build = move |g: &mut Graph| {
+            let x = g.stored("x", [1, side, side, c], DType::F32)?;
+            let (gamma, beta) = (g.stored("gamma", [c], DType::F32)?, g.stored("beta", [c], DType::F32)?);
+            ops::group_norm(g, x, None, gamma, beta, 32, 1e-5, true)
+        };
+        found.push((format!("group norm {side}x{side}x{c}"), Box::new(build)));
+    }
+    found
 }
 
 /// GEMM shapes: the bundled model's, SD 2's, and the square one that rates are quoted for.

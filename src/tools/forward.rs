@@ -8,10 +8,10 @@ use crate::graph::{Graph, Replayed, Session, Tensor};
 use crate::io::SafeTensors;
 use crate::models::{Added, Conditioning, Context};
 use crate::pipeline::autoencode::VaeSession;
-use crate::pipeline::encode::EncoderSession;
-use crate::pipeline::hidden::Hidden;
+use crate::pipeline::encode::{Destination, EncoderSession};
+use crate::pipeline::hidden::HostHidden;
 use crate::pipeline::reads::Reads;
-use crate::pipeline::text::{EncoderParts, PROMPTS, Tokens};
+use crate::pipeline::text::{PROMPTS, TextSpec, Tokens};
 use crate::pipeline::{LoraArg, Model, ModelOptions};
 
 /// Part of a model, with the tensors it reads and writes.
@@ -143,22 +143,22 @@ async fn forward_text(
         return Err(Error::usage("prompt", problem));
     };
     let (gpu, settings) = (&engine.gpu, model.settings(engine.gpu.caps(), &model.ranks()));
-    let parts = model.plan_texts(&settings, engine.planning(), [rows.len(), tokens], None).await?;
+    let parts = model.plan_texts(&settings, engine.planning(), TextSpec::plain(rows.len(), tokens)).await?;
     if let Way::Checked(_) = way {
         // As many prompts as are encoded at once: further ones run the same kernels.
-        for EncoderParts { whole, .. } in &parts.encoders {
-            let weights = Store::beside(gpu, model.weights(gpu, whole.part.name, &whole.part.params).await?);
-            let encoder = EncoderSession::new(gpu, whole, &mut Pool::default(), &weights).await?;
+        for first in parts.encoders.iter().filter_map(|of| of.parts.first()) {
+            let weights = Store::beside(gpu, model.weights(gpu, first.part.name, &first.part.params).await?);
+            let encoder = EncoderSession::new(gpu, first, &mut Pool::default(), &weights).await?;
             encoder.write(model, &rows[..rows.len().min(PROMPTS)])?;
             way.run(&encoder.session).await?;
         }
     }
-    let hidden = Hidden::new(gpu, model, tokens, rows.len())?;
-    model.encode_prompts(gpu, &parts, &mut Pool::default(), &rows, (&hidden, 0)).await?;
+    let mut hidden = HostHidden::new(model.hidden_shape(tokens), rows.len());
+    model.encode_prompts(gpu, &parts, &mut Pool::default(), &rows, Destination::Host(&mut hidden)).await?;
     let states = vec![rows.len(), tokens, model.context_width()];
-    let mut outputs = vec![("hidden".into(), states, hidden.read().await?.concat())];
+    let mut outputs = vec![("hidden".into(), states, hidden.hidden)];
     if let Some(width) = model.pooled_width() {
-        outputs.push(("pooled".into(), vec![rows.len(), width], hidden.read_pooled().await?.concat()));
+        outputs.push(("pooled".into(), vec![rows.len(), width], hidden.pooled));
     }
     Ok(outputs)
 }

@@ -1,37 +1,15 @@
 //! Checks and timings for pages, which have no `cargo test`: kernels against their references, and whole steps.
 
-use web_time::Instant;
-
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::gpu::{AdapterClass, Caps, Pool, Store, Variants};
-use crate::graph::{Plan, Session};
+use crate::gpu::{AdapterClass, Caps, Variants};
 use crate::nn::{Ranks, Targets};
 use crate::ops::{Case, cases};
 use crate::pipeline::{Model, ModelOptions};
 use crate::train::TrainOptions;
-use crate::train::plans::{plan_training, training_alone};
 
-use super::bench_steps::unet_step;
-
-/// Whole step of a model that can be timed repeatedly.
-pub struct Stopwatch {
-    session: Session,
-    _store: Store,
-}
-
-impl Stopwatch {
-    /// Runs the step once and returns its seconds.
-    ///
-    /// # Errors
-    /// [`Error::Device`](crate::Error::Device) if the device fails.
-    pub async fn run(&self) -> Result<f64> {
-        let start = Instant::now();
-        self.session.run().await?;
-        self.session.gpu().wait().await?;
-        Ok(start.elapsed().as_secs_f64())
-    }
-}
+use super::Stopwatch;
+use super::model_steps::{training_step, unet_step};
 
 /// Runs test case `index` of the op called `op`, with the kernels for this adapter or, if `hardware`, with those for GPUs.
 /// Returns `None` if there is no such case; the inner `Err` says what the kernel computes wrongly.
@@ -68,21 +46,9 @@ pub async fn stopwatch(engine: &Engine, step: &str, options: &ModelOptions) -> R
         }
         "train" => {
             let job = TrainOptions { rank: 8, model: options.clone(), ..TrainOptions::default() };
-            let side = model.native_side() / model.factor();
-            let latent = [side, side, model.vae.latent_channels];
-            let setup = job.setup(&model, engine.gpu.caps(), [1, 1], latent, model.prompt_tokens());
-            plan_training(&job, setup, engine.planning(), training_alone).await?.first.into()
+            training_step(engine, &model, &job).await?
         }
         _ => return Err(Error::argument(format!("step {step}: there are unet, unet-lora and train"))),
     };
-    let store = zeroed(engine, &plan)?;
-    Ok(Stopwatch { session: Session::new(&engine.gpu, plan, &mut Pool::default(), &store).await?, _store: store })
-}
-
-/// Room for all that `plan` expects stored.
-pub(crate) fn zeroed(engine: &Engine, plan: &Plan) -> Result<Store> {
-    let mut store = Store::new(&engine.gpu);
-    let tensors: Vec<(String, u64)> = plan.stored.iter().map(|(k, b)| (k.clone(), *b)).collect();
-    store.allocate("zeros", &tensors)?;
-    Ok(store)
+    Stopwatch::new(engine, plan).await
 }

@@ -1,25 +1,23 @@
 //! Class pictures for prior preservation: made by the untouched model, kept in the user's cache.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 
 use crate::diffusion::{SamplerKind, default_steps_and_guidance};
 use crate::error::Result;
-use crate::event::{CancelToken, Event, Flow, Phase};
+use crate::event::{CancelToken, Event, Flow, Phase, Picture};
 use crate::generate::{GenerateOptions, generate_unmasked};
 use crate::io;
 use crate::pipeline::context::Context;
 use crate::pipeline::events::EventSink;
-use crate::pipeline::recipe::Recipe;
-use crate::pipeline::{Model, ModelOptions, SamplingOptions, cache_folder};
+use crate::pipeline::{Model, SamplingOptions, cache_folder};
 
+use super::TrainOptions;
 use super::places::check_class_folder;
 use super::training_set::TrainingPicture;
 
-/// Class pictures that are made where no number is asked for.
-pub(super) const CLASS_PICTURES: usize = 100;
 /// Sampler steps of a class picture.
 const STEPS: usize = 50;
 /// Pictures that are sampled before the first of them is decoded and written: the most that a crash costs. Each
@@ -56,34 +54,29 @@ impl Way {
     }
 }
 
-fn cached(folder: &Path, index: usize) -> PathBuf {
-    folder.join(format!("{index:04}.png"))
-}
-
-/// The job that makes them.
-pub(super) fn class_job(
-    (model, options): (&Model, &ModelOptions),
-    prompt: &str,
-    count: usize,
-    size: [usize; 2],
-    seed: u64,
-) -> GenerateOptions {
-    let way = match Way::of(model) {
-        Way::Distilled => SamplingOptions::default(),
-        Way::Ancestral(guidance) => SamplingOptions {
-            steps: Some(STEPS),
-            guidance: Some(guidance),
-            sampler: Some(SamplerKind::Ddpm),
-            ..SamplingOptions::default()
-        },
-    };
-    let sampling = SamplingOptions { seed, width: Some(size[0]), height: Some(size[1]), ..way };
-    GenerateOptions {
-        prompts: vec![prompt.to_string()],
-        model: options.clone(),
-        sampling,
-        count,
-        ..GenerateOptions::default()
+impl TrainOptions {
+    /// The job that makes `count` class images of `prompt`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`](crate::Error::Usage) for a resolution that the model cannot take.
+    pub(super) fn class_job(&self, model: &Model, prompt: &str, count: usize) -> Result<GenerateOptions> {
+        let way = match Way::of(model) {
+            Way::Distilled => SamplingOptions::default(),
+            Way::Ancestral(guidance) => SamplingOptions {
+                steps: Some(STEPS),
+                guidance: Some(guidance),
+                sampler: Some(SamplerKind::Ddpm),
+                ..SamplingOptions::default()
+            },
+        };
+        let side = Some(self.side(model)?);
+        Ok(GenerateOptions {
+            prompts: vec![prompt.to_string()],
+            model: self.model.clone(),
+            sampling: SamplingOptions { seed: self.seed, width: side, height: side, ..way },
+            count,
+            ..GenerateOptions::default()
+        })
     }
 }
 
@@ -99,7 +92,45 @@ fn missing(there: &[bool]) -> Vec<std::ops::Range<usize>> {
     stretches
 }
 
-/// The pictures of `job`, a [`class_job`] of the untouched `model`: from the cache where they are there. Those that are
+/// The cache of some class pictures: a folder, and the pictures that could not be written there.
+struct Cache {
+    folder: PathBuf,
+    held: BTreeMap<usize, io::Picture>,
+}
+
+impl Cache {
+    fn path(&self, index: usize) -> PathBuf {
+        self.folder.join(format!("{index:04}.png"))
+    }
+
+    /// Whether picture `index` is there; a damaged one is made again.
+    fn holds(&self, index: usize) -> bool {
+        io::Picture::open(self.path(index)).is_ok()
+    }
+
+    /// Writes picture `index`. Where that fails, it is held: it is there to train on, and only other runs miss it.
+    fn put(&mut self, index: usize, made: Picture, events: &mut EventSink<'_>) {
+        let picture = io::Picture { width: made.width, height: made.height, rgb: made.rgb };
+        let text = [("parameters", made.parameters.as_str())];
+        if let Err(e) = io::write_png(self.path(index), &picture, &text) {
+            self.held.insert(index, picture);
+            if self.held.len() == 1 {
+                events.warn(format!("class pictures are used, but not kept for other runs: {e}"));
+            }
+        }
+    }
+
+    /// The first `count` pictures.
+    fn take(mut self, count: usize) -> Vec<TrainingPicture> {
+        let picture = |i| match self.held.remove(&i) {
+            Some(held) => TrainingPicture::Made(held),
+            None => TrainingPicture::File(self.path(i)),
+        };
+        (0..count).map(picture).collect()
+    }
+}
+
+/// The pictures of `job`, a [`TrainOptions::class_job`], by the untouched `model`: from the cache where they are there. Those that are
 /// made are written as they come, so that a run that ends early has the less to make when it is begun again; where they
 /// cannot be, they are held.
 pub(super) async fn class_pictures(
@@ -110,21 +141,20 @@ pub(super) async fn class_pictures(
 ) -> Result<Vec<TrainingPicture>> {
     let (prompt, seed) = (&job.prompts[0], job.sampling.seed);
     let size = model.size(job.sampling.width, job.sampling.height)?;
-    let folder = class_folder(model, prompt, size, seed)?;
+    let mut cache = Cache { folder: class_folder(model, prompt, size, seed)?, held: BTreeMap::new() };
     let mut there = Vec::with_capacity(job.count);
     for i in 0..job.count {
-        // A damaged picture is made again.
-        there.push(io::Picture::open(cached(&folder, i)).is_ok());
+        there.push(cache.holds(i));
         context.gpu.breathe().await;
     }
     let stretches = missing(&there);
     let total: usize = stretches.iter().map(ExactSizeIterator::len).sum();
     if total > 0 {
-        check_class_folder(&folder, total, size)?;
+        check_class_folder(&cache.folder, total, size)?;
         events.phase(Phase::MakingClassImages { count: total, prompt: prompt.to_owned() })?;
     }
-    let each = Recipe::new(model, &job.sampling, job.model.prediction, None)?.trajectory.steps.len();
-    let (mut done, mut held) = (0, BTreeMap::new());
+    let each = model.recipe(&job.sampling, job.model.prediction, None)?.trajectory.steps.len();
+    let mut done = 0;
     for stretch in stretches {
         let mut part = GenerateOptions { count: stretch.len(), ..job.clone() };
         part.sampling.seed = seed.wrapping_add(stretch.start as u64);
@@ -137,20 +167,7 @@ pub(super) async fn class_pictures(
                     events.say(event);
                 }
                 Event::Compiling { .. } => events.tell_compiled(&context.gpu),
-                Event::Picture(made) => {
-                    let picture = io::Picture { width: made.width, height: made.height, rgb: made.rgb };
-                    let path = cached(&folder, stretch.start + made.index);
-                    let text = [("parameters", made.parameters.as_str())];
-                    let number = stretch.start + made.index;
-                    // The picture is there to train on: what it is written for is another run.
-                    if let Err(e) = io::write_png(path, &picture, &text) {
-                        held.insert(number, picture);
-                        if held.len() == 1 {
-                            let message = format!("class pictures are used, but not kept for other runs: {e}");
-                            events.warn(message);
-                        }
-                    }
-                }
+                Event::Picture(made) => cache.put(stretch.start + made.index, made, events),
                 _ => {}
             }
             if events.stopped() { Flow::Stop } else { Flow::Continue }
@@ -160,8 +177,7 @@ pub(super) async fn class_pictures(
         Box::pin(generate_unmasked(context, model, &part, &mut hear)).await?;
         done += stretch.len();
     }
-    let picture = |i| held.remove(&i).map_or_else(|| TrainingPicture::File(cached(&folder, i)), TrainingPicture::Made);
-    Ok((0..job.count).map(picture).collect())
+    Ok(cache.take(job.count))
 }
 
 #[cfg(test)]

@@ -1,30 +1,15 @@
 //! Where a training's batches come from: pictures and prompts, encoded once, or a replay file.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::base::rng::{CounterRng, Stream};
 use crate::diffusion::NoiseSchedule;
 use crate::error::{Error, Result, message, option};
-use crate::event::{Event, Phase};
-use crate::gpu::Pool;
-use crate::io::image::{Decoded, Fit};
-use crate::pipeline::autoencode::VaeSession;
-use crate::pipeline::context::Context;
-use crate::pipeline::events::EventSink;
-use crate::pipeline::hidden::Hidden;
-use crate::pipeline::planning::Part;
-use crate::pipeline::text::{TextParts, Tokens};
-use crate::pipeline::{Masked, Model};
-use crate::train::dataset::{Drawing, Variant};
+use crate::pipeline::Model;
 use crate::train::micro_batch::micro_batch;
-use crate::train::{Conditioning, Dataset, MicroBatch, Photo, Replay};
+use crate::train::{Conditioning, Dataset, MicroBatch, Replay};
 
 use super::TrainOptions;
-use super::class_images::{class_job, class_pictures};
-use super::masks::{masks_of_view, random_mask};
 use super::samples::SamplePrompts;
-use super::training_set::{TrainingPicture, TrainingSet};
-use super::views::Views;
 
 /// What a training run feeds on.
 pub(super) struct Run {
@@ -112,149 +97,5 @@ impl TrainOptions {
             batches: Batches::Replay(file),
             sample_prompts: None,
         })
-    }
-}
-
-/// Pictures to cached posteriors, by the plans `encode` of their sizes, and prompts to hidden states by those of `text`.
-#[allow(clippy::too_many_arguments, reason = "a private call with one caller")]
-pub(super) async fn prepare(
-    context: &Context,
-    job: &TrainOptions,
-    model: &Model,
-    set: &TrainingSet,
-    text: &TextParts,
-    encode: &[Part],
-    pool: &mut Pool,
-    events: &mut EventSink<'_>,
-) -> Result<Run> {
-    let (factor, side) = (model.factor(), job.side(model)?);
-    let file = |path: &PathBuf| TrainingPicture::File(path.clone());
-    let pictures: Vec<TrainingPicture> = set.pictures.iter().map(file).collect();
-    let mut classes: Vec<TrainingPicture> = set.classes.iter().map(file).collect();
-    if let Some(class) = job.class_prompt.as_ref().filter(|_| set.classes_to_make > 0) {
-        let made = class_job((model, &job.model), class, set.classes_to_make, [side, side], job.seed);
-        classes.extend(class_pictures(context, model, &made, events).await?);
-    }
-    let mut texts = Vec::new();
-    for prompt in set.prompts.iter().chain(&job.class_prompt) {
-        texts.push(model.tokens(prompt, &mut |event| events.say(event))?);
-    }
-    let conditioned = texts.len();
-    texts.push(model.tokens("", &mut |event| events.say(event))?);
-    for sample in &job.sample_prompts {
-        texts.push(model.tokens(sample, &mut |event| events.say(event))?);
-    }
-    let tokens = model.prompt_tokens();
-    let end = texts[conditioned][0].get(1).copied();
-    let words = |ids: &Tokens| ids[0].iter().skip(1).position(|id| Some(*id) == end).unwrap_or(0);
-    let longest = texts.iter().map(words).max().unwrap_or(0);
-    events.note(format!("the longest prompt has {longest} of {} tokens", tokens.saturating_sub(2)));
-    events.phase(Phase::EncodingPrompts)?;
-    let hidden = Hidden::new(&context.gpu, model, tokens, texts.len())?;
-    let encoding = model.encode_prompts(&context.gpu, text, pool, &texts, (&hidden, 0));
-    events.until_stopped(&context.gpu, encoding).await?;
-    if model.zeros {
-        hidden.clear(conditioned)?;
-    }
-    let conditioning = match job.text_encoder {
-        true => {
-            let ids = |encoder: usize| texts[..conditioned].iter().flat_map(move |prompt| prompt[encoder].clone());
-            Conditioning::Ids { ids: (0..model.texts.len()).map(|i| ids(i).collect()).collect(), tokens }
-        }
-        false => {
-            let pooled = hidden.read_pooled().await?;
-            let pooled = pooled.get(..conditioned).unwrap_or_default().concat();
-            Conditioning::Context { hidden: hidden.read().await?[..conditioned].concat(), tokens, pooled }
-        }
-    };
-
-    // Only samples read them again.
-    let hidden = Some(hidden).filter(|_| !job.sample_prompts.is_empty());
-
-    events.phase(Phase::EncodingImages)?;
-    let views = set.views(job);
-    if model.inpaints() {
-        let masks = |views: &Views| views.views.len() * masks_of_view(pictures.len(), views.views.len(), false);
-        let masks = views.iter().map(masks).max().unwrap_or(0);
-        events.note(format!("an inpainting model: {masks} random masks of each picture"));
-    }
-    let mut photos = [set.photos(), set.class_photos(classes.len())];
-    let total = pictures.len() + classes.len();
-    let mut done = 0;
-    for (size, (&[width, height], part)) in set.sizes.iter().zip(encode).enumerate() {
-        pool.fit(&context.gpu, &part.plan.arena)?;
-        let vae = events.until_stopped(&context.gpu, VaeSession::new(&context.gpu, model, pool, part)).await?;
-        let encoder = Encoder { context, job, model, vae, size: [width, height], images: pictures.len() };
-        for (kind, (pictures, photos)) in [&pictures, &classes].into_iter().zip(&mut photos).enumerate() {
-            let mine = pictures.iter().zip(photos).enumerate().filter(|(_, (_, photo))| photo.size == size);
-            for (i, (picture, photo)) in mine {
-                let class = Views::of_class();
-                let views = if kind == 0 { &views[i] } else { &class };
-                encoder.encode([kind, i], &picture.open()?, views, photo, events).await?;
-                done += 1;
-                events.say(Event::Progress { unit: "picture", done, total });
-                events.go_on()?;
-            }
-        }
-    }
-    let [instances, classes] = photos;
-    let drawing = Drawing {
-        channels: model.vae.latent_channels,
-        scaling_factor: model.vae.scaling_factor,
-        seed: job.seed,
-        batch: job.batch,
-        offset_noise: job.offset_noise,
-        train_steps: model.schedule.num_train_timesteps,
-    };
-    let data = Dataset::new(instances, classes, drawing)?;
-    let [width, height] = set.sizes[0];
-    let latent = [height / factor, width / factor, model.vae.latent_channels];
-    let ids = texts.split_off(conditioned);
-    let sample_prompts = hidden.map(|hidden| SamplePrompts { hidden, first: conditioned, ids });
-    Ok(Run { samples: data.samples(), latent, tokens, conditioning, batches: Batches::Pictures(data), sample_prompts })
-}
-
-/// The autoencoder at work on images of one size.
-struct Encoder<'a> {
-    context: &'a Context,
-    job: &'a TrainOptions,
-    model: &'a Model,
-    vae: VaeSession,
-    /// Width and height in pixels.
-    size: [usize; 2],
-    /// Images of the subject, of all sizes.
-    images: usize,
-}
-
-impl Encoder<'_> {
-    /// Encodes the `views` of image `i` of `kind` (0: the subject's, 1: the class's) for `photo`, and for an inpainting model
-    /// masked images of each view.
-    async fn encode(
-        &self,
-        [kind, i]: [usize; 2],
-        image: &Decoded,
-        Views { views, in_turn }: &Views,
-        photo: &mut Photo,
-        events: &mut EventSink<'_>,
-    ) -> Result<()> {
-        let Encoder { context, job, model, vae, size, images } = self;
-        context.gpu.breathe().await;
-        photo.in_turn = *in_turn;
-        let masks = if model.inpaints() { masks_of_view(*images, views.len(), kind == 1) } else { 0 };
-        for (number, view) in views.iter().enumerate() {
-            let pixels = image.resized(*size, Fit::Cover(view.crop))?.to_unit(view.flip);
-            context.gpu.breathe().await;
-            let posterior = vae.encode(&pixels, model).await?;
-            let size_ids = view.size_ids(image.size(), *size);
-            let mut masked = Vec::with_capacity(masks);
-            for number in number * masks..(number + 1) * masks {
-                let mask = random_mask(CounterRng::new(job.seed, Stream::Mask), [kind, i, number], *size);
-                masked.push(Masked::encode(vae, model, &mask, pixels.clone()).await?);
-                events.go_on()?;
-            }
-            photo.variants.push(Variant { posterior, masked, size_ids });
-            events.go_on()?;
-        }
-        Ok(())
     }
 }

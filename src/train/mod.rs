@@ -4,6 +4,7 @@
 mod buckets;
 mod check;
 mod class_images;
+mod context;
 mod data;
 pub mod dataset;
 mod idle_options;
@@ -16,6 +17,7 @@ mod options;
 mod places;
 pub mod plan;
 pub(crate) mod plans;
+mod prepare;
 pub mod replay;
 mod run;
 mod samples;

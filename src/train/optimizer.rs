@@ -6,9 +6,10 @@ use crate::error::Result;
 use crate::graph::{Graph, Tensor};
 use crate::ops::{AdamWHyper, adamw, adamw8bit, moment_words};
 
-/// Numbers that an update reads.
+/// Inputs of an update, and how they are used.
 #[derive(Clone)]
 pub(super) struct UpdateInputs {
+    optimizer: Optimizer,
     /// Gradients are clipped to this norm.
     pub max_norm: Tensor,
     /// By group of parameters.
@@ -19,8 +20,35 @@ impl UpdateInputs {
     pub fn new<'a>(g: &mut Graph, optimizer: Optimizer, groups: impl Iterator<Item = &'a str>) -> UpdateInputs {
         let max_norm = g.input("max norm", [1], DType::F32);
         let numbers = if optimizer == Optimizer::AdamW { 8 } else { 9 };
-        UpdateInputs { max_norm, hyper: groups.map(|label| g.input(label, [numbers], DType::F32)).collect() }
+        UpdateInputs { optimizer, max_norm, hyper: groups.map(|label| g.input(label, [numbers], DType::F32)).collect() }
     }
+
+    /// Records `update`, of gradients that are multiplied by `clip`.
+    pub fn record(&self, g: &mut Graph, update: ParamUpdate<'_>, clip: Tensor) -> Result<()> {
+        let ParamUpdate { group, key, param, gradient } = update;
+        let (elements, hyper) = (g.shape(param).elements(), self.hyper[group]);
+        let (shape, dtype) = match self.optimizer {
+            Optimizer::AdamW => (elements, DType::F32),
+            Optimizer::AdamW8bit => (moment_words(elements), DType::U32),
+        };
+        let (m, v) = (g.stored(&format!("m.{key}"), [shape], dtype)?, g.stored(&format!("v.{key}"), [shape], dtype)?);
+        match self.optimizer {
+            Optimizer::AdamW => adamw(g, param, m, v, gradient, clip, hyper),
+            Optimizer::AdamW8bit => adamw8bit(g, param, m, v, gradient, clip, hyper),
+        }
+    }
+}
+
+/// Update of parameters by their gradient.
+pub(super) struct ParamUpdate<'a> {
+    /// Group of the parameters, which decides their learning rate.
+    pub group: usize,
+    /// Key of their moments, which are stored as `m.KEY` and `v.KEY`.
+    pub key: &'a str,
+    /// Parameters.
+    pub param: Tensor,
+    /// Gradient of the loss by them.
+    pub gradient: Tensor,
 }
 
 impl Optimizer {
@@ -35,28 +63,6 @@ impl Optimizer {
     /// Whether moments are words that are no numbers.
     pub fn packed(self) -> bool {
         self == Optimizer::AdamW8bit
-    }
-
-    /// Records the update of `param` by `gradient`; its moments are stored as `m.KEY` and `v.KEY`.
-    pub(super) fn record(
-        self,
-        g: &mut Graph,
-        key: &str,
-        param: Tensor,
-        gradient: Tensor,
-        clip: Tensor,
-        hyper: Tensor,
-    ) -> Result<()> {
-        let elements = g.shape(param).elements();
-        let (shape, dtype) = match self {
-            Optimizer::AdamW => (elements, DType::F32),
-            Optimizer::AdamW8bit => (moment_words(elements), DType::U32),
-        };
-        let (m, v) = (g.stored(&format!("m.{key}"), [shape], dtype)?, g.stored(&format!("v.{key}"), [shape], dtype)?);
-        match self {
-            Optimizer::AdamW => adamw(g, param, m, v, gradient, clip, hyper),
-            Optimizer::AdamW8bit => adamw8bit(g, param, m, v, gradient, clip, hyper),
-        }
     }
 
     /// The numbers of update `step` (from 0).

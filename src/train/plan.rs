@@ -10,13 +10,13 @@ use crate::base::rng::{CounterRng, Stream};
 use crate::error::{Error, Result, message, option};
 use crate::gpu::{Caps, Variants};
 use crate::graph::{Graph, Plan, PlanOptions, Source, Tensor};
-use crate::models::{Added, Conditioning, Context, Sample, Taps, TextEncoder};
+use crate::models::{Added, Conditioning, Context, Denoiser, Sample, Taps, TextEncoder};
 use crate::nn::{Mode, Param, Role, Scope, Settings};
 use crate::ops;
 use crate::ops::{clip_factor, dot, join_columns, repeat, weighted_mse};
 use crate::pipeline::text::trained_params;
 
-use super::optimizer::UpdateInputs;
+use super::optimizer::{ParamUpdate, UpdateInputs};
 use super::update::{Group, UpdatePlan, Vector, vectors};
 pub use setup::{Recomputed, Setup, TrainedText};
 
@@ -193,17 +193,12 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
         _ => None,
     };
 
-    let full = setup.lora.is_none();
-    let storage = if full { Settings::default() } else { setup.storage.clone() };
-    let nested_segments = setup.checkpoint == Recomputed::Nested;
-    let settings = Settings { mode: Mode::Training, lora: setup.lora.clone(), nested_segments, ..storage };
-    let scope = Scope::new("unet", settings);
-    let denoiser = setup.unet.denoiser(&scope)?;
+    let (denoiser, scope) = trained_denoiser(setup)?;
     let conditioning = Conditioning { context: Context::Hidden(context), added: of_samples };
     let pred = denoiser.predict(&mut g, Sample { latents: noisy, extra }, timesteps, conditioning)?;
     let (total, errors) = weighted_mse(&mut g, pred, target, weights)?;
     g.output(errors);
-    let trained = scope.params().into_iter().filter(|p| full || p.role == Role::Adapter).collect();
+    let trained = scope.params().into_iter().filter(|p| setup.lora.is_none() || p.role == Role::Adapter).collect();
     params.extend(scope.params());
     groups.insert(0, Group { label: "unet", params: trained });
     keep_reached(&g, total, &mut groups);
@@ -215,11 +210,21 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
         Pass::Store | Pass::Accumulate => store_gradients(&mut g, setup, total, &groups, pass == Pass::Accumulate)?,
         Pass::Norm | Pass::Update => {
             let update = UpdateInputs::new(&mut g, setup.optimizer, groups.iter().map(|group| group.label));
-            let norm = fused_pass(&mut g, setup, total, &groups, &update, pass)?;
+            let record = if pass == Pass::Norm { norm_pass } else { update_pass };
+            let norm = record(&mut g, setup, total, &groups, &update)?;
             inputs.fused = Some((update, norm));
         }
     }
     Ok((g, inputs, groups, params))
+}
+
+/// The network as it is trained: frozen with adapters, or all of it in f32.
+fn trained_denoiser(setup: &Setup) -> Result<(Box<dyn Denoiser>, Scope)> {
+    let storage = if setup.lora.is_none() { Settings::default() } else { setup.storage.clone() };
+    let nested_segments = setup.checkpoint == Recomputed::Nested;
+    let settings = Settings { mode: Mode::Training, lora: setup.lora.clone(), nested_segments, ..storage };
+    let scope = Scope::new("unet", settings);
+    Ok((setup.unet.denoiser(&scope)?, scope))
 }
 
 /// Prompts as a micro-batch reads them.
@@ -293,37 +298,42 @@ fn store_gradients(g: &mut Graph, setup: &Setup, loss: Tensor, groups: &[Group],
     Ok(())
 }
 
-/// Either pass of a fused update; returns the norm of all gradients, which only the first one finds.
-fn fused_pass(
-    g: &mut Graph,
-    setup: &Setup,
-    loss: Tensor,
-    groups: &[Group],
-    update: &UpdateInputs,
-    pass: Pass,
-) -> Result<Tensor> {
-    let all: Vec<(usize, &Param)> =
-        groups.iter().enumerate().flat_map(|(i, group)| group.params.iter().map(move |p| (i, p))).collect();
-    let wrt: Vec<Tensor> = all.iter().map(|(_, p)| p.get(g)).collect::<Result<_>>()?;
+/// Trained parameters with the number of their group.
+fn trained(groups: &[Group]) -> Vec<(usize, &Param)> {
+    groups.iter().enumerate().flat_map(|(i, group)| group.params.iter().map(move |p| (i, p))).collect()
+}
+
+/// Records the first pass of a fused update; returns the norm of all gradients.
+fn norm_pass(g: &mut Graph, setup: &Setup, loss: Tensor, groups: &[Group], update: &UpdateInputs) -> Result<Tensor> {
+    let wrt: Vec<Tensor> = trained(groups).iter().map(|(_, p)| p.get(g)).collect::<Result<_>>()?;
     let clip = g.stored(CLIP, [1], DType::F32)?;
     let mut squares: Option<Tensor> = None;
-    ops::grad_each(g, loss, &wrt, setup.checkpoint != Recomputed::None, &mut |g, i, gradient| {
-        if pass == Pass::Norm {
-            let square = dot(g, gradient, gradient)?;
-            squares = Some(match squares {
-                Some(before) => ops::add(g, before, square)?,
-                None => square,
-            });
-            return Ok(());
-        }
-        let (group, param) = all[i];
-        setup.optimizer.record(g, &param.key, wrt[i], gradient, clip, update.hyper[group])
+    ops::grad_each(g, loss, &wrt, setup.checkpoint != Recomputed::None, &mut |g, _, gradient| {
+        let square = dot(g, gradient, gradient)?;
+        squares = Some(match squares {
+            Some(before) => ops::add(g, before, square)?,
+            None => square,
+        });
+        Ok(())
     })?;
     let Some(squares) = squares else { return Ok(clip) };
     let (norm, factor) = clip_factor(g, squares, update.max_norm)?;
     g.output(norm);
     g.assign(clip, factor)?;
     Ok(norm)
+}
+
+/// Records the second pass of a fused update, which updates each layer as soon as its gradient is there; returns the factor
+/// that clips the gradients.
+fn update_pass(g: &mut Graph, setup: &Setup, loss: Tensor, groups: &[Group], update: &UpdateInputs) -> Result<Tensor> {
+    let all = trained(groups);
+    let wrt: Vec<Tensor> = all.iter().map(|(_, p)| p.get(g)).collect::<Result<_>>()?;
+    let clip = g.stored(CLIP, [1], DType::F32)?;
+    ops::grad_each(g, loss, &wrt, setup.checkpoint != Recomputed::None, &mut |g, i, gradient| {
+        let (group, param) = all[i];
+        update.record(g, ParamUpdate { group, key: &param.key, param: wrt[i], gradient }, clip)
+    })?;
+    Ok(clip)
 }
 
 /// Starting values of an adapter's factor: `down` normal with standard deviation 1 / rank, `up` zero (PEFT's "gaussian").

@@ -5,15 +5,13 @@ use crate::generate::plans::generate_report;
 use crate::gpu::{Caps, Variants};
 use crate::graph::Plan;
 use crate::nn::Settings;
-use crate::pipeline::Model;
 use crate::pipeline::kernel_texts::KernelTexts;
-use crate::pipeline::memory::{
-    Memory, Phase, PlanReport, apart_bytes, at_once, bytes, hidden_bytes, in_turn, open_for_plan, pool, told_of, within,
-};
+use crate::pipeline::memory::{Memory, Phase, PlanReport, at_once, bytes, in_turn, pool, within};
+use crate::pipeline::opening::{open_for_plan, told_of};
 use crate::pipeline::planning::{Part, Planning};
-use crate::pipeline::text::TextParts;
+use crate::pipeline::text::{TextParts, TextSpec};
+use crate::pipeline::{Model, WeightType};
 
-use super::class_images::class_job;
 use super::options::{Checkpointing, TrainOptions};
 use super::plan::{Recomputed, Setup, TrainPlan};
 use super::samples::SamplePlans;
@@ -22,6 +20,10 @@ use super::training_set::TrainingSet;
 /// What a training may take before `--checkpointing auto` recomputes activations where no `--memory` is given: it then
 /// fits a GPU of 4 GB.
 const MODEST_BYTES: u64 = 3_000_000_000;
+
+/// The same for SDXL and its relatives in eight or four bits, with which the smaller ones fit a GPU of 2 GB or a browser's
+/// tab.
+const SCARCE_BYTES: u64 = 1_200_000_000;
 
 /// Chunks that serve the updates, and sampling between them.
 pub(super) fn training_arena(training: &TrainPlan, preview: Option<&SamplePlans>) -> Vec<u64> {
@@ -37,6 +39,7 @@ fn training_phase(training: &TrainPlan, preview: Option<&SamplePlans>) -> Phase 
         optimizer: training.optimizer_bytes(),
         beside: plans().map(|p| p.input_bytes + p.uniform_bytes).sum(),
         arena: training_arena(training, preview),
+        decoding: preview.map_or(0, SamplePlans::bytes_apart),
     }
 }
 
@@ -51,25 +54,26 @@ pub(crate) async fn plan_training(
     let allowed = job.model.memory;
     let mut plan = TrainPlan::new(&setup, planning.caps, planning.variants)?;
     planning.breathe().await;
-    // Work is only weighed against memory where it is said how much there is; else all that can be is saved. Where no
-    // transformer has several blocks, both recompute the same.
-    let both = allowed.is_some() && setup.unet.deep_transformers();
-    let ways = if both { &[Recomputed::Blocks, Recomputed::Nested][..] } else { &[Recomputed::Nested] };
+    // Where no transformer has several blocks, both recompute the same.
+    let deep = setup.unet.deep_transformers();
+    let ways = if deep { &[Recomputed::Blocks, Recomputed::Nested][..] } else { &[Recomputed::Nested] };
+    let scarce = deep && matches!(job.model.dtype, WeightType::Q8 | WeightType::Q4);
+    let enough = allowed.unwrap_or(if scarce { SCARCE_BYTES } else { MODEST_BYTES });
     for &more in ways {
-        if job.checkpointing != Checkpointing::Auto || memory(&plan).1 <= allowed.unwrap_or(MODEST_BYTES) {
+        if job.checkpointing != Checkpointing::Auto || memory(&plan).peak <= enough {
             break;
         }
         setup.checkpoint = more;
         plan = TrainPlan::new(&setup, planning.caps, planning.variants)?;
         planning.breathe().await;
     }
-    within(allowed, memory(&plan).1, job.smaller())?;
+    within(allowed, &memory(&plan), |largest| job.smaller(largest))?;
     Ok(plan)
 }
 
 /// What updates take with nothing before or between them, as on a replay file.
 pub(crate) fn training_alone(training: &TrainPlan) -> Memory {
-    in_turn(&[training_phase(training, None)])
+    in_turn(vec![training_phase(training, None)])
 }
 
 /// Every plan of a `train` job on pictures.
@@ -81,13 +85,11 @@ pub(crate) struct TrainPlans {
 /// What runs before and between the updates.
 pub(crate) struct BeforeTraining {
     pub text: TextParts,
-    /// Bytes of all prompts' hidden states.
+    /// Bytes of the hidden states of sample prompts; those of all others are in main memory.
     hidden: u64,
-    /// Bytes of those of each of several text encoders.
-    apart: u64,
     /// By size of pictures.
     pub encode: Vec<Part>,
-    /// Bytes of the encoded pictures, in main memory.
+    /// Bytes of the encoded pictures and prompts, in main memory.
     encoded: u64,
     /// Sampling and decoding of sample pictures.
     pub(super) preview: Option<SamplePlans>,
@@ -109,7 +111,8 @@ impl TrainPlans {
         let samples = [job.batch, if job.class_prompt.is_some() { job.batch } else { 0 }];
         let mut setup = job.setup(model, planning.caps, samples, latent, model.prompt_tokens());
         (setup.more_sizes, setup.captions) = (sizes.collect(), set.captioned());
-        let text = model.plan_texts(&Settings::default(), planning, [prompts, model.prompt_tokens()], None).await?;
+        let text =
+            model.plan_texts(&Settings::default(), planning, TextSpec::plain(prompts, model.prompt_tokens())).await?;
         let mut encode = Vec::with_capacity(set.sizes.len());
         for &size in &set.sizes {
             encode.push(model.plan_vae_encode(planning, 1, size)?);
@@ -120,11 +123,12 @@ impl TrainPlans {
             false => Some(model.plan_preview(job, planning, [side, side]).await?),
         };
         planning.breathe().await;
-        let encoded = set.encoded_bytes(job, model);
+        let encoded = set.encoded_bytes(job, model) + model.hidden_shape(model.prompt_tokens()).bytes(prompts);
         let before = BeforeTraining {
             text,
-            hidden: hidden_bytes(model, prompts),
-            apart: apart_bytes(model, prompts),
+            hidden: model
+                .hidden_shape(model.prompt_tokens())
+                .bytes(preview.as_ref().map_or(0, |_| 1 + job.sample_prompts.len())),
             encode,
             encoded,
             preview,
@@ -144,32 +148,17 @@ impl TrainPlans {
 impl BeforeTraining {
     /// Of these and the training itself.
     fn memory(&self, training: &TrainPlan) -> Memory {
-        let (mut rows, mut peak_bytes) = in_turn(&self.phases(training));
+        let mut memory = in_turn(self.phases(training));
         if self.encoded > 0 {
-            rows.push(("encoded pictures, in main memory and not in the peak".into(), self.encoded));
+            memory.rows.push(("encoded pictures and prompts, in main memory and not in the peak".into(), self.encoded));
         }
-        if let Some(SamplePlans { decode, encode, .. }) = &self.preview {
-            // Decoded while the training's state is in the pool's place: in memory of its own.
-            let alone = |part: &Part| bytes(&part.params) + part.plan.working_bytes();
-            let bytes = alone(decode).max(encode.as_ref().map_or(0, alone));
-            rows.push(("decoding sample pictures".into(), bytes));
-            peak_bytes += bytes;
-        }
-        (rows, peak_bytes)
+        memory
     }
 
     fn phases(&self, training: &TrainPlan) -> Vec<Phase> {
-        let mut text: Vec<Phase> = self.text.phases().collect();
-        text.iter_mut().for_each(|phase| phase.beside += self.hidden + self.apart);
-        let mut then: Vec<Phase> = self.encode.iter().map(Phase::part).collect();
-        then.push(training_phase(training, self.preview.as_ref()));
-        if let Some(preview) = &self.preview {
-            then.iter_mut().for_each(|phase| phase.beside += self.hidden);
-            // Samples encode their prompts with the text encoders as they are trained.
-            let training = then.last_mut().filter(|_| preview.encodes());
-            training.into_iter().for_each(|phase| phase.beside += self.apart);
-        }
-        text.into_iter().chain(then).collect()
+        let mut training = training_phase(training, self.preview.as_ref());
+        training.beside += self.hidden;
+        self.text.phases().chain(self.encode.iter().map(Phase::part)).chain([training]).collect()
     }
 }
 
@@ -185,7 +174,7 @@ pub fn plan_train(job: &TrainOptions, caps: &Caps) -> Result<PlanReport> {
     job.open_init_lora(&model, &mut listener)?;
     let mut to_make = 0;
     let planning = Planning { caps, variants: &Variants::default(), gpu: None };
-    let ((mut rows, mut peak_bytes), training, mut texts) = at_once(async {
+    let (Memory { mut rows, peak: mut peak_bytes, .. }, training, mut texts) = at_once(async {
         if let Some(path) = &job.replay {
             let run = job.open_replay(&model, path)?;
             let setup = job.setup(&model, caps, run.samples, run.latent, run.tokens);
@@ -201,7 +190,7 @@ pub fn plan_train(job: &TrainOptions, caps: &Caps) -> Result<PlanReport> {
     })?;
     notes.push(training.trained_summary().into());
     if let Some(prompt) = job.class_prompt.as_ref().filter(|_| to_make > 0) {
-        let class = class_job((&model, &job.model), prompt, to_make, [job.side(&model)?; 2], 0);
+        let class = job.class_job(&model, prompt, to_make)?;
         let (PlanReport { peak_bytes: made, .. }, theirs) = generate_report(&class, caps, &model, Vec::new())?;
         texts.join(theirs);
         rows.push(("class pictures, before all else".into(), made));
@@ -224,7 +213,7 @@ pub fn plan_train(job: &TrainOptions, caps: &Caps) -> Result<PlanReport> {
 mod tests {
     use super::*;
     use crate::gpu::AdapterClass;
-    use crate::{GenerateOptions, ModelOptions, plan_generate};
+    use crate::{GenerateOptions, Method, ModelOptions, plan_generate};
 
     /// What is said of a job that may take one byte less than it does.
     fn refusal(plan: impl Fn(Option<u64>) -> Result<PlanReport>) -> String {
@@ -258,5 +247,45 @@ mod tests {
             TrainOptions { model: model(Some(kept - 1)), sample_prompts: vec!["a cat".into()], ..Default::default() };
         assert!(plan_train(&auto, &caps).unwrap().peak_bytes < kept);
         assert!(message.contains("memory") && message.contains("checkpointing on"), "{message}");
+    }
+
+    /// What is advised where `largest` does not fit.
+    fn advice(job: &TrainOptions, largest: Phase) -> String {
+        let memory = Memory { rows: Vec::new(), peak: 100, largest };
+        within(Some(1), &memory, |largest| job.smaller(largest)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_largest_phase_is_named_with_what_makes_it_smaller() {
+        let job = TrainOptions { sample_prompts: vec!["a cat".into()], ..Default::default() };
+        let full = TrainOptions { method: Method::Full, fused_update: true, ..Default::default() };
+        let training = |weights, optimizer, working| Phase {
+            name: "training",
+            weights,
+            optimizer,
+            arena: vec![working],
+            ..Phase::default()
+        };
+        let text = Phase { name: "text encoder 2", weights: 90, beside: 10, ..Phase::default() };
+        let pictures = Phase { name: "VAE encoder", weights: 20, arena: vec![80], ..Phase::default() };
+        let decoding = Phase { decoding: 60, ..training(40, 0, 0) };
+        for (job, largest, says) in [
+            (&job, text, "text encoder 2 takes most (0.0 MB of weights, 0.0 MB beside them): try dtype q8"),
+            (&job, pictures, ": try a lower resolution"),
+            (&job, training(90, 1, 9), ": try dtype q8, a lower resolution"),
+            (
+                &job,
+                training(30, 60, 10),
+                ": try optimizer adamw8bit, fused_update, a lower rank, dtype q8, a lower resolution",
+            ),
+            (&job, decoding, ": try no sample_prompts, dtype q8"),
+            (&full, training(90, 9, 1), ": try method lora, optimizer adamw8bit"),
+        ] {
+            let message = advice(job, largest);
+            assert!(message.ends_with(says), "{message}");
+        }
+        let least = TrainOptions { model: ModelOptions { dtype: WeightType::Q4, ..Default::default() }, ..job };
+        let text = Phase { name: "text encoder", weights: 100, ..Phase::default() };
+        assert!(advice(&least, text).ends_with(": no option makes it smaller"));
     }
 }

@@ -12,15 +12,17 @@ use crate::io::{LoraFile, Place};
 use crate::nn::Param;
 use crate::pipeline::context::Context;
 use crate::pipeline::events::EventSink;
+use crate::pipeline::opening;
 use crate::pipeline::reads::Reads;
-use crate::pipeline::{Model, probe};
 use crate::train::schedule::lr_factor;
 use crate::train::{MicroBatch, State, TrainPlan, Trainer, Values};
 
-use super::data::{Batches, Run, prepare};
+use super::context::TrainContext;
+use super::data::{Batches, Run};
 use super::init_lora::InitLora;
 use super::options::STEPS;
-use super::plans::{BeforeTraining, TrainPlans, plan_training, training_alone, training_arena};
+use super::plans::{TrainPlans, plan_training, training_alone, training_arena};
+use super::prepare::prepare;
 use super::samples::{Preview, SamplePlans};
 use super::save::{save, start_adapters};
 use super::state::{STATE_FILE, state_folder};
@@ -56,7 +58,7 @@ async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> R
     })?;
     // Another run may have come to its end between the first look and the lock.
     job.check_places()?;
-    let model = Box::pin(probe::open(context, &job.model, &[], job.reads(), events)).await?;
+    let model = Box::pin(opening::open(context, &job.model, &[], job.reads(), events)).await?;
     for note in job.idle_options() {
         events.note(note);
     }
@@ -66,24 +68,23 @@ async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> R
     let resumed = if job.resume { record.load(events)? } else { None };
     // All of a run has the kernels that it began with, so that a resumed one comes to the same result.
     let variants = resumed.as_ref().map_or_else(|| context.variants.clone(), |state| state.variants.clone());
-    let context = &Context { variants, ..context.clone() };
+    let at = TrainContext { context: Context { variants, ..context.clone() }, job, model: &model };
     let mut pool = Pool::default();
-    let gathered = Box::pin(gather(context, job, &model, &mut pool, events)).await?;
+    let gathered = Box::pin(gather(&at, &mut pool, events)).await?;
     let total = updates(job, &gathered.run.batches)?;
     events.phase(Phase::LoadingModel)?;
-    let context = &context.on(&gathered.ahead.gpu);
-    let training = Box::pin(load(context, job, &model, init.as_ref(), gathered, pool, events)).await?;
+    let at = &at.on(&gathered.ahead.gpu);
+    let training = Box::pin(load(at, init.as_ref(), gathered, pool, events)).await?;
     let first = match resumed {
         Some(state) => training.restore(state, &record, total, events).await?,
         None => 0,
     };
     events.phase(Phase::Training)?;
     let steps = Box::pin(training.run(first..total, &mut record, events)).await?;
-    let (placed, lora) =
-        match save(context, job, &model, init.as_ref(), (&training.params, &training.store), steps).await {
-            Ok(saved) => saved,
-            Err(e) => return Err(record.unwritten(&training.state(steps, &record).await?, &e, job.force)),
-        };
+    let (placed, lora) = match save(at, init.as_ref(), &training.params, &training.store, steps).await {
+        Ok(saved) => saved,
+        Err(e) => return Err(record.unwritten(&training.state(steps, &record).await?, &e, job.force)),
+    };
     events.say(Event::Saved(placed.path.clone()));
     // A result of which the disk says that it may not stay is not all that there should be.
     let safe = placed.reason.is_none() || placed.path != job.out;
@@ -103,13 +104,8 @@ async fn run(context: &Context, job: &TrainOptions, listener: Listener<'_>) -> R
 }
 
 /// What the run feeds on, and its plan where that is made already.
-async fn gather(
-    context: &Context,
-    job: &TrainOptions,
-    model: &Model,
-    pool: &mut Pool,
-    events: &mut EventSink<'_>,
-) -> Result<Gathered> {
+async fn gather(at: &TrainContext<'_>, pool: &mut Pool, events: &mut EventSink<'_>) -> Result<Gathered> {
+    let TrainContext { context, job, model } = at;
     if let Some(path) = &job.replay {
         let run = job.open_replay(model, path)?;
         context.gpu.breathe().await;
@@ -126,29 +122,25 @@ async fn gather(
     let plans = TrainPlans::new(job, model, &set, context.planning()).await?;
     job.check_space(&model.checkpoint, &plans.training, events)?;
     let ahead = context.gpu.compile_ahead(plans.plans().flat_map(Plan::kernels)).await?;
-    let context = &context.on(&ahead.gpu);
-    let BeforeTraining { text, encode, preview: samples, .. } = plans.before;
-    let run = Box::pin(prepare(context, job, model, &set, &text, &encode, pool, events)).await?;
-    Ok(Gathered { run, plan: plans.training, samples, ahead })
+    let run = Box::pin(prepare(&at.on(&ahead.gpu), &set, &plans.before, pool, events)).await?;
+    Ok(Gathered { run, plan: plans.training, samples: plans.before.preview, ahead })
 }
 
 /// Weights, optimizer and sample pictures, ready for the first update.
 async fn load<'a>(
-    context: &'a Context,
-    job: &'a TrainOptions,
-    model: &'a Model,
+    at: &'a TrainContext<'a>,
     init: Option<&InitLora>,
     Gathered { run, plan, samples, ahead }: Gathered,
     mut pool: Pool,
     events: &mut EventSink<'_>,
 ) -> Result<Training<'a>> {
+    let (gpu, model) = (at.gpu(), at.model);
     // Before the weights, which take the place of what encoding took.
-    pool.fit(&context.gpu, &training_arena(&plan, samples.as_ref()))?;
-    let mut store = Store::new(&context.gpu);
+    pool.fit(gpu, &training_arena(&plan, samples.as_ref()))?;
+    let mut store = Store::new(gpu);
     Trainer::allocate(&plan, &mut store)?;
-    let gpu = &context.gpu;
     events.until_stopped(gpu, model.load(&mut store, "weights", &plan.params)).await?;
-    start_adapters(job, init, &plan.params, &store).await?;
+    start_adapters(at.job, init, &plan.params, &store).await?;
     events.note(format!(
         "{}, {} dispatches a step, {:.0} MB of working memory",
         plan.trained_summary(),
@@ -161,14 +153,14 @@ async fn load<'a>(
     trainer.set_prompts(run.conditioning)?;
     let preview = match run.sample_prompts.zip(samples) {
         Some((prompts, plans)) => {
-            let preview = Box::pin(Preview::new(gpu, job, model, plans, &mut pool, &store, prompts));
+            let preview = Box::pin(Preview::new(at, plans, prompts, &mut pool, &store));
             Some(events.until_stopped(gpu, preview).await?)
         }
         None => None,
     };
     let schedule = NoiseSchedule::new(&model.schedule);
     let batches = run.batches;
-    Ok(Training { context, job, model, schedule, batches, store, params, trainer, preview, _ahead: ahead })
+    Ok(Training { at, schedule, batches, store, params, trainer, preview, _ahead: ahead })
 }
 
 /// Updates of the run.
@@ -263,9 +255,7 @@ struct Gathered {
 
 /// A run whose weights are on the device.
 struct Training<'a> {
-    context: &'a Context,
-    job: &'a TrainOptions,
-    model: &'a Model,
+    at: &'a TrainContext<'a>,
     schedule: NoiseSchedule,
     batches: Batches,
     store: Arc<Store>,
@@ -303,14 +293,14 @@ impl Training<'_> {
         record: &mut Record,
         events: &mut EventSink<'_>,
     ) -> Result<usize> {
-        let (job, total, mut done) = (self.job, steps.end, steps.start);
+        let (job, total, mut done) = (self.at.job, steps.end, steps.start);
         for step in steps {
             let report = self.update(step, total).await?;
-            events.tell_compiled(&self.context.gpu);
+            events.tell_compiled(self.at.gpu());
             events.say(Event::Step(report));
             done = step + 1;
             if let Some(preview) = self.preview.as_ref().filter(|_| done % job.sample_every == 0 || done == total) {
-                let shown = preview.show(&self.context.gpu, job, self.model, done, events).await;
+                let shown = preview.show(self.at, done, events).await;
                 if let Err(e) = shown {
                     events.warn(message![format!("no samples of step {done}: "), &e, "; the training goes on"]);
                 }
@@ -345,16 +335,19 @@ impl Training<'_> {
 
     /// Update `step` of `total`.
     async fn update(&self, step: usize, total: usize) -> Result<StepReport> {
-        let job = self.job;
+        let job = self.at.job;
         let factor = lr_factor(step, total, job.warmup, job.schedule == LrSchedule::Cosine);
         let rates = [job.rate(), job.text_lr.unwrap_or(job.rate())].map(|rate| rate * factor);
         let mut batches = Vec::with_capacity(job.accumulate);
         for i in 0..job.accumulate {
             batches.push(self.batches.micro_batch(step * job.accumulate + i, job, &self.schedule)?);
-            self.context.gpu.breathe().await;
+            self.at.gpu().breathe().await;
         }
         let update = self.trainer.step(&batches, step, rates).await?;
-        let report = report(&batches, &update.errors, job, step, total, update.grad_norm, rates[0]);
+        let (instance, prior) = mean_losses(&batches, &update.errors);
+        let loss = instance + job.prior_weight * prior.unwrap_or(0.0);
+        let (grad_norm, lr) = (f64::from(update.grad_norm), rates[0]);
+        let report = StepReport { step, steps: total, loss, instance, prior, grad_norm, lr };
         if !report.loss.is_finite() || !report.grad_norm.is_finite() {
             return Err(Error::Diverged { step });
         }
@@ -371,27 +364,18 @@ impl Training<'_> {
             let values = Values::new(&self.store.read(&key).await?, packed);
             tensors.push((key, values));
         }
-        self.context.gpu.breathe().await;
-        let (options, variants) = (record.options.clone(), self.context.variants.clone());
+        self.at.gpu().breathe().await;
+        let (options, variants) = (record.options.clone(), self.at.context.variants.clone());
         let state = State { step, options, variants, tensors };
         state.check(&record.folder)?;
         Ok(state)
     }
 }
 
-fn report(
-    batches: &[MicroBatch],
-    errors: &[Vec<f32>],
-    job: &TrainOptions,
-    step: usize,
-    steps: usize,
-    grad_norm: f32,
-    lr: f64,
-) -> StepReport {
+/// Mean loss of the instances of an optimizer step, and of its class images before their weight, from each sample's error.
+fn mean_losses(batches: &[MicroBatch], errors: &[Vec<f32>]) -> (f64, Option<f64>) {
     let losses: Vec<(f64, Option<f64>)> = batches.iter().zip(errors).map(|(b, e)| b.losses(e)).collect();
     let n = losses.len() as f64;
     let instance = losses.iter().map(|l| l.0).sum::<f64>() / n;
-    let prior = losses.iter().map(|l| l.1).sum::<Option<f64>>().map(|p| p / n);
-    let loss = instance + job.prior_weight * prior.unwrap_or(0.0);
-    StepReport { step, steps, loss, instance, prior, grad_norm: f64::from(grad_norm), lr }
+    (instance, losses.iter().map(|l| l.1).sum::<Option<f64>>().map(|prior| prior / n))
 }

@@ -5,28 +5,33 @@ use std::sync::Arc;
 use crate::base::rng::NoiseRng;
 use crate::error::{Error, Result};
 use crate::event::{Event, Picture};
-use crate::gpu::{Gpu, Pool, Store};
+use crate::gpu::{Pool, Store};
 use crate::graph::Plan;
 use crate::io;
 use crate::models::Denoiser;
 use crate::nn::{Mode, Scope, Settings};
 use crate::pipeline::autoencode::VaeSession;
-use crate::pipeline::denoise::{Extent, Sampling, SamplingPlan, Start};
+use crate::pipeline::denoise::{Sampling, SamplingPlan, Start};
 use crate::pipeline::encode::TextSessions;
 use crate::pipeline::events::EventSink;
-use crate::pipeline::hidden::Hidden;
+use crate::pipeline::hidden::{Hidden, HostHidden};
+use crate::pipeline::memory::bytes;
 use crate::pipeline::planning::{Part, Planning};
 use crate::pipeline::recipe::Recipe;
-use crate::pipeline::text::{TextParts, Tokens};
+use crate::pipeline::text::{TextParts, TextSpec, Tokens};
 use crate::pipeline::{Masked, Model, SamplingOptions};
 
+use super::context::TrainContext;
 use super::{Method, TrainOptions};
 
 /// Sample pictures while training, from the weights as they are.
 pub(super) struct Preview {
     sampling: Sampling,
     recipe: Recipe,
-    prompts: SamplePrompts,
+    /// Hidden states of the empty prompt and the sample prompts.
+    hidden: Hidden,
+    /// Their token ids.
+    ids: Vec<Tokens>,
     /// The text encoders where they are trained, one prompt at a time.
     text: Option<TextSessions>,
     /// Run in memory of its own, which goes each time.
@@ -38,10 +43,8 @@ pub(super) struct Preview {
 
 /// The empty prompt and the sample prompts.
 pub(super) struct SamplePrompts {
-    /// Hidden states by the untouched text encoder, of other prompts too.
-    pub hidden: Hidden,
-    /// The number of the empty prompt's; those of the sample prompts follow.
-    pub first: usize,
+    /// Hidden states by the untouched text encoders.
+    pub hidden: HostHidden,
     /// Token ids of each.
     pub ids: Vec<Tokens>,
 }
@@ -63,9 +66,10 @@ impl SamplePlans {
         self.sampling.plans().chain(self.text.iter().flat_map(TextParts::plans))
     }
 
-    /// Whether the text encoders are trained, and encode the prompts of every sample anew.
-    pub fn encodes(&self) -> bool {
-        self.text.is_some()
+    /// Bytes of the memory of their own in which images are decoded, while the training's state is in the pool's place.
+    pub fn bytes_apart(&self) -> u64 {
+        let bytes = |part: &Part| bytes(&part.params) + part.plan.working_bytes();
+        bytes(&self.decode).max(self.encode.as_ref().map_or(0, bytes))
     }
 
     /// Those that run in memory of their own.
@@ -81,7 +85,7 @@ impl Model {
             return Ok(None);
         }
         let settings = Settings { mode: Mode::Training, lora: job.lora(), ..Settings::default() };
-        self.plan_texts(&settings, planning, [1, self.prompt_tokens()], None).await.map(Some)
+        self.plan_texts(&settings, planning, TextSpec::plain(1, self.prompt_tokens())).await.map(Some)
     }
 
     fn preview_sampling(
@@ -90,14 +94,14 @@ impl Model {
         planning: Planning<'_>,
         size: [usize; 2],
     ) -> Result<(Recipe, Box<dyn Denoiser>, SamplingPlan)> {
-        let recipe = Recipe::new(self, &Default::default(), job.model.prediction, None)?;
+        let recipe = self.usual_recipe(&job.model)?;
         let storage = match job.method {
             Method::Full => Settings::default(),
             Method::Lora => self.settings(planning.caps, &Default::default()),
         };
         let scope = Scope::new("unet", Settings { mode: Mode::Training, lora: job.lora(), ..storage });
         let denoiser = self.unet.denoiser(&scope)?;
-        let extent = Extent::new(self, size, recipe.guided(), recipe.trajectory.slots);
+        let extent = self.extent(size, recipe.guided(), recipe.trajectory.slots);
         let plan = SamplingPlan::new(planning, &*denoiser, Mode::Training, extent)?;
         Ok((recipe, denoiser, plan))
     }
@@ -119,43 +123,37 @@ impl Model {
 impl Preview {
     /// Puts the plans of sample pictures on the device, beside the training's own weights in `store`.
     pub(super) async fn new(
-        gpu: &Gpu,
-        job: &TrainOptions,
-        model: &Model,
+        at: &TrainContext<'_>,
         plans: SamplePlans,
+        prompts: SamplePrompts,
         pool: &mut Pool,
         store: &Arc<Store>,
-        prompts: SamplePrompts,
     ) -> Result<Preview> {
-        let side = job.side(model)?;
+        let (gpu, model) = (at.gpu(), at.model);
+        let side = at.job.side(model)?;
         let SamplePlans { recipe, denoiser, sampling, text, decode, encode } = plans;
         let masked = match encode {
             Some(part) => {
                 let vae = VaeSession::new(gpu, model, &mut Pool::default(), &part).await?;
-                Some(Masked::nothing(&vae, model, [side, side]).await?)
+                Some(vae.encode_nothing([side, side], model).await?)
             }
             None => None,
         };
         let sampling = Sampling::new(gpu, &sampling, &*denoiser, pool, [store.clone()]).await?;
         let text = match text {
-            Some(parts) => Some(TextSessions::new(gpu, model, &parts, (pool, store), &prompts.hidden).await?),
+            Some(parts) => Some(TextSessions::new(gpu, &parts, pool, store).await?),
             None => None,
         };
-        Ok(Preview { sampling, recipe, prompts, text, decode, size: [side, side], masked })
+        let SamplePrompts { hidden, ids } = prompts;
+        let hidden = Hidden::upload(gpu, &hidden)?;
+        Ok(Preview { sampling, recipe, hidden, ids, text, decode, size: [side, side], masked })
     }
 
     /// Makes the sample pictures of `step` updates. Stopped, it leaves out those that are not there yet: a training waits
     /// for its state to be saved.
-    pub(super) async fn show(
-        &self,
-        gpu: &Gpu,
-        job: &TrainOptions,
-        model: &Model,
-        step: usize,
-        events: &mut EventSink<'_>,
-    ) -> Result<()> {
-        let Preview { sampling, recipe, prompts: SamplePrompts { hidden, first, ids }, text, decode, size, masked } =
-            self;
+    pub(super) async fn show(&self, at: &TrainContext<'_>, step: usize, events: &mut EventSink<'_>) -> Result<()> {
+        let (gpu, job, model) = (at.gpu(), at.job, at.model);
+        let Preview { sampling, recipe, hidden, ids, text, decode, size, masked } = self;
         if events.stopped() {
             return Ok(());
         }
@@ -163,14 +161,14 @@ impl Preview {
             let Some(sessions) = text else { break };
             // The empty prompt stays zeros where it stands for them.
             if index > 0 || !model.zeros {
-                sessions.encode(model, ids, hidden, first + index).await?;
+                sessions.encode(model, ids, hidden, index).await?;
             }
         }
         let mut pool = Pool::default();
         let vae = events.during(gpu, VaeSession::new(gpu, model, &mut pool, decode)).await?;
         let (steps, total) = (recipe.trajectory.steps.len(), recipe.trajectory.steps.len() * job.sample_prompts.len());
         for (index, prompt) in job.sample_prompts.iter().enumerate() {
-            sampling.set_prompt(hidden, [*first, first + 1 + index]).await?;
+            sampling.set_prompt(hidden, [0, 1 + index]).await?;
             let mut rng = NoiseRng::new(Default::default(), job.seed);
             let mut on_step = |i: usize, _: Option<Vec<f32>>| {
                 events.say(Event::Progress { unit: "sample step", done: index * steps + i + 1, total });
@@ -178,10 +176,7 @@ impl Preview {
             };
             let time_ids = SamplingOptions::default().time_ids(*size);
             let start = Start { latents: None, masked: masked.as_ref(), time_ids };
-            match sampling
-                .run(&recipe.trajectory, [recipe.guidance, recipe.rescale], start, &mut rng, false, &mut on_step)
-                .await
-            {
+            match sampling.run(recipe, start, &mut rng, false, &mut on_step).await {
                 Err(Error::Interrupted { .. }) => return Ok(()),
                 other => other?,
             }

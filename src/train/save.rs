@@ -9,10 +9,9 @@ use crate::io;
 use crate::io::lora_file::Factor;
 use crate::io::{LoraFile, LoraModule, ModuleKey, PartId, Placed};
 use crate::nn::{Param, Role, weights};
-use crate::pipeline::Model;
-use crate::pipeline::context::Context;
 use crate::train::Optimizer;
 
+use super::context::TrainContext;
 use super::init_lora::InitLora;
 use super::plan::initial_factor;
 use super::{Method, TrainOptions};
@@ -38,19 +37,19 @@ pub(super) async fn start_adapters(
 
 /// Writes the trained `params` of `store` to the job's place, or where there is one, and returns the LoRA that it wrote.
 pub(super) async fn save(
-    context: &Context,
-    job: &TrainOptions,
-    model: &Model,
+    at: &TrainContext<'_>,
     init: Option<&InitLora>,
-    (params, store): (&[Param], &Store),
+    params: &[Param],
+    store: &Store,
     steps: usize,
 ) -> Result<(Placed, Option<LoraFile>)> {
-    let place = job.place(Some(&model.checkpoint))?;
+    let (job, model) = (at.job, at.model);
     if job.method == Method::Full {
+        let place = job.place(Some(&model.checkpoint))?;
         let mut owned = Vec::new();
         for param in params.iter().filter(|p| p.role != Role::Adapter && p.key.starts_with("unet.")) {
             owned.extend(weights::unpack(param, &store.read(&param.key).await?)?);
-            context.gpu.breathe().await;
+            at.gpu().breathe().await;
         }
         let tensors: Vec<io::Tensor> = owned
             .iter()
@@ -66,7 +65,7 @@ pub(super) async fn save(
             factors.entry(key.clone()).or_default()[usize::from(which == "up")] =
                 Some(Factor { shape: tensor.shape, data: tensor.values.into_owned() });
         }
-        context.gpu.breathe().await;
+        at.gpu().breathe().await;
     }
     let alpha = job.alpha.unwrap_or(job.rank as f64) as f32;
     let modules = factors
@@ -92,6 +91,7 @@ pub(super) async fn save(
         metadata,
         ..LoraFile::default()
     };
+    let place = file.place(&job.out, job.format, job.force);
     Ok((place.put(|at| file.write(at, job.format))?, Some(file)))
 }
 

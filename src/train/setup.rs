@@ -1,15 +1,16 @@
 //! A training job's options: what decides the result, what they mean for the plan.
 
-use crate::error::{Error, Message, Result, message, option};
+use crate::error::{Error, Result, message, option};
 use crate::nn::LoraSpec;
 use crate::pipeline::Model;
 use crate::pipeline::check::LONGEST_SIDE;
+use crate::pipeline::memory::{Phase, Way};
 use crate::pipeline::reads::Reads;
 use crate::pipeline::text::TextModel;
 use crate::train::Setup;
 use crate::train::plan::{Recomputed, TrainedText};
 
-use super::class_images::CLASS_PICTURES;
+use super::options::CLASS_PICTURES;
 use super::state::VIEWS;
 use super::views::MOST_VIEWS;
 use super::{Checkpointing, Crop, Method, Targets, TrainOptions};
@@ -72,30 +73,39 @@ impl TrainOptions {
         Ok(side)
     }
 
-    /// What would make it take less memory.
-    pub(super) fn smaller(&self) -> Message {
-        let mut ways = vec![message!["a lower ", option("resolution")]];
-        if self.batch > 1 {
-            ways.push(message!["a lower ", option("batch"), " with ", option("accumulate")]);
+    /// Options with which `largest`, its largest phase, would take less memory.
+    pub(super) fn smaller(&self, largest: &Phase) -> Vec<Way> {
+        let mut ways: Vec<Way> = Vec::new();
+        let full = self.method == Method::Full;
+        let smaller = self.model.dtype.smaller().filter(|_| !largest.is_autoencoder());
+        if let Some(dtype) = smaller.filter(|_| largest.is_text() || !full) {
+            ways.push((largest.weights, option("dtype") + format!(" {dtype}").as_str()));
         }
-        match self.method {
-            Method::Full => {
-                if !self.optimizer.packed() {
-                    ways.push(option("optimizer") + " adamw8bit");
-                }
-                if !self.fused_update {
-                    ways.push(option("fused_update"));
-                }
-                ways.push(option("method") + " lora");
-            }
-            Method::Lora => {
-                ways.extend(self.model.dtype.smaller().map(|dtype| option("dtype") + format!(" {dtype}").as_str()));
-            }
+        if largest.is_text() {
+            return ways;
+        }
+        ways.push((largest.working(), message!["a lower ", option("resolution")]));
+        if largest.is_autoencoder() {
+            return ways;
         }
         if matches!(self.checkpointing, Checkpointing::Off | Checkpointing::Blocks) {
-            ways.push(option("checkpointing") + " on");
+            ways.push((largest.working(), option("checkpointing") + " on"));
         }
-        message!["try ", Message::join(ways, ", ")]
+        if self.batch > 1 {
+            ways.push((largest.working(), message!["a lower ", option("batch"), " with ", option("accumulate")]));
+        }
+        if !self.optimizer.packed() {
+            ways.push((largest.optimizer, option("optimizer") + " adamw8bit"));
+        }
+        if !self.fused_update && self.accumulate == 1 {
+            ways.push((largest.optimizer, option("fused_update")));
+        }
+        match full {
+            true => ways.push((largest.weights + largest.optimizer, option("method") + " lora")),
+            false => ways.push((largest.optimizer, message!["a lower ", option("rank")])),
+        }
+        ways.push((largest.decoding, message!["no ", option("sample_prompts")]));
+        ways
     }
 
     /// Adapters of the UNet.

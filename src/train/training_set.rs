@@ -12,8 +12,8 @@ use crate::pipeline::planning::Planning;
 use crate::train::Photo;
 
 use super::TrainOptions;
-use super::class_images::CLASS_PICTURES;
 use super::masks::masks_of_view;
+use super::options::CLASS_PICTURES;
 use super::options::STEPS;
 use super::views::{Views, showings};
 

@@ -7,7 +7,7 @@ use crate::graph::{Graph, Plan, PlanOptions, Tensor};
 use crate::nn::Param;
 use crate::ops::clip_grad_norm;
 
-use super::optimizer::{Optimizer, UpdateInputs};
+use super::optimizer::{Optimizer, ParamUpdate, UpdateInputs};
 
 /// Parameters with one learning rate.
 #[derive(Clone, Debug)]
@@ -83,7 +83,8 @@ fn update_graph(groups: &[Group], vectors: &[Vector], optimizer: Optimizer) -> R
     g.output(norm);
     for (vector, grad) in vectors.iter().zip(grads) {
         let param = g.stored(&vector.param, [vector.elements], DType::F32)?;
-        optimizer.record(&mut g, &vector.moments, param, grad, clip, at.hyper[vector.group])?;
+        let update = ParamUpdate { group: vector.group, key: &vector.moments, param, gradient: grad };
+        at.record(&mut g, update, clip)?;
     }
     Ok((g, at, norm))
 }

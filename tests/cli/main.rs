@@ -5,6 +5,7 @@ mod captions;
 #[path = "../common/mod.rs"]
 mod common;
 mod demo;
+mod embed;
 mod golden;
 mod identifier;
 mod inpaint;

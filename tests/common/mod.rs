@@ -121,3 +121,28 @@ pub fn link_folder(from: &Path, to: &Path, without: &[PathBuf]) {
         }
     }
 }
+
+/// A file of the vision models: a fixture (`tests/fixtures/make_vision.py` says which).
+pub fn vision(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/vision").join(name)
+}
+
+/// The CLIP of the fixtures in a folder of its own, with its whole token table and its tokenizer.
+pub fn vision_clip() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let weights = folder.path().join("model.safetensors");
+    link_folder(&vision("clip"), folder.path(), std::slice::from_ref(&weights));
+    link_folder(&golden("sd15/tokenizer"), folder.path(), &[]);
+    let (stored, values) = (open(&vision("clip/model.safetensors")), open(&vision("clip.safetensors")));
+    let get = |name: &str| values.get(name).unwrap_or_else(|e| panic!("{e}"));
+    let (ids, rows) = (get("token_ids").to_i64().expect("ids"), get("token_rows"));
+    let width = rows.shape[1];
+    let mut table = vec![0.0f32; 49408 * width];
+    for (id, row) in ids.iter().zip(rows.to_f32().expect("rows").chunks(width)) {
+        table[*id as usize * width..][..width].copy_from_slice(row);
+    }
+    let table = Tensor::f32("text_model.embeddings.token_embedding.weight", &[49408, width], &table);
+    let tensors: Vec<Tensor> = stored.iter().chain([table]).collect();
+    portray::io::write_safetensors(&weights, &tensors, &Default::default()).expect("weights");
+    folder
+}

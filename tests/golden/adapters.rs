@@ -9,7 +9,7 @@ use portray::{
     Event, Flow, GenerateOptions, LoraArg, Model, ModelOptions, SamplerKind, SamplingOptions, TrainOptions, WeightType,
 };
 
-use super::common::{engine, golden};
+use super::common::{engine, golden, xl};
 
 /// What the library logs on this thread: plans, opened models, uploads.
 struct Recorder;
@@ -34,13 +34,13 @@ impl log::Log for Recorder {
 
 /// What was logged by `run`: graphs that were planned, models that were opened, bytes of weights and adapters uploaded.
 #[derive(Debug, Default)]
-struct Work {
-    planned: Vec<String>,
-    opened: usize,
-    uploaded: u64,
+pub struct Work {
+    pub planned: Vec<String>,
+    pub opened: usize,
+    pub uploaded: u64,
 }
 
-fn work<T>(run: impl FnOnce() -> T) -> (T, Work) {
+pub fn work<T>(run: impl FnOnce() -> T) -> (T, Work) {
     static RECORDER: Recorder = Recorder;
     // Another test may have been first.
     if log::set_logger(&RECORDER).is_ok() {
@@ -68,7 +68,8 @@ fn lora(file: &str, scale: f64) -> LoraArg {
 }
 
 fn open(kind: &str, dtype: WeightType, loras: &[LoraArg]) -> Model {
-    let options = ModelOptions { model: Some(golden(kind)), dtype, ..ModelOptions::default() };
+    let path = if kind == "xl" { xl(kind) } else { golden(kind) };
+    let options = ModelOptions { model: Some(path), dtype, ..ModelOptions::default() };
     pollster::block_on(engine().open(&options, loras, &mut |_| Flow::Continue)).unwrap()
 }
 
@@ -167,6 +168,41 @@ fn a_second_job_plans_nothing_and_uploads_no_weight() {
     let (plain, none) = work(|| latents(&model, &options()));
     assert_eq!(none.uploaded, 0);
     assert_eq!(plain, latents(&open("sd2", WeightType::F32, &[]), &options()));
+}
+
+/// Two text encoders stay as one does, and load once for prompts that leave out different numbers of layers.
+#[test]
+fn a_second_image_of_sdxl_uploads_no_weight() {
+    let sampling = SamplingOptions { steps: Some(1), clip_skip: Some(1), ..options().sampling };
+    let job = GenerateOptions { sampling, ..options() };
+    let model = open("xl", WeightType::F32, &[]);
+    let (plain, usual) = work(|| {
+        latents(
+            &model,
+            &GenerateOptions { sampling: SamplingOptions { clip_skip: None, ..job.sampling.clone() }, ..job.clone() },
+        )
+    });
+    model.keep_weights(true);
+    let (skipped, first) = work(|| latents(&model, &job));
+    assert!(
+        first.uploaded > 100_000 && first.uploaded == usual.uploaded,
+        "{} and {} bytes",
+        first.uploaded,
+        usual.uploaded
+    );
+    assert!(decibels(&plain, &skipped) < 60.0);
+    let other = GenerateOptions { prompts: vec!["a cat on the beach".into()], ..job.clone() };
+    let (_, second) = work(|| latents(&model, &other));
+    assert_eq!((second.planned.len(), second.opened, second.uploaded), (0, 0, 0));
+    // A LoRA of UNet and both encoders, then another scale of it.
+    let path = xl("xl-all.lora-diffusers.safetensors");
+    let size = std::fs::metadata(&path).unwrap().len();
+    for scale in [1.0, 0.5] {
+        let with = model.with_loras(&[LoraArg { path: path.clone(), scale }], &mut |_| Flow::Continue).unwrap();
+        let (changed, switched) = work(|| latents(&with, &job));
+        assert!((1..=2 * size).contains(&switched.uploaded), "{} bytes of a file of {size}", switched.uploaded);
+        assert!(switched.opened == 0 && decibels(&skipped, &changed) < 60.0);
+    }
 }
 
 #[test]

@@ -8,4 +8,5 @@ mod inpaint;
 mod models;
 mod samplers;
 mod train;
+mod vision;
 mod xl;

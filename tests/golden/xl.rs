@@ -156,22 +156,36 @@ fn make(job: &GenerateOptions) -> Result<Generated, String> {
     pollster::block_on(engine().generate(job, &mut |_: Event| Flow::Continue)).map_err(|e| e.to_string())
 }
 
-/// Runs `job` and compares every latent with those of `case`.
-fn trajectory(job: &GenerateOptions, file: &SafeTensors, case: &str) -> Result<(), String> {
-    let made = make(job)?.latents.expect("latents");
+/// Compares the image that was made with that of the pipeline to 40 dB, and returns whether `case` has one.
+fn image(made: &Generated, case: &str) -> Result<bool, String> {
+    let images = open(&xl("images.safetensors"));
+    let Some(expected) = images.find(case) else { return Ok(false) };
+    let (expected, got) = (expected.bytes().unwrap(), &made.pictures[0].rgb);
+    assert_eq!(expected.len(), got.len(), "{case}");
+    let squares = expected.iter().zip(got).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2)).sum::<f64>();
+    let decibels = 10.0 * (255.0 * 255.0 * got.len() as f64 / squares).log10();
+    if decibels >= 40.0 { Ok(true) } else { Err(format!("the image is {decibels:.1} dB from that of diffusers")) }
+}
+
+/// Runs `job` and compares every latent with those of `case`, and the image with that of `model` where there is one; returns
+/// whether there is.
+fn trajectory(job: &GenerateOptions, file: &SafeTensors, (model, case): (&str, &str)) -> Result<bool, String> {
+    let made = make(job)?;
+    let seen = image(&made, &format!("{model}.{case}"))?;
+    let made = made.latents.expect("latents");
     compare(&made, &tensor(file, &format!("{case}.latents")).1, 1e-3)?;
-    let Some(recorded) = file.find(&format!("{case}.timesteps")) else { return Ok(()) };
+    let Some(recorded) = file.find(&format!("{case}.timesteps")) else { return Ok(seen) };
     let recorded = recorded.to_f32().unwrap();
     let same = made.timesteps.iter().zip(&recorded).all(|(a, b)| (a - f64::from(*b)).abs() < 1e-2);
     match same && made.timesteps.len() == recorded.len() {
-        true => Ok(()),
+        true => Ok(seen),
         false => Err(format!("timesteps {:?}, recorded {recorded:?}", made.timesteps)),
     }
 }
 
 #[test]
 fn trajectories_are_those_of_diffusers() {
-    let mut wrong = Vec::new();
+    let (mut wrong, mut images) = (Vec::new(), 0);
     for model in ["xl", "xl-v", "ssd", "xl-64", "bk"] {
         let (file, other) = (values(model), with_other_scheduler(&xl(model)));
         let cases: Vec<String> = file
@@ -183,17 +197,20 @@ fn trajectories_are_those_of_diffusers() {
             let key = format!("sampler.{case}");
             let shape = tensor(&file, &format!("{key}.latents")).0;
             let path = if case == "own" { &xl(model) } else { other.path() };
-            if let Err(e) = trajectory(&job(path, &case, &shape, 4), &file, &key) {
-                wrong.push(format!("{model} {case}: {e}"));
+            match trajectory(&job(path, &case, &shape, 4), &file, (model, &key)) {
+                Ok(seen) => images += usize::from(seen),
+                Err(e) => wrong.push(format!("{model} {case}: {e}")),
             }
         }
     }
+    // Of three models, by their own sampler and by Euler's.
+    assert!(images == 6 || !wrong.is_empty(), "{images} images");
     none(wrong);
 }
 
 #[test]
 fn conditioning_is_that_of_diffusers() {
-    let mut wrong = Vec::new();
+    let (mut wrong, mut images) = (Vec::new(), 0);
     for model in ["xl", "xl-v"] {
         let file = values(model);
         for case in ["clip-skip", "clip-skip-zeros", "guidance-rescale", "sizes"] {
@@ -211,15 +228,35 @@ fn conditioning_is_that_of_diffusers() {
                 }
                 _ => job.sampling.clip_skip = Some(1),
             }
-            if let Err(e) = trajectory(&job, &file, case) {
-                wrong.push(format!("{model} {case}: {e}"));
+            match trajectory(&job, &file, (model, case)) {
+                Ok(seen) => images += usize::from(seen),
+                Err(e) => wrong.push(format!("{model} {case}: {e}")),
             }
-            // What is told of the image counts.
-            job.sampling.original_size = "40x1000".parse().ok();
-            assert!(trajectory(&job, &file, case).is_err(), "{model} {case}");
+            if case == "sizes" {
+                // What is told of the image counts.
+                job.sampling.original_size = "40x1000".parse().ok();
+                assert!(trajectory(&job, &file, (model, case)).is_err(), "{model} {case}");
+            }
         }
     }
+    assert!(images == 6 || !wrong.is_empty(), "{images} images");
     none(wrong);
+}
+
+#[test]
+fn image_to_image_is_that_of_diffusers() {
+    let (images, mut made) = (open(&xl("images.safetensors")), Vec::new());
+    for model in ["xl", "xl-64"] {
+        let (shape, expected) = tensor(&images, &format!("{model}.img2img.latents"));
+        let other = with_other_scheduler(&xl(model));
+        let mut job = job(other.path(), "ddim", &shape, 4);
+        (job.init, job.strength, job.sampling.steps) = (Some(xl("init.png")), Some(0.6), Some(7));
+        let own = make(&job).unwrap_or_else(|e| panic!("{model}: {e}"));
+        close(&own.latents.as_ref().expect("latents").last, &expected, 1e-3).unwrap_or_else(|e| panic!("{model}: {e}"));
+        image(&own, &format!("{model}.img2img")).unwrap_or_else(|e| panic!("{model}: {e}"));
+        made.push(own);
+    }
+    assert!(image(&made[1], "xl.img2img").is_err(), "another model's image passes");
 }
 
 #[test]
@@ -250,7 +287,7 @@ fn inpainting_is_that_of_diffusers() {
         // Of its default, 0.9999, five steps run four.
         (job.sampling.steps, job.strength) = (Some(5), Some(0.9999));
         job.sampling.negative = if case == "euler" { String::new() } else { "blurry".into() };
-        if let Err(e) = trajectory(&job, &file, case) {
+        if let Err(e) = trajectory(&job, &file, ("inpaint", case)) {
             wrong.push(format!("{case}: {e}"));
         }
     }

@@ -8,6 +8,7 @@ use std::process::{Output, Stdio};
 use portray::io::{PartId, Place, files};
 use portray::{Engine, EngineOptions, Error, Event, Flow, LoraFormat, ModelOptions, TrainOptions};
 
+use super::common::xl;
 use super::support::*;
 
 mod apart;
@@ -154,6 +155,34 @@ fn n02_every_bad_place_is_refused_before_the_work() {
             refused_early(home.path(), &line.replace("OUT", &long), &["too long"]);
         }
     }
+}
+
+/// A PEFT folder that Portray wrote goes with all its parts, those too that the new one does not have; what another program
+/// or a user put there stays.
+#[test]
+fn n02_an_earlier_peft_folder_is_replaced_whole() {
+    let home = home();
+    let dir = home.path();
+    let [two, one] = ["xl-all", "xl"].map(|name| xl(&format!("{name}.lora-peft.safetensors")).display().to_string());
+    let convert = |from: &str| format!("convert {from} --format peft-folder --out out --force");
+    let train = format!("{TRAIN} --format peft-folder --out out --force");
+    works(dir, &convert(&two));
+    assert!(dir.join("out/text_encoder_2/adapter_config.json").exists());
+    accepted(dir, &train);
+    std::fs::write(dir.join("out/text_encoder/notes.txt"), "precious").unwrap();
+    refused_early(dir, &train, &["text_encoder/notes.txt", "would be lost"]);
+    refused_early(dir, &convert(&one), &["text_encoder/notes.txt", "would be lost"]);
+    std::fs::remove_file(dir.join("out/text_encoder/notes.txt")).unwrap();
+    works(dir, &convert(&one));
+    assert!(dir.join("out/unet/adapter_config.json").exists() && !dir.join("out/text_encoder").exists());
+    // PEFT's own.
+    let foreign = xl("xl-all.lora-folder");
+    std::fs::create_dir(dir.join("out/text_encoder")).unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(foreign.join("text_encoder").join(file), dir.join("out/text_encoder").join(file)).unwrap();
+    }
+    refused_early(dir, &train, &["text_encoder", "would be lost"]);
+    refused_early(dir, &convert(&one), &["text_encoder", "would be lost"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use portray::base::Array;
-use portray::graph::{Graph, Tensor, eval, grad};
+use portray::graph::{Gradients, Graph, Tensor, eval, grad};
 use portray::ops::oracle::Random;
 use portray::ops::{Case, add, cases, dot, fill};
 
@@ -13,52 +13,56 @@ fn loss(case: &Case, operands: &[Array], factors: &[Array]) -> f64 {
     results.iter().zip(factors).flat_map(|(r, f)| r.data.iter().zip(&f.data)).map(|(r, f)| r * f).sum()
 }
 
-fn check(case: &Case, seed: u64) -> Result<(), String> {
-    let mut random = Random::new(seed + 1000);
-    let operands: Vec<Array> = case.inputs.iter().map(|given| random.operand(given)).collect();
+/// Random factors for the results that the loss reads.
+fn factors(case: &Case, operands: &[Array], random: &mut Random) -> Vec<Array> {
+    let results = case.op.reference(&operands.iter().collect::<Vec<_>>());
+    let random_like = |result: &Array| {
+        let mut factor = result.map(|_| 0.0);
+        factor.data.iter_mut().for_each(|x| *x = random.normal());
+        factor
+    };
+    results.iter().take(case.primary).map(random_like).collect()
+}
+
+/// The gradients of the loss by the operands in [`Case::differentiate`], as the op's rule gives them.
+fn by_rule(case: &Case, operands: &[Array], factors: &[Array]) -> portray::Result<Vec<Array>> {
     let mut g = Graph::new();
     let mut inputs = Vec::new();
     for (i, given) in case.inputs.iter().enumerate() {
-        inputs.push(g.stored(&format!("operand{i}"), given.shape().clone(), given.dtype()).map_err(|e| e.to_string())?);
+        inputs.push(g.stored(&format!("operand{i}"), given.shape().clone(), given.dtype())?);
     }
-    let text = |e: portray::Error| e.to_string();
-    let outputs = g.push_dyn(case.op.clone(), &inputs).map_err(text)?;
-    let factors: Vec<Array> = case
-        .op
-        .reference(&operands.iter().collect::<Vec<_>>())
-        .iter()
-        .take(case.primary)
-        .map(|r| r.map(|_| 0.0))
-        .map(|mut f| {
-            f.data.iter_mut().for_each(|x| *x = random.normal());
-            f
-        })
-        .collect();
+    let outputs = g.push_dyn(case.op.clone(), &inputs)?;
     let mut given: HashMap<Tensor, Array> = inputs.iter().copied().zip(operands.iter().cloned()).collect();
     let mut total: Option<Tensor> = None;
-    for (i, (&o, f)) in outputs.iter().zip(&factors).enumerate() {
-        let factor = g.stored(&format!("factor{i}"), f.shape.clone(), portray::base::DType::F32).map_err(text)?;
+    for (i, (&o, f)) in outputs.iter().zip(factors).enumerate() {
+        let factor = g.stored(&format!("factor{i}"), f.shape.clone(), portray::base::DType::F32)?;
         given.insert(factor, f.clone());
-        let part = dot(&mut g, o, factor).map_err(text)?;
+        let part = dot(&mut g, o, factor)?;
         total = Some(match total {
-            Some(t) => add(&mut g, t, part).map_err(text)?,
+            Some(t) => add(&mut g, t, part)?,
             None => part,
         });
     }
-    let total = total.ok_or("no result")?;
+    let loss = total.expect("an op has results");
     let wrt: Vec<Tensor> = case.differentiate.iter().map(|&i| inputs[i]).collect();
-    let seed_tensor = fill(&mut g, [1], 1.0).map_err(text)?;
+    let seed = fill(&mut g, [1], 1.0)?;
     let mut grads = Vec::new();
     let mut each = |_: &mut Graph, i: usize, gradient| {
         grads.push((i, gradient));
         Ok(())
     };
-    grad(&mut g, total, seed_tensor, &wrt, false, add, &mut each).map_err(text)?;
+    grad(&mut g, &Gradients { loss, wrt: &wrt, checkpoint: false, seed, sum: add }, &mut each)?;
     grads.sort();
-    let grads = grads.into_iter().map(|(_, gradient)| gradient);
-    let values = eval(&g, given).map_err(text)?;
-    for (&operand, gradient) in case.differentiate.iter().zip(grads) {
-        let analytic = &values[&gradient];
+    let values = eval(&g, given)?;
+    Ok(grads.into_iter().map(|(_, gradient)| values[&gradient].clone()).collect())
+}
+
+fn check(case: &Case, seed: u64) -> Result<(), String> {
+    let mut random = Random::new(seed + 1000);
+    let operands: Vec<Array> = case.inputs.iter().map(|given| random.operand(given)).collect();
+    let factors = factors(case, &operands, &mut random);
+    let found = by_rule(case, &operands, &factors).map_err(|e| e.to_string())?;
+    for (&operand, analytic) in case.differentiate.iter().zip(found) {
         let n = operands[operand].data.len();
         // Every element of small operands, a sample of large ones.
         let picks: Vec<usize> =
@@ -74,10 +78,8 @@ fn check(case: &Case, seed: u64) -> Result<(), String> {
             let numeric = (up - down) / (2.0 * h);
             let error = (analytic.data[i] - numeric).abs();
             if error.is_nan() || error > 1e-5 * largest {
-                return Err(format!(
-                    "operand {operand} element {i}: rule gives {}, finite difference {numeric}",
-                    analytic.data[i]
-                ));
+                let rule = analytic.data[i];
+                return Err(format!("operand {operand} element {i}: rule gives {rule}, finite difference {numeric}"));
             }
         }
     }

@@ -245,7 +245,7 @@ fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
 fn options_are_called_by_their_fields() {
     let mut known = &taken::<GenerateOptions>() | &taken::<SamplingOptions>();
     known = &(&known | &taken::<TrainOptions>()) | &taken::<ModelOptions>();
-    known.extend(names(["adapter", "dump", "input", "latents_out"]));
+    known.extend(names(["adapter", "dump", "input", "latents_out", "pictures", "text"]));
     let mut seen = 0;
     let mut files = Vec::new();
     sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);

@@ -9,6 +9,8 @@ mod stage;
 mod task;
 #[cfg(feature = "window")]
 mod window;
+#[cfg(feature = "window")]
+mod work;
 
 use portray::Result;
 

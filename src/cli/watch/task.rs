@@ -1,28 +1,19 @@
 //! The job that a window shows: advanced frame by frame, its results written as the plain command writes them.
 
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portray::{
-    Budget, Engine, Error, Event, Flow, GenerateOptions, Generated, Job, Method, Model, Picture, Result, StepReport,
-    TrainOptions, Trained,
-};
+use portray::{Budget, Engine, Error, Event, Flow, Picture, Result, StepReport};
 
 use super::page::{Tile, View};
 use super::stage::Stage;
+use super::work::{Made, Work};
 use crate::cli::args::{Global, WatchJob};
-use crate::cli::generate::Results;
 use crate::cli::report::{Meter, Reporter, compiling_text, smoothed};
 use crate::cli::words::{CommandLine, said};
 use crate::cli::{stop, table, train};
 
 /// What the job may take of the device at a time: a window of 30 frames a second stays smooth beside it.
 const BUDGET: Duration = Duration::from_millis(30);
-
-/// How often a LoRA's state is saved where the command does not say: Xlib ends the process when the display goes, and no
-/// time is left then to save anything.
-const SAVE_EVERY: usize = 25;
 
 /// A job with what is shown of it.
 pub struct Task {
@@ -42,29 +33,6 @@ pub struct Task {
     pub view: View,
 }
 
-enum Work {
-    Generate(Box<Pictures>),
-    Train(Box<Training>),
-}
-
-struct Training {
-    work: Job<Trained>,
-    job: TrainOptions,
-    /// The folder for sample pictures.
-    samples: PathBuf,
-}
-
-struct Pictures {
-    work: Job<Generated>,
-    model: Arc<Model>,
-    job: GenerateOptions,
-    results: Results,
-    /// Whether they are of another seed than the command's.
-    reseeded: bool,
-    /// Finished after those that the command asked for, and not written.
-    unsaved: Vec<Picture>,
-}
-
 impl Task {
     /// Begins `job`.
     ///
@@ -72,48 +40,11 @@ impl Task {
     /// For places that cannot be written, and models that cannot be read.
     pub fn new(global: &Global, job: WatchJob, engine: Engine) -> Result<Task> {
         let mut reporter = Reporter::new(global);
-        let (job, title) = match job {
-            WatchJob::Generate(args) => {
-                let (mut job, results) = Results::new(global, *args)?;
-                job.previews = true;
-                let title = job.prompts.join("  \u{b7}  ");
-                let mut hear = |event: Event| reporter.hear(&event);
-                let model = pollster::block_on(engine.open(&job.model, &job.loras, &mut hear))?;
-                let model = Arc::new(model.merging(job.merge));
-                let work = engine.start_generate_with(model.clone(), job.clone());
-                (
-                    Work::Generate(Box::new(Pictures {
-                        work,
-                        model,
-                        job,
-                        results,
-                        reseeded: false,
-                        unsaved: Vec::new(),
-                    })),
-                    title,
-                )
-            }
-            WatchJob::Train(args) => {
-                let mut job = args.job;
-                let samples = train::samples(&job)?;
-                // That of all weights takes gigabytes.
-                if job.method == Method::Lora {
-                    job.save_every.get_or_insert(SAVE_EVERY);
-                }
-                let title = job.prompt.clone().unwrap_or_else(|| "Training".into());
-                (Work::Train(Box::new(Training { work: engine.start_train(job.clone()), job, samples })), title)
-            }
-        };
+        let job = Work::new(global, job, &engine, &mut reporter)?;
         stop::listen();
         let chart = matches!(job, Work::Train(_));
-        let mut view = View { title, keys: keys(&job, true), chart, ..View::default() };
-        let labels: Vec<String> = match &job {
-            Work::Generate(pictures) => {
-                (0..pictures.job.prompts.len() * pictures.job.count).map(|i| seed(&pictures.job, i)).collect()
-            }
-            Work::Train(training) => training.job.sample_prompts.clone(),
-        };
-        view.tiles = labels.into_iter().map(|label| Tile { label, face: None }).collect();
+        let tiles = job.labels().into_iter().map(|label| Tile { label, face: None }).collect();
+        let view = View { title: job.title(), keys: job.keys(true), chart, tiles, ..View::default() };
         let began = Instant::now();
         Ok(Task {
             global: global.clone(),
@@ -137,17 +68,7 @@ impl Task {
         if self.paused || !self.is_running() {
             return;
         }
-        let (events, done) = match &mut self.job {
-            Work::Generate(pictures) => {
-                let stepped = pictures.work.step(Budget::time(BUDGET));
-                let events: Vec<Event> = pictures.work.events().collect();
-                (events, stepped.map(|made| made.map(Made::Pictures)))
-            }
-            Work::Train(training) => {
-                let stepped = training.work.step(Budget::time(BUDGET));
-                (training.work.events().collect(), stepped.map(|trained| trained.map(Made::Trained)))
-            }
-        };
+        let (events, done) = self.job.step(Budget::time(BUDGET));
         for event in events {
             self.hear(&event, stage);
         }
@@ -160,10 +81,7 @@ impl Task {
 
     /// Whether there is anything to go on with.
     pub fn is_running(&self) -> bool {
-        match &self.job {
-            Work::Generate(pictures) => !pictures.work.is_over(),
-            Work::Train(training) => !training.work.is_over(),
-        }
+        !self.job.is_over()
     }
 
     /// Whether the next frame has anything to do.
@@ -192,15 +110,14 @@ impl Task {
             Work::Generate(pictures) => {
                 match event {
                     Event::Preview { index, .. } => {
-                        let (label, face) =
-                            (seed(&pictures.job, *index), pictures.work.previews().into_iter().nth(*index));
+                        let (label, face) = (pictures.label(*index), pictures.work.previews().into_iter().nth(*index));
                         self.view.put(*index, Tile { label, face });
                     }
                     Event::Picture(picture) => {
                         let face = pictures.work.pictures().into_iter().nth(picture.index);
                         let rgb =
                             face.as_ref().map_or(Ok(Vec::new()), |face| pollster::block_on(self.engine.read(face)));
-                        let label = seed(&pictures.job, picture.index);
+                        let label = pictures.label(picture.index);
                         self.view.put(picture.index, Tile { label, face });
                         match rgb.map(|rgb| Picture { rgb, ..picture.clone() }) {
                             Ok(picture) if self.ended.is_some() => pictures.unsaved.push(picture),
@@ -277,7 +194,7 @@ impl Task {
             Err(Error::Interrupted { .. }) => ("stopped".into(), String::new(), None),
             Err(e) => ("failed".into(), said(e), None),
         };
-        self.view.keys = keys(&self.job, false);
+        self.view.keys = self.job.keys(false);
         let first = self.ended.is_none();
         let told = match (&self.job, result) {
             (Work::Generate(pictures), Ok(Made::Pictures(made))) if first => pictures.results.latents(&made),
@@ -306,10 +223,7 @@ impl Task {
     /// Asks the job to end in good order.
     fn stop(&mut self) {
         self.go_on();
-        match &self.job {
-            Work::Generate(pictures) => pictures.work.stop(),
-            Work::Train(training) => training.work.stop(),
-        }
+        self.job.stop();
     }
 
     /// The user closes the window, presses Q or Ctrl-C: true where it may close at once.
@@ -340,12 +254,9 @@ impl Task {
     /// new pictures take its place.
     pub fn reseed(&mut self) {
         let Work::Generate(pictures) = &mut self.job else { return };
-        pictures.reseeded = true;
-        pictures.job.sampling.seed = pictures.job.sampling.seed.wrapping_add(pictures.job.count as u64);
-        pictures.unsaved.clear();
-        pictures.work = self.engine.start_generate_with(pictures.model.clone(), pictures.job.clone());
+        pictures.reseed(&self.engine);
         self.view.notice.clear();
-        self.view.keys = keys(&self.job, true);
+        self.view.keys = self.job.keys(true);
         self.go_on();
     }
 
@@ -361,48 +272,7 @@ impl Task {
             }
             // How it ended is said already.
             Work::Train(_) => {}
-            Work::Generate(pictures) => {
-                let unsaved = std::mem::take(&mut pictures.unsaved);
-                let written: Result<Vec<PathBuf>> =
-                    unsaved.iter().map(|picture| pictures.results.add(picture)).collect();
-                self.view.notice = match written {
-                    Ok(paths) => match paths.as_slice() {
-                        [] => "nothing new to save".into(),
-                        [path] => format!("saved {}", path.display()),
-                        [first, ..] => format!("saved {} and {} more", first.display(), paths.len() - 1),
-                    },
-                    Err(e) => {
-                        pictures.unsaved = unsaved;
-                        said(&e)
-                    }
-                };
-            }
+            Work::Generate(pictures) => self.view.notice = pictures.save().unwrap_or_else(|e| said(&e)),
         }
-    }
-}
-
-/// Keys and what they do while `job` is `running`, and after.
-fn keys(job: &Work, running: bool) -> &'static [(&'static str, &'static str)] {
-    match (job, running) {
-        (Work::Generate(_), true) => &[("Space", "pause"), ("R", "another seed"), ("S", "save"), ("Q", "quit")],
-        (Work::Generate(_), false) => &[("R", "another seed"), ("S", "save"), ("Q", "quit")],
-        (Work::Train(_), true) => &[("Space", "pause"), ("S", "finish and save"), ("Q", "save the state and quit")],
-        (Work::Train(_), false) => &[("Q", "quit")],
-    }
-}
-
-/// What a job made.
-enum Made {
-    Pictures(Generated),
-    Trained(Trained),
-}
-
-/// `seed 7`, of picture number `index`; with the prompt, where there are several.
-fn seed(job: &GenerateOptions, index: usize) -> String {
-    let count = job.count.max(1);
-    let seed = job.sampling.seed.wrapping_add((index % count) as u64);
-    match job.prompts.len() {
-        1 => format!("seed {seed}"),
-        _ => format!("seed {seed}: {}", job.prompts.get(index / count).map_or("", String::as_str)),
     }
 }

@@ -83,7 +83,7 @@ pub(crate) fn weights_in(folder: &Path, part: PartId, notes: &mut Vec<Message>) 
 }
 
 /// The weight files: whole or sharded, full precision before the variants of half the size.
-fn files(folder: &Path, stem: &str) -> Result<Vec<SafeTensors>> {
+pub(crate) fn files(folder: &Path, stem: &str) -> Result<Vec<SafeTensors>> {
     for variant in ["", ".fp16", ".bf16"] {
         let whole = folder.join(format!("{stem}{variant}.safetensors"));
         if present(&whole)? {

@@ -183,6 +183,6 @@ impl Folder {
     /// Gives it the name `path`, in place of a folder that has nothing more.
     pub fn replace(self, path: &Path) -> Result<()> {
         // What is left of the guard has no such folder to remove any more.
-        settle(self.path(), path, true)?.map_or(Ok(()), Err)
+        settle(self.path(), path, true, &[])?.map_or(Ok(()), Err)
     }
 }

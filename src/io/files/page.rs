@@ -129,7 +129,7 @@ impl Folder {
     }
 
     pub fn replace(self, path: &Path) -> Result<()> {
-        settle(&self.0, path, true).map(drop)
+        settle(&self.0, path, true, &[]).map(drop)
     }
 }
 
@@ -166,7 +166,7 @@ pub fn folder_spot(path: &Path, _: &dyn Fn(&Path, bool) -> bool) -> Result<Spot>
 }
 
 /// Gives the file or folder `from` the name `path`.
-pub fn settle(from: &Path, path: &Path, replace: bool) -> Result<Option<Error>> {
+pub fn settle(from: &Path, path: &Path, replace: bool, _: &[PathBuf]) -> Result<Option<Error>> {
     let is_folder = is_folder(from);
     let spot = if is_folder { folder_spot(path, &|_, _| true)? } else { file_spot(path)? };
     if matches!(spot, Spot::Taken(_)) && !replace {

@@ -172,13 +172,13 @@ fn merge(from: &Path, into: &Path) -> Result<()> {
     sync_folder(into)
 }
 
-/// Gives the file or folder `from` the name `path`, in place of what is there where `replace` allows it. What it
-/// returns is what the disk had to say when all was in its place.
+/// Gives the file or folder `from` the name `path`, in place of what is there where `replace` allows it; of a folder there
+/// also the files `earlier` (paths in it) go. What it returns is what the disk had to say when all was in its place.
 ///
 /// # Errors
 /// [`ErrorKind::AlreadyExists`] where something is at `path` that may not be replaced; else as [`file_spot`] and
 /// [`folder_spot`].
-pub fn settle(from: &Path, path: &Path, replace: bool) -> Result<Option<Error>> {
+pub fn settle(from: &Path, path: &Path, replace: bool, earlier: &[PathBuf]) -> Result<Option<Error>> {
     let is_folder = from.is_dir();
     if !replace && path.symlink_metadata().is_ok() {
         return Err(ErrorKind::AlreadyExists.into());
@@ -186,6 +186,7 @@ pub fn settle(from: &Path, path: &Path, replace: bool) -> Result<Option<Error>> 
     let spot = match is_folder {
         true => folder_spot(path, &|inner, folder| {
             from.join(inner).symlink_metadata().is_ok_and(|metadata| metadata.is_dir() == folder)
+                || earlier.iter().any(|file| if folder { file.starts_with(inner) } else { file == inner })
         })?,
         false => file_spot(path)?,
     };

@@ -8,8 +8,9 @@ use std::path::Path;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 
+use super::filter::Filter;
 use super::kind::{Content, Format, accepted, content};
-use super::resample::{Crop, Fit, resample};
+use super::resample::{Crop, Fit, Window, resample, resample_window};
 use super::{jpeg, tiff};
 use crate::error::{Error, Result, message, option};
 use crate::io::Source;
@@ -164,6 +165,12 @@ impl Decoded {
     pub fn resized(&self, [width, height]: [usize; 2], fit: Fit) -> Result<Picture> {
         let rgb = resample(self.size(), [width, height], fit, |rows| self.rows(rows))?;
         Ok(Picture { width, height, rgb })
+    }
+
+    /// Part `window` of the picture, scaled with `filter`.
+    pub(super) fn window(&self, filter: Filter, window: Window) -> Picture {
+        let [width, height] = window.size;
+        Picture { width, height, rgb: resample_window(self.size(), filter, window, |rows| self.rows(rows)) }
     }
 
     /// The whole picture.

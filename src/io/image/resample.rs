@@ -1,9 +1,9 @@
-//! Resizing and cropping in one go, as Pillow's `LANCZOS` filter and torchvision's crops do it.
+//! Resizing and cropping in one go, as Pillow's filters and torchvision's crops do it.
 
 use std::borrow::Cow;
-use std::f64::consts::PI;
 use std::ops::Range;
 
+use super::filter::{Filter, Taps, byte};
 use crate::error::{Error, Result};
 
 /// Position of a crop: the share of what is cut that is left of it and above it.
@@ -48,8 +48,18 @@ pub fn cut(from: [usize; 2], to: [usize; 2], crop: Crop) -> [usize; 2] {
 /// Source rows that are looked at in one go.
 const BAND: usize = 64;
 
-/// Pixels (RGB) of the picture of `from` pixels whose rows `rows` gives, resized with Lanczos to `to` as `fit` says. It
-/// asks for each row once, in order, and only for those that count; so a 20000x20 picture costs no more than a square one.
+/// Part of a scaled image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Width and height of the whole image once it is scaled.
+    pub full: [usize; 2],
+    /// Pixels left of the part and above it.
+    pub at: [usize; 2],
+    /// Width and height of the part.
+    pub size: [usize; 2],
+}
+
+/// Pixels (RGB) of the picture of `from` pixels whose rows `rows` gives, resized with Lanczos to `to` as `fit` says.
 ///
 /// # Errors
 /// [`Error::Usage`] when a side of `to` is zero or the crop is not within 0 to 1.
@@ -59,79 +69,81 @@ pub(super) fn resample<'a>(
     fit: Fit,
     rows: impl Fn(Range<usize>) -> Cow<'a, [u8]>,
 ) -> Result<Vec<u8>> {
-    let ([w, h], [width, height]) = (from, to);
+    let [width, height] = to;
     let within = |share: f64| (0.0..=1.0).contains(&share);
     let crop = if let Fit::Cover(crop) = fit { crop } else { Crop::CENTER };
     if width == 0 || height == 0 || !within(crop.x) || !within(crop.y) {
         return Err(Error::argument(format!("cannot crop to {width}x{height} at {}, {}", crop.x, crop.y)));
     }
     let [full_width, full_height] = if fit == Fit::Stretch { to } else { covering(from, to) };
-    let columns = taps(w, full_width.max(width), offset(full_width, width, crop.x), width);
-    let lines = taps(h, full_height.max(height), offset(full_height, height, crop.y), height);
+    let at = [offset(full_width, width, crop.x), offset(full_height, height, crop.y)];
+    let window = Window { full: [full_width.max(width), full_height.max(height)], at, size: to };
+    Ok(resample_window(from, Filter::Lanczos, window, rows))
+}
 
-    // Pillow's order: across, rounded to bytes, then down.
+/// Pixels (RGB) of `window` of the picture of `from` pixels whose rows `rows` gives, scaled with `filter`. It asks for each
+/// row once, in order, and only for those that count; so a 20000x20 picture costs no more than a square one.
+pub(super) fn resample_window<'a>(
+    from: [usize; 2],
+    filter: Filter,
+    window: Window,
+    rows: impl Fn(Range<usize>) -> Cow<'a, [u8]>,
+) -> Vec<u8> {
+    let Window { full, at, size: [width, height] } = window;
+    let columns = filter.taps(from[0], full[0], at[0], width);
+    let lines = filter.taps(from[1], full[1], at[1], height);
+    if down_first(from, full) {
+        let narrow = down(from[0] * 3, &lines, rows);
+        return across(from[0] * 3, &columns, &narrow);
+    }
     let first = lines.iter().map(|taps| taps.start).min().unwrap_or(0);
-    let end = lines.iter().map(|taps| taps.start + taps.weights.len()).max().unwrap_or(0);
-    let mut across = vec![0u8; (end - first) * width * 3];
-    for (band, out) in across.chunks_mut(BAND * width * 3).enumerate() {
-        let begin = first + band * BAND;
-        let source = rows(begin..(begin + BAND).min(end));
-        for (source, out) in source.chunks(w * 3).zip(out.chunks_mut(width * 3)) {
-            for (taps, pixel) in columns.iter().zip(out.chunks_mut(3)) {
-                for (channel, value) in pixel.iter_mut().enumerate() {
-                    *value = taps.sum(|i| source[i * 3 + channel]);
-                }
+    let end = lines.iter().map(Taps::end).max().unwrap_or(0);
+    let mut narrow = Vec::with_capacity((end - first) * width * 3);
+    for begin in (first..end).step_by(BAND) {
+        narrow.extend(across(from[0] * 3, &columns, &rows(begin..(begin + BAND).min(end))));
+    }
+    let row = width * 3;
+    down(row, &lines, |some| Cow::Borrowed(&narrow[(some.start - first) * row..(some.end - first) * row]))
+}
+
+/// Pillow's order of the two passes, of which the first rounds to bytes (`ImagingResample` in 13.0): across first, unless
+/// the other leaves out more than twice as many rows as columns.
+fn down_first(from: [usize; 2], to: [usize; 2]) -> bool {
+    let [columns, rows] = [0, 1].map(|side| from[side] as i128 - to[side] as i128);
+    rows > 0 && rows > 2 * columns
+}
+
+/// Rows of `row` bytes under the taps of their columns.
+fn across(row: usize, columns: &[Taps], source: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(source.len() / row.max(1) * columns.len() * 3);
+    for source in source.chunks_exact(row) {
+        for taps in columns {
+            out.extend((0..3).map(|channel| taps.sum(|i| source[i * 3 + channel])));
+        }
+    }
+    out
+}
+
+/// Rows under the taps `lines`, from source rows of `row` bytes that `rows` gives.
+fn down<'a>(row: usize, lines: &[Taps], rows: impl Fn(Range<usize>) -> Cow<'a, [u8]>) -> Vec<u8> {
+    let first = lines.iter().map(|taps| taps.start).min().unwrap_or(0);
+    let end = lines.iter().map(Taps::end).max().unwrap_or(0);
+    let mut sums = vec![0i32; lines.len() * row];
+    for begin in (first..end).step_by(BAND) {
+        let last = (begin + BAND).min(end);
+        let source = rows(begin..last);
+        for (taps, sums) in lines.iter().zip(sums.chunks_exact_mut(row)) {
+            for at in begin.max(taps.start)..last.min(taps.end()) {
+                let (Some(weight), from) = (taps.weight(at), (at - begin) * row) else { continue };
+                let bytes = &source[from..from + row];
+                sums.iter_mut().zip(bytes).for_each(|(sum, byte)| *sum += weight * i32::from(*byte));
             }
         }
     }
-    let mut rgb = vec![0u8; height * width * 3];
-    for (taps, out) in lines.iter().zip(rgb.chunks_mut(width * 3)) {
-        for (i, value) in out.iter_mut().enumerate() {
-            *value = taps.sum(|row| across[(row - first) * width * 3 + i]);
-        }
-    }
-    Ok(rgb)
+    sums.into_iter().map(byte).collect()
 }
 
 /// Offset of a crop, rounded as torchvision's centre crop is.
 fn offset(full: usize, kept: usize, share: f64) -> usize {
     (full.saturating_sub(kept) as f64 * share).round_ties_even() as usize
-}
-
-/// The source pixels of one destination pixel.
-struct Taps {
-    start: usize,
-    weights: Vec<f32>,
-}
-
-impl Taps {
-    fn sum(&self, value: impl Fn(usize) -> u8) -> u8 {
-        let weighted = |(i, weight): (usize, &f32)| weight * f32::from(value(self.start + i));
-        let sum: f32 = self.weights.iter().enumerate().map(weighted).sum();
-        (sum + 0.5).clamp(0.0, 255.0) as u8
-    }
-}
-
-/// Computes the filter of destination pixels `begin..begin + count` of `size` from `from` source pixels (Pillow,
-/// `Resample.c`, `precompute_coeffs`). The filter widens with the reduction, which keeps a reduced image from aliasing.
-fn taps(from: usize, size: usize, begin: usize, count: usize) -> Vec<Taps> {
-    let scale = from as f64 / size as f64;
-    let filter_scale = scale.max(1.0);
-    let support = 3.0 * filter_scale;
-    (begin..begin + count)
-        .map(|i| {
-            let center = (i as f64 + 0.5) * scale;
-            let start = (center - support + 0.5).max(0.0) as usize;
-            let end = ((center + support + 0.5) as usize).min(from);
-            let weights: Vec<f64> = (start..end).map(|x| lanczos((x as f64 - center + 0.5) / filter_scale)).collect();
-            let total: f64 = weights.iter().sum();
-            Taps { start, weights: weights.iter().map(|w| (w / total) as f32).collect() }
-        })
-        .collect()
-}
-
-/// The Lanczos kernel with three lobes.
-fn lanczos(x: f64) -> f64 {
-    let sinc = |x: f64| if x == 0.0 { 1.0 } else { (PI * x).sin() / (PI * x) };
-    if x.abs() < 3.0 { sinc(x) * sinc(x / 3.0) } else { 0.0 }
 }

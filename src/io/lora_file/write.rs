@@ -10,7 +10,7 @@ use super::read::{ADAPTER_METADATA, PEFT_CONFIG, PEFT_WEIGHTS};
 use super::{LoraFile, LoraModule, ModuleKey, kohya, most_common};
 use crate::error::{Error, Result};
 use crate::io::checkpoints::Names;
-use crate::io::{PartId, Place, Tensor, write_atomic, write_folder, write_safetensors};
+use crate::io::{PartId, Place, SafeTensors, Tensor, files, write_atomic, write_folder, write_safetensors};
 
 type Modules<'a> = BTreeMap<&'a ModuleKey, &'a LoraModule>;
 
@@ -41,14 +41,29 @@ impl LoraFormat {
         }
     }
 
-    /// The place of a LoRA of `parts` at `path`, which replaces what is there only if `replace` says so.
+    /// The place of a LoRA of `parts` at `path`, which replaces what is there only if `replace` says so. A folder that was
+    /// written here before goes with all its parts.
     pub fn place(self, path: impl Into<PathBuf>, parts: &[PartId], replace: bool) -> Place {
         if self != LoraFormat::PeftFolder {
             return Place::file(path, replace);
         }
+        let path = path.into();
         let files = |part: &PartId| [PEFT_WEIGHTS, PEFT_CONFIG].map(|file| Path::new(part.name()).join(file));
-        Place::folder(path, parts.iter().flat_map(files).collect(), replace)
+        let ours = |part: &PartId| is_ours(&path.join(part.name()).join(PEFT_WEIGHTS));
+        let earlier = PartId::ADAPTED.iter().filter(|part| replace && ours(part)).flat_map(files).collect();
+        Place::folder(path.clone(), parts.iter().flat_map(files).collect(), replace).after(earlier)
     }
+}
+
+/// Whether the file of a part was written by [`write_part`]: PEFT's own have no such metadata.
+fn is_ours(weights: &Path) -> bool {
+    files::is_file(weights)
+        && SafeTensors::open(weights).is_ok_and(|file| {
+            let says = |name: &str| file.metadata().get(name).map_or("", String::as_str);
+            says(TITLE.0) == TITLE.1
+                && says(ARCHITECTURE).ends_with("/lora")
+                && BASE.iter().all(|name| !says(name).is_empty())
+        })
 }
 
 /// Words of a family in the LoRA files that are written for it.
@@ -72,6 +87,12 @@ pub(crate) const BASE_VERSION: &str = "ss_base_model_version";
 /// of Stable Diffusion 1.x unless the first begins with `sdxl_` or the second is `True`, and hides it beside other models.
 const BASE: [&str; 2] = [BASE_VERSION, "ss_v2"];
 
+/// Field and value of the title.
+const TITLE: (&str, &str) = ("modelspec.title", "LoRA");
+
+/// Field of the architecture.
+const ARCHITECTURE: &str = "modelspec.architecture";
+
 const ORIGINAL_CODE: &str = "https://github.com/Stability-AI/generative-models";
 
 impl Writing {
@@ -82,8 +103,8 @@ impl Writing {
             (BASE_VERSION, self.base_version.into()),
             ("ss_v2", if self.second { "True" } else { "False" }.into()),
             ("modelspec.sai_model_spec", "1.0.0".into()),
-            ("modelspec.architecture", format!("{}/lora", self.architecture)),
-            ("modelspec.title", "LoRA".into()),
+            (ARCHITECTURE, format!("{}/lora", self.architecture)),
+            (TITLE.0, TITLE.1.into()),
         ]
     }
 

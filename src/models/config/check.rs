@@ -7,12 +7,12 @@ use super::depths::{Depth, Depths};
 use super::per_block::PerBlock;
 use crate::base::json;
 use crate::error::{Error, Result};
-use crate::ops::WIDEST_HEAD;
+use crate::ops::{Activation, WIDEST_HEAD};
 
 /// Most channels of anything: far above any model, and low enough that no product of a few of them overflows.
-pub(super) const CHANNELS: usize = 1 << 16;
+pub(in crate::models) const CHANNELS: usize = 1 << 16;
 /// Most layers of anything.
-pub(super) const LAYERS: usize = 1000;
+pub(in crate::models) const LAYERS: usize = 1000;
 /// Most resolutions: each halves the last.
 const BLOCKS: usize = 12;
 
@@ -33,29 +33,21 @@ pub(super) fn read<T: DeserializeOwned>(path: &str, text: &str, allowed: &[(&str
             return Err(Error::file(path, format!("{field} is {value}; only {listed} is supported")));
         }
     }
-    serde_json::from_value(json.clone()).map_err(|e| {
-        // Every field has a default, so the one that is wrong is wrong alone too.
-        let alone = |(name, value): (&String, &Value)| {
-            let wrong = serde_json::from_value::<T>(serde_json::json!({ name: value })).is_err();
-            wrong.then(|| format!("{name} is {value}: "))
-        };
-        let field = json.as_object().and_then(|fields| fields.iter().find_map(alone)).unwrap_or_default();
-        Error::file(path, format!("{field}{e}"))
-    })
+    json::fields(&json).map_err(|e| Error::file(path, e))
 }
 
 /// Errors that name the file and the field.
-pub(super) struct Check<'a> {
-    pub(super) path: &'a str,
+pub(in crate::models) struct Check<'a> {
+    pub(in crate::models) path: &'a str,
 }
 
 impl Check<'_> {
-    pub(super) fn fail(&self, message: String) -> Result<()> {
+    pub(in crate::models) fn fail(&self, message: String) -> Result<()> {
         Err(Error::file(self.path, message))
     }
 
     /// `value` must lie within 1 and `most`.
-    pub(super) fn count(&self, name: &str, value: usize, most: usize) -> Result<()> {
+    pub(in crate::models) fn count(&self, name: &str, value: usize, most: usize) -> Result<()> {
         match value {
             0 => self.fail(format!("{name} is 0, must be 1 or more")),
             _ if value > most => self.fail(format!("{name} is {value}, must be at most {most}")),
@@ -63,11 +55,28 @@ impl Check<'_> {
         }
     }
 
-    pub(super) fn eps(&self, name: &str, value: f64) -> Result<()> {
+    /// Activation of that name, one of transformers'.
+    pub(in crate::models) fn activation(&self, name: &str) -> Result<Activation> {
+        let known = "gelu, quick_gelu, gelu_new, gelu_pytorch_tanh, relu and silu";
+        Activation::from_name(name)
+            .ok_or_else(|| Error::file(self.path, format!("hidden_act is {name}; supported are {known}")))
+    }
+
+    /// Checks that heads are no wider than kernels take.
+    pub(in crate::models) fn narrow_heads(&self, heads: usize, channels: usize) -> Result<()> {
+        self.divides("num_attention_heads", heads, channels)?;
+        if channels / heads > WIDEST_HEAD {
+            let message = format!("num_attention_heads is {heads} for {channels} channels");
+            return self.fail(format!("{message}: heads wider than {WIDEST_HEAD} are not supported"));
+        }
+        Ok(())
+    }
+
+    pub(in crate::models) fn eps(&self, name: &str, value: f64) -> Result<()> {
         if value > 0.0 && value.is_finite() { Ok(()) } else { self.fail(format!("{name} is {value}, must be above 0")) }
     }
 
-    pub(super) fn divides(&self, name: &str, divisor: usize, channels: usize) -> Result<()> {
+    pub(in crate::models) fn divides(&self, name: &str, divisor: usize, channels: usize) -> Result<()> {
         if divisor == 0 || channels == 0 || !channels.is_multiple_of(divisor) {
             return self.fail(format!("{name} is {divisor}, which does not divide {channels} channels"));
         }

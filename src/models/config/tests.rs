@@ -154,7 +154,7 @@ fn what_is_not_supported_is_named() {
         assert!(error.contains("unet/config.json") && error.contains(field), "{field} {value}: {error}");
     }
     assert!(unet("[").is_err() && unet("[]").is_err());
-    let error = TextEncoderConfig::parse("text_encoder/config.json", r#"{"hidden_act": "relu"}"#).unwrap_err();
+    let error = TextEncoderConfig::parse("text_encoder/config.json", r#"{"hidden_act": "mish"}"#).unwrap_err();
     assert!(error.to_string().contains("hidden_act"));
     let error = VaeConfig::parse("vae/config.json", r#"{"shift_factor": 0.1}"#).unwrap_err();
     assert!(error.to_string().contains("shift_factor"));

@@ -24,10 +24,10 @@ pub struct Golden {
     pub values: SafeTensors,
 }
 
-/// A LoRA file's factors, as `lora.<path>.down` and `.up`.
 /// Changes a checkpoint tensor before it is packed: key, shape, values.
 pub type Patch<'a> = &'a dyn Fn(&str, &[usize], &mut [f32]) -> portray::Result<()>;
 
+/// A LoRA file's factors, as `lora.<path>.down` and `.up`.
 pub type Factors = BTreeMap<String, HostTensor<'static>>;
 
 pub fn fixture(name: &str) -> String {
@@ -99,7 +99,9 @@ impl Golden {
             }
         };
         if std::env::var("PORTRAY_BACKEND").is_ok_and(|b| b == "reference") {
-            return self.evaluate(&g, params, inputs, output, loras, &patch);
+            let mut given = self.stored_values(&g, params, loras, &patch);
+            given.extend(inputs.into_iter().map(|(t, values)| (t, Array::from_f32(g.shape(t).clone(), &values))));
+            return eval(&g, given).unwrap()[&output].to_f32();
         }
         pollster::block_on(async {
             let gpu = crate::common::engine().gpu();
@@ -161,22 +163,6 @@ impl Golden {
             given.insert(t, Array::from_f32(param.shape.clone(), &values));
         }
         given
-    }
-
-    pub fn evaluate(
-        &self,
-        g: &Graph,
-        params: &[Param],
-        inputs: Vec<(Tensor, Vec<f32>)>,
-        output: Tensor,
-        loras: &Loras,
-        patch: Patch<'_>,
-    ) -> Vec<f32> {
-        let mut given = self.stored_values(g, params, loras, patch);
-        for (t, values) in inputs {
-            given.insert(t, Array::from_f32(g.shape(t).clone(), &values));
-        }
-        eval(g, given).unwrap()[&output].to_f32()
     }
 
     pub fn text(&self, settings: Settings, loras: &Loras) -> Vec<f32> {

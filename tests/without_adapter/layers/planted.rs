@@ -7,7 +7,7 @@ fn files(texts: &[(&str, &str)]) -> Vec<SourceFile> {
 }
 
 fn circles_of(texts: &[(&str, &str)]) -> Vec<String> {
-    wrong_circles(&files(texts), &[])
+    wrong_circles(&files(texts))
 }
 
 #[test]
@@ -45,12 +45,12 @@ fn the_checks_let_good_code_pass() {
     ]);
     none(wrong_imports(&good));
     none(wrong_mentions(&good, "wgpu", NAMES_WGPU));
-    none(wrong_circles(&good, &[]));
+    none(wrong_circles(&good));
 }
 
 #[test]
 fn lengths_and_arguments_are_counted() {
-    let found = |text: &str| too_long(&files(&[("src/a.rs", text)]), &[]);
+    let found = |text: &str| too_long(&files(&[("src/a.rs", text)]));
     let body = |lines: usize| format!("{{{}}}", "\n".repeat(lines - 1));
     none(found(&format!("fn f() {}", body(60))));
     assert_eq!(found(&format!("fn f() {}", body(61))), ["src/a.rs: fn f has 61 lines"]);
