@@ -129,6 +129,8 @@ pub enum Phase {
     MeasuringWords,
     /// Optimizer steps.
     Training,
+    /// Judging of images.
+    Measuring,
 }
 
 impl Phase {
@@ -144,6 +146,7 @@ impl Phase {
             Phase::Decoding => "decoding",
             Phase::MeasuringWords => "measuring_words",
             Phase::Training => "training",
+            Phase::Measuring => "measuring",
         }
     }
 }
@@ -162,6 +165,7 @@ impl std::fmt::Display for Phase {
             Phase::Decoding => "decoding",
             Phase::MeasuringWords => "measuring the words",
             Phase::Training => "training",
+            Phase::Measuring => "measuring the images",
         })
     }
 }

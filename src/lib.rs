@@ -35,6 +35,7 @@
 //! | use your own model, LoRAs or sampler | [`ModelOptions`], [`LoraArg`], [`SamplingOptions`] |
 //! | train | [`Engine::train`], [`TrainOptions`] |
 //! | choose the word that a training gives to its subject | [`Engine::identify`], [`IdentifyOptions`] |
+//! | judge what was trained | [`Engine::evaluate`], [`EvaluateOptions`] |
 //! | generate again and again with one model | [`Engine::open`], [`Model::keep_weights`], [`Engine::generate_with`] |
 //! | run inside an application that renders with wgpu | [`embedding`], [`Engine::from_device`], [`Job`] |
 //! | know memory and work before a job runs | [`Engine::prepare`], [`plan_generate`], [`plan_train`], [`PlanReport`] |
@@ -60,6 +61,7 @@
 //! | [`pipeline`] | running a model: opening it, its weights on the device, text, denoising, decoding |
 //! | [`generate`] | prompts to images |
 //! | [`identifier`] | which word to give to a subject |
+//! | [`evaluate`] | how well a subject was learned, and how much of the rest was kept |
 //! | [`train`] | images of a subject to a LoRA or a UNet (DreamBooth) |
 //! | [`engine`] | the facade: [`Engine`] and [`Job`] |
 //! | [`tools`] | benchmarks, comparison with other implementations, checks of a device |
@@ -86,6 +88,7 @@ pub mod diffusion;
 pub mod embedding {}
 pub mod engine;
 pub mod error;
+pub mod evaluate;
 pub mod event;
 pub mod family;
 pub mod generate;
@@ -108,6 +111,7 @@ pub use base::rng::RngKind;
 pub use diffusion::{Prediction, SamplerKind, Spacing};
 pub use engine::{Engine, EngineOptions, Job, Prepared, required_features, required_limits};
 pub use error::{Error, Result};
+pub use evaluate::{EvaluateOptions, Evaluation};
 pub use event::{CancelToken, Event, Flow, Listener, Phase, Picture, StepReport};
 pub use generate::{GenerateOptions, Generated, Latents, plan_generate};
 pub use gpu::Budget;

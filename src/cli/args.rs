@@ -8,7 +8,10 @@ use std::path::PathBuf;
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use portray::{GenerateOptions, IdentifyOptions, LoraArg, LoraFormat, ModelOptions, TrainOptions, WeightType};
+use portray::evaluate::ScaledLora;
+use portray::{
+    EvaluateOptions, GenerateOptions, IdentifyOptions, LoraArg, LoraFormat, ModelOptions, TrainOptions, WeightType,
+};
 
 /// Shown after `portray --help`.
 const EXAMPLES: &str = "\
@@ -57,6 +60,9 @@ pub enum Command {
     /// Compare words by which a training may call its subject
     #[command(allow_negative_numbers = true)]
     Identifier(Box<IdentifierArgs>),
+    /// Judge LoRAs or a fine-tuned model: likeness, prompt fidelity, diversity, drift, copying
+    #[command(allow_negative_numbers = true)]
+    Evaluate(Box<EvaluateArgs>),
     /// Generate or train in a window (a build with the feature `window`)
     Watch(WatchArgs),
     /// Train the built-in model on built-in images and write a sheet of results
@@ -116,6 +122,20 @@ pub struct IdentifierArgs {
     #[arg(long)]
     pub force: bool,
 }
+
+#[derive(Clone, Debug, Args)]
+pub struct EvaluateArgs {
+    #[command(flatten)]
+    pub job: EvaluateOptions,
+    /// Compute the figures of the embeddings in this file instead: real, made, prompt, clip_real, clip_made, clip_text, class,
+    /// class_base, each [N, D]; needs no model; --out then gets report.json alone
+    #[arg(long, value_name = "X.safetensors", conflicts_with_all = EVALUATED)]
+    pub embeddings: Option<PathBuf>,
+}
+
+/// Options of `evaluate` that have no place beside --embeddings.
+const EVALUATED: [&str; 10] =
+    ["model", "base", "loras", "photos", "prompt", "class_prompt", "prompt_list", "vision", "clip", "unet"];
 
 #[derive(Clone, Debug, Args)]
 #[command(subcommand_required = true, arg_required_else_help = false)]
@@ -311,6 +331,13 @@ pub struct DemoArgs {
     /// Also train without prior preservation and judge both; exit code 1 if the result falls short
     #[arg(long)]
     pub check: bool,
+    /// Compare choices instead: with and without prior preservation, few and many class images, three words for the
+    /// subject, a second subject; each on several seeds, into --out/study. Run again, it goes on where it was stopped
+    #[arg(long, conflicts_with = "check")]
+    pub study: bool,
+    /// Seeds of each choice that --study compares, 1 or more
+    #[arg(long, value_name = "N", default_value = "4", requires = "study", allow_negative_numbers = true, value_parser = portray::pipeline::parse_count)]
+    pub seeds: usize,
     /// Optimizer steps of a training
     #[arg(long, value_name = "N", default_value = "200", allow_negative_numbers = true, value_parser = portray::pipeline::parse_count)]
     pub steps: usize,
@@ -368,7 +395,7 @@ pub fn refusal(error: &clap::Error, args: impl IntoIterator<Item = OsString>) ->
     fn asking(command: clap::Command) -> clap::Command {
         let is_path = |arg: &clap::Arg| {
             let kind = arg.get_value_parser().type_id();
-            kind == TypeId::of::<PathBuf>() || kind == TypeId::of::<LoraArg>()
+            kind == TypeId::of::<PathBuf>() || kind == TypeId::of::<LoraArg>() || kind == TypeId::of::<ScaledLora>()
         };
         let ask = |arg: clap::Arg| match is_path(&arg) || !arg.get_action().takes_values() {
             true => arg,

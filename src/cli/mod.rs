@@ -6,6 +6,7 @@ mod convert;
 mod demo;
 mod device;
 mod embed;
+mod evaluate;
 mod files;
 mod forward;
 mod generate;
@@ -55,6 +56,7 @@ pub fn main() -> ExitCode {
         Command::Generate(args) => generate::run(&global, *args),
         Command::Train(args) => train::run(&global, *args),
         Command::Identifier(args) => identifier::run(&global, *args),
+        Command::Evaluate(args) => evaluate::run(&global, *args),
         Command::Watch(args) => watch::run(&global, args),
         Command::Demo(args) => demo::run(&global, &args),
         Command::Plan(args) => plan::run(&global, &args),

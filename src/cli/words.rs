@@ -12,6 +12,7 @@ impl Words for CommandLine {
             "prompts" => "PROMPT".into(),
             "pictures" => "IMAGE".into(),
             "loras" => "--lora".into(),
+            "prompt_list" => "--prompts".into(),
             "sample_prompts" => "--sample-prompt".into(),
             "input" => "--in".into(),
             _ => format!("--{}", name.replace('_', "-")),

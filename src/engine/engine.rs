@@ -1,6 +1,7 @@
 //! [`Engine`]: opens a device or takes a host's, and starts every job.
 
 use crate::error::Result;
+use crate::evaluate::{EvaluateOptions, Evaluation};
 use crate::event::{CancelToken, Event, Flow};
 use crate::generate::{GenerateOptions, Generated};
 use crate::gpu::{DeviceOptions, Gpu, Variants};
@@ -12,7 +13,7 @@ use crate::pipeline::planning::Planning;
 use crate::pipeline::reads::Reads;
 use crate::pipeline::{LoraArg, Model, ModelOptions, VisionModel, opening};
 use crate::train::{TrainOptions, Trained};
-use crate::{generate, identifier, train};
+use crate::{evaluate, generate, identifier, train};
 
 use super::tune;
 
@@ -183,6 +184,22 @@ impl Engine {
         mut listener: impl FnMut(Event) -> Flow,
     ) -> Result<Identifiers> {
         identifier::identify(&self.context(), options, &mut listener).await
+    }
+
+    /// Evaluates LoRAs or a fine-tuned model: makes the same images with and without them, judges them against photos of the
+    /// subject, and writes `report.json`, `report.html` and the images to `options.out`.
+    ///
+    /// If `listener` stops the job, it reports on the images that were made.
+    ///
+    /// # Errors
+    /// If options contradict each other, a file is missing, unsupported or cannot be written, or the job does not fit the
+    /// adapter or `options.model.memory`; [`Error::Interrupted`](crate::Error::Interrupted) if `listener` stops it.
+    pub async fn evaluate(
+        &self,
+        options: &EvaluateOptions,
+        mut listener: impl FnMut(Event) -> Flow,
+    ) -> Result<Evaluation> {
+        evaluate::evaluate(&self.context(), options, &mut listener).await
     }
 
     /// Embeds prepared images ([`VisionModel::preprocess`]): [`VisionModel::width`] values each, the class token after the last

@@ -10,7 +10,6 @@ pub mod dataset;
 mod idle_options;
 mod init_lora;
 pub mod masks;
-pub mod metrics;
 pub mod micro_batch;
 pub mod optimizer;
 mod options;

@@ -6,6 +6,7 @@ mod captions;
 mod common;
 mod demo;
 mod embed;
+mod evaluate;
 mod golden;
 mod identifier;
 mod inpaint;

@@ -11,8 +11,19 @@ use super::support::*;
 fn help_and_version_are_answers() {
     let dir = tempfile::tempdir().unwrap();
     assert!(stdout(&works(dir.path(), "--version")).starts_with("portray "));
-    for command in ["", "generate ", "train ", "demo ", "plan ", "inspect ", "convert ", "forward ", "info ", "bench "]
-    {
+    for command in [
+        "",
+        "generate ",
+        "train ",
+        "demo ",
+        "plan ",
+        "inspect ",
+        "convert ",
+        "forward ",
+        "info ",
+        "bench ",
+        "evaluate ",
+    ] {
         let output = works(dir.path(), &format!("{command}--help"));
         assert!(stdout(&output).contains("Usage:") && output.stderr.is_empty(), "{command}");
     }

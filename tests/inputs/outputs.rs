@@ -8,8 +8,8 @@ use std::process::{Output, Stdio};
 use portray::io::{PartId, Place, files};
 use portray::{Engine, EngineOptions, Error, Event, Flow, LoraFormat, ModelOptions, TrainOptions};
 
-use super::common::xl;
 use super::support::*;
+use crate::common::xl;
 
 mod apart;
 mod meanwhile;

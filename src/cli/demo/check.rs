@@ -1,7 +1,7 @@
 //! `demo --check`: whether the subject was learned and its class kept.
 
 use portray::Picture;
-use portray::train::metrics;
+use portray::evaluate::colour;
 
 /// Pictures of the class prompt, the same seeds in each.
 pub struct Drift {
@@ -48,13 +48,13 @@ impl Figures {
     pub fn measure(drift: &Drift, base: &[Picture], tuned: &[Picture], photos: &[Picture]) -> Figures {
         let pairs = base.iter().zip(tuned);
         Figures {
-            change_with: metrics::change(&drift.before, &drift.with),
-            change_without: metrics::change(&drift.before, &drift.without),
-            diversity_before: metrics::diversity(&drift.before),
-            diversity_with: metrics::diversity(&drift.with),
-            diversity_without: metrics::diversity(&drift.without),
+            change_with: colour::change(&drift.before, &drift.with),
+            change_without: colour::change(&drift.before, &drift.without),
+            diversity_before: colour::diversity(&drift.before),
+            diversity_with: colour::diversity(&drift.with),
+            diversity_without: colour::diversity(&drift.without),
             likeness: pairs
-                .map(|(b, t)| (t.prompt.clone(), metrics::likeness(b, photos), metrics::likeness(t, photos)))
+                .map(|(b, t)| (t.prompt.clone(), colour::likeness(b, photos), colour::likeness(t, photos)))
                 .collect(),
         }
     }

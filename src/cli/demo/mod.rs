@@ -7,6 +7,7 @@ mod report;
 mod scenes;
 mod sheet;
 mod studio;
+mod study;
 mod subject;
 
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use recipe::{CLASS_PICTURES, RANK};
 use report::Report;
 use scenes::Scenes;
 use sheet::{Cell, Row, Sheet, Strip};
-use studio::{Studio, Training};
+use studio::{Lesson, Studio, Training};
 use subject::Subject;
 
 /// Seeds that judge drift, and none of which made a class picture.
@@ -32,6 +33,9 @@ const SEED_GAP: u64 = 1000;
 
 /// Trains, makes all pictures, writes the sheet as it grows and the report, and judges them if asked to.
 pub fn run(global: &Global, args: &DemoArgs) -> Result<()> {
+    if args.study {
+        return study::run(global, args);
+    }
     let out = &args.out;
     files::check_folder(out, &names(args).iter().map(String::as_str).collect::<Vec<_>>(), args.force)?;
     let _lock = Place::folder(out, Vec::new(), true).lock(|text| terminal::warn(global.json, &text))?;
@@ -154,8 +158,8 @@ impl Demo<'_> {
         let untouched = self.studio.model(None)?;
         self.make_class_pictures(&untouched)?;
         let lora = out.join("lora.safetensors");
-        let folder = Some(out.join("class"));
-        let with_prior = self.studio.train("training with prior preservation", subject, folder, &lora)?;
+        let class = Some((out.join("class"), CLASS_PICTURES));
+        let with_prior = self.studio.train("training with prior preservation", &self.lesson(class, &lora))?;
         let personalized = self.studio.model(Some(&lora))?;
         let scenes = self.scenes;
         for scene in scenes {
@@ -183,6 +187,15 @@ impl Demo<'_> {
         Ok(Made { report, figures })
     }
 
+    /// A training of the subject's photos into `out`, with class pictures or without.
+    fn lesson<'b>(&self, class: Option<(PathBuf, usize)>, out: &'b Path) -> Lesson<'b>
+    where
+        Self: 'b,
+    {
+        let (photos, phrases) = (&self.subject.folder, &self.subject.phrases);
+        Lesson { photos, phrases, class, seed: self.args.seed, out, force: self.args.force }
+    }
+
     /// The seed of the sheet's picture number `index`.
     fn seed(&self, index: usize) -> u64 {
         self.args.seed.wrapping_add(SEED_GAP + index as u64)
@@ -201,7 +214,7 @@ impl Demo<'_> {
     /// Trains without prior preservation, and shows what either training did to the class.
     fn drift(&mut self, untouched: &portray::Model, personalized: &portray::Model) -> Result<(Training, Drift)> {
         let (seed, plain) = (self.seed(0), self.args.out.join("lora-without-prior.safetensors"));
-        let training = self.studio.train("training without prior preservation", self.subject, None, &plain)?;
+        let training = self.studio.train("training without prior preservation", &self.lesson(None, &plain))?;
         let prompt = std::slice::from_ref(&self.subject.phrases.class);
         let studio = &mut self.studio;
         let unguarded = studio.model(Some(&plain))?;

@@ -22,6 +22,15 @@ pub struct Job {
 pub const UPDATE: [usize; 2] = [3, 2];
 
 impl Job {
+    /// Both.
+    pub fn and(self, other: Job) -> Job {
+        Job {
+            pictures: self.pictures + other.pictures,
+            with_prior: self.with_prior + other.with_prior,
+            without_prior: self.without_prior + other.without_prior,
+        }
+    }
+
     /// In sampler steps.
     pub fn units(self, steps: usize) -> usize {
         self.pictures * steps + self.with_prior * UPDATE[0] + self.without_prior * UPDATE[1]

@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use portray::evaluate::EvaluateOptions;
 use portray::{
     Engine, Event, Flow, GenerateOptions, LoraArg, Model, ModelOptions, Picture, Result, SamplingOptions, TrainOptions,
 };
 
 use super::super::args::{DemoArgs, Global};
 use super::progress::{Progress, UPDATE};
-use super::recipe::{CLASS_PICTURES, GUIDANCE, LEARNING_RATE, RANK, SAMPLER};
-use super::subject::Subject;
+use super::recipe::{GUIDANCE, LEARNING_RATE, RANK, SAMPLER};
+use super::scenes::Phrases;
 
 /// An engine with the demo's settings, and how long everything took.
 pub struct Studio<'a> {
@@ -20,6 +21,22 @@ pub struct Studio<'a> {
     pub progress: Progress,
     /// What was done, in order, and the seconds it took.
     pub times: Vec<(String, f64)>,
+}
+
+/// What a training is to learn.
+pub struct Lesson<'a> {
+    /// Folder of the subject's photos.
+    pub photos: &'a Path,
+    /// What the subject and its class are called.
+    pub phrases: &'a Phrases,
+    /// Folder of class pictures, and how many of them are read; `None` without prior preservation.
+    pub class: Option<(PathBuf, usize)>,
+    /// Seed of all randomness.
+    pub seed: u64,
+    /// The LoRA's file.
+    pub out: &'a Path,
+    /// Whether it may be overwritten.
+    pub force: bool,
 }
 
 /// A training's losses, step by step.
@@ -101,25 +118,26 @@ impl<'a> Studio<'a> {
         Ok(made.pictures)
     }
 
-    /// Trains a LoRA of the subject into `out`: with the class pictures of a folder, or without prior preservation.
+    /// Trains a LoRA as `lesson` says.
     ///
     /// # Errors
     /// As [`Engine::train`].
-    pub fn train(&mut self, title: &str, subject: &Subject, class: Option<PathBuf>, out: &Path) -> Result<Training> {
+    pub fn train(&mut self, title: &str, lesson: &Lesson<'_>) -> Result<Training> {
+        let Lesson { photos, phrases, class, seed, out, force } = lesson;
         let unit = UPDATE[usize::from(class.is_none())];
         let job = TrainOptions {
-            images: Some(subject.folder.clone()),
-            prompt: Some(subject.phrases.instance.clone()),
-            class_prompt: class.is_some().then(|| subject.phrases.class.clone()),
-            class_count: class.is_some().then_some(CLASS_PICTURES),
-            class_images: class,
+            images: Some((*photos).into()),
+            prompt: Some(phrases.instance.clone()),
+            class_prompt: class.is_some().then(|| phrases.class.clone()),
+            class_count: class.as_ref().map(|(_, count)| *count),
+            class_images: class.as_ref().map(|(folder, _)| folder.clone()),
             model: ModelOptions { dtype: self.args.training_dtype, ..Default::default() },
             rank: RANK,
             steps: Some(self.args.steps),
             lr: Some(LEARNING_RATE),
-            seed: self.args.seed,
-            out: out.into(),
-            force: self.args.force,
+            seed: *seed,
+            out: (*out).into(),
+            force: *force,
             ..Default::default()
         };
         let began = Instant::now();
@@ -137,5 +155,20 @@ impl<'a> Studio<'a> {
         self.progress.end(self.args.steps * unit);
         self.times.push((title.to_owned(), began.elapsed().as_secs_f64()));
         Ok(training)
+    }
+
+    /// Evaluates what `options` names, which counts `units`.
+    ///
+    /// # Errors
+    /// As [`Engine::evaluate`].
+    pub fn evaluate(&mut self, title: &str, options: &EvaluateOptions, units: usize) -> Result<()> {
+        let began = Instant::now();
+        self.progress.begin(title);
+        let progress = &mut self.progress;
+        let mut listener = |event: Event| progress.hear(&event, 1);
+        pollster::block_on(self.engine.evaluate(options, &mut listener))?;
+        self.progress.end(units);
+        self.times.push((title.to_owned(), began.elapsed().as_secs_f64()));
+        Ok(())
     }
 }

@@ -53,7 +53,24 @@ impl Subject {
                 phrases: phrases(prompt, class),
             });
         }
-        let (files, phrases) = match args.subject {
+        Subject::bundled(args.subject, folder, side)
+    }
+
+    /// The bundled subject that is not the study's first, its photos in `folder`; none beside the user's own pictures.
+    ///
+    /// # Errors
+    /// [`Error::File`] when a picture cannot be written.
+    pub fn second(args: &DemoArgs, folder: &Path, side: usize) -> Result<Option<Subject>> {
+        let other = match args.subject {
+            args::Subject::Cat => args::Subject::Dog,
+            args::Subject::Dog => args::Subject::Cat,
+        };
+        args.images.is_none().then(|| Subject::bundled(other, folder, side)).transpose()
+    }
+
+    fn bundled(which: args::Subject, folder: &Path, side: usize) -> Result<Subject> {
+        let phrases = |instance: &str, class: &str| Phrases { instance: instance.into(), class: class.into() };
+        let (files, phrases) = match which {
             args::Subject::Cat => (&CAT, phrases("a mscds cat", "a cat")),
             args::Subject::Dog => (&DOG, phrases("a sks dog", "a dog")),
         };

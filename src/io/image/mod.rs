@@ -10,6 +10,7 @@ mod png_file;
 mod preprocess;
 mod read;
 mod resample;
+mod thumbnail;
 mod tiff;
 
 pub use captions::Captions;
@@ -20,3 +21,4 @@ pub use png_file::{Parameters, encode_png, title, write_png};
 pub use preprocess::{Planes, Preprocessing, Resize};
 pub use read::{Decoded, MAX_PIXELS, Picture, size};
 pub use resample::{Crop, Fit, covering, cut};
+pub use thumbnail::thumbnail;

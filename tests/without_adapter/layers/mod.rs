@@ -51,6 +51,24 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "evaluate",
+        &[
+            "error",
+            "event",
+            "base",
+            "gpu",
+            "graph",
+            "ops",
+            "nn",
+            "models",
+            "diffusion",
+            "io",
+            "family",
+            "pipeline",
+            "generate",
+        ],
+    ),
+    (
         "train",
         &[
             "error",
@@ -66,10 +84,27 @@ const LAYERS: &[(&str, &[&str])] = &[
             "family",
             "pipeline",
             "generate",
+            "evaluate",
             "identifier",
         ],
     ),
-    ("engine", &["error", "event", "base", "gpu", "graph", "ops", "io", "pipeline", "generate", "identifier", "train"]),
+    (
+        "engine",
+        &[
+            "error",
+            "event",
+            "base",
+            "gpu",
+            "graph",
+            "ops",
+            "io",
+            "pipeline",
+            "generate",
+            "evaluate",
+            "identifier",
+            "train",
+        ],
+    ),
     (
         "tools",
         &[

@@ -1,9 +1,29 @@
-//! Whether a subject was learned and its class kept: figures from pixels alone.
+//! Built-in measure: figures from colours alone, for when there is no vision model.
 //!
-//! Pixel values count from 0 to 1. [`diversity`] and [`change`] look at whole pictures of the class prompt, made with the
-//! same seeds. [`likeness`] compares a picture with photos of the subject and leaves the background out.
+//! [`Embedding::new`] turns an image into two vectors whose cosines take the place of those of a vision model: colours of
+//! what stands in the middle, with the background left out, and colours of the whole image by place. The other functions
+//! serve `portray demo --check`; they count pixel values from 0 to 1.
 
 use crate::event::Picture;
+
+/// Sentence on what the measure cannot see. For people.
+pub const BLIND_TO: &str = "The built-in measure sees colours alone: the subject's by the colours of what stands in the \
+    middle, whole images by the colours of their parts. It sees neither shapes, textures and faces nor what an image shows; \
+    another subject of the same colours looks the same to it. Give a DINO model for likeness.";
+
+/// Pixels of an image.
+#[derive(Clone, Copy)]
+struct Pixels<'a> {
+    width: usize,
+    height: usize,
+    rgb: &'a [u8],
+}
+
+impl<'a> From<&'a Picture> for Pixels<'a> {
+    fn from(picture: &'a Picture) -> Pixels<'a> {
+        Pixels { width: picture.width, height: picture.height, rgb: &picture.rgb }
+    }
+}
 
 fn unit(p: &Picture) -> impl Iterator<Item = f64> + '_ {
     p.rgb.iter().map(|&v| f64::from(v) / 255.0)
@@ -30,11 +50,54 @@ pub fn change(a: &[Picture], b: &[Picture]) -> f64 {
 const GRID: usize = 64;
 /// Bins of lightness and of the two opponent axes.
 const BINS: [usize; 3] = [6, 13, 13];
+/// Parts of a side of an image that are looked at apart.
+const PARTS: usize = 16;
 /// The share of the border that must have a pixel's colour for it to be background: a subject that touches the border
 /// somewhere does not count as background everywhere.
 const BORDER_SHARE: f64 = 0.05;
 /// Colour differences (CIE76) up to which a pixel is background, and from which it is foreground.
 const BACKGROUND: [f64; 2] = [8.0, 20.0];
+
+/// Vectors of an image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedding {
+    /// Colours of the foreground, for likeness to photos. Cosines are Bhattacharyya coefficients of histograms (Kailath 1967):
+    /// 1 for the same colours, 0 for none in common. An image that is all background has a direction of its own.
+    pub subject: Vec<f64>,
+    /// Colours of each of 16 x 16 parts of the whole image, for diversity and drift.
+    pub scene: Vec<f64>,
+}
+
+impl Embedding {
+    /// Embeds an image of `width` x `height` pixels: RGB, 8 bits per channel, row by row.
+    pub fn new(width: usize, height: usize, rgb: &[u8]) -> Embedding {
+        let pixels = Pixels { width, height, rgb };
+        let mut subject: Vec<f64> = histogram(pixels).into_iter().map(f64::sqrt).collect();
+        let is_empty = subject.iter().all(|x| *x == 0.0);
+        subject.push(f64::from(u8::from(is_empty)));
+        Embedding { subject, scene: scene(pixels) }
+    }
+}
+
+/// Lightness, from the middle, and the two opponent axes of each part of an image, in CIE L*a*b*.
+fn scene(p: Pixels<'_>) -> Vec<f64> {
+    let (lab, width, height) = grid(p);
+    // An image of fewer pixels shows some of them in several parts.
+    let part = |at: usize, of: usize| at * of / PARTS..((at + 1) * of / PARTS).max(at * of / PARTS + 1);
+    let mut values = Vec::with_capacity(PARTS * PARTS * 3 + 1);
+    for (y, x) in (0..PARTS).flat_map(|y| (0..PARTS).map(move |x| (y, x))) {
+        let (rows, columns) = (part(y, height), part(x, width));
+        let count = (rows.len() * columns.len()) as f64;
+        let mut mean = [-50.0, 0.0, 0.0];
+        for cell in rows.flat_map(|row| columns.clone().map(move |column| row * width + column)) {
+            mean.iter_mut().zip(lab[cell]).for_each(|(mean, value)| *mean += value / count);
+        }
+        values.extend(mean);
+    }
+    // Gives an even grey a direction, and counts little beside colours.
+    values.push(PARTS as f64);
+    values
+}
 
 /// How alike the subject's colours are in `picture` and in `photos`, 0 to 1: the mean intersection of soft colour
 /// histograms of their foregrounds (Swain and Ballard 1991, "Color Indexing") in CIE L*a*b*; 0 for a picture that is
@@ -45,37 +108,49 @@ const BACKGROUND: [f64; 2] = [8.0, 20.0];
 /// (sky, sea and sand) is left out whole. Each pixel counts by its distance to the middle as well, because that is where
 /// a subject is.
 pub fn likeness(picture: &Picture, photos: &[Picture]) -> f64 {
-    let own = histogram(picture);
-    let overlap = |p: &Picture| own.iter().zip(histogram(p)).map(|(a, b)| a.min(b)).sum::<f64>();
+    let own = histogram(picture.into());
+    let overlap = |p: &Picture| own.iter().zip(histogram(p.into())).map(|(a, b)| a.min(b)).sum::<f64>();
     photos.iter().map(overlap).sum::<f64>() / photos.len().max(1) as f64
 }
 
 /// The foreground's colours; sums to 1, or to 0 where there is no foreground.
-fn histogram(p: &Picture) -> Vec<f64> {
+fn histogram(p: Pixels<'_>) -> Vec<f64> {
     let mut bins = vec![0.0; BINS.iter().product()];
     let (lab, width, height) = grid(p);
     let on_border =
         |i: usize| i.is_multiple_of(width) || i % width == width - 1 || i / width == 0 || i / width == height - 1;
     let border: Vec<[f64; 3]> = (0..lab.len()).filter(|&i| on_border(i)).map(|i| lab[i]).collect();
     let rank = (border.len() as f64 * BORDER_SHARE) as usize;
+    let mut squares = Vec::with_capacity(border.len());
     for (i, colour) in lab.iter().enumerate() {
-        let mut squares: Vec<f64> =
-            border.iter().map(|b| colour.iter().zip(b).map(|(x, y)| (x - y).powi(2)).sum()).collect();
-        let difference = squares.select_nth_unstable_by(rank, f64::total_cmp).1.sqrt();
-        let foreground = ((difference - BACKGROUND[0]) / (BACKGROUND[1] - BACKGROUND[0])).clamp(0.0, 1.0);
+        squares.clear();
+        squares.extend(border.iter().map(|b| colour.iter().zip(b).map(|(x, y)| (x - y).powi(2)).sum::<f64>()));
+        let foreground = foreground(&mut squares, rank);
         let centred = |at: usize, of: usize| (at as f64 + 0.5) / of as f64 * 2.0 - 1.0;
         let (x, y) = (centred(i % width, width), centred(i / width, height));
-        // sRGB lies within -90..100 on both opponent axes but for the deepest blue, which the last bin takes.
-        let axes = [colour[0] / 100.0, (colour[1] + 90.0) / 180.0, (colour[2] + 90.0) / 180.0];
-        spread(&mut bins, axes, foreground * (-(x * x + y * y)).exp());
+        spread(&mut bins, axes(*colour), foreground * (-(x * x + y * y)).exp());
     }
     let total: f64 = bins.iter().sum();
     bins.iter_mut().for_each(|b| *b /= total.max(1e-9));
     bins
 }
 
+/// How much of a pixel is foreground, from the squares of its differences to the border: 0 if more than `rank` are small.
+fn foreground(squares: &mut [f64], rank: usize) -> f64 {
+    let within = |limit: f64| squares.iter().filter(|square| **square <= limit * limit).count();
+    // Most pixels are clearly one or the other, and counting is faster than sorting.
+    if within(BACKGROUND[0]) > rank {
+        return 0.0;
+    }
+    if within(BACKGROUND[1]) <= rank {
+        return 1.0;
+    }
+    let difference = squares.select_nth_unstable_by(rank, f64::total_cmp).1.sqrt();
+    ((difference - BACKGROUND[0]) / (BACKGROUND[1] - BACKGROUND[0])).clamp(0.0, 1.0)
+}
+
 /// The picture in L*a*b*, averaged to at most `GRID` cells a side, with its width and height in cells.
-fn grid(p: &Picture) -> (Vec<[f64; 3]>, usize, usize) {
+fn grid(p: Pixels<'_>) -> (Vec<[f64; 3]>, usize, usize) {
     let (width, height) = (p.width.min(GRID), p.height.min(GRID));
     let mut cells = Vec::with_capacity(width * height);
     for y in 0..height {
@@ -103,6 +178,12 @@ fn lab(rgb: [f64; 3]) -> [f64; 3] {
     let z = (0.0193339 * r + 0.1191920 * g + 0.9503041 * b) / 1.08883;
     let [x, y, z] = [x, y, z].map(|v: f64| if v > 0.008856 { v.cbrt() } else { 7.787 * v + 16.0 / 116.0 });
     [116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)]
+}
+
+/// Position of a colour on the axes of histograms, 0 to 1.
+fn axes(lab: [f64; 3]) -> [f64; 3] {
+    // sRGB lies within -90..100 on both opponent axes but for the deepest blue, which the last bin takes.
+    [lab[0] / 100.0, (lab[1] + 90.0) / 180.0, (lab[2] + 90.0) / 180.0]
 }
 
 /// Shares `weight` between the eight bins around a colour.
@@ -204,6 +285,65 @@ mod tests {
         });
         assert!(likeness(&picture(2 * w, double.collect()), std::slice::from_ref(&photo)) > 0.999);
         assert!(likeness(&picture(1, PURPLE.to_vec()), &[photo]) < 1e-9, "one pixel is all border");
+    }
+
+    fn cosine(a: &[f64], b: &[f64]) -> f64 {
+        let unit = |v: &[f64]| super::super::UnitVectors::new(v.len(), v.iter().copied()).unwrap();
+        unit(a).cosine(0, &unit(b), 0)
+    }
+
+    #[test]
+    fn embeddings_tell_subjects_and_places_apart() {
+        let embed = |p: &Picture| Embedding::new(p.width, p.height, &p.rgb);
+        let (white, sand) = (embed(&disc(PURPLE, [255; 3])), embed(&disc(PURPLE, [230, 210, 150])));
+        let other = embed(&disc(ORANGE, [255; 3]));
+        assert!(cosine(&white.subject, &sand.subject) > 0.95 && cosine(&white.subject, &other.subject) < 0.05);
+        let night = embed(&disc(PURPLE, [20, 30, 60]));
+        let (sand, night) = (cosine(&white.scene, &sand.scene), cosine(&white.scene, &night.scene));
+        assert!((0.5..0.95).contains(&sand) && night < 0.2, "the ground is another: {sand:.3}, {night:.3}");
+        assert!((cosine(&white.subject, &white.subject) - 1.0).abs() < 1e-12);
+        assert!((cosine(&white.scene, &white.scene) - 1.0).abs() < 1e-12);
+        // One colour has no foreground: it is like another such image, and like no subject.
+        let (blank, also) = (embed(&disc([255; 3], [255; 3])), embed(&disc(PURPLE, PURPLE)));
+        assert_eq!((cosine(&blank.subject, &also.subject), cosine(&blank.subject, &white.subject)), (1.0, 0.0));
+        // The same colours elsewhere.
+        let half = |flip: bool| {
+            let side = |i: usize| if (i % 32 < 16) == flip { PURPLE } else { ORANGE };
+            embed(&picture(32, (0..1024).flat_map(side).collect()))
+        };
+        assert!(cosine(&half(true).scene, &half(false).scene) < 0.05);
+        // The mean over four photos of a subject is above any likeness to the other's.
+        let photos = |name: &str| photos(name).iter().map(embed).collect::<Vec<_>>();
+        let (cats, dogs) = (photos("cat"), photos("dog"));
+        for (i, cat) in cats.iter().enumerate() {
+            let own: f64 =
+                (0..4).filter(|j| *j != i).map(|j| cosine(&cat.subject, &cats[j].subject)).sum::<f64>() / 3.0;
+            let most = dogs.iter().map(|dog| cosine(&cat.subject, &dog.subject)).fold(0.0, f64::max);
+            assert!(own > most + 0.2, "cat {i}: {own:.3} to cats, up to {most:.3} to dogs");
+        }
+    }
+
+    #[test]
+    fn sizes_of_every_kind_are_embedded() {
+        for (width, height) in [(1, 1), (1, 9), (7, 3), (200, 5), (65, 64)] {
+            let embedding = Embedding::new(width, height, &PURPLE.repeat(width * height));
+            assert!((cosine(&embedding.scene, &embedding.scene) - 1.0).abs() < 1e-12, "{width}x{height}");
+            assert_eq!(embedding.scene.len(), PARTS * PARTS * 3 + 1);
+        }
+        // Halves of a 2 x 1 image are halves of its parts; an even grey has a direction.
+        let scene = Embedding::new(2, 1, &[0, 0, 0, 255, 255, 255]).scene;
+        assert!((scene[7 * 3] + 50.0).abs() < 1e-9 && (scene[8 * 3] - 50.0).abs() < 1e-3);
+        for grey in [118, 119, 120] {
+            let embedding = Embedding::new(3, 3, &[grey; 27]);
+            assert!((cosine(&embedding.scene, &embedding.scene) - 1.0).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn a_pixel_is_foreground_by_the_border_pixels_that_it_resembles() {
+        let share = |differences: &[f64]| foreground(&mut differences.iter().map(|d| d * d).collect::<Vec<_>>(), 1);
+        assert_eq!([share(&[8.0, 50.0, 3.0]), share(&[7.0, 20.5, 90.0]), share(&[99.0; 3])], [0.0, 1.0, 1.0]);
+        assert!((share(&[3.0, 14.0, 60.0]) - 0.5).abs() < 1e-12);
     }
 
     #[test]

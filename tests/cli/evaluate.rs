@@ -1,0 +1,234 @@
+//! `evaluate`: figures of given embeddings, and a report of images that are made, judged and kept.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use portray::io::{SafeTensors, Tensor, write_safetensors};
+use serde_json::Value;
+
+use super::support::*;
+
+const FIGURES: [&str; 6] = ["DINO", "CLIP_I", "CLIP_T", "PRES", "DIV", "DRIFT"];
+
+fn fixture(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// What `--embeddings` gives for a file.
+fn figures(folder: &Path, file: &Path) -> Value {
+    let output = portray(folder).args(["evaluate", "--json", "--embeddings"]).arg(file).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    serde_json::from_str(stdout(&output).trim()).unwrap()
+}
+
+/// The embeddings of the fixture, changed by `change`, in a file of `folder`.
+fn changed(folder: &Path, change: impl Fn(&mut BTreeMap<String, Vec<f32>>)) -> std::path::PathBuf {
+    let file = SafeTensors::open(fixture("metrics.safetensors")).unwrap();
+    let mut values: BTreeMap<String, Vec<f32>> =
+        file.iter().map(|tensor| (tensor.name.to_string(), tensor.to_numbers().unwrap())).collect();
+    change(&mut values);
+    let prompt: Vec<i64> = values.get("prompt").into_iter().flatten().map(|&p| p as i64).collect();
+    let width = |name: &str| file.get(name).map_or(12, |tensor| *tensor.shape.last().unwrap());
+    let tensor = |(name, values): (&String, &'_ Vec<f32>)| match name.as_str() {
+        "prompt" => Tensor::i64("prompt", &[prompt.len()], &prompt),
+        _ => Tensor::owned_f32(name.as_str(), &[values.len() / width(name), width(name)], values),
+    };
+    let path = folder.join("changed.safetensors");
+    write_safetensors(&path, &values.iter().map(tensor).collect::<Vec<_>>(), &BTreeMap::new()).unwrap();
+    path
+}
+
+#[test]
+fn given_embeddings_have_the_figures_of_pytorch() {
+    let dir = tempfile::tempdir().unwrap();
+    let expected: Value = serde_json::from_slice(&std::fs::read(fixture("metrics.json")).unwrap()).unwrap();
+    let found = figures(dir.path(), &fixture("metrics.safetensors"));
+    for name in FIGURES {
+        let (found, expected) = (found[name].as_f64().unwrap(), expected[name].as_f64().unwrap());
+        assert!((found - expected).abs() < 1e-6, "{name}: {found} for {expected}");
+    }
+    // An image of the first prompt takes the place of one of the last.
+    let swapped = changed(dir.path(), |values| {
+        for (name, width) in [("made", 12), ("clip_made", 7)] {
+            let rows = values.get_mut(name).unwrap();
+            (0..width).for_each(|i| rows.swap(i, 8 * width + i));
+        }
+    });
+    let other = figures(dir.path(), &swapped);
+    for name in FIGURES {
+        let differs = (other[name].as_f64().unwrap() - found[name].as_f64().unwrap()).abs() > 1e-3;
+        assert_eq!(differs, ["CLIP_T", "DIV"].contains(&name), "{name}");
+    }
+}
+
+#[test]
+fn figures_of_absent_embeddings_are_left_out_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = changed(dir.path(), |values| {
+        values.retain(|name, _| ["made", "real", "class"].contains(&name.as_str()));
+        values.insert("other".into(), vec![1.0; 12]);
+    });
+    let found = figures(dir.path(), &path);
+    let there: Vec<&str> = FIGURES.into_iter().filter(|name| found.get(name).is_some()).collect();
+    assert_eq!(there, ["DINO", "PRES"]);
+    let notes = found["notes"].to_string();
+    for said in
+        ["CLIP_I is left out", "no clip_real and no clip_made", "DIV is left out", "no prompt", "not read: other"]
+    {
+        assert!(notes.contains(said), "{said}: {notes}");
+    }
+    let args = ["evaluate", "--embeddings", "changed.safetensors", "--out", "figures"];
+    let output = portray(dir.path()).args(args).output().unwrap();
+    let written = std::fs::read(dir.path().join("figures/report.json")).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&written).unwrap(), found);
+    refused(dir.path(), &args.join(" "), 1, &["report.json: exists already", "--force"]);
+    assert!(stdout(&output).starts_with("DINO") && stderr(&output).contains("DRIFT is left out"));
+    let faults: [(&str, &dyn Fn(&mut BTreeMap<String, Vec<f32>>)); 5] = [
+        ("tensor 'prompt': holds 3: 'clip_text' has rows 0 to 2", &|v| v.get_mut("prompt").unwrap()[0] = 3.0),
+        ("tensor 'prompt': has 8 numbers and 'made' 9 rows", &|v| v.get_mut("prompt").unwrap().truncate(8)),
+        ("'class' has 3 rows and 'class_base' 4", &|v| v.get_mut("class").unwrap().truncate(36)),
+        ("tensor 'real': row 1 is all zeros", &|v| v.get_mut("real").unwrap()[12..24].fill(0.0)),
+        ("holds no embeddings", &|v| v.retain(|name, _| name == "prompt")),
+    ];
+    for (said, fault) in faults {
+        changed(dir.path(), fault);
+        refused(dir.path(), "evaluate --embeddings changed.safetensors", 1, &[said]);
+    }
+}
+
+/// Photos of a subject in `folder/photos`.
+fn photos(folder: &Path, count: usize) {
+    std::fs::create_dir(folder.join("photos")).unwrap();
+    for i in 0..count {
+        let photo = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("assets/subjects/cat/{i}.png"));
+        std::fs::copy(photo, folder.join(format!("photos/{i}.png"))).unwrap();
+    }
+}
+
+const LINE: &str = "evaluate --model {F}/sd2 --photos photos --steps 1 --seeds 2";
+
+fn report(folder: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(folder.join("ev/report.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_lora_at_two_scales_is_compared_with_its_base() {
+    let dir = tempfile::tempdir().unwrap();
+    photos(dir.path(), 3);
+    std::fs::write(dir.path().join("p.txt"), "a {subject} on sand\nthe {class} beside a {subject}\n").unwrap();
+    let mut command = portray(dir.path());
+    let line = format!("{LINE} --lora {{F}}/sd2.lora-kohya.safetensors=0,8 --prompts p.txt --out ev");
+    command.args(words(&line)).args(["--prompt", "a sks <cat>", "--class-prompt", "a cat"]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(stdout(&output), "ev/report.html\n");
+    assert!(stderr(&output).contains("sees colours alone"), "{}", stderr(&output));
+
+    let report = report(dir.path());
+    assert_eq!(
+        (&report["complete"], &report["seeds"], &report["size"]),
+        (&true.into(), &2.into(), &vec![48, 48].into())
+    );
+    let columns = report["columns"].as_array().unwrap();
+    let names: Vec<&str> = columns.iter().map(|column| column["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["base model", "sd2.lora-kohya x 0", "sd2.lora-kohya x 8"]);
+    let mean = |column: usize, figure: &str| columns[column]["figures"][figure]["mean"].as_f64();
+    for figure in ["DRIFT", "DRIFT_UNRELATED"] {
+        assert_eq!(mean(0, figure), None);
+        // But for pixels that are rounded the other way.
+        let [none, much] = [1, 2].map(|column| mean(column, figure).unwrap());
+        assert!(none.abs() < 1e-7 && much > 1e-5, "{figure}: {none} at scale 0, {much} at scale 8");
+    }
+    assert!((mean(0, "COLOUR").unwrap() - mean(1, "COLOUR").unwrap()).abs() < 1e-5);
+    assert!(["COLOUR", "PRES", "DIV"].iter().all(|figure| mean(2, figure).is_some()));
+    assert!(report["among_photos"]["COLOUR"]["mean"].as_f64().unwrap() > 0.5);
+
+    let html = std::fs::read_to_string(dir.path().join("ev/report.html")).unwrap();
+    for column in columns {
+        let images = column["images"].as_array().unwrap();
+        // Two prompts and the class, two seeds each, and one of each of four unrelated prompts.
+        assert_eq!(images.len(), 10);
+        for image in images {
+            let file = image["file"].as_str().unwrap();
+            assert!(dir.path().join("ev").join(file).is_file(), "{file}");
+            assert_eq!(image.get("base").is_some(), column["name"] != "base model");
+        }
+    }
+    check_page(&html, 2 * 10);
+    refused(dir.path(), &format!("{line} --prompt sks"), 1, &["ev: holds files already", "--force"]);
+}
+
+/// The page loads nothing from elsewhere, and says in words what each image shows.
+fn check_page(html: &str, cards: usize) {
+    assert_eq!(html.matches("<article").count(), cards);
+    let images: Vec<&str> = html.split("<img ").skip(1).map(|rest| rest.split('>').next().unwrap()).collect();
+    assert!(images.len() >= 2 * cards);
+    for image in images {
+        assert!(image.contains("src=\"data:image/jpeg;base64,") && image.contains("alt=\""), "{image:.80}");
+        assert!(!image.contains("alt=\"\""), "{image:.80}");
+    }
+    for svg in html.split("<svg ").skip(1) {
+        assert!(svg.starts_with("class=\"plot\"") && svg.split('>').next().unwrap().contains("aria-label=\""));
+    }
+    for outside in ["http://", "https://", "<script", "<link", "@import", "url(", "<cat>"] {
+        assert!(!html.contains(outside), "{outside}");
+    }
+    assert!(html.contains("a sks &lt;cat&gt; on sand"));
+}
+
+#[cfg(unix)]
+#[test]
+fn what_was_made_before_ctrl_c_is_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    photos(dir.path(), 1);
+    let dino = "--vision {F}/../vision/dino";
+    let line = format!("{LINE} --lora {{F}}/sd2.lora-kohya.safetensors --prompt sks --out ev {dino}");
+    let made = std::cell::Cell::new(0);
+    // Without a class prompt: two images of the subject and four of unrelated prompts.
+    let (lines, _) = interrupted(dir.path(), &line, |said| {
+        made.set(made.get() + usize::from(said["event"] == "picture"));
+        made.get() == 7
+    });
+    let report = report(dir.path());
+    let images: usize =
+        report["columns"].as_array().unwrap().iter().map(|c| c["images"].as_array().unwrap().len()).sum();
+    let pictures: Vec<u64> =
+        lines.iter().filter(|l| l["event"] == "picture").map(|l| l["index"].as_u64().unwrap()).collect();
+    assert_eq!(pictures, (0..images as u64).collect::<Vec<_>>());
+    assert!((7..12).contains(&images) && report["complete"] == false, "{images}");
+    assert_eq!(report["among_photos"], serde_json::json!({}), "one photo alone");
+    assert!(report["notes"].to_string().contains("one photo alone"), "{}", report["notes"]);
+    assert_eq!(report["judges"]["likeness"], "dino (ViTModel)");
+    assert!(report["columns"][1]["figures"]["DINO"]["mean"].as_f64().is_some_and(f64::is_finite));
+    let last = lines.last().unwrap();
+    assert_eq!((&last["kind"], &last["done"], &last["total"]), (&"interrupted".into(), &images.into(), &12.into()));
+}
+
+#[test]
+fn what_cannot_be_evaluated_is_said_before_the_first_step() {
+    let dir = tempfile::tempdir().unwrap();
+    photos(dir.path(), 1);
+    std::fs::write(dir.path().join("p.txt"), "a {subject}\na {subjects} b\n").unwrap();
+    let lora = "--lora {F}/sd2.lora-kohya.safetensors";
+    let cases = [
+        (format!("{LINE} {lora} --prompt sks --prompts p.txt"), 1, "p.txt: line 2: unknown placeholder {subjects}"),
+        (format!("{LINE} {lora} --prompt sks --prompts live"), 1, "dreambooth-live, dreambooth-objects"),
+        (format!("{LINE} {lora} --prompt sks --prompts dreambooth-cats"), 1, "dreambooth-cats"),
+        (format!("{LINE} {lora}"), 2, "--prompt"),
+        (format!("{LINE} --prompt sks"), 2, "--lora, or the model before its fine-tune as --base"),
+        (format!("{LINE} {lora} --prompt sks --vision {{F}}/sd2"), 1, "sd2"),
+        (format!("{LINE} {lora} --prompt sks --vision {{F}}/../vision/clip"), 2, "give it with --clip"),
+        (
+            format!("{LINE} {lora} --prompt sks --clip {{F}}/../vision/dino"),
+            2,
+            "expected a CLIP model with its text side",
+        ),
+        (format!("{LINE} {lora} --prompt sks --out photos"), 2, "--photos"),
+        (format!("{LINE} --lora p.txt --prompt sks"), 1, "p.txt"),
+        ("evaluate --photos none --lora x --prompt sks".into(), 1, "none"),
+        ("evaluate --lora x --prompt sks".into(), 2, "--photos"),
+    ];
+    for (line, code, named) in cases {
+        refused(dir.path(), &line, code, &[named]);
+    }
+}
