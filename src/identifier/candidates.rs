@@ -126,6 +126,14 @@ fn from_vocabulary(job: &IdentifyOptions, tokenizer: &ClipTokenizer) -> Result<C
     Ok(Candidates { chosen, pool, measured, doubles: Vec::new() })
 }
 
+/// The rarest short words of a model's tokenizer but those in `except`, at most `count`: what a word that was chosen by
+/// hand is compared with.
+pub(crate) fn rare_words(model: &Model, count: usize, except: &[&str]) -> Vec<String> {
+    let words = model.texts.first().map(|text| text.tokenizer.whole_words()).unwrap_or_default();
+    let rare = words.into_iter().rev().map(|(_, word)| word);
+    rare.filter(|word| word.len() == LETTERS && !except.contains(&word.as_str())).take(count).collect()
+}
+
 /// Prompts that a word is measured in: before the class, and alone.
 pub(super) fn prompts(word: &str, class: &str) -> [String; 2] {
     [format!("a {word} {class}"), format!("a {word}")].map(|prompt| without_tags(&prompt).0)

@@ -13,6 +13,7 @@ mod run;
 mod things;
 
 pub use candidates::WordToken;
+pub(crate) use candidates::rare_words;
 pub use identified::{IdentifiedWord, Identifiers, Near, Prior};
 pub use options::IdentifyOptions;
 pub(crate) use run::identify;

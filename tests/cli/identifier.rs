@@ -123,3 +123,38 @@ fn what_is_no_word_is_refused() {
     let class = portray(at).args(["identifier", "--class", " "]).output().unwrap();
     assert_eq!(refusal_fault(&class, 2, &["--class", "empty"]), None);
 }
+
+/// What a training of 250 steps warns of before its first, with these further options.
+fn warned(folder: &Path, more: &[&str]) -> Vec<String> {
+    use std::io::BufRead as _;
+    let cats = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/subjects/cat").display().to_string();
+    let line = ["train", "--images", &cats, "--class-images", &cats, "--class-prompt", "a cat", "--steps", "250"];
+    let mut command = portray(folder);
+    command.args(line).args(["--json", "--prompt", "a sks cat"]).args(more);
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let events = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    let (mut warnings, mut begun) = (Vec::new(), false);
+    for event in events {
+        begun |= event["event"] == "step";
+        if begun {
+            break;
+        }
+        if event["event"] == "warning" {
+            warnings.push(event["text"].as_str().unwrap().to_owned());
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(begun, "no step with {more:?}");
+    warnings
+}
+
+#[test]
+fn a_training_warns_of_a_word_that_means_something() {
+    let dir = tempfile::tempdir().unwrap();
+    let warnings = warned(dir.path(), &["--init-lora", &trained(), "--rank", "1", "--out", "a.safetensors"]);
+    assert!(warnings.iter().any(|text| text.contains("\"sks\" means something")), "{warnings:?}");
+    let warnings = warned(dir.path(), &["--out", "b.safetensors"]);
+    assert!(!warnings.iter().any(|text| text.contains("means something")), "{warnings:?}");
+}
