@@ -11,11 +11,13 @@ use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use portray::evaluate::ScaledLora;
-use portray::{
-    EvaluateOptions, GenerateOptions, IdentifyOptions, LoraArg, LoraFormat, ModelOptions, TrainOptions, WeightType,
-};
+use portray::{EvaluateOptions, GenerateOptions, LoraArg, LoraFormat, ModelOptions, TrainOptions, WeightType};
 
 pub use demo::{DemoArgs, Subject};
+
+mod identifier;
+
+pub use identifier::IdentifierArgs;
 
 /// Shown after `portray --help`.
 const EXAMPLES: &str = "\
@@ -113,18 +115,6 @@ pub struct GenerateOutput {
 pub struct TrainArgs {
     #[command(flatten)]
     pub job: TrainOptions,
-}
-
-#[derive(Clone, Debug, Args)]
-pub struct IdentifierArgs {
-    #[command(flatten)]
-    pub job: IdentifyOptions,
-    /// Folder for report.json, report.html and images of each word
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-    /// Overwrite files of an earlier report in --out
-    #[arg(long)]
-    pub force: bool,
 }
 
 #[derive(Clone, Debug, Args)]

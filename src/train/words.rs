@@ -33,8 +33,8 @@ use super::plan::Setup;
 const COMPARED: usize = 3;
 /// Micro-batches on which words are compared at most.
 const MOST_POINTS: usize = 4;
-/// A word is warned of whose effect is this many times that of rare words.
-const FAR: f64 = 1.5;
+/// A word is warned of whose effect is this many times that of the best of the rare words.
+const FAR: f64 = 2.0;
 /// Micro-batches among which those with telling timesteps are looked for.
 const LOOKED_AT: usize = 64;
 /// Timesteps at which a text decides much.
@@ -230,7 +230,9 @@ impl WordPlan {
             }
             if let Some(times) = far(&effects) {
                 let means = format!("\"{}\" means something to the model already: in the prompt", trial.word);
-                let much = format!("it changes predictions {times:.1} times as much as rare words do");
+                let much = format!(
+                    "it changes predictions {times:.1} times as much as the best of {COMPARED} rare words does"
+                );
                 events.warn(format!("{means} {much}; 'portray identifier' finds a word that means less"));
             }
         }
@@ -254,12 +256,12 @@ impl WordPlan {
     }
 }
 
-/// How many times as much as rare words a word does, by sums of squares: its own, then theirs. `None` if it is not far more.
+/// How many times as much as the best of the rare words a word does, by sums of squares: its own, then theirs. `None` if it is
+/// not far more.
 fn far(effects: &[f64]) -> Option<f64> {
     let (own, others) = effects.split_first()?;
-    let mut others = others.to_vec();
-    others.sort_by(f64::total_cmp);
-    let times = (own / others.get(others.len() / 2)?.max(f64::MIN_POSITIVE)).sqrt();
+    let best = others.iter().copied().min_by(f64::total_cmp)?;
+    let times = (own / best.max(f64::MIN_POSITIVE)).sqrt();
     (*own > 0.0 && times >= FAR).then_some(times)
 }
 
@@ -289,8 +291,8 @@ mod tests {
 
     #[test]
     fn only_what_is_far_above_rare_words_is_told() {
-        assert_eq!(far(&[4.0, 1.0, 0.5, 9.0]), Some(2.0));
-        assert_eq!(far(&[2.0, 1.0, 0.5, 9.0]), None);
+        assert_eq!(far(&[9.0, 4.0, 1.0, 16.0]), Some(3.0));
+        assert_eq!(far(&[9.0, 4.0, 3.0, 16.0]), None);
         assert_eq!(far(&[0.0, 0.0, 0.0, 0.0]), None);
     }
 }

@@ -115,7 +115,7 @@ fn what_is_no_word_is_refused() {
     }
     let long = "q7".repeat(40);
     refused(at, &format!("identifier --words {long}"), 2, &["--words", "tokens, 38 are the most"]);
-    refused(at, "identifier --words sks --memory 1M", 1, &["--memory", "--width"]);
+    refused(at, "identifier --words sks --memory 1M", 1, &["--memory", "--dtype q8"]);
     refused(at, "identifier --words sks --lora file", 1, &["file"]);
     refused(at, "identifier --words sks --out file", 1, &["file"]);
     let phrase = portray(at).args(["identifier", "--words", "a dog"]).output().unwrap();
@@ -124,13 +124,13 @@ fn what_is_no_word_is_refused() {
     assert_eq!(refusal_fault(&class, 2, &["--class", "empty"]), None);
 }
 
-/// What a training of 250 steps warns of before its first, with these further options.
-fn warned(folder: &Path, more: &[&str]) -> Vec<String> {
+/// Warnings before the first of 250 steps of a training with `prompt` and these further options.
+fn warned(folder: &Path, prompt: &str, more: &[&str]) -> Vec<String> {
     use std::io::BufRead as _;
     let cats = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/subjects/cat").display().to_string();
     let line = ["train", "--images", &cats, "--class-images", &cats, "--class-prompt", "a cat", "--steps", "250"];
     let mut command = portray(folder);
-    command.args(line).args(["--json", "--prompt", "a sks cat"]).args(more);
+    command.args(line).args(["--json", "--prompt", prompt]).args(more);
     let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
     let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
     let events = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
@@ -153,8 +153,9 @@ fn warned(folder: &Path, more: &[&str]) -> Vec<String> {
 #[test]
 fn a_training_warns_of_a_word_that_means_something() {
     let dir = tempfile::tempdir().unwrap();
-    let warnings = warned(dir.path(), &["--init-lora", &trained(), "--rank", "1", "--out", "a.safetensors"]);
+    let warnings =
+        warned(dir.path(), "a sks cat", &["--init-lora", &trained(), "--rank", "1", "--out", "a.safetensors"]);
     assert!(warnings.iter().any(|text| text.contains("\"sks\" means something")), "{warnings:?}");
-    let warnings = warned(dir.path(), &["--out", "b.safetensors"]);
+    let warnings = warned(dir.path(), "a lun cat", &["--out", "b.safetensors"]);
     assert!(!warnings.iter().any(|text| text.contains("means something")), "{warnings:?}");
 }

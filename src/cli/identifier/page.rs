@@ -2,7 +2,7 @@
 
 use portray::Identifiers;
 
-use super::{legend, listed, percent, rarity};
+use super::cells::{legend, listed, percent, rarity};
 
 /// Layout: a card for each word, which narrow screens show below each other, and paper two in a row.
 const STYLE: &str = "\
