@@ -11,6 +11,10 @@ use portray::{EvaluateOptions, GenerateOptions, LoraArg, LoraFormat, ModelOption
 pub use demo::{DemoArgs, Subject};
 pub use refusals::refusal;
 
+mod identifier;
+
+pub use identifier::IdentifierArgs;
+
 /// Shown after `portray --help`.
 const EXAMPLES: &str = "\
 Examples:
@@ -55,6 +59,9 @@ pub enum Command {
     /// Teach a model a subject from a few images
     #[command(allow_negative_numbers = true)]
     Train(Box<TrainArgs>),
+    /// Compare words by which a training may call its subject
+    #[command(allow_negative_numbers = true)]
+    Identifier(Box<IdentifierArgs>),
     /// Judge LoRAs or a fine-tuned model: likeness, prompt fidelity, diversity, drift, copying
     #[command(allow_negative_numbers = true)]
     Evaluate(Box<EvaluateArgs>),
