@@ -53,6 +53,15 @@ pub fn tell_path(path: &Path) {
     });
 }
 
+/// Names a file that was written: as an event where `json` asks for those.
+pub fn tell_saved(json: bool, path: &Path) {
+    if json {
+        tell(with_path(serde_json::json!({"event": "saved"}), "path", path));
+    } else {
+        tell_path(path);
+    }
+}
+
 fn told(written: std::io::Result<()>) {
     let Err(e) = written else { return };
     LOST.fetch_or(e.kind() != ErrorKind::BrokenPipe, Ordering::Relaxed);

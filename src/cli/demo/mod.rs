@@ -19,7 +19,7 @@ use super::args::{DemoArgs, Global};
 use super::{files, stop, terminal};
 use check::{Drift, Figures};
 use progress::Job;
-use recipe::{CLASS_PICTURES, RANK};
+use recipe::{CLASS_PICTURES, RANK, SEED_GAP};
 use report::Report;
 use scenes::Scenes;
 use sheet::{Cell, Row, Sheet, Strip};
@@ -28,8 +28,6 @@ use subject::Subject;
 
 /// Seeds that judge drift, and none of which made a class picture.
 const DRIFT_PICTURES: usize = 12;
-/// How far the seeds of the sheet's pictures lie from those of the class pictures.
-const SEED_GAP: u64 = 1000;
 
 /// Trains, makes all pictures, writes the sheet as it grows and the report, and judges them if asked to.
 pub fn run(global: &Global, args: &DemoArgs) -> Result<()> {
@@ -59,7 +57,7 @@ pub fn run(global: &Global, args: &DemoArgs) -> Result<()> {
     let written = Place::file(out.join("report.md"), args.force)
         .put(|at| write_atomic(at, |out| out.write_all(report.as_bytes())))?;
     for path in [&out.join("lora.safetensors"), &written.path] {
-        told(global, path);
+        terminal::tell_saved(global.json, path);
     }
     sheet.result()?;
     written.path()?;
@@ -91,14 +89,6 @@ fn work(args: &DemoArgs, scenes: &[Scenes]) -> Job {
         pictures: CLASS_PICTURES + shown + if args.check { 3 * DRIFT_PICTURES } else { 0 },
         with_prior: args.steps,
         without_prior: if args.check { args.steps } else { 0 },
-    }
-}
-
-fn told(global: &Global, path: &Path) {
-    if global.json {
-        terminal::tell(terminal::with_path(serde_json::json!({"event": "saved"}), "path", path));
-    } else {
-        terminal::tell_path(path);
     }
 }
 
@@ -255,7 +245,7 @@ impl Demo<'_> {
         let page = image::Picture { width, height, rgb: page.into_raw() };
         if let Some(path) = self.sheet.put(&page)? {
             self.studio.progress.note("the first pictures are there; the sheet grows with every row:");
-            told(self.global, &path);
+            terminal::tell_saved(self.global.json, &path);
         }
         Ok(())
     }

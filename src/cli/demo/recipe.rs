@@ -13,3 +13,5 @@ pub const RANK: usize = 8;
 pub const LEARNING_RATE: f64 = 1e-3;
 /// Class pictures that training with prior preservation sees.
 pub const CLASS_PICTURES: usize = 12;
+/// How far the seeds of the pictures that are shown lie from those of the class pictures.
+pub const SEED_GAP: u64 = 1000;

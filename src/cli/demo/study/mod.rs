@@ -16,11 +16,11 @@ use portray::{Picture, Result, SamplingOptions};
 use super::super::args::{DemoArgs, Global};
 use super::super::{files, stop, terminal};
 use super::progress::Job;
-use super::recipe::{CLASS_PICTURES, GUIDANCE, SAMPLER};
+use super::recipe::{CLASS_PICTURES, GUIDANCE, SAMPLER, SEED_GAP};
 use super::sheet::{Sheet, Strip};
+use super::studio;
 use super::studio::{Lesson, Studio};
 use super::subject::Subject;
-use super::{SEED_GAP, studio, told};
 use factors::{MANY_CLASS_PICTURES, Variation, variations};
 use figures::Outcome;
 use record::Record;
@@ -60,11 +60,11 @@ pub fn run(global: &Global, args: &DemoArgs) -> Result<()> {
     for (name, bytes) in [("study.md", text.into_bytes()), ("study.json", record.with_values(&outcomes))] {
         let path = folder.join(name);
         write_atomic(&path, |out| out.write_all(&bytes))?;
-        told(global, &path);
+        terminal::tell_saved(global.json, &path);
     }
     let path = folder.join("study.png");
     draw(args, &subject, &outcomes, &path)?;
-    told(global, &path);
+    terminal::tell_saved(global.json, &path);
     Ok(())
 }
 
