@@ -9,7 +9,6 @@ use portray::io::files::Lock;
 use portray::io::place::{check_apart, check_no_input};
 use portray::io::{Place, Placed, Tensor, write_safetensors};
 use portray::{Error, Event, GenerateOptions, Generated, Latents, Picture, Result};
-use serde_json::json;
 
 use super::args::{GenerateArgs, Global};
 use super::files::{self, Destination};
@@ -151,11 +150,7 @@ impl Results {
 
     /// Names a file that was written.
     pub fn tell(&self, path: &Path) {
-        if self.json {
-            terminal::tell(terminal::with_path(json!({"event": "saved"}), "path", path));
-        } else {
-            terminal::tell_path(path);
-        }
+        terminal::tell_saved(self.json, path);
     }
 }
 

@@ -53,15 +53,6 @@ pub fn tell_path(path: &Path) {
     });
 }
 
-/// Names a file that was written: as an event where `json` asks for those.
-pub fn tell_saved(json: bool, path: &Path) {
-    if json {
-        tell(with_path(serde_json::json!({"event": "saved"}), "path", path));
-    } else {
-        tell_path(path);
-    }
-}
-
 fn told(written: std::io::Result<()>) {
     let Err(e) = written else { return };
     LOST.fetch_or(e.kind() != ErrorKind::BrokenPipe, Ordering::Relaxed);
@@ -93,6 +84,14 @@ pub fn with_path(mut said: Value, name: &str, path: &Path) -> Value {
         said[format!("{name}_os")] = path_form::value(path);
     }
     said
+}
+
+/// Tells where a result is: as a line, or as an event of `--json`.
+pub fn tell_saved(json: bool, path: &Path) {
+    match json {
+        true => tell(with_path(serde_json::json!({"event": "saved"}), "path", path)),
+        false => tell_path(path),
+    }
 }
 
 /// Writes a line for people to stderr.

@@ -16,6 +16,7 @@ use super::options::{Checkpointing, TrainOptions};
 use super::plan::{Recomputed, Setup, TrainPlan};
 use super::samples::SamplePlans;
 use super::training_set::TrainingSet;
+use super::words::WordPlan;
 
 /// What a training may take before `--checkpointing auto` recomputes activations where no `--memory` is given: it then
 /// fits a GPU of 4 GB.
@@ -26,19 +27,32 @@ const MODEST_BYTES: u64 = 3_000_000_000;
 const SCARCE_BYTES: u64 = 1_200_000_000;
 
 /// Chunks that serve the updates, and sampling between them.
-pub(super) fn training_arena(training: &TrainPlan, preview: Option<&SamplePlans>) -> Vec<u64> {
-    pool(training.plans().chain(preview.into_iter().flat_map(SamplePlans::plans)).map(|plan| &plan.arena))
+pub(super) fn training_arena(
+    training: &TrainPlan,
+    preview: Option<&SamplePlans>,
+    words: Option<&WordPlan>,
+) -> Vec<u64> {
+    pool(training_plans(training, preview, words).map(|plan| &plan.arena))
 }
 
-/// Updates, and sampling between them.
-fn training_phase(training: &TrainPlan, preview: Option<&SamplePlans>) -> Phase {
-    let plans = || training.plans().chain(preview.into_iter().flat_map(SamplePlans::plans));
+/// Plans that run on the training's weights.
+fn training_plans<'p>(
+    training: &'p TrainPlan,
+    preview: Option<&'p SamplePlans>,
+    words: Option<&'p WordPlan>,
+) -> impl Iterator<Item = &'p Plan> {
+    let words = words.into_iter().map(|words| &*words.plan);
+    training.plans().chain(preview.into_iter().flat_map(SamplePlans::plans)).chain(words)
+}
+
+/// Updates, sampling between them, and the look at words before them.
+fn training_phase(training: &TrainPlan, preview: Option<&SamplePlans>, words: Option<&WordPlan>) -> Phase {
     Phase {
         name: "training",
         weights: bytes(&training.params),
         optimizer: training.optimizer_bytes(),
-        beside: plans().map(|p| p.input_bytes + p.uniform_bytes).sum(),
-        arena: training_arena(training, preview),
+        beside: training_plans(training, preview, words).map(|p| p.input_bytes + p.uniform_bytes).sum(),
+        arena: training_arena(training, preview, words),
         decoding: preview.map_or(0, SamplePlans::bytes_apart),
     }
 }
@@ -73,7 +87,7 @@ pub(crate) async fn plan_training(
 
 /// What updates take with nothing before or between them, as on a replay file.
 pub(crate) fn training_alone(training: &TrainPlan) -> Memory {
-    in_turn(vec![training_phase(training, None)])
+    in_turn(vec![training_phase(training, None, None)])
 }
 
 /// Every plan of a `train` job on pictures.
@@ -93,6 +107,8 @@ pub(crate) struct BeforeTraining {
     encoded: u64,
     /// Sampling and decoding of sample pictures.
     pub(super) preview: Option<SamplePlans>,
+    /// Look at the words that name the subject.
+    pub(super) words: Option<WordPlan>,
 }
 
 impl TrainPlans {
@@ -132,6 +148,7 @@ impl TrainPlans {
             encode,
             encoded,
             preview,
+            words: WordPlan::new(job, model, &setup, planning)?,
         };
         let training = plan_training(job, setup, planning, |training| before.memory(training)).await?;
         Ok(TrainPlans { before, training })
@@ -141,7 +158,8 @@ impl TrainPlans {
     pub(crate) fn plans(&self) -> impl Iterator<Item = &Plan> {
         let encode = self.before.encode.iter().map(|part| &*part.plan);
         let preview = self.before.preview.iter().flat_map(|plans| plans.plans().chain(plans.plans_apart()));
-        self.before.text.plans().chain(encode).chain(self.training.plans()).chain(preview)
+        let words = self.before.words.iter().map(|words| &*words.plan);
+        self.before.text.plans().chain(encode).chain(self.training.plans()).chain(preview).chain(words)
     }
 }
 
@@ -156,7 +174,7 @@ impl BeforeTraining {
     }
 
     fn phases(&self, training: &TrainPlan) -> Vec<Phase> {
-        let mut training = training_phase(training, self.preview.as_ref());
+        let mut training = training_phase(training, self.preview.as_ref(), self.words.as_ref());
         training.beside += self.hidden;
         self.text.phases().chain(self.encode.iter().map(Phase::part)).chain([training]).collect()
     }

@@ -26,6 +26,7 @@ use super::prepare::prepare;
 use super::samples::{Preview, SamplePlans};
 use super::save::{save, start_adapters};
 use super::state::{STATE_FILE, state_folder};
+use super::words::WordPlan;
 use super::{LrSchedule, TrainOptions};
 
 /// Result of a training.
@@ -113,7 +114,7 @@ async fn gather(at: &TrainContext<'_>, pool: &mut Pool, events: &mut EventSink<'
         let plan = plan_training(job, setup, context.planning(), training_alone).await?;
         job.check_space(&model.checkpoint, &plan, events)?;
         let ahead = context.gpu.compile_ahead(plan.plans().flat_map(Plan::kernels)).await?;
-        return Ok(Gathered { run, plan, samples: None, ahead });
+        return Ok(Gathered { run, plan, samples: None, words: None, ahead });
     }
     let set = job.training_set(model, context.planning(), &mut |event| events.say(event)).await?;
     if set.classes_to_make > 0 {
@@ -122,21 +123,26 @@ async fn gather(at: &TrainContext<'_>, pool: &mut Pool, events: &mut EventSink<'
     let plans = TrainPlans::new(job, model, &set, context.planning()).await?;
     job.check_space(&model.checkpoint, &plans.training, events)?;
     let ahead = context.gpu.compile_ahead(plans.plans().flat_map(Plan::kernels)).await?;
-    let run = Box::pin(prepare(&at.on(&ahead.gpu), &set, &plans.before, pool, events)).await?;
-    Ok(Gathered { run, plan: plans.training, samples: plans.before.preview, ahead })
+    let on_ahead = at.on(&ahead.gpu);
+    let run = Box::pin(prepare(&on_ahead, &set, &plans.before, pool, events)).await?;
+    let words = match plans.before.words {
+        Some(words) => Some((words.encode(&on_ahead, &plans.before.text, pool, events).await?, words)),
+        None => None,
+    };
+    Ok(Gathered { run, plan: plans.training, samples: plans.before.preview, words, ahead })
 }
 
 /// Weights, optimizer and sample pictures, ready for the first update.
 async fn load<'a>(
     at: &'a TrainContext<'a>,
     init: Option<&InitLora>,
-    Gathered { run, plan, samples, ahead }: Gathered,
+    Gathered { run, plan, samples, words, ahead }: Gathered,
     mut pool: Pool,
     events: &mut EventSink<'_>,
 ) -> Result<Training<'a>> {
     let (gpu, model) = (at.gpu(), at.model);
     // Before the weights, which take the place of what encoding took.
-    pool.fit(gpu, &training_arena(&plan, samples.as_ref()))?;
+    pool.fit(gpu, &training_arena(&plan, samples.as_ref(), words.as_ref().map(|(_, words)| words)))?;
     let mut store = Store::new(gpu);
     Trainer::allocate(&plan, &mut store)?;
     events.until_stopped(gpu, model.load(&mut store, "weights", &plan.params)).await?;
@@ -151,6 +157,9 @@ async fn load<'a>(
     let params = plan.params.clone();
     let mut trainer = events.until_stopped(gpu, Trainer::new(gpu, plan, &mut pool, &store)).await?;
     trainer.set_prompts(run.conditioning)?;
+    if let Some((encoded, words)) = words {
+        Box::pin(words.look(at, &encoded, (&mut pool, &*store), &run.batches, events)).await?;
+    }
     let preview = match run.sample_prompts.zip(samples) {
         Some((prompts, plans)) => {
             let preview = Box::pin(Preview::new(at, plans, prompts, &mut pool, &store));
@@ -250,6 +259,8 @@ struct Gathered {
     run: Run,
     plan: TrainPlan,
     samples: Option<SamplePlans>,
+    /// Encoded prompts of the look at words, and its plan.
+    words: Option<(Vec<[Vec<f32>; 2]>, WordPlan)>,
     ahead: Ahead,
 }
 

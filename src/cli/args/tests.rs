@@ -1,5 +1,10 @@
 //! The command line's arguments, parsed.
 
+use std::ffi::OsString;
+
+use clap::CommandFactory as _;
+
+use super::refusals::one_line;
 use super::*;
 
 #[test]
