@@ -124,11 +124,11 @@ fn what_is_no_word_is_refused() {
     assert_eq!(refusal_fault(&class, 2, &["--class", "empty"]), None);
 }
 
-/// Warnings before the first of 250 steps of a training with `prompt` and these further options.
+/// Warnings before the first of 350 steps of a training with `prompt` and these further options.
 fn warned(folder: &Path, prompt: &str, more: &[&str]) -> Vec<String> {
     use std::io::BufRead as _;
     let cats = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/subjects/cat").display().to_string();
-    let line = ["train", "--images", &cats, "--class-images", &cats, "--class-prompt", "a cat", "--steps", "250"];
+    let line = ["train", "--images", &cats, "--class-images", &cats, "--class-prompt", "a cat", "--steps", "350"];
     let mut command = portray(folder);
     command.args(line).args(["--json", "--prompt", prompt]).args(more);
     let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
