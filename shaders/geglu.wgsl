@@ -1,5 +1,5 @@
 // out = value * f(gate), or with `backward` the gradient of [value, gate]. One element, or four, a thread.
-// Values: f (gelu, silu), vec4, backward.
+// Values: f, vec4, backward.
 //% include "lib/activation.wgsl"
 //% if vec4
 fn {{ f }}s(x: vec4<f32>) -> vec4<f32> { return vec4<f32>({{ f }}(x.x), {{ f }}(x.y), {{ f }}(x.z), {{ f }}(x.w)); }

@@ -127,6 +127,8 @@ pub enum Phase {
     Sampling,
     /// Latents to images.
     Decoding,
+    /// Predictions that show what words mean to a model.
+    MeasuringWords,
     /// Optimizer steps.
     Training,
     /// Judging of images.
@@ -144,6 +146,7 @@ impl Phase {
             Phase::LoadingModel => "loading_model",
             Phase::Sampling => "sampling",
             Phase::Decoding => "decoding",
+            Phase::MeasuringWords => "measuring_words",
             Phase::Training => "training",
             Phase::Measuring => "measuring",
         }
@@ -162,6 +165,7 @@ impl std::fmt::Display for Phase {
             Phase::LoadingModel => "loading the model",
             Phase::Sampling => "sampling",
             Phase::Decoding => "decoding",
+            Phase::MeasuringWords => "measuring the words",
             Phase::Training => "training",
             Phase::Measuring => "measuring the images",
         })

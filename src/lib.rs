@@ -34,6 +34,7 @@
 //! |---|---|
 //! | use your own model, LoRAs or sampler | [`ModelOptions`], [`LoraArg`], [`SamplingOptions`] |
 //! | train | [`Engine::train`], [`TrainOptions`] |
+//! | choose the word that a training gives to its subject | [`Engine::identify`], [`IdentifyOptions`] |
 //! | judge what was trained | [`Engine::evaluate`], [`EvaluateOptions`] |
 //! | generate again and again with one model | [`Engine::open`], [`Model::keep_weights`], [`Engine::generate_with`] |
 //! | run inside an application that renders with wgpu | [`embedding`], [`Engine::from_device`], [`Job`] |
@@ -59,6 +60,7 @@
 //! | [`family`] | families of models: their parts, configurations and names; opening checkpoints and LoRA files |
 //! | [`pipeline`] | running a model: opening it, its weights on the device, text, denoising, decoding |
 //! | [`generate`] | prompts to images |
+//! | [`identifier`] | which word to give to a subject |
 //! | [`evaluate`] | how well a subject was learned, and how much of the rest was kept |
 //! | [`train`] | images of a subject to a LoRA or a UNet (DreamBooth) |
 //! | [`engine`] | the facade: [`Engine`] and [`Job`] |
@@ -92,6 +94,7 @@ pub mod family;
 pub mod generate;
 pub mod gpu;
 pub mod graph;
+pub mod identifier;
 pub mod io;
 #[doc(hidden)]
 pub mod models;
@@ -112,6 +115,7 @@ pub use evaluate::{EvaluateOptions, Evaluation};
 pub use event::{CancelToken, EvaluationReport, Event, Flow, Listener, Phase, Picture, StepReport};
 pub use generate::{GenerateOptions, Generated, Latents, plan_generate};
 pub use gpu::Budget;
+pub use identifier::{Identifiers, IdentifyOptions};
 pub use io::LoraFormat;
 pub use pipeline::{
     LoraArg, LoraReport, Model, ModelOptions, ModelReport, PlanReport, SamplingOptions, VisionModel, WeightType,

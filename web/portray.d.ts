@@ -98,7 +98,7 @@ export interface TrainJob {
 
 type Common =
   /** `phase` stays the same in later versions, `name` is for people. */
-  | { type: "phase"; phase: "detecting_prediction" | "encoding_prompts" | "encoding_images" | "making_class_images" | "loading_model" | "sampling" | "decoding" | "training" | "measuring"; name: string }
+  | { type: "phase"; phase: "detecting_prediction" | "encoding_prompts" | "encoding_images" | "making_class_images" | "loading_model" | "sampling" | "decoding" | "measuring_words" | "training" | "measuring"; name: string }
   | { type: "note" | "warning"; text: string }
   | { type: "progress"; unit: string; done: number; total: number }
   /** Kernels that the driver has compiled of those that this engine had not: a first job's take it some time. */

@@ -1,5 +1,6 @@
 //! Command-line arguments. The library documents the options of jobs (`GenerateOptions`, `TrainOptions`).
 
+mod demo;
 mod refusals;
 
 use std::path::PathBuf;
@@ -7,7 +8,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use portray::{EvaluateOptions, GenerateOptions, LoraArg, LoraFormat, ModelOptions, TrainOptions, WeightType};
 
-pub use refusals::{one_line, refusal};
+pub use demo::{DemoArgs, Subject};
+pub use refusals::refusal;
+
+mod identifier;
+
+pub use identifier::IdentifierArgs;
 
 /// Shown after `portray --help`.
 const EXAMPLES: &str = "\
@@ -53,6 +59,9 @@ pub enum Command {
     /// Teach a model a subject from a few images
     #[command(allow_negative_numbers = true)]
     Train(Box<TrainArgs>),
+    /// Compare words by which a training may call its subject
+    #[command(allow_negative_numbers = true)]
+    Identifier(Box<IdentifierArgs>),
     /// Judge LoRAs or a fine-tuned model: likeness, prompt fidelity, diversity, drift, copying
     #[command(allow_negative_numbers = true)]
     Evaluate(Box<EvaluateArgs>),
@@ -110,13 +119,9 @@ pub struct EvaluateArgs {
     pub job: EvaluateOptions,
     /// Compute the figures of the embeddings in this file instead: real, made, prompt, clip_real, clip_made, clip_text, class,
     /// class_base, each [N, D]; needs no model; --out then gets report.json alone
-    #[arg(long, value_name = "X.safetensors", conflicts_with_all = EVALUATED)]
+    #[arg(long, value_name = "X.safetensors", conflicts_with_all = ["model", "base", "loras", "photos", "prompt", "vision", "clip"])]
     pub embeddings: Option<PathBuf>,
 }
-
-/// Options of `evaluate` that have no place beside --embeddings.
-const EVALUATED: [&str; 10] =
-    ["model", "base", "loras", "photos", "prompt", "class_prompt", "prompt_list", "vision", "clip", "unet"];
 
 #[derive(Clone, Debug, Args)]
 #[command(subcommand_required = true, arg_required_else_help = false)]
@@ -277,65 +282,6 @@ pub struct BenchArgs {
     /// Storage type of that model's large weights
     #[arg(long, value_enum, default_value_t, requires = "model")]
     pub dtype: WeightType,
-}
-
-/// Built-in subjects.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Subject {
-    /// A purple cat, as "a mscds cat"
-    #[default]
-    Cat,
-    /// A poodle, as "a sks dog"
-    Dog,
-}
-
-#[derive(Debug, Args)]
-pub struct DemoArgs {
-    /// Built-in subject to learn
-    #[arg(long, value_enum, default_value_t, conflicts_with = "images")]
-    pub subject: Subject,
-    /// Folder with images of your own subject; needs --prompt and --class-prompt
-    #[arg(long, value_name = "DIR", requires_all = ["prompt", "class_prompt"])]
-    pub images: Option<PathBuf>,
-    /// Caption of your images, with a rare word for the subject: "a sks dog"
-    #[arg(long, value_name = "TEXT", requires = "images")]
-    pub prompt: Option<String>,
-    /// The subject's class: "a dog"
-    #[arg(long, value_name = "TEXT", requires = "images")]
-    pub class_prompt: Option<String>,
-    /// Folder for the LoRA, sheet.png and report.md
-    #[arg(long, value_name = "DIR", default_value = "demo")]
-    pub out: PathBuf,
-    /// Overwrite files of an earlier demo in --out
-    #[arg(long)]
-    pub force: bool,
-    /// Also train without prior preservation and judge both; exit code 1 if the result falls short
-    #[arg(long)]
-    pub check: bool,
-    /// Compare choices instead: with and without prior preservation, few and many class images, three words for the
-    /// subject, a second subject; each on several seeds, into --out/study. Run again, it goes on where it was stopped
-    #[arg(long, conflicts_with = "check")]
-    pub study: bool,
-    /// Seeds of each choice that --study compares, 1 or more
-    #[arg(long, value_name = "N", default_value = "4", requires = "study", allow_negative_numbers = true, value_parser = portray::pipeline::parse_count)]
-    pub seeds: usize,
-    /// Optimizer steps of a training
-    #[arg(long, value_name = "N", default_value = "200", allow_negative_numbers = true, value_parser = portray::pipeline::parse_count)]
-    pub steps: usize,
-    /// Sampler steps of every image
-    #[arg(long, value_name = "N", default_value = "10", allow_negative_numbers = true, value_parser = sampler_steps())]
-    pub sampling_steps: usize,
-    /// Storage type of the frozen weights while a LoRA is trained; images are made with those of auto
-    #[arg(long, value_enum, default_value_t)]
-    pub training_dtype: portray::WeightType,
-    /// Seed of all randomness
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-}
-
-/// Range of sampler steps: at most the timesteps of the built-in model's noise schedule.
-fn sampler_steps() -> clap::builder::RangedU64ValueParser<usize> {
-    clap::builder::RangedU64ValueParser::new().range(1..=1000)
 }
 
 #[cfg(test)]

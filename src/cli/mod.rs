@@ -11,6 +11,7 @@ mod evaluate;
 mod files;
 mod forward;
 mod generate;
+mod identifier;
 mod info;
 mod inspect;
 mod lettering;
@@ -52,22 +53,7 @@ pub fn main() -> ExitCode {
         }
     };
     let global = cli.global;
-    let result = match cli.command {
-        Command::Generate(args) => generate::run(&global, *args),
-        Command::Train(args) => train::run(&global, *args),
-        Command::Evaluate(args) => evaluate::run(&global, *args),
-        Command::Watch(args) => watch::run(&global, args),
-        Command::Demo(args) => demo::run(&global, &args),
-        Command::Plan(args) => plan::run(&global, &args),
-        Command::Inspect(args) => inspect::run(&global, &args),
-        Command::Convert(args) => convert::run(&global, &args),
-        Command::Forward(args) => forward::run(&global, &args),
-        Command::Embed(args) => embed::run(&global, &args),
-        Command::Info(args) => info::run(&global, &args),
-        Command::Bench(args) => bench::check(&args)
-            .and_then(|()| device::open(&global))
-            .and_then(|engine| bench::run(&global, &engine, &args)),
-    };
+    let result = run(&global, cli.command);
     if let Some(warning) = portray::io::files::unsynced() {
         report::Reporter::new(&global).hear(&Event::Warning(warning.into()));
     }
@@ -91,6 +77,27 @@ pub fn main() -> ExitCode {
             }
             ExitCode::from(e.exit_code())
         }
+    }
+}
+
+/// Runs a command to its end.
+fn run(global: &args::Global, command: Command) -> portray::Result<()> {
+    match command {
+        Command::Generate(args) => generate::run(global, *args),
+        Command::Train(args) => train::run(global, *args),
+        Command::Identifier(args) => identifier::run(global, *args),
+        Command::Evaluate(args) => evaluate::run(global, *args),
+        Command::Watch(args) => watch::run(global, args),
+        Command::Demo(args) => demo::run(global, &args),
+        Command::Plan(args) => plan::run(global, &args),
+        Command::Inspect(args) => inspect::run(global, &args),
+        Command::Convert(args) => convert::run(global, &args),
+        Command::Forward(args) => forward::run(global, &args),
+        Command::Embed(args) => embed::run(global, &args),
+        Command::Info(args) => info::run(global, &args),
+        Command::Bench(args) => bench::check(&args)
+            .and_then(|()| device::open(global))
+            .and_then(|engine| bench::run(global, &engine, &args)),
     }
 }
 

@@ -5,6 +5,7 @@ use crate::evaluate::{EvaluateOptions, Evaluation};
 use crate::event::{CancelToken, Event, Flow};
 use crate::generate::{GenerateOptions, Generated};
 use crate::gpu::{DeviceOptions, Gpu, Variants};
+use crate::identifier::{Identifiers, IdentifyOptions};
 use crate::io::image::Planes;
 use crate::pipeline::context::Context;
 use crate::pipeline::events::EventSink;
@@ -12,7 +13,7 @@ use crate::pipeline::planning::Planning;
 use crate::pipeline::reads::Reads;
 use crate::pipeline::{LoraArg, Model, ModelOptions, VisionModel, opening};
 use crate::train::{TrainOptions, Trained};
-use crate::{evaluate, generate, train};
+use crate::{evaluate, generate, identifier, train};
 
 use super::tune;
 
@@ -169,6 +170,20 @@ impl Engine {
     /// adapter or `options.model.memory`; [`Error::Interrupted`](crate::Error::Interrupted) if `listener` stops it.
     pub async fn train(&self, options: &TrainOptions, mut listener: impl FnMut(Event) -> Flow) -> Result<Trained> {
         train::train(&self.context(), options, &mut listener).await
+    }
+
+    /// Compares words by which a training may call its subject: how rare each is in the tokenizer, its nearest words, and how
+    /// much the model's predictions change with it. Words come back in order of the prior that they carry, least first.
+    ///
+    /// # Errors
+    /// If an option makes no sense, a file is missing or unsupported, a word is none, or the job does not fit the adapter or
+    /// `options.model.memory`; [`Error::Interrupted`](crate::Error::Interrupted) if `listener` stops it.
+    pub async fn identify(
+        &self,
+        options: &IdentifyOptions,
+        mut listener: impl FnMut(Event) -> Flow,
+    ) -> Result<Identifiers> {
+        identifier::identify(&self.context(), options, &mut listener).await
     }
 
     /// Evaluates LoRAs or a fine-tuned model: makes the same images with and without them, judges them against photos of the

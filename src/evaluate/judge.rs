@@ -19,7 +19,7 @@ pub(super) struct Seen {
     pub subject: UnitVectors,
     /// For comparison of images with each other.
     pub scene: UnitVectors,
-    /// CLIP's.
+    /// CLIP embeddings.
     pub clip: Option<UnitVectors>,
 }
 
@@ -28,7 +28,7 @@ impl Seen {
     pub fn by_colour<'a>(images: impl Iterator<Item = &'a Embedding> + Clone) -> Seen {
         let rows = |of: fn(&Embedding) -> &Vec<f64>| {
             let width = images.clone().next().map_or(1, |first| of(first).len());
-            let values: Vec<f64> = images.clone().flat_map(|image| of(image)).copied().collect();
+            let values: Vec<f64> = images.clone().flat_map(of).copied().collect();
             // Neither vector of an image is all zeros.
             UnitVectors::new(width, values).unwrap_or_else(|_| UnitVectors::none(width))
         };

@@ -96,7 +96,7 @@ impl Maker<'_, '_> {
         model.settle_weights(&made);
         match made {
             // All parts of the model beside each other took too much: in turn they may fit.
-            Err(Error::Limit(_) | Error::Device(_)) if shown.len() == before && self.made == 0 => {
+            Err(Error::Limit(_) | Error::Device(_)) if shown.len() == before => {
                 model.keep_weights(false);
                 let made = self.generate(model, folder, (shot, &job), shown).await;
                 model.settle_weights(&made);
@@ -138,10 +138,12 @@ impl Maker<'_, '_> {
             if fault.is_some() || events.stopped() { Flow::Stop } else { Flow::Continue }
         };
         let made = Box::pin(generate_unmasked(self.context, model, job, &mut hear)).await;
-        self.steps[1] += shot.count * each;
         match (fault, made) {
             (Some(e), _) | (None, Err(e)) => Err(e),
-            (None, Ok(_)) => Ok(()),
+            (None, Ok(_)) => {
+                self.steps[1] += shot.count * each;
+                Ok(())
+            }
         }
     }
 }

@@ -123,6 +123,29 @@ impl ClipTokenizer {
         found.iter().filter_map(|id| self.added.get(id).map(String::as_str)).collect()
     }
 
+    /// Returns the tokens of `text` with their ids, without start, end and padding.
+    ///
+    /// # Errors
+    /// Those of [`ClipTokenizer::encode`].
+    pub fn pieces(&self, text: &str) -> Result<Vec<(u32, String)>> {
+        let encoding = self.tokenizer.encode(text, false).map_err(|e| refusal(&e))?;
+        Ok(encoding.get_ids().iter().copied().zip(encoding.get_tokens().iter().cloned()).collect())
+    }
+
+    /// Returns the whole words of lower-case ASCII letters that are one token each, with their ids in rising order. CLIP's
+    /// ids follow the order of the tokenizer's merges, which were made for the most frequent pair first.
+    pub fn whole_words(&self) -> Vec<(u32, String)> {
+        let word = |token: &str| {
+            let word = token.strip_suffix("</w>")?;
+            (!word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase())).then(|| word.to_owned())
+        };
+        let vocabulary = self.tokenizer.get_vocab(false);
+        let mut words: Vec<(u32, String)> =
+            vocabulary.iter().filter_map(|(token, id)| Some((*id, word(token)?))).collect();
+        words.sort_unstable();
+        words
+    }
+
     /// Notes for the user on the tokenizer's files.
     pub fn notes(&self) -> &[String] {
         &self.notes
@@ -144,10 +167,7 @@ impl ClipTokenizer {
     /// # Errors
     /// [`Error::Usage`] when the tokenizer's own patterns fail on the prompt.
     pub fn encode(&self, prompt: &str) -> Result<Encoded> {
-        let encoding = self
-            .tokenizer
-            .encode(prompt, false)
-            .map_err(|e| Error::argument(format!("the prompt cannot be tokenized: {}", one_line(&e))))?;
+        let encoding = self.tokenizer.encode(prompt, false).map_err(|e| refusal(&e))?;
         let tokens = encoding.get_ids();
         let room = self.length - 2;
         let kept = &tokens[..tokens.len().min(room)];
@@ -275,6 +295,10 @@ fn add_special(list: &mut Vec<(Option<u32>, AddedToken)>, tokens: impl Iterator<
             None => list.push((None, token)),
         }
     }
+}
+
+fn refusal(error: &impl std::fmt::Display) -> Error {
+    Error::argument(format!("the prompt cannot be tokenized: {}", one_line(error)))
 }
 
 fn one_line(error: &impl std::fmt::Display) -> String {

@@ -31,6 +31,7 @@ pub mod trainer;
 mod training_set;
 mod update;
 mod views;
+mod words;
 
 pub use class_images::class_folder;
 pub use dataset::{Dataset, Draw, Photo, Variant};

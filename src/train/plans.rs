@@ -17,6 +17,7 @@ use super::options::{Checkpointing, TrainOptions};
 use super::plan::{Recomputed, Setup, TrainPlan};
 use super::samples::SamplePlans;
 use super::training_set::TrainingSet;
+use super::words::WordPlan;
 
 /// What a training may take before `--checkpointing auto` recomputes activations where no `--memory` is given: it then
 /// fits a GPU of 4 GB.
@@ -37,13 +38,16 @@ pub(crate) struct Between {
     /// Sampling and decoding of sample pictures.
     pub(super) preview: Option<SamplePlans>,
     pub(super) evaluation: Option<EvaluationPlans>,
+    /// Look at the words that name the subject, before the first update.
+    pub(super) words: Option<WordPlan>,
 }
 
 impl Between {
     /// Those that run in the training's pool.
     fn plans(&self) -> impl Iterator<Item = &Plan> {
         let preview = self.preview.iter().flat_map(SamplePlans::plans);
-        preview.chain(self.evaluation.iter().flat_map(EvaluationPlans::plans))
+        let words = self.words.iter().map(|words| &*words.plan);
+        preview.chain(self.evaluation.iter().flat_map(EvaluationPlans::plans)).chain(words)
     }
 
     /// Those of images, for which memory of their own is needed.
@@ -154,12 +158,13 @@ impl TrainPlans {
         let evaluation = EvaluationPlans::new(job, model, &set.sizes, planning).await?;
         let hidden = |prompts: usize| model.hidden_shape(model.prompt_tokens()).bytes(prompts);
         let encoded = set.encoded_bytes(job, model) + hidden(prompts);
+        let words = WordPlan::new(job, model, &setup, planning)?;
         let before = BeforeTraining {
             text,
             hidden: [preview.as_ref().map_or(0, |_| 1 + job.sample_prompts.len()), evaluated].map(hidden),
             encode,
             encoded,
-            between: Between { preview, evaluation },
+            between: Between { preview, evaluation, words },
         };
         let training = plan_training(job, setup, planning, |training| before.memory(training)).await?;
         Ok(TrainPlans { before, training })

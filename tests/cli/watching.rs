@@ -26,10 +26,10 @@ fn a_training_that_is_evaluated_ends_in_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
     let train = "train --model {F}/sd2 --images {A}/subjects/cat --prompt cat --class-prompt dog --class-images {A}/subjects/dog \
-                 --rank 2 --seed 3 --steps 6 --save-every 2 --lr 1e-2 --flip --crop random --text-encoder --json";
+                 --rank 2 --seed 3 --steps 6 --save-every 2 --lr 1e-2 --flip --crop random --text-encoder --format kohya";
     works(at, &format!("{train} --out whole.safetensors"));
     let watched = format!("{train} --evaluate-every 2 --stop plateau");
-    let output = works(at, &format!("{watched} --out watched.safetensors"));
+    let output = works(at, &format!("{watched} --json --out watched.safetensors"));
     let read = |name: &str| std::fs::read(at.join(name)).unwrap();
     assert_eq!(read("whole.safetensors"), read("watched.safetensors"));
     let whole = evaluations(&stdout(&output));
@@ -48,7 +48,7 @@ fn a_training_that_is_evaluated_ends_in_the_same_bytes() {
 
     // Interrupted and gone on with, by other options of evaluations too.
     let (before, _) = interrupted(at, &format!("{watched} --out parts.safetensors"), |said| said["step"] == 3);
-    let output = works(at, &format!("{watched} --out parts.safetensors --resume"));
+    let output = works(at, &format!("{watched} --json --out parts.safetensors --resume"));
     assert_eq!(read("whole.safetensors"), read("parts.safetensors"));
     assert_eq!(read("watched.best.safetensors"), read("parts.best.safetensors"));
     let before: Vec<Value> = before.into_iter().filter(|said| said["event"] == "evaluation").collect();
@@ -77,9 +77,9 @@ fn photos_are_kept_out_from_six_on() {
         }
     }
     std::fs::write(at.join("six/5.txt"), "a dog that is not trained on").unwrap();
-    let train = "train --model {F}/sd2 --prompt cat --rank 2 --steps 4 --resolution 64 --flip --lr 1e-2 --json";
+    let train = "train --model {F}/sd2 --prompt cat --rank 2 --steps 4 --resolution 64 --flip --lr 1e-2";
     works(at, &format!("{train} --images five --out five.safetensors"));
-    let output = works(at, &format!("{train} --images six --evaluate-every 3 --out six.safetensors"));
+    let output = works(at, &format!("{train} --json --images six --evaluate-every 3 --out six.safetensors"));
     let said = stdout(&output);
     assert!(said.contains("kept out of the training, to measure the loss on: 5.png"), "{said}");
     let found = evaluations(&said);
@@ -178,6 +178,7 @@ fn an_overtrained_run_is_stopped_and_its_best_checkpoint_is_good() {
         save_every: Some(100),
         evaluate_every: Some(100),
         stop: Stop::Plateau,
+        format: portray::LoraFormat::Kohya,
         out: dir.path().join("lora.safetensors"),
         ..Default::default()
     };

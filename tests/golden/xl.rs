@@ -8,7 +8,9 @@ use crate::common::{engine, link_folder, write_xl_single_file, xl, xl_inpainting
 use portray::io::{SafeTensors, Tensor, write_safetensors};
 use portray::ops::oracle::close;
 use portray::tools::{ForwardInputs, ForwardPart, forward};
-use portray::{Event, Flow, GenerateOptions, Generated, LoraArg, ModelOptions, SamplingOptions, Spacing, WeightType};
+use portray::{
+    Event, Flow, GenerateOptions, Generated, LoraArg, Model, ModelOptions, SamplingOptions, Spacing, WeightType,
+};
 
 const PROMPT: &str = "a photo of a sks dog";
 
@@ -126,14 +128,13 @@ fn with_other_scheduler(model: &Path) -> tempfile::TempDir {
     folder
 }
 
-/// The job of the recorded trajectory `case` of `model`.
-fn job(model: &Path, case: &str, shape: &[usize], factor: usize) -> GenerateOptions {
+/// The job of the recorded trajectory `case`.
+fn job(case: &str, shape: &[usize], factor: usize) -> GenerateOptions {
     let sampler = case.trim_end_matches("-trailing").trim_end_matches("-karras");
     let few = ["euler-trailing", "lcm"].contains(&case);
     let own = case == "own";
     GenerateOptions {
         prompts: vec![PROMPT.into()],
-        model: options(model),
         sampling: SamplingOptions {
             // The model's own sampler ran without a negative prompt: zeros.
             negative: if few || own { String::new() } else { "blurry".into() },
@@ -152,8 +153,16 @@ fn job(model: &Path, case: &str, shape: &[usize], factor: usize) -> GenerateOpti
     }
 }
 
-fn make(job: &GenerateOptions) -> Result<Generated, String> {
-    pollster::block_on(engine().generate(job, &mut |_: Event| Flow::Continue)).map_err(|e| e.to_string())
+/// A model for several jobs, which then load and plan what differs alone.
+fn opened(path: &Path) -> Model {
+    let opened = pollster::block_on(engine().open(&options(path), &[], &mut |_| Flow::Continue));
+    let model = opened.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    model.keep_weights(true);
+    model
+}
+
+fn make(model: &Model, job: &GenerateOptions) -> Result<Generated, String> {
+    pollster::block_on(engine().generate_with(model, job, &mut |_: Event| Flow::Continue)).map_err(|e| e.to_string())
 }
 
 /// Compares the image that was made with that of the pipeline to 40 dB, and returns whether `case` has one.
@@ -167,11 +176,16 @@ fn image(made: &Generated, case: &str) -> Result<bool, String> {
     if decibels >= 40.0 { Ok(true) } else { Err(format!("the image is {decibels:.1} dB from that of diffusers")) }
 }
 
-/// Runs `job` and compares every latent with those of `case`, and the image with that of `model` where there is one; returns
-/// whether there is.
-fn trajectory(job: &GenerateOptions, file: &SafeTensors, (model, case): (&str, &str)) -> Result<bool, String> {
-    let made = make(job)?;
-    let seen = image(&made, &format!("{model}.{case}"))?;
+/// Runs `job` and compares every latent with those of `case` in `file`, and the image with that of `name` where there is one;
+/// returns whether there is.
+fn trajectory(
+    (model, name): (&Model, &str),
+    job: &GenerateOptions,
+    file: &SafeTensors,
+    case: &str,
+) -> Result<bool, String> {
+    let made = make(model, job)?;
+    let seen = image(&made, &format!("{name}.{case}"))?;
     let made = made.latents.expect("latents");
     compare(&made, &tensor(file, &format!("{case}.latents")).1, 1e-3)?;
     let Some(recorded) = file.find(&format!("{case}.timesteps")) else { return Ok(seen) };
@@ -187,7 +201,8 @@ fn trajectory(job: &GenerateOptions, file: &SafeTensors, (model, case): (&str, &
 fn trajectories_are_those_of_diffusers() {
     let (mut wrong, mut images) = (Vec::new(), 0);
     for model in ["xl", "xl-v", "ssd", "xl-64", "bk"] {
-        let (file, other) = (values(model), with_other_scheduler(&xl(model)));
+        let (file, folder) = (values(model), with_other_scheduler(&xl(model)));
+        let (plain, other) = (opened(&xl(model)), opened(folder.path()));
         let cases: Vec<String> = file
             .names()
             .filter_map(|name| Some(name.strip_prefix("sampler.")?.strip_suffix(".latents")?.to_owned()))
@@ -196,8 +211,8 @@ fn trajectories_are_those_of_diffusers() {
         for case in cases {
             let key = format!("sampler.{case}");
             let shape = tensor(&file, &format!("{key}.latents")).0;
-            let path = if case == "own" { &xl(model) } else { other.path() };
-            match trajectory(&job(path, &case, &shape, 4), &file, (model, &key)) {
+            let which = if case == "own" { &plain } else { &other };
+            match trajectory((which, model), &job(&case, &shape, 4), &file, &key) {
                 Ok(seen) => images += usize::from(seen),
                 Err(e) => wrong.push(format!("{model} {case}: {e}")),
             }
@@ -212,10 +227,10 @@ fn trajectories_are_those_of_diffusers() {
 fn conditioning_is_that_of_diffusers() {
     let (mut wrong, mut images) = (Vec::new(), 0);
     for model in ["xl", "xl-v"] {
-        let file = values(model);
+        let (file, plain) = (values(model), opened(&xl(model)));
         for case in ["clip-skip", "clip-skip-zeros", "guidance-rescale", "sizes"] {
             let shape = tensor(&file, &format!("{case}.latents")).0;
-            let mut job = job(&xl(model), "own", &shape, 4);
+            let mut job = job("own", &shape, 4);
             job.sampling.steps = Some(3);
             job.sampling.negative = if case.ends_with("zeros") { String::new() } else { "blurry".into() };
             match case {
@@ -228,14 +243,14 @@ fn conditioning_is_that_of_diffusers() {
                 }
                 _ => job.sampling.clip_skip = Some(1),
             }
-            match trajectory(&job, &file, (model, case)) {
+            match trajectory((&plain, model), &job, &file, case) {
                 Ok(seen) => images += usize::from(seen),
                 Err(e) => wrong.push(format!("{model} {case}: {e}")),
             }
             if case == "sizes" {
                 // What is told of the image counts.
                 job.sampling.original_size = "40x1000".parse().ok();
-                assert!(trajectory(&job, &file, (model, case)).is_err(), "{model} {case}");
+                assert!(trajectory((&plain, model), &job, &file, case).is_err(), "{model} {case}");
             }
         }
     }
@@ -249,9 +264,9 @@ fn image_to_image_is_that_of_diffusers() {
     for model in ["xl", "xl-64"] {
         let (shape, expected) = tensor(&images, &format!("{model}.img2img.latents"));
         let other = with_other_scheduler(&xl(model));
-        let mut job = job(other.path(), "ddim", &shape, 4);
+        let mut job = job("ddim", &shape, 4);
         (job.init, job.strength, job.sampling.steps) = (Some(xl("init.png")), Some(0.6), Some(7));
-        let own = make(&job).unwrap_or_else(|e| panic!("{model}: {e}"));
+        let own = make(&opened(other.path()), &job).unwrap_or_else(|e| panic!("{model}: {e}"));
         close(&own.latents.as_ref().expect("latents").last, &expected, 1e-3).unwrap_or_else(|e| panic!("{model}: {e}"));
         image(&own, &format!("{model}.img2img")).unwrap_or_else(|e| panic!("{model}: {e}"));
         made.push(own);
@@ -266,10 +281,10 @@ fn a_single_file_makes_the_folders_latents() {
         let path: PathBuf = folder.path().join(format!("{model}.safetensors"));
         write_xl_single_file(model, &path);
         let latents = |model: &Path| {
-            let mut job = job(model, "own", &[1, 4, 12, 8], 4);
+            let mut job = job("own", &[1, 4, 12, 8], 4);
             job.sampling.steps = Some(2);
             job.sampling.sampler = "euler".parse().ok();
-            make(&job).unwrap_or_else(|e| panic!("{}: {e}", model.display())).latents.unwrap().last
+            make(&opened(model), &job).unwrap_or_else(|e| panic!("{}: {e}", model.display())).latents.unwrap().last
         };
         assert_eq!(latents(&path), latents(&xl(model)), "{model}");
     }
@@ -279,15 +294,15 @@ fn a_single_file_makes_the_folders_latents() {
 fn inpainting_is_that_of_diffusers() {
     let (model, file) = (xl_inpainting_model(), values("inpaint"));
     let model = with_other_scheduler(model.path());
-    let mut wrong = Vec::new();
+    let (plain, mut wrong) = (opened(model.path()), Vec::new());
     for case in ["euler", "ddim", "dpm++2m-karras"] {
         let shape = tensor(&file, &format!("{case}.latents")).0;
-        let mut job = job(model.path(), case, &shape, 4);
+        let mut job = job(case, &shape, 4);
         (job.init, job.mask) = (Some(xl("init.png")), Some(xl("mask.png")));
         // Of its default, 0.9999, five steps run four.
         (job.sampling.steps, job.strength) = (Some(5), Some(0.9999));
         job.sampling.negative = if case == "euler" { String::new() } else { "blurry".into() };
-        if let Err(e) = trajectory(&job, &file, ("inpaint", case)) {
+        if let Err(e) = trajectory((&plain, "inpaint"), &job, &file, case) {
             wrong.push(format!("{case}: {e}"));
         }
     }

@@ -11,6 +11,7 @@ import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
 from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from transformers.utils import logging
 
 PARTS = ("unet.out", "text.hidden", "text.pooled")
@@ -23,9 +24,9 @@ def loaded(model, file):
         pipe = DiffusionPipeline.from_pretrained(model, dtype=torch.float32, **({} if is_xl(model) else {"safety_checker": None}))
         pipe.load_lora_weights(str(file.parent), weight_name=file.name)
         return pipe.unet, [getattr(pipe, part) for part in ("text_encoder", "text_encoder_2") if hasattr(pipe, part)]
-    # Of a folder the UNet alone: the text encoder's modules have one name in transformers 4 and another in 5.
-    unet = UNet2DConditionModel.from_pretrained(f"{model}/unet", dtype=torch.float32)
-    return PeftModel.from_pretrained(unet, file / "unet"), []
+    of_part = lambda kind, part: PeftModel.from_pretrained(kind.from_pretrained(f"{model}/{part}", dtype=torch.float32), file / part)
+    encoders = (("text_encoder", CLIPTextModel), ("text_encoder_2", CLIPTextModelWithProjection))
+    return of_part(UNet2DConditionModel, "unet"), [of_part(kind, part) for part, kind in encoders if (file / part).exists()]
 
 
 def is_xl(model):

@@ -349,7 +349,7 @@ fn faults_are_named() {
     let e = one(&[t("lora_unet_x.dora_scale", &[1.0])]);
     assert!(e.contains("'lora_unet_x.dora_scale': is of DoRA, which rescales the whole weight"), "{e}");
     let down = "mid_block.attentions.0.proj_in.lora.down.weight";
-    let e = one(&[t(down, &[1.0]), t(&format!("unet.{down}"), &[1.0])]);
+    let e = one(&[t(down, &[1.0]), t(&format!("unet.{down}"), &[2.0])]);
     assert!(e.contains("names the same layer as another"), "{e}");
     assert!(one(&[t("conv_in.weight", &[1.0])]).contains("holds no LoRA"));
     assert!(message(LoraFile::open(dir.path(), None)).contains("holds no LoRA"));

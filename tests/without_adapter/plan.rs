@@ -8,7 +8,7 @@ use portray::models::UnetConfig;
 use portray::nn::{LoraSpec, Targets};
 use portray::ops::{self, Activation};
 use portray::train::{Optimizer, Recomputed, Setup, TrainPlan};
-use portray::{Checkpointing, ModelOptions, PlanReport, TrainOptions, plan_train};
+use portray::{Checkpointing, ModelOptions, PlanReport, TrainOptions, WeightType, plan_train};
 
 /// Adds its second operand to its first, in place.
 #[derive(Debug)]
@@ -285,4 +285,12 @@ fn as_little_is_recomputed_as_memory_allows() {
         assert_eq!((auto.peak_bytes, auto.flops), (least.peak_bytes, least.flops));
     }
     assert_eq!(plan(Checkpointing::Auto, None).flops, off.flops);
+    // More than is enough for eight bits where nothing is said, and less than is for others.
+    let [half, eight] = [WeightType::F16, WeightType::Q8].map(|dtype| {
+        let model = ModelOptions { model: Some(model.clone()), dtype, ..Default::default() };
+        let job = TrainOptions { model, resolution: Some(1792), ..Default::default() };
+        plan_train(&job, &Caps::webgpu_defaults(AdapterClass::Gpu)).unwrap()
+    });
+    assert!((1_200_000_000..3_000_000_000).contains(&half.peak_bytes), "{half:?}");
+    assert!(eight.peak_bytes < 1_200_000_000 && eight.flops > half.flops, "{eight:?}");
 }

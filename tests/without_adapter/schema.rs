@@ -8,8 +8,8 @@ use portray::diffusion::SamplerKind;
 use portray::io::{Checkpoint, LoraFile};
 use portray::pipeline::SamplingOptions;
 use portray::{
-    Error, EvaluateOptions, EvaluationReport, Event, GenerateOptions, LoraReport, ModelOptions, ModelReport, Phase,
-    Picture, PlanReport, StepReport, TrainOptions,
+    Error, EvaluateOptions, EvaluationReport, Event, GenerateOptions, IdentifyOptions, LoraReport, ModelOptions,
+    ModelReport, Phase, Picture, PlanReport, StepReport, TrainOptions,
 };
 use serde_json::{Value, json};
 
@@ -29,7 +29,14 @@ fn keys(value: &Value) -> Names {
 fn phases() -> Vec<Phase> {
     let making = Phase::MakingClassImages { count: 3, prompt: "a dog".into() };
     let mut all = vec![Phase::DetectingPrediction, Phase::EncodingPrompts, Phase::EncodingImages, making];
-    all.extend([Phase::LoadingModel, Phase::Sampling, Phase::Decoding, Phase::Training, Phase::Measuring]);
+    all.extend([
+        Phase::LoadingModel,
+        Phase::Sampling,
+        Phase::Decoding,
+        Phase::MeasuringWords,
+        Phase::Training,
+        Phase::Measuring,
+    ]);
     all
 }
 
@@ -254,7 +261,7 @@ fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
 fn options_are_called_by_their_fields() {
     let mut known = &taken::<GenerateOptions>() | &taken::<SamplingOptions>();
     known = &(&known | &taken::<TrainOptions>()) | &taken::<ModelOptions>();
-    known = &known | &taken::<EvaluateOptions>();
+    known = &(&known | &taken::<EvaluateOptions>()) | &taken::<IdentifyOptions>();
     known.extend(names(["adapter", "dump", "input", "latents_out", "pictures", "text"]));
     let mut seen = 0;
     let mut files = Vec::new();

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use clap::CommandFactory as _;
 
+use super::refusals::one_line;
 use super::*;
 
 #[test]

@@ -11,7 +11,7 @@ pub const RANK: usize = 8;
 /// Learning rate of the LoRAs, the same to the end: one that falls makes smoother pictures, and class pictures all
 /// alike.
 pub const LEARNING_RATE: f64 = 1e-3;
-/// How far the seeds of the sheet's pictures lie from those of the class pictures.
-pub const SEED_GAP: u64 = 1000;
 /// Class pictures that training with prior preservation sees.
 pub const CLASS_PICTURES: usize = 12;
+/// How far the seeds of the pictures that are shown lie from those of the class pictures.
+pub const SEED_GAP: u64 = 1000;

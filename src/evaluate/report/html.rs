@@ -80,7 +80,8 @@ const MEANINGS: [Meaning; 8] = [
         figure: Figure::DriftUnrelated,
         arrow: "↓",
         short: "change of unrelated images",
-        long: "The same of prompts that have nothing to do with the subject.",
+        long: "Mean of 1 - cosine of an image of a prompt that has nothing to do with the subject and the base model's of the \
+               same seed.",
     },
 ];
 

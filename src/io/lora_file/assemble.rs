@@ -36,6 +36,12 @@ impl<'a> Tensors<'a> {
             return Ok(());
         }
         match self.by_role.entry(role) {
+            // A layer that has two names in other programs may stand there under both.
+            Entry::Occupied(there)
+                if there.get().shape == tensor.shape && *there.get().bytes()? == *tensor.bytes()? =>
+            {
+                Ok(())
+            }
             Entry::Occupied(_) => Err(tensor.error("names the same layer as another tensor of the file")),
             Entry::Vacant(place) => {
                 place.insert(tensor);

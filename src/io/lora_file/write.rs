@@ -87,6 +87,9 @@ pub(crate) const BASE_VERSION: &str = "ss_base_model_version";
 /// of Stable Diffusion 1.x unless the first begins with `sdxl_` or the second is `True`, and hides it beside other models.
 const BASE: [&str; 2] = [BASE_VERSION, "ss_v2"];
 
+/// Root of a text encoder's layers.
+const TEXT_ROOT: &str = "text_model.";
+
 /// Field and value of the title.
 const TITLE: (&str, &str) = ("modelspec.title", "LoRA");
 
@@ -195,10 +198,10 @@ impl LoraFile {
                 let mut packed = Map::new();
                 for part in PartId::ADAPTED {
                     if self.of(part).next().is_some() {
-                        // diffusers takes `text_model.` off the keys where transformers 5 has none; off a
-                        // path it does not, and there the end is enough in every version.
+                        // diffusers takes the root off the keys where transformers 5 has none; off a path it
+                        // does not, and there the end is enough in every version.
                         packed.extend(
-                            describe(self.of(part), "text_model.").into_iter().map(|(k, v)| (format!("{part}.{k}"), v)),
+                            describe(self.of(part), TEXT_ROOT).into_iter().map(|(k, v)| (format!("{part}.{k}"), v)),
                         );
                     }
                 }
@@ -298,11 +301,23 @@ fn scaled_up<'a>(name: String, module: &'a LoraModule, scale: f32) -> Tensor<'a>
     Tensor::owned_f32(name, &module.up.shape, &scaled)
 }
 
-/// One part's folder of layout D.
+/// A tensor of layout D by its name without [`TEXT_ROOT`]; `None` where it has none.
+fn without_text_root<'a>(tensor: &Tensor<'a>) -> Option<Tensor<'a>> {
+    let rest = tensor.name.strip_prefix("base_model.model.")?.strip_prefix(TEXT_ROOT)?;
+    let name = format!("base_model.model.{rest}");
+    Some(tensor.clone().renamed(name))
+}
+
+/// One part's folder of layout D. Transformers 5 has no [`TEXT_ROOT`] in the paths of the text encoder without a projection,
+/// version 4 has it: its layers stand there under both names, of which PEFT passes over the one that the model does not have.
 fn write_part(folder: &Path, modules: &Modules<'_>, metadata: &BTreeMap<String, String>) -> Result<()> {
-    write_safetensors(folder.join(PEFT_WEIGHTS), &peft(modules, |_| "base_model.model"), metadata)?;
-    // With the keys' own paths: PEFT then says so where a model has other ones, instead of loading nothing.
-    let mut config = describe(modules.iter().map(|(key, module)| (*key, *module)), "");
+    let mut tensors = peft(modules, |_| "base_model.model");
+    if modules.keys().any(|key| key.part == PartId::TEXT_ENCODER) {
+        tensors.extend(tensors.iter().filter_map(without_text_root).collect::<Vec<_>>());
+    }
+    write_safetensors(folder.join(PEFT_WEIGHTS), &tensors, metadata)?;
+    // PEFT takes a layer by the end of its path.
+    let mut config = describe(modules.iter().map(|(key, module)| (*key, *module)), TEXT_ROOT);
     for (name, value) in [
         ("auto_mapping", Value::Null),
         ("base_model_name_or_path", Value::Null),

@@ -34,21 +34,21 @@ const OUTSIDE: [(&str, &str, &str); 8] = [
     ("projection.weight", "", "visual_projection.weight"),
 ];
 
-/// Modules of a layer: the own name; in files of ViT, of DINOv2 and of CLIP, older names first.
-const INSIDE: [(&str, &[&str], &[&str], &[&str]); 13] = [
-    ("norm1.", &["layernorm_before."], &["norm1."], &["layer_norm1."]),
-    ("norm2.", &["layernorm_after."], &["norm2."], &["layer_norm2."]),
-    ("attention.q_proj.", &["attention.attention.query."], &["attention.attention.query."], &["self_attn.q_proj."]),
-    ("attention.k_proj.", &["attention.attention.key."], &["attention.attention.key."], &["self_attn.k_proj."]),
-    ("attention.v_proj.", &["attention.attention.value."], &["attention.attention.value."], &["self_attn.v_proj."]),
-    ("attention.o_proj.", &["attention.output.dense."], &["attention.output.dense."], &["self_attn.out_proj."]),
-    ("mlp.fc1.", &["intermediate.dense."], &[], &[]),
-    ("mlp.fc2.", &["output.dense."], &[], &[]),
-    ("mlp.gate_proj.", &[], &["mlp.weights_in."], &[]),
-    ("mlp.up_proj.", &[], &["mlp.weights_in."], &[]),
-    ("mlp.down_proj.", &[], &["mlp.weights_out."], &[]),
-    ("layer_scale1.", &[], &[], &[]),
-    ("layer_scale2.", &[], &[], &[]),
+/// A module of a layer: its own name, and those in files of ViT, of DINOv2 and of CLIP where they differ.
+type Row = [&'static str; 4];
+
+const INSIDE: [Row; 11] = [
+    ["norm1.", "layernorm_before.", "norm1.", "layer_norm1."],
+    ["norm2.", "layernorm_after.", "norm2.", "layer_norm2."],
+    ["attention.q_proj.", "attention.attention.query.", "attention.attention.query.", "self_attn.q_proj."],
+    ["attention.k_proj.", "attention.attention.key.", "attention.attention.key.", "self_attn.k_proj."],
+    ["attention.v_proj.", "attention.attention.value.", "attention.attention.value.", "self_attn.v_proj."],
+    ["attention.o_proj.", "attention.output.dense.", "attention.output.dense.", "self_attn.out_proj."],
+    ["mlp.fc1.", "intermediate.dense.", "", ""],
+    ["mlp.fc2.", "output.dense.", "", ""],
+    ["mlp.gate_proj.", "", "mlp.weights_in.", ""],
+    ["mlp.up_proj.", "", "mlp.weights_in.", ""],
+    ["mlp.down_proj.", "", "mlp.weights_out.", ""],
 ];
 
 /// Returns the places in files where the tensor `name` of a tower of `kind` may be, the usual one first.
@@ -56,35 +56,34 @@ pub fn stored(kind: VisionKind, name: &str) -> Vec<Stored> {
     let own = within(kind, name);
     // The projection stands beside the tower.
     let roots = if name.starts_with("projection.") { &["", "clip."][..] } else { roots(kind) };
-    let place =
-        |(root, (own, half)): (&&str, &(String, Option<usize>))| Stored { name: format!("{root}{own}"), half: *half };
-    roots.iter().flat_map(|root| own.iter().map(move |own| (root, own))).map(place).collect()
-}
-
-/// Names below a root, each with the half of its rows.
-fn within(kind: VisionKind, name: &str) -> Vec<(String, Option<usize>)> {
-    if let Some((layer, rest)) = name.strip_prefix("layers.").and_then(|rest| rest.split_once('.')) {
-        let (folders, of): (&[&str], fn(&Row) -> &'static [&'static str]) = match kind {
-            VisionKind::Vit => (&["encoder.layer", "layers"], |row| row.1),
-            VisionKind::Clip => (&["encoder.layers"], |row| row.3),
-            _ => (&["encoder.layer"], |row| row.2),
-        };
-        let row = INSIDE.iter().find(|row| rest.starts_with(row.0));
-        let older = row.map_or(&[][..], of).iter().map(|old| {
-            let tail = row.map_or("", |row| &rest[row.0.len()..]);
-            (format!("{old}{tail}"), half(rest, old))
-        });
-        let names: Vec<(String, Option<usize>)> = older.chain([(rest.to_owned(), None)]).collect();
-        let names = &names;
-        let full = |folder: &'static str| names.iter().map(move |(n, half)| (format!("{folder}.{layer}.{n}"), *half));
-        return folders.iter().flat_map(|folder| full(folder)).collect();
+    let mut places = Vec::with_capacity(roots.len() * own.len());
+    for root in roots {
+        places.extend(own.iter().map(|(own, half)| Stored { name: format!("{root}{own}"), half: *half }));
     }
-    let row = OUTSIDE.iter().find(|row| name.starts_with(row.0));
-    let stem = row.map_or("", |row| if kind == VisionKind::Clip { row.2 } else { row.1 });
-    vec![(format!("{stem}{}", row.map_or(name, |row| &name[row.0.len()..])), None)]
+    places
 }
 
-type Row = (&'static str, &'static [&'static str], &'static [&'static str], &'static [&'static str]);
+/// Names below a root, each with the half of its rows: the older ones first.
+fn within(kind: VisionKind, name: &str) -> Vec<(String, Option<usize>)> {
+    let Some((layer, rest)) = name.strip_prefix("layers.").and_then(|rest| rest.split_once('.')) else {
+        let row = OUTSIDE.iter().find(|row| name.starts_with(row.0));
+        let stem = row.map_or("", |row| if kind == VisionKind::Clip { row.2 } else { row.1 });
+        return vec![(format!("{stem}{}", row.map_or(name, |row| &name[row.0.len()..])), None)];
+    };
+    let (folders, column): (&[&str], usize) = match kind {
+        VisionKind::Vit => (&["encoder.layer", "layers"], 1),
+        VisionKind::Dinov2 | VisionKind::Dinov2WithRegisters => (&["encoder.layer"], 2),
+        VisionKind::Clip => (&["encoder.layers"], 3),
+    };
+    let row = INSIDE.iter().find(|row| rest.starts_with(row[0])).filter(|row| !row[column].is_empty());
+    let older = row.map(|row| (format!("{}{}", row[column], &rest[row[0].len()..]), half(rest, row[column])));
+    let names: Vec<(String, Option<usize>)> = older.into_iter().chain([(rest.to_owned(), None)]).collect();
+    let mut all = Vec::with_capacity(folders.len() * names.len());
+    for folder in folders {
+        all.extend(names.iter().map(|(name, half)| (format!("{folder}.{layer}.{name}"), *half)));
+    }
+    all
+}
 
 /// Half of the joint matrix that holds a gated layer's `rest`: the gate's rows come first.
 fn half(rest: &str, stored: &str) -> Option<usize> {
