@@ -211,7 +211,10 @@ fn an_overtrained_run_is_stopped_and_its_best_checkpoint_is_good() {
     for step in (100..1500).step_by(100) {
         let lora = train(&engine, &continued(step, &format!("at-{step}.safetensors")), true).out;
         let made = judged(&engine, Some(&lora));
-        let drift = made[1].iter().zip(&base[1]).map(|(a, b)| colour::change(&[a.clone()], &[b.clone()]) / apart);
+        let drift = made[1]
+            .iter()
+            .zip(&base[1])
+            .map(|(a, b)| colour::change(std::slice::from_ref(a), std::slice::from_ref(b)) / apart);
         let each: Vec<f64> =
             likeness(&made[0]).iter().zip(drift).map(|(l, drift)| (l - lowest) / (among - lowest) - drift).collect();
         let squares: f64 = each.iter().map(|score| (score - mean(&each)).powi(2)).sum();
