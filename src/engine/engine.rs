@@ -206,8 +206,8 @@ impl Engine {
     /// norm; of a CLIP, projected and not normalized. The model's weights stay on the device until [`VisionModel::release`].
     ///
     /// # Errors
-    /// [`Error::Usage`] if the model does not read images of these channels or sizes, [`Error::File`] if weights cannot be
-    /// read, [`Error::Limit`] or [`Error::Device`] if they do not fit or the device fails.
+    /// [`Error::Usage`](crate::Error::Usage) if the model does not read images of these channels or sizes, [`Error::File`](crate::Error::File) if weights cannot be
+    /// read, [`Error::Limit`](crate::Error::Limit) or [`Error::Device`](crate::Error::Device) if they do not fit or the device fails.
     pub async fn embed_images(&self, model: &VisionModel, images: &[Planes]) -> Result<Vec<Vec<f32>>> {
         model.embed_images(&self.context(), images).await
     }
@@ -216,7 +216,7 @@ impl Engine {
     /// model's length (77 tokens).
     ///
     /// # Errors
-    /// As [`Engine::embed_images`], and [`Error::File`] if the model reads no text or its tokenizer cannot be read.
+    /// As [`Engine::embed_images`], and [`Error::File`](crate::Error::File) if the model reads no text or its tokenizer cannot be read.
     pub async fn embed_texts(&self, model: &VisionModel, texts: &[String]) -> Result<Vec<Vec<f32>>> {
         model.embed_texts(&self.context(), texts).await
     }
@@ -224,7 +224,7 @@ impl Engine {
     /// Embeds token ids of texts, all as long, as [`Engine::embed_texts`] does.
     ///
     /// # Errors
-    /// As [`Engine::embed_texts`], and [`Error::Usage`] for an id that the model does not know.
+    /// As [`Engine::embed_texts`], and [`Error::Usage`](crate::Error::Usage) for an id that the model does not know.
     pub async fn embed_tokens(&self, model: &VisionModel, rows: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
         model.embed_tokens(&self.context(), rows).await
     }

@@ -9,7 +9,7 @@ pub struct Generated {
     ///
     /// [`Engine::start_generate`]: crate::Engine::start_generate
     pub pictures: Vec<Picture>,
-    /// Latents, if [`GenerateOptions::keep_latents`] is set.
+    /// Latents, if [`GenerateOptions::keep_latents`](crate::GenerateOptions::keep_latents) is set.
     pub latents: Option<Latents>,
 }
 

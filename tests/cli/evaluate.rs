@@ -84,7 +84,8 @@ fn figures_of_absent_embeddings_are_left_out_by_name() {
     assert_eq!(serde_json::from_slice::<Value>(&written).unwrap(), found);
     refused(dir.path(), &args.join(" "), 1, &["report.json: exists already", "--force"]);
     assert!(stdout(&output).starts_with("DINO") && stderr(&output).contains("DRIFT is left out"));
-    let faults: [(&str, &dyn Fn(&mut BTreeMap<String, Vec<f32>>)); 5] = [
+    type Spoil<'a> = &'a dyn Fn(&mut BTreeMap<String, Vec<f32>>);
+    let faults: [(&str, Spoil<'_>); 5] = [
         ("tensor 'prompt': holds 3: 'clip_text' has rows 0 to 2", &|v| v.get_mut("prompt").unwrap()[0] = 3.0),
         ("tensor 'prompt': has 8 numbers and 'made' 9 rows", &|v| v.get_mut("prompt").unwrap().truncate(8)),
         ("'class' has 3 rows and 'class_base' 4", &|v| v.get_mut("class").unwrap().truncate(36)),

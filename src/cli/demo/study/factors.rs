@@ -72,11 +72,11 @@ fn other_words(phrases: &Phrases) -> Vec<(&'static str, String)> {
     let class: Vec<&str> = phrases.class.split_whitespace().collect();
     let words: Vec<&str> = phrases.instance.split_whitespace().collect();
     let is_own = |word: &&str| !class.contains(word);
-    let Some(first) = words.iter().position(|word| is_own(&word)) else { return Vec::new() };
+    let Some(first) = words.iter().position(&is_own) else { return Vec::new() };
     let others = WORDS.into_iter().filter(|other| !words.contains(other)).take(2);
     others
         .map(|other| {
-            let place = |(i, word): (usize, &&'_ str)| match (i == first, is_own(&word)) {
+            let place = |(i, word): (usize, &&'_ str)| match (i == first, is_own(word)) {
                 (true, _) => Some(other.to_owned()),
                 (false, true) => None,
                 (false, false) => Some((*word).to_owned()),
