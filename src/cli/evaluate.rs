@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::args::{EvaluateArgs, Global};
 use super::report::Reporter;
 use super::words::CommandLine;
-use super::{stop, table, terminal};
+use super::{files, stop, table, terminal};
 
 /// Figures in the order of the tables.
 const ALL: [Figure; 8] = [
@@ -39,6 +39,10 @@ pub fn run(global: &Global, args: EvaluateArgs) -> Result<()> {
 
 /// Prints the figures of given embeddings, and writes them to `report.json` where a folder is named.
 fn given(global: &Global, path: &Path, job: &EvaluateOptions) -> Result<()> {
+    let written = (job.out != EvaluateOptions::default().out).then(|| job.out.join("report.json"));
+    if written.is_some() {
+        files::check_folder(&job.out, &["report.json"], job.force)?;
+    }
     let found = figures_of_file(path)?;
     let mut said = json!({"event": "figures"});
     for (figure, estimate) in &found.figures {
@@ -46,10 +50,11 @@ fn given(global: &Global, path: &Path, job: &EvaluateOptions) -> Result<()> {
     }
     said["standard_errors"] = errors(&found.figures);
     said["notes"] = found.notes.iter().map(|note| note.in_words(&CommandLine)).collect::<Vec<_>>().into();
-    if job.out != EvaluateOptions::default().out {
+    if let Some(path) = written {
         let text = format!("{said:#}\n");
-        let place = Place::file(job.out.join("report.json"), job.force);
-        place.put(|at| write_atomic(at, |out| out.write_all(text.as_bytes()))).and_then(Placed::path)?;
+        Place::file(path, job.force)
+            .put(|at| write_atomic(at, |out| out.write_all(text.as_bytes())))
+            .and_then(Placed::path)?;
     }
     if global.json {
         return terminal::data(said);

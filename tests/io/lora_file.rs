@@ -148,11 +148,8 @@ fn peft_configurations_name_the_layers() {
     lora.write(dir.path().join("d"), LoraFormat::PeftFolder).unwrap();
     let config = fs::read(dir.path().join("d/text_encoder/adapter_config.json")).unwrap();
     let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
-    // The names of transformers 5, and those of earlier versions.
-    let names = config["target_modules"].as_array().unwrap();
-    for root in ["", "text_model."] {
-        assert!(names.contains(&format!("{root}encoder.layers.0.self_attn.k_proj").into()), "{names:?}");
-    }
+    // As transformers 5 names them; PEFT compares ends of names, and those of earlier versions end alike.
+    assert_eq!(config["target_modules"][0], "encoder.layers.0.self_attn.k_proj");
     assert_eq!(config["peft_type"], "LORA");
 }
 
