@@ -214,13 +214,17 @@ pub struct EvaluationReport {
     /// their norm.
     pub drift: f64,
     /// Likeness of images of the subject to its photos: 0 as alike as before the training, 1 as the photos are among
-    /// themselves. `None` if this evaluation made no images, as of the next four.
+    /// themselves. `None` if this evaluation made no images, as of the next five.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub likeness: Option<f64>,
     /// Standard error of `likeness` over the images; `None` of a single one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub likeness_error: Option<f64>,
-    /// Score: `likeness` minus `drift`.
+    /// Likeness of these images to the class prompt by CLIP, relative to that of the base model's images. `None` without a
+    /// CLIP model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_fidelity: Option<f64>,
+    /// Score: `likeness`, at most 1, times `prompt_fidelity`, minus `drift`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
     /// Step of the best score so far.

@@ -114,7 +114,7 @@ export type TrainEvent = Common
   | { type: "step"; step: number; steps: number; loss: number; instance: number; prior?: number; gradNorm: number; lr: number }
   | { type: "sample"; step: number; index: number; seed: number; prompt: string; parameters: string; width: number; height: number; image: ImageBitmap; png: Blob }
   /** After `step` steps. `likeness` and `score` come with the evaluations that make images. */
-  | { type: "evaluation"; step: number; loss: number; heldOut: boolean; drift: number; likeness?: number; likenessError?: number; score?: number; best?: number }
+  | { type: "evaluation"; step: number; loss: number; heldOut: boolean; drift: number; likeness?: number; likenessError?: number; promptFidelity?: number; score?: number; best?: number }
   | { type: "checkpoint"; step: number }
   /** `kept`: in this browser's storage; else it lasts as long as this engine. */
   | { type: "paused"; step: number; kept: boolean }

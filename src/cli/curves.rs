@@ -30,7 +30,10 @@ pub fn sentence(report: &EvaluationReport) -> String {
     let EvaluationReport { step, loss, drift, .. } = report;
     let photos = if report.held_out { "photos kept out" } else { "training photos" };
     let measured = match (report.score, report.likeness) {
-        (Some(score), Some(likeness)) => format!("score {score:.3} (likeness {likeness:.3}, drift {drift:.3})"),
+        (Some(score), Some(likeness)) => {
+            let prompt = report.prompt_fidelity.map_or_else(String::new, |own| format!("prompt {own:.3}, "));
+            format!("score {score:.3} (likeness {likeness:.3}, {prompt}drift {drift:.3})")
+        }
         _ => format!("drift {drift:.3}"),
     };
     let best = report.best.map_or_else(String::new, |best| format!(", best at step {best}"));

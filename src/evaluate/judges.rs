@@ -5,31 +5,30 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result, message, option};
 use crate::io::image::{Decoded, title};
 use crate::pipeline::context::Context;
+use crate::pipeline::planning::Planning;
 use crate::pipeline::{VisionKind, VisionModel};
 
 use super::colour::BLIND_TO;
 use super::judge::Seen;
 use super::measures::UnitVectors;
-use super::options::EvaluateOptions;
 use super::prompts::Prompt;
 
 /// Images that are prepared at a time: their pixels are in memory meanwhile.
 const AT_ONCE: usize = 16;
 
 /// Vision models of an evaluation.
-pub(super) struct Vision {
+pub(crate) struct Vision {
     dino: Option<VisionModel>,
     clip: Option<VisionModel>,
 }
 
 impl Vision {
-    /// Opens the models that `job` names.
+    /// Opens the folders of the models that are given.
     ///
     /// # Errors
     /// [`Error::File`] for a folder without a vision model; [`Error::Usage`] for a model of another kind than its option wants.
-    pub fn open(job: &EvaluateOptions) -> Result<Vision> {
-        let open = |path: &Option<PathBuf>| path.as_deref().map(VisionModel::open).transpose();
-        let (dino, clip) = (open(&job.vision)?, open(&job.clip)?);
+    pub fn open(vision: Option<&Path>, clip: Option<&Path>) -> Result<Vision> {
+        let (dino, clip) = (vision.map(VisionModel::open).transpose()?, clip.map(VisionModel::open).transpose()?);
         if let Some(model) = dino.as_ref().filter(|model| model.kind() == VisionKind::Clip) {
             let remedy = message!["is a CLIP model, expected DINO or DINOv2: give it with ", option("clip")];
             return Err(Error::value("vision", model.path().display(), remedy));
@@ -72,7 +71,7 @@ impl Vision {
     ///
     /// # Errors
     /// [`Error::File`] for an image that cannot be read or embedded; [`Error::Limit`] or [`Error::Device`] if the device fails.
-    pub async fn see(
+    pub(super) async fn see(
         &self,
         context: &Context,
         paths: &[PathBuf],
@@ -109,6 +108,54 @@ impl Vision {
             read.extend(&unit(clip, clip.embed_texts(context, texts).await?, |i| texts[i].clone())?);
         }
         Ok(Some(read))
+    }
+
+    /// Embeds an image with the first model and with CLIP, as far as they are given.
+    ///
+    /// # Errors
+    /// As [`Vision::see`].
+    pub async fn see_one(&self, context: &Context, image: &Decoded) -> Result<[Option<UnitVectors>; 2]> {
+        let mut seen = [None, None];
+        for (model, seen) in [&self.dino, &self.clip].into_iter().zip(&mut seen) {
+            let Some(model) = model else { continue };
+            let rows = model.embed_images(context, &[model.preprocess(image)?]).await?;
+            *seen = Some(unit(model, rows, |_| "an image".into())?);
+        }
+        Ok(seen)
+    }
+
+    /// Embeds a photo with the first model.
+    ///
+    /// # Errors
+    /// As [`Vision::see`], and [`Error::Internal`] without that model.
+    pub async fn see_subject(&self, context: &Context, photo: &Decoded) -> Result<UnitVectors> {
+        let Some(model) = &self.dino else { return Err(Error::Internal("no vision model to see a photo".into())) };
+        let rows = model.embed_images(context, &[model.preprocess(photo)?]).await?;
+        unit(model, rows, |_| "a photo".into())
+    }
+
+    /// Embeds `text` with CLIP, if there is one.
+    ///
+    /// # Errors
+    /// As [`Vision::see`].
+    pub async fn read_one(&self, context: &Context, text: &str) -> Result<Option<UnitVectors>> {
+        let Some(clip) = &self.clip else { return Ok(None) };
+        let rows = clip.embed_texts(context, &[text.to_owned()]).await?;
+        unit(clip, rows, |_| text.to_owned()).map(Some)
+    }
+
+    /// Bytes of all models on the device while they see single images, and FLOPs of one image.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if one does not fit the adapter.
+    pub fn cost(&self, planning: Planning<'_>) -> Result<[u64; 2]> {
+        let texts = self.clip.as_ref().map(VisionModel::weight_bytes).transpose()?.map_or(0, |[_, texts]| texts);
+        let mut all = [texts, 0];
+        for model in self.dino.iter().chain(&self.clip) {
+            let [bytes, flops] = model.image_cost(planning)?;
+            all = [all[0] + bytes, all[1] + flops];
+        }
+        Ok(all)
     }
 
     /// Frees the weights on the device.

@@ -16,8 +16,10 @@ mod run;
 
 pub use embeddings::{EmbeddingFigures, figures_of_file};
 pub use figures::Sets;
+pub(crate) use judges::Vision;
 pub use make::Role;
 pub use measures::{Estimate, Figure, Figures, UnitVectors};
+pub(crate) use measures::{among, likeness};
 pub use options::{EvaluateOptions, ScaledLora};
 pub use prompts::{BUILT_IN, Prompt};
 pub use report::{Column, Image, Judges, Nearest, PromptFigures, Report, SCHEMA, Twin};

@@ -92,7 +92,7 @@ async fn prepare(context: &Context, job: &EvaluateOptions, events: &mut EventSin
         events.warn(strange.as_str());
         notes.push(strange);
     }
-    let vision = Vision::open(job)?;
+    let vision = Vision::open(job.vision.as_deref(), job.clip.as_deref())?;
     let photos = photos::read(job.photos.as_deref().unwrap_or(".".as_ref()), events)?;
     let mut note = |events: &mut EventSink<'_>, text: &str| {
         events.note(text);

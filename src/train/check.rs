@@ -34,6 +34,10 @@ impl TrainOptions {
             let others = message![option("evaluate_every"), ": it is for comparing numbers"];
             return Err(Error::usage("evaluate_every", message![option("replay"), " takes no ", others]));
         }
+        if self.clip.is_some() && self.evaluate_every.is_some() && self.class_prompt.is_none() {
+            let needed = message![option("class_prompt"), ": what CLIP compares images of the subject with"];
+            return Err(Error::usage("class_prompt", message![option("clip"), " needs ", needed]));
+        }
         self.check_buckets()?;
         check_counts(&[
             ("steps", self.steps),

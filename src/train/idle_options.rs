@@ -57,7 +57,11 @@ impl TrainOptions {
             ),
         ]
         .into_iter()
-        .chain([unless(self.evaluate_every.is_none(), without("evaluate_every"), &[("stop", self.stop != usual.stop)])])
+        .chain([unless(
+            self.evaluate_every.is_none(),
+            without("evaluate_every"),
+            &[("stop", self.stop != usual.stop), ("vision", self.vision.is_some()), ("clip", self.clip.is_some())],
+        )])
         .flatten()
         .collect()
     }

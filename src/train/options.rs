@@ -246,6 +246,14 @@ pub struct TrainOptions {
     /// Evaluate every N optimizer steps, 1 or more, and keep the best checkpoint beside --out as NAME.best.safetensors
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = parse_count))]
     pub evaluate_every: Option<usize>,
+    /// DINO or DINOv2 model whose embeddings evaluations compare [default: colours alone]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "DIR", requires = "evaluate_every"))]
+    #[serde(with = "path_form::optional")]
+    pub vision: Option<PathBuf>,
+    /// CLIP model by which evaluations also compare images with --class-prompt
+    #[cfg_attr(feature = "cli", arg(long, value_name = "DIR", requires_all = ["evaluate_every", "class_prompt"]))]
+    #[serde(with = "path_form::optional")]
+    pub clip: Option<PathBuf>,
     /// When to end before the last step
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     pub stop: Stop,
@@ -311,6 +319,8 @@ impl Default for TrainOptions {
             sample_prompts: Vec::new(),
             sample_every: 100,
             evaluate_every: None,
+            vision: None,
+            clip: None,
             stop: Stop::Never,
             keep_out: None,
             format: LoraFormat::default(),

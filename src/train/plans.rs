@@ -55,9 +55,10 @@ impl Between {
         self.preview.iter().chain(self.evaluation.iter().map(|plans| &plans.images))
     }
 
-    /// Bytes of the memory of their own in which images are decoded, one kind after the other.
+    /// Bytes of the memory of their own in which images are decoded and judged, one kind after the other.
     fn decoding(&self) -> u64 {
-        self.images().map(SamplePlans::bytes_apart).max().unwrap_or(0)
+        let evaluated = self.evaluation.as_ref().map_or(0, EvaluationPlans::bytes_apart);
+        self.preview.as_ref().map_or(0, SamplePlans::bytes_apart).max(evaluated)
     }
 }
 

@@ -44,7 +44,7 @@ impl TrainOptions {
             if let Some(serde_json::Value::Object(model)) = map.remove("model") {
                 map.extend(model);
             }
-            let samples = ["sample_prompts", "sample_every", "evaluate_every", "stop", "keep_out"];
+            let samples = ["sample_prompts", "sample_every", "evaluate_every", "vision", "clip", "stop", "keep_out"];
             for free in ["resume", "force", "save_every", "out", "format", "memory"].iter().chain(&samples) {
                 map.remove(*free);
             }

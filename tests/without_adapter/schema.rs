@@ -49,6 +49,7 @@ fn events() -> BTreeMap<String, Value> {
         step: 3,
         likeness: Some(0.5),
         likeness_error: Some(0.1),
+        prompt_fidelity: Some(0.9),
         score: Some(0.25),
         best: Some(3),
         ..EvaluationReport::default()
@@ -208,7 +209,19 @@ fn the_page_has_the_options_of_the_library() {
     assert_eq!(&taken_here - &own(&generate), names(["keep_latents", "model", "prompts", "sampling"]));
     assert_eq!(&own(&train) - &taken::<TrainOptions>(), names(["name"]));
     // What the page does by itself, or not at all.
-    let left = ["class_images", "force", "format", "init_lora", "method", "model", "out", "replay", "resume"];
+    let left = [
+        "class_images",
+        "clip",
+        "force",
+        "format",
+        "init_lora",
+        "method",
+        "model",
+        "out",
+        "replay",
+        "resume",
+        "vision",
+    ];
     assert_eq!(&taken::<TrainOptions>() - &own(&train), names(left));
     let text = uncommented(TYPES);
     let load = fields(braced(text.split(" load(").nth(1).unwrap()));
@@ -290,7 +303,7 @@ fn the_documented_lines_are_of_the_schema() {
     known.get_mut("plan").unwrap().insert("adapter".into());
     known.get_mut("lora").unwrap().insert("foreign".into());
     let mut optional = names(["prior", "matched", "unmatched", "mismatched", "foreign"]);
-    optional.extend(names(["likeness", "likeness_error", "score", "best"]));
+    optional.extend(names(["likeness", "likeness_error", "prompt_fidelity", "score", "best"]));
     let mut seen = Names::new();
     for block in text.split("```json\n").skip(1) {
         for line in block.split("```").next().unwrap_or_default().lines() {

@@ -153,6 +153,17 @@ impl Decoded {
         Ok(Decoded { pixels, orientation })
     }
 
+    /// Takes the pixels of `picture`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if they are not as many as its sides say.
+    pub fn from_picture(Picture { width, height, rgb }: Picture) -> Result<Decoded> {
+        let pixels = image::RgbImage::from_raw(width as u32, height as u32, rgb);
+        let wrong = || Error::argument(format!("an image of {width}x{height} has another number of pixels"));
+        let pixels = DynamicImage::ImageRgb8(pixels.ok_or_else(wrong)?);
+        Ok(Decoded { pixels, orientation: Orientation::NoTransforms })
+    }
+
     /// Width and height.
     pub fn size(&self) -> [usize; 2] {
         turned((self.pixels.width(), self.pixels.height()), self.orientation)

@@ -14,6 +14,7 @@ use crate::models::vision::{Tokens, VisionTower, check_image, fold, grid, patche
 use crate::nn::{Param, Scope, Settings};
 use crate::pipeline::context::Context;
 use crate::pipeline::memory;
+use crate::pipeline::planning::Planning;
 
 /// Most images that run at once.
 const IMAGES: usize = 16;
@@ -103,18 +104,33 @@ impl VisionModel {
     }
 
     fn plan_images(&self, context: &Context, n: usize, grid: [usize; 2]) -> Result<Part> {
-        self.resident.part(context, (Side::Images, n, grid), || {
-            let (tower, scope) = self.tower();
-            let (config, count) = (&self.folder.images, grid[0] * grid[1]);
-            let mut g = Graph::new();
-            let input = g.input("patches", [n, count, config.patch_values()], DType::F32);
-            let leading = g.input("leading", [1, 1 + config.registers, config.hidden_size], DType::F32);
-            let positions = g.input("positions", [1, count, config.hidden_size], DType::F32);
-            let output = tower.forward(&mut g, input, [leading, positions])?;
-            g.output(output);
-            let (plan, params) = (context.planning().plan(&g)?, scope.params_in(&g));
-            Ok(Part { plan, input, beside: vec![leading, positions], output, params })
-        })
+        self.resident.part(context, (Side::Images, n, grid), || self.record_images(context.planning(), n, grid))
+    }
+
+    fn record_images(&self, planning: Planning<'_>, n: usize, grid: [usize; 2]) -> Result<Part> {
+        let (tower, scope) = self.tower();
+        let (config, count) = (&self.folder.images, grid[0] * grid[1]);
+        let mut g = Graph::new();
+        let input = g.input("patches", [n, count, config.patch_values()], DType::F32);
+        let leading = g.input("leading", [1, 1 + config.registers, config.hidden_size], DType::F32);
+        let positions = g.input("positions", [1, count, config.hidden_size], DType::F32);
+        let output = tower.forward(&mut g, input, [leading, positions])?;
+        g.output(output);
+        let (plan, params) = (planning.plan(&g)?, scope.params_in(&g));
+        Ok(Part { plan, input, beside: vec![leading, positions], output, params })
+    }
+
+    /// Bytes on the device (weights, inputs and working memory) while single images of the model's own size are embedded, and
+    /// FLOPs of one.
+    ///
+    /// # Errors
+    /// [`Error::Limit`](crate::Error::Limit) if they do not fit the adapter.
+    pub(crate) fn image_cost(&self, planning: Planning<'_>) -> Result<[u64; 2]> {
+        let [height, width] = self.folder.images.image;
+        let part = self.record_images(planning, 1, grid(&self.folder.images, height, width))?;
+        let plan = &part.plan;
+        let beside = plan.working_bytes() + plan.input_bytes + plan.uniform_bytes;
+        Ok([memory::bytes(&part.params) + beside, plan.total_flops()])
     }
 
     /// Embeddings of prepared images, [`VisionModel::width`] values each: the class token after the last norm; of a CLIP,

@@ -13,6 +13,7 @@ use super::super::context::TrainContext;
 use super::super::samples::{Preview, SamplePrompts};
 use super::super::{Stop, TrainOptions};
 use super::history::History;
+use super::likeness::Judgement;
 use super::plans::EvaluationPlans;
 use super::predictions::Predictions;
 use super::schedule::{Schedule, Work};
@@ -21,14 +22,17 @@ use super::set::EvaluationPhotos;
 /// Smallest distance between the base model's likeness and the photos' own that progress is measured by.
 const LEAST_WAY: f64 = 0.05;
 
+/// Smallest cosine of the base model's images to the class prompt that prompt fidelity is relative to.
+const LEAST_FIDELITY: f64 = 0.05;
+
 /// Evaluations of a run, ready to be made.
 pub(in crate::train) struct Evaluator {
     schedule: Schedule,
     photos: EvaluationPhotos,
     images: Preview,
     predictions: Predictions,
-    /// Mean likeness of the base model's images.
-    base: f64,
+    /// Mean judgement of the base model's images.
+    base: Judgement,
 }
 
 /// Outcome of an evaluation.
@@ -51,12 +55,13 @@ impl Evaluator {
         [step, total]: [u64; 2],
     ) -> Result<Evaluator> {
         let (gpu, job, model) = (at.gpu(), at.job, at.model);
-        let image = plans.images.image_flops();
+        let image = plans.image_flops();
         let work = Work { step, prediction: plans.predictions.plan.total_flops(), image };
         let schedule = Schedule::new(job.evaluate_every.unwrap_or(1), total as usize, work);
         let predictions = Predictions::new(gpu, plans.predictions, pool, store, (job, model, &photos)).await?;
         let images = Preview::new(at, plans.images, prompts, pool, store).await?;
-        Ok(Evaluator { schedule, photos, images, predictions, base: 0.0 })
+        let base = Judgement { likeness: 0.0, fidelity: None };
+        Ok(Evaluator { schedule, photos, images, predictions, base })
     }
 
     /// Measures the model that the training starts from. Before a resumed state is restored, so that a resumed run compares
@@ -75,8 +80,8 @@ impl Evaluator {
         }
         let set = &self.photos.set;
         let (subject, class) = (set.subject, set.class);
-        let likenesses = self.likenesses(at, subject, events).await?;
-        self.base = mean(&likenesses);
+        let judgements = self.judgements(at, subject, events).await?;
+        self.base = Judgement { likeness: mean(&likenesses(&judgements)), fidelity: fidelity(&judgements) };
         let vae = self.images.decoder(at, events).await?;
         let mut latents = Vec::new();
         for seed in self.seeds(at.job) {
@@ -87,7 +92,7 @@ impl Evaluator {
         let hidden = self.images.hidden();
         self.predictions.refer((at.job, at.model), hidden, &latents, (class, time_ids)).await?;
         if history.is_empty() {
-            let report = self.report(0, Some(&likenesses)).await?;
+            let report = self.report(0, Some(&judgements)).await?;
             events.say(Event::Evaluation(history.add(report)));
         }
         events.go_on()
@@ -105,47 +110,62 @@ impl Evaluator {
             return Ok(Verdict::default());
         }
         self.images.encode_prompts(at.model).await?;
-        let likenesses = match self.schedule.makes_images(step) {
-            true => match self.likenesses(at, self.photos.set.subject, events).await {
+        let judgements = match self.schedule.makes_images(step) {
+            true => match self.judgements(at, self.photos.set.subject, events).await {
                 Err(Error::Interrupted { .. }) => return Ok(Verdict::default()),
                 other => Some(other?),
             },
             false => None,
         };
-        let report = history.add(self.report(step, likenesses.as_deref()).await?);
+        let report = history.add(self.report(step, judgements.as_deref()).await?);
         let best = report.score.is_some() && report.best == Some(step);
         events.say(Event::Evaluation(report));
         Ok(Verdict { best, plateau: at.job.stop == Stop::Plateau && history.is_plateau() })
     }
 
-    async fn report(&self, step: usize, likenesses: Option<&[f64]>) -> Result<EvaluationReport> {
+    async fn report(&self, step: usize, judgements: Option<&[Judgement]>) -> Result<EvaluationReport> {
         let hidden = self.images.hidden();
         let (loss, drift) = (self.predictions.loss(hidden).await?, self.predictions.drift(hidden).await?);
-        let way = (self.photos.subject.among - self.base).max(LEAST_WAY);
-        let likeness = likenesses.map(|each| (mean(each) - self.base) / way);
+        let way = (self.photos.subject.among - self.base.likeness).max(LEAST_WAY);
+        let each = judgements.map(likenesses);
+        let likeness = each.as_deref().map(|each| (mean(each) - self.base.likeness) / way);
+        let own = judgements.and_then(fidelity);
+        let prompt_fidelity = own.zip(self.base.fidelity).map(|(own, base)| (own / base.max(LEAST_FIDELITY)).max(0.0));
         Ok(EvaluationReport {
             step,
             loss,
             held_out: self.photos.set.held_out,
             drift,
             likeness,
-            likeness_error: likenesses.and_then(standard_error).map(|error| error / way),
-            score: likeness.map(|likeness| likeness.min(1.0) - drift),
+            likeness_error: each.as_deref().and_then(standard_error).map(|error| error / way),
+            prompt_fidelity,
+            score: likeness.map(|likeness| likeness.min(1.0) * prompt_fidelity.unwrap_or(1.0) - drift),
             best: None,
         })
     }
 
-    /// Likeness of each image of prompt number `prompt` to the photos.
-    async fn likenesses(&self, at: &TrainContext<'_>, prompt: usize, events: &mut EventSink<'_>) -> Result<Vec<f64>> {
-        let gpu = at.gpu();
+    /// Judges images of prompt number `prompt`, one of each seed.
+    async fn judgements(
+        &self,
+        at: &TrainContext<'_>,
+        prompt: usize,
+        events: &mut EventSink<'_>,
+    ) -> Result<Vec<Judgement>> {
         let vae = self.images.decoder(at, events).await?;
-        let mut likenesses = Vec::new();
+        let mut images = Vec::new();
         for seed in self.seeds(at.job) {
-            let image = self.images.image(&vae, prompt, seed, &mut |_, _| events.go_on()).await?;
-            gpu.breathe().await;
-            likenesses.push(self.photos.subject.likeness(image));
+            images.push(self.images.image(&vae, prompt, seed, &mut |_, _| events.go_on()).await?);
+            at.gpu().breathe().await;
         }
-        Ok(likenesses)
+        // The decoder's memory is the judges'.
+        drop(vae);
+        let mut judgements = Vec::with_capacity(images.len());
+        for image in images {
+            judgements.push(self.photos.subject.judge(at, image).await?);
+            at.gpu().breathe().await;
+        }
+        self.photos.subject.release();
+        Ok(judgements)
     }
 
     /// Seeds of the images.
@@ -153,6 +173,16 @@ impl Evaluator {
         let rng = CounterRng::new(job.seed, Stream::Evaluation);
         (0..self.schedule.images as u64).map(|i| rng.u64(u32::MAX, i)).collect()
     }
+}
+
+fn likenesses(judgements: &[Judgement]) -> Vec<f64> {
+    judgements.iter().map(|judgement| judgement.likeness).collect()
+}
+
+/// Mean prompt fidelity, where CLIP judges.
+fn fidelity(judgements: &[Judgement]) -> Option<f64> {
+    let each: Option<Vec<f64>> = judgements.iter().map(|judgement| judgement.fidelity).collect();
+    each.filter(|each| !each.is_empty()).map(|each| mean(&each))
 }
 
 fn mean(values: &[f64]) -> f64 {

@@ -133,7 +133,7 @@ impl EvaluationPhotos {
             true => Some(vae.encode_nothing(size, model).await?),
             false => None,
         };
-        let subject = Subject::open(gpu, &set.all).await?;
+        let subject = Subject::open(at, &set.all).await?;
         events.go_on()?;
         Ok(EvaluationPhotos { set, photos, subject, masked })
     }
