@@ -228,29 +228,16 @@ fn an_overtrained_run_is_stopped_and_its_best_checkpoint_is_good() {
     assert!(best.1 - ours.1 <= 2.0 * error, "kept {ours:?}, the best is {best:?}");
 }
 
-/// CLIP of the fixtures with a tokenizer beside it.
-fn clip(at: &Path) -> PathBuf {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let folder = at.join("clip");
-    std::fs::create_dir(&folder).unwrap();
-    for from in ["vision/clip", "golden/sd15/tokenizer"] {
-        for entry in std::fs::read_dir(fixtures.join(from)).unwrap() {
-            let entry = entry.unwrap();
-            std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
-        }
-    }
-    folder
-}
-
 #[test]
 fn vision_models_judge_the_images() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
-    clip(at);
+    let clip_model = crate::common::vision_clip();
+    let clip = clip_model.path().display();
     let train = "train --model {F}/sd2 --images {A}/subjects/cat --prompt cat --class-prompt dog --class-images {A}/subjects/dog \
                  --rank 2 --steps 2 --lr 1e-2 --resolution 64";
     works(at, &format!("{train} --out whole.safetensors"));
-    let judged = format!("{train} --evaluate-every 1 --vision {{F}}/../vision/dino --clip clip");
+    let judged = format!("{train} --evaluate-every 1 --vision {{F}}/../vision/dino --clip {clip}");
     let output = works(at, &format!("{judged} --json --out judged.safetensors"));
     let read = |name: &str| std::fs::read(at.join(name)).unwrap();
     assert_eq!(read("whole.safetensors"), read("judged.safetensors"));
@@ -275,15 +262,15 @@ fn vision_models_judge_the_images() {
         own["bytes"].as_u64().unwrap()
     };
     let plain = row(&format!("plan {train} --evaluate-every 1 --json"));
-    let weights = std::fs::metadata(at.join("clip/model.safetensors")).unwrap().len();
+    let weights = std::fs::metadata(clip_model.path().join("model.safetensors")).unwrap().len();
     assert!(row(&format!("plan {judged} --json")) > plain.max(weights), "{plain} bytes, {weights} of weights");
 
     let wrong = format!("{train} --evaluate-every 1 --out wrong.safetensors");
-    refused(at, &format!("{wrong} --vision clip"), 2, &["--vision", "CLIP model", "--clip"]);
+    refused(at, &format!("{wrong} --vision {clip}"), 2, &["--vision", "CLIP model", "--clip"]);
     refused(at, &format!("{wrong} --clip {{F}}/../vision/dino"), 2, &["--clip", "ViTModel", "--vision"]);
     refused(at, &format!("{wrong} --vision none"), 1, &["none", "no such folder"]);
     let without_class =
         "train --model {F}/sd2 --images {A}/subjects/cat --prompt cat --steps 2 --out wrong.safetensors";
-    refused(at, &format!("{without_class} --evaluate-every 1 --clip clip"), 2, &["--class-prompt"]);
+    refused(at, &format!("{without_class} --evaluate-every 1 --clip {clip}"), 2, &["--class-prompt"]);
     refused(at, &format!("{without_class} --vision {{F}}/../vision/dino"), 2, &["--evaluate-every"]);
 }

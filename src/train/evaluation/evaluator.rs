@@ -130,7 +130,9 @@ impl Evaluator {
         let each = judgements.map(likenesses);
         let likeness = each.as_deref().map(|each| (mean(each) - self.base.likeness) / way);
         let own = judgements.and_then(fidelity);
-        let prompt_fidelity = own.zip(self.base.fidelity).map(|(own, base)| (own / base.max(LEAST_FIDELITY)).max(0.0));
+        // own / base, but for a base about or below zero, as of random models.
+        let relative = |(own, base): (f64, f64)| (1.0 + (own - base) / base.abs().max(LEAST_FIDELITY)).max(0.0);
+        let prompt_fidelity = own.zip(self.base.fidelity).map(relative);
         Ok(EvaluationReport {
             step,
             loss,
