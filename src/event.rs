@@ -224,7 +224,7 @@ pub struct EvaluationReport {
     /// CLIP model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_fidelity: Option<f64>,
-    /// Score: `likeness`, at most 1, times `prompt_fidelity`, minus `drift`.
+    /// Score: `likeness`, at most 1, times `prompt_fidelity` where it is above 0, minus `drift`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<f64>,
     /// Step of the best score so far.

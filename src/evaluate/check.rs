@@ -42,6 +42,14 @@ impl EvaluateOptions {
         if let Some(lora) = self.loras.iter().find(|lora| lora.scales.is_empty()) {
             return Err(Error::value("loras", lora.path.display(), "has no scale: give one or more, such as 1"));
         }
+        if let Some(path) = self.loras.iter().map(|lora| &lora.path).find(|path| !files::exists(path)) {
+            // What stands behind the last '=' of a name that is no file was meant as scales.
+            let name = path.to_string_lossy();
+            if name.rsplit_once('=').is_some_and(|(file, _)| files::exists(file)) {
+                let problem = "the scales behind '=' must be finite numbers, separated by commas, such as 0.6,0.8,1.0";
+                return Err(Error::value("loras", name, problem));
+            }
+        }
         let loras: Vec<LoraArg> = self.loras.iter().flat_map(|lora| lora.each()).collect();
         GenerateOptions { loras, ..self.generation("x", 1, 0, None) }.check()?;
         self.check_place()

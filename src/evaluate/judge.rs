@@ -178,6 +178,7 @@ impl Standard<'_> {
         if let Some(Estimate { mean, standard_error, .. }) = gain {
             let error = standard_error.unwrap_or(f64::INFINITY);
             said.push(match () {
+                () if standard_error.is_none() => "One image cannot tell whether it is more like the photos.".into(),
                 () if mean > 2.0 * error => format!("More like the photos than the base model's images, by {mean:.3}."),
                 () if mean < -2.0 * error => {
                     format!("Less like the photos than the base model's images, by {:.3}.", -mean)

@@ -91,7 +91,15 @@ impl Candidates {
             return from_vocabulary(job, tokenizer);
         }
         let (mut chosen, mut doubles): (Vec<Candidate>, Vec<[String; 2]>) = Default::default();
+        let class: Vec<String> = job.class_noun().split_whitespace().map(str::to_lowercase).collect();
         for word in &job.words {
+            let refuse = |problem: &str| Err(Error::value("words", format!("\"{word}\""), problem));
+            if class.contains(&word.trim().to_lowercase()) {
+                return refuse("is the class itself; a word is needed that tells the subject from others of it");
+            }
+            if word.trim().starts_with("<|") {
+                return refuse("is a mark of the tokenizer, not a word");
+            }
             let candidate = Candidate::new(word.trim(), tokenizer)?;
             match chosen.iter().find(|known| known.tokens == candidate.tokens) {
                 Some(known) => doubles.push([candidate.word, known.word.clone()]),

@@ -25,7 +25,7 @@ pub struct IdentifyOptions {
     /// What the subject is: the word is measured in "a WORD CLASS"
     #[cfg_attr(feature = "cli", arg(long, value_name = "CLASS", default_value = "dog"))]
     pub class: String,
-    /// Words to measure, separated by commas or spaces [default: rare short words of the tokenizer, and well-known ones]
+    /// Words to measure, separated by commas, or one an argument [default: rare short words of the tokenizer, and well-known ones]
     #[cfg_attr(feature = "cli", arg(long, value_name = "WORD", value_delimiter = ',', num_args = 1..))]
     pub words: Vec<String>,
     /// Words to list, best first [default: 20, or all of --words]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::base::rng::{CounterRng, Stream};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, option};
 use crate::event::{EvaluationReport, Event};
 use crate::gpu::{Pool, Store};
 use crate::pipeline::SamplingOptions;
@@ -12,7 +12,7 @@ use crate::pipeline::events::EventSink;
 use super::super::context::TrainContext;
 use super::super::samples::{Preview, SamplePrompts};
 use super::super::{Stop, TrainOptions};
-use super::history::History;
+use super::history::{History, PLATEAU_SCORES};
 use super::likeness::Judgement;
 use super::plans::EvaluationPlans;
 use super::predictions::Predictions;
@@ -78,6 +78,12 @@ impl Evaluator {
         if let Some(note) = self.schedule.note() {
             events.note(note);
         }
+        let scores = self.schedule.scores();
+        if at.job.stop == Stop::Plateau && scores < PLATEAU_SCORES {
+            let plateau =
+                format!(" plateau cannot end this run: it takes {PLATEAU_SCORES} scores, and there are {scores}");
+            events.warn(option("stop") + plateau);
+        }
         let set = &self.photos.set;
         let (subject, class) = (set.subject, set.class);
         let judgements = self.judgements(at, subject, events).await?;
@@ -141,7 +147,11 @@ impl Evaluator {
             likeness,
             likeness_error: each.as_deref().and_then(standard_error).map(|error| error / way),
             prompt_fidelity,
-            score: likeness.map(|likeness| likeness.min(1.0) * prompt_fidelity.unwrap_or(1.0) - drift),
+            // What is less like the photos than before gets no better by showing its prompt.
+            score: likeness.map(|likeness| match likeness > 0.0 {
+                true => likeness.min(1.0) * prompt_fidelity.unwrap_or(1.0) - drift,
+                false => likeness - drift,
+            }),
             best: None,
         })
     }

@@ -4,6 +4,8 @@ use crate::event::EvaluationReport;
 
 /// Fewest scores that each of the two windows holds by which a plateau is found.
 const WINDOW: usize = 3;
+/// Fewest scores by which one is found.
+pub(super) const PLATEAU_SCORES: usize = 2 * WINDOW;
 /// Score that a run must have reached before it can have a plateau: before, it has hardly begun to learn.
 const LEARNED: f64 = 0.1;
 /// Drift above which a run has spoiled the model whatever it learned.
@@ -48,11 +50,14 @@ impl History {
     /// For the user: when the score was best, with its parts, and what it was at last.
     pub(in crate::train) fn summary(&self) -> Option<String> {
         let (best, (last, score)) = (self.best()?, self.scored().last().copied()?);
-        let EvaluationReport { step, likeness, drift, .. } = best;
-        let parts = format!("likeness {:.3} - drift {drift:.3}", likeness.unwrap_or_default());
+        let EvaluationReport { step, likeness, prompt_fidelity, drift, .. } = best;
+        let prompt = prompt_fidelity.map_or_else(String::new, |own| format!("prompt {own:.3}, "));
+        let parts = format!("likeness {:.3}, {prompt}drift {drift:.3}", likeness.unwrap_or_default());
         let of = if last.step == *step { "the last step".to_owned() } else { format!("step {step}") };
         let then = if last.step == *step { String::new() } else { format!(" (step {}: {score:.3})", last.step) };
-        Some(format!("the best score was that of {of}, {:.3} = {parts}{then}", best.score.unwrap_or_default()))
+        let best = best.score.unwrap_or_default();
+        let idle = if best > 0.0 { "" } else { "; the model before the training has 0, so nothing was gained" };
+        Some(format!("the best score was that of {of}, {best:.3} ({parts}){then}{idle}"))
     }
 
     /// Whether the score has stopped rising: the last third of all scores (three at least) holds no new best, and its mean is

@@ -81,6 +81,11 @@ impl Schedule {
         self.is_due(step, self.multiples[1])
     }
 
+    /// Scores of the run, of its first model apart.
+    pub fn scores(&self) -> usize {
+        self.count(self.multiples[1])
+    }
+
     /// What is said of evaluations that are fewer than those that were asked for.
     pub fn note(&self) -> Option<Message> {
         let [predictions, images] = self.multiples.map(|multiple| multiple * self.every);
