@@ -138,10 +138,13 @@ mod tests {
         assert_eq!(history.add(report(3, None)).best, Some(2));
         assert_eq!(history.add(report(4, Some(0.5))).best, Some(2));
         let said = history.summary().unwrap();
-        assert!(said.contains("step 2, 0.500 = likeness") && said.ends_with("(step 4: 0.500)"), "{said}");
+        assert!(said.contains("step 2, 0.500 (likeness") && said.ends_with("(step 4: 0.500)"), "{said}");
         // The same steps again, after a resume.
         assert_eq!(history.add(report(2, Some(0.1))).best, Some(2));
         assert!(history.summary().unwrap().contains("the last step, 0.100"));
+        let mut worse = History::default();
+        worse.add(report(1, Some(-0.5)));
+        assert!(worse.summary().unwrap().ends_with("nothing was gained"));
         let json = serde_json::to_string(&history).unwrap();
         assert_eq!(serde_json::from_str::<History>(&json).unwrap(), history);
     }
