@@ -1,17 +1,15 @@
 //! `portray embed`: images and texts to embeddings, by a vision model.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use portray::error::option;
 use portray::io::image::{Decoded, PictureFolder, Planes};
 use portray::io::place::check_no_input;
-use portray::io::{Place, SafeTensors, Tensor, files, write_safetensors};
+use portray::io::{Place, SafeTensors, Tensor, files};
 use portray::{Engine, Error, Result, VisionModel};
-use serde_json::json;
 
 use super::args::{EmbedArgs, Global};
-use super::terminal;
+use super::{tensors, terminal};
 
 /// Images and texts, ready to be embedded.
 #[derive(Default)]
@@ -61,17 +59,9 @@ pub fn run(global: &Global, args: &EmbedArgs) -> Result<()> {
     let engine = super::device::open(global)?;
     let mut made = pollster::block_on(embed(&engine, &model, &inputs))?;
     made.extend(inputs.images.filter(|_| from_files).and_then(|images| stacked(global, &images)));
-    let tensors: Vec<Tensor<'_>> = made.iter().map(|(name, shape, data)| Tensor::f32(*name, shape, data)).collect();
-    let placed = place.put(|at| write_safetensors(at, &tensors, &BTreeMap::new()))?;
-    for (name, shape, _) in &made {
-        if global.json {
-            terminal::tell(json!({"event": "tensor", "name": name, "shape": shape}));
-        } else {
-            terminal::tell(format!("{name} {shape:?}"));
-        }
-    }
+    let written = tensors::write(global, &place, &made);
     drop(lock);
-    placed.path().map(drop)
+    written
 }
 
 /// The tensors of the file at `path` that are embedded.

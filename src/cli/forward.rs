@@ -1,18 +1,17 @@
 //! `portray forward`: one part of a model on given tensors.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use portray::error::option;
 use portray::graph::{Compared, Replayed};
 use portray::io::place::check_no_input;
-use portray::io::{Place, SafeTensors, Tensor, write_safetensors};
+use portray::io::{Place, SafeTensors};
 use portray::tools::{self, CHECK_BOUND, ForwardInputs, ForwardPart};
 use portray::{Error, Result};
 use serde_json::json;
 
 use super::args::{ForwardArgs, Global, PartArg};
-use super::terminal;
+use super::{tensors, terminal};
 
 /// Reads, runs, writes.
 pub fn run(global: &Global, args: &ForwardArgs) -> Result<()> {
@@ -50,18 +49,9 @@ pub fn run(global: &Global, args: &ForwardArgs) -> Result<()> {
         pollster::block_on(tools::forward(&engine, part, inputs))?
     };
     let Some(place) = place else { return Ok(()) };
-    let tensors: Vec<Tensor<'_>> =
-        made.iter().map(|(name, shape, data)| Tensor::f32(name.as_str(), shape, data)).collect();
-    let placed = place.put(|at| write_safetensors(at, &tensors, &BTreeMap::new()))?;
-    for (name, shape, _) in &made {
-        if global.json {
-            terminal::tell(json!({"event": "tensor", "name": name, "shape": shape}));
-        } else {
-            terminal::tell(format!("{name} {shape:?}"));
-        }
-    }
+    let written = tensors::write(global, &place, &made);
     drop(lock);
-    placed.path().map(drop)
+    written
 }
 
 /// Says what was compared with the references.

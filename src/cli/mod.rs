@@ -19,6 +19,7 @@ mod plan;
 mod report;
 mod stop;
 mod table;
+mod tensors;
 mod terminal;
 mod train;
 mod watch;
