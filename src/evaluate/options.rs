@@ -3,11 +3,10 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use crate::io::files;
 use crate::io::files::path_form;
 #[cfg(feature = "cli")]
 use crate::pipeline::parse_count;
-use crate::pipeline::{LoraArg, ModelOptions, SamplingOptions};
+use crate::pipeline::{LoraArg, ModelOptions, SamplingOptions, split_scale};
 
 /// Default number of images per prompt.
 const SEEDS: usize = 4;
@@ -103,20 +102,10 @@ impl ScaledLora {
     /// before `=`.
     pub fn new(text: impl AsRef<OsStr>) -> ScaledLora {
         let text = text.as_ref();
-        let bytes = text.as_encoded_bytes();
-        let split = bytes.iter().rposition(|&byte| byte == b'=').and_then(|at| {
-            let listed = std::str::from_utf8(&bytes[at + 1..]).ok()?;
-            let number = |text: &str| text.trim().parse::<f64>().ok().filter(|scale| scale.is_finite());
-            let scales = listed.split(',').map(number).collect::<Option<Vec<f64>>>()?;
-            // SAFETY: the bytes are those of an `OsStr` that ends before an ASCII character of it.
-            Some((unsafe { OsStr::from_encoded_bytes_unchecked(&bytes[..at]) }, scales))
-        });
-        match split {
-            Some((path, scales)) if files::exists(path) || !files::exists(text) => {
-                ScaledLora { path: path.into(), scales }
-            }
-            _ => ScaledLora { path: text.into(), scales: vec![1.0] },
-        }
+        let number = |text: &str| text.trim().parse::<f64>().ok().filter(|scale| scale.is_finite());
+        let listed = |list: &str| list.split(',').map(number).collect::<Option<Vec<f64>>>();
+        let (path, scales) = split_scale(text, listed).unwrap_or_else(|| (text.into(), vec![1.0]));
+        ScaledLora { path, scales }
     }
 
     /// The LoRA at each of its scales.

@@ -43,6 +43,7 @@ pub use memory::PlanReport;
 pub use model::{Model, open_checkpoint};
 #[cfg(feature = "cli")]
 pub use options::lora_parser;
+pub(crate) use options::split_scale;
 pub use options::{LoraArg, ModelOptions, SamplingOptions, WeightType, parse_bytes, parse_count};
 pub use posterior::Posterior;
 pub use report::{LoraReport, ModelReport, PartReport, native_size};

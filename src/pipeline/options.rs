@@ -156,18 +156,21 @@ impl LoraArg {
     /// `=` is not a finite number, or if a file with the whole text as its name exists and none with the part before `=`.
     pub fn new(text: impl AsRef<OsStr>) -> LoraArg {
         let text = text.as_ref();
-        let bytes = text.as_encoded_bytes();
-        let split = bytes.iter().rposition(|&byte| byte == b'=').and_then(|at| {
-            let scale =
-                std::str::from_utf8(&bytes[at + 1..]).ok()?.parse::<f64>().ok().filter(|scale| scale.is_finite())?;
-            // SAFETY: the bytes are those of an `OsStr` that ends before an ASCII character of it.
-            Some((unsafe { OsStr::from_encoded_bytes_unchecked(&bytes[..at]) }, scale))
-        });
-        match split {
-            Some((path, scale)) if files::exists(path) || !files::exists(text) => LoraArg { path: path.into(), scale },
-            _ => LoraArg { path: text.into(), scale: 1.0 },
-        }
+        let scale = |text: &str| text.parse::<f64>().ok().filter(|scale| scale.is_finite());
+        let (path, scale) = split_scale(text, scale).unwrap_or_else(|| (text.into(), 1.0));
+        LoraArg { path, scale }
     }
+}
+
+/// Splits `FILE=SCALE` at the last `=`; `parse` reads what follows it. `None` if the whole text is the path: if that cannot
+/// be read, or if a file with the whole text as its name exists and none with the part before `=`.
+pub(crate) fn split_scale<T>(text: &OsStr, parse: impl FnOnce(&str) -> Option<T>) -> Option<(PathBuf, T)> {
+    let bytes = text.as_encoded_bytes();
+    let at = bytes.iter().rposition(|&byte| byte == b'=')?;
+    let scale = parse(std::str::from_utf8(&bytes[at + 1..]).ok()?)?;
+    // SAFETY: the bytes are those of an `OsStr` that ends before an ASCII character of it.
+    let path = unsafe { OsStr::from_encoded_bytes_unchecked(&bytes[..at]) };
+    (files::exists(path) || !files::exists(text)).then(|| (path.into(), scale))
 }
 
 impl From<OsString> for LoraArg {
