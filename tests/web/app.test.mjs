@@ -162,11 +162,39 @@ test("evaluations are drawn, and the best checkpoint is offered", async (t) => {
   assert.equal(await at.getAttribute(id("curves"), "data-points"), "3");
   assert.match(await at.textContent(id("evaluations")), /After step 30: score 0\.40: likeness 0\.50, drift 0\.10; loss 0\.\d+ on the training photos\. Best at step 10\./);
   assert.match(await at.textContent(id("download-best")), /as of step 10/);
+  assert.deepEqual(await at.evaluate(() => [lastJob.vision, lastJob.clip]), [undefined, undefined]);
+  assert.ok(await at.isHidden("#evaluations .clip"));
+
+  // With vision models, each where it has something to do.
+  await at.click(id("again"));
+  const judge = (name) => at.setInputFiles(id("judge-folder"), path.join(ROOT, name));
+  await judge("assets/model/unet");
+  await says(at, "judge-error", /net: is no vision model/);
+  await judge("tests/fixtures/vision/registers");
+  await says(at, "judges", /registers/);
+  await judge("tests/fixtures/vision/dino");
+  await judge("tests/fixtures/vision/clip");
+  await says(at, "judges", /dinolikeness to your pictures, 86 MB.*clipnot used: it compares with the class/);
+  assert.equal(await at.locator(id("judge")).count(), 2, "one of a kind");
+  await at.fill(id("evaluate-every"), "");
+  await says(at, "judges", /dinonot used: “Evaluated every” is empty/);
+  await at.fill(id("evaluate-every"), "10");
+  await at.setChecked(id("prior"), true, { force: true });
+  await says(at, "judges", /dinolikeness to your pictures, 86 MB.*cliplikeness to what the class is, 605 MB/);
+  await train(at, 10, true);
+  await at.waitForSelector(`${id("training-done")}:not([hidden])`);
+  assert.deepEqual(await at.evaluate(() => [lastJob.vision, lastJob.clip, lastJob.classPrompt]), ["dino", "clip", "a dog"]);
+  assert.match(await at.textContent(id("evaluations")), /likeness 0\.50, prompt 0\.90, drift 0\.10/);
+  assert.ok(await at.isVisible("#evaluations .clip"));
+  await at.click(id("again"));
+  await at.click(`${id("judge-remove")} >> nth=0`);
+  await at.waitForFunction(() => document.querySelectorAll("[data-testid=judge]").length === 1);
 });
 
 test("while kernels are compiled, that is what is said, until there is more to say", async (t) => {
   const at = await page(t, "compiling");
   await ready(at);
+  await at.fill(id("steps"), "1000");
   await at.click(id("generate"));
   await says(at, "status", /^Compiling 41 of 63 kernels$/);
   await says(at, "status", /^Step \d+ of/);
