@@ -7,6 +7,7 @@ import path from "node:path";
 import { test } from "node:test";
 
 import { gpuPage, realm, setQuota, site } from "./harness.mjs";
+import { switching, told } from "./loras.mjs";
 import { ROOT, makeModel, median, portray, stopwatch } from "./native.mjs";
 import { addVisionModels, makeClip } from "./vision.mjs";
 
@@ -85,11 +86,11 @@ test("a tab trains as the native build does, and its LoRA gives the same picture
   }, [job, await photos(4)]);
   const losses = events.filter((event) => event.type === "step").map((event) => event.loss);
   const native = await portray("train", "--images", path.join(ROOT, "assets/subjects/dog"), "--prompt", job.prompt, "--class-prompt", "a dog", "--class-count", "1", "--steps", "6", "--rank", "4", "--lr", "2e-3", "--seed", "5", "--resolution", "64", "--evaluate-every", "6", "--vision", dino, "--clip", clip, "--json", "--out", path.join(out, "native.safetensors"));
-  const told = native.split("\n").filter((line) => line.includes('"step"')).map((line) => JSON.parse(line));
-  const expected = told.filter((line) => line.event === "step").map((line) => line.loss);
+  const lines = native.split("\n").filter((line) => line.includes('"step"')).map((line) => JSON.parse(line));
+  const expected = lines.filter((line) => line.event === "step").map((line) => line.loss);
   assert.equal(losses.length, 6);
   for (const [i, loss] of losses.entries()) assert.ok(Math.abs(loss - expected[i]) <= 1e-3 * expected[i], `step ${i}: ${loss}, natively ${expected[i]}`);
-  const seen = [events.filter(({ type }) => type === "evaluation"), told.filter(({ event }) => event === "evaluation")];
+  const seen = [events.filter(({ type }) => type === "evaluation"), lines.filter(({ event }) => event === "evaluation")];
   assert.deepEqual(seen.map((evaluations) => evaluations.map(({ step }) => step)), [[0, 6], [0, 6]]);
   const [own, theirs] = seen.map(([, { drift, likeness, score, ...rest }]) => ({ drift, likeness, prompt: rest.promptFidelity ?? rest.prompt_fidelity, score }));
   for (const [name, value] of Object.entries(theirs)) assert.ok(Math.abs(own[name] - value) <= 1e-2, `${name}: ${own[name]}, natively ${value}`);
@@ -173,18 +174,19 @@ test("a step in the tab takes at most 1.6 times what it takes natively", async (
   }
 });
 
-test("the first picture and the next are the same, but for what compiling takes", async (t) => {
+test("the first picture and the next are the same, but for what compiling takes; another LoRA takes little", async (t) => {
   const page = await tab(t);
   const [first, next] = await page.evaluate(async () => {
     const timed = async () => {
       const began = performance.now();
-      const said = await all(engine.generate({ prompt: "a cat", steps: 12, seed: 3 }));
+      const said = await all(engine.generate({ prompt: "a cat", steps: 4, seed: 3 }));
       return { seconds: (performance.now() - began) / 1000, png: said.find((event) => event.type === "picture").png };
     };
     return [await timed(), await timed()];
   });
   t.diagnostic(`cold extra ${(first.seconds - next.seconds).toFixed(1)} s: ${first.seconds.toFixed(1)} s, then ${next.seconds.toFixed(1)}`);
   assert.deepEqual(first.png, next.png);
+  t.diagnostic(told(await switching(page, path.join(ROOT, "assets/model"), { rounds: 5 })));
 });
 
 test("fifty generations leave no buffers and no memory behind", async (t) => {
