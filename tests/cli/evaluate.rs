@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use portray::io::{SafeTensors, Tensor, write_safetensors};
+use portray::low_level::io::{SafeTensors, Tensor, write_safetensors};
 use serde_json::Value;
 
 use super::support::*;
