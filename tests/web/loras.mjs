@@ -30,9 +30,9 @@ export async function makeLora(folder, rank, seed) {
 const median = (values) => [...values].sort((a, b) => a - b)[values.length >> 1];
 
 /**
- * Milliseconds that the model in `folder` takes to be loaded from disk, and a switch to another LoRA of rank 8: the medians of
- * `rounds`, of what an image of one step takes longer than the next one with all the same. Loading counts `load` too, and comes
- * after another model.
+ * Milliseconds from asking for an image until its first step begins, less those in which its prompt is encoded: where it comes
+ * with another LoRA of rank 8 than the last one, and where its model is loaded from disk in place of another, `load` and all.
+ * The medians of `rounds`.
  *
  * @param {import("playwright-core").Page} page a bare page, with `engine`
  * @returns {Promise<{load: number, change: number}>}
@@ -43,29 +43,28 @@ export async function switching(page, folder, { dtype, rounds }) {
   await page.evaluate(() => document.body.append(Object.assign(document.createElement("input"), { type: "file", id: "model", webkitdirectory: true })));
   await page.setInputFiles("#model", folder);
   const seen = await page.evaluate(async ([dtype, rounds]) => {
-    const timed = async (work) => {
-      const began = performance.now();
-      await work();
-      return performance.now() - began;
-    };
     const files = [...document.getElementById("model").files];
     const blobs = await Promise.all([0, 1].map(async (i) => (await fetch(`/lora-${i}`)).blob()));
-    // Without its events a job does the same work.
-    const draw = (lora) => timed(() => engine.generate({ prompt: "a cat", steps: 1, guidance: 1, width: 16, height: 16, seed: 1, previews: false, loras: [{ name: `lora-${lora}`, scale: 1 }] }).ended);
+    const draw = async (lora, began = performance.now()) => {
+      const at = {};
+      const job = engine.generate({ prompt: "a cat", steps: 1, guidance: 1, width: 16, height: 16, seed: 1, previews: false, loras: [{ name: `lora-${lora}`, scale: 1 }] });
+      for await (const { phase } of job) at[phase] = performance.now();
+      return at.encoding_prompts - began + at.sampling - at.loading_model;
+    };
     const load = async () => {
-      const took = await timed(() => engine.load(files, { dtype }));
-      for (const [i, blob] of blobs.entries()) await engine.addLora(blob, `lora-${i}`);
-      return took;
+      const began = performance.now();
+      await engine.load(files, { dtype });
+      return began;
     };
     // What a first image takes for compiling is none of it.
     await load();
+    for (const [i, blob] of blobs.entries()) await engine.addLora(blob, `lora-${i}`);
     await draw(0);
     const seen = { load: [], change: [] };
     for (let i = 0; i < rounds; i++) {
       await engine.load();
-      const [loaded, first, next, other, again] = [await load(), await draw(0), await draw(0), await draw(1), await draw(1)];
-      seen.load.push(loaded + first - next);
-      seen.change.push(other - again);
+      seen.load.push(await draw(0, await load()));
+      seen.change.push(await draw(1), await draw(0));
     }
     for (const i of [0, 1]) await engine.removeLora(`lora-${i}`);
     return seen;

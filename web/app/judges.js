@@ -18,7 +18,7 @@ export function startJudges(app, changed) {
       if (before && before.info.name !== info.name) await app.engine.removeVisionModel(before.info.name).catch(() => {});
       announce(`${info.name} is added`);
     } catch (error) {
-      complain($("judge-error"), error);
+      complain($("judge-error"), error, null, files[0].webkitRelativePath.split("/")[0]);
     }
     changed();
   }
@@ -45,7 +45,9 @@ export function startJudges(app, changed) {
     $("judges").replaceChildren(...[...judges].map(([option, { info }]) => el("div.lora.other", { role: "listitem", "data-testid": "judge" },
       el("div", {}, el("b", { title: info.name }, info.name), el("small", {}, idle(option) ?? `${SEES[option]}, ${size(info.bytes)}`)),
       iconButton("close", `Remove ${info.name}`, () => remove(option), { "data-testid": "judge-remove" }))));
-    $("judges-hint").hidden = judges.has("vision") && judges.has("clip");
+    $("judges-hint").textContent = judges.size === 0 ? "Colours alone. A vision model also sees shapes: a folder with DINO or DINOv2 for likeness, one with CLIP for the prompt."
+      : !judges.has("vision") ? "Likeness by colours alone: a DINO or DINOv2 also sees shapes." : "A CLIP would judge the prompt too.";
+    $("judges-hint").hidden = judges.size === 2;
   }
 
   /** Gives a new engine what the last one had. */
