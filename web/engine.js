@@ -181,6 +181,14 @@ export class Realm {
     return this.#lists();
   }
 
+  async convert(name, format) {
+    const out = `/converted/${safe(name)}`;
+    wasm.convert(this.loras.path(name), format, out);
+    const bytes = wasm.file(out);
+    wasm.remove(out);
+    return new Blob([bytes], { type: "application/octet-stream" });
+  }
+
   // ---- vision models
 
   async addVisionModel(files) {
@@ -191,14 +199,6 @@ export class Realm {
   removeVisionModel(name) {
     this.visionModels.remove(name);
     return this.visionModels.list();
-  }
-
-  async convert(name, format) {
-    const out = `/converted/${safe(name)}`;
-    wasm.convert(this.loras.path(name), format, out);
-    const bytes = wasm.file(out);
-    wasm.remove(out);
-    return new Blob([bytes], { type: "application/octet-stream" });
   }
 
   // ---- jobs
