@@ -34,7 +34,9 @@ pub fn run(global: &Global, args: EvaluateArgs) -> Result<()> {
     let engine = super::device::open(global)?;
     let mut reporter = Reporter::new(global);
     let result = pollster::block_on(engine.evaluate(&job, &mut |event| reporter.hear(&event)));
-    tell(global, &reporter.finish(result)?)
+    let evaluation = reporter.finish(result)?;
+    tell(global, &evaluation)?;
+    evaluation.whole().map(drop)
 }
 
 /// Prints the figures of given embeddings, and writes them to `report.json` where a folder is named.

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::make::Role;
 use crate::evaluate::measures::{Estimate, Figure};
 
-use super::plots::{LONGEST, Row, dots};
+use super::plots::{Row, dots};
 use super::schema::{Column, Image, Report};
 
 /// JPEGs of a report.
@@ -213,13 +213,6 @@ fn view_of<'a>(report: &Report, column: &'a Column, thumbnails: &Thumbnails<'_>)
     }
 }
 
-/// End of a prompt, in which it differs from others.
-fn ending(text: &str) -> String {
-    let longer = text.chars().count().saturating_sub(LONGEST);
-    let shown: String = text.chars().skip(if longer > 0 { longer + 1 } else { 0 }).collect();
-    if longer > 0 { format!("…{}", shown.trim_start()) } else { shown }
-}
-
 /// Plot of likeness by prompt, the least alike first, with the base model's as hollow dots.
 fn by_prompt(report: &Report, column: &Column) -> Plot {
     let likeness = |column: &Column, prompt: usize| {
@@ -229,7 +222,7 @@ fn by_prompt(report: &Report, column: &Column) -> Plot {
     let row = |prompt: usize| {
         let value = likeness(column, prompt)?;
         let other = report.columns.first().and_then(|base| likeness(base, prompt)).map(|base| base.mean);
-        Some((prompt, Row { label: ending(&report.prompts[prompt].text), value, other }))
+        Some((prompt, Row { label: report.prompts[prompt].text.clone(), value, other }))
     };
     let mut rows: Vec<(usize, Row)> = (0..report.prompts.len()).filter_map(row).collect();
     rows.sort_by(|a, b| a.1.value.mean.total_cmp(&b.1.value.mean));
