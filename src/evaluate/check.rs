@@ -103,7 +103,8 @@ impl EvaluateOptions {
     pub(super) fn doubt(&self) -> Option<Message> {
         let class = words(self.class_prompt.as_deref()?);
         let word = USUAL.into_iter().find(|usual| class.iter().any(|word| word == usual))?;
-        let problem = format!(" holds \"{word}\", by which subjects are called: name the class alone, such as \"a dog\"");
+        let problem =
+            format!(" holds \"{word}\", by which subjects are called: name the class alone, such as \"a dog\"");
         Some(option("class_prompt") + problem)
     }
 
@@ -194,7 +195,10 @@ mod tests {
             (EvaluateOptions { seeds: 10_001, ..job() }, "seeds 10001"),
             (EvaluateOptions { loras: vec![ScaledLora::new("a=1e300")], ..job() }, "loras a=1e300"),
             (EvaluateOptions { out: "".into(), ..job() }, "out: the path is empty"),
-            (EvaluateOptions { loras: vec![ScaledLora::new("a=0.5,1"), ScaledLora::new("a")], ..job() }, "a=1: is given twice"),
+            (
+                EvaluateOptions { loras: vec![ScaledLora::new("a=0.5,1"), ScaledLora::new("a")], ..job() },
+                "a=1: is given twice",
+            ),
             (EvaluateOptions { class_prompt: Some("A SKS dog!".into()), ..job() }, "says the same as class_prompt"),
             (
                 EvaluateOptions { prompt: Some("a dog".into()), class_prompt: Some("a sks dog".into()), ..job() },

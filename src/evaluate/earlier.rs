@@ -22,7 +22,8 @@ pub(super) fn images(folder: &Path) -> BTreeSet<String> {
 fn is_own(file: &str) -> bool {
     let parts: Vec<&str> = file.split('/').collect();
     let [IMAGES, folder, name] = parts[..] else { return false };
-    let plain = |part: &str| part.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c)) && !part.starts_with('.');
+    let plain =
+        |part: &str| part.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c)) && !part.starts_with('.');
     !folder.is_empty() && plain(folder) && plain(name) && name.ends_with(".png")
 }
 

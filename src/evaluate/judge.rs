@@ -188,7 +188,8 @@ impl Standard<'_> {
     fn fidelity_gain(&self, set: &Set, rows: &[usize]) -> Option<Estimate> {
         let (own, twins) = self.paired(set, rows);
         let prompts: Vec<usize> = own.iter().map(|&i| set.shown[i].prompt).collect();
-        let of = |set: &Set, rows: &[usize]| Some(agreement(&set.seen.clip.as_ref()?.select(rows), self.texts?, &prompts));
+        let of =
+            |set: &Set, rows: &[usize]| Some(agreement(&set.seen.clip.as_ref()?.select(rows), self.texts?, &prompts));
         let (own, twins) = (of(set, &own)?, of(self.base, &twins)?);
         mean(&own.iter().zip(&twins).map(|(own, twin)| own - twin).collect::<Vec<_>>(), &prompts)
     }
@@ -354,8 +355,7 @@ mod tests {
         };
         let base = with_clip("base", &[[1.0, 0.0], [4.0, 3.0], [1.0, 0.0], [4.0, 3.0], [1.0, 0.0], [1.0, 0.0]]);
         let all = keys(&base);
-        let standard =
-            Standard { photos: &photos, texts: Some(&texts), by_colour: false, base: &base, compared: &all };
+        let standard = Standard { photos: &photos, texts: Some(&texts), by_colour: false, base: &base, compared: &all };
         let said = |rows: &[[f64; 2]]| standard.judge(&with_clip("own", rows)).verdicts.join(" ");
         // Lower by 0.2 and 0.2, and by 0.4 and 0: the images of a prompt, of which there are two.
         let lower = said(&[[4.0, 3.0], [3.0, 4.0], [4.0, 3.0], [3.0, 4.0], [0.0, 1.0], [0.0, 1.0]]);

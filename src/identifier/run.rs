@@ -68,7 +68,15 @@ async fn measure(
     events: &mut EventSink<'_>,
 ) -> Result<Identifiers> {
     for [written, known] in &candidates.doubles {
-        events.note(format!("\"{written}\" is left out: the tokenizer reads it as \"{known}\""));
+        let why = if written == known {
+            "it is given twice".to_owned()
+        } else {
+            format!("the tokenizer reads it as \"{known}\"")
+        };
+        events.note(format!("\"{written}\" is left out: {why}"));
+    }
+    for [written, read] in &candidates.folded {
+        events.note(format!("\"{written}\" is read as \"{read}\": the tokenizer knows no capitals"));
     }
     let class = job.class_noun();
     let all: Vec<&Candidate> = candidates.chosen.iter().chain(&candidates.pool).collect();
@@ -103,10 +111,14 @@ async fn measure(
     events.phase(Phase::MeasuringWords)?;
     let (words, timesteps) = compared(job, model, candidates, &mut predictor, events).await?;
     let mut found = Identifiers {
+        model: model.checkpoint.name().to_owned(),
+        loras: job.loras.clone(),
         class: class.to_owned(),
         merges: merges(model),
         timesteps,
+        size,
         seeds: job.seeds,
+        seed: job.seed,
         predictions: predictor.done,
         words: words.into_iter().take(listed).collect(),
         pictures: Vec::new(),

@@ -34,7 +34,12 @@ impl TrainOptions {
             let others = message![option("evaluate_every"), ": it is for comparing numbers"];
             return Err(Error::usage("evaluate_every", message![option("replay"), " takes no ", others]));
         }
-        if self.clip.is_some() && self.evaluate_every.is_some() && self.class_prompt.is_none() {
+        let judges = [("vision", self.vision.is_some()), ("clip", self.clip.is_some())];
+        if let Some((name, _)) = judges.iter().find(|(_, given)| *given && self.evaluates_every().is_none()) {
+            let needed = message![option("evaluate_every"), ": how often it judges images"];
+            return Err(Error::usage(name, message![option(name), " needs ", needed]));
+        }
+        if self.clip.is_some() && self.class_prompt.is_none() {
             let needed = message![option("class_prompt"), ": what CLIP compares images of the subject with"];
             return Err(Error::usage("class_prompt", message![option("clip"), " needs ", needed]));
         }

@@ -15,7 +15,7 @@ const TALL_ROW: f64 = 34.0;
 const SHORT: usize = 21;
 const LONG: usize = 56;
 /// Ticks of an axis, at most.
-const TICKS: f64 = 4.0;
+const TICKS: f64 = 5.0;
 
 /// Row of a plot.
 pub struct Row {
@@ -86,7 +86,8 @@ pub fn dots(rows: &[Row], mark: Option<f64>, alt: &str) -> String {
     for (value, label) in axis.ticks() {
         let (at, below) = (axis.x(value), bottom + 14.0);
         let _ = write!(svg, "<path class=\"axis\" d=\"M{at:.1} {bottom}v4\"/>");
-        let _ = write!(svg, "<text class=\"tick\" x=\"{at:.1}\" y=\"{below:.1}\" text-anchor=\"middle\">{label}</text>");
+        let _ =
+            write!(svg, "<text class=\"tick\" x=\"{at:.1}\" y=\"{below:.1}\" text-anchor=\"middle\">{label}</text>");
     }
     if let Some(mark) = mark {
         let _ = write!(svg, "<path class=\"mark\" d=\"M{:.1} 0V{bottom}\"/>", axis.x(mark));
@@ -169,10 +170,12 @@ mod tests {
 
     #[test]
     fn no_two_ticks_are_alike() {
-        for (a, b) in [(0.5, 0.5), (0.497, 0.503), (0.0, 1e-9), (-0.004, 0.004), (-0.9, 0.9), (0.123, 0.987), (3e5, 4e5)] {
+        for (a, b) in
+            [(0.5, 0.5), (0.497, 0.503), (0.0, 1e-9), (-0.004, 0.004), (-0.9, 0.9), (0.123, 0.987), (3e5, 4e5)]
+        {
             let svg = dots(&[row("a", a, None, Some(b))], None, "");
             let mut found = ticks(&svg);
-            assert!((2..=4).contains(&found.len()), "{a} {b}: {found:?}");
+            assert!((2..=5).contains(&found.len()), "{a} {b}: {found:?}");
             assert!(!found.iter().any(|tick| tick.starts_with("-0") && tick.parse::<f64>() == Ok(0.0)), "{found:?}");
             let all = found.len();
             found.dedup();
