@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::earlier::counted;
 use super::make::{Role, Shown};
 
 /// Role, prompt and seed: what an image has in common with its twins of other models.
@@ -37,13 +38,13 @@ impl Compared {
 /// Says over which images the figures of an interrupted evaluation are: `models` are the names of all with the number of
 /// their images, the base model's first.
 pub(super) fn interruption(compared: &Compared, models: &[(&str, usize)], total: usize) -> String {
-    let counted = compared.keys.len();
-    let over = format!("the evaluation was interrupted: figures are over {counted} of {total} images of each model");
+    let common = compared.keys.len();
+    let over = format!("the evaluation was interrupted: figures are over {common} of {total} images of each model");
     let left_out = |i: usize| compared.left_out.get(i).copied().unwrap_or(true);
     let (mut few, mut none) = (Vec::new(), Vec::new());
     for (i, (name, made)) in models.iter().enumerate().filter(|(i, _)| left_out(*i)) {
         match compared.left_out.get(i) {
-            Some(_) => few.push(format!("{name} ({made} images)")),
+            Some(_) => few.push(format!("{name} ({})", counted(*made))),
             None => none.push(*name),
         }
     }

@@ -38,6 +38,11 @@ pub(super) fn remove(folder: &Path, images: &BTreeSet<String>) -> usize {
     removed
 }
 
+/// `1 image` or `2 images`.
+pub(super) fn counted(images: usize) -> String {
+    if images == 1 { "1 image".into() } else { format!("{images} images") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

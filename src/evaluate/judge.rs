@@ -6,6 +6,7 @@ use crate::pipeline::LoraArg;
 
 use super::colour::Embedding;
 use super::compared::{Key, key};
+use super::earlier::counted;
 use super::figures::Sets;
 use super::make::{Role, Shown};
 use super::measures::{
@@ -100,7 +101,7 @@ impl Standard<'_> {
         let gain = gain(&of_subject);
         let verdicts = match (is_base, set.left_out) {
             (true, _) => Vec::new(),
-            (_, true) => vec![format!("Left out of the figures: only {} images were made.", images.len())],
+            (_, true) => vec![format!("Left out of the figures, with {} alone.", counted(images.len()))],
             _ => self.verdicts(&figures, gain, self.fidelity_gain(set, &subject), (copies, subject.len())),
         };
         Column {
@@ -341,7 +342,7 @@ mod tests {
         assert!((base.figures[&Figure::Dino].mean - 0.4).abs() < 1e-12);
         let column = standard.judge(&Set { left_out: true, ..own });
         assert!(column.figures.is_empty() && column.gain.is_none() && column.prompts.is_empty());
-        assert_eq!(column.verdicts, ["Left out of the figures: only 3 images were made."]);
+        assert_eq!(column.verdicts, ["Left out of the figures, with 3 images alone."]);
     }
 
     #[test]

@@ -105,7 +105,7 @@ fn discard(job: &EvaluateOptions, prepared: &Prepared, sets: &Sets, events: &mut
     let made: BTreeSet<String> = sets.iter().flat_map(|(_, shown)| shown).map(|shown| shown.name.clone()).collect();
     let removed = earlier::remove(&job.out, &(&made - &prepared.earlier));
     if removed > 0 {
-        events.note(format!("nothing to compare yet: {removed} images of the base model are removed"));
+        events.note(format!("nothing to compare yet: removed {} of the base model", earlier::counted(removed)));
     }
 }
 
@@ -306,7 +306,11 @@ async fn report(
     let shown = judged.iter().flat_map(|set| &set.shown).map(|shown| shown.name.clone()).collect();
     let removed = earlier::remove(&job.out, &(&prepared.earlier - &shown));
     if removed > 0 {
-        events.note(format!("{removed} images of the earlier evaluation in {} are removed", job.out.display()));
+        events.note(format!(
+            "removed {} of the earlier evaluation in {}",
+            earlier::counted(removed),
+            job.out.display()
+        ));
     }
     Ok(Evaluation { report, json, html, made, total })
 }

@@ -279,7 +279,9 @@ fn what_was_made_before_ctrl_c_is_reported() {
     // Of the earlier evaluation nothing is left, of the user's all.
     assert!(!at(named[0]).exists() && at("mine.png").is_file() && at("images/01-old/note.txt").is_file());
     assert!(
-        lines.iter().any(|said| said["text"].as_str().is_some_and(|text| text.starts_with("1 images of the earlier")))
+        lines
+            .iter()
+            .any(|said| said["text"].as_str().is_some_and(|text| text.starts_with("removed 1 image of the earlier")))
     );
 }
 
