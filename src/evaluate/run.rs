@@ -278,31 +278,26 @@ async fn report(
         judged.push(Set { name, lora, shown, seen, left_out: *left_out });
     }
     vision.release();
-    let by_colour = vision.by_colour();
-    let (texts, keys) = (texts.as_ref(), &compared.keys);
-    let standard = Standard { photos: &real, texts, by_colour, base: &judged[0], compared: keys };
+    let (texts, by_colour) = (texts.as_ref(), vision.by_colour());
+    let standard = Standard { photos: &real, texts, by_colour, base: &judged[0], compared: &compared.keys };
     let total = prepared.images(job);
-    let mut facts = prepared.facts(job)?;
-    if made < total {
-        let counts = (0..candidates.len()).map(|i| judged.get(i).map_or(0, |set| set.shown.len()));
-        let models: Vec<_> = candidates.iter().map(|candidate| candidate.name.as_str()).zip(counts).collect();
-        let note = interruption(&compared, &models, total / candidates.len());
-        events.note(note.as_str());
-        facts.notes.insert(0, note);
-    }
-    let report = Report {
+    let mut report = Report {
         among_photos: standard.among_photos(),
         closest_photos: closest_pair(&real.subject),
         columns: judged.iter().map(|set| standard.judge(set)).collect(),
         complete: made == total,
-        ..facts
+        ..prepared.facts(job)?
     };
+    if made < total {
+        let note = prepared.interruption(&compared, &judged, job);
+        events.note(note.as_str());
+        report.notes.insert(0, note);
+    }
     let thumbnails = Thumbnails {
         photos: photos.iter().map(|photo| &photo.thumbnails).collect(),
         images: judged.iter().flat_map(|set| &set.shown).map(|shown| (&*shown.name, &*shown.thumbnail)).collect(),
     };
-    let html = page(&report, &thumbnails)?;
-    let (json, html) = write(job, &report, &html)?;
+    let (json, html) = write(job, &report, &page(&report, &thumbnails)?)?;
     let shown = judged.iter().flat_map(|set| &set.shown).map(|shown| shown.name.clone()).collect();
     let removed = earlier::remove(&job.out, &(&prepared.earlier - &shown));
     if removed > 0 {
@@ -329,6 +324,13 @@ impl Prepared {
     /// Number of images of the whole evaluation.
     fn images(&self, job: &EvaluateOptions) -> usize {
         self.candidates.len() * shots(job, &self.prompts).iter().map(|shot| shot.count).sum::<usize>()
+    }
+
+    /// Says what the figures of an interrupted evaluation are over.
+    fn interruption(&self, compared: &Compared, judged: &[Set], job: &EvaluateOptions) -> String {
+        let made = |i: usize| judged.get(i).map_or(0, |set| set.shown.len());
+        let models = self.candidates.iter().enumerate().map(|(i, candidate)| (candidate.name.as_str(), made(i)));
+        interruption(compared, &models.collect::<Vec<_>>(), self.images(job) / self.candidates.len())
     }
 
     /// Report of what is evaluated, without figures.

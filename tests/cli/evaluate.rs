@@ -131,7 +131,8 @@ fn a_lora_at_two_scales_is_compared_with_its_base() {
     photos(dir.path(), 3);
     std::fs::copy(dir.path().join("photos/1.png"), dir.path().join("photos/again.png")).unwrap();
     let clip = vision_clip();
-    std::fs::write(dir.path().join("p.txt"), "a {subject} on sand\nthe {class} beside a {subject}\n").unwrap();
+    std::fs::write(dir.path().join("p.txt"), "a {subject} in the snow\na photo of the {class} and a {subject}\n")
+        .unwrap();
     let mut command = portray(dir.path());
     let clip = clip.path().display();
     let line = format!("{LINE} --lora {{F}}/sd2.lora-kohya.safetensors=0,8 --prompts p.txt --clip {clip} --out ev");
@@ -188,7 +189,7 @@ fn check_prompt_fidelity(folder: &Path, clip: &str, column: &Value) {
         prompts.push(image["prompt"].as_u64().unwrap() as usize);
     }
     assert_eq!(prompts, [0, 0, 1, 1]);
-    let output = command.args(["--text", "a cat on sand", "the cat beside a cat"]).output().unwrap();
+    let output = command.args(["--text", "a cat in the snow", "a photo of the cat and a cat"]).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     let file = SafeTensors::open(folder.join("e.safetensors")).unwrap();
     let rows = |name: &str| -> Vec<Vec<f64>> {
@@ -223,7 +224,7 @@ fn check_page(html: &str, cards: usize) {
     for outside in ["http://", "https://", "<script", "<link", "@import", "url(", "<cat>"] {
         assert!(!html.contains(outside), "{outside}");
     }
-    assert!(html.contains("a sks &lt;cat&gt; on sand"));
+    assert!(html.contains("a sks &lt;cat&gt; in the snow"));
 }
 
 #[cfg(unix)]
