@@ -128,7 +128,7 @@ struct Shown {
 struct ColumnView<'a> {
     name: &'a str,
     verdicts: &'a [String],
-    by_prompt: Plot,
+    by_prompt: Option<Plot>,
     images: Vec<ImageView>,
     others: Vec<ImageView>,
 }
@@ -214,7 +214,7 @@ fn view_of<'a>(report: &Report, column: &'a Column, thumbnails: &Thumbnails<'_>)
 }
 
 /// Plot of likeness by prompt, the least alike first, with the base model's as hollow dots.
-fn by_prompt(report: &Report, column: &Column) -> Plot {
+fn by_prompt(report: &Report, column: &Column) -> Option<Plot> {
     let likeness = |column: &Column, prompt: usize| {
         let own = column.prompts.iter().find(|own| own.prompt == prompt)?;
         own.figures.get(&Figure::Dino).or_else(|| own.figures.get(&Figure::Colour)).copied()
@@ -234,7 +234,7 @@ fn by_prompt(report: &Report, column: &Column) -> Plot {
     let rows: Vec<Row> = rows.into_iter().map(|(_, row)| row).collect();
     let mark = report.among_photos.values().next().map(|estimate| estimate.mean);
     let caption = "Likeness by prompt, the least alike first; hollow: base model".to_owned();
-    Plot { caption, svg: dots(&rows, mark, &alt) }
+    (!rows.is_empty()).then(|| Plot { caption, svg: dots(&rows, mark, &alt) })
 }
 
 fn image_view(report: &Report, image: &Image, thumbnails: &Thumbnails<'_>) -> ImageView {
