@@ -5,10 +5,10 @@
 use std::error::Error;
 use std::time::Instant;
 
-use portray::base::{Array, DType, Shape};
-use portray::gpu::{DeviceOptions, Gpu, Pool, Store, Template, Variants};
-use portray::graph::{Graph, Launch, Op, Plan, PlanOptions, Session, Tensor, TensorInfo};
-use portray::ops;
+use portray::low_level::base::{Array, DType, Shape};
+use portray::low_level::gpu::{DeviceOptions, Gpu, Pool, Store, Template, Variants};
+use portray::low_level::graph::{Graph, Launch, Op, Plan, PlanOptions, Session, Tensor, TensorInfo};
+use portray::low_level::ops;
 
 const SIDE: usize = 768;
 const PAIRS: usize = 10;

@@ -3,11 +3,11 @@
 
 use std::collections::HashMap;
 
-use portray::base::{Array, DType, Shape};
-use portray::gpu::{Pool, Store, Template, Variants};
-use portray::graph::{Graph, Launch, Op, Plan, PlanOptions, Session, Tensor, TensorInfo, Vjp, eval};
-use portray::ops::oracle::{Random, close};
-use portray::ops::{Case, Epilogue, Given, dot, grad, linear};
+use portray::low_level::base::{Array, DType, Shape};
+use portray::low_level::gpu::{Pool, Store, Template, Variants};
+use portray::low_level::graph::{Graph, Launch, Op, Plan, PlanOptions, Session, Tensor, TensorInfo, Vjp, eval};
+use portray::low_level::ops::oracle::{Random, close};
+use portray::low_level::ops::{Case, Epilogue, Given, dot, grad, linear};
 use portray::{Engine, EngineOptions, Result};
 
 /// `x + sin(x)^2`, elementwise (Snake, Ziyin et al. 2020, arXiv 2006.08195); with a second operand, `dout` times its

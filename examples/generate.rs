@@ -1,6 +1,5 @@
 //! Makes one picture with the bundled model: `cargo run --release --example generate -- "a cat on the beach"`.
 
-use portray::io::{Picture, write_png};
 use portray::{Engine, EngineOptions, Event, Flow, GenerateOptions};
 
 fn main() -> portray::Result<()> {
@@ -16,8 +15,7 @@ fn main() -> portray::Result<()> {
     let made = pollster::block_on(engine.generate(&job, &mut listener))?;
     eprintln!();
     for picture in made.pictures {
-        let (width, height, rgb) = (picture.width, picture.height, picture.rgb);
-        write_png("example.png", &Picture { width, height, rgb }, &[("parameters", &picture.parameters)])?;
+        picture.write_png("example.png")?;
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let (name, dtype) = step.split_once(' ').unwrap_or((&step, "auto"));
             let dtype = serde_json::from_value(dtype.into())?;
             let model = ModelOptions { dtype, ..ModelOptions::default() };
-            let watch = pollster::block_on(portray::tools::stopwatch(&engine, name, &model))?;
+            let watch = pollster::block_on(portray::low_level::tools::stopwatch(&engine, name, &model))?;
             watches.insert(step.clone(), watch);
         }
         println!("{}", pollster::block_on(watches[&step].run())?);

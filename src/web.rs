@@ -16,14 +16,14 @@ use crate::error::{Error, Result};
 use crate::event::{Event, Flow, Listener, Picture};
 use crate::generate::plans::{plan_with, plan_without_mask};
 use crate::generate::{GenerateOptions, plan_generate};
+use crate::io;
 use crate::io::files::Content;
 use crate::io::image::encode_png;
 use crate::io::{LoraFile, LoraFormat, Slices, files};
+use crate::low_level::tools::{self, Stopwatch};
 use crate::pipeline::opening::told_of;
 use crate::pipeline::{LoraReport, Model, ModelOptions, PlanReport};
-use crate::tools::Stopwatch;
 use crate::train::{TrainOptions, plan_train};
-use crate::{io, tools};
 use labels::Labels;
 
 /// A file that JavaScript reads: `read(start, end)` gives a `Uint8Array` at once, or throws.

@@ -8,7 +8,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::Duration;
 
-use portray::ops::oracle::Random;
+use portray::low_level::ops::oracle::Random;
 use portray::{Budget, Job, TrainOptions};
 
 use host::{Host, fixture, tiny, tiny_job, tiny_options};

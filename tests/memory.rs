@@ -4,10 +4,12 @@ mod common;
 
 use std::path::Path;
 
-use portray::io::{Tensor, write_safetensors};
+use portray::low_level::generate::plan_generate;
+use portray::low_level::io::{Tensor, write_safetensors};
+use portray::low_level::train::plan_train;
 use portray::{
     Engine, EngineOptions, Event, Flow, GenerateOptions, LoraArg, Method, ModelOptions, PlanReport, SamplingOptions,
-    TrainOptions, WeightType, plan_generate, plan_train,
+    TrainOptions, WeightType,
 };
 
 /// The highest report over a job's events.
@@ -126,7 +128,7 @@ fn full_size_picture(dtype: WeightType, side: usize, most: u64) {
 fn full_size_training(name: &str, side: usize, change: impl Fn(&mut TrainOptions), most: u64) {
     let engine = pollster::block_on(Engine::request(&EngineOptions::default())).expect("an adapter");
     let folder = tempfile::tempdir().expect("a folder");
-    let mut random = portray::ops::oracle::Random::new(1);
+    let mut random = portray::low_level::ops::oracle::Random::new(1);
     let mut normal = |n: usize| (0..n).map(|_| random.normal() as f32).collect::<Vec<f32>>();
     let (latent, context) = ([1, 4, side / 8, side / 8], [1, 77, 1024]);
     let values_each = side * side / 16;

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use portray::base::rng::{CounterRng, Stream};
-use portray::family::single_file::{Structure, TextFlavour, TextNames};
-use portray::io::checkpoints::{Names, Stored};
-use portray::io::{ElementType, PartId, Tensor, write_atomic, write_safetensors};
-use portray::models::{TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
-use portray::nn::{Mode, Scope, Settings};
+use portray::low_level::base::rng::{CounterRng, Stream};
+use portray::low_level::family::single_file::{Structure, TextFlavour, TextNames};
+use portray::low_level::io::checkpoints::{Names, Stored};
+use portray::low_level::io::{ElementType, PartId, Tensor, write_atomic, write_safetensors};
+use portray::low_level::models::{TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
+use portray::low_level::nn::{Mode, Scope, Settings};
 use portray::{Error, Result};
 use serde_json::{Value, json};
 
@@ -79,7 +79,7 @@ impl RandomModel {
         let pad = if self.flavour == TextFlavour::Clip { "<|endoftext|>" } else { "!" };
         let second = self.configs.get("text_encoder_2").map(|_| ("tokenizer_2", "!"));
         for (part, pad) in [("tokenizer", pad)].into_iter().chain(second) {
-            for (name, source) in portray::io::bundled::tokenizer("CLIP", pad).iter() {
+            for (name, source) in portray::low_level::io::bundled::tokenizer("CLIP", pad).iter() {
                 let bytes = source.bytes()?;
                 write_atomic(folder.join(part).join(name), |out| out.write_all(&bytes))?;
             }

@@ -228,7 +228,7 @@ pub struct ForwardArgs {
     #[arg(long, value_name = "TEXT")]
     pub prompt: Vec<String>,
     /// LoRA file or folder to apply, with an optional scale; may be given several times
-    #[arg(long = "lora", value_name = "FILE[=SCALE]", value_parser = portray::pipeline::lora_parser())]
+    #[arg(long = "lora", value_name = "FILE[=SCALE]", value_parser = portray::low_level::pipeline::lora_parser())]
     pub loras: Vec<LoraArg>,
     /// Overwrite --out
     #[arg(long)]

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use portray::error::{Message, option};
-use portray::gpu::{AdapterClass, Caps, Variants};
-use portray::tools::BenchRow;
-use portray::{Engine, Error, Flow, ModelOptions, Result, io};
+use portray::low_level::gpu::{AdapterClass, Caps, Variants};
+use portray::low_level::io;
+use portray::low_level::tools::BenchRow;
+use portray::{Engine, Error, Flow, ModelOptions, Result};
 
 use super::args::{BenchArgs, Global};
 use super::{stop, terminal};
@@ -51,9 +52,9 @@ pub fn run(global: &Global, engine: &Engine, args: &BenchArgs) -> Result<()> {
         Some(model) => {
             let (model, vae, unet) = (Some(model.clone()), args.vae.clone(), args.unet.clone());
             let options = ModelOptions { model, vae, unet, dtype: args.dtype, ..ModelOptions::default() };
-            pollster::block_on(portray::tools::bench_steps(engine, &options, &mut |row| show(&row)))
+            pollster::block_on(portray::low_level::tools::bench_steps(engine, &options, &mut |row| show(&row)))
         }
-        None => pollster::block_on(portray::tools::bench(engine, &mut show)).map(drop),
+        None => pollster::block_on(portray::low_level::tools::bench(engine, &mut show)).map(drop),
     };
     // What it could not say is why it stopped.
     printed.and(measured)
@@ -73,13 +74,13 @@ fn line(name: &str, [ms, flops, bytes, share, first]: [String; 5]) -> String {
 /// One file a kernel, named by class of adapter, template and a number, as other compilers take it: the adapter's own, and
 /// those that hardware with WebGPU's default limits would run.
 fn write_kernels(engine: &Engine, folder: &Path) -> Result<()> {
-    let hardware = [Variants::default()].into_iter().chain(portray::ops::large_tiles()).collect();
+    let hardware = [Variants::default()].into_iter().chain(portray::low_level::ops::large_tiles()).collect();
     let classes = [
         ("adapter", engine.gpu().caps().clone(), vec![engine.variants().clone()]),
         ("hardware", Caps::webgpu_defaults(AdapterClass::Gpu), hardware),
     ];
     for (class, caps, variants) in classes {
-        let kernels = portray::ops::rendered_cases(&caps, &variants)?;
+        let kernels = portray::low_level::ops::rendered_cases(&caps, &variants)?;
         for (i, (name, text)) in kernels.iter().enumerate() {
             let path = folder.join(format!("{class}-{name}-{i:03}.wgsl"));
             io::write_atomic(&path, |out| out.write_all(text.as_bytes()))?;

@@ -1,8 +1,8 @@
 //! `portray convert`: between the LoRA layouts.
 
 use portray::Result;
-use portray::io::place::check_no_input;
-use portray::io::{Checkpoint, LoraFile, PartId};
+use portray::low_level::io::place::check_no_input;
+use portray::low_level::io::{Checkpoint, LoraFile, PartId};
 use serde_json::json;
 
 use super::args::{ConvertArgs, Global};

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use portray::error::option;
-use portray::io::image::{Decoded, PictureFolder, Planes};
-use portray::io::place::check_no_input;
-use portray::io::{Place, SafeTensors, Tensor, files};
+use portray::low_level::io::image::{Decoded, PictureFolder, Planes};
+use portray::low_level::io::place::check_no_input;
+use portray::low_level::io::{Place, SafeTensors, Tensor, files};
 use portray::{Engine, Error, Result, VisionModel};
 
 use super::args::{EmbedArgs, Global};

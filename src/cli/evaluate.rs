@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use portray::evaluate::{Estimate, Figure, Figures, figures_of_file};
-use portray::io::{Place, Placed, write_atomic};
+use portray::low_level::evaluate::{Estimate, Figure, Figures, figures_of_file};
+use portray::low_level::io::{Place, Placed, write_atomic};
 use portray::{EvaluateOptions, Evaluation, Result};
 use serde_json::{Value, json};
 
@@ -85,7 +85,7 @@ fn errors(figures: &Figures) -> Value {
 fn tell(global: &Global, evaluation: &Evaluation) -> Result<()> {
     let report = &evaluation.report;
     if global.json {
-        let column = |column: &portray::evaluate::Column| json!({"name": column.name, "counted": column.counted, "figures": column.figures, "gain": column.gain, "copies": column.copies, "verdicts": column.verdicts});
+        let column = |column: &portray::low_level::evaluate::Column| json!({"name": column.name, "counted": column.counted, "figures": column.figures, "gain": column.gain, "copies": column.copies, "verdicts": column.verdicts});
         let columns: Vec<Value> = report.columns.iter().map(column).collect();
         let mut said = terminal::with_path(json!({"event": "evaluation"}), "report", &evaluation.json);
         said = terminal::with_path(said, "html", &evaluation.html);

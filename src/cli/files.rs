@@ -3,18 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use portray::error::option;
-use portray::generate::MOST_PICTURES;
-use portray::io::{Place, image};
-use portray::{Error, Picture, Result};
-
-/// Writes a picture as PNG with its `parameters`.
-///
-/// # Errors
-/// [`Error::File`] when it cannot be written.
-pub fn write_picture(path: &Path, picture: &Picture) -> Result<()> {
-    let (width, height, rgb) = (picture.width, picture.height, picture.rgb.clone());
-    image::write_png(path, &image::Picture { width, height, rgb }, &[("parameters", &picture.parameters)])
-}
+use portray::low_level::generate::MOST_PICTURES;
+use portray::low_level::io::Place;
+use portray::{Error, Result};
 
 /// Refuses what is in `folder` under one of `names`, unless `force` allows it to be replaced, and what no file can replace.
 ///
@@ -27,7 +18,7 @@ pub fn check_folder(folder: &Path, names: &[&str], force: bool) -> Result<()> {
     for name in names {
         Place::file(folder.join(name), force).check_path()?;
     }
-    portray::io::files::try_folder(folder)
+    portray::low_level::io::files::try_folder(folder)
 }
 
 /// `path` with `suffix` in place of its extension: what belongs to a result lies beside it.
@@ -90,7 +81,7 @@ impl Destination {
         for path in (0..prompts).flat_map(|prompt| seeds().map(move |seed| self.path(prompt, seed))) {
             Place::file(path, force).check_path()?;
         }
-        portray::io::files::try_folder(self.folder())
+        portray::low_level::io::files::try_folder(self.folder())
     }
 
     /// The folder of a picture or of all.

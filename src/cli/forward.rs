@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use portray::error::option;
-use portray::graph::{Compared, Replayed};
-use portray::io::place::check_no_input;
-use portray::io::{Place, SafeTensors};
-use portray::tools::{self, CHECK_BOUND, ForwardInputs, ForwardPart};
+use portray::low_level::graph::{Compared, Replayed};
+use portray::low_level::io::place::check_no_input;
+use portray::low_level::io::{Place, SafeTensors};
+use portray::low_level::tools::{self, CHECK_BOUND, ForwardInputs, ForwardPart};
 use portray::{Error, Result};
 use serde_json::json;
 

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use portray::error::option;
-use portray::io::files::Lock;
-use portray::io::place::{check_apart, check_no_input};
-use portray::io::{Place, Placed, Tensor, write_safetensors};
+use portray::low_level::io::files::Lock;
+use portray::low_level::io::place::{check_apart, check_no_input};
+use portray::low_level::io::{Place, Placed, Tensor, write_safetensors};
 use portray::{Error, Event, GenerateOptions, Generated, Latents, Picture, Result};
 
 use super::args::{GenerateArgs, Global};
-use super::files::{self, Destination};
+use super::files::Destination;
 use super::report::Reporter;
 use super::words::said;
 use super::{stop, terminal};
@@ -76,7 +76,7 @@ impl Results {
             place.check()?;
             if let Destination::Folder { folder, .. } = &destination
                 && !folder.as_os_str().is_empty()
-                && portray::io::files::same(folder, path)
+                && portray::low_level::io::files::same(folder, path)
             {
                 check_apart(&[("out", folder), ("latents_out", path)])?;
             }
@@ -110,7 +110,7 @@ impl Results {
     /// When it cannot be written.
     pub fn picture(&self, picture: &Picture) -> Result<()> {
         let place = Place::file(self.path(picture), self.force);
-        self.told(place.put(|at| files::write_picture(at, picture))?).map(drop)
+        self.told(place.put(|at| picture.write_png(at))?).map(drop)
     }
 
     /// Names the file that a result is in, and keeps why it is not the one that was asked for.
@@ -132,9 +132,9 @@ impl Results {
     pub fn add(&self, picture: &Picture) -> Result<PathBuf> {
         let mut path = self.path(picture);
         if path.exists() {
-            path = files::beside(&path, &format!("-{}.png", picture.seed));
+            path = super::files::beside(&path, &format!("-{}.png", picture.seed));
         }
-        self.told(Place::file(path, false).put(|at| files::write_picture(at, picture))?)
+        self.told(Place::file(path, false).put(|at| picture.write_png(at))?)
     }
 
     /// Writes the latents that were asked for; the end of the results.

@@ -6,8 +6,8 @@ mod page;
 use std::path::Path;
 
 use portray::error::option;
-use portray::io::Place;
-use portray::io::files::Lock;
+use portray::low_level::io::Place;
+use portray::low_level::io::files::Lock;
 use portray::{Error, Identifiers, Result};
 use serde_json::{Value, json};
 
@@ -78,7 +78,7 @@ fn image(index: usize) -> String {
 fn write(global: &Global, folder: &Path, found: &Identifiers, report: &Value) -> Result<()> {
     for picture in &found.pictures {
         let place = Place::file(folder.join(image(picture.index)), true);
-        place.put(|at| files::write_picture(at, picture))?.path()?;
+        place.put(|at| picture.write_png(at))?.path()?;
     }
     let text = |name: &str, text: String| -> Result<()> {
         let path = folder.join(name);

@@ -1,6 +1,6 @@
 //! `portray info`: adapters and how each would be used.
 
-use portray::gpu::{self, AdapterEntry};
+use portray::low_level::gpu::{self, AdapterEntry};
 use portray::{Error, Result};
 use serde_json::json;
 
@@ -22,7 +22,7 @@ pub fn run(global: &Global, args: &InfoArgs) -> Result<()> {
 
 fn licenses() -> Result<()> {
     #[cfg(feature = "bundled")]
-    terminal::data(portray::io::bundled::NOTICE)?;
+    terminal::data(portray::low_level::io::bundled::NOTICE)?;
     terminal::data("Portray itself: MIT OR Apache-2.0.")
 }
 

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use portray::error::{Message, option};
-use portray::family::TAKES;
-use portray::family::single_file::{is_checkpoint, other};
-use portray::io::lora_file::is_adapter_key;
-use portray::io::{Checkpoint, LoraFile, PartId, SafeTensors};
-use portray::pipeline::{PartReport, native_size};
+use portray::low_level::family::TAKES;
+use portray::low_level::family::single_file::{is_checkpoint, other};
+use portray::low_level::io::lora_file::is_adapter_key;
+use portray::low_level::io::{Checkpoint, LoraFile, PartId, SafeTensors};
+use portray::low_level::pipeline::{PartReport, native_size};
 use portray::{Error, Flow, LoraReport, Model, ModelOptions, ModelReport, Result};
 use serde_json::{Value, json};
 

@@ -55,7 +55,7 @@ pub fn main() -> ExitCode {
     };
     let global = cli.global;
     let result = run(&global, cli.command);
-    if let Some(warning) = portray::io::files::unsynced() {
+    if let Some(warning) = portray::low_level::io::files::unsynced() {
         report::Reporter::new(&global).hear(&Event::Warning(warning.into()));
     }
     match result {

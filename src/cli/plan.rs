@@ -1,7 +1,9 @@
 //! `portray plan`: what a job would take.
 
-use portray::gpu::{self, AdapterClass, AdapterEntry, Caps};
-use portray::{PlanReport, Result, plan_generate, plan_train};
+use portray::low_level::generate::plan_generate;
+use portray::low_level::gpu::{self, AdapterClass, AdapterEntry, Caps};
+use portray::low_level::train::plan_train;
+use portray::{PlanReport, Result};
 
 use super::args::{Global, PlanArgs, PlanJob};
 use super::words::CommandLine;

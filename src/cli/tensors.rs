@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use portray::Result;
-use portray::io::{Place, Tensor, write_safetensors};
+use portray::low_level::io::{Place, Tensor, write_safetensors};
 use serde_json::json;
 
 use super::args::Global;

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use portray::io::files::path_form;
+use portray::low_level::io::files::path_form;
 use portray::{Error, Result};
 use serde_json::Value;
 

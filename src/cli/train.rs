@@ -4,14 +4,14 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use portray::io::{Place, Placed};
-use portray::train::{sample_file, samples_folder};
+use portray::low_level::io::{Place, Placed};
+use portray::low_level::train::{sample_file, samples_folder};
 use portray::{Error, Event, Flow, Result, TrainOptions, Trained};
 use serde_json::json;
 
 use super::args::{Global, TrainArgs};
 use super::report::Reporter;
-use super::{files, stop, table, terminal};
+use super::{stop, table, terminal};
 
 /// Trains, saves what comes of it, and says how to go on when it is stopped.
 pub fn run(global: &Global, args: TrainArgs) -> Result<()> {
@@ -38,7 +38,7 @@ pub fn samples(job: &TrainOptions) -> Result<PathBuf> {
 pub fn hear(reporter: &mut Reporter, job: &TrainOptions, samples: &Path, event: &Event) -> Flow {
     if let Event::Sample { step, picture } = event {
         let place = Place::file(sample_file(samples, *step, picture.index), job.force || job.resume);
-        match place.put(|at| files::write_picture(at, picture)).and_then(Placed::path) {
+        match place.put(|at| picture.write_png(at)).and_then(Placed::path) {
             Ok(path) => reporter.note(&format!("sample {}", path.display())),
             Err(e) => {
                 reporter.hear(&Event::Warning((&e).into()));

@@ -1,6 +1,22 @@
 //! What a generation gives.
 
+use std::path::Path;
+
+use crate::error::Result;
 use crate::event::Picture;
+use crate::io::image;
+
+impl Picture {
+    /// Writes it to `path` as PNG, with its `parameters`; what is there is replaced, and never half.
+    ///
+    /// # Errors
+    /// [`Error::File`](crate::Error::File) if it cannot be written; [`Error::Usage`](crate::Error::Usage) if it has no pixels,
+    /// because they stay on the device as a texture.
+    pub fn write_png(&self, path: impl AsRef<Path>) -> Result<()> {
+        let (width, height, rgb) = (self.width, self.height, self.rgb.clone());
+        image::write_png(path, &image::Picture { width, height, rgb }, &[("parameters", &self.parameters)])
+    }
+}
 
 /// Result of a generation.
 #[derive(Clone, Debug)]

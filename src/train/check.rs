@@ -160,9 +160,9 @@ mod tests {
         for side in [LONGEST_SIDE + 8, 1 << 40, usize::MAX / 8 * 8] {
             let mut job = crate::GenerateOptions { prompts: vec!["a cat".into()], ..Default::default() };
             (job.sampling.width, job.sampling.height) = (Some(side), Some(side));
-            assert!(said(crate::plan_generate(&job, &caps)).contains(&format!("{side}")));
+            assert!(said(crate::generate::plan_generate(&job, &caps)).contains(&format!("{side}")));
             let job = TrainOptions { resolution: Some(side), ..TrainOptions::default() };
-            assert!(said(crate::plan_train(&job, &caps)).contains(&format!("resolution {side}")));
+            assert!(said(crate::train::plan_train(&job, &caps)).contains(&format!("resolution {side}")));
         }
     }
 }

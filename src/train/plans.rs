@@ -265,8 +265,9 @@ pub fn plan_train(job: &TrainOptions, caps: &Caps) -> Result<PlanReport> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generate::plan_generate;
     use crate::gpu::AdapterClass;
-    use crate::{GenerateOptions, Method, ModelOptions, plan_generate};
+    use crate::{GenerateOptions, Method, ModelOptions};
 
     /// What is said of a job that may take one byte less than it does.
     fn refusal(plan: impl Fn(Option<u64>) -> Result<PlanReport>) -> String {

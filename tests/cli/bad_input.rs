@@ -130,8 +130,9 @@ fn damaged_models() {
 #[test]
 fn inspected_files_of_other_families_are_named() {
     let dir = folder();
-    let tensor = portray::io::Tensor::f32("double_blocks.0.img_attn.qkv.weight", &[1], &[0.0]);
-    portray::io::write_safetensors(dir.path().join("flux.safetensors"), &[tensor], &Default::default()).unwrap();
+    let tensor = portray::low_level::io::Tensor::f32("double_blocks.0.img_attn.qkv.weight", &[1], &[0.0]);
+    portray::low_level::io::write_safetensors(dir.path().join("flux.safetensors"), &[tensor], &Default::default())
+        .unwrap();
     let text = stdout(&works(dir.path(), "inspect flux.safetensors"));
     assert!(text.contains("a checkpoint of Flux, 1 tensors; Portray takes Stable Diffusion 1.x, 2.x and XL"), "{text}");
 }
@@ -196,8 +197,8 @@ fn tensors_that_do_not_fit() {
         let data = vec![0.0; shape.iter().product()];
         let path = dir.path().join("in.safetensors");
         let tensors = [("sample", shape), ("latent", shape)];
-        let tensors: Vec<_> = tensors.iter().map(|(n, s)| portray::io::Tensor::f32(*n, s, &data)).collect();
-        portray::io::write_safetensors(path, &tensors, &empty).unwrap();
+        let tensors: Vec<_> = tensors.iter().map(|(n, s)| portray::low_level::io::Tensor::f32(*n, s, &data)).collect();
+        portray::low_level::io::write_safetensors(path, &tensors, &empty).unwrap();
     };
     tensor(&[1, 3, 8, 8]);
     refused(dir.path(), "forward vae-decode --in in.safetensors --out o.safetensors", 1, &["latent", "in.safetensors"]);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use portray::io::{SafeTensors, Tensor, write_safetensors};
+use portray::low_level::io::{SafeTensors, Tensor, write_safetensors};
 use serde_json::{Value, json};
 
 use super::common::{link_folder, vision, vision_clip};

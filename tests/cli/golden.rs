@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use portray::io::SafeTensors;
-use portray::io::safetensors::write_safetensors;
+use portray::low_level::io::SafeTensors;
+use portray::low_level::io::safetensors::write_safetensors;
 
 use super::common::golden;
 use super::support::*;
-use portray::ops::oracle::close;
+use portray::low_level::ops::oracle::close;
 
 const KINDS: [&str; 2] = ["sd2", "sd15"];
 
@@ -56,7 +56,7 @@ fn every_part() {
 fn a_check_of_every_node() {
     let dir = tempfile::tempdir().unwrap();
     let latent: Vec<f32> = (0..4 * 4 * 4).map(|i| (i as f32 * 0.7).sin()).collect();
-    let tensor = portray::io::Tensor::f32("latent", &[1, 4, 4, 4], &latent);
+    let tensor = portray::low_level::io::Tensor::f32("latent", &[1, 4, 4, 4], &latent);
     write_safetensors(dir.path().join("in.safetensors"), &[tensor], &Default::default()).unwrap();
     for (line, least) in [("text --prompt cat", 20), ("vae-decode --in in.safetensors --out out.safetensors", 50)] {
         let said = stdout(&works(dir.path(), &format!("forward {line} --check --json")));

@@ -9,7 +9,7 @@ use super::support::*;
 fn mask(path: &Path, [width, height]: [usize; 2], white: impl Fn(usize, usize) -> bool) {
     let pixel = |i: usize| if white(i % width, i / width) { [255u8; 3] } else { [0; 3] };
     let rgb = (0..width * height).flat_map(pixel).collect();
-    portray::io::write_png(path, &portray::io::Picture { width, height, rgb }, &[]).unwrap();
+    portray::low_level::io::write_png(path, &portray::low_level::io::Picture { width, height, rgb }, &[]).unwrap();
 }
 
 #[test]
@@ -117,7 +117,8 @@ fn replays_have_masks_where_the_model_reads_them() {
     let full = format!("train --model {name} {with} --method full --steps 1 --batch 2 --out full --lr 1e-3");
     works(dir.path(), &full);
     let first = |folder: &Path| {
-        let file = portray::io::SafeTensors::open(folder.join("unet/diffusion_pytorch_model.safetensors")).unwrap();
+        let file =
+            portray::low_level::io::SafeTensors::open(folder.join("unet/diffusion_pytorch_model.safetensors")).unwrap();
         file.get("conv_in.weight").unwrap().to_f32().unwrap()
     };
     let (before, after) = (first(model.path()), first(&dir.path().join("full")));

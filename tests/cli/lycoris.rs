@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use portray::io::{Checkpoint, LoraFile, PartId, SafeTensors, Tensor, write_diffusers_folder, write_safetensors};
+use portray::low_level::io::{
+    Checkpoint, LoraFile, PartId, SafeTensors, Tensor, write_diffusers_folder, write_safetensors,
+};
 
 use super::common::golden;
 use super::support::*;
-use portray::ops::oracle::close;
+use portray::low_level::ops::oracle::close;
 
 const Q: &str = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q";
 const OUT: &str = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0";
@@ -79,7 +81,7 @@ fn several_files_are_merged_at_their_own_scales() {
         let (path, which) = tensor.name.rsplit_once('.').unwrap();
         let rows = 0..tensor.shape[0];
         for (file, scale) in &loras {
-            let layer = |key: &&portray::io::ModuleKey| key.part == PartId::UNET && key.path == path;
+            let layer = |key: &&portray::low_level::io::ModuleKey| key.part == PartId::UNET && key.path == path;
             let Some(key) = file.layers().into_iter().find(layer) else { continue };
             if let Some(change) = file.changes.get(key) {
                 let done = match which {

@@ -40,7 +40,7 @@ fn generate_writes_pictures_and_latents() {
     for part in ["parameters", "cat", "Steps: 2", "Seed: 8", "Size: 128x128"] {
         assert!(text.contains(part), "{part}");
     }
-    let latents = portray::io::SafeTensors::open(dir.path().join("l.safetensors")).unwrap();
+    let latents = portray::low_level::io::SafeTensors::open(dir.path().join("l.safetensors")).unwrap();
     assert_eq!(*latents.get("latents").unwrap().shape, [2, 4, 16, 16]);
     assert_eq!(*latents.get("steps").unwrap().shape, [2, 2, 4, 16, 16]);
     assert_eq!(*latents.get("timesteps").unwrap().shape, [2]);
@@ -164,7 +164,7 @@ fn class_pictures_that_are_made_need_not_be_made_again() {
     let class = |folder: &Path| {
         let folders = std::fs::read_dir(folder.join(".cache/portray/class")).unwrap();
         let folder = folders.last().unwrap().unwrap().path();
-        let paths = portray::io::list_pictures(&folder).unwrap();
+        let paths = portray::low_level::io::list_pictures(&folder).unwrap();
         paths.iter().map(|path| std::fs::read(path).unwrap()).collect::<Vec<_>>()
     };
     let (made, whole) = (class(dir.path()), class(other.path()));

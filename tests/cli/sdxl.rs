@@ -2,7 +2,7 @@
 
 use super::common::xl;
 use super::support::*;
-use portray::io::SafeTensors;
+use portray::low_level::io::SafeTensors;
 
 /// Both text encoders, images and class images of two shapes, stopped and gone on with.
 #[cfg(unix)]

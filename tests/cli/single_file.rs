@@ -2,8 +2,8 @@
 
 use super::random_model::RandomModel;
 use super::support::{fixtures, refused, stderr, stdout, works};
-use portray::io::{SafeTensors, Tensor, write_safetensors};
-use portray::ops::oracle::close;
+use portray::low_level::io::{SafeTensors, Tensor, write_safetensors};
+use portray::low_level::ops::oracle::close;
 
 #[test]
 fn single_file_and_folder_give_the_same_latents() {

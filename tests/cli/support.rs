@@ -135,5 +135,5 @@ pub fn fixtures() -> PathBuf {
 /// A picture file of one colour.
 pub fn picture(path: &Path, width: usize, height: usize) {
     let rgb = [200, 120, 40].repeat(width * height);
-    portray::io::write_png(path, &portray::io::Picture { width, height, rgb }, &[]).unwrap();
+    portray::low_level::io::write_png(path, &portray::low_level::io::Picture { width, height, rgb }, &[]).unwrap();
 }

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::support::*;
-use portray::evaluate::colour;
-use portray::io::LoraFile;
-use portray::train::best_path;
+use portray::low_level::evaluate::colour;
+use portray::low_level::io::LoraFile;
+use portray::low_level::train::best_path;
 use portray::{Engine, Event, Flow, GenerateOptions, LoraArg, Picture, SamplingOptions, Stop, TrainOptions, Trained};
 
 /// Evaluations among the lines of `text`.
@@ -194,8 +194,8 @@ fn an_overtrained_run_is_stopped_and_its_best_checkpoint_is_good() {
     assert_eq!(train(&engine, &continued(stopped, "rest.safetensors"), false).steps, 1500);
     let photos: Vec<Picture> = (0..4)
         .map(|i| {
-            let photo = portray::io::Picture::open(subject.join(format!("{i}.png"))).unwrap();
-            let portray::io::Picture { width, height, rgb } = photo;
+            let photo = portray::low_level::io::Picture::open(subject.join(format!("{i}.png"))).unwrap();
+            let portray::low_level::io::Picture { width, height, rgb } = photo;
             Picture { index: 0, prompt: String::new(), seed: 0, width, height, rgb, parameters: String::new() }
         })
         .collect();

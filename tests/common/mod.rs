@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use portray::io::{ElementType, Tensor};
+use portray::low_level::io::{ElementType, Tensor};
 use portray::{Engine, EngineOptions};
 
 /// A file of what PyTorch and diffusers gave: a fixture, or one of another folder that `PORTRAY_GOLDEN` names.
@@ -46,7 +46,8 @@ fn with_first_convolution(model: &Path, first: &Path) -> tempfile::TempDir {
     let (weights, first) = (open(&weights), open(first));
     let others = weights.iter().filter(|tensor| tensor.name != "conv_in.weight");
     let tensors: Vec<_> = others.chain(first.get("conv_in.weight")).collect();
-    portray::io::write_safetensors(folder.path().join(replaced[1]), &tensors, &Default::default()).expect("weights");
+    portray::low_level::io::write_safetensors(folder.path().join(replaced[1]), &tensors, &Default::default())
+        .expect("weights");
     folder
 }
 
@@ -95,7 +96,7 @@ pub fn write_xl_single_file(kind: &str, to: &Path) {
     }
     let raw = tensors.iter().map(|(name, shape, bytes)| Tensor::raw(name.as_str(), ElementType::F16, shape, bytes));
     let tensors: Vec<_> = raw.collect();
-    portray::io::write_safetensors(to, &tensors, &Default::default()).expect("a file");
+    portray::low_level::io::write_safetensors(to, &tensors, &Default::default()).expect("a file");
 }
 
 fn transposed(name: String, shape: &[usize], bytes: &[u8]) -> Half {
@@ -105,8 +106,8 @@ fn transposed(name: String, shape: &[usize], bytes: &[u8]) -> Half {
     (name, vec![columns, rows], values.collect())
 }
 
-fn open(path: &Path) -> portray::io::SafeTensors {
-    portray::io::SafeTensors::open(path).unwrap_or_else(|e| panic!("{e}"))
+fn open(path: &Path) -> portray::low_level::io::SafeTensors {
+    portray::low_level::io::SafeTensors::open(path).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// Puts the files of `from` into `to`, but those of `without`.
@@ -143,6 +144,6 @@ pub fn vision_clip() -> tempfile::TempDir {
     }
     let table = Tensor::f32("text_model.embeddings.token_embedding.weight", &[49408, width], &table);
     let tensors: Vec<Tensor> = stored.iter().chain([table]).collect();
-    portray::io::write_safetensors(&weights, &tensors, &Default::default()).expect("weights");
+    portray::low_level::io::write_safetensors(&weights, &tensors, &Default::default()).expect("weights");
     folder
 }

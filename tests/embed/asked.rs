@@ -150,8 +150,8 @@ fn a_training_breathes_between_its_pictures() {
     std::fs::create_dir(&images).unwrap();
     let rgb: Vec<u8> = (0..400 * 400 * 3).map(|i| (i * i / 7) as u8).collect();
     for i in 0..8 {
-        let picture = portray::io::Picture { width: 400, height: 400, rgb: rgb.clone() };
-        portray::io::write_png(images.join(format!("{i}.png")), &picture, &[]).unwrap();
+        let picture = portray::low_level::io::Picture { width: 400, height: 400, rgb: rgb.clone() };
+        portray::low_level::io::write_png(images.join(format!("{i}.png")), &picture, &[]).unwrap();
     }
     let job =
         TrainOptions { images: Some(images), steps: Some(1), sample_prompts: Vec::new(), ..training(folder.path()) };

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use portray::low_level::generate::plan_generate;
+use portray::low_level::train::plan_train;
 use portray::{
     Budget, Engine, EngineOptions, Event, Flow, GenerateOptions, ModelOptions, SamplingOptions, TrainOptions,
-    plan_generate, plan_train,
 };
 
 fn engine() -> Engine {

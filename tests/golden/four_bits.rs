@@ -1,9 +1,9 @@
 //! How far weights in blocks of four and of eight bits move a UNet's predictions.
 
-use portray::io::SafeTensors;
-use portray::io::safetensors::Tensor;
-use portray::ops::oracle::Random;
-use portray::tools::{ForwardInputs, ForwardPart, forward};
+use portray::low_level::io::SafeTensors;
+use portray::low_level::io::safetensors::Tensor;
+use portray::low_level::ops::oracle::Random;
+use portray::low_level::tools::{ForwardInputs, ForwardPart, forward};
 use portray::{ModelOptions, WeightType};
 
 use crate::common::{engine, golden};
@@ -20,7 +20,7 @@ fn inputs(folder: &tempfile::TempDir, side: usize, width: usize) -> SafeTensors 
         Tensor::f32("context", &[COUNT, 7, width], &context),
     ];
     let path = folder.path().join("inputs.safetensors");
-    portray::io::write_safetensors(&path, &tensors, &Default::default()).unwrap();
+    portray::low_level::io::write_safetensors(&path, &tensors, &Default::default()).unwrap();
     SafeTensors::open(&path).unwrap()
 }
 

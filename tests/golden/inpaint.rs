@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use super::samplers::{compare, open, tensor};
 use super::train::{EXACT, Recording, follow};
 use crate::common::{engine, inpainting_model};
-use portray::io::SafeTensors;
-use portray::ops::oracle::close;
-use portray::tools::{ForwardInputs, ForwardPart, forward};
+use portray::low_level::io::SafeTensors;
+use portray::low_level::ops::oracle::close;
+use portray::low_level::tools::{ForwardInputs, ForwardPart, forward};
 use portray::{Event, Flow, GenerateOptions, LoraFormat, ModelOptions, SamplingOptions, TrainOptions, WeightType};
 
 fn fixture(name: &str) -> PathBuf {
@@ -86,9 +86,15 @@ fn forward_takes_all_nine_channels() {
         let path = folder.path().join("in.safetensors");
         let bytes: Vec<_> = file.iter().map(|t| (t.clone(), t.bytes().expect("bytes").to_vec())).collect();
         let inputs = bytes.iter().filter_map(|(t, bytes)| {
-            Some(portray::io::Tensor::raw(t.name.strip_prefix("forward.")?.to_owned(), t.dtype, &t.shape, bytes))
+            Some(portray::low_level::io::Tensor::raw(
+                t.name.strip_prefix("forward.")?.to_owned(),
+                t.dtype,
+                &t.shape,
+                bytes,
+            ))
         });
-        portray::io::write_safetensors(&path, &inputs.collect::<Vec<_>>(), &Default::default()).expect("a file");
+        portray::low_level::io::write_safetensors(&path, &inputs.collect::<Vec<_>>(), &Default::default())
+            .expect("a file");
         let inputs = SafeTensors::open(&path).expect("inputs");
         let given = ForwardInputs { model: &options(model.path()), loras: &[], tensors: Some(&inputs), prompts: &[] };
         let got = pollster::block_on(forward(engine(), ForwardPart::Unet, given));

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::common;
-use portray::io::SafeTensors;
+use portray::low_level::io::SafeTensors;
 use portray::{
     Engine, Event, Flow, GenerateOptions, Latents, ModelOptions, SamplerKind, SamplingOptions, Spacing, WeightType,
 };
@@ -52,7 +52,7 @@ pub fn compare(got: &Latents, expected: &[f64], tolerance: f64) -> Result<(), St
         return Err(format!("{} steps do not make up {} values", got.steps.len(), expected.len()));
     }
     for (i, (step, expected)) in got.steps.iter().zip(expected.chunks(each)).enumerate() {
-        portray::ops::oracle::close(step, expected, tolerance).map_err(|e| format!("step {i}: {e}"))?;
+        portray::low_level::ops::oracle::close(step, expected, tolerance).map_err(|e| format!("step {i}: {e}"))?;
     }
     Ok(())
 }
@@ -131,7 +131,7 @@ fn image_to_image_is_that_of_diffusers() {
             let got = latents(engine, &job);
             let (shape, expected) = tensor(&file, &format!("{kind}.{name}"));
             assert_eq!(got.shape, shape);
-            portray::ops::oracle::close(&got.last, &expected, 1e-3)
+            portray::low_level::ops::oracle::close(&got.last, &expected, 1e-3)
                 .unwrap_or_else(|e| panic!("{kind}, strength {name}: {e}"));
         }
     }

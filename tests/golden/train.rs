@@ -6,7 +6,7 @@ mod xl;
 use std::path::{Path, PathBuf};
 
 use crate::common;
-use portray::io::{LoraFile, PartId, SafeTensors};
+use portray::low_level::io::{LoraFile, PartId, SafeTensors};
 use portray::{
     Checkpointing, Event, Flow, GenerateOptions, LoraArg, LoraFormat, LrSchedule, Method, ModelOptions, Optimizer,
     StepReport, Targets, TrainOptions, WeightType,

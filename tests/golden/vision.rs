@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use portray::VisionModel;
-use portray::io::image::{Decoded, Planes, list_pictures};
-use portray::io::{SafeTensors, Tensor, write_safetensors};
-use portray::ops::oracle::close;
+use portray::low_level::io::image::{Decoded, Planes, list_pictures};
+use portray::low_level::io::{SafeTensors, Tensor, write_safetensors};
+use portray::low_level::ops::oracle::close;
 use serde_json::{Value, json};
 
 use super::adapters::work;

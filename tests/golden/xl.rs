@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::samplers::{compare, open, tensor};
 use crate::common::{engine, link_folder, write_xl_single_file, xl, xl_inpainting_model};
-use portray::io::{SafeTensors, Tensor, write_safetensors};
-use portray::ops::oracle::close;
-use portray::tools::{ForwardInputs, ForwardPart, forward};
+use portray::low_level::io::{SafeTensors, Tensor, write_safetensors};
+use portray::low_level::ops::oracle::close;
+use portray::low_level::tools::{ForwardInputs, ForwardPart, forward};
 use portray::{
     Event, Flow, GenerateOptions, Generated, LoraArg, Model, ModelOptions, SamplingOptions, Spacing, WeightType,
 };

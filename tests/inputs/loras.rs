@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use portray::error::Message;
-use portray::gpu::{AdapterClass, Caps};
-use portray::io::{
+use portray::low_level::generate::plan_generate;
+use portray::low_level::gpu::{AdapterClass, Caps};
+use portray::low_level::io::{
     Checkpoint, LoraFile, LoraModule, ModelModules, ModuleKey, PartId, SafeTensors, Tensor, write_safetensors,
 };
+use portray::low_level::train::plan_train;
 use portray::{
     Engine, EngineOptions, Event, Flow, GenerateOptions, LoraArg, LoraFormat, Method, Model, ModelOptions, Targets,
-    TrainOptions, plan_generate, plan_train,
+    TrainOptions,
 };
 
 use crate::support::{fixtures, run, stdout};
@@ -306,7 +308,7 @@ fn r10_all_of_it_is_in_the_result() {
     let dir = tempfile::tempdir().unwrap();
     let (path, out) = (dir.path().join("mixed.safetensors"), dir.path().join("out.safetensors"));
     let sizes = sd15();
-    let factor = |shape: &[usize]| portray::io::lora_file::Factor {
+    let factor = |shape: &[usize]| portray::low_level::io::lora_file::Factor {
         shape: shape.to_vec(),
         data: (0..shape.iter().product()).map(|i: usize| (i as f32 * 0.7).sin()).collect(),
     };

@@ -5,11 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use portray::error::Message;
-use portray::gpu::{AdapterClass, Caps};
-use portray::io::{Checkpoint, ClipTokenizer, ElementType, PartId, SafeTensors, Source, Tensor, write_safetensors};
+use portray::low_level::generate::plan_generate;
+use portray::low_level::gpu::{AdapterClass, Caps};
+use portray::low_level::io::{
+    Checkpoint, ClipTokenizer, ElementType, PartId, SafeTensors, Source, Tensor, write_safetensors,
+};
+use portray::low_level::train::plan_train;
 use portray::{
     Engine, EngineOptions, Event, Flow, GenerateOptions, Model, ModelOptions, SamplingOptions, TrainOptions,
-    plan_generate, plan_train,
 };
 use serde_json::{Value, json};
 
@@ -230,7 +233,7 @@ fn r23_wrappers_in_names_are_none_of_the_model() {
         assert_eq!(opened.fingerprint().unwrap(), expected.fingerprint().unwrap());
         // Written again, it has diffusers' names.
         let out = dir.path().join(format!("out-{i}"));
-        portray::io::write_diffusers_folder(&out, &opened, &[]).unwrap();
+        portray::low_level::io::write_diffusers_folder(&out, &opened, &[]).unwrap();
         for (_, file) in FILES {
             assert!(stored(&out.join(file)).iter().all(|t| !t.0.contains("_orig_mod") && !t.0.contains("base_")));
         }

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use portray::io::{SafeTensors, Tensor, write_safetensors};
-use portray::models::{TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
-use portray::nn::{Scope, Settings};
+use portray::low_level::io::{SafeTensors, Tensor, write_safetensors};
+use portray::low_level::models::{TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
+use portray::low_level::nn::{Scope, Settings};
 use serde_json::{Value, json};
 
 /// The prompts of the reference values, of which the first is empty.

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
-use portray::io::{PartId, Place, files};
+use portray::low_level::io::{PartId, Place, files};
 use portray::{Engine, EngineOptions, Error, Event, Flow, LoraFormat, ModelOptions, TrainOptions};
 
 use super::support::*;
@@ -293,7 +293,7 @@ fn n04_a_picture_that_appears_meanwhile_is_not_replaced() {
     for name in ["g.png", "l.safetensors"] {
         assert_eq!(std::fs::read_to_string(dir.join(name)).unwrap(), "precious");
     }
-    assert!(portray::io::Picture::open(dir.join("g-1.png")).is_ok());
+    assert!(portray::low_level::io::Picture::open(dir.join("g-1.png")).is_ok());
 }
 
 /// Pictures of a folder are asked about by their names.
@@ -359,7 +359,7 @@ fn kind_kernels_are_not_dumped_over_files() {
 fn kind_a_result_finds_a_place() {
     let home = home();
     let dir = home.path();
-    let write = |at: &Path| portray::io::write_atomic(at, |out| out.write_all(b"result"));
+    let write = |at: &Path| portray::low_level::io::write_atomic(at, |out| out.write_all(b"result"));
     let long = dir.join("n".repeat(300));
     let below = dir.join("pics/a.png/out.txt");
     std::fs::write(dir.join("x.txt"), "precious").unwrap();
@@ -377,7 +377,8 @@ fn kind_a_result_finds_a_place() {
     // Neither devices nor folders are replaced; a folder comes beside a file.
     let folder = LoraFormat::PeftFolder.place(dir.join("x.txt"), &[PartId::UNET], true);
     assert!(folder.check().unwrap_err().to_string().contains("is a file"));
-    let placed = folder.put(|at| portray::io::write_atomic(at.join("unet/a"), |out| out.write_all(b"a"))).unwrap();
+    let placed =
+        folder.put(|at| portray::low_level::io::write_atomic(at.join("unet/a"), |out| out.write_all(b"a"))).unwrap();
     assert_eq!(placed.path, dir.join("x.txt-1"));
     assert_eq!(std::fs::read_to_string(dir.join("x.txt")).unwrap(), "precious");
     assert!(files::free_bytes(dir).is_none_or(|free| free > 0));

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use image::{ImageFormat, RgbImage};
 use portray::error::Message;
-use portray::gpu::{AdapterClass, Caps};
-use portray::io::image::PictureFolder;
-use portray::{GenerateOptions, ModelOptions, PlanReport, TrainOptions, plan_generate, plan_train};
+use portray::low_level::generate::plan_generate;
+use portray::low_level::gpu::{AdapterClass, Caps};
+use portray::low_level::io::image::PictureFolder;
+use portray::low_level::train::plan_train;
+use portray::{GenerateOptions, ModelOptions, PlanReport, TrainOptions};
 
 use super::support::*;
 

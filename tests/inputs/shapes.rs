@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use portray::diffusion::{SamplerOptions, ScheduleConfig, Trajectory};
-use portray::io::{Checkpoint, PartId, Tensor, write_safetensors};
-use portray::ops::oracle::close;
-use portray::tools::{ForwardInputs, ForwardPart, forward};
+use portray::low_level::diffusion::{SamplerOptions, ScheduleConfig, Trajectory};
+use portray::low_level::io::{Checkpoint, PartId, Tensor, write_safetensors};
+use portray::low_level::ops::oracle::close;
+use portray::low_level::tools::{ForwardInputs, ForwardPart, forward};
 use portray::{
     Engine, EngineOptions, Event, Flow, GenerateOptions, Latents, LoraFormat, ModelOptions, Picture, SamplerKind,
     SamplingOptions, Spacing, TrainOptions, WeightType,

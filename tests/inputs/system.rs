@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use portray::io::LoraFile;
+use portray::low_level::io::LoraFile;
 use portray::{LoraArg, TrainOptions};
 use serde_json::{Value, json};
 
@@ -128,7 +128,7 @@ fn r11_a_training_that_cannot_sync_ends_with_its_result() {
     let warned = lines.iter().filter(|l| l["event"] == "warning" && l["text"].to_string().contains("cannot sync"));
     assert_eq!(warned.count(), 1, "{}", stdout(&output));
     assert!(lines.iter().any(|l| l["event"] == "saved" && l["path"] == "full.state"));
-    portray::io::Checkpoint::open(dir.path().join("full")).unwrap();
+    portray::low_level::io::Checkpoint::open(dir.path().join("full")).unwrap();
 }
 
 #[test]

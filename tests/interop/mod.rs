@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use portray::LoraFormat;
-use portray::io::{Checkpoint, LoraFile};
+use portray::low_level::io::{Checkpoint, LoraFile};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)

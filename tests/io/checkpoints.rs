@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use portray::io::{Bundle, Checkpoint, PartId, SafeTensors, Tensor, write_diffusers_folder, write_safetensors};
+use portray::low_level::io::{
+    Bundle, Checkpoint, PartId, SafeTensors, Tensor, write_diffusers_folder, write_safetensors,
+};
 
 use super::support::{Stream, golden, message};
 
@@ -268,7 +270,7 @@ fn mutated_configurations_never_panic() {
     let mut refused = 0;
     for _ in 0..2000 {
         fs::write(&config, stream.mutate(&good)).unwrap();
-        let source = portray::io::Source::open(&config).unwrap();
+        let source = portray::low_level::io::Source::open(&config).unwrap();
         refused += usize::from(source.json().is_err());
     }
     assert!((100..2000).contains(&refused), "{refused}");

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use portray::io::{Checkpoint, PartId};
+use portray::low_level::io::{Checkpoint, PartId};
 use portray::{Flow, Model, ModelOptions, ModelReport};
 use serde_json::{Value, json};
 

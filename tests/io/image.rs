@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use portray::io::{Crop, Parameters, Picture, Source, list_pictures, write_png};
+use portray::low_level::io::{Crop, Parameters, Picture, Source, list_pictures, write_png};
 use serde_json::Value;
 
 use super::support::{Stream, golden, message};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use portray::LoraFormat;
-use portray::io::{
+use portray::low_level::io::{
     Checkpoint, ElementType, LoraFile, ModelModules, ModuleKey, PartId, SafeTensors, Tensor, write_safetensors,
 };
 
@@ -131,7 +131,9 @@ fn a_whole_alpha_leaves_the_factors_bit_for_bit() {
         let path = dir.path().join(format!("{format:?}"));
         lora.write(&path, format).unwrap();
         let read = LoraFile::open(&path, None).unwrap();
-        let same = |(a, b): (&portray::io::LoraModule, &portray::io::LoraModule)| a.down == b.down && a.up == b.up;
+        let same = |(a, b): (&portray::low_level::io::LoraModule, &portray::low_level::io::LoraModule)| {
+            a.down == b.down && a.up == b.up
+        };
         assert!(lora.modules.values().zip(read.modules.values()).all(same), "{format:?}");
     }
 }

@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use portray::LoraFormat;
-use portray::io::{Checkpoint, LoraFile, ModelModules, ModuleKey, PartId, SafeTensors, Tensor, write_safetensors};
+use portray::low_level::io::{
+    Checkpoint, LoraFile, ModelModules, ModuleKey, PartId, SafeTensors, Tensor, write_safetensors,
+};
 
 use super::support::{golden, message};
 
@@ -95,7 +97,7 @@ fn small() -> LoraFile {
     let mut lora = LoraFile { name: "small".into(), ..LoraFile::default() };
     for part in PartId::ADAPTED {
         for (path, shape) in layers.of(part).filter(|(path, _)| !path.contains("embeddings")) {
-            let factor = |shape: &[usize], seed: usize| portray::io::lora_file::Factor {
+            let factor = |shape: &[usize], seed: usize| portray::low_level::io::lora_file::Factor {
                 shape: shape.to_vec(),
                 data: (0..shape.iter().product()).map(|i: usize| ((i + seed) % 7) as f32 - 3.0).collect(),
             };
@@ -103,7 +105,11 @@ fn small() -> LoraFile {
             (down[0], up[0]) = (1, shape[0]);
             let key = ModuleKey { part, path: path.clone() };
             let seed = lora.modules.len();
-            let module = portray::io::LoraModule { down: factor(&down, seed), up: factor(&up, seed), alpha: Some(1.0) };
+            let module = portray::low_level::io::LoraModule {
+                down: factor(&down, seed),
+                up: factor(&up, seed),
+                alpha: Some(1.0),
+            };
             lora.modules.insert(key, module);
         }
     }

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use portray::LoraFormat;
-use portray::family::lora::MatchReport;
-use portray::io::{LoraFile, ModelModules, ModuleKey, PartId, SafeTensors, Tensor, write_safetensors};
+use portray::low_level::family::lora::MatchReport;
+use portray::low_level::io::{LoraFile, ModelModules, ModuleKey, PartId, SafeTensors, Tensor, write_safetensors};
 
 use super::support::{distance, golden, message};
 
@@ -204,7 +204,7 @@ fn layers_are_held_against_a_model() {
     );
     refused(&|m| m.layers.clear(), &["none of its 13 keys matches"]);
     // A model's own layers say how long their biases are.
-    let sd2 = portray::io::Checkpoint::open(golden("sd2")).unwrap().modules();
+    let sd2 = portray::low_level::io::Checkpoint::open(golden("sd2")).unwrap().modules();
     assert!(
         sd2.biases[&unet("conv_in")] == sd2.layers[&PartId::UNET]["conv_in"][0]
             && sd2.biases.len() < sd2.layers[&PartId::UNET].len() * 2

@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use portray::diffusion::ScheduleConfig;
-use portray::io::{Checkpoint, ElementType, PartId, SafeTensors, write_diffusers_folder};
-use portray::models::{UnetConfig, VaeConfig};
+use portray::low_level::diffusion::ScheduleConfig;
+use portray::low_level::io::{Checkpoint, ElementType, PartId, SafeTensors, write_diffusers_folder};
+use portray::low_level::models::{UnetConfig, VaeConfig};
 use serde_json::json;
 
 use super::single_file_xl::{asked, config, same_tensors};

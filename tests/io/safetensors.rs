@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use portray::io::{ElementType, SafeTensors, Source, Tensor, write_atomic, write_folder, write_safetensors};
+use portray::low_level::io::{ElementType, SafeTensors, Source, Tensor, write_atomic, write_folder, write_safetensors};
 
 use super::support::{Stream, golden, message};
 
@@ -137,7 +137,7 @@ fn a_header_s_length_says_nothing_of_the_kind() {
         std::fs::write(&path, &bytes).unwrap();
         let opened = SafeTensors::open(&path).unwrap_or_else(|e| panic!("{length}: {e}"));
         assert_eq!(opened.get("t").unwrap().to_f32().unwrap(), [1.0]);
-        assert!(!message(portray::io::Checkpoint::open(&path)).contains("pickle"), "{length}");
+        assert!(!message(portray::low_level::io::Checkpoint::open(&path)).contains("pickle"), "{length}");
     }
 }
 
@@ -228,7 +228,7 @@ fn sources_read_ranges() {
 /// Bytes that come slice by slice, and a count of those that were asked for.
 struct Counted(Vec<u8>, std::sync::Arc<std::sync::atomic::AtomicUsize>);
 
-impl portray::io::Slices for Counted {
+impl portray::low_level::io::Slices for Counted {
     fn len(&self) -> u64 {
         self.0.len() as u64
     }

@@ -5,12 +5,14 @@ use std::fs;
 use std::path::Path;
 
 use portray::SamplerKind;
-use portray::diffusion::{NoiseSchedule, SamplerOptions, ScheduleConfig, Trajectory};
-use portray::family::single_file::{Structure, TextFlavour, TextNames};
-use portray::io::checkpoints::{Names, Stored};
-use portray::io::{Checkpoint, ElementType, PartId, SafeTensors, Tensor, write_diffusers_folder, write_safetensors};
-use portray::models::{TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
-use portray::nn::{Mode, Scope, Settings};
+use portray::low_level::diffusion::{NoiseSchedule, SamplerOptions, ScheduleConfig, Trajectory};
+use portray::low_level::family::single_file::{Structure, TextFlavour, TextNames};
+use portray::low_level::io::checkpoints::{Names, Stored};
+use portray::low_level::io::{
+    Checkpoint, ElementType, PartId, SafeTensors, Tensor, write_diffusers_folder, write_safetensors,
+};
+use portray::low_level::models::{TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
+use portray::low_level::nn::{Mode, Scope, Settings};
 
 use super::random_model::RandomModel;
 use super::support::message;

@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use portray::diffusion::{SamplerOptions, ScheduleConfig, Trajectory};
-use portray::family::Family;
-use portray::family::single_file::{Structure, TextFlavour, TextNames};
-use portray::io::checkpoints::{Names, Stored};
-use portray::io::{Checkpoint, ElementType, PartId, Weights, write_diffusers_folder};
-use portray::models::{TextEncoderConfig, UNet, UnetConfig, VaeConfig};
-use portray::nn::{Scope, Settings};
+use portray::low_level::diffusion::{SamplerOptions, ScheduleConfig, Trajectory};
+use portray::low_level::family::Family;
+use portray::low_level::family::single_file::{Structure, TextFlavour, TextNames};
+use portray::low_level::io::checkpoints::{Names, Stored};
+use portray::low_level::io::{Checkpoint, ElementType, PartId, Weights, write_diffusers_folder};
+use portray::low_level::models::{TextEncoderConfig, UNet, UnetConfig, VaeConfig};
+use portray::low_level::nn::{Scope, Settings};
 use serde_json::{Value, json};
 
 use super::support::{OwnedTensor, message, owned, write_owned};
@@ -197,7 +197,7 @@ fn variants_of_an_sdxl_file_are_the_folder() {
     });
     same_model(&folder, &oldest);
     // A linear layer's weight is as transformers has it, and so is one that was saved as the weight of a weight.
-    let whole = |t: portray::io::Tensor| t.bytes().unwrap().to_vec();
+    let whole = |t: portray::low_level::io::Tensor| t.bytes().unwrap().to_vec();
     let linear = whole(folder.part(ENCODERS[1]).unwrap().get("text_projection.weight").unwrap());
     for ending in [".weight", ".weight.weight"] {
         let (_dir, turned) = changed("xl-64", |tensors| {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use portray::Result;
-use portray::io::{ElementType, SafeTensors, Tensor, write_safetensors};
+use portray::low_level::io::{ElementType, SafeTensors, Tensor, write_safetensors};
 
 /// A tensor of a file that a test changes.
 pub struct OwnedTensor {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use portray::io::{ClipTokenizer, SafeTensors, Source, TokenizerFiles};
+use portray::low_level::io::{ClipTokenizer, SafeTensors, Source, TokenizerFiles};
 use serde_json::{Value, json};
 
 use super::support::{golden, message};

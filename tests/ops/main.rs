@@ -7,10 +7,10 @@ mod random_graphs;
 
 use common::engine;
 use portray::Result;
-use portray::base::{Array, DType, Shape};
-use portray::gpu::{AdapterClass, Caps, DeviceOptions, Gpu, Pool, Store, Template, Variants};
-use portray::graph::{Graph, Launch, Op, Plan, PlanOptions, Replayed, Session, TensorInfo};
-use portray::ops::{Case, Embedding, Given, cases, large_tiles};
+use portray::low_level::base::{Array, DType, Shape};
+use portray::low_level::gpu::{AdapterClass, Caps, DeviceOptions, Gpu, Pool, Store, Template, Variants};
+use portray::low_level::graph::{Graph, Launch, Op, Plan, PlanOptions, Replayed, Session, TensorInfo};
+use portray::low_level::ops::{Case, Embedding, Given, cases, large_tiles};
 
 fn run(gpu: &Gpu, caps: &Caps, variants: &Variants, case: &Case, seed: u64) -> Result<(), String> {
     pollster::block_on(case.run(gpu, caps, variants, seed)).unwrap_or_else(|e| Err(e.to_string()))

@@ -4,11 +4,11 @@
 
 use std::collections::HashMap;
 
-use portray::base::{Array, DType, Shape};
-use portray::gpu::{Caps, Pool, Store, Template, Variants};
-use portray::graph::{Graph, Launch, Op, Plan, PlanOptions, Session, Tensor, TensorInfo, Vjp, eval};
-use portray::ops::oracle::{Random, close};
-use portray::ops::{self, Activation};
+use portray::low_level::base::{Array, DType, Shape};
+use portray::low_level::gpu::{Caps, Pool, Store, Template, Variants};
+use portray::low_level::graph::{Graph, Launch, Op, Plan, PlanOptions, Session, Tensor, TensorInfo, Vjp, eval};
+use portray::low_level::ops::oracle::{Random, close};
+use portray::low_level::ops::{self, Activation};
 use portray::{Error, Result};
 
 use crate::common::engine;

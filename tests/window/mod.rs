@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use portray::io::{Picture, write_png};
+use portray::low_level::io::{Picture, write_png};
 
 /// Xvfb with its frame buffer as a file. `None`, said loudly, where it is not installed.
 struct Display {

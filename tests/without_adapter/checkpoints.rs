@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 
 use portray::Result;
-use portray::base::{Array, DType};
-use portray::gpu::{AdapterClass, Caps, Variants};
-use portray::graph::{Graph, Plan, PlanOptions, Tensor, eval};
-use portray::ops::oracle::Random;
-use portray::ops::{self, Activation};
+use portray::low_level::base::{Array, DType};
+use portray::low_level::gpu::{AdapterClass, Caps, Variants};
+use portray::low_level::graph::{Graph, Plan, PlanOptions, Tensor, eval};
+use portray::low_level::ops::oracle::Random;
+use portray::low_level::ops::{self, Activation};
 
 /// Levels of segments that are recorded.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -6,8 +6,8 @@
 
 use std::path::PathBuf;
 
-use portray::base::rng::TorchRng;
-use portray::diffusion::{
+use portray::low_level::base::rng::TorchRng;
+use portray::low_level::diffusion::{
     NoiseSchedule, Prediction, SamplerOptions, ScheduleConfig, Step, Trajectory, default_steps_and_guidance,
 };
 use portray::{SamplerKind, Spacing};

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use portray::base::Array;
-use portray::graph::{Gradients, Graph, Tensor, eval, grad};
-use portray::ops::oracle::Random;
-use portray::ops::{Case, add, cases, dot, fill};
+use portray::low_level::base::Array;
+use portray::low_level::graph::{Gradients, Graph, Tensor, eval, grad};
+use portray::low_level::ops::oracle::Random;
+use portray::low_level::ops::{Case, add, cases, dot, fill};
 
 /// The sum of all results times fixed random factors: a scalar that depends on every element.
 fn loss(case: &Case, operands: &[Array], factors: &[Array]) -> f64 {
@@ -35,7 +35,7 @@ fn by_rule(case: &Case, operands: &[Array], factors: &[Array]) -> portray::Resul
     let mut given: HashMap<Tensor, Array> = inputs.iter().copied().zip(operands.iter().cloned()).collect();
     let mut total: Option<Tensor> = None;
     for (i, (&o, f)) in outputs.iter().zip(factors).enumerate() {
-        let factor = g.stored(&format!("factor{i}"), f.shape.clone(), portray::base::DType::F32)?;
+        let factor = g.stored(&format!("factor{i}"), f.shape.clone(), portray::low_level::base::DType::F32)?;
         given.insert(factor, f.clone());
         let part = dot(&mut g, o, factor)?;
         total = Some(match total {

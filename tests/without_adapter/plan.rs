@@ -1,14 +1,15 @@
 //! The planner: nothing alive overlaps, memory is reused, and what WebGPU would refuse is refused with a reason.
 
 use portray::Result;
-use portray::base::{Array, DType, Shape};
-use portray::gpu::{AdapterClass, Caps, Variants};
-use portray::graph::{Graph, Launch, Op, Plan, PlanOptions, Tensor, TensorInfo};
-use portray::models::UnetConfig;
-use portray::nn::{LoraSpec, Targets};
-use portray::ops::{self, Activation};
-use portray::train::{Optimizer, Recomputed, Setup, TrainPlan};
-use portray::{Checkpointing, ModelOptions, PlanReport, TrainOptions, WeightType, plan_train};
+use portray::low_level::base::{Array, DType, Shape};
+use portray::low_level::gpu::{AdapterClass, Caps, Variants};
+use portray::low_level::graph::{Graph, Launch, Op, Plan, PlanOptions, Tensor, TensorInfo};
+use portray::low_level::models::UnetConfig;
+use portray::low_level::nn::{LoraSpec, Targets};
+use portray::low_level::ops::{self, Activation};
+use portray::low_level::train::plan_train;
+use portray::low_level::train::{Optimizer, Recomputed, Setup, TrainPlan};
+use portray::{Checkpointing, ModelOptions, PlanReport, TrainOptions, WeightType};
 
 /// Adds its second operand to its first, in place.
 #[derive(Debug)]
@@ -238,7 +239,7 @@ fn a_training_has_plans_for_every_size() {
         texts: Vec::new(),
         lora: Some(LoraSpec { rank: 2, alpha: 2.0, targets: Targets::All }),
         text_lora: None,
-        storage: portray::nn::Settings::default(),
+        storage: portray::low_level::nn::Settings::default(),
         samples: [2, 2],
         latent: [latent[0], latent[1], 4],
         more_sizes: more.to_vec(),

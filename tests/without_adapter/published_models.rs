@@ -6,13 +6,15 @@ mod xl;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use portray::base::DType;
-use portray::gpu::{AdapterClass, Caps, Variants};
-use portray::graph::{Graph, Plan, PlanOptions};
-use portray::models::{Context, MapSizes, TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
-use portray::nn::{LoraSpec, Mode, Role, Scope, Settings, Targets};
-use portray::train::{Recomputed, Setup, TrainPlan};
-use portray::{GenerateOptions, ModelOptions, Optimizer, TrainOptions, plan_generate, plan_train};
+use portray::low_level::base::DType;
+use portray::low_level::generate::plan_generate;
+use portray::low_level::gpu::{AdapterClass, Caps, Variants};
+use portray::low_level::graph::{Graph, Plan, PlanOptions};
+use portray::low_level::models::{Context, MapSizes, TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
+use portray::low_level::nn::{LoraSpec, Mode, Role, Scope, Settings, Targets};
+use portray::low_level::train::plan_train;
+use portray::low_level::train::{Recomputed, Setup, TrainPlan};
+use portray::{GenerateOptions, ModelOptions, Optimizer, TrainOptions};
 use serde_json::{Value, json};
 
 const UNET_1: &str = r#"{"cross_attention_dim": 768}"#;

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use portray::diffusion::SamplerKind;
-use portray::io::{Checkpoint, LoraFile};
-use portray::pipeline::SamplingOptions;
+use portray::low_level::diffusion::SamplerKind;
+use portray::low_level::io::{Checkpoint, LoraFile};
+use portray::low_level::pipeline::SamplingOptions;
 use portray::{
     Error, EvaluateOptions, EvaluationReport, Event, GenerateOptions, IdentifyOptions, LoraReport, ModelOptions,
     ModelReport, Phase, Picture, PlanReport, StepReport, TrainOptions,

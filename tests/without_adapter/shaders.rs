@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use naga::back::{glsl, hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ShaderStage};
-use portray::gpu::{AdapterClass, Caps, Kernel, Variants};
-use portray::graph::{Graph, Plan, PlanOptions};
-use portray::ops::{cases, large_tiles};
+use portray::low_level::gpu::{AdapterClass, Caps, Kernel, Variants};
+use portray::low_level::graph::{Graph, Plan, PlanOptions};
+use portray::low_level::ops::{cases, large_tiles};
 
 /// All distinct kernels, by text.
 fn kernels(caps: &Caps, variants: &Variants) -> BTreeMap<String, (String, Kernel)> {

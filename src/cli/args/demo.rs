@@ -42,10 +42,10 @@ pub struct DemoArgs {
     #[arg(long, conflicts_with = "check")]
     pub study: bool,
     /// Seeds of each choice that --study compares, 1 or more
-    #[arg(long, value_name = "N", default_value = "4", requires = "study", allow_negative_numbers = true, value_parser = portray::pipeline::parse_count)]
+    #[arg(long, value_name = "N", default_value = "4", requires = "study", allow_negative_numbers = true, value_parser = portray::low_level::pipeline::parse_count)]
     pub seeds: usize,
     /// Optimizer steps of a training
-    #[arg(long, value_name = "N", default_value = "200", allow_negative_numbers = true, value_parser = portray::pipeline::parse_count)]
+    #[arg(long, value_name = "N", default_value = "200", allow_negative_numbers = true, value_parser = portray::low_level::pipeline::parse_count)]
     pub steps: usize,
     /// Sampler steps of every image
     #[arg(long, value_name = "N", default_value = "10", allow_negative_numbers = true, value_parser = sampler_steps())]

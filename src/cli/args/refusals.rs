@@ -9,7 +9,7 @@ use clap::CommandFactory as _;
 use clap::builder::TypedValueParser;
 use clap::error::ErrorKind;
 use portray::LoraArg;
-use portray::evaluate::ScaledLora;
+use portray::low_level::evaluate::ScaledLora;
 
 use super::Cli;
 

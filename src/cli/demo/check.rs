@@ -1,7 +1,7 @@
 //! `demo --check`: whether the subject was learned and its class kept.
 
 use portray::Picture;
-use portray::evaluate::colour;
+use portray::low_level::evaluate::colour;
 
 /// Pictures of the class prompt, the same seeds in each.
 pub struct Drift {

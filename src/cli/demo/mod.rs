@@ -12,7 +12,7 @@ mod subject;
 
 use std::path::{Path, PathBuf};
 
-use portray::io::{Place, image, write_atomic};
+use portray::low_level::io::{Place, image, write_atomic};
 use portray::{Error, Picture, Result};
 
 use super::args::{DemoArgs, Global};
@@ -196,7 +196,7 @@ impl Demo<'_> {
         let prompt = std::slice::from_ref(&self.subject.phrases.class);
         let made = self.studio.pictures("class pictures", untouched, prompt, CLASS_PICTURES, self.args.seed)?;
         for (index, picture) in made.iter().enumerate() {
-            files::write_picture(&self.args.out.join(class_name(index)), picture)?;
+            picture.write_png(self.args.out.join(class_name(index)))?;
         }
         Ok(())
     }

@@ -101,7 +101,7 @@ impl Report<'_> {
             f.diversity_without,
         ));
         text.push_str(
-            "Likeness to the photos, background left out (`portray::evaluate::colour`); larger is more alike:\n\n",
+            "Likeness to the photos, background left out (`portray::low_level::evaluate::colour`); larger is more alike:\n\n",
         );
         text.push_str("| prompt | untouched model | personalized | |\n|---|---|---|---|\n");
         for (prompt, base, tuned) in &f.likeness {

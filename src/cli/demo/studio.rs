@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use portray::evaluate::EvaluateOptions;
+use portray::low_level::evaluate::EvaluateOptions;
 use portray::{
     Engine, Event, Flow, GenerateOptions, LoraArg, Model, ModelOptions, Picture, Result, SamplingOptions, TrainOptions,
 };

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use portray::error::option;
-use portray::io::{image, write_atomic};
+use portray::low_level::io::{image, write_atomic};
 use portray::{Error, Picture, Result};
 
 use super::super::args::{self, DemoArgs};

@@ -1,7 +1,7 @@
 //! What the table and the report say of a word.
 
 use portray::Identifiers;
-use portray::identifier::{IdentifiedWord, Near};
+use portray::low_level::identifier::{IdentifiedWord, Near};
 
 /// `rifle 0.42, gun 0.40`.
 pub fn listed(near: &[Near]) -> String {

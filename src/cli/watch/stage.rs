@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use image::RgbImage;
-use portray::pipeline::cache_folder;
+use portray::low_level::pipeline::cache_folder;
 use portray::{Engine, EngineOptions, Error, Picture, Result, required_features, required_limits, wgpu};
 use winit::window::Window;
 
@@ -54,7 +54,8 @@ impl Stage {
         let descriptor = wgpu::InstanceDescriptor::new_with_display_handle_from_env(Box::new(display));
         let instance = wgpu::Instance::new(descriptor);
         let surface = instance.create_surface(window.clone()).map_err(|e| device_error(&e))?;
-        let adapter = pollster::block_on(portray::gpu::choose_adapter(&instance, global.adapter.as_deref()))?;
+        let adapter =
+            pollster::block_on(portray::low_level::gpu::choose_adapter(&instance, global.adapter.as_deref()))?;
         let formats = surface.get_capabilities(&adapter).formats;
         let name = adapter.get_info().name;
         let Some(format) = formats.first().copied() else {

@@ -31,7 +31,7 @@ macro_rules! samplers {
             /// Every sampler.
             pub const ALL: &[SamplerKind] = &[$(SamplerKind::$kind),*];
 
-            pub(in crate::diffusion) fn sampler(self) -> &'static Sampler {
+            pub(in crate::low_level::diffusion) fn sampler(self) -> &'static Sampler {
                 match self {
                     $(SamplerKind::$kind => const { &$file::SAMPLER },)*
                 }
@@ -79,7 +79,7 @@ impl SamplerKind {
     }
 
     /// Fields of a scheduler file whose defaults are this class's alone.
-    pub(in crate::diffusion) fn class_defaults(self) -> &'static [(&'static str, Setting)] {
+    pub(in crate::low_level::diffusion) fn class_defaults(self) -> &'static [(&'static str, Setting)] {
         self.sampler().defaults
     }
 }

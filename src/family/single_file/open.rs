@@ -16,7 +16,7 @@ use crate::io::source::object;
 use crate::io::{Checkpoint, PartId, SafeTensors, Source, TokenizerFiles, Weights};
 
 /// Opens the checkpoint at `path`.
-pub(in crate::family) fn open(path: &Path) -> Result<Checkpoint> {
+pub(in crate::low_level::family) fn open(path: &Path) -> Result<Checkpoint> {
     discover::refuse_part_of_folder(path)?;
     let source = Source::open(path)?;
     identify::refuse_other_formats(path, &source)?;

@@ -206,7 +206,7 @@ impl<'a> Tensor<'a> {
     }
 
     /// This matrix with rows and columns exchanged, read when its elements are. What is no matrix stays as it is.
-    pub(in crate::io) fn transposed(mut self) -> Tensor<'a> {
+    pub(in crate::low_level::io) fn transposed(mut self) -> Tensor<'a> {
         let &[rows, columns] = &*self.shape else { return self };
         self.shape = vec![columns, rows].into();
         let matrix = Matrix { data: self.data, rows, columns, element: self.dtype.bytes() };
@@ -246,7 +246,7 @@ impl<'a> Tensor<'a> {
     }
 
     /// Writes its bytes to `out`, a window of a file at a time.
-    pub(in crate::io) fn write_to(&self, out: &mut dyn std::io::Write) -> Result<(), CopyError> {
+    pub(in crate::low_level::io) fn write_to(&self, out: &mut dyn std::io::Write) -> Result<(), CopyError> {
         match &self.data {
             Data::Here(bytes) => out.write_all(bytes).map_err(CopyError::Write),
             Data::There(source, range) => source.copy_to(range.clone(), out),

@@ -10,9 +10,9 @@ use crate::error::{Error, Result};
 use crate::ops::{Activation, WIDEST_HEAD};
 
 /// Most channels of anything: far above any model, and low enough that no product of a few of them overflows.
-pub(in crate::models) const CHANNELS: usize = 1 << 16;
+pub(in crate::low_level::models) const CHANNELS: usize = 1 << 16;
 /// Most layers of anything.
-pub(in crate::models) const LAYERS: usize = 1000;
+pub(in crate::low_level::models) const LAYERS: usize = 1000;
 /// Most resolutions: each halves the last.
 const BLOCKS: usize = 12;
 
@@ -37,17 +37,17 @@ pub(super) fn read<T: DeserializeOwned>(path: &str, text: &str, allowed: &[(&str
 }
 
 /// Errors that name the file and the field.
-pub(in crate::models) struct Check<'a> {
-    pub(in crate::models) path: &'a str,
+pub(in crate::low_level::models) struct Check<'a> {
+    pub(in crate::low_level::models) path: &'a str,
 }
 
 impl Check<'_> {
-    pub(in crate::models) fn fail(&self, message: String) -> Result<()> {
+    pub(in crate::low_level::models) fn fail(&self, message: String) -> Result<()> {
         Err(Error::file(self.path, message))
     }
 
     /// `value` must lie within 1 and `most`.
-    pub(in crate::models) fn count(&self, name: &str, value: usize, most: usize) -> Result<()> {
+    pub(in crate::low_level::models) fn count(&self, name: &str, value: usize, most: usize) -> Result<()> {
         match value {
             0 => self.fail(format!("{name} is 0, must be 1 or more")),
             _ if value > most => self.fail(format!("{name} is {value}, must be at most {most}")),
@@ -56,14 +56,14 @@ impl Check<'_> {
     }
 
     /// Activation of that name, one of transformers'.
-    pub(in crate::models) fn activation(&self, name: &str) -> Result<Activation> {
+    pub(in crate::low_level::models) fn activation(&self, name: &str) -> Result<Activation> {
         let known = "gelu, quick_gelu, gelu_new, gelu_pytorch_tanh, relu and silu";
         Activation::from_name(name)
             .ok_or_else(|| Error::file(self.path, format!("hidden_act is {name}; supported are {known}")))
     }
 
     /// Checks that heads are no wider than kernels take.
-    pub(in crate::models) fn narrow_heads(&self, heads: usize, channels: usize) -> Result<()> {
+    pub(in crate::low_level::models) fn narrow_heads(&self, heads: usize, channels: usize) -> Result<()> {
         self.divides("num_attention_heads", heads, channels)?;
         if channels / heads > WIDEST_HEAD {
             let message = format!("num_attention_heads is {heads} for {channels} channels");
@@ -72,11 +72,11 @@ impl Check<'_> {
         Ok(())
     }
 
-    pub(in crate::models) fn eps(&self, name: &str, value: f64) -> Result<()> {
+    pub(in crate::low_level::models) fn eps(&self, name: &str, value: f64) -> Result<()> {
         if value > 0.0 && value.is_finite() { Ok(()) } else { self.fail(format!("{name} is {value}, must be above 0")) }
     }
 
-    pub(in crate::models) fn divides(&self, name: &str, divisor: usize, channels: usize) -> Result<()> {
+    pub(in crate::low_level::models) fn divides(&self, name: &str, divisor: usize, channels: usize) -> Result<()> {
         if divisor == 0 || channels == 0 || !channels.is_multiple_of(divisor) {
             return self.fail(format!("{name} is {divisor}, which does not divide {channels} channels"));
         }

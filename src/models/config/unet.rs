@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 /// Most pixels of a latent's side.
 const SAMPLE_SIZE: usize = 4096;
 /// Numbers of a `text_time` embedding's sizes: original height and width, crop's top and left, target height and width.
-pub(in crate::models) const TIME_IDS: usize = 6;
+pub(in crate::low_level::models) const TIME_IDS: usize = 6;
 
 /// A UNet's `config.json` (`UNet2DConditionModel`).
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -229,7 +229,7 @@ impl UnetConfig {
     }
 
     /// Transformer blocks of attention `layer` of up block `i`, counted from the lowest resolution.
-    pub(in crate::models) fn up_depth(&self, i: usize, layer: usize) -> usize {
+    pub(in crate::low_level::models) fn up_depth(&self, i: usize, layer: usize) -> usize {
         match &self.reverse_transformer_layers_per_block {
             Some(depths) => depths.get(i, layer),
             None => self.transformer_layers_per_block.get(self.block_out_channels.len() - 1 - i, layer),
@@ -244,7 +244,7 @@ impl UnetConfig {
     }
 
     /// Returns whether the middle has attention.
-    pub(in crate::models) fn middle_attends(&self) -> bool {
+    pub(in crate::low_level::models) fn middle_attends(&self) -> bool {
         self.mid_block_type.as_ref().is_some_and(|kind| kind == "UNetMidBlock2DCrossAttn")
     }
 
@@ -264,7 +264,7 @@ impl UnetConfig {
     }
 
     /// The widest head of its attentions, in columns.
-    pub(in crate::models) fn widest_head(&self) -> usize {
+    pub(in crate::low_level::models) fn widest_head(&self) -> usize {
         let blocks = self.block_out_channels.iter().enumerate().filter(|(i, _)| self.attends(*i));
         blocks.map(|(i, channels)| channels / self.attention_head_dim.get(i)).max().unwrap_or(0)
     }

@@ -26,7 +26,7 @@ const LEAST_WAY: f64 = 0.05;
 const LEAST_FIDELITY: f64 = 0.05;
 
 /// Evaluations of a run, ready to be made.
-pub(in crate::train) struct Evaluator {
+pub(in crate::low_level::train) struct Evaluator {
     schedule: Schedule,
     photos: EvaluationPhotos,
     images: Preview,
@@ -37,7 +37,7 @@ pub(in crate::train) struct Evaluator {
 
 /// Outcome of an evaluation.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::train) struct Verdict {
+pub(in crate::low_level::train) struct Verdict {
     /// The score is the best so far.
     pub best: bool,
     /// The run is to end, because it gets no better.
@@ -47,7 +47,7 @@ pub(in crate::train) struct Verdict {
 impl Evaluator {
     /// Puts `plans` on the device, beside the training's own weights in `store`; `step` is an optimizer step's FLOPs, `total`
     /// their number.
-    pub(in crate::train) async fn new(
+    pub(in crate::low_level::train) async fn new(
         at: &TrainContext<'_>,
         plans: EvaluationPlans,
         (photos, prompts): (EvaluationPhotos, SamplePrompts),
@@ -69,7 +69,7 @@ impl Evaluator {
     ///
     /// # Errors
     /// [`Error::Interrupted`] if the job is to stop.
-    pub(in crate::train) async fn begin(
+    pub(in crate::low_level::train) async fn begin(
         &mut self,
         at: &TrainContext<'_>,
         history: &mut History,
@@ -111,7 +111,7 @@ impl Evaluator {
     }
 
     /// Evaluates the run after `step` steps, if that is due and the job is not to stop.
-    pub(in crate::train) async fn evaluate(
+    pub(in crate::low_level::train) async fn evaluate(
         &self,
         at: &TrainContext<'_>,
         step: usize,

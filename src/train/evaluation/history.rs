@@ -41,14 +41,14 @@ impl History {
     }
 
     /// Evaluation of the best score after a step; the earliest of several.
-    pub(in crate::train) fn best(&self) -> Option<&EvaluationReport> {
+    pub(in crate::low_level::train) fn best(&self) -> Option<&EvaluationReport> {
         let scored = self.scored();
         let best = scored.iter().rev().max_by(|(_, a), (_, b)| a.total_cmp(b));
         best.map(|(report, _)| *report)
     }
 
     /// For the user: when the score was best, with its parts, and what it was at last.
-    pub(in crate::train) fn summary(&self) -> Option<String> {
+    pub(in crate::low_level::train) fn summary(&self) -> Option<String> {
         let (best, (last, score)) = (self.best()?, self.scored().last().copied()?);
         let EvaluationReport { step, likeness, prompt_fidelity, drift, .. } = best;
         let prompt = prompt_fidelity.map_or_else(String::new, |own| format!("prompt {own:.3}, "));

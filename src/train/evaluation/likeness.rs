@@ -16,7 +16,7 @@ const PHOTOS: usize = 8;
 const SIDE: usize = 256;
 
 /// Photos of a subject, as images are compared with them.
-pub(in crate::train) struct Subject {
+pub(in crate::low_level::train) struct Subject {
     vision: Vision,
     judge: Judge,
     /// Embedding of the class prompt, where CLIP judges.
@@ -47,7 +47,7 @@ impl Subject {
     ///
     /// # Errors
     /// [`Error::File`](crate::Error::File) for a photo or a model that cannot be read.
-    pub(in crate::train) async fn open(at: &TrainContext<'_>, paths: &[PathBuf]) -> Result<Subject> {
+    pub(in crate::low_level::train) async fn open(at: &TrainContext<'_>, paths: &[PathBuf]) -> Result<Subject> {
         let job = at.job;
         let vision = Vision::open(job.vision.as_deref(), job.clip.as_deref())?;
         let count = paths.len().min(PHOTOS);

@@ -15,15 +15,15 @@ use super::predictions::PredictionPlan;
 const STEPS: usize = 8;
 
 /// Plans of a run's evaluations.
-pub(in crate::train) struct EvaluationPlans {
+pub(in crate::low_level::train) struct EvaluationPlans {
     pub(super) predictions: PredictionPlan,
-    pub(in crate::train) images: SamplePlans,
+    pub(in crate::low_level::train) images: SamplePlans,
     /// Encoder of photos at the size of the images, if none of the training's own takes that size.
-    pub(in crate::train) encode: Option<Part>,
+    pub(in crate::low_level::train) encode: Option<Part>,
     /// Bytes of vision models while they judge images, and FLOPs of one image.
     judging: [u64; 2],
     /// Width and height of photos and images in pixels.
-    pub(in crate::train) size: [usize; 2],
+    pub(in crate::low_level::train) size: [usize; 2],
 }
 
 impl EvaluationPlans {
@@ -32,7 +32,7 @@ impl EvaluationPlans {
     /// # Errors
     /// [`Error::Limit`](crate::Error::Limit) if a part does not fit the adapter, [`Error::File`](crate::Error::File) for a
     /// folder without the vision model that its option wants.
-    pub(in crate::train) async fn new(
+    pub(in crate::low_level::train) async fn new(
         job: &TrainOptions,
         model: &Model,
         sizes: &[[usize; 2]],
@@ -56,12 +56,12 @@ impl EvaluationPlans {
     }
 
     /// Bytes of inputs, uniforms and decoding; the training's own weights and working memory serve for the rest.
-    pub(in crate::train) fn bytes(&self) -> u64 {
+    pub(in crate::low_level::train) fn bytes(&self) -> u64 {
         self.plans().map(|plan| plan.input_bytes + plan.uniform_bytes).sum::<u64>() + self.bytes_apart()
     }
 
     /// Bytes of the memory of their own in which images are decoded, then judged.
-    pub(in crate::train) fn bytes_apart(&self) -> u64 {
+    pub(in crate::low_level::train) fn bytes_apart(&self) -> u64 {
         self.images.bytes_apart().max(self.judging[0])
     }
 
@@ -71,7 +71,7 @@ impl EvaluationPlans {
     }
 
     /// Plans that run on the training's own weights, in its pool.
-    pub(in crate::train) fn plans(&self) -> impl Iterator<Item = &Plan> {
+    pub(in crate::low_level::train) fn plans(&self) -> impl Iterator<Item = &Plan> {
         std::iter::once(&*self.predictions.plan).chain(self.images.plans())
     }
 }

@@ -45,7 +45,7 @@ impl TrainOptions {
 }
 
 /// Photos and prompts that a run's evaluations look at.
-pub(in crate::train) struct EvaluationSet {
+pub(in crate::low_level::train) struct EvaluationSet {
     /// Prompts, each once: the empty one, that of the subject, that of the class, and captions.
     pub prompts: Vec<String>,
     /// Number of the prompt that describes the subject.
@@ -62,7 +62,7 @@ pub(in crate::train) struct EvaluationSet {
 
 impl EvaluationSet {
     /// Of photos that are `trained` on and others that are `kept_out`, with their captions.
-    pub(in crate::train) fn new(
+    pub(in crate::low_level::train) fn new(
         job: &TrainOptions,
         trained: &[(PathBuf, String)],
         kept_out: &[(PathBuf, String)],
@@ -96,7 +96,7 @@ pub(super) struct LossPhoto {
 }
 
 /// Photos of an [`EvaluationSet`], encoded.
-pub(in crate::train) struct EvaluationPhotos {
+pub(in crate::low_level::train) struct EvaluationPhotos {
     pub(super) set: EvaluationSet,
     pub(super) photos: Vec<LossPhoto>,
     pub(super) subject: Subject,
@@ -109,7 +109,7 @@ impl EvaluationPhotos {
     ///
     /// # Errors
     /// [`Error::File`] for a photo that cannot be read any more, [`Error::Interrupted`] if the job is to stop.
-    pub(in crate::train) async fn encode(
+    pub(in crate::low_level::train) async fn encode(
         at: &TrainContext<'_>,
         set: EvaluationSet,
         (part, size): (&Part, [usize; 2]),

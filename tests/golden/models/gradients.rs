@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 
-use portray::base::{Array, DType};
-use portray::graph::{Graph, Tensor, eval};
-use portray::models::Context;
-use portray::nn::{Mode, Param, Role, Targets};
-use portray::ops::{dot, grad};
+use portray::low_level::base::{Array, DType};
+use portray::low_level::graph::{Graph, Tensor, eval};
+use portray::low_level::models::Context;
+use portray::low_level::nn::{Mode, Param, Role, Targets};
+use portray::low_level::ops::{dot, grad};
 
 use super::harness::{Golden, Loras, settings};
-use portray::ops::oracle::Random;
+use portray::low_level::ops::oracle::Random;
 
 struct Recorded {
     g: Graph,

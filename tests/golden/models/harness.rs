@@ -3,16 +3,16 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
-use portray::base::{Array, DType, layout};
-use portray::gpu::{Gpu, Pool, Store, Variants};
-use portray::graph::{Graph, Plan, PlanOptions, Session, Tensor, eval};
-use portray::io::SafeTensors;
-use portray::io::checkpoints::{Checkpoint, PartId};
-use portray::models::{Context, MapSizes, TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
-use portray::nn::weights::{self, HostTensor};
-use portray::nn::{LoraSpec, Mode, Param, Role, Scope, Settings, Targets, lora};
+use portray::low_level::base::{Array, DType, layout};
+use portray::low_level::gpu::{Gpu, Pool, Store, Variants};
+use portray::low_level::graph::{Graph, Plan, PlanOptions, Session, Tensor, eval};
+use portray::low_level::io::SafeTensors;
+use portray::low_level::io::checkpoints::{Checkpoint, PartId};
+use portray::low_level::models::{Context, MapSizes, TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
+use portray::low_level::nn::weights::{self, HostTensor};
+use portray::low_level::nn::{LoraSpec, Mode, Param, Role, Scope, Settings, Targets, lora};
 
-use portray::ops::oracle::close;
+use portray::low_level::ops::oracle::close;
 
 pub const KINDS: [&str; 2] = ["sd2", "sd15"];
 pub const MODES: [Mode; 2] = [Mode::Inference, Mode::Training];
@@ -156,8 +156,8 @@ impl Golden {
                 DType::F16 => {
                     bytemuck::pod_collect_to_vec::<u8, half::f16>(&bytes).iter().map(|h| h.to_f32()).collect()
                 }
-                DType::Q8 => portray::base::block8::dequantize(&bytes),
-                DType::Q4 => portray::base::block4::dequantize(&bytes),
+                DType::Q8 => portray::low_level::base::block8::dequantize(&bytes),
+                DType::Q4 => portray::low_level::base::block4::dequantize(&bytes),
                 _ => bytemuck::pod_collect_to_vec(&bytes),
             };
             given.insert(t, Array::from_f32(param.shape.clone(), &values));

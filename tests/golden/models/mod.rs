@@ -9,14 +9,14 @@ mod range;
 use std::collections::BTreeMap;
 
 use self::harness::{Golden, KINDS, Loras, MODES, run_plan, settings};
-use portray::base::DType;
-use portray::gpu::Store;
-use portray::graph::Graph;
-use portray::io::checkpoints::PartId;
-use portray::models::{
+use portray::low_level::base::DType;
+use portray::low_level::gpu::Store;
+use portray::low_level::graph::Graph;
+use portray::low_level::io::checkpoints::PartId;
+use portray::low_level::models::{
     Context, Denoiser as _, MapSizes, TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig,
 };
-use portray::nn::{Mode, Role, Scope, Settings, Targets};
+use portray::low_level::nn::{Mode, Role, Scope, Settings, Targets};
 
 #[test]
 fn text_encoder_matches() {

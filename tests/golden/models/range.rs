@@ -4,14 +4,14 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use portray::base::{Array, DType, block8, layout};
-use portray::gpu::Store;
-use portray::graph::{Graph, Tensor};
-use portray::io::SafeTensors;
-use portray::models::{MapSizes, Vae, VaeConfig};
-use portray::nn::weights::{self, HostTensor};
-use portray::nn::{Param, Scope, Settings};
-use portray::ops::oracle::close;
+use portray::low_level::base::{Array, DType, block8, layout};
+use portray::low_level::gpu::Store;
+use portray::low_level::graph::{Graph, Tensor};
+use portray::low_level::io::SafeTensors;
+use portray::low_level::models::{MapSizes, Vae, VaeConfig};
+use portray::low_level::nn::weights::{self, HostTensor};
+use portray::low_level::nn::{Param, Scope, Settings};
+use portray::low_level::ops::oracle::close;
 
 use super::harness::run_plan;
 

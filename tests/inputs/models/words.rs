@@ -40,7 +40,7 @@ fn r06_a_whole_model_keeps_its_words() {
     fs::write(model.join("tokenizer/added_tokens.json"), r#"{"<zorp>": 4}"#).unwrap();
     let source = Checkpoint::open(&model).unwrap();
     let out = dir.path().join("out");
-    portray::io::write_diffusers_folder(&out, &source, &[]).unwrap();
+    portray::low_level::io::write_diffusers_folder(&out, &source, &[]).unwrap();
     assert_eq!(fs::read(out.join("tokenizer/added_tokens.json")).unwrap(), br#"{"<zorp>": 4}"#);
     let mut said = Vec::new();
     let opened = Model::open(&options(&out), &[], &mut |_| Flow::Continue).unwrap();

@@ -39,7 +39,7 @@ fn n04_what_appears_meanwhile_is_not_replaced() {
     assert!(warnings.iter().any(|text| text.contains("a-1.safetensors")), "{warnings:?}");
     assert_eq!(saved, [dir.join("a-1.safetensors")]);
     assert_eq!(std::fs::read_to_string(&out).unwrap(), "precious");
-    assert!(portray::io::LoraFile::open(&saved[0], None).is_ok());
+    assert!(portray::low_level::io::LoraFile::open(&saved[0], None).is_ok());
     // A whole folder in the place of a LoRA, with --force.
     let folder = dir.join("b.safetensors");
     let forced = TrainOptions { force: true, ..job(dir, "b.safetensors") };

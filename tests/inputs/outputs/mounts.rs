@@ -59,7 +59,7 @@ fn n14_a_disk_that_turns_full_costs_no_training() {
     assert!(text.contains("\"exit\":1") && text.contains("a-1.safetensors"), "{text}\n{}", stderr(&output));
     assert!(text.contains("checkpoint of step 10"), "{text}");
     assert!(stderr(&output).contains("a-1.safetensors"), "{}", stderr(&output));
-    assert!(portray::io::LoraFile::open(place, None).is_ok());
+    assert!(portray::low_level::io::LoraFile::open(place, None).is_ok());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Files of pictures, whole, damaged, large, turned, and of kinds that are not read.
 
-use portray::io::image::{Decoded, Fit, size};
-use portray::io::{Picture, Source};
+use portray::low_level::io::image::{Decoded, Fit, size};
+use portray::low_level::io::{Picture, Source};
 
 use super::*;
 
@@ -141,7 +141,7 @@ fn kind_turned_photos_are_resized_as_they_are_shown() {
         let whole = Picture::open(&path).unwrap();
         assert_eq!(size(&path).unwrap(), [whole.width, whole.height]);
         let streamed = Decoded::open(&path).unwrap();
-        for fit in [Fit::Stretch, Fit::Cover(portray::io::Crop { x: 0.0, y: 1.0 })] {
+        for fit in [Fit::Stretch, Fit::Cover(portray::low_level::io::Crop { x: 0.0, y: 1.0 })] {
             let made = streamed.resized([16, 24], fit).unwrap();
             if let Fit::Cover(crop) = fit {
                 assert_eq!(made, whole.cover(16, 24, crop).unwrap(), "orientation {turn}");

@@ -1,6 +1,6 @@
 //! Files that are damaged, of other adapters or of other families: each is refused in one line.
 
-use portray::io::Source;
+use portray::low_level::io::Source;
 
 use super::super::support::Stream;
 use super::*;
@@ -86,7 +86,7 @@ fn other_adapters_and_families_are_named() {
         let e = message(open(&halves(&[(down, &[2, 4]), (&name, &[1, 4])])));
         assert!(e.contains(says) && e.contains(&name) && e.contains(": give a LoRA, LoCon, LoHa or LoKr"), "{e}");
     }
-    let sd15 = portray::io::Checkpoint::open(golden("sd15")).unwrap().modules();
+    let sd15 = portray::low_level::io::Checkpoint::open(golden("sd15")).unwrap().modules();
     let text = sd15.of(PartId::TEXT_ENCODER).find(|(path, _)| path.ends_with("self_attn.q_proj")).unwrap();
     let stem = format!("lora_te1_{}", text.0.replace('.', "_"));
     let own = [format!("{stem}.lora_down.weight"), format!("{stem}.lora_up.weight")];

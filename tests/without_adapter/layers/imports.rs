@@ -197,7 +197,7 @@ fn module_of(path: &str) -> ModulePath {
     parts
 }
 
-/// `written` from the root where it begins with `crate`, `portray`, `self` or `super`.
+/// `written` from the root where it begins with `crate`, `portray`, `self` or `super`. A room in `low_level` is at the root too.
 fn absolute(from: &ModulePath, written: &[String]) -> Option<ModulePath> {
     let mut path = match written.first()?.as_str() {
         "crate" | "portray" => Vec::new(),
@@ -206,7 +206,7 @@ fn absolute(from: &ModulePath, written: &[String]) -> Option<ModulePath> {
     };
     for name in written {
         match name.as_str() {
-            "crate" | "portray" | "self" => {}
+            "crate" | "portray" | "self" | "low_level" => {}
             "super" => drop(path.pop()),
             name => path.push(name.to_owned()),
         }

@@ -40,7 +40,7 @@ fn the_checks_let_good_code_pass() {
             "use super::kernel::Kernel; use crate::error::{Error, Result}; fn f() { \"crate::ops\"; r#\"crate::nn\"#; }",
         ),
         ("src/io/c.rs", "fn f() {}\n#[cfg(test)]\nmod tests { use crate::engine::Engine; }\n/* crate::gpu /* */ */"),
-        ("src/cli/mod.rs", "use portray::engine::Engine;"),
+        ("src/cli/mod.rs", "use portray::low_level::engine::Engine;"),
         ("src/nn/lora/d.rs", "use super::super::linear::Linear; use crate::ops::matmul;"),
     ]);
     none(wrong_imports(&good));
@@ -137,7 +137,10 @@ const FIRST_VERSION: &[(&str, &[(&str, &str)])] = &[
                 "src/cli/demo/studio.rs",
                 "use super::subject::{self, Subject}; use super::RANK; pub const SIDE: usize = 64;",
             ),
-            ("src/cli/demo/subject.rs", "use portray::io::image; use super::studio::SIDE; pub struct Subject;"),
+            (
+                "src/cli/demo/subject.rs",
+                "use portray::low_level::io::image; use super::studio::SIDE; pub struct Subject;",
+            ),
         ],
     ),
     (

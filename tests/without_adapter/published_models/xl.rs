@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use portray::base::{Array, DType};
-use portray::gpu::{AdapterClass, Caps, Variants};
-use portray::graph::{Graph, Plan, PlanOptions, Tensor, eval};
-use portray::models::{Added, Conditioning, Context, Encoded, Taps, TextEncoder, TextEncoderConfig};
-use portray::nn::{LoraSpec, Mode, Role, Scope, Settings, Targets};
-use portray::ops::{self, Given, oracle::Random};
+use portray::low_level::base::{Array, DType};
+use portray::low_level::gpu::{AdapterClass, Caps, Variants};
+use portray::low_level::graph::{Graph, Plan, PlanOptions, Tensor, eval};
+use portray::low_level::models::{Added, Conditioning, Context, Encoded, Taps, TextEncoder, TextEncoderConfig};
+use portray::low_level::nn::{LoraSpec, Mode, Role, Scope, Settings, Targets};
+use portray::low_level::ops::{self, Given, oracle::Random};
 use serde_json::{Value, json};
 
 use super::{TEXT_1, UNET_1, count, settings, text, unet};

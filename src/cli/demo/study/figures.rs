@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use portray::io::image;
+use portray::low_level::io::image;
 use portray::{Error, Picture, Result};
 use serde_json::{Value, json};
 

@@ -9,8 +9,8 @@ mod text;
 
 use std::path::{Path, PathBuf};
 
-use portray::evaluate::{EvaluateOptions, ScaledLora};
-use portray::io::{Place, image, write_atomic};
+use portray::low_level::evaluate::{EvaluateOptions, ScaledLora};
+use portray::low_level::io::{Place, image, write_atomic};
 use portray::{Picture, Result, SamplingOptions};
 
 use super::super::args::{DemoArgs, Global};
@@ -103,7 +103,7 @@ impl Study<'_> {
         let title = format!("class images: {}", subject.phrases.class);
         let made = self.studio.pictures(&title, &untouched, prompt, missing.len(), seed)?;
         for (index, picture) in missing.iter().zip(&made) {
-            files::write_picture(&class_picture(self.folder, variation.subject, *index), picture)?;
+            picture.write_png(class_picture(self.folder, variation.subject, *index))?;
         }
         Ok(())
     }

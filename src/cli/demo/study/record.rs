@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use portray::error::{Message, option};
-use portray::io::write_atomic;
+use portray::low_level::io::write_atomic;
 use portray::{Error, Result};
 use serde_json::{Value, json};
 
