@@ -56,6 +56,16 @@ pub(super) struct Set {
     pub left_out: bool,
 }
 
+/// Differences from the base model's twins.
+struct Gains {
+    /// Likeness of images of the subject to the photos.
+    likeness: Option<Estimate>,
+    /// Likeness of class images to the photos.
+    class: Option<Estimate>,
+    /// Fidelity of images of the subject to their prompts.
+    fidelity: Option<Estimate>,
+}
+
 /// Standard against which images are judged.
 pub(super) struct Standard<'a> {
     /// Photos of the subject.
@@ -98,11 +108,16 @@ impl Standard<'_> {
         let figures = self.figures(set, &rows, is_base);
         let of_subject: Vec<&Image> = subject.iter().map(|&i| &images[i]).collect();
         let copies = of_subject.iter().filter(|image| image.copies).count();
-        let gain = gain(&of_subject);
+        let own = gain(&of_subject);
         let verdicts = match (is_base, set.left_out) {
             (true, _) => Vec::new(),
             (_, true) => vec![format!("Left out of the figures, with {} alone.", counted(images.len()))],
-            _ => self.verdicts(&figures, gain, self.fidelity_gain(set, &subject), (copies, subject.len())),
+            _ => {
+                let of_class = rows.iter().filter(|&&i| set.shown[i].role == Role::Class).map(|&i| &images[i]);
+                let class = gain(&of_class.collect::<Vec<_>>());
+                let gains = Gains { likeness: own, class, fidelity: self.fidelity_gain(set, &subject) };
+                self.verdicts(&figures, gains, (copies, subject.len()))
+            }
         };
         Column {
             name: set.name.clone(),
@@ -111,7 +126,7 @@ impl Standard<'_> {
             prompts: prompts.collect(),
             counted: rows.len(),
             figures,
-            gain,
+            gain: own,
             copies,
             verdicts,
             images,
@@ -196,15 +211,9 @@ impl Standard<'_> {
     }
 
     /// Judgements of a column in words.
-    fn verdicts(
-        &self,
-        figures: &Figures,
-        gain: Option<Estimate>,
-        fidelity: Option<Estimate>,
-        (copies, images): (usize, usize),
-    ) -> Vec<String> {
+    fn verdicts(&self, figures: &Figures, gains: Gains, (copies, images): (usize, usize)) -> Vec<String> {
         let mut said = Vec::new();
-        if let Some(Estimate { mean, standard_error, .. }) = gain {
+        if let Some(Estimate { mean, standard_error, .. }) = gains.likeness {
             let error = standard_error.unwrap_or(f64::INFINITY);
             said.push(match () {
                 () if standard_error.is_none() => "One image cannot tell whether it is more like the photos.".into(),
@@ -216,10 +225,12 @@ impl Standard<'_> {
                     .into(),
             });
         }
-        let lost = fidelity.filter(|gain| gain.standard_error.is_some_and(|error| gain.mean < -2.0 * error));
-        if let Some(lost) = lost {
-            let lost = -lost.mean;
+        let is_sure = |gain: &Estimate| gain.standard_error.is_some_and(|error| gain.mean.abs() > 2.0 * error);
+        if let Some(lost) = gains.fidelity.filter(is_sure).map(|gain| -gain.mean).filter(|lost| *lost > 0.0) {
             said.push(format!("Less true to the prompts than the base model's images, by {lost:.3} (CLIP_T)."));
+        }
+        if let Some(more) = gains.class.filter(is_sure).map(|gain| gain.mean).filter(|more| *more > 0.0) {
+            said.push(format!("Class images are more like the photos than the base model's, by {more:.3} (PRES)."));
         }
         let plain = said.len();
         let own = figures.get(&self.likeness());
@@ -238,7 +249,7 @@ impl Standard<'_> {
     }
 }
 
-/// Mean of likeness above that of the base model's twins, over images of the subject.
+/// Mean of likeness to the photos above that of the base model's twins.
 fn gain(images: &[&Image]) -> Option<Estimate> {
     let pairs = images.iter().filter_map(|image| Some((image.likeness - image.base.as_ref()?.likeness, image.prompt)));
     let (gains, prompts): (Vec<f64>, Vec<usize>) = pairs.unzip();
@@ -295,6 +306,8 @@ mod tests {
             (4, vec![true, true, true, true, false, false])
         );
         assert!(column.verdicts.iter().any(|text| text.starts_with("4 of 4")), "{:?}", column.verdicts);
+        // One class image is nearer to the photos, the other is not.
+        assert!(!column.verdicts.join(" ").contains("Class images"), "{:?}", column.verdicts);
         let twin = column.images[0].base.as_ref().unwrap();
         assert_eq!((twin.file.as_str(), twin.change), ("base-0", 1.0));
         let base = standard.judge(&base);
@@ -316,7 +329,7 @@ mod tests {
         let column = standard.judge(&set("own", &[[2.0, 1.0]; 6], &ROLES));
         let said = column.verdicts.join(" ");
         assert!(said.contains("Copying: on average") && said.contains("the same colours"), "{said}");
-        assert!(said.contains("More like the photos"), "{said}");
+        assert!(said.contains("More like the photos") && said.contains("Class images are more like"), "{said}");
         // One photo has no likeness among photos.
         let photos = seen(&[[1.0, 0.0]]);
         let standard = Standard { photos: &photos, texts: None, by_colour: true, base: &base, compared: &all };

@@ -79,7 +79,7 @@ impl TrainOptions {
         let judges = [("vision", self.vision.is_some()), ("clip", self.clip.is_some())];
         if let Some((name, _)) = judges.iter().find(|(_, given)| *given && self.evaluates_every().is_none()) {
             let needed = message![option("evaluate_every"), ": how often it judges images"];
-            return Err(Error::usage(*name, message![option(*name), " needs ", needed]));
+            return Err(Error::usage(name, message![option(*name), " needs ", needed]));
         }
         if self.clip.is_some() && self.class_prompt.is_none() {
             let needed = message![option("class_prompt"), ": what CLIP compares images of the subject with"];
