@@ -1,9 +1,9 @@
-//! A cube turns while a picture forms on its faces: an application with a device, a frame loop and shaders of its own, and
+//! A cube turns while an image forms on its faces: an application with a device, a frame loop and shaders of its own, and
 //! the engine on the same device.
 //!
 //! `cargo run --release --features window --example embed -- "a cat on the beach" [--budget MS] [--measure]`
 //!
-//! `--measure` makes the picture once more without frames beside, and says what either costs the other.
+//! `--measure` makes the image once more without frames beside, and says what either costs the other.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,7 +52,7 @@ struct Scene {
     alone: Option<f64>,
 }
 
-/// Seconds of each frame while the picture forms.
+/// Seconds of each frame while the image forms.
 #[derive(Default)]
 struct Frames {
     forming: bool,
@@ -173,7 +173,7 @@ impl Frames {
         }
     }
 
-    /// Prints what there is to say of them, beside the seconds that the picture took without any.
+    /// Prints what there is to say of them, beside the seconds that the image took without any.
     fn tell(&mut self, alone: Option<f64>) {
         self.forming = false;
         self.seconds.sort_by(f64::total_cmp);
@@ -186,7 +186,7 @@ impl Frames {
     }
 }
 
-/// Seconds from the first sampling step to the picture, with nothing beside. The first of two runs compiles the kernels.
+/// Seconds from the first sampling step to the image, with nothing beside. The first of two runs compiles the kernels.
 fn alone(engine: &Engine, model: &Model, job: &GenerateOptions) -> Result<f64, Failure> {
     let mut began = Instant::now();
     for _ in 0..2 {

@@ -1,4 +1,4 @@
-//! Makes one picture with the bundled model: `cargo run --release --example generate -- "a cat on the beach"`.
+//! Makes one image with the bundled model: `cargo run --release --example generate -- "a cat on the beach"`.
 
 use portray::{Engine, EngineOptions, Event, Flow, GenerateOptions};
 

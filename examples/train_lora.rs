@@ -1,4 +1,4 @@
-//! Trains a LoRA of the bundled model on the pictures of a folder:
+//! Trains a LoRA of the bundled model on the images of a folder:
 //! `cargo run --release --example train_lora -- assets/subjects/cat "a mscds cat" "a cat"`
 
 use portray::{Engine, EngineOptions, Event, Flow, TrainOptions};

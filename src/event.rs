@@ -25,9 +25,9 @@ pub enum Event {
     Note(#[serde(serialize_with = "as_text")] Message),
     /// Something odd that does not stop the job. For people.
     Warning(#[serde(serialize_with = "as_text")] Message),
-    /// `done` of `total` of the current phase's units (sampler steps, pictures).
+    /// `done` of `total` of the current phase's units (sampler steps, images).
     Progress {
-        /// Unit's name: "step", "picture", or of sample pictures while training "sample step".
+        /// Unit's name: "step", "picture", or of sample images while training "sample step".
         unit: &'static str,
         /// Units done.
         done: usize,
@@ -36,7 +36,7 @@ pub enum Event {
     },
     /// `done` of the `total` kernels that the job has to have compiled are: those that its device did not have when it began.
     /// A kernel is done where it can run at once: since the driver made its pipeline or, of drivers that compile later, since
-    /// it ran. Kernels of class pictures join when they are begun with. Comes whenever the numbers change, and not at all
+    /// it ran. Kernels of class images join when they are begun with. Comes whenever the numbers change, and not at all
     /// where nothing is to be compiled.
     Compiling {
         /// Kernels compiled.
@@ -44,9 +44,9 @@ pub enum Event {
         /// Kernels in all.
         total: usize,
     },
-    /// Rough view of a picture from its latent after a step, of as many pixels as the latent.
+    /// Rough view of an image from its latent after a step, of as many pixels as the latent.
     Preview {
-        /// Index of the picture among the job's.
+        /// Index of the image among the job's.
         index: usize,
         /// Steps done, from 1.
         step: usize,
@@ -60,15 +60,15 @@ pub enum Event {
         #[serde(skip)]
         rgb: Vec<u8>,
     },
-    /// A finished picture.
+    /// A finished image.
     Picture(Picture),
     /// A training step.
     Step(StepReport),
-    /// A picture made while training.
+    /// An image made while training.
     Sample {
         /// Training steps done.
         step: usize,
-        /// The picture.
+        /// The image.
         #[serde(flatten)]
         picture: Picture,
     },
@@ -190,9 +190,9 @@ pub struct StepReport {
     pub steps: usize,
     /// Instance loss + prior weight x prior loss.
     pub loss: f64,
-    /// Loss on the instance pictures.
+    /// Loss on the instance images.
     pub instance: f64,
-    /// Loss on the class pictures, before its weight.
+    /// Loss on the class images, before its weight.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prior: Option<f64>,
     /// Norm of all gradients together, before clipping.
@@ -232,10 +232,10 @@ pub struct EvaluationReport {
     pub best: Option<usize>,
 }
 
-/// Generated picture with what it was made from.
+/// Generated image with what it was made from.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Picture {
-    /// Index among the job's pictures.
+    /// Index among the job's images.
     pub index: usize,
     /// Prompt.
     pub prompt: String,
@@ -262,7 +262,7 @@ pub enum Flow {
     /// Go on.
     Continue,
     /// Save what has to be saved and return [`crate::Error::Interrupted`]: a training its state, where an update was done;
-    /// a generation gives the pictures that were sampled to their end. A job that has nothing left to do comes to its
+    /// a generation gives the images that were sampled to their end. A job that has nothing left to do comes to its
     /// end as if it had not been stopped.
     Stop,
     /// Training: end with this update, and save what there is as the result; asked before the first update, it goes on

@@ -29,10 +29,10 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// The files of a job's pictures.
+/// The files of a job's images.
 #[derive(Debug, PartialEq)]
 pub enum Destination {
-    /// One picture.
+    /// One image.
     File(PathBuf),
     /// `portray-SEED.png` in a folder, with the prompt's number before the seed where there are several prompts.
     Folder {
@@ -44,10 +44,10 @@ pub enum Destination {
 }
 
 impl Destination {
-    /// By the rules of `--out`: a .png for one picture, else a folder.
+    /// By the rules of `--out`: a .png for one image, else a folder.
     ///
     /// # Errors
-    /// [`Error::Usage`] for more pictures than a run makes, a .png with several pictures, or a picture format other than PNG.
+    /// [`Error::Usage`] for more images than a run makes, a .png with several images, or an image format other than PNG.
     pub fn new(out: Option<&Path>, prompts: usize, count: usize) -> Result<Destination> {
         let Some(total) = prompts.checked_mul(count).filter(|&total| total <= MOST_PICTURES) else {
             let message = format!("{prompts} prompts at a time make {MOST_PICTURES} pictures at most");
@@ -69,7 +69,7 @@ impl Destination {
         }
     }
 
-    /// Checks that every picture of seeds from `seed` on can be written, as [`Place::check`] does.
+    /// Checks that every image of seeds from `seed` on can be written, as [`Place::check`] does.
     ///
     /// # Errors
     /// As [`Place::check`].
@@ -84,7 +84,7 @@ impl Destination {
         portray::low_level::io::files::try_folder(self.folder())
     }
 
-    /// The folder of a picture or of all.
+    /// The folder of an image or of all.
     pub fn folder(&self) -> &Path {
         match self {
             Destination::File(path) => path.parent().unwrap_or(Path::new("")),
@@ -92,7 +92,7 @@ impl Destination {
         }
     }
 
-    /// The file of the picture of `seed` of prompt number `prompt` (from 0).
+    /// The file of the image of `seed` of prompt number `prompt` (from 0).
     pub fn path(&self, prompt: usize, seed: u64) -> PathBuf {
         match self {
             Destination::File(path) => path.clone(),

@@ -16,7 +16,7 @@ use super::report::Reporter;
 use super::words::said;
 use super::{stop, terminal};
 
-/// Makes the pictures and writes each as soon as it is there.
+/// Makes the images and writes each as soon as it is there.
 pub fn run(global: &Global, args: GenerateArgs) -> Result<()> {
     let (job, results) = Results::new(global, args)?;
     stop::listen();
@@ -36,7 +36,7 @@ pub struct Results {
     destination: Destination,
     latents: Option<PathBuf>,
     force: bool,
-    /// Pictures of a prompt.
+    /// Images of a prompt.
     count: usize,
     json: bool,
     /// Of the first result that is not where it was to go.
@@ -99,12 +99,12 @@ impl Results {
         Ok((job, Results { destination, latents, force, count, json, misplaced: RefCell::new(None), _locks: locks }))
     }
 
-    /// The file of a picture.
+    /// The file of an image.
     pub fn path(&self, picture: &Picture) -> PathBuf {
         self.destination.path(picture.index / self.count, picture.seed)
     }
 
-    /// Writes a picture.
+    /// Writes an image.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -124,7 +124,7 @@ impl Results {
         Ok(path)
     }
 
-    /// Writes a picture that was not asked for at first, over nothing: where there is a file of its name, its seed is added.
+    /// Writes an image that was not asked for at first, over nothing: where there is a file of its name, its seed is added.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -154,7 +154,7 @@ impl Results {
     }
 }
 
-/// Asks whether there is room for pictures whose size is given, and for their latents.
+/// Asks whether there is room for images whose size is given, and for their latents.
 fn check_space(job: &GenerateOptions, to: &Destination, latents: Option<&Place>) -> Result<()> {
     let (Some(width), Some(height)) = (job.sampling.width, job.sampling.height) else { return Ok(()) };
     let (pixels, pictures) = (width.saturating_mul(height) as u64, (job.prompts.len() * job.count) as u64);

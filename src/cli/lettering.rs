@@ -1,4 +1,4 @@
-//! Letters on a picture.
+//! Letters on an image.
 
 use ab_glyph::{Font as _, FontRef, PxScale, ScaleFont as _};
 use image::{Rgb, RgbImage};

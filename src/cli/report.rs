@@ -165,7 +165,7 @@ impl Reporter {
                 self.note(&line);
             }
             Event::Saved(path) => self.note(&format!("saved {}", path.display())),
-            // Pictures are the caller's to show.
+            // Images are the caller's to show.
             _ => {}
         }
     }

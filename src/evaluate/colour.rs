@@ -29,7 +29,7 @@ fn unit(p: &Picture) -> impl Iterator<Item = f64> + '_ {
     p.rgb.iter().map(|&v| f64::from(v) / 255.0)
 }
 
-/// Mean squared distance of `pictures` to their mean picture; 0 for none.
+/// Mean squared distance of `pictures` to their mean image; 0 for none.
 pub fn diversity(pictures: &[Picture]) -> f64 {
     let Some(first) = pictures.first() else { return 0.0 };
     let mut mean = vec![0.0; first.rgb.len()];
@@ -40,13 +40,13 @@ pub fn diversity(pictures: &[Picture]) -> f64 {
     squares / (pictures.len() * first.rgb.len()).max(1) as f64
 }
 
-/// Mean squared pixel difference between two sets of pictures, pair by pair.
+/// Mean squared pixel difference between two sets of images, pair by pair.
 pub fn change(a: &[Picture], b: &[Picture]) -> f64 {
     let squares: f64 = a.iter().zip(b).flat_map(|(a, b)| unit(a).zip(unit(b)).map(|(x, y)| (x - y).powi(2))).sum();
     squares / a.iter().take(b.len()).map(|p| p.rgb.len()).sum::<usize>().max(1) as f64
 }
 
-/// Side of the grid that pictures of any size are averaged to before they are compared.
+/// Side of the grid that images of any size are averaged to before they are compared.
 const GRID: usize = 64;
 /// Bins of lightness and of the two opponent axes.
 const BINS: [usize; 3] = [6, 13, 13];
@@ -100,7 +100,7 @@ fn scene(p: Pixels<'_>) -> Vec<f64> {
 }
 
 /// How alike the subject's colours are in `picture` and in `photos`, 0 to 1: the mean intersection of soft colour
-/// histograms of their foregrounds (Swain and Ballard 1991, "Color Indexing") in CIE L*a*b*; 0 for a picture that is
+/// histograms of their foregrounds (Swain and Ballard 1991, "Color Indexing") in CIE L*a*b*; 0 for an image that is
 /// nothing but background.
 ///
 /// Background is what looks like the border: a pixel counts in full where fewer than 5 % of the border pixels are within
@@ -149,7 +149,7 @@ fn foreground(squares: &mut [f64], rank: usize) -> f64 {
     ((difference - BACKGROUND[0]) / (BACKGROUND[1] - BACKGROUND[0])).clamp(0.0, 1.0)
 }
 
-/// The picture in L*a*b*, averaged to at most `GRID` cells a side, with its width and height in cells.
+/// The image in L*a*b*, averaged to at most `GRID` cells a side, with its width and height in cells.
 fn grid(p: Pixels<'_>) -> (Vec<[f64; 3]>, usize, usize) {
     let (width, height) = (p.width.min(GRID), p.height.min(GRID));
     let mut cells = Vec::with_capacity(width * height);

@@ -27,11 +27,11 @@ pub(super) struct Making<'a> {
     pub recipe: &'a Recipe,
     /// Width and height in pixels.
     pub size: [usize; 2],
-    /// Names and digests of the start picture and the mask.
+    /// Names and digests of the start image and the mask.
     pub start_names: Vec<(&'static str, String)>,
 }
 
-/// Pictures that are sampled to their end: of a job that was stopped, those before the one that was under way.
+/// Images that are sampled to their end: of a job that was stopped, those before the one that was under way.
 pub(super) struct Sampled {
     /// The last latent of each (NHWC) by its number.
     ends: Store,
@@ -44,12 +44,12 @@ impl Making<'_> {
         self.job.images()
     }
 
-    /// The seed of picture number `index`.
+    /// The seed of image number `index`.
     fn seed(&self, index: usize) -> u64 {
         self.job.sampling.seed.wrapping_add((index % self.job.count) as u64)
     }
 
-    /// Samples picture after picture, from noise or from what is `encoded`.
+    /// Samples image after image, from noise or from what is `encoded`.
     pub async fn sample(
         &self,
         sampling: &Sampling,
@@ -97,10 +97,10 @@ impl Making<'_> {
         Ok(sampled)
     }
 
-    /// Says that picture number `index` has done step `i`, after which its latent is `latent`.
+    /// Says that image number `index` has done step `i`, after which its latent is `latent`.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] where the picture is not to be gone on with.
+    /// [`Error::Interrupted`] where the image is not to be gone on with.
     fn tell(
         &self,
         index: usize,
@@ -130,11 +130,11 @@ impl Making<'_> {
         }
         let (done, total) = (index * trajectory.len() + i + 1, self.pictures() * trajectory.len());
         events.say(Event::Progress { unit: "step", done, total });
-        // After the last step the picture is as good as there.
+        // After the last step the image is as good as there.
         if i + 1 < trajectory.len() { events.go_on() } else { Ok(()) }
     }
 
-    /// Latents to pictures: all that are sampled, whoever stops the job meanwhile, for the work is in the sampling.
+    /// Latents to images: all that are sampled, whoever stops the job meanwhile, for the work is in the sampling.
     ///
     /// # Errors
     /// [`Error::Interrupted`] at the end, where they are not all that the job asked for.
@@ -177,7 +177,7 @@ impl Making<'_> {
         }
     }
 
-    /// What a job keeps: the latents of every picture after each of its steps.
+    /// What a job keeps: the latents of every image after each of its steps.
     pub fn latents(&self, latents: &[Vec<Vec<f32>>]) -> Latents {
         let (model, [width, height]) = (self.model, self.size);
         let spec = model.vae.latent();

@@ -9,7 +9,7 @@ use crate::pipeline::prompt::without_tags;
 use super::making::Making;
 
 impl Making<'_> {
-    /// The text that goes into a picture's file.
+    /// The text that goes into an image's file.
     pub(super) fn parameters(&self, prompt: &str, seed: u64) -> String {
         let Making { model, job, recipe, size: [width, height], start_names, .. } = self;
         let model_name = job.model.model.as_deref().map_or_else(|| model.checkpoint.name().to_string(), title);

@@ -21,7 +21,7 @@ use super::making::Making;
 use super::planned::{Planned, encodes_negative};
 use super::start_image::Encoded;
 
-/// Opens the model of `job` and makes its pictures.
+/// Opens the model of `job` and makes its images.
 pub(crate) async fn generate(context: &Context, job: &GenerateOptions, listener: Listener<'_>) -> Result<Generated> {
     job.check()?;
     let mut events = EventSink::new(listener, &context.cancel);
@@ -32,7 +32,7 @@ pub(crate) async fn generate(context: &Context, job: &GenerateOptions, listener:
     context.gpu.in_error_scopes(Box::pin(make(context, &model, job, &mut events))).await
 }
 
-/// Makes the pictures of `job` with an open model.
+/// Makes the images of `job` with an open model.
 pub(crate) async fn generate_with(
     context: &Context,
     model: &Model,
@@ -44,7 +44,7 @@ pub(crate) async fn generate_with(
     generate_unmasked(context, model, job, listener).await
 }
 
-/// Makes the pictures of `job` with an open model. An inpainting model without a mask keeps nothing and works from the prompt
+/// Makes the images of `job` with an open model. An inpainting model without a mask keeps nothing and works from the prompt
 /// alone, as the class images of a training are made.
 pub(crate) async fn generate_unmasked(
     context: &Context,
@@ -56,7 +56,7 @@ pub(crate) async fn generate_unmasked(
     context.gpu.in_error_scopes(Box::pin(make(context, model, job, &mut events))).await
 }
 
-/// Makes the pictures of `job` as they were `planned` for `model`.
+/// Makes the images of `job` as they were `planned` for `model`.
 pub(crate) async fn generate_planned(
     context: &Context,
     model: &Model,

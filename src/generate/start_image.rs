@@ -1,5 +1,5 @@
-//! The picture that a `generate` job starts from, the mask of what is made anew of it, and the size that it gives to the job's
-//! pictures.
+//! The image that a `generate` job starts from, the mask of what is made anew of it, and the size that it gives to the job's
+//! images.
 
 use std::path::{Path, PathBuf};
 
@@ -21,15 +21,15 @@ const ASPECT: f64 = 0.02;
 /// Strength of image to image where none is asked for.
 const STRENGTH: f64 = 0.7;
 
-/// How many times the pixels that a model was made for a start picture may have before that is remarked on.
+/// How many times the pixels that a model was made for a start image may have before that is remarked on.
 const LARGE: usize = 4;
 
 impl GenerateOptions {
-    /// Width and height of the job's pictures: those that are asked for; else, from a start picture, its own, rounded down to
-    /// whole pixels of a latent; else the model's. Of one side that is asked for, the other follows the start picture's aspect.
+    /// Width and height of the job's images: those that are asked for; else, from a start image, its own, rounded down to
+    /// whole pixels of a latent; else the model's. Of one side that is asked for, the other follows the start image's aspect.
     ///
     /// # Errors
-    /// [`Error::File`] for a start picture that cannot be read, [`Error::Usage`] for a size that the model cannot take.
+    /// [`Error::File`] for a start image that cannot be read, [`Error::Usage`] for a size that the model cannot take.
     pub(super) fn picture_size(&self, model: &Model, listener: Listener<'_>) -> Result<[usize; 2]> {
         let (width, height) = (self.sampling.width, self.sampling.height);
         let Some(path) = &self.init else { return model.size(width, height) };
@@ -62,7 +62,7 @@ impl GenerateOptions {
         if self.fit() == Fit::Stretch { Ok(size) } else { self.tell_crop(own, size, listener) }
     }
 
-    /// Says what is cut off the start picture of `own` pixels for `to`.
+    /// Says what is cut off the start image of `own` pixels for `to`.
     fn tell_crop(&self, own: [usize; 2], to: [usize; 2], listener: Listener<'_>) -> Result<[usize; 2]> {
         let [full_width, full_height] = covering(own, to);
         let [w, h] = own;
@@ -77,7 +77,7 @@ impl GenerateOptions {
         Ok(to)
     }
 
-    /// How the start picture comes to the size: its own is rounded down with nothing cut off, as diffusers does it.
+    /// How the start image comes to the size: its own is rounded down with nothing cut off, as diffusers does it.
     fn fit(&self) -> Fit {
         match (self.sampling.width, self.sampling.height) {
             (None, None) => Fit::Stretch,
@@ -85,19 +85,19 @@ impl GenerateOptions {
         }
     }
 
-    /// The start picture at `size`.
+    /// The start image at `size`.
     pub(super) fn start_picture(&self, size: [usize; 2]) -> Result<Option<Picture>> {
         let open = |path| Decoded::open(path)?.resized(size, self.fit());
         self.init.as_ref().map(open).transpose()
     }
 
-    /// The mask at `size`, cut as the start picture is.
+    /// The mask at `size`, cut as the start image is.
     pub(super) fn start_mask(&self, size: [usize; 2]) -> Result<Option<Mask>> {
         self.mask.as_ref().map(|path| Mask::open(path, size, self.fit())).transpose()
     }
 
     /// Refuses a mask where the model cannot use one, an inpainting model without one, and a mask of another aspect than the
-    /// start picture's.
+    /// start image's.
     ///
     /// # Errors
     /// [`Error::Usage`] for any of these, [`Error::File`] for an image that cannot be read.
@@ -131,7 +131,7 @@ impl GenerateOptions {
         }
     }
 
-    /// How much of the start picture is replaced; `None` where the job starts from noise alone, as inpainting does unless it is
+    /// How much of the start image is replaced; `None` where the job starts from noise alone, as inpainting does unless it is
     /// told otherwise.
     pub(super) fn start_strength(&self, model: &Model) -> Option<f64> {
         let default = if model.inpaints() { 1.0 } else { STRENGTH };
@@ -139,7 +139,7 @@ impl GenerateOptions {
         strength.filter(|strength| !model.inpaints() || *strength < 1.0)
     }
 
-    /// Name and digest of the start picture and of the mask, for the file of what is made of them.
+    /// Name and digest of the start image and of the mask, for the file of what is made of them.
     pub(super) fn start_names(&self) -> Vec<(&'static str, String)> {
         let fields = [(&self.init, ["Init image", "Init image hash"]), (&self.mask, ["Mask image", "Mask image hash"])];
         let named = |(path, [name, hash]): (&Option<PathBuf>, [&'static str; 2])| {
@@ -150,17 +150,17 @@ impl GenerateOptions {
     }
 }
 
-/// The name of the file at `path` and the first digits of its SHA-256: pictures from others are others.
+/// The name of the file at `path` and the first digits of its SHA-256: images from others are others.
 fn file_name(path: &Path) -> Option<(String, String)> {
     let source = Source::open(path).ok()?;
     let digest = Sha256::digest(source.bytes().ok()?);
     Some((title(path), digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect()))
 }
 
-/// What the autoencoder makes of the start picture and its mask.
+/// What the autoencoder makes of the start image and its mask.
 #[derive(Default)]
 pub(super) struct Encoded {
-    /// The picture that image to image starts from.
+    /// The image that image to image starts from.
     pub image: Option<Posterior>,
     /// What an inpainting model sees of it.
     pub masked: Option<Masked>,

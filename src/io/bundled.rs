@@ -1,6 +1,6 @@
 //! The miniature Stable Diffusion 2 model inside the binary (feature `bundled`).
 //!
-//! The architecture of SD 2 at a hundredth of its size: 128x128 pictures from 4x16x16 latents, v-prediction, CLIP's own
+//! The architecture of SD 2 at a hundredth of its size: 128x128 images from 4x16x16 latents, v-prediction, CLIP's own
 //! byte-pair tokenizer, f16 weights. What it was made from, and under which licences, is in [`NOTICE`].
 
 use super::{Bundle, Source, TokenizerFiles};

@@ -1,4 +1,4 @@
-//! Files: safetensors, diffusers folders, LoRA layouts, tokenizer, pictures.
+//! Files: safetensors, diffusers folders, LoRA layouts, tokenizer, images.
 //!
 //! Everything that is read is checked before it is believed, and every error names the file, the tensor or field in
 //! it, and what to do. Everything that is written is written beside its destination and renamed, so that a full disk

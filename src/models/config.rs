@@ -1,4 +1,4 @@
-//! `config.json` of the three parts, as diffusers and transformers write it. What would change the picture and is not
+//! `config.json` of the three parts, as diffusers and transformers write it. What would change the image and is not
 //! supported is refused by name.
 
 mod check;
@@ -28,9 +28,9 @@ const TOKENS: usize = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct VaeConfig {
-    /// Channels of a picture.
+    /// Channels of an image.
     pub in_channels: usize,
-    /// Channels of a decoded picture.
+    /// Channels of a decoded image.
     pub out_channels: usize,
     /// Down blocks, from the highest resolution down.
     pub down_block_types: Vec<String>,
@@ -53,7 +53,7 @@ pub struct VaeConfig {
     /// Attention at the lowest resolution.
     pub mid_block_add_attention: bool,
     /// About what colour a latent is: red, green and blue in [-1, 1] for one of each (scaled) channel, and, where there
-    /// is a further row, for none. Fitted by least squares on pictures and their latents.
+    /// is a further row, for none. Fitted by least squares on images and their latents.
     pub latent_rgb_factors: Vec<[f32; 3]>,
 }
 
@@ -132,7 +132,7 @@ impl VaeConfig {
         Ok(config)
     }
 
-    /// Pixels of a picture along each side of a latent's pixel.
+    /// Pixels of an image along each side of a latent's pixel.
     pub fn factor(&self) -> usize {
         1 << (self.block_out_channels.len() - 1)
     }

@@ -1,6 +1,6 @@
 //! Text encoder, UNet, VAE and image towers; field names are checkpoint keys.
 //!
-//! Tensors are channels-last: pictures `[n, h, w, c]`, tokens `[n, t, c]`. Each model is built from its `config.json`
+//! Tensors are channels-last: images `[n, h, w, c]`, tokens `[n, t, c]`. Each model is built from its `config.json`
 //! over a [`crate::nn::Scope`], which then knows its parameters, and records itself into a [`crate::graph::Graph`].
 
 mod attention;

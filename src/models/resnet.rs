@@ -90,7 +90,7 @@ impl ResnetBlock {
 }
 
 /// Half the resolution, by a convolution of stride 2. Without padding it sees a row and a column of zeros behind the
-/// picture.
+/// image.
 pub(super) fn downsampler(scope: &Scope, channels: usize, padding: usize) -> Conv2d {
     let pad = if padding == 0 { [0, 0, 1, 1] } else { [padding; 4] };
     let conv = Conv { stride: 2, pad, upsample: false };

@@ -93,7 +93,7 @@ impl UNet {
         down.chain(mid).chain(self.up_blocks.iter().flat_map(UpBlock::cross_attentions))
     }
 
-    /// Keys and values of every cross-attention for `hidden [n, tokens, width]`: they do not change while a picture is
+    /// Keys and values of every cross-attention for `hidden [n, tokens, width]`: they do not change while an image is
     /// sampled.
     pub fn context(&self, g: &mut Graph, hidden: Tensor) -> Result<Vec<KeyValue>> {
         self.cross_attentions().map(|attention| attention.key_value(g, hidden)).collect()

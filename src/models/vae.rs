@@ -1,4 +1,4 @@
-//! `AutoencoderKL`: between pictures and latents (Kingma and Welling 2013, arXiv 1312.6114; Rombach et al. 2022).
+//! `AutoencoderKL`: between images and latents (Kingma and Welling 2013, arXiv 1312.6114; Rombach et al. 2022).
 
 use super::config::VaeConfig;
 use super::vae_blocks::{DownEncoderBlock, EPS, Map, MidBlock, Room, UpDecoderBlock};
@@ -161,7 +161,7 @@ impl Vae {
         self.encoder.as_ref().ok_or_else(|| Error::op("vae", "was built without its encoder"))?.forward(g, image, room)
     }
 
-    /// `latent [n, h, w, latent_channels]`, divided by the scaling factor, -> a picture `[n, h*f, w*f, 3]`, about in
+    /// `latent [n, h, w, latent_channels]`, divided by the scaling factor, -> an image `[n, h*f, w*f, 3]`, about in
     /// [-1, 1].
     pub fn decode(&self, g: &mut Graph, latent: Tensor) -> Result<Tensor> {
         let (shape, factor) = (g.shape(latent).clone(), self.config.factor());

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::graph::{Graph, Tensor};
 use crate::ops::{Conv, Epilogue, conv2d};
 
-/// A 2-D convolution over channels-last pictures, with its adapter where the model has one there.
+/// A 2-D convolution over channels-last images, with its adapter where the model has one there.
 #[derive(Clone, Debug)]
 pub struct Conv2d {
     /// `[out, kh, kw, in]`

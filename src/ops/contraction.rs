@@ -252,7 +252,7 @@ pub(super) struct Dims {
 }
 
 impl Gemm {
-    /// The input row that output row `m` reads through `tap`; `None` outside the picture.
+    /// The input row that output row `m` reads through `tap`; `None` outside the image.
     pub(super) fn source_row(&self, d: &Dims, m: usize, tap: usize) -> Option<usize> {
         let conv = match &self.rows {
             Rows::Same => return Some(m),

@@ -112,7 +112,7 @@ fn input_grad(gemm: &Gemm, v: &mut Vjp, dout: Tensor, w: usize, channels: InputC
             let shape = v.shape(0);
             let up = 1 + usize::from(conv.upsample);
             let size = [shape[1] * up, shape[2] * up];
-            // The transposed pass works on the enlarged picture.
+            // The transposed pass works on the enlarged image.
             let rows = Rows::Transposed { conv: Conv { upsample: false, ..*conv }, size, first, columns };
             let large = v.g.push1(Gemm { alpha: gemm.alpha, ..Gemm::new(rows) }, &[dout, w])?;
             if conv.upsample { upsample_nearest_bwd(v.g, large, [shape[1], shape[2]]) } else { Ok(large) }

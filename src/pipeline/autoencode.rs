@@ -1,4 +1,4 @@
-//! Pictures to latents and back.
+//! Images to latents and back.
 
 use crate::base::DType;
 use crate::error::Result;

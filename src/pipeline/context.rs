@@ -1,4 +1,4 @@
-//! Where a job runs: its device, the kernels that suit it, and where its pictures go.
+//! Where a job runs: its device, the kernels that suit it, and where its images go.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::gpu::{Gpu, Variants};
 use super::planning::Planning;
 use super::textures::TextureSink;
 
-/// Where finished pictures and previews go.
+/// Where finished images and previews go.
 #[derive(Clone)]
 pub(crate) enum PictureSink {
     /// To the listener, as pixels on the host.
@@ -24,14 +24,14 @@ pub(crate) struct Context {
     pub gpu: Gpu,
     /// The variants of kernels that run.
     pub variants: Variants,
-    /// Where pictures go.
+    /// Where images go.
     pub pictures: PictureSink,
     /// Request to end, beside the listener's answers.
     pub cancel: CancelToken,
 }
 
 impl Context {
-    /// Runs on `gpu` and gives pictures as pixels.
+    /// Runs on `gpu` and gives images as pixels.
     pub fn new(gpu: Gpu, variants: Variants) -> Context {
         Context { gpu, variants, pictures: PictureSink::Pixels, cancel: CancelToken::new() }
     }

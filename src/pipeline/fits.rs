@@ -6,7 +6,7 @@ use crate::models::{UnetConfig, VaeConfig};
 
 use super::text::TextModel;
 
-/// Refuses a UNet that reads or gives something else than the latents of `vae`, and an autoencoder of other than pictures.
+/// Refuses a UNet that reads or gives something else than the latents of `vae`, and an autoencoder of other than images.
 pub(super) fn check_channels(name: &str, unet: &UnetConfig, vae: &VaeConfig) -> Result<()> {
     let latent = vae.latent_channels;
     if unet.in_channels != latent && !unet.inpaints(latent) {

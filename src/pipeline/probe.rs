@@ -16,7 +16,7 @@ const FILL: f32 = 0.5;
 /// The noisiest timestep.
 const TIMESTEP: f32 = 999.0;
 /// Below this mean of prediction minus latent it is a velocity: a noise predictor gives back about what it was given,
-/// a velocity predictor about the negative of the picture (the rule and the numbers are stable-diffusion.cpp's).
+/// a velocity predictor about the negative of the image (the rule and the numbers are stable-diffusion.cpp's).
 const VELOCITY: f32 = -1.0;
 
 /// A pixel of what the UNet reads: the latent and, in an inpainting model, a mask that keeps nothing.

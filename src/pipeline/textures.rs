@@ -1,4 +1,4 @@
-//! Pictures of a job that stay on the device: textures of what forms and of what is done.
+//! Images of a job that stay on the device: textures of what forms and of what is done.
 
 use std::sync::{Mutex, MutexGuard, OnceLock};
 
@@ -20,7 +20,7 @@ struct Shown {
 }
 
 impl TextureSink {
-    /// Compiles what paints: before the first picture.
+    /// Compiles what paints: before the first image.
     pub async fn prepare(&self, gpu: &Gpu) -> Result<()> {
         let painter = Painter::new(gpu).await?;
         self.painter.get_or_init(|| painter);
@@ -31,7 +31,7 @@ impl TextureSink {
         lock(&self.shown)
     }
 
-    /// Paints a latent of `[width, height]` as the preview of picture number `index`, over the one before.
+    /// Paints a latent of `[width, height]` as the preview of image number `index`, over the one before.
     pub fn preview(&self, index: usize, latent: &StoredBuffer, colours: &Colours, size: [usize; 2]) {
         let Some(painter) = self.painter.get() else { return };
         let mut shown = self.shown();
@@ -41,7 +41,7 @@ impl TextureSink {
         painter.paint(latent, colours, &shown.previews[index]);
     }
 
-    /// Adds a finished picture of `[width, height]`.
+    /// Adds a finished image of `[width, height]`.
     pub fn show(&self, picture: &StoredBuffer, size: [usize; 2]) {
         let Some(painter) = self.painter.get() else { return };
         let texture = painter.texture(size);
@@ -49,7 +49,7 @@ impl TextureSink {
         self.shown().pictures.push(texture);
     }
 
-    /// What the pictures that were begun look like, in order.
+    /// What the images that were begun look like, in order.
     pub fn previews(&self) -> Vec<wgpu::Texture> {
         self.shown().previews.clone()
     }

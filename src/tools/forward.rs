@@ -30,7 +30,7 @@ pub enum ForwardPart {
 /// Named tensor: name, shape, values.
 pub type Named = (String, Vec<usize>, Vec<f32>);
 
-/// A picture-like operand as NHWC, with its extents `[n, c, h, w]`.
+/// An image-like operand as NHWC, with its extents `[n, c, h, w]`.
 fn picture(inputs: &SafeTensors, name: &str, channels: usize) -> Result<([usize; 4], Vec<f32>)> {
     let tensor = inputs.get(name)?;
     let &[n, c, h, w] = tensor.shape.as_ref() else {

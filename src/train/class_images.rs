@@ -1,4 +1,4 @@
-//! Class pictures for prior preservation: made by the untouched model, kept in the user's cache.
+//! Class images for prior preservation: made by the untouched model, kept in the user's cache.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -18,9 +18,9 @@ use super::TrainOptions;
 use super::places::check_class_folder;
 use super::training_set::TrainingPicture;
 
-/// Sampler steps of a class picture.
+/// Sampler steps of a class image.
 const STEPS: usize = 50;
-/// Pictures that are sampled before the first of them is decoded and written: the most that a crash costs. Each
+/// Images that are sampled before the first of them is decoded and written: the most that a crash costs. Each
 /// group loads the weights anew.
 const GROUP: usize = 25;
 
@@ -80,7 +80,7 @@ impl TrainOptions {
     }
 }
 
-/// The pictures that `folder` lacks, as stretches of at most [`GROUP`] that follow one another.
+/// The images that `folder` lacks, as stretches of at most [`GROUP`] that follow one another.
 fn missing(there: &[bool]) -> Vec<std::ops::Range<usize>> {
     let mut stretches: Vec<std::ops::Range<usize>> = Vec::new();
     for i in (0..there.len()).filter(|&i| !there[i]) {
@@ -92,7 +92,7 @@ fn missing(there: &[bool]) -> Vec<std::ops::Range<usize>> {
     stretches
 }
 
-/// The cache of some class pictures: a folder, and the pictures that could not be written there.
+/// The cache of some class images: a folder, and the images that could not be written there.
 struct Cache {
     folder: PathBuf,
     held: BTreeMap<usize, io::Picture>,
@@ -103,12 +103,12 @@ impl Cache {
         self.folder.join(format!("{index:04}.png"))
     }
 
-    /// Whether picture `index` is there; a damaged one is made again.
+    /// Whether image `index` is there; a damaged one is made again.
     fn holds(&self, index: usize) -> bool {
         io::Picture::open(self.path(index)).is_ok()
     }
 
-    /// Writes picture `index`. Where that fails, it is held: it is there to train on, and only other runs miss it.
+    /// Writes image `index`. Where that fails, it is held: it is there to train on, and only other runs miss it.
     fn put(&mut self, index: usize, made: Picture, events: &mut EventSink<'_>) {
         let picture = io::Picture { width: made.width, height: made.height, rgb: made.rgb };
         let text = [("parameters", made.parameters.as_str())];
@@ -120,7 +120,7 @@ impl Cache {
         }
     }
 
-    /// The first `count` pictures.
+    /// The first `count` images.
     fn take(mut self, count: usize) -> Vec<TrainingPicture> {
         let picture = |i| match self.held.remove(&i) {
             Some(held) => TrainingPicture::Made(held),
@@ -130,7 +130,7 @@ impl Cache {
     }
 }
 
-/// The pictures of `job`, a [`TrainOptions::class_job`], by the untouched `model`: from the cache where they are there. Those that are
+/// The images of `job`, a [`TrainOptions::class_job`], by the untouched `model`: from the cache where they are there. Those that are
 /// made are written as they come, so that a run that ends early has the less to make when it is begun again; where they
 /// cannot be, they are held.
 pub(super) async fn class_pictures(

@@ -1,4 +1,4 @@
-//! Where a training's batches come from: pictures and prompts, encoded once, or a replay file.
+//! Where a training's batches come from: images and prompts, encoded once, or a replay file.
 
 use std::path::Path;
 

@@ -7,7 +7,7 @@ use crate::pipeline::{Masked, Posterior};
 
 use super::views::SizeIds;
 
-/// An encoded view of a picture: one crop of it, mirrored or not.
+/// An encoded view of an image: one crop of it, mirrored or not.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Variant {
     /// The distribution of its latents.
@@ -18,7 +18,7 @@ pub struct Variant {
     pub size_ids: SizeIds,
 }
 
-/// A picture in one or more variants.
+/// An image in one or more variants.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Photo {
     /// Variants of one size.
@@ -39,14 +39,14 @@ impl From<Vec<Posterior>> for Photo {
     }
 }
 
-/// A picture in a micro-batch.
+/// An image in a micro-batch.
 struct Showing<'a> {
     photo: &'a Photo,
     /// How often it was shown before, or more: a number that no other showing of it has.
     number: usize,
 }
 
-/// Latents, noise and timesteps of one micro-batch: instances, then class pictures.
+/// Latents, noise and timesteps of one micro-batch: instances, then class images.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Draw {
     /// Which size they have.
@@ -67,11 +67,11 @@ pub struct Draw {
     pub instances: usize,
 }
 
-/// Latents of all pictures.
+/// Latents of all images.
 pub struct Dataset {
     instances: Vec<Photo>,
     classes: Vec<Photo>,
-    /// Elements of a picture of each size.
+    /// Elements of an image of each size.
     elements: Vec<usize>,
     channels: usize,
     scaling_factor: f64,
@@ -90,7 +90,7 @@ pub struct Drawing {
     pub scaling_factor: f64,
     /// Seed.
     pub seed: u64,
-    /// Instances a micro-batch, each with one class picture.
+    /// Instances a micro-batch, each with one class image.
     pub batch: usize,
     /// Strength of a constant added to each channel's noise.
     pub offset_noise: f64,
@@ -99,7 +99,7 @@ pub struct Drawing {
 }
 
 impl Dataset {
-    /// Over these pictures; `classes` may be empty, else there must be one of each size.
+    /// Over these images; `classes` may be empty, else there must be one of each size.
     pub fn new<P: Into<Photo>>(instances: Vec<P>, classes: Vec<P>, drawing: Drawing) -> Result<Dataset> {
         let photos = |list: Vec<P>| list.into_iter().map(Into::into).collect::<Vec<Photo>>();
         let (instances, classes) = (photos(instances), photos(classes));
@@ -179,7 +179,7 @@ impl Dataset {
         draw
     }
 
-    /// The pictures of micro-batch `index`, instances first, and their size.
+    /// The images of micro-batch `index`, instances first, and their size.
     fn showings(&self, index: usize) -> (usize, Vec<Showing<'_>>) {
         let order = CounterRng::new(self.seed, Stream::Order);
         if self.elements.len() > 1 {
@@ -188,7 +188,7 @@ impl Dataset {
         let mut showings = Vec::new();
         for (kind, list) in [&self.instances, &self.classes].into_iter().enumerate().filter(|(_, l)| !l.is_empty()) {
             for slot in 0..self.batch {
-                // Every picture once an epoch, in an order of its own each time.
+                // Every image once an epoch, in an order of its own each time.
                 let at = index * self.batch + slot;
                 let (epoch, place) = (at / list.len(), at % list.len());
                 let photo = &list[order.permutation((2 * epoch + kind) as u32, list.len())[place]];
@@ -198,21 +198,21 @@ impl Dataset {
         (0, showings)
     }
 
-    /// The same where pictures have different sizes, of which a micro-batch holds one: in an epoch every picture comes at
-    /// least once; a size whose pictures do not fill its last micro-batch shows some twice.
+    /// The same where images have different sizes, of which a micro-batch holds one: in an epoch every image comes at
+    /// least once; a size whose images do not fill its last micro-batch shows some twice.
     fn showings_of_a_size(&self, index: usize, order: CounterRng) -> (usize, Vec<Showing<'_>>) {
         let of_size = |list: &'_ [Photo], size: usize| list.iter().filter(|p| p.size == size).count();
         let batches: Vec<usize> = (0..self.elements.len())
             .flat_map(|size| vec![size; of_size(&self.instances, size).div_ceil(self.batch)])
             .collect();
         let (epoch, place) = (index / batches.len(), index % batches.len());
-        // Sizes in the order of this epoch; the draw's number is above those that order pictures.
+        // Sizes in the order of this epoch; the draw's number is above those that order images.
         let shuffled = order.permutation(u32::MAX - epoch as u32, batches.len());
         let size = batches[shuffled[place]];
         let earlier = shuffled[..place].iter().filter(|&&i| batches[i] == size).count();
         let mixed = order.permutation((2 * epoch) as u32, self.instances.len());
         let mine: Vec<&Photo> = mixed.iter().map(|&i| &self.instances[i]).filter(|p| p.size == size).collect();
-        // In an epoch a picture comes this often at most.
+        // In an epoch an image comes this often at most.
         let often = (mine.len().div_ceil(self.batch) * self.batch).div_ceil(mine.len());
         let showing = |slot: usize| {
             let at = earlier * self.batch + slot;

@@ -7,7 +7,7 @@ use super::dataset::Draw;
 /// A micro-batch as the training graph reads it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MicroBatch {
-    /// Which size its pictures have.
+    /// Which size its images have.
     pub size: usize,
     /// Prompt of each sample.
     pub prompts: Vec<usize>,
@@ -30,7 +30,7 @@ pub struct MicroBatch {
 }
 
 /// Noises `draw` and weighs its samples, so that the weighted sum of their mean squared errors is the instances' mean
-/// loss + `prior_weight` times the class pictures'. Min-SNR (Hang et al. 2023, arXiv 2303.09556) weighs both.
+/// loss + `prior_weight` times the class images'. Min-SNR (Hang et al. 2023, arXiv 2303.09556) weighs both.
 pub fn micro_batch(draw: &Draw, schedule: &NoiseSchedule, min_snr: Option<f64>, prior_weight: f64) -> MicroBatch {
     let samples = draw.timesteps.len();
     let each = draw.latents.len() / samples.max(1);
@@ -61,7 +61,7 @@ pub fn micro_batch(draw: &Draw, schedule: &NoiseSchedule, min_snr: Option<f64>, 
 }
 
 impl MicroBatch {
-    /// The instances' mean loss and the class pictures' (before its weight), from each sample's mean squared error.
+    /// The instances' mean loss and the class images' (before its weight), from each sample's mean squared error.
     pub fn losses(&self, errors: &[f32]) -> (f64, Option<f64>) {
         let mean = |range: std::ops::Range<usize>| {
             let n = range.len() as f64;

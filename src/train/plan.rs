@@ -27,7 +27,7 @@ pub struct TrainPlan {
     pub first: Plan,
     /// The same, adding to the gradients, where an update has several; fused, the pass that updates.
     pub next: Option<Plan>,
-    /// Both for each other size of pictures.
+    /// Both for each other size of images.
     pub(super) more: Vec<(Plan, Option<Plan>, Inputs)>,
     pub(super) inputs: Inputs,
     pub(super) groups: Vec<Group>,
@@ -109,7 +109,7 @@ impl TrainPlan {
         Ok(TrainPlan { setup: setup.clone(), first, next, more, inputs, groups, vectors, update, params })
     }
 
-    /// The plans of both passes or kinds of micro-batch, for every size of pictures, and of the update behind them.
+    /// The plans of both passes or kinds of micro-batch, for every size of images, and of the update behind them.
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
         let more = self.more.iter().flat_map(|(first, next, _)| std::iter::once(first).chain(next));
         let update = self.update.iter().map(|update| &update.plan);

@@ -35,7 +35,7 @@ pub(super) fn training_arena(training: &TrainPlan, between: &Between) -> Vec<u64
 /// Plans of what runs between the updates, on the same weights.
 #[derive(Default)]
 pub(crate) struct Between {
-    /// Sampling and decoding of sample pictures.
+    /// Sampling and decoding of sample images.
     pub(super) preview: Option<SamplePlans>,
     pub(super) evaluation: Option<EvaluationPlans>,
     /// Look at the words that name the subject, before the first update.
@@ -108,7 +108,7 @@ pub(crate) fn training_alone(training: &TrainPlan) -> Memory {
     in_turn(vec![training_phase(training, &Between::default())])
 }
 
-/// Every plan of a `train` job on pictures.
+/// Every plan of a `train` job on images.
 pub(crate) struct TrainPlans {
     pub before: BeforeTraining,
     pub training: TrainPlan,
@@ -119,9 +119,9 @@ pub(crate) struct BeforeTraining {
     pub text: TextParts,
     /// Bytes of the hidden states of the prompts of samples and of evaluations; those of all others are in main memory.
     hidden: [u64; 2],
-    /// By size of pictures.
+    /// By size of images.
     pub encode: Vec<Part>,
-    /// Bytes of the encoded pictures and prompts, in main memory.
+    /// Bytes of the encoded images and prompts, in main memory.
     encoded: u64,
     pub(super) between: Between,
 }

@@ -218,7 +218,7 @@ impl State {
         let keys: BTreeSet<&String> = now.keys().chain(saved.keys()).collect();
         let mut changes = Vec::new();
         for key in keys {
-            // A number of class pictures counts where it is given.
+            // A number of class images counts where it is given.
             let given =
                 |options: &serde_json::Map<String, Value>| options.get(key).is_some_and(|value| !value.is_null());
             if key == VIEWS || key == "class_count" && !(given(saved) && given(now)) {

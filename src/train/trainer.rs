@@ -15,7 +15,7 @@ use super::update::{Group, UpdatePlan, Vector};
 /// A run on a device.
 pub struct Trainer {
     setup: Setup,
-    /// By size of pictures.
+    /// By size of images.
     passes: Vec<Passes>,
     /// Every sample's, where they differ.
     captions: Option<Conditioning>,

@@ -10,7 +10,7 @@ use crate::{Failure, root, target_folder};
 
 /// Interleaved runs of both binaries.
 const PAIRS: usize = 3;
-/// Class pictures that a training is given.
+/// Class images that a training is given.
 const CLASS_PICTURES: usize = 4;
 
 /// What to run, and on which driver.
@@ -22,7 +22,7 @@ pub struct Options {
     icd: Option<PathBuf>,
     /// The model of both trees.
     model: Option<PathBuf>,
-    /// Only until the first denoising step is done: for models whose pictures take minutes.
+    /// Only until the first denoising step is done: for models whose images take minutes.
     first_step: bool,
 }
 
@@ -120,7 +120,7 @@ fn compared(base: &[Taken], runs: &[Taken], figure: impl Fn(&Taken) -> Option<f6
     (middle(runs.iter().map(&figure).collect(), 2), middle(base.iter().zip(runs).map(ratio).collect(), 3))
 }
 
-/// What is run; class pictures are made once, by this tree.
+/// What is run; class images are made once, by this tree.
 fn jobs(options: &Options, folder: &Path, binary: &Path) -> Result<Vec<Job>, Failure> {
     let model = options.model()?.to_string_lossy().into_owned();
     let words = |line: &[&str]| line.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();

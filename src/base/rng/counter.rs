@@ -16,7 +16,7 @@ pub enum Stream {
     Posterior = 2,
     /// The per-channel shift of offset noise.
     OffsetNoise = 3,
-    /// The order of pictures within an epoch.
+    /// The order of images within an epoch.
     Order = 4,
     /// Crop positions.
     Crop = 5,

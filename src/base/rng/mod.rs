@@ -1,6 +1,6 @@
 //! Random streams.
 //!
-//! Two of them reproduce what other programs draw, so that a seed means the same picture there and here: [`TorchRng`]
+//! Two of them reproduce what other programs draw, so that a seed means the same image there and here: [`TorchRng`]
 //! (PyTorch's CPU generator, the default) and [`PhiloxRng`] (PyTorch's CUDA generator, as A1111 reproduces it). They
 //! are sequential: what a draw gives depends on the draws before it. Everything else in the project is random by
 //! position, not by order: see [`CounterRng`].
@@ -41,7 +41,7 @@ impl FromStr for RngKind {
     }
 }
 
-/// The sequential noise stream of one picture.
+/// The sequential noise stream of one image.
 #[derive(Debug, Clone)]
 pub enum NoiseRng {
     /// PyTorch's CPU stream.

@@ -3,7 +3,7 @@
 use portray::Picture;
 use portray::low_level::evaluate::colour;
 
-/// Pictures of the class prompt, the same seeds in each.
+/// Images of the class prompt, the same seeds in each.
 pub struct Drift {
     /// By the untouched model.
     pub before: Vec<Picture>,
@@ -15,17 +15,17 @@ pub struct Drift {
 
 /// Everything that was measured.
 pub struct Figures {
-    /// Mean squared pixel change of the class pictures, with prior preservation.
+    /// Mean squared pixel change of the class images, with prior preservation.
     pub change_with: f64,
     /// The same without it.
     pub change_without: f64,
-    /// Mean squared distance of the class pictures to their mean picture, before training.
+    /// Mean squared distance of the class images to their mean image, before training.
     pub diversity_before: f64,
     /// After training with prior preservation.
     pub diversity_with: f64,
     /// After training without it.
     pub diversity_without: f64,
-    /// Prompt, likeness to the photos of the untouched model's picture and of the personalized one; larger is more
+    /// Prompt, likeness to the photos of the untouched model's image and of the personalized one; larger is more
     /// alike.
     pub likeness: Vec<(String, f64, f64)>,
 }
@@ -44,7 +44,7 @@ pub struct Verdict {
 }
 
 impl Figures {
-    /// Measures. `base` and `tuned` are pictures of the same prompts and seeds.
+    /// Measures. `base` and `tuned` are images of the same prompts and seeds.
     pub fn measure(drift: &Drift, base: &[Picture], tuned: &[Picture], photos: &[Picture]) -> Figures {
         let pairs = base.iter().zip(tuned);
         Figures {
@@ -59,7 +59,7 @@ impl Figures {
         }
     }
 
-    /// Personalized pictures that are more like the photos than the untouched model's.
+    /// Personalized images that are more like the photos than the untouched model's.
     pub fn closer(&self) -> usize {
         self.likeness.iter().filter(|(_, base, tuned)| tuned > base).count()
     }

@@ -1,4 +1,4 @@
-//! `portray demo`: from four pictures of a subject to a sheet of that subject anywhere, with the bundled model.
+//! `portray demo`: from four images of a subject to a sheet of that subject anywhere, with the bundled model.
 
 mod check;
 mod progress;
@@ -26,10 +26,10 @@ use sheet::{Cell, Row, Sheet, Strip};
 use studio::{Lesson, Studio, Training};
 use subject::Subject;
 
-/// Seeds that judge drift, and none of which made a class picture.
+/// Seeds that judge drift, and none of which made a class image.
 const DRIFT_PICTURES: usize = 12;
 
-/// Trains, makes all pictures, writes the sheet as it grows and the report, and judges them if asked to.
+/// Trains, makes all images, writes the sheet as it grows and the report, and judges them if asked to.
 pub fn run(global: &Global, args: &DemoArgs) -> Result<()> {
     if args.study {
         return study::run(global, args);
@@ -129,7 +129,7 @@ struct Demo<'a> {
     subject: &'a Subject,
     scenes: &'a [Scenes],
     studio: Studio<'a>,
-    /// Personalized pictures, in the scenes' order, as far as they are made.
+    /// Personalized images, in the scenes' order, as far as they are made.
     tuned: Vec<Picture>,
     /// The untouched model's of the same prompts and seeds.
     base: Vec<Picture>,
@@ -177,7 +177,7 @@ impl Demo<'_> {
         Ok(Made { report, figures })
     }
 
-    /// A training of the subject's photos into `out`, with class pictures or without.
+    /// A training of the subject's photos into `out`, with class images or without.
     fn lesson<'b>(&self, class: Option<(PathBuf, usize)>, out: &'b Path) -> Lesson<'b>
     where
         Self: 'b,
@@ -186,12 +186,12 @@ impl Demo<'_> {
         Lesson { photos, phrases, class, seed: self.args.seed, out, force: self.args.force }
     }
 
-    /// The seed of the sheet's picture number `index`.
+    /// The seed of the sheet's image number `index`.
     fn seed(&self, index: usize) -> u64 {
         self.args.seed.wrapping_add(SEED_GAP + index as u64)
     }
 
-    /// Class pictures in few steps, in a folder of the demo's.
+    /// Class images in few steps, in a folder of the demo's.
     fn make_class_pictures(&mut self, untouched: &portray::Model) -> Result<()> {
         let prompt = std::slice::from_ref(&self.subject.phrases.class);
         let made = self.studio.pictures("class pictures", untouched, prompt, CLASS_PICTURES, self.args.seed)?;
@@ -251,7 +251,7 @@ impl Demo<'_> {
     }
 }
 
-/// The rows of which personalized pictures are made.
+/// The rows of which personalized images are made.
 fn rows<'a>(scenes: &'a [Scenes], tuned: &'a [Picture], base: &'a [Picture]) -> Vec<Row<'a>> {
     let mut rows = Vec::new();
     let mut start = 0;

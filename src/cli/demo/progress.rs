@@ -1,4 +1,4 @@
-//! How far the demo is, as a whole: class pictures, trainings and pictures count in one unit.
+//! How far the demo is, as a whole: class images, trainings and images count in one unit.
 
 use portray::{Error, Event, Flow, Result};
 
@@ -6,18 +6,18 @@ use super::super::args::Global;
 use super::super::report::{Meter, Reporter};
 use super::super::terminal;
 
-/// Job that is yet to be done, in sampler steps of one guided picture.
+/// Job that is yet to be done, in sampler steps of one guided image.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Job {
-    /// Pictures, each of so many sampler steps as all are.
+    /// Images, each of so many sampler steps as all are.
     pub pictures: usize,
-    /// Updates with a class picture beside the subject's.
+    /// Updates with a class image beside the subject's.
     pub with_prior: usize,
     /// Updates without.
     pub without_prior: usize,
 }
 
-/// What an update takes, in sampler steps: with a class picture beside, and without. Rough weights for the time left
+/// What an update takes, in sampler steps: with a class image beside, and without. Rough weights for the time left
 /// alone: the first from one run on lavapipe (0.22 s where a sampler step took 0.083 s), the second an estimate.
 pub const UPDATE: [usize; 2] = [3, 2];
 

@@ -15,7 +15,7 @@ pub struct Scenes {
     pub title: &'static str,
     /// One line about it.
     pub note: &'static str,
-    /// A short label and the prompt of each picture.
+    /// A short label and the prompt of each image.
     pub prompts: Vec<(String, String)>,
     /// How many of them `--check` judges, from the first.
     pub judged: usize,

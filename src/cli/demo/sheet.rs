@@ -1,4 +1,4 @@
-//! The sheet of results: one picture with everything on it, twice as large as a README shows it.
+//! The sheet of results: one image with everything on it, twice as large as a README shows it.
 
 use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
@@ -14,14 +14,14 @@ const PAPER: [u8; 3] = [255, 255, 255];
 const WIDTH: u32 = 1800;
 const MARGIN: u32 = 72;
 const GAP: u32 = 24;
-/// Personalized pictures are four to a row: three times as large as the bundled model makes them.
+/// Personalized images are four to a row: three times as large as the bundled model makes them.
 const LARGE: u32 = (WIDTH - 2 * MARGIN - 3 * GAP) / 4;
-/// The untouched model's picture of the same prompt and seed stands below, beside the prompt.
+/// The untouched model's image of the same prompt and seed stands below, beside the prompt.
 const SMALL: u32 = 176;
 /// Photos stand beside the title.
 const PHOTO: u32 = 256;
 const TITLE_WIDTH: u32 = WIDTH - 2 * MARGIN - 4 * (PHOTO + GAP) - GAP;
-/// Class pictures, six to a row.
+/// Class images, six to a row.
 const CLASS: u32 = (WIDTH - 2 * MARGIN - 5 * GAP) / 6;
 const SECTION_GAP: u32 = 52;
 const HEADING_HEIGHT: u32 = 60;
@@ -38,7 +38,7 @@ const LABEL: Type = Type { bold: false, size: 22.0, color: GREY };
 pub struct Cell<'a> {
     /// What was asked for.
     pub prompt: &'a str,
-    /// The personalized picture.
+    /// The personalized image.
     pub tuned: &'a Picture,
     /// The untouched model's of the same prompt and seed, where it is made already.
     pub base: Option<&'a Picture>,
@@ -50,15 +50,15 @@ pub struct Row<'a> {
     pub title: &'static str,
     /// A few words about it.
     pub note: &'a str,
-    /// Its pictures.
+    /// Its images.
     pub cells: Vec<Cell<'a>>,
 }
 
-/// A labelled row of class pictures.
+/// A labelled row of class images.
 pub struct Strip<'a> {
     /// What they are.
     pub label: &'a str,
-    /// The pictures, of which six are shown.
+    /// The images, of which six are shown.
     pub pictures: &'a [Picture],
 }
 
@@ -68,11 +68,11 @@ pub struct Sheet<'a> {
     pub title: &'a str,
     /// What stands below the title.
     pub subtitle: &'a str,
-    /// The training pictures, of which four are shown.
+    /// The training images, of which four are shown.
     pub photos: &'a [Picture],
     /// Rows of results, as far as they are made.
     pub rows: Vec<Row<'a>>,
-    /// Rows of class pictures, the same seeds in each.
+    /// Rows of class images, the same seeds in each.
     pub strips: Vec<Strip<'a>>,
 }
 
@@ -80,7 +80,7 @@ impl Sheet<'_> {
     /// Draws it.
     ///
     /// # Errors
-    /// [`Error::File`] when a face does not open or a picture's pixels do not fit its size.
+    /// [`Error::File`] when a face does not open or an image's pixels do not fit its size.
     pub fn draw(&self) -> Result<RgbImage> {
         let letters = Lettering::new()?;
         let strip_height = CLASS + HEADING_HEIGHT + GAP;
@@ -165,7 +165,7 @@ fn draw_asked(page: &mut RgbImage, letters: &Lettering, cell: &Cell<'_>, [x, y]:
     Ok(())
 }
 
-/// The picture, enlarged, with rounded corners and a hairline round it.
+/// The image, enlarged, with rounded corners and a hairline round it.
 fn place(page: &mut RgbImage, picture: &Picture, x: u32, y: u32, side: u32) -> Result<()> {
     let (width, height) = (picture.width as u32, picture.height as u32);
     let source = RgbImage::from_raw(width, height, picture.rgb.clone()).ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! Whose pictures the demo trains on.
+//! Whose images the demo trains on.
 
 use std::path::{Path, PathBuf};
 
@@ -23,21 +23,21 @@ macro_rules! photos {
 static CAT: [&[u8]; 4] = photos!("cat");
 static DOG: [&[u8]; 4] = photos!("dog");
 
-/// A subject's pictures and what to call it.
+/// A subject's images and what to call it.
 pub struct Subject {
     /// Folder that training reads.
     pub folder: PathBuf,
-    /// Its pictures, square, in the size that the model was made for.
+    /// Its images, square, in the size that the model was made for.
     pub photos: Vec<Picture>,
     /// What to call it.
     pub phrases: Phrases,
 }
 
 impl Subject {
-    /// The user's own pictures, or bundled ones, which are put into `folder` first; cut to `side` pixels a side.
+    /// The user's own images, or bundled ones, which are put into `folder` first; cut to `side` pixels a side.
     ///
     /// # Errors
-    /// [`Error::File`] when a picture or folder cannot be read or written, [`Error::Usage`] for a prompt without words.
+    /// [`Error::File`] when an image or folder cannot be read or written, [`Error::Usage`] for a prompt without words.
     pub fn open(args: &DemoArgs, folder: &Path, side: usize) -> Result<Subject> {
         let phrases = |instance: &str, class: &str| Phrases { instance: instance.into(), class: class.into() };
         if let (Some(images), Some(prompt), Some(class)) = (&args.images, &args.prompt, &args.class_prompt) {
@@ -56,10 +56,10 @@ impl Subject {
         Subject::bundled(args.subject, folder, side)
     }
 
-    /// The bundled subject that is not the study's first, its photos in `folder`; none beside the user's own pictures.
+    /// The bundled subject that is not the study's first, its photos in `folder`; none beside the user's own images.
     ///
     /// # Errors
-    /// [`Error::File`] when a picture cannot be written.
+    /// [`Error::File`] when an image cannot be written.
     pub fn second(args: &DemoArgs, folder: &Path, side: usize) -> Result<Option<Subject>> {
         let other = match args.subject {
             args::Subject::Cat => args::Subject::Dog,
@@ -74,7 +74,7 @@ impl Subject {
             args::Subject::Cat => (&CAT, phrases("a mscds cat", "a cat")),
             args::Subject::Dog => (&DOG, phrases("a sks dog", "a dog")),
         };
-        // An earlier run may have left another subject's pictures here.
+        // An earlier run may have left another subject's images here.
         for (i, bytes) in files.iter().enumerate() {
             write_atomic(folder.join(format!("{i}.png")), |out| out.write_all(bytes))?;
         }

@@ -1,4 +1,4 @@
-//! What the window shows, and where: text, the loss curve, and places for pictures. Drawn on the host; pictures come on top
+//! What the window shows, and where: text, the loss curve, and places for images. Drawn on the host; images come on top
 //! from their textures.
 
 use image::{Rgb, RgbImage};
@@ -42,16 +42,16 @@ pub struct View {
     pub steps: usize,
     /// Numbers of the last step.
     pub numbers: Vec<(&'static str, String)>,
-    /// Pictures.
+    /// Images.
     pub tiles: Vec<Tile>,
 }
 
-/// A picture with its label.
+/// An image with its label.
 #[derive(Clone, Default)]
 pub struct Tile {
     /// The line below it.
     pub label: String,
-    /// The picture.
+    /// The image.
     pub face: Option<Texture>,
 }
 
@@ -65,7 +65,7 @@ pub struct Place {
 }
 
 impl View {
-    /// Shows `tile` as picture number `index`.
+    /// Shows `tile` as image number `index`.
     pub fn put(&mut self, index: usize, tile: Tile) {
         if self.tiles.len() <= index {
             self.tiles.resize(index + 1, Tile::default());
@@ -86,7 +86,7 @@ impl View {
         format!("{}{} - Portray", share.unwrap_or_default(), self.title)
     }
 
-    /// The page of `width` x `height` pixels, `scale` of them to a point, and the places of the pictures.
+    /// The page of `width` x `height` pixels, `scale` of them to a point, and the places of the images.
     pub fn paint(&self, letters: &Lettering, [width, height]: [u32; 2], scale: f32) -> (RgbImage, Vec<Place>) {
         let mut page = Page { image: RgbImage::from_pixel(width, height, Rgb(WALL)), letters, scale };
         let margin = 28.0 * scale;
@@ -149,7 +149,7 @@ impl View {
         Place { y: top, height: (foot - 20.0 * s - top).max(1.0), ..whole }
     }
 
-    /// Places of the pictures in `room`, as large as they fit, each above its label.
+    /// Places of the images in `room`, as large as they fit, each above its label.
     fn grid(&self, page: &mut Page<'_>, room: Place) -> Vec<Place> {
         let (gap, label) = (16.0 * page.scale, 22.0 * page.scale);
         let count = self.tiles.len().max(1);

@@ -1,4 +1,4 @@
-//! The window's surface: a page, and pictures on it.
+//! The window's surface: a page, and images on it.
 
 use std::sync::Arc;
 
@@ -116,7 +116,7 @@ impl Stage {
         );
     }
 
-    /// A picture as a texture.
+    /// An image as a texture.
     pub fn upload(&self, picture: &Picture) -> wgpu::Texture {
         let rgba: Vec<u8> = picture.rgb.chunks_exact(3).flat_map(|p| [p[0], p[1], p[2], 255]).collect();
         self.texture(&rgba, [picture.width as u32, picture.height as u32])

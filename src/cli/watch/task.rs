@@ -253,7 +253,7 @@ impl Task {
     }
 
     /// R: the same prompts with the next seeds. What is under way is given up; where it was what the command asked for, the
-    /// new pictures take its place.
+    /// new images take its place.
     pub fn reseed(&mut self) {
         let Work::Generate(pictures) = &mut self.job else { return };
         pictures.reseed(&self.engine);

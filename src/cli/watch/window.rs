@@ -92,7 +92,7 @@ struct Scene {
     window: Arc<Window>,
     stage: Stage,
     task: Task,
-    /// The page that is shown, with the places of its pictures.
+    /// The page that is shown, with the places of its images.
     page: Option<(wgpu::Texture, Vec<Place>)>,
     /// The user wants to leave.
     leaving: bool,

@@ -25,7 +25,7 @@ pub enum Work {
 pub struct Training {
     pub work: Job<Trained>,
     pub job: TrainOptions,
-    /// The folder for sample pictures.
+    /// The folder for sample images.
     pub samples: PathBuf,
 }
 
@@ -135,7 +135,7 @@ impl Work {
 }
 
 impl Pictures {
-    /// `seed 7`, of picture number `index`; with the prompt, where there are several.
+    /// `seed 7`, of image number `index`; with the prompt, where there are several.
     pub fn label(&self, index: usize) -> String {
         let job = &self.job;
         let count = job.count.max(1);

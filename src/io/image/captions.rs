@@ -9,7 +9,7 @@ use crate::io::Source;
 
 /// Endings of caption files, in small letters, the usual one first: kohya's scripts write the other.
 const ENDINGS: [&str; 2] = ["txt", "caption"];
-/// The captions of a whole folder as Hugging Face's `imagefolder` has them: a line of JSON for each picture.
+/// The captions of a whole folder as Hugging Face's `imagefolder` has them: a line of JSON for each image.
 pub(super) const METADATA: &str = "metadata.jsonl";
 /// Longest caption that is believed to be one, in bytes.
 const LONGEST: u64 = 16 << 10;
@@ -24,14 +24,14 @@ fn rank(path: &Path) -> Option<usize> {
     ENDINGS.iter().position(|known| *known == ending)
 }
 
-/// The captions of a folder's pictures.
+/// The captions of a folder's images.
 #[derive(Debug, Default, PartialEq)]
 pub struct Captions {
     /// Caption of each image, if it has one that is not blank.
     pub of: Vec<Option<String>>,
-    /// Names of caption files, and of entries of metadata.jsonl, that belong to no picture.
+    /// Names of caption files, and of entries of metadata.jsonl, that belong to no image.
     pub strays: Vec<String>,
-    /// Names of caption files that are not used because their picture has another.
+    /// Names of caption files that are not used because their image has another.
     pub second: Vec<String>,
 }
 
@@ -77,7 +77,7 @@ impl Captions {
         Ok(captions)
     }
 
-    /// Pictures that have one.
+    /// Images that have one.
     pub fn count(&self) -> usize {
         self.of.iter().flatten().count()
     }

@@ -1,4 +1,4 @@
-//! A folder of pictures: what is used of it, what is not, and why.
+//! A folder of images: what is used of it, what is not, and why.
 
 use std::path::{Path, PathBuf};
 
@@ -15,23 +15,23 @@ const NAMED: usize = 3;
 /// Folders below one another that are looked into for a hint.
 const DEEPEST: usize = 3;
 
-/// The pictures of a folder, and what else lies there.
+/// The images of a folder, and what else lies there.
 #[derive(Debug, Default)]
 pub struct PictureFolder {
     folder: PathBuf,
-    /// Pictures, sorted by name: files with a picture's ending, and files that are pictures whatever their ending.
+    /// Images, sorted by name: files with an image's ending, and files that are images whatever their ending.
     pub pictures: Vec<PathBuf>,
     /// Caption files, and those that may be.
     captions: Vec<PathBuf>,
-    /// Pictures and videos of kinds that are not read.
+    /// Images and videos of kinds that are not read.
     foreign: Vec<(&'static Foreign, String)>,
     /// Links whose target is gone.
     broken: Vec<String>,
-    /// Pictures whose names begin with a dot.
+    /// Images whose names begin with a dot.
     hidden: Vec<String>,
-    /// Files that cannot be opened and are not called as pictures are.
+    /// Files that cannot be opened and are not called as images are.
     closed: Vec<String>,
-    /// Folders that hold pictures, and how many.
+    /// Folders that hold images, and how many.
     folders: Vec<(PathBuf, usize)>,
     /// Files of other kinds.
     others: Vec<String>,
@@ -41,7 +41,7 @@ impl PictureFolder {
     /// Looks through `folder`, not below it.
     ///
     /// # Errors
-    /// [`Error::File`] when the folder is missing or holds no picture that is read.
+    /// [`Error::File`] when the folder is missing or holds no image that is read.
     pub fn open(folder: impl AsRef<Path>) -> Result<PictureFolder> {
         let folder = folder.as_ref();
         if files::is_file(folder) {
@@ -70,7 +70,7 @@ impl PictureFolder {
             return;
         }
         if !files::is_file(&path) {
-            // A pipe or a device is no picture; what is listed and is not there is a link to nothing.
+            // A pipe or a device is no image; what is listed and is not there is a link to nothing.
             if !files::exists(&path) && !hidden {
                 self.broken.push(name);
             }
@@ -94,7 +94,7 @@ impl PictureFolder {
         }
     }
 
-    /// The captions of the pictures.
+    /// The captions of the images.
     ///
     /// # Errors
     /// [`Error::File`] for one that cannot be read.
@@ -103,7 +103,7 @@ impl PictureFolder {
     }
 
     /// A line about all that is left out though it looks as if it were meant, with what to do; `None` where that is
-    /// nothing. Of `captions` those that belong to no picture are named.
+    /// nothing. Of `captions` those that belong to no image are named.
     pub fn left_out(&self, captions: Option<&Captions>) -> Option<String> {
         let mut parts = self.foreign_parts();
         let mut add = |names: &[String], one: &str, many: &str| {
@@ -150,7 +150,7 @@ impl PictureFolder {
         kinds.into_iter().map(part).collect()
     }
 
-    /// Why there is no picture, and what to do.
+    /// Why there is no image, and what to do.
     fn nothing(&self) -> String {
         if !self.foreign.is_empty() {
             return format!("holds no pictures that are read, only {}", self.foreign_parts().join("; "));
@@ -181,7 +181,7 @@ fn named(names: &[String]) -> String {
     list.join(", ")
 }
 
-/// Files below `folder` that are called as pictures are.
+/// Files below `folder` that are called as images are.
 fn count_pictures(folder: &Path, depth: usize) -> usize {
     let entries = files::entries(folder).unwrap_or_default();
     let count = |path: &PathBuf| match files::is_folder(path) {
@@ -192,7 +192,7 @@ fn count_pictures(folder: &Path, depth: usize) -> usize {
     entries.iter().map(count).sum()
 }
 
-/// The pictures in `folder` (not below it), sorted by name.
+/// The images in `folder` (not below it), sorted by name.
 ///
 /// # Errors
 /// As [`PictureFolder::open`].

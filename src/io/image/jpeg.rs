@@ -1,10 +1,10 @@
 //! Structure of a JPEG file: whether it is complete, and whether its coding is supported.
 
-/// Checks that the picture in `bytes` is whole and of a coding that is read.
+/// Checks that the image in `bytes` is whole and of a coding that is read.
 ///
 /// A decoder fills what a cut JPEG lacks with gray, so the markers are walked as the format has them (ITU-T T.81, annex
 /// B): segments are skipped by their lengths, a scan's data ends at the first marker that is no restart, and the
-/// picture ends at its own end marker. What follows that is not the picture's: phones put videos and further pictures
+/// image ends at its own end marker. What follows that is not the image's: phones put videos and further images
 /// there.
 ///
 /// # Errors
@@ -83,7 +83,7 @@ fn skip_scan(bytes: &[u8], at: &mut usize) {
 mod tests {
     use super::check;
 
-    /// Segments of a picture of one scan with `data`, and `after` behind it.
+    /// Segments of an image of one scan with `data`, and `after` behind it.
     fn file(frame: &[u8], data: &[u8], after: &[u8]) -> Vec<u8> {
         let begin = [&[0xff, 0xd8, 0xff, 0xe1, 0, 6, 0xff, 0xd9, 0xff, 0xda], frame, &[0xff, 0xda, 0, 2]].concat();
         [&begin, data, after].concat()

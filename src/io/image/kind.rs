@@ -30,7 +30,7 @@ pub(super) fn accepted() -> String {
     FORMATS.iter().map(|format| format.name).collect::<Vec<_>>().join(", ")
 }
 
-/// A kind of picture or video that is not read.
+/// A kind of image or video that is not read.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Foreign {
     /// Its name, for messages.
@@ -105,11 +105,11 @@ impl Foreign {
 
 /// Content of a file.
 pub(super) enum Content {
-    /// A picture of a format that is read.
+    /// An image of a format that is read.
     Picture(&'static Format),
-    /// A picture or video of a kind that is not read.
+    /// An image or video of a kind that is not read.
     Foreign(&'static Foreign),
-    /// No picture, as far as its content says.
+    /// No image, as far as its content says.
     Unknown,
 }
 
@@ -190,7 +190,7 @@ fn media_file(head: &[u8]) -> Option<&'static Foreign> {
     if has(&[b"avif", b"avis"]) {
         return Some(&AVIF);
     }
-    // "mif1" and "msf1" stand for a picture of whatever coding.
+    // "mif1" and "msf1" stand for an image of whatever coding.
     if has(&[b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"mif2"]) {
         return Some(&HEIC);
     }

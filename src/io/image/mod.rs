@@ -1,4 +1,4 @@
-//! Pictures: found in folders, read as photos come, prepared as training takes them, written with their parameters.
+//! Images: found in folders, read as photos come, prepared as training takes them, written with their parameters.
 
 mod captions;
 mod filter;

@@ -19,7 +19,7 @@ pub struct Parameters {
     pub sampler: String,
     /// Guidance scale.
     pub guidance: f64,
-    /// The picture's own seed.
+    /// The image's own seed.
     pub seed: u64,
     /// Size in pixels, across and down.
     pub size: (usize, usize),
@@ -31,7 +31,7 @@ pub struct Parameters {
     pub strength: Option<f64>,
     /// Karras noise levels.
     pub karras: bool,
-    /// Further fields, with the names that they get: what else decides the picture.
+    /// Further fields, with the names that they get: what else decides the image.
     pub more: Vec<(&'static str, String)>,
 }
 
@@ -82,7 +82,7 @@ fn quoted(value: &str) -> String {
 /// `picture` as a PNG file's bytes, with `text` as chunks of keyword and value (Latin-1 as `tEXt`, else `iTXt`).
 ///
 /// # Errors
-/// [`Error::Usage`] when the picture's size and bytes disagree or a keyword is not 1 to 79 Latin-1 characters.
+/// [`Error::Usage`] when the image's size and bytes disagree or a keyword is not 1 to 79 Latin-1 characters.
 pub fn encode_png(picture: &Picture, text: &[(&str, &str)]) -> Result<Vec<u8>> {
     let failed = |e: png::EncodingError| Error::argument(format!("cannot encode the picture as PNG: {e}"));
     let size =

@@ -1,4 +1,4 @@
-//! Reading a picture by what it is, not by what it is called.
+//! Reading an image by what it is, not by what it is called.
 
 use std::borrow::Cow;
 use std::io::Cursor;
@@ -15,13 +15,13 @@ use super::{jpeg, tiff};
 use crate::error::{Error, Result, message, option};
 use crate::io::Source;
 
-/// The largest picture that is decoded, in pixels: phones make 200 million. Less where addresses have 32 bits, as in a
+/// The largest image that is decoded, in pixels: phones make 200 million. Less where addresses have 32 bits, as in a
 /// browser, for all memory is 4 GB there.
 pub const MAX_PIXELS: u64 = if cfg!(target_pointer_width = "32") { 128_000_000 } else { 256_000_000 };
 /// Largest allocation of decoders: the largest image with four 16-bit channels.
 const MAX_DECODER_BYTES: u64 = MAX_PIXELS * 8;
 
-/// An 8-bit sRGB picture.
+/// An 8-bit sRGB image.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Picture {
     /// Pixels across.
@@ -39,17 +39,17 @@ impl std::fmt::Debug for Picture {
 }
 
 impl Picture {
-    /// Opens the picture at `path`: PNG, JPEG, WebP, GIF, BMP or TIFF, by its content, whatever it is called. EXIF
+    /// Opens the image at `path`: PNG, JPEG, WebP, GIF, BMP or TIFF, by its content, whatever it is called. EXIF
     /// orientation is applied, transparency is laid over white, 16 bits become 8, gray and CMYK become RGB; of an
     /// animation, the first frame.
     ///
     /// # Errors
-    /// [`Error::File`] when it is missing, no picture, damaged, or larger than [`MAX_PIXELS`].
+    /// [`Error::File`] when it is missing, no image, damaged, or larger than [`MAX_PIXELS`].
     pub fn open(path: impl AsRef<Path>) -> Result<Picture> {
         Picture::from_source(&Source::open(path)?)
     }
 
-    /// Decodes the picture in `source`.
+    /// Decodes the image in `source`.
     ///
     /// # Errors
     /// As [`Picture::open`].
@@ -58,7 +58,7 @@ impl Picture {
     }
 }
 
-/// Width and height of the picture at `path`, as EXIF turns it, by its header alone; files that end too early are
+/// Width and height of the image at `path`, as EXIF turns it, by its header alone; files that end too early are
 /// found.
 ///
 /// # Errors
@@ -90,7 +90,7 @@ impl Picture {
         Ok(self.cover(width, height, crop)?.to_unit(flip))
     }
 
-    /// The picture as NHWC values in [-1, 1], mirrored if `flip`.
+    /// The image as NHWC values in [-1, 1], mirrored if `flip`.
     pub fn to_unit(&self, flip: bool) -> Vec<f32> {
         let unit = |&value: &u8| f32::from(value) / 127.5 - 1.0;
         match flip {
@@ -99,7 +99,7 @@ impl Picture {
         }
     }
 
-    /// The picture of NHWC `values` in [-1, 1], rounded as diffusers rounds.
+    /// The image of NHWC `values` in [-1, 1], rounded as diffusers rounds.
     ///
     /// # Errors
     /// [`Error::Usage`] when their number is not `height * width * 3`, [`Error::Limit`] when one is NaN.
@@ -118,7 +118,7 @@ impl Picture {
     }
 }
 
-/// A decoded picture as its file holds it: in its own depth and not turned. Rows are turned and become RGB as they are
+/// A decoded image as its file holds it: in its own depth and not turned. Rows are turned and become RGB as they are
 /// asked for, so that a large photo is in memory once.
 pub struct Decoded {
     pixels: DynamicImage,
@@ -134,7 +134,7 @@ impl From<Picture> for Decoded {
 }
 
 impl Decoded {
-    /// Opens the picture at `path`, as [`Picture::open`] does.
+    /// Opens the image at `path`, as [`Picture::open`] does.
     ///
     /// # Errors
     /// As [`Picture::open`].
@@ -142,7 +142,7 @@ impl Decoded {
         Decoded::from_source(&Source::open(path)?)
     }
 
-    /// Decodes the picture in `source`.
+    /// Decodes the image in `source`.
     ///
     /// # Errors
     /// As [`Picture::open`].
@@ -169,7 +169,7 @@ impl Decoded {
         turned((self.pixels.width(), self.pixels.height()), self.orientation)
     }
 
-    /// The picture brought to `width` x `height` as `fit` says.
+    /// The image brought to `width` x `height` as `fit` says.
     ///
     /// # Errors
     /// [`Error::Usage`] when `width` or `height` is zero or the crop is not within 0 to 1.
@@ -178,13 +178,13 @@ impl Decoded {
         Ok(Picture { width, height, rgb })
     }
 
-    /// Part `window` of the picture, scaled with `filter`.
+    /// Part `window` of the image, scaled with `filter`.
     pub(super) fn window(&self, filter: Filter, window: Window) -> Picture {
         let [width, height] = window.size;
         Picture { width, height, rgb: resample_window(self.size(), filter, window, |rows| self.rows(rows)) }
     }
 
-    /// The whole picture.
+    /// The whole image.
     fn into_picture(self) -> Picture {
         let [width, height] = self.size();
         let rgb = match (self.pixels, self.orientation) {
@@ -276,7 +276,7 @@ impl<'a> Header<'a> {
         if pixels == 0 {
             return Err(wrong(format!("has no pixels ({width}x{height}): get it again")));
         }
-        // A picture whose orientation cannot be read is shown as it lies by every viewer.
+        // An image whose orientation cannot be read is shown as it lies by every viewer.
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
         Ok(Header { decoder, format, orientation })
     }

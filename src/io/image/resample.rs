@@ -29,7 +29,7 @@ pub enum Fit {
     Stretch,
 }
 
-/// Width and height of a picture of `from` once it is scaled to cover `to`; cropping leaves `to` of it.
+/// Width and height of an image of `from` once it is scaled to cover `to`; cropping leaves `to` of it.
 pub fn covering(from: [usize; 2], to: [usize; 2]) -> [usize; 2] {
     let ([w, h], [width, height]) = (from.map(|n| n as u128), to.map(|n| n as u128));
     // The side that has less to spare gets its exact size, the other one follows, rounded down as torchvision does.
@@ -59,7 +59,7 @@ pub struct Window {
     pub size: [usize; 2],
 }
 
-/// Pixels (RGB) of the picture of `from` pixels whose rows `rows` gives, resized with Lanczos to `to` as `fit` says.
+/// Pixels (RGB) of the image of `from` pixels whose rows `rows` gives, resized with Lanczos to `to` as `fit` says.
 ///
 /// # Errors
 /// [`Error::Usage`] when a side of `to` is zero or the crop is not within 0 to 1.
@@ -81,8 +81,8 @@ pub(super) fn resample<'a>(
     Ok(resample_window(from, Filter::Lanczos, window, rows))
 }
 
-/// Pixels (RGB) of `window` of the picture of `from` pixels whose rows `rows` gives, scaled with `filter`. It asks for each
-/// row once, in order, and only for those that count; so a 20000x20 picture costs no more than a square one.
+/// Pixels (RGB) of `window` of the image of `from` pixels whose rows `rows` gives, scaled with `filter`. It asks for each
+/// row once, in order, and only for those that count; so a 20000x20 image costs no more than a square one.
 pub(super) fn resample_window<'a>(
     from: [usize; 2],
     filter: Filter,

@@ -12,7 +12,7 @@ const QUALITY: u8 = 85;
 /// Encodes `picture` as JPEG, scaled down with Lanczos to at most `side` pixels a side; a smaller one keeps its size.
 ///
 /// # Errors
-/// [`Error::Usage`] for a picture without pixels.
+/// [`Error::Usage`] for an image without pixels.
 pub fn thumbnail(picture: &Picture, side: usize) -> Result<Vec<u8>> {
     let longest = picture.width.max(picture.height);
     let scaled = |n: usize| if longest > side { (n * side / longest.max(1)).max(1) } else { n };

@@ -1,4 +1,4 @@
-//! The first directory of a TIFF: what tells a camera's raw file from a picture, and why a picture is not read.
+//! The first directory of a TIFF: what tells a camera's raw file from an image, and why an image is not read.
 
 use crate::io::Source;
 

@@ -40,7 +40,7 @@ pub struct UnetConfig {
     pub block_out_channels: Vec<usize>,
     /// Residual blocks in a down block; an up block has one more.
     pub layers_per_block: PerBlock,
-    /// 1, or 0 for a row and a column behind the picture only.
+    /// 1, or 0 for a row and a column behind the image only.
     pub downsample_padding: usize,
     /// Groups of every group norm.
     pub norm_num_groups: usize,
@@ -275,7 +275,7 @@ impl UnetConfig {
     }
 
     /// Whether the input is that of an inpainting model for latents of `latent` channels: the latents, a mask, and the
-    /// latents of the picture with the mask cut out.
+    /// latents of the image with the mask cut out.
     pub fn inpaints(&self, latent: usize) -> bool {
         self.in_channels == 2 * latent + 1
     }

@@ -18,7 +18,7 @@ pub struct Setup {
     pub text_lora: Option<LoraSpec>,
     /// Storage of frozen weights, without adapters.
     pub storage: Settings,
-    /// Samples of a micro-batch: instances, then class pictures.
+    /// Samples of a micro-batch: instances, then class images.
     pub samples: [usize; 2],
     /// Latent height, width and channels.
     pub latent: [usize; 3],
@@ -74,7 +74,7 @@ impl Setup {
         self.samples[0] + self.samples[1]
     }
 
-    /// Prompts of a micro-batch: the instances', and the class's where there are class pictures, or one a sample.
+    /// Prompts of a micro-batch: the instances', and the class's where there are class images, or one a sample.
     pub fn prompts(&self) -> usize {
         match (self.captions, self.samples[1]) {
             (true, _) => self.batch(),

@@ -3,7 +3,7 @@
 use super::super::recipe::CLASS_PICTURES;
 use super::super::scenes::Phrases;
 
-/// Class pictures of the variation that has many.
+/// Class images of the variation that has many.
 pub const MANY_CLASS_PICTURES: usize = 200;
 
 /// Words for the subject; those of the study are the subject's own and the first two others.
@@ -20,7 +20,7 @@ pub struct Variation {
     pub phrases: Phrases,
     /// 0, or 1 for the second subject.
     pub subject: usize,
-    /// Class pictures that its training reads; `None` without prior preservation.
+    /// Class images that its training reads; `None` without prior preservation.
     pub class_pictures: Option<usize>,
 }
 

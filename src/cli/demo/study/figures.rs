@@ -47,7 +47,7 @@ pub struct Outcome {
     pub base: Vec<Option<f64>>,
     /// Those of every seed.
     pub values: Vec<Values>,
-    /// The first seed's pictures: the first of every prompt for the subject, then those of the class.
+    /// The first seed's images: the first of every prompt for the subject, then those of the class.
     files: Vec<PathBuf>,
 }
 
@@ -100,7 +100,7 @@ impl Outcome {
         format!("{}: likeness {:.2}, drift {:.2}", self.variation.title, mean(0), mean(3))
     }
 
-    /// Opens the pictures of the sheet.
+    /// Opens the images of the sheet.
     ///
     /// # Errors
     /// [`Error::File`] if one cannot be read.

@@ -94,7 +94,7 @@ impl Study<'_> {
         Ok(outcomes)
     }
 
-    /// Makes the class pictures of the variation's subject that are not there yet.
+    /// Makes the class images of the variation's subject that are not there yet.
     fn make_class_pictures(&mut self, variation: &Variation, subject: &Subject) -> Result<()> {
         let missing = missing_class_pictures(self.folder, variation);
         let Some(&first) = missing.first() else { return Ok(()) };
@@ -167,7 +167,7 @@ fn class_picture(folder: &Path, subject: usize, index: usize) -> PathBuf {
     class_folder(folder, subject).join(format!("{index:04}.png"))
 }
 
-/// Numbers of the class pictures that a variation's training reads and that are yet to be made: all from the first that is
+/// Numbers of the class images that a variation's training reads and that are yet to be made: all from the first that is
 /// missing, so that seeds follow each other.
 fn missing_class_pictures(folder: &Path, variation: &Variation) -> Vec<usize> {
     let count = variation.class_pictures.unwrap_or(0);
@@ -175,7 +175,7 @@ fn missing_class_pictures(folder: &Path, variation: &Variation) -> Vec<usize> {
     first.map_or(Vec::new(), |first| (first..count).collect())
 }
 
-/// Class pictures that are yet to be made for all `variations`.
+/// Class images that are yet to be made for all `variations`.
 fn lacking(folder: &Path, variations: &[Variation]) -> usize {
     let most = |subject: usize| {
         let own = variations.iter().filter(|variation| variation.subject == subject);
@@ -184,12 +184,12 @@ fn lacking(folder: &Path, variations: &[Variation]) -> usize {
     most(0) + most(1)
 }
 
-/// Pictures of an evaluation: those of every LoRA and of the untouched model.
+/// Images of an evaluation: those of every LoRA and of the untouched model.
 fn pictures(args: &DemoArgs) -> usize {
     ASKED * IMAGES * (args.seeds + 1)
 }
 
-/// What is yet to be done for `variation`, but for class pictures.
+/// What is yet to be done for `variation`, but for class images.
 fn work(folder: &Path, variation: &Variation, args: &DemoArgs) -> Job {
     let trainings = (0..args.seeds).filter(|&number| !lora(folder, variation, number).exists()).count();
     let updates = trainings * args.steps;
@@ -215,7 +215,7 @@ fn forget(folder: &Path, variation: &Variation, seeds: usize) -> Result<()> {
     Ok(())
 }
 
-/// Draws a row of pictures of each variation's first seed: the subject by every prompt, then the class.
+/// Draws a row of images of each variation's first seed: the subject by every prompt, then the class.
 fn draw(args: &DemoArgs, subject: &Subject, outcomes: &[Outcome], path: &Path) -> Result<()> {
     let rows: Vec<(String, Vec<Picture>)> =
         outcomes.iter().map(|outcome| Ok((outcome.label(), outcome.pictures()?))).collect::<Result<_>>()?;
