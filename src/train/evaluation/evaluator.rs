@@ -86,9 +86,10 @@ impl Evaluator {
         }
         let scores = self.schedule.scores();
         if at.job.stop == Stop::Plateau && scores < PLATEAU_SCORES {
-            let plateau =
-                format!(" plateau cannot end this run: it takes {PLATEAU_SCORES} scores, and there are {scores}");
-            events.warn(option("stop") + plateau);
+            let plateau = format!(
+                " plateau cannot end this run: it takes {PLATEAU_SCORES} scores, and there are {scores}; a longer one ("
+            );
+            events.warn(message![option("stop"), plateau, option("steps"), ") has more"]);
         }
         let set = &self.photos.set;
         let (subject, class) = (set.subject, set.class);
