@@ -117,8 +117,10 @@ pub struct TrainArgs {
 pub struct EvaluateArgs {
     #[command(flatten)]
     pub job: EvaluateOptions,
-    /// Compute the figures of the embeddings in this file instead: real, made, prompt, clip_real, clip_made, clip_text, class,
-    /// class_base, each [N, D]; needs no model; --out then gets report.json alone
+    /// Compute the figures of the embeddings in this file instead, without a model; --out then gets report.json alone.
+    /// Tensors, each of which may be absent: real [photos, D], made [images, D], class and class_base [class images, D],
+    /// unrelated and unrelated_base [other images, D]; clip_real [photos, C], clip_made [images, C], clip_text [prompts, C];
+    /// prompt [images]: whole numbers, the row of clip_text that an image was made from
     #[arg(long, value_name = "X.safetensors", conflicts_with_all = ["model", "base", "loras", "photos", "prompt", "vision", "clip"])]
     pub embeddings: Option<PathBuf>,
 }

@@ -29,6 +29,7 @@ pub fn run(global: &Global, args: &EmbedArgs) -> Result<()> {
             option("pictures") + ", " + option("text") + " or " + option("input") + ": give something to embed";
         return Err(Error::usage("pictures", problem));
     }
+    check_out(&args.out)?;
     let place = Place::file(&args.out, args.force);
     place.check()?;
     let mut read: Vec<(&'static str, &Path)> = vec![("vision", &args.vision)];
@@ -62,6 +63,24 @@ pub fn run(global: &Global, args: &EmbedArgs) -> Result<()> {
     let written = tensors::write(global, &place, &made);
     drop(lock);
     written
+}
+
+/// Refuses a folder, and a name that says another format.
+fn check_out(out: &Path) -> Result<()> {
+    let shown = out.display();
+    if files::is_folder(out) || out.as_os_str().as_encoded_bytes().ends_with(b"/") {
+        let named = out.join("embeddings.safetensors");
+        let problem = format!("is a folder: name a file in it, such as {}", named.display());
+        return Err(Error::value("out", shown, problem));
+    }
+    match out.extension() {
+        Some(ending) if !ending.eq_ignore_ascii_case("safetensors") => {
+            let named = out.with_extension("safetensors");
+            let problem = format!("embeddings are written as .safetensors: name it {}", named.display());
+            Err(Error::value("out", shown, problem))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The tensors of the file at `path` that are embedded.

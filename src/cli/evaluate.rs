@@ -34,7 +34,9 @@ pub fn run(global: &Global, args: EvaluateArgs) -> Result<()> {
     let engine = super::device::open(global)?;
     let mut reporter = Reporter::new(global);
     let result = pollster::block_on(engine.evaluate(&job, &mut |event| reporter.hear(&event)));
-    tell(global, &reporter.finish(result)?)
+    let evaluation = reporter.finish(result)?;
+    tell(global, &evaluation)?;
+    evaluation.whole().map(drop)
 }
 
 /// Prints the figures of given embeddings, and writes them to `report.json` where a folder is named.
@@ -83,10 +85,12 @@ fn errors(figures: &Figures) -> Value {
 fn tell(global: &Global, evaluation: &Evaluation) -> Result<()> {
     let report = &evaluation.report;
     if global.json {
-        let column = |column: &portray::low_level::evaluate::Column| json!({"name": column.name, "figures": column.figures, "gain": column.gain, "copies": column.copies, "verdicts": column.verdicts});
+        let column = |column: &portray::low_level::evaluate::Column| json!({"name": column.name, "counted": column.counted, "figures": column.figures, "gain": column.gain, "copies": column.copies, "verdicts": column.verdicts});
         let columns: Vec<Value> = report.columns.iter().map(column).collect();
         let mut said = terminal::with_path(json!({"event": "evaluation"}), "report", &evaluation.json);
         said = terminal::with_path(said, "html", &evaluation.html);
+        said["complete"] = report.complete.into();
+        said["notes"] = report.notes.clone().into();
         said["judges"] = serde_json::to_value(&report.judges).unwrap_or_default();
         said["among_photos"] = serde_json::to_value(&report.among_photos).unwrap_or_default();
         said["columns"] = columns.into();

@@ -189,11 +189,12 @@ impl Engine {
     /// Evaluates LoRAs or a fine-tuned model: makes the same images with and without them, judges them against photos of the
     /// subject, and writes `report.json`, `report.html` and the images to `options.out`.
     ///
-    /// If `listener` stops the job, it reports on the images that were made.
+    /// If `listener` stops the job, it reports on the images that were made: [`Evaluation::whole`] tells.
     ///
     /// # Errors
     /// If options contradict each other, a file is missing, unsupported or cannot be written, or the job does not fit the
-    /// adapter or `options.model.memory`; [`Error::Interrupted`](crate::Error::Interrupted) if `listener` stops it.
+    /// adapter or `options.model.memory`; [`Error::Interrupted`](crate::Error::Interrupted) if `listener` stops it before
+    /// there is anything to compare.
     pub async fn evaluate(
         &self,
         options: &EvaluateOptions,

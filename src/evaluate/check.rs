@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result, message, option};
+use crate::error::{Error, Message, Result, message, option};
 use crate::generate::{GenerateOptions, MOST_PICTURES};
 use crate::io::place::check_no_input;
 use crate::io::{Place, files};
+use crate::pipeline::check::has_strange_scale;
 use crate::pipeline::{LoraArg, ModelOptions, SamplingOptions};
 
 use super::options::EvaluateOptions;
@@ -14,6 +15,30 @@ use super::options::EvaluateOptions;
 pub(super) const REPORTS: [&str; 2] = ["report.json", "report.html"];
 /// Folder of the images in the results' folder.
 pub(super) const IMAGES: &str = "images";
+
+/// Words by which tutorials call subjects.
+const USUAL: [&str; 3] = ["sks", "ohwx", "bnha"];
+
+/// Words of a prompt in lower case, without punctuation and articles.
+fn words(prompt: &str) -> Vec<String> {
+    let plain = prompt.split_whitespace().map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase());
+    plain.filter(|word| !["", "a", "an", "the"].contains(&word.as_str())).collect()
+}
+
+/// Refuses a LoRA that is given twice at one scale.
+fn check_doubles(loras: &[LoraArg]) -> Result<()> {
+    let is_double = |i: usize| {
+        let lora = &loras[i];
+        loras[..i].iter().any(|other| other.scale == lora.scale && files::same(&other.path, &lora.path))
+    };
+    match (0..loras.len()).find(|&i| is_double(i)) {
+        Some(i) => {
+            let value = format!("{}={}", loras[i].path.display(), loras[i].scale);
+            Err(Error::value("loras", value, "is given twice: a LoRA at one scale is one column, so give it once"))
+        }
+        None => Ok(()),
+    }
+}
 
 impl EvaluateOptions {
     /// Refuses what cannot be evaluated, and places that cannot be written.
@@ -42,17 +67,45 @@ impl EvaluateOptions {
         if let Some(lora) = self.loras.iter().find(|lora| lora.scales.is_empty()) {
             return Err(Error::value("loras", lora.path.display(), "has no scale: give one or more, such as 1"));
         }
-        if let Some(path) = self.loras.iter().map(|lora| &lora.path).find(|path| !files::exists(path)) {
-            // What stands behind the last '=' of a name that is no file was meant as scales.
-            let name = path.to_string_lossy();
-            if name.rsplit_once('=').is_some_and(|(file, _)| files::exists(file)) {
-                let problem = "the scales behind '=' must be finite numbers, separated by commas, such as 0.6,0.8,1.0";
-                return Err(Error::value("loras", name, problem));
-            }
+        if let Some(path) = self.loras.iter().map(|lora| &lora.path).find(|path| has_strange_scale(path)) {
+            let problem = "the scales behind '=' must be finite numbers, separated by commas, such as 0.6,0.8,1.0";
+            return Err(Error::value("loras", path.display(), problem));
         }
         let loras: Vec<LoraArg> = self.loras.iter().flat_map(|lora| lora.each()).collect();
+        check_doubles(&loras)?;
+        self.check_identifier()?;
         GenerateOptions { loras, ..self.generation("x", 1, 0, None) }.check()?;
         self.check_place()
+    }
+
+    /// Refuses a prompt without an identifier: no word of it is missing in the class prompt.
+    fn check_identifier(&self) -> Result<()> {
+        let (Some(prompt), Some(class)) = (&self.prompt, &self.class_prompt) else { return Ok(()) };
+        let (own, of_class) = (words(prompt), words(class));
+        if own.iter().any(|word| !of_class.contains(word)) {
+            return Ok(());
+        }
+        let names = message![option("prompt"), format!(" \"{}\"", prompt.trim())];
+        let problem = match of_class.iter().find(|word| !own.contains(word)) {
+            Some(word) => {
+                let swapped = message![", while this has \"", word.as_str(), "\": are the two swapped?"];
+                message![names, " has no word that ", option("class_prompt"), " lacks", swapped]
+            }
+            None => {
+                let remedy = ": it needs the subject's identifier, such as \"a sks dog\" beside \"a dog\"";
+                message![names, " says the same as ", option("class_prompt"), remedy]
+            }
+        };
+        Err(Error::usage("prompt", problem))
+    }
+
+    /// Warns of a class prompt with a word by which subjects are called.
+    pub(super) fn doubt(&self) -> Option<Message> {
+        let class = words(self.class_prompt.as_deref()?);
+        let word = USUAL.into_iter().find(|usual| class.iter().any(|word| word == usual))?;
+        let problem =
+            format!(" holds \"{word}\", by which subjects are called: name the class alone, such as \"a dog\"");
+        Some(option("class_prompt") + problem)
     }
 
     /// Refuses a folder for the results that holds something, unless it may be written over.
@@ -142,12 +195,26 @@ mod tests {
             (EvaluateOptions { seeds: 10_001, ..job() }, "seeds 10001"),
             (EvaluateOptions { loras: vec![ScaledLora::new("a=1e300")], ..job() }, "loras a=1e300"),
             (EvaluateOptions { out: "".into(), ..job() }, "out: the path is empty"),
+            (
+                EvaluateOptions { loras: vec![ScaledLora::new("a=0.5,1"), ScaledLora::new("a")], ..job() },
+                "a=1: is given twice",
+            ),
+            (EvaluateOptions { class_prompt: Some("A SKS dog!".into()), ..job() }, "says the same as class_prompt"),
+            (
+                EvaluateOptions { prompt: Some("a dog".into()), class_prompt: Some("a sks dog".into()), ..job() },
+                "while this has \"sks\": are the two swapped?",
+            ),
         ];
         for (options, named) in without {
             let said = said(options.check());
             assert!(said.contains(named), "{said}");
         }
         assert!(EvaluateOptions { loras: Vec::new(), base: Some("b".into()), ..job() }.check().is_ok());
+        let several = vec![ScaledLora::new("a=0.5,1"), ScaledLora::new("b=0.5")];
+        assert!(EvaluateOptions { loras: several, class_prompt: Some("a dog".into()), ..job() }.check().is_ok());
+        let doubt = |class: &str| EvaluateOptions { class_prompt: Some(class.into()), ..job() }.doubt();
+        assert!(doubt("a sks animal").is_some_and(|said| said.to_string().contains("holds \"sks\"")));
+        assert_eq!(doubt("a dog"), None);
     }
 
     #[test]

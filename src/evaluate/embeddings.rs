@@ -130,13 +130,14 @@ fn prompt(file: &SafeTensors, sets: &BTreeMap<&str, UnitVectors>) -> Result<Opti
 
 /// Says which figures are left out, for want of which tensors, and which tensors are not read.
 fn notes(file: &SafeTensors, figures: &Figures) -> Vec<Message> {
-    let needs: [(Figure, &[&str]); 6] = [
+    let needs: [(Figure, &[&str]); 7] = [
         (Figure::Dino, &["real", "made"]),
         (Figure::ClipI, &["clip_real", "clip_made"]),
         (Figure::ClipT, &["clip_made", "clip_text", "prompt"]),
         (Figure::Pres, &["class", "real"]),
         (Figure::Div, &["made", "prompt"]),
         (Figure::Drift, &["class", "class_base"]),
+        (Figure::DriftUnrelated, &["unrelated", "unrelated_base"]),
     ];
     let left_out = needs.iter().filter(|(figure, _)| !figures.contains_key(figure)).map(|(figure, needed)| {
         let missing: Vec<&str> = needed.iter().copied().filter(|name| !file.contains(name)).collect();

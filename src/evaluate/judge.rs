@@ -1,10 +1,12 @@
 //! From embeddings of images to the columns of a report.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::pipeline::LoraArg;
 
 use super::colour::Embedding;
+use super::compared::{Key, key};
+use super::earlier::counted;
 use super::figures::Sets;
 use super::make::{Role, Shown};
 use super::measures::{
@@ -50,6 +52,18 @@ pub(super) struct Set {
     pub lora: Option<LoraArg>,
     pub shown: Vec<Shown>,
     pub seen: Seen,
+    /// No figures are made of it.
+    pub left_out: bool,
+}
+
+/// Differences from the base model's twins.
+struct Gains {
+    /// Likeness of images of the subject to the photos.
+    likeness: Option<Estimate>,
+    /// Likeness of class images to the photos.
+    class: Option<Estimate>,
+    /// Fidelity of images of the subject to their prompts.
+    fidelity: Option<Estimate>,
 }
 
 /// Standard against which images are judged.
@@ -62,6 +76,8 @@ pub(super) struct Standard<'a> {
     pub by_colour: bool,
     /// Images of the base model.
     pub base: &'a Set,
+    /// Images that figures are over.
+    pub compared: &'a BTreeSet<Key>,
 }
 
 impl Standard<'_> {
@@ -81,7 +97,8 @@ impl Standard<'_> {
     pub fn judge(&self, set: &Set) -> Column {
         let is_base = std::ptr::eq(set, self.base);
         let images = self.images(set, is_base);
-        let rows: Vec<usize> = (0..set.shown.len()).collect();
+        let is_counted = |i: &usize| !set.left_out && self.compared.contains(&key(&set.shown[*i]));
+        let rows: Vec<usize> = (0..set.shown.len()).filter(is_counted).collect();
         let subject: Vec<usize> = rows.iter().copied().filter(|&i| set.shown[i].role == Role::Subject).collect();
         let mut of_prompt: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         subject.iter().for_each(|&i| of_prompt.entry(set.shown[i].prompt).or_default().push(i));
@@ -89,16 +106,27 @@ impl Standard<'_> {
         let prompts =
             prompts.map(|(prompt, rows)| PromptFigures { prompt, figures: self.figures(set, &rows, is_base) });
         let figures = self.figures(set, &rows, is_base);
-        let copies = images.iter().filter(|image| image.copies).count();
-        let gain = gain(&images);
-        let verdicts = if is_base { Vec::new() } else { self.verdicts(&figures, gain, copies, subject.len()) };
+        let of_subject: Vec<&Image> = subject.iter().map(|&i| &images[i]).collect();
+        let copies = of_subject.iter().filter(|image| image.copies).count();
+        let own = gain(&of_subject);
+        let verdicts = match (is_base, set.left_out) {
+            (true, _) => Vec::new(),
+            (_, true) => vec![format!("Left out of the figures, with {} alone.", counted(images.len()))],
+            _ => {
+                let of_class = rows.iter().filter(|&&i| set.shown[i].role == Role::Class).map(|&i| &images[i]);
+                let class = gain(&of_class.collect::<Vec<_>>());
+                let gains = Gains { likeness: own, class, fidelity: self.fidelity_gain(set, &subject) };
+                self.verdicts(&figures, gains, (copies, subject.len()))
+            }
+        };
         Column {
             name: set.name.clone(),
             lora: set.lora.as_ref().map(|lora| lora.path.to_string_lossy().into_owned()),
             scale: set.lora.as_ref().map(|lora| lora.scale),
             prompts: prompts.collect(),
+            counted: rows.len(),
             figures,
-            gain,
+            gain: own,
             copies,
             verdicts,
             images,
@@ -172,10 +200,20 @@ impl Standard<'_> {
         set.shown.iter().enumerate().map(image).collect()
     }
 
+    /// Mean of the prompt fidelity of the images `rows` of `set` above that of the base model's twins. `None` without CLIP.
+    fn fidelity_gain(&self, set: &Set, rows: &[usize]) -> Option<Estimate> {
+        let (own, twins) = self.paired(set, rows);
+        let prompts: Vec<usize> = own.iter().map(|&i| set.shown[i].prompt).collect();
+        let of =
+            |set: &Set, rows: &[usize]| Some(agreement(&set.seen.clip.as_ref()?.select(rows), self.texts?, &prompts));
+        let (own, twins) = (of(set, &own)?, of(self.base, &twins)?);
+        mean(&own.iter().zip(&twins).map(|(own, twin)| own - twin).collect::<Vec<_>>(), &prompts)
+    }
+
     /// Judgements of a column in words.
-    fn verdicts(&self, figures: &Figures, gain: Option<Estimate>, copies: usize, images: usize) -> Vec<String> {
+    fn verdicts(&self, figures: &Figures, gains: Gains, (copies, images): (usize, usize)) -> Vec<String> {
         let mut said = Vec::new();
-        if let Some(Estimate { mean, standard_error, .. }) = gain {
+        if let Some(Estimate { mean, standard_error, .. }) = gains.likeness {
             let error = standard_error.unwrap_or(f64::INFINITY);
             said.push(match () {
                 () if standard_error.is_none() => "One image cannot tell whether it is more like the photos.".into(),
@@ -186,6 +224,13 @@ impl Standard<'_> {
                 () => "No more and no less like the photos than the base model's images, within two standard errors."
                     .into(),
             });
+        }
+        let is_sure = |gain: &Estimate| gain.standard_error.is_some_and(|error| gain.mean.abs() > 2.0 * error);
+        if let Some(lost) = gains.fidelity.filter(is_sure).map(|gain| -gain.mean).filter(|lost| *lost > 0.0) {
+            said.push(format!("Less true to the prompts than the base model's images, by {lost:.3} (CLIP_T)."));
+        }
+        if let Some(more) = gains.class.filter(is_sure).map(|gain| gain.mean).filter(|more| *more > 0.0) {
+            said.push(format!("Class images are more like the photos than the base model's, by {more:.3} (PRES)."));
         }
         let plain = said.len();
         let own = figures.get(&self.likeness());
@@ -204,15 +249,9 @@ impl Standard<'_> {
     }
 }
 
-/// What an image and its twin have in common.
-fn key(shown: &Shown) -> (Role, usize, u64) {
-    (shown.role, shown.prompt, shown.seed)
-}
-
-/// Mean of likeness above that of the base model's twins.
-fn gain(images: &[Image]) -> Option<Estimate> {
-    let pairs = images.iter().filter(|image| image.role == Role::Subject);
-    let pairs = pairs.filter_map(|image| Some((image.likeness - image.base.as_ref()?.likeness, image.prompt)));
+/// Mean of likeness to the photos above that of the base model's twins.
+fn gain(images: &[&Image]) -> Option<Estimate> {
+    let pairs = images.iter().filter_map(|image| Some((image.likeness - image.base.as_ref()?.likeness, image.prompt)));
     let (gains, prompts): (Vec<f64>, Vec<usize>) = pairs.unzip();
     mean(&gains, &prompts)
 }
@@ -232,7 +271,11 @@ mod tests {
             colours: Embedding::new(1, 1, &[0; 3]),
             thumbnail: Vec::new(),
         });
-        Set { name: name.into(), lora: None, shown: shown.collect(), seen: seen(rows) }
+        Set { name: name.into(), lora: None, shown: shown.collect(), seen: seen(rows), left_out: false }
+    }
+
+    fn keys(set: &Set) -> BTreeSet<Key> {
+        set.shown.iter().map(key).collect()
     }
 
     fn seen(rows: &[[f64; 2]]) -> Seen {
@@ -246,7 +289,8 @@ mod tests {
     fn images_are_held_against_their_twins_and_photos() {
         let photos = seen(&[[1.0, 0.0], [3.0, 4.0]]);
         let base = set("base", &[[0.0, 1.0]; 6], &ROLES);
-        let standard = Standard { photos: &photos, texts: None, by_colour: false, base: &base };
+        let all = keys(&base);
+        let standard = Standard { photos: &photos, texts: None, by_colour: false, base: &base, compared: &all };
         let own = set("own", &[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]], &ROLES);
         let column = standard.judge(&own);
         let mean = |figure| column.figures[&figure].mean;
@@ -262,6 +306,8 @@ mod tests {
             (4, vec![true, true, true, true, false, false])
         );
         assert!(column.verdicts.iter().any(|text| text.starts_with("4 of 4")), "{:?}", column.verdicts);
+        // One class image is nearer to the photos, the other is not.
+        assert!(!column.verdicts.join(" ").contains("Class images"), "{:?}", column.verdicts);
         let twin = column.images[0].base.as_ref().unwrap();
         assert_eq!((twin.file.as_str(), twin.change), ("base-0", 1.0));
         let base = standard.judge(&base);
@@ -277,27 +323,60 @@ mod tests {
     fn likeness_above_the_photos_own_is_called_copying() {
         let photos = seen(&[[1.0, 0.0], [3.0, 4.0]]);
         let base = set("base", &[[0.0, -1.0]; 6], &ROLES);
-        let standard = Standard { photos: &photos, texts: None, by_colour: true, base: &base };
+        let all = keys(&base);
+        let standard = Standard { photos: &photos, texts: None, by_colour: true, base: &base, compared: &all };
         // Between the photos: nearer to each than they are to each other.
         let column = standard.judge(&set("own", &[[2.0, 1.0]; 6], &ROLES));
         let said = column.verdicts.join(" ");
         assert!(said.contains("Copying: on average") && said.contains("the same colours"), "{said}");
-        assert!(said.contains("More like the photos"), "{said}");
+        assert!(said.contains("More like the photos") && said.contains("Class images are more like"), "{said}");
         // One photo has no likeness among photos.
         let photos = seen(&[[1.0, 0.0]]);
-        let standard = Standard { photos: &photos, texts: None, by_colour: true, base: &base };
+        let standard = Standard { photos: &photos, texts: None, by_colour: true, base: &base, compared: &all };
         let column = standard.judge(&set("own", &[[1.0, 0.0]; 6], &ROLES));
         assert!(standard.among_photos().is_empty() && column.copies == 0);
         assert!(!column.verdicts.join(" ").contains("opying"));
     }
 
     #[test]
-    fn images_that_were_not_made_leave_the_rest() {
+    fn an_interruption_leaves_images_that_all_have() {
         let photos = seen(&[[1.0, 0.0], [3.0, 4.0]]);
-        let base = set("base", &[[0.0, 1.0]; 6], &ROLES);
-        let standard = Standard { photos: &photos, texts: None, by_colour: false, base: &base };
-        let column = standard.judge(&set("own", &[[1.0, 0.0]; 3], &ROLES[..3]));
+        // The images that the other has not are unlike those it has.
+        let mut rows = [[0.0, 1.0]; 6];
+        rows[3..].fill([1.0, 0.0]);
+        let (base, own) = (set("base", &rows, &ROLES), set("own", &[[1.0, 0.0]; 3], &ROLES[..3]));
+        let all = keys(&own);
+        let standard = Standard { photos: &photos, texts: None, by_colour: false, base: &base, compared: &all };
+        let column = standard.judge(&own);
         assert_eq!(column.figures.keys().copied().collect::<Vec<_>>(), [Figure::Dino, Figure::Div]);
-        assert_eq!(column.images.len(), 3);
+        assert_eq!((column.images.len(), column.counted), (3, 3));
+        let base = standard.judge(&base);
+        assert_eq!((base.images.len(), base.counted, base.figures[&Figure::Dino].count), (6, 3, 3));
+        assert!((base.figures[&Figure::Dino].mean - 0.4).abs() < 1e-12);
+        let column = standard.judge(&Set { left_out: true, ..own });
+        assert!(column.figures.is_empty() && column.gain.is_none() && column.prompts.is_empty());
+        assert_eq!(column.verdicts, ["Left out of the figures, with 3 images alone."]);
+    }
+
+    #[test]
+    fn lost_fidelity_to_prompts_is_said() {
+        let photos = seen(&[[1.0, 0.0], [3.0, 4.0]]);
+        let texts = UnitVectors::new(2, [1.0, 0.0, 1.0, 0.0]).unwrap();
+        let with_clip = |name: &str, rows: &[[f64; 2]]| {
+            let mut set = set(name, &[[0.0, 1.0]; 6], &ROLES);
+            set.seen.clip = Some(seen(rows).subject);
+            set
+        };
+        let base = with_clip("base", &[[1.0, 0.0], [4.0, 3.0], [1.0, 0.0], [4.0, 3.0], [1.0, 0.0], [1.0, 0.0]]);
+        let all = keys(&base);
+        let standard = Standard { photos: &photos, texts: Some(&texts), by_colour: false, base: &base, compared: &all };
+        let said = |rows: &[[f64; 2]]| standard.judge(&with_clip("own", rows)).verdicts.join(" ");
+        // Lower by 0.2 and 0.2, and by 0.4 and 0: the images of a prompt, of which there are two.
+        let lower = said(&[[4.0, 3.0], [3.0, 4.0], [4.0, 3.0], [3.0, 4.0], [0.0, 1.0], [0.0, 1.0]]);
+        assert!(lower.contains("Less true to the prompts than the base model's images, by 0.200 (CLIP_T)."), "{lower}");
+        let uncertain = said(&[[3.0, 4.0], [4.0, 3.0], [1.0, 0.0], [4.0, 3.0], [0.0, 1.0], [0.0, 1.0]]);
+        assert!(!uncertain.contains("prompts"), "{uncertain}");
+        let higher = said(&[[1.0, 0.0]; 6]);
+        assert!(!higher.contains("prompts"), "{higher}");
     }
 }

@@ -2,6 +2,8 @@
 
 mod check;
 pub mod colour;
+mod compared;
+mod earlier;
 mod embeddings;
 mod figures;
 mod judge;

@@ -14,6 +14,8 @@ use crate::pipeline::reads::Reads;
 use crate::pipeline::{LoraArg, Model, opening};
 
 use super::check::REPORTS;
+use super::compared::{Compared, interruption, key};
+use super::earlier;
 use super::judge::{Seen, Set, Standard};
 use super::judges::Vision;
 use super::make::{Maker, Role, Shot, Shown, UNRELATED, may_keep};
@@ -32,6 +34,20 @@ pub struct Evaluation {
     pub json: PathBuf,
     /// Where `report.html` lies.
     pub html: PathBuf,
+    /// Images that were made.
+    pub made: usize,
+    /// Images that were to be made: more than [`made`](Self::made) if the evaluation was interrupted.
+    pub total: usize,
+}
+
+impl Evaluation {
+    /// Returns it if it is whole.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] if images were left out.
+    pub fn whole(self) -> Result<Evaluation> {
+        if self.made < self.total { Err(interrupted(self.made, self.total)) } else { Ok(self) }
+    }
 }
 
 /// A model to evaluate, with the name of its images' folder.
@@ -52,10 +68,13 @@ struct Prepared {
     /// Width and height of images in pixels.
     size: [usize; 2],
     notes: Vec<String>,
+    /// Images that the report of an earlier evaluation in the same folder names.
+    earlier: BTreeSet<String>,
     _lock: Option<Lock>,
 }
 
-/// Evaluates as `job` says. Stopped, it reports on the images that were made before it returns [`Error::Interrupted`].
+/// Evaluates as `job` says. Stopped, it reports on the images that were made; [`Error::Interrupted`] where they are too few to
+/// compare anything.
 pub(crate) async fn evaluate(context: &Context, job: &EvaluateOptions, listener: Listener<'_>) -> Result<Evaluation> {
     job.check()?;
     let mut events = EventSink::new(listener, &context.cancel);
@@ -63,11 +82,12 @@ pub(crate) async fn evaluate(context: &Context, job: &EvaluateOptions, listener:
     let (sets, made) = Box::pin(make(context, job, &prepared, &mut events)).await?;
     let total = prepared.images(job);
     let done = sets.iter().map(|(_, shown)| shown.len()).sum::<usize>();
-    let stopped = matches!(made, Err(Error::Interrupted { .. }));
     match made {
-        Err(e) if !stopped => return Err(e),
-        // Without an image to judge there is nothing to report.
-        Err(_) if sets.len() < 2 => return Err(interrupted(done, total)),
+        Err(Error::Interrupted { .. }) if sets.len() < 2 => {
+            discard(job, &prepared, &sets, &mut events);
+            return Err(interrupted(done, total));
+        }
+        Err(e) if !matches!(e, Error::Interrupted { .. }) => return Err(e),
         _ => {}
     }
     // What was made is judged, whoever asks to stop: that takes moments beside the making, and nothing is to be lost.
@@ -77,7 +97,16 @@ pub(crate) async fn evaluate(context: &Context, job: &EvaluateOptions, listener:
     for path in [&evaluation.json, &evaluation.html] {
         events.say(Event::Saved(path.clone()));
     }
-    if done < total { Err(interrupted(done, total)) } else { Ok(evaluation) }
+    Ok(evaluation)
+}
+
+/// Removes images of an evaluation that has nothing to compare: nothing would say what they are.
+fn discard(job: &EvaluateOptions, prepared: &Prepared, sets: &Sets, events: &mut EventSink<'_>) {
+    let made: BTreeSet<String> = sets.iter().flat_map(|(_, shown)| shown).map(|shown| shown.name.clone()).collect();
+    let removed = earlier::remove(&job.out, &(&made - &prepared.earlier));
+    if removed > 0 {
+        events.note(format!("nothing to compare yet: removed {} of the base model", earlier::counted(removed)));
+    }
 }
 
 fn interrupted(done: usize, total: usize) -> Error {
@@ -88,12 +117,15 @@ fn interrupted(done: usize, total: usize) -> Error {
 async fn prepare(context: &Context, job: &EvaluateOptions, events: &mut EventSink<'_>) -> Result<Prepared> {
     let (prompt, mut notes) = (job.prompt.as_deref().unwrap_or_default(), Vec::new());
     let (prompts, strange) = prompts::read(job.prompt_list.as_deref(), prompt, job.class_prompt.as_deref())?;
-    if let Some(strange) = strange {
-        events.warn(strange.as_str());
-        notes.push(strange);
-    }
     let vision = Vision::open(job.vision.as_deref(), job.clip.as_deref())?;
-    let photos = photos::read(job.photos.as_deref().unwrap_or(".".as_ref()), events)?;
+    let (photos, doubles) = photos::read(job.photos.as_deref().unwrap_or(".".as_ref()), events)?;
+    for warning in strange.into_iter().chain(doubles) {
+        events.warn(warning.as_str());
+        notes.push(warning);
+    }
+    if let Some(warning) = job.doubt() {
+        events.warn(warning);
+    }
     let mut note = |events: &mut EventSink<'_>, text: &str| {
         events.note(text);
         notes.push(text.to_owned());
@@ -107,7 +139,8 @@ async fn prepare(context: &Context, job: &EvaluateOptions, events: &mut EventSin
     let candidates = Box::pin(candidates(context, job, events)).await?;
     let size = candidates[candidates.len() - 1].model.size(job.sampling.width, job.sampling.height)?;
     let lock = Place::file(job.out.join(REPORTS[0]), job.force).lock(|text| events.warn(text))?;
-    Ok(Prepared { photos, prompts, vision, candidates, size, notes, _lock: lock })
+    let earlier = earlier::images(&job.out);
+    Ok(Prepared { photos, prompts, vision, candidates, size, notes, earlier, _lock: lock })
 }
 
 /// Opens the base model, and the model with each LoRA at each scale, or the fine-tuned model.
@@ -225,8 +258,8 @@ async fn report(
     events: &mut EventSink<'_>,
 ) -> Result<Evaluation> {
     let Prepared { photos, prompts, vision, candidates, .. } = &prepared;
-    let images = photos.len() + sets.iter().map(|(_, shown)| shown.len()).sum::<usize>();
-    let (mut done, total) = (0, images * vision.models());
+    let made = sets.iter().map(|(_, shown)| shown.len()).sum::<usize>();
+    let (mut done, total) = (0, (photos.len() + made) * vision.models());
     let mut tick = |count| {
         done += count;
         events.say(Event::Progress { unit: "picture", done, total });
@@ -234,40 +267,70 @@ async fn report(
     let paths: Vec<PathBuf> = photos.iter().map(|photo| photo.path.clone()).collect();
     let seen = Seen::by_colour(photos.iter().map(|photo| &photo.colours));
     let (real, texts) = (vision.see(context, &paths, seen, &mut tick).await?, vision.read(context, prompts).await?);
+    let keys: Vec<_> = sets.iter().map(|(_, shown)| shown.iter().map(key).collect()).collect();
+    let compared = Compared::new(&keys);
     let mut judged = Vec::with_capacity(sets.len());
-    for (index, shown) in sets {
+    for ((index, shown), left_out) in sets.into_iter().zip(&compared.left_out) {
         let paths: Vec<PathBuf> = shown.iter().map(|shown| shown.path.clone()).collect();
         let seen = Seen::by_colour(shown.iter().map(|shown| &shown.colours));
         let (seen, candidate) = (vision.see(context, &paths, seen, &mut tick).await?, &candidates[index]);
-        judged.push(Set { name: candidate.name.clone(), lora: candidate.lora.clone(), shown, seen });
+        let (name, lora) = (candidate.name.clone(), candidate.lora.clone());
+        judged.push(Set { name, lora, shown, seen, left_out: *left_out });
     }
     vision.release();
-    let by_colour = vision.by_colour();
-    let standard = Standard { photos: &real, texts: texts.as_ref(), by_colour, base: &judged[0] };
-    let report = Report {
+    let (texts, by_colour) = (texts.as_ref(), vision.by_colour());
+    let standard = Standard { photos: &real, texts, by_colour, base: &judged[0], compared: &compared.keys };
+    let total = prepared.images(job);
+    let mut report = Report {
         among_photos: standard.among_photos(),
         closest_photos: closest_pair(&real.subject),
         columns: judged.iter().map(|set| standard.judge(set)).collect(),
-        complete: judged.iter().map(|set| set.shown.len()).sum::<usize>() == prepared.images(job),
+        complete: made == total,
         ..prepared.facts(job)?
     };
+    if made < total {
+        let note = prepared.interruption(&compared, &judged, job);
+        events.note(note.as_str());
+        report.notes.insert(0, note);
+    }
     let thumbnails = Thumbnails {
         photos: photos.iter().map(|photo| &photo.thumbnails).collect(),
         images: judged.iter().flat_map(|set| &set.shown).map(|shown| (&*shown.name, &*shown.thumbnail)).collect(),
     };
-    let html = page(&report, &thumbnails)?;
-    let json = serde_json::to_vec_pretty(&report).map_err(|e| Error::Internal(e.to_string()))?;
+    let (json, html) = write(job, &report, &page(&report, &thumbnails)?)?;
+    let shown = judged.iter().flat_map(|set| &set.shown).map(|shown| shown.name.clone()).collect();
+    let removed = earlier::remove(&job.out, &(&prepared.earlier - &shown));
+    if removed > 0 {
+        events.note(format!(
+            "removed {} of the earlier evaluation in {}",
+            earlier::counted(removed),
+            job.out.display()
+        ));
+    }
+    Ok(Evaluation { report, json, html, made, total })
+}
+
+/// Writes the report, as data and as a page; returns the paths of both.
+fn write(job: &EvaluateOptions, report: &Report, html: &str) -> Result<(PathBuf, PathBuf)> {
+    let json = serde_json::to_vec_pretty(report).map_err(|e| Error::Internal(e.to_string()))?;
     let put = |name: &str, bytes: &[u8]| {
         let place = Place::file(job.out.join(name), job.force);
         place.put(|at| write_atomic(at, |out| out.write_all(bytes))).and_then(Placed::path)
     };
-    Ok(Evaluation { json: put(REPORTS[0], &json)?, html: put(REPORTS[1], html.as_bytes())?, report })
+    Ok((put(REPORTS[0], &json)?, put(REPORTS[1], html.as_bytes())?))
 }
 
 impl Prepared {
     /// Number of images of the whole evaluation.
     fn images(&self, job: &EvaluateOptions) -> usize {
         self.candidates.len() * shots(job, &self.prompts).iter().map(|shot| shot.count).sum::<usize>()
+    }
+
+    /// Says what the figures of an interrupted evaluation are over.
+    fn interruption(&self, compared: &Compared, judged: &[Set], job: &EvaluateOptions) -> String {
+        let made = |i: usize| judged.get(i).map_or(0, |set| set.shown.len());
+        let models = self.candidates.iter().enumerate().map(|(i, candidate)| (candidate.name.as_str(), made(i)));
+        interruption(compared, &models.collect::<Vec<_>>(), self.images(job) / self.candidates.len())
     }
 
     /// Report of what is evaluated, without figures.

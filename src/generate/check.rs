@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Message, Result, message, option};
 use crate::pipeline::Model;
-use crate::pipeline::check::{check_counts, without_effect};
+use crate::pipeline::check::{check_counts, check_loras, without_effect};
 use crate::pipeline::reads::Reads;
 
 use super::options::{GenerateOptions, MOST_PICTURES};
@@ -22,10 +22,7 @@ impl GenerateOptions {
         if pictures > MOST_PICTURES {
             return Err(Error::value("count", self.count, format!("{MOST_PICTURES} pictures are the most of one job")));
         }
-        if let Some(lora) = self.loras.iter().find(|lora| !(lora.scale as f32).is_finite()) {
-            let value = format!("{}={:?}", lora.path.display(), lora.scale);
-            return Err(Error::value("loras", value, "the scale must be a number that f32 holds, such as 0.8"));
-        }
+        check_loras(&self.loras)?;
         let sampling = &self.sampling;
         check_counts(&[("steps", sampling.steps)])?;
         if let Some(guidance) = sampling.guidance.filter(|&g| !(g as f32).is_finite()) {

@@ -45,6 +45,8 @@ pub(super) struct Candidates {
     pub measured: usize,
     /// Words that are written otherwise and read alike.
     pub doubles: Vec<[String; 2]>,
+    /// Words with capitals, as they are written and as the tokenizer reads them.
+    pub folded: Vec<[String; 2]>,
 }
 
 impl Candidate {
@@ -90,7 +92,7 @@ impl Candidates {
         if job.words.is_empty() {
             return from_vocabulary(job, tokenizer);
         }
-        let (mut chosen, mut doubles): (Vec<Candidate>, Vec<[String; 2]>) = Default::default();
+        let (mut chosen, mut doubles, mut folded): (Vec<Candidate>, Vec<_>, Vec<_>) = Default::default();
         let class: Vec<String> = job.class_noun().split_whitespace().map(str::to_lowercase).collect();
         for word in &job.words {
             let refuse = |problem: &str| Err(Error::value("words", format!("\"{word}\""), problem));
@@ -100,13 +102,18 @@ impl Candidates {
             if word.trim().starts_with("<|") {
                 return refuse("is a mark of the tokenizer, not a word");
             }
-            let candidate = Candidate::new(word.trim(), tokenizer)?;
+            let mut candidate = Candidate::new(word.trim(), tokenizer)?;
+            let lower = candidate.word.to_lowercase();
+            let folds = lower != candidate.word && Candidate::new(&lower, tokenizer)?.tokens == candidate.tokens;
+            if folds && !chosen.iter().any(|known| known.tokens == candidate.tokens) {
+                folded.push([std::mem::replace(&mut candidate.word, lower.clone()), lower]);
+            }
             match chosen.iter().find(|known| known.tokens == candidate.tokens) {
                 Some(known) => doubles.push([candidate.word, known.word.clone()]),
                 None => chosen.push(candidate),
             }
         }
-        Ok(Candidates { measured: chosen.len(), chosen, pool: Vec::new(), doubles })
+        Ok(Candidates { measured: chosen.len(), chosen, pool: Vec::new(), doubles, folded })
     }
 }
 
@@ -131,7 +138,7 @@ fn from_vocabulary(job: &IdentifyOptions, tokenizer: &ClipTokenizer) -> Result<C
         let problem = "has no short words of one token to choose from; name words to measure";
         return Err(Error::usage("words", format!("the model's tokenizer {problem}")));
     }
-    Ok(Candidates { chosen, pool, measured, doubles: Vec::new() })
+    Ok(Candidates { chosen, pool, measured, doubles: Vec::new(), folded: Vec::new() })
 }
 
 /// The rarest short words of a model's tokenizer but those in `except`, at most `count`: what a word that was chosen by
@@ -182,10 +189,13 @@ mod tests {
     fn words_are_read_as_the_tokenizer_reads_them() {
         let model = bundled();
         let found = Candidates::new(&of(&["sks", "SKS", "mscds", "red"]), &model).unwrap();
-        assert_eq!(found.doubles, [["SKS".to_owned(), "sks".to_owned()]]);
+        assert_eq!((found.doubles, found.folded), (vec![["SKS".to_owned(), "sks".to_owned()]], Vec::new()));
         let merges: Vec<Option<u32>> = found.chosen.iter().map(Candidate::merge).collect();
         assert_eq!(merges, [Some(48136 - 511), None, Some(736 - 511)]);
         assert!(found.chosen[1].tokens.len() > 1);
+        let folded = Candidates::new(&of(&["Sks", "sks"]), &model).unwrap();
+        assert_eq!((folded.chosen.len(), folded.chosen[0].word.as_str()), (1, "sks"));
+        assert_eq!(folded.folded, [["Sks".to_owned(), "sks".to_owned()]]);
         let long = "x1".repeat(40);
         assert!(said(Candidates::new(&of(&[&long]), &model).map(drop)).contains("tokens, 38 are the most"));
     }

@@ -1,6 +1,7 @@
 //! Refusals of options before anything is opened.
 
 use crate::error::{Error, Result, message, option};
+use crate::pipeline::check::check_loras;
 use crate::pipeline::prompt::without_tags;
 
 use super::IdentifyOptions;
@@ -26,10 +27,7 @@ impl IdentifyOptions {
         if self.steps == Some(0) {
             return Err(Error::value("steps", 0, "must be 1 or more"));
         }
-        if let Some(lora) = self.loras.iter().find(|lora| !(lora.scale as f32).is_finite()) {
-            let value = format!("{}={:?}", lora.path.display(), lora.scale);
-            return Err(Error::value("loras", value, "the scale must be a number that f32 holds, such as 0.8"));
-        }
+        check_loras(&self.loras)?;
         self.words.iter().try_for_each(|word| check_word(word.trim()))
     }
 }

@@ -1,6 +1,7 @@
 //! Result of a comparison of words.
 
 use crate::event::Picture;
+use crate::pipeline::LoraArg;
 
 use super::candidates::WordToken;
 
@@ -49,14 +50,22 @@ pub struct IdentifiedWord {
 #[derive(Clone, Debug, serde::Serialize)]
 #[serde(tag = "event", rename = "identifiers")]
 pub struct Identifiers {
+    /// Model that they were measured on.
+    pub model: String,
+    /// LoRAs that were applied.
+    pub loras: Vec<LoraArg>,
     /// The class that they were measured with.
     pub class: String,
     /// Merges of the tokenizer: the scale of [`IdentifiedWord::merge`].
     pub merges: u32,
     /// Timesteps of the predictions, of 1000.
     pub timesteps: Vec<f64>,
+    /// Width and height in pixels of the images that were predicted.
+    pub size: [usize; 2],
     /// Noises of each timestep.
     pub seeds: usize,
+    /// Seed of the first noise, and of the images.
+    pub seed: u64,
     /// Predictions in all.
     pub predictions: usize,
     /// Words, best first.

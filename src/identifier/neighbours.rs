@@ -1,7 +1,8 @@
 //! Nearest words in the space of a model's text encoders.
 //!
 //! Token embeddings of all common words name some neighbours of each word, cheaply. Those are then encoded in the prompt
-//! "a WORD" and compared by the states that the denoiser reads at the prompt's end, with the LoRAs that are in play.
+//! "a WORD" and compared by the states that the denoiser reads at the prompt's end, with the LoRAs that are in play. What a
+//! word is compared with depends on that word alone, not on others that are searched for at the same time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +34,10 @@ type Vectors = BTreeMap<String, Vec<f32>>;
 
 /// Plans of a search.
 pub(super) struct Neighbours {
+    /// All words that are encoded, in order.
     words: Vec<String>,
+    /// Words that each candidate is compared with, beside [`THINGS`].
+    shortlists: Vec<BTreeSet<String>>,
     tokens: Vec<Tokens>,
     pub text: TextParts,
 }
@@ -44,18 +48,22 @@ impl Neighbours {
     /// # Errors
     /// [`Error::File`](crate::Error::File) if a tensor cannot be read.
     pub async fn new(model: &Model, planning: Planning<'_>, candidates: &[&Candidate]) -> Result<Neighbours> {
-        let mut words: BTreeSet<String> = THINGS.iter().map(ToString::to_string).collect();
-        words.extend(candidates.iter().map(|candidate| candidate.word.clone()));
+        let mut shortlists = vec![BTreeSet::new(); candidates.len()];
         for encoder in 0..model.texts.len() {
-            words.extend(shortlist(model, encoder, candidates)?);
+            for (all, own) in shortlists.iter_mut().zip(shortlist(model, encoder, candidates)?) {
+                all.extend(own);
+            }
             planning.breathe().await;
         }
+        let mut words: BTreeSet<String> = THINGS.iter().map(ToString::to_string).collect();
+        words.extend(candidates.iter().map(|candidate| candidate.word.clone()));
+        words.extend(shortlists.iter().flatten().cloned());
         let words: Vec<String> = words.into_iter().collect();
         let mut silent = |_| crate::event::Flow::Continue;
         let tokens = words.iter().map(|word| model.tokens(&format!("a {word}"), &mut silent)).collect::<Result<_>>()?;
         let settings = model.settings(planning.caps, &model.ranks());
         let text = model.plan_texts(&settings, planning, TextSpec::plain(words.len(), model.prompt_tokens())).await?;
-        Ok(Neighbours { words, tokens, text })
+        Ok(Neighbours { words, shortlists, tokens, text })
     }
 
     /// Encodes all words and returns the nearest of each of `candidates`, by their words.
@@ -76,18 +84,27 @@ impl Neighbours {
             let width = text.config.hidden_size;
             let states = self.ends(model, &hidden.hidden, columns..columns + width);
             columns += width;
-            for (vector, state) in vectors.iter_mut().zip(centered(states)) {
+            for (vector, state) in vectors.iter_mut().zip(self.centered(states)) {
                 vector.extend(state);
             }
         }
         let vectors: Vectors = self.words.iter().cloned().zip(vectors.into_iter().map(unit)).collect();
-        let own: BTreeSet<&str> = candidates.iter().map(|candidate| candidate.word.as_str()).collect();
-        let near = |candidate: &&Candidate| {
+        let near = |(candidate, shortlist): (&&Candidate, &BTreeSet<String>)| {
             let vector = vectors.get(&candidate.word)?;
-            let others = vectors.iter().filter(|(word, _)| !own.contains(word.as_str()));
+            let is_compared = |word: &str| word != candidate.word && (shortlist.contains(word) || is_thing(word));
+            let others = vectors.iter().filter(|(word, _)| is_compared(word));
             Some((candidate.word.clone(), nearest(vector, others, TOLD)))
         };
-        Ok(candidates.iter().filter_map(near).collect())
+        Ok(candidates.iter().zip(&self.shortlists).filter_map(near).collect())
+    }
+
+    /// Takes the mean of the [`THINGS`] from each of `rows`, which share most of it: every prompt's end looks alike before
+    /// that.
+    fn centered(&self, rows: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
+        let width = rows.first().map_or(0, Vec::len);
+        let of_things: Vec<&[f32]> =
+            self.words.iter().zip(&rows).filter(|(word, _)| is_thing(word)).map(|(_, row)| row.as_slice()).collect();
+        without(&mean_of(of_things.into_iter(), width), &rows)
     }
 
     /// These columns of `hidden [prompts, tokens, width]` at the end of every prompt.
@@ -103,8 +120,13 @@ impl Neighbours {
     }
 }
 
-/// The common words whose token embeddings in encoder number `encoder` are nearest to those of `candidates`.
-fn shortlist(model: &Model, encoder: usize, candidates: &[&Candidate]) -> Result<BTreeSet<String>> {
+/// Returns whether `word` is one of [`THINGS`].
+fn is_thing(word: &str) -> bool {
+    THINGS.contains(&word)
+}
+
+/// The common words whose token embeddings in encoder number `encoder` are nearest to that of each of `candidates`.
+fn shortlist(model: &Model, encoder: usize, candidates: &[&Candidate]) -> Result<Vec<BTreeSet<String>>> {
     let text = &model.texts[encoder];
     let [rows, width] = [text.config.vocab_size, text.config.hidden_size];
     let weights = model.checkpoint.part(text.place.part)?;
@@ -115,7 +137,7 @@ fn shortlist(model: &Model, encoder: usize, candidates: &[&Candidate]) -> Result
     };
     let common = COMMON.start as usize..(COMMON.end as usize).min(rows);
     if common.is_empty() {
-        return Ok(BTreeSet::new());
+        return Ok(vec![BTreeSet::new(); candidates.len()]);
     }
     let values = read(common.start, common.len())?;
     let mean = mean_of(values.chunks_exact(width), width);
@@ -124,7 +146,7 @@ fn shortlist(model: &Model, encoder: usize, candidates: &[&Candidate]) -> Result
     let known = words.filter(|(id, word)| common.contains(&(*id as usize)) && word.len() >= LETTERS);
     let known: Vectors =
         known.map(|(id, word)| (word, embedding(&values[(id as usize - common.start) * width..][..width]))).collect();
-    let mut near = BTreeSet::new();
+    let mut near = Vec::with_capacity(candidates.len());
     for candidate in candidates {
         let mut rows = Vec::with_capacity(candidate.tokens.len());
         for (id, _) in text.tokenizer.pieces(&candidate.word)? {
@@ -132,7 +154,7 @@ fn shortlist(model: &Model, encoder: usize, candidates: &[&Candidate]) -> Result
         }
         let vector = embedding(&mean_of(rows.chunks_exact(width), width));
         let others = known.iter().filter(|(word, _)| **word != candidate.word);
-        near.extend(nearest(&vector, others, SHORTLIST).into_iter().map(|near| near.word));
+        near.push(nearest(&vector, others, SHORTLIST).into_iter().map(|near| near.word).collect());
     }
     Ok(near)
 }
@@ -156,11 +178,9 @@ fn mean_of<'v>(rows: impl ExactSizeIterator<Item = &'v [f32]>, width: usize) -> 
     mean
 }
 
-/// Takes the mean from each of `rows`, which share most of it: every prompt's end looks alike before that.
-fn centered(rows: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
-    let width = rows.first().map_or(0, Vec::len);
-    let mean = mean_of(rows.iter().map(Vec::as_slice), width);
-    rows.into_iter().map(|row| unit(row.iter().zip(&mean).map(|(x, mean)| x - mean).collect())).collect()
+/// Each of `rows` less `mean`, at length 1.
+fn without(mean: &[f32], rows: &[Vec<f32>]) -> Vec<Vec<f32>> {
+    rows.iter().map(|row| unit(row.iter().zip(mean).map(|(x, mean)| x - mean).collect())).collect()
 }
 
 /// `vector` at length 1.
@@ -186,7 +206,7 @@ mod tests {
 
     #[test]
     fn what_all_rows_share_is_taken_away() {
-        let rows = centered(vec![vec![11.0, 5.0], vec![9.0, 5.0]]);
+        let rows = without(&[10.0, 5.0], &[vec![11.0, 5.0], vec![9.0, 5.0]]);
         assert_eq!(rows, [[1.0, 0.0], [-1.0, 0.0]]);
         assert_eq!(unit(vec![0.0, 0.0]), [0.0, 0.0]);
     }

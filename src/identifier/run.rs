@@ -60,6 +60,25 @@ fn numbers(index: usize) -> [usize; 2] {
     [2 + 2 * index, 3 + 2 * index]
 }
 
+/// Says how the tokenizer reads words otherwise than they are written.
+fn say_words(candidates: &Candidates, events: &mut EventSink<'_>) {
+    for [written, known] in &candidates.doubles {
+        let why = match written == known {
+            true => "it is given twice".to_owned(),
+            false => format!("the tokenizer reads it as \"{known}\""),
+        };
+        events.note(format!("\"{written}\" is left out: {why}"));
+    }
+    for [written, read] in &candidates.folded {
+        events.note(format!("\"{written}\" is read as \"{read}\": the tokenizer knows no capitals"));
+    }
+    for candidate in candidates.chosen.iter().filter(|candidate| candidate.tokens.len() > 1) {
+        let pieces: Vec<&str> = candidate.tokens.iter().map(|token| token.text.trim_end_matches("</w>")).collect();
+        let (word, count, pieces) = (&candidate.word, pieces.len(), pieces.join(" + "));
+        events.note(format!("\"{word}\" is {count} tokens, which other words share: {pieces}"));
+    }
+}
+
 async fn measure(
     context: &Context,
     job: &IdentifyOptions,
@@ -67,16 +86,9 @@ async fn measure(
     candidates: &Candidates,
     events: &mut EventSink<'_>,
 ) -> Result<Identifiers> {
-    for [written, known] in &candidates.doubles {
-        events.note(format!("\"{written}\" is left out: the tokenizer reads it as \"{known}\""));
-    }
+    say_words(candidates, events);
     let class = job.class_noun();
     let all: Vec<&Candidate> = candidates.chosen.iter().chain(&candidates.pool).collect();
-    for candidate in candidates.chosen.iter().filter(|candidate| candidate.tokens.len() > 1) {
-        let pieces: Vec<&str> = candidate.tokens.iter().map(|token| token.text.trim_end_matches("</w>")).collect();
-        let (word, count, pieces) = (&candidate.word, pieces.len(), pieces.join(" + "));
-        events.note(format!("\"{word}\" is {count} tokens, which other words share: {pieces}"));
-    }
     let prompts = all_prompts(&all, class);
     model.check_prompts(&prompts)?;
     let size = model.size(job.width, job.height)?;
@@ -103,10 +115,14 @@ async fn measure(
     events.phase(Phase::MeasuringWords)?;
     let (words, timesteps) = compared(job, model, candidates, &mut predictor, events).await?;
     let mut found = Identifiers {
+        model: model.checkpoint.name().to_owned(),
+        loras: job.loras.clone(),
         class: class.to_owned(),
         merges: merges(model),
         timesteps,
+        size,
         seeds: job.seeds,
+        seed: job.seed,
         predictions: predictor.done,
         words: words.into_iter().take(listed).collect(),
         pictures: Vec::new(),

@@ -1,6 +1,11 @@
 //! Checks of numbers that users give, which name the option and the limit.
 
+use std::path::Path;
+
 use crate::error::{Error, Message, Result, message, option};
+use crate::io::files;
+
+use super::LoraArg;
 
 /// The longest side of a picture in pixels: what WebGPU promises of a texture.
 pub(crate) const LONGEST_SIDE: usize = 8192;
@@ -25,6 +30,28 @@ pub(crate) fn check_numbers(numbers: &[(&'static str, Option<f64>)], zero: bool)
         Some((name, v)) => Err(Error::value(name, v, "must be above 0")),
         None => Ok(()),
     }
+}
+
+/// Refuses scales of LoRAs that f32 does not hold, and what stands for one and is no number.
+pub(crate) fn check_loras(loras: &[LoraArg]) -> Result<()> {
+    if let Some(lora) = loras.iter().find(|lora| !(lora.scale as f32).is_finite()) {
+        let value = format!("{}={:?}", lora.path.display(), lora.scale);
+        return Err(Error::value("loras", value, "the scale must be a number that f32 holds, such as 0.8"));
+    }
+    match loras.iter().find(|lora| has_strange_scale(&lora.path)) {
+        Some(lora) => {
+            let problem = "the scale behind '=' must be a finite number, such as 0.8";
+            Err(Error::value("loras", lora.path.display(), problem))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Returns whether `path` is no file and has, before its last `=`, the name of one: what stands behind that was meant as a
+/// scale.
+pub(crate) fn has_strange_scale(path: &Path) -> bool {
+    let name = path.to_string_lossy();
+    !files::exists(path) && name.rsplit_once('=').is_some_and(|(file, _)| files::exists(file))
 }
 
 /// What is given of `options`, as one sentence after `why`; nothing where nothing is.

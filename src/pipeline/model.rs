@@ -15,7 +15,7 @@ use crate::io::{Checkpoint, LoraFile, PartId};
 use crate::models::{UnetConfig, VaeConfig};
 use crate::nn::{Ranks, Settings};
 
-use super::check::LONGEST_SIDE;
+use super::check::{LONGEST_SIDE, check_loras};
 use super::fits::{check_channels, check_texts};
 use super::image_plans::LastPlans;
 use super::resident::Resident;
@@ -108,6 +108,7 @@ impl Model {
     /// # Errors
     /// If a file is missing, malformed or unsupported, or no layer of a LoRA matches the model.
     pub fn open(options: &ModelOptions, loras: &[LoraArg], listener: Listener<'_>) -> Result<Model> {
+        check_loras(loras)?;
         let checkpoint = open_checkpoint(options.model.as_deref())?;
         let mut checkpoint = checkpoint.with_parts(options.unet.as_deref(), options.vae.as_deref())?;
         for note in checkpoint.notes() {

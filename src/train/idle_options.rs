@@ -58,9 +58,9 @@ impl TrainOptions {
         ]
         .into_iter()
         .chain([unless(
-            self.evaluate_every.is_none(),
-            without("evaluate_every"),
-            &[("stop", self.stop != usual.stop), ("vision", self.vision.is_some()), ("clip", self.clip.is_some())],
+            self.replay.is_some(),
+            message![option("replay"), " is not evaluated"],
+            &[("stop", self.stop != usual.stop)],
         )])
         .flatten()
         .collect()

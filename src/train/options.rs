@@ -244,14 +244,15 @@ pub struct TrainOptions {
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", default_value = "100", value_parser = parse_count))]
     pub sample_every: usize,
     /// Evaluate every N optimizer steps, 1 or more, and keep the best checkpoint beside --out as NAME.best.safetensors
+    /// [default: with --stop plateau a twentieth of --steps; else no evaluations]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", value_parser = parse_count))]
     pub evaluate_every: Option<usize>,
     /// DINO or DINOv2 model whose embeddings evaluations compare [default: colours alone]
-    #[cfg_attr(feature = "cli", arg(long, value_name = "DIR", requires = "evaluate_every"))]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "DIR"))]
     #[serde(with = "path_form::optional")]
     pub vision: Option<PathBuf>,
     /// CLIP model by which evaluations also compare images with --class-prompt
-    #[cfg_attr(feature = "cli", arg(long, value_name = "DIR", requires_all = ["evaluate_every", "class_prompt"]))]
+    #[cfg_attr(feature = "cli", arg(long, value_name = "DIR", requires = "class_prompt"))]
     #[serde(with = "path_form::optional")]
     pub clip: Option<PathBuf>,
     /// When to end before the last step

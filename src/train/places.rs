@@ -73,7 +73,7 @@ impl TrainOptions {
         }
         Place::file(file, true).check()?;
         self.check_inputs()?;
-        if self.evaluate_every.is_some() {
+        if self.evaluates_every().is_some() {
             TrainOptions { force: self.force || self.resume, ..self.of_best() }.place(None)?.check()?;
         }
         if self.sample_prompts.is_empty() { Ok(()) } else { self.check_samples() }
@@ -171,7 +171,7 @@ impl TrainOptions {
                 Method::Full => model.parts().map(|(part, weights)| stored_bytes(part, weights)).sum(),
             };
         // The best checkpoint is as large.
-        let result = if self.evaluate_every.is_some() { 2 * result } else { result };
+        let result = if self.evaluates_every().is_some() { 2 * result } else { result };
         place.check_space(result, "the result")?;
         let state = plan.state_bytes() + HEADER;
         // A state that is there is replaced: for a moment there are two.

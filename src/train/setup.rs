@@ -10,10 +10,13 @@ use crate::pipeline::text::TextModel;
 use crate::train::Setup;
 use crate::train::plan::{Recomputed, TrainedText};
 
-use super::options::CLASS_PICTURES;
+use super::options::{CLASS_PICTURES, STEPS};
 use super::state::VIEWS;
 use super::views::MOST_VIEWS;
-use super::{Checkpointing, Crop, Method, Targets, TrainOptions};
+use super::{Checkpointing, Crop, Method, Stop, Targets, TrainOptions};
+
+/// Evaluations of a run that is to end on its plateau, where nothing says how often it is evaluated.
+const PLATEAU_EVALUATIONS: usize = 20;
 
 impl TrainOptions {
     /// Parts of the model that the job reads.
@@ -24,7 +27,7 @@ impl TrainOptions {
             text: pictures || self.text_encoder,
             unet: true,
             encoder: pictures,
-            decoder: pictures && (made || !self.sample_prompts.is_empty() || self.evaluate_every.is_some()),
+            decoder: pictures && (made || !self.sample_prompts.is_empty() || self.evaluates_every().is_some()),
         }
     }
 
@@ -34,6 +37,14 @@ impl TrainOptions {
             Method::Lora => 1e-4,
             Method::Full => 5e-6,
         })
+    }
+
+    /// Optimizer steps between evaluations: what is asked for, else a share of the run where its end depends on them. `None`
+    /// for a run that is not evaluated.
+    pub(crate) fn evaluates_every(&self) -> Option<usize> {
+        let for_plateau = self.stop == Stop::Plateau && self.replay.is_none();
+        let share = || (self.steps.unwrap_or(STEPS) / PLATEAU_EVALUATIONS).max(1);
+        self.evaluate_every.or_else(|| for_plateau.then(share))
     }
 
     /// The options that decide the result, for `--resume`.
@@ -172,6 +183,18 @@ fn trained(text: &TextModel) -> TrainedText {
 mod tests {
     use super::*;
     use crate::pipeline::WeightType;
+
+    #[test]
+    fn a_run_that_ends_on_its_plateau_is_evaluated() {
+        let every = |job: TrainOptions| job.evaluates_every();
+        assert_eq!(every(TrainOptions::default()), None);
+        let plateau = TrainOptions { stop: Stop::Plateau, ..TrainOptions::default() };
+        assert_eq!(every(plateau.clone()), Some(20), "a twentieth of 400 steps");
+        assert_eq!(every(TrainOptions { steps: Some(1500), ..plateau.clone() }), Some(75));
+        assert_eq!(every(TrainOptions { steps: Some(3), ..plateau.clone() }), Some(1));
+        assert_eq!(every(TrainOptions { evaluate_every: Some(7), ..plateau.clone() }), Some(7));
+        assert_eq!(every(TrainOptions { replay: Some("r".into()), ..plateau }), None);
+    }
 
     #[test]
     fn what_decides_the_result_is_named_as_the_options_are() {

@@ -198,9 +198,9 @@ impl TrainOptions {
             if let Some(note) = kept_out_note(&kept_out) {
                 listener(Event::Note(note));
             }
-            set.evaluation = self.evaluate_every.map(|_| EvaluationSet::new(self, &trained, &kept_out));
+            set.evaluation = self.evaluates_every().map(|_| EvaluationSet::new(self, &trained, &kept_out));
         } else {
-            set.evaluation = self.evaluate_every.map(|_| EvaluationSet::new(self, &[], &[]));
+            set.evaluation = self.evaluates_every().map(|_| EvaluationSet::new(self, &[], &[]));
         }
         self.class_set(&mut set, planning, listener).await?;
         Ok(set)

@@ -71,6 +71,7 @@ fn files_that_are_not_there_or_no_pictures() {
         ("generate x --model text/a.png", &["a.png"]),
         ("generate x --model empty", &["empty", "model_index.json"]),
         ("generate x --lora nowhere.safetensors", &["nowhere.safetensors"]),
+        ("generate x --lora nowhere.safetensors=abc", &["nowhere.safetensors=abc", "no such file"]),
         ("inspect nowhere", &["nowhere"]),
         ("inspect text/a.png", &["a.png"]),
         ("inspect empty", &["empty"]),
@@ -146,6 +147,10 @@ fn loras_of_another_model_or_kind() {
         &["sd15.lora-kohya", "another"],
     );
     refused(dir.path(), "generate x --steps 1 --lora {F}/sd15-train/replay.safetensors", 1, &["replay.safetensors"]);
+    for command in ["generate x", "forward text --prompt x --out o", "identifier --words sks"] {
+        let line = format!("{command} --lora {{F}}/sd15.lora-kohya.safetensors=abc");
+        refused(dir.path(), &line, 2, &["--lora ", "kohya.safetensors=abc", "must be a finite number"]);
+    }
     refused(dir.path(), "convert {F}/sd2-train/replay.safetensors --format peft --out o", 1, &["replay.safetensors"]);
     refused(dir.path(), "train --replay {F}/sd2-train/replay.safetensors --steps 1", 1, &["replay.safetensors"]);
     let replay = "train --model {F}/sd2 --replay {F}/sd2-train/replay.safetensors";

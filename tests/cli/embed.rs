@@ -56,6 +56,12 @@ fn images_texts_and_given_tensors() {
         (format!("--vision {clip} --in in.safetensors {one} --out c.safetensors"), ["--in", "give one of them"]),
         (format!("--vision {clip} {one} --out b.safetensors"), ["b.safetensors", "exists"]),
         (format!("--vision {clip} --out c.safetensors"), ["IMAGE", "--text"]),
+        (format!("--vision {clip} {one} --out ."), ["--out .: is a folder", "such as ./embeddings.safetensors"]),
+        (
+            format!("--vision {clip} {one} --out new/"),
+            ["--out new/: is a folder", "such as new/embeddings.safetensors"],
+        ),
+        (format!("--vision {clip} {one} --out c.png"), ["--out c.png", "name it c.safetensors"]),
         (format!("--vision {clip} --text a {one} --out c.safetensors"), ["--text", "is a file"]),
         (format!("--vision {clip} --in in.safetensors --out in.safetensors --force"), ["--out", "--in"]),
     ] {

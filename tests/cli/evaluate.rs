@@ -6,6 +6,7 @@ use std::path::Path;
 use portray::low_level::io::{SafeTensors, Tensor, write_safetensors};
 use serde_json::Value;
 
+use super::common::vision_clip;
 use super::support::*;
 
 const FIGURES: [&str; 6] = ["DINO", "CLIP_I", "CLIP_T", "PRES", "DIV", "DRIFT"];
@@ -53,12 +54,17 @@ fn given_embeddings_have_the_figures_of_pytorch() {
             let rows = values.get_mut(name).unwrap();
             (0..width).for_each(|i| rows.swap(i, 8 * width + i));
         }
+        // At right angles, and alike.
+        let axis = |i: usize| (0..12).map(move |j| if i == j { 1.0 } else { 0.0 });
+        values.insert("unrelated".into(), axis(0).chain(axis(1)).collect());
+        values.insert("unrelated_base".into(), axis(0).chain(axis(2)).collect());
     });
     let other = figures(dir.path(), &swapped);
     for name in FIGURES {
         let differs = (other[name].as_f64().unwrap() - found[name].as_f64().unwrap()).abs() > 1e-3;
         assert_eq!(differs, ["CLIP_T", "DIV"].contains(&name), "{name}");
     }
+    assert_eq!(other["DRIFT_UNRELATED"].as_f64(), Some(0.5), "{other}");
 }
 
 #[test]
@@ -73,9 +79,15 @@ fn figures_of_absent_embeddings_are_left_out_by_name() {
     let there: Vec<&str> = FIGURES.into_iter().filter(|name| found.get(name).is_some()).collect();
     assert_eq!(there, ["DINO", "PRES"]);
     let notes = found["notes"].to_string();
-    for said in
-        ["CLIP_I is left out", "no clip_real and no clip_made", "DIV is left out", "no prompt", "not read: other"]
-    {
+    for said in [
+        "CLIP_I is left out",
+        "no clip_real and no clip_made",
+        "DIV is left out",
+        "no prompt",
+        "DRIFT_UNRELATED is left out",
+        "no unrelated and no unrelated_base",
+        "not read: other",
+    ] {
         assert!(notes.contains(said), "{said}: {notes}");
     }
     let args = ["evaluate", "--embeddings", "changed.safetensors", "--out", "figures"];
@@ -117,14 +129,20 @@ fn report(folder: &Path) -> Value {
 fn a_lora_at_two_scales_is_compared_with_its_base() {
     let dir = tempfile::tempdir().unwrap();
     photos(dir.path(), 3);
-    std::fs::write(dir.path().join("p.txt"), "a {subject} on sand\nthe {class} beside a {subject}\n").unwrap();
+    std::fs::copy(dir.path().join("photos/1.png"), dir.path().join("photos/again.png")).unwrap();
+    let clip = vision_clip();
+    std::fs::write(dir.path().join("p.txt"), "a {subject} in the snow\na photo of the {class} and a {subject}\n")
+        .unwrap();
     let mut command = portray(dir.path());
-    let line = format!("{LINE} --lora {{F}}/sd2.lora-kohya.safetensors=0,8 --prompts p.txt --out ev");
+    let clip = clip.path().display();
+    let line = format!("{LINE} --lora {{F}}/sd2.lora-kohya.safetensors=0,8 --prompts p.txt --clip {clip} --out ev");
     command.args(words(&line)).args(["--prompt", "a sks <cat>", "--class-prompt", "a cat"]);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(stdout(&output), "ev/report.html\n");
-    assert!(stderr(&output).contains("sees colours alone"), "{}", stderr(&output));
+    for said in ["sees colours alone", "warning: photos/again.png shows the same as photos/1.png"] {
+        assert!(stderr(&output).contains(said), "{}", stderr(&output));
+    }
 
     let report = report(dir.path());
     assert_eq!(
@@ -157,7 +175,42 @@ fn a_lora_at_two_scales_is_compared_with_its_base() {
         }
     }
     check_page(&html, 2 * 10);
+    check_prompt_fidelity(dir.path(), &clip.to_string(), &columns[2]);
     refused(dir.path(), &format!("{line} --prompt sks"), 1, &["ev: holds files already", "--force"]);
+}
+
+/// CLIP_T of a column is the mean cosine of its images and of the prompts without the identifier, as `embed` embeds them.
+fn check_prompt_fidelity(folder: &Path, clip: &str, column: &Value) {
+    let images = column["images"].as_array().unwrap().iter().filter(|image| image["role"] == "subject");
+    let (mut command, mut prompts) = (portray(folder), Vec::new());
+    command.args(["embed", "--vision", clip, "--out", "e.safetensors"]);
+    for image in images {
+        command.arg(Path::new("ev").join(image["file"].as_str().unwrap()));
+        prompts.push(image["prompt"].as_u64().unwrap() as usize);
+    }
+    assert_eq!(prompts, [0, 0, 1, 1]);
+    let output = command.args(["--text", "a cat in the snow", "a photo of the cat and a cat"]).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let file = SafeTensors::open(folder.join("e.safetensors")).unwrap();
+    let rows = |name: &str| -> Vec<Vec<f64>> {
+        let tensor = file.get(name).unwrap();
+        let values = tensor.to_f32().unwrap();
+        values.chunks(tensor.shape[1]).map(|row| row.iter().map(|x| f64::from(*x)).collect()).collect()
+    };
+    let (images, texts) = (rows("images"), rows("texts"));
+    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+    let cosine = |a: &[f64], b: &[f64]| product(a, b) / (product(a, a) * product(b, b)).sqrt();
+    let mean = |prompt: usize, text: usize| {
+        let own = prompts.iter().zip(&images).filter(|(own, _)| **own == prompt);
+        own.map(|(_, image)| cosine(image, &texts[text])).sum::<f64>() / 2.0
+    };
+    let found = |figures: &Value| figures["figures"]["CLIP_T"]["mean"].as_f64().unwrap();
+    for prompt in [0, 1] {
+        let found = found(&column["prompts"][prompt]);
+        assert!((found - mean(prompt, prompt)).abs() < 1e-6, "prompt {prompt}: {found}");
+        assert!((found - mean(prompt, 1 - prompt)).abs() > 1e-4, "the other text would do as well");
+    }
+    assert!((found(column) - (mean(0, 0) + mean(1, 1)) / 2.0).abs() < 1e-6, "{column}");
 }
 
 /// The page loads nothing from elsewhere, and says in words what each image shows.
@@ -175,7 +228,7 @@ fn check_page(html: &str, cards: usize) {
     for outside in ["http://", "https://", "<script", "<link", "@import", "url(", "<cat>"] {
         assert!(!html.contains(outside), "{outside}");
     }
-    assert!(html.contains("a sks &lt;cat&gt; on sand"));
+    assert!(html.contains("a sks &lt;cat&gt; in the snow"));
 }
 
 #[cfg(unix)]
@@ -184,16 +237,32 @@ fn what_was_made_before_ctrl_c_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     photos(dir.path(), 1);
     let dino = "--vision {F}/../vision/dino";
-    let line = format!("{LINE} --lora {{F}}/sd2.lora-kohya.safetensors --prompt sks --out ev {dino}");
+    let line = format!("{LINE} --lora {{F}}/sd2.lora-kohya.safetensors --prompt sks --out ev --force");
+    // An earlier evaluation, of another LoRA, and what a user put beside its images.
+    let at = |name: &str| dir.path().join("ev").join(name);
+    std::fs::create_dir_all(at("images/01-old")).unwrap();
+    let named = ["images/01-old/01-0.png", "images/01-old/../../mine.png", "mine.png"];
+    named.iter().for_each(|name| std::fs::write(at(name), "x").unwrap());
+    std::fs::write(at("images/01-old/note.txt"), "x").unwrap();
+    let images = named.map(|file| serde_json::json!({"file": file}));
+    std::fs::write(at("report.json"), serde_json::json!({"columns": [{"images": images}]}).to_string()).unwrap();
+    // Without anything to compare, nothing is left, and what was there stays.
+    let before = listing(dir.path());
+    let (lines, _) = interrupted(dir.path(), &line, |said| said["event"] == "picture");
+    let last = lines.last().unwrap();
+    assert!(last["kind"] == "interrupted" && last["done"].as_u64().unwrap() < 6, "{last}");
+    assert_eq!(listing(dir.path()), before);
+
     let made = std::cell::Cell::new(0);
     // Without a class prompt: two images of the subject and four of unrelated prompts.
-    let (lines, _) = interrupted(dir.path(), &line, |said| {
+    let (lines, _) = interrupted(dir.path(), &format!("{line} {dino}"), |said| {
         made.set(made.get() + usize::from(said["event"] == "picture"));
         made.get() == 7
     });
     let report = report(dir.path());
-    let images: usize =
-        report["columns"].as_array().unwrap().iter().map(|c| c["images"].as_array().unwrap().len()).sum();
+    let columns = report["columns"].as_array().unwrap();
+    let images: Vec<usize> = columns.iter().map(|column| column["images"].as_array().unwrap().len()).collect();
+    let images = images[0] + images[1];
     let pictures: Vec<u64> =
         lines.iter().filter(|l| l["event"] == "picture").map(|l| l["index"].as_u64().unwrap()).collect();
     assert_eq!(pictures, (0..images as u64).collect::<Vec<_>>());
@@ -201,9 +270,24 @@ fn what_was_made_before_ctrl_c_is_reported() {
     assert_eq!(report["among_photos"], serde_json::json!({}), "one photo alone");
     assert!(report["notes"].to_string().contains("one photo alone"), "{}", report["notes"]);
     assert_eq!(report["judges"]["likeness"], "dino (ViTModel)");
-    assert!(report["columns"][1]["figures"]["DINO"]["mean"].as_f64().is_some_and(f64::is_finite));
+    // The base model's figures are over the same images as the LoRA's.
+    for column in columns {
+        assert_eq!(column["counted"].as_u64(), Some(images as u64 - 6), "{column}");
+    }
+    let counts = [0, 1].map(|i| columns[i]["figures"]["DINO"]["count"].as_u64().unwrap());
+    assert!(counts[0] == counts[1] && counts[0] <= 2, "{counts:?}");
+    assert!(report["notes"][0].as_str().unwrap().contains(&format!("over {} of 6 images", images - 6)), "{report}");
+    let table = lines.iter().find(|said| said["event"] == "evaluation").expect("a table");
+    assert_eq!(table["columns"].as_array().unwrap().len(), 2);
     let last = lines.last().unwrap();
     assert_eq!((&last["kind"], &last["done"], &last["total"]), (&"interrupted".into(), &images.into(), &12.into()));
+    // Of the earlier evaluation nothing is left, of the user's all.
+    assert!(!at(named[0]).exists() && at("mine.png").is_file() && at("images/01-old/note.txt").is_file());
+    assert!(
+        lines
+            .iter()
+            .any(|said| said["text"].as_str().is_some_and(|text| text.starts_with("removed 1 image of the earlier")))
+    );
 }
 
 #[test]
@@ -225,6 +309,9 @@ fn what_cannot_be_evaluated_is_said_before_the_first_step() {
             "expected a CLIP model with its text side",
         ),
         (format!("{LINE} {lora} --prompt sks --out photos"), 2, "--photos"),
+        (format!("{LINE} {lora}=1,0.5,1 --prompt sks"), 2, "sd2.lora-kohya.safetensors=1: is given twice"),
+        (format!("{LINE} {lora}=1,x --prompt sks"), 2, "separated by commas"),
+        (format!("{LINE} {lora} --prompt cat --class-prompt cat"), 2, "says the same as --class-prompt"),
         (format!("{LINE} --lora p.txt --prompt sks"), 1, "p.txt"),
         ("evaluate --photos none --lora x --prompt sks".into(), 1, "none"),
         ("evaluate --lora x --prompt sks".into(), 2, "--photos"),

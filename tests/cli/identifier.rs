@@ -65,7 +65,10 @@ fn images_show_what_a_trained_word_means() {
     let photo = purple(&photos.join("0.png"));
     assert!(photo > class + 10.0, "the photos are purple, a cat is not: {photo} {class}");
     assert!(word > class + (photo - class) / 3.0, "class {class}, word {word}, photo {photo}");
+    assert_eq!((&report["model"], &report["seed"], &report["seeds"]), (&"bundled".into(), &0.into(), &1.into()));
+    assert_eq!(report["loras"][0]["path"], trained());
     let page = std::fs::read_to_string(at("report.html")).unwrap();
+    assert!(page.contains("predictions of bundled with ") && page.contains("1 noise (seed 0)"), "{page}");
     assert!(page.contains("alt=\"Image of &quot;a sks cat&quot;\"") && page.contains(file), "{page}");
     assert!(!page.contains("http:") && !page.contains("https:") && !page.contains("<script"), "{page}");
     // Nothing of an earlier report is replaced unasked.
@@ -79,14 +82,25 @@ fn every_kind_of_model_has_words() {
     let inpainting = inpainting.path().display();
     let xl = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/xl/xl");
     let xl = xl.display();
+    let mut near = std::collections::BTreeMap::new();
     for (model, words) in [
         (format!("--model {xl} --dtype q8"), "sks,mscds"),
         (format!("--model {xl} --dtype q4 --count 1"), "sks,SKS,red"),
         (format!("--model {inpainting}"), "sks"),
+        (format!("--model {inpainting}"), "gun,Sks,red"),
     ] {
         let found = result(dir.path(), &format!("identifier {model} --words {words} --seeds 2"));
         let list = found["words"].as_array().unwrap();
-        assert_eq!(list.len(), if words == "sks,mscds" { 2 } else { 1 }, "{model}");
+        let listed = match words {
+            "sks,mscds" => 2,
+            "gun,Sks,red" => 3,
+            _ => 1,
+        };
+        assert_eq!(list.len(), listed, "{model}");
+        let nearest = list.iter().find(|word| word["word"] == "sks").map(|word| word["nearest"].clone());
+        if let Some(alone) = near.insert(model.clone(), nearest.clone()) {
+            assert_eq!(alone, nearest, "the nearest words of sks beside other words");
+        }
         for word in list {
             for field in ["score", "with_class", "alone", "error"] {
                 assert!(word["prior"][field].as_f64().unwrap().is_finite(), "{model}: {word}");

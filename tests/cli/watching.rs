@@ -88,7 +88,8 @@ fn photos_are_kept_out_from_six_on() {
     let read = |name: &str| std::fs::read(at.join(name)).unwrap();
     assert_eq!(read("five.safetensors"), read("six.safetensors"));
     // All are trained on where that is asked for, and one is kept out without evaluations too.
-    works(at, &format!("{train} --images six --evaluate-every 4 --keep-out 0 --out all.safetensors"));
+    let output = works(at, &format!("{train} --json --images six --stop plateau --keep-out 0 --out all.safetensors"));
+    assert!(stdout(&output).contains("--stop plateau evaluates every step"), "{}", stdout(&output));
     works(at, &format!("{train} --images six --out plain.safetensors"));
     assert_eq!(read("all.safetensors"), read("plain.safetensors"));
     works(at, &format!("{train} --images six --keep-out 1 --out one.safetensors"));
@@ -122,13 +123,12 @@ fn evaluations_are_planned_and_wrong_ones_refused() {
     assert_eq!(row(&without), None);
     let peak = |plan: &Value| plan["peak_bytes"].as_u64().unwrap();
     assert!(row(&with).unwrap() > 1_000_000 && peak(&with) > peak(&without), "{with}");
+    assert_eq!(row(&plan("--stop plateau")), row(&with));
     let train = "train --images {A}/subjects/cat --prompt cat";
     refused(dir.path(), &format!("{train} --evaluate-every 0"), 2, &["--evaluate-every"]);
     refused(dir.path(), &format!("{train} --evaluate-every 5 --stop soon"), 2, &["--stop", "plateau"]);
     let replay = "train --model {F}/sd2 --replay {F}/sd2-train/replay.safetensors --evaluate-every 5";
     refused(dir.path(), replay, 2, &["--replay", "--evaluate-every"]);
-    let said = stdout(&works(dir.path(), "plan train --images {A}/subjects/cat --prompt cat --stop plateau"));
-    assert!(said.contains("without --evaluate-every") && said.contains("--stop"), "{said}");
 }
 
 /// Trains as `job` says; keeps a copy of each saved state beside `job.out` and answers `Flow::Finish` after the first step if

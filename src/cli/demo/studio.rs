@@ -166,7 +166,7 @@ impl<'a> Studio<'a> {
         self.progress.begin(title);
         let progress = &mut self.progress;
         let mut listener = |event: Event| progress.hear(&event, 1);
-        pollster::block_on(self.engine.evaluate(options, &mut listener))?;
+        pollster::block_on(self.engine.evaluate(options, &mut listener))?.whole()?;
         self.progress.end(units);
         self.times.push((title.to_owned(), began.elapsed().as_secs_f64()));
         Ok(())

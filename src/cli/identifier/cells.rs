@@ -22,18 +22,35 @@ pub fn percent(share: f64, error: Option<f64>) -> String {
     format!("{:.0}{error} %", 100.0 * share)
 }
 
-/// Sentences on what the columns say.
+/// What was measured, on what: `bundled with a.safetensors x 0.8: 122 predictions of images of 128 x 128 pixels …`.
+pub fn measured(found: &Identifiers) -> String {
+    let Identifiers { model, size: [width, height], seeds, seed, predictions, .. } = found;
+    let loras = found.loras.iter().map(|lora| match lora.scale == 1.0 {
+        true => lora.path.display().to_string(),
+        false => format!("{} x {}", lora.path.display(), lora.scale),
+    });
+    let loras: Vec<String> = loras.collect();
+    let with = if loras.is_empty() { String::new() } else { format!(" with {}", loras.join(" and ")) };
+    let noises =
+        if *seeds == 1 { format!("1 noise (seed {seed})") } else { format!("{seeds} noises from seed {seed} on") };
+    let steps: Vec<String> = found.timesteps.iter().map(|t| format!("{t:.0}")).collect();
+    format!(
+        "measured: {predictions} predictions of {model}{with} for {width} x {height} pixels, on {noises} at timesteps {}",
+        steps.join(", ")
+    )
+}
+
+/// Sentences on what was measured and what the columns say.
 pub fn legend(found: &Identifiers) -> Vec<String> {
-    let Identifiers { class, merges, seeds, timesteps, .. } = found;
-    let steps: Vec<String> = timesteps.iter().map(|t| format!("{t:.0}")).collect();
-    let noises = if *seeds == 1 { "1 noise".into() } else { format!("{seeds} noises") };
+    let Identifiers { class, merges, .. } = found;
     let best = found.words.first().map(|word| format!("best: {}", word.word));
     best.into_iter()
         .chain([
+            measured(found),
             format!(
-                "prior: how much a word changes what is predicted, in percent of what \"a {class}\" changes: both columns as one"
+                "prior: how much a word changes what is predicted, in percent of what \"a {class}\" changes: both columns as \
+                 one; ± is the standard error over noises"
             ),
-            format!("(timesteps {}, {noises} each; ± is the standard error over noises)", steps.join(", ")),
             format!(
                 "merge: the word's number among the tokenizer's {merges} merges: the larger, the rarer in the text that it was \
                  learned from; it says nothing of images"

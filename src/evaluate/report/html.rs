@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::evaluate::make::Role;
 use crate::evaluate::measures::{Estimate, Figure};
 
-use super::plots::{LONGEST, Row, dots};
+use super::plots::{Row, dots};
 use super::schema::{Column, Image, Report};
 
 /// JPEGs of a report.
@@ -128,7 +128,7 @@ struct Shown {
 struct ColumnView<'a> {
     name: &'a str,
     verdicts: &'a [String],
-    by_prompt: Plot,
+    by_prompt: Option<Plot>,
     images: Vec<ImageView>,
     others: Vec<ImageView>,
 }
@@ -213,15 +213,8 @@ fn view_of<'a>(report: &Report, column: &'a Column, thumbnails: &Thumbnails<'_>)
     }
 }
 
-/// End of a prompt, in which it differs from others.
-fn ending(text: &str) -> String {
-    let longer = text.chars().count().saturating_sub(LONGEST);
-    let shown: String = text.chars().skip(if longer > 0 { longer + 1 } else { 0 }).collect();
-    if longer > 0 { format!("…{}", shown.trim_start()) } else { shown }
-}
-
 /// Plot of likeness by prompt, the least alike first, with the base model's as hollow dots.
-fn by_prompt(report: &Report, column: &Column) -> Plot {
+fn by_prompt(report: &Report, column: &Column) -> Option<Plot> {
     let likeness = |column: &Column, prompt: usize| {
         let own = column.prompts.iter().find(|own| own.prompt == prompt)?;
         own.figures.get(&Figure::Dino).or_else(|| own.figures.get(&Figure::Colour)).copied()
@@ -229,7 +222,7 @@ fn by_prompt(report: &Report, column: &Column) -> Plot {
     let row = |prompt: usize| {
         let value = likeness(column, prompt)?;
         let other = report.columns.first().and_then(|base| likeness(base, prompt)).map(|base| base.mean);
-        Some((prompt, Row { label: ending(&report.prompts[prompt].text), value, other }))
+        Some((prompt, Row { label: report.prompts[prompt].text.clone(), value, other }))
     };
     let mut rows: Vec<(usize, Row)> = (0..report.prompts.len()).filter_map(row).collect();
     rows.sort_by(|a, b| a.1.value.mean.total_cmp(&b.1.value.mean));
@@ -241,7 +234,7 @@ fn by_prompt(report: &Report, column: &Column) -> Plot {
     let rows: Vec<Row> = rows.into_iter().map(|(_, row)| row).collect();
     let mark = report.among_photos.values().next().map(|estimate| estimate.mean);
     let caption = "Likeness by prompt, the least alike first; hollow: base model".to_owned();
-    Plot { caption, svg: dots(&rows, mark, &alt) }
+    (!rows.is_empty()).then(|| Plot { caption, svg: dots(&rows, mark, &alt) })
 }
 
 fn image_view(report: &Report, image: &Image, thumbnails: &Thumbnails<'_>) -> ImageView {

@@ -70,6 +70,9 @@ pub struct Column {
     pub lora: Option<String>,
     /// Scale of the LoRA.
     pub scale: Option<f64>,
+    /// Images that the figures are over: all, or, of an interrupted evaluation, those that every column has; 0 of a column
+    /// that is left out.
+    pub counted: usize,
     /// Figures over all prompts.
     pub figures: Figures,
     /// Likeness above that of the base model's image of the same prompt and seed.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::base::rng::{CounterRng, Stream};
-use crate::error::{Error, Result, option};
+use crate::error::{Error, Result, message, option};
 use crate::event::{EvaluationReport, Event};
 use crate::gpu::{Pool, Store};
 use crate::pipeline::SamplingOptions;
@@ -57,7 +57,7 @@ impl Evaluator {
         let (gpu, job, model) = (at.gpu(), at.job, at.model);
         let image = plans.image_flops();
         let work = Work { step, prediction: plans.predictions.plan.total_flops(), image };
-        let schedule = Schedule::new(job.evaluate_every.unwrap_or(1), total as usize, work);
+        let schedule = Schedule::new(job.evaluates_every().unwrap_or(1), total as usize, work);
         let predictions = Predictions::new(gpu, plans.predictions, pool, store, (job, model, &photos)).await?;
         let images = Preview::new(at, plans.images, prompts, pool, store).await?;
         let base = Judgement { likeness: 0.0, fidelity: None };
@@ -75,14 +75,21 @@ impl Evaluator {
         history: &mut History,
         events: &mut EventSink<'_>,
     ) -> Result<()> {
+        if at.job.evaluate_every.is_none() {
+            let every = at.job.evaluates_every().unwrap_or_default();
+            let steps = if every == 1 { "step".to_owned() } else { format!("{every} steps") };
+            let chosen = format!(" plateau evaluates every {steps}: another number by ");
+            events.note(message![option("stop"), chosen, option("evaluate_every")]);
+        }
         if let Some(note) = self.schedule.note() {
             events.note(note);
         }
         let scores = self.schedule.scores();
         if at.job.stop == Stop::Plateau && scores < PLATEAU_SCORES {
-            let plateau =
-                format!(" plateau cannot end this run: it takes {PLATEAU_SCORES} scores, and there are {scores}");
-            events.warn(option("stop") + plateau);
+            let plateau = format!(
+                " plateau cannot end this run: it takes {PLATEAU_SCORES} scores, and there are {scores}; a longer one ("
+            );
+            events.warn(message![option("stop"), plateau, option("steps"), ") has more"]);
         }
         let set = &self.photos.set;
         let (subject, class) = (set.subject, set.class);

@@ -38,7 +38,7 @@ impl EvaluationPlans {
         sizes: &[[usize; 2]],
         planning: Planning<'_>,
     ) -> Result<Option<EvaluationPlans>> {
-        if job.evaluate_every.is_none() {
+        if job.evaluates_every().is_none() {
             return Ok(None);
         }
         let size = [job.side(model)?; 2];

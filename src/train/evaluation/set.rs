@@ -28,7 +28,7 @@ impl TrainOptions {
     /// [`Error::Usage`] if nothing would be left to train on.
     pub(crate) fn kept_out(&self, count: usize) -> Result<usize> {
         let usual =
-            if self.evaluate_every.is_some() && count >= ENOUGH { (count / ENOUGH).min(LOSS_PHOTOS) } else { 0 };
+            if self.evaluates_every().is_some() && count >= ENOUGH { (count / ENOUGH).min(LOSS_PHOTOS) } else { 0 };
         match self.keep_out.unwrap_or(usual) {
             0 => Ok(0),
             kept if kept < count => Ok(kept),
