@@ -1,10 +1,11 @@
 //! The library's face in a browser: jobs as JSON in, events as JSON and pixels out. `web/engine.js` is its one caller.
 
+mod cancel;
 mod labels;
+mod page_files;
 
 use std::cell::RefCell;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 
 use js_sys::{Function, Uint8Array};
@@ -17,37 +18,14 @@ use crate::event::{Event, Flow, Listener, Picture};
 use crate::generate::plans::{plan_with, plan_without_mask};
 use crate::generate::{GenerateOptions, plan_generate};
 use crate::io;
-use crate::io::files::Content;
 use crate::io::image::encode_png;
-use crate::io::{LoraFile, LoraFormat, Slices, files};
+use crate::io::{LoraFile, LoraFormat};
 use crate::low_level::tools::{self, Stopwatch};
 use crate::pipeline::opening::told_of;
-use crate::pipeline::{LoraReport, Model, ModelOptions, PlanReport};
+use crate::pipeline::{LoraReport, Model, ModelOptions, PlanReport, VisionKind, VisionModel};
 use crate::train::{TrainOptions, plan_train};
+use cancel::WebCancelToken;
 use labels::Labels;
-
-/// A file that JavaScript reads: `read(start, end)` gives a `Uint8Array` at once, or throws.
-struct JsSlices {
-    len: u64,
-    read: Function,
-}
-
-impl Slices for JsSlices {
-    fn len(&self) -> u64 {
-        self.len
-    }
-
-    fn read(&self, range: Range<u64>) -> Result<Vec<u8>, String> {
-        let [start, end] = [range.start, range.end].map(|at| JsValue::from_f64(at as f64));
-        let bytes = self.read.call2(&JsValue::NULL, &start, &end).map_err(|e| text_of(&e))?;
-        Ok(Uint8Array::new(&bytes).to_vec())
-    }
-}
-
-fn text_of(error: &JsValue) -> String {
-    let message = js_sys::Reflect::get(error, &"message".into()).ok().and_then(|m| m.as_string());
-    message.or_else(|| error.as_string()).unwrap_or_else(|| format!("{error:?}"))
-}
 
 fn parse<T: serde::de::DeserializeOwned>(json: &str) -> Result<T> {
     // By way of a value, whose errors name no place in a text that nobody sees.
@@ -55,7 +33,7 @@ fn parse<T: serde::de::DeserializeOwned>(json: &str) -> Result<T> {
     value.map_err(|e| Error::argument(e.to_string()))
 }
 
-/// Hands events to `listener(json, pixels, png)`; its answer is "stop", "finish", or anything else to go on.
+/// Hands events to `listener(json, pixels, png)`.
 fn told(listener: &Function, words: &Labels, event: Event) -> Flow {
     let picture = |p: &Picture| {
         let text = [("parameters", p.parameters.as_str())];
@@ -71,11 +49,7 @@ fn told(listener: &Function, words: &Labels, event: Event) -> Flow {
     let said = event.to_json(words).to_string();
     let [pixels, png] = [pixels, png].map(|bytes| bytes.map_or(JsValue::NULL, JsValue::from));
     match listener.call3(&JsValue::NULL, &said.into(), &pixels, &png) {
-        Ok(answer) => match answer.as_string().as_deref() {
-            Some("stop") => Flow::Stop,
-            Some("finish") => Flow::Finish,
-            _ => Flow::Continue,
-        },
+        Ok(_) => Flow::Continue,
         // A listener that throws hears no more.
         Err(_) => Flow::Stop,
     }
@@ -139,6 +113,18 @@ fn loras_named(job: &GenerateOptions) -> String {
     json!([job.loras, job.merge]).to_string()
 }
 
+fn describe_vision(path: &str) -> Result<Value> {
+    let model = VisionModel::open(Path::new(path))?;
+    let clip = model.kind() == VisionKind::Clip;
+    if clip {
+        // What a training would find out after its class images: no text side, or no tokenizer.
+        model.tokenize(&[String::new()])?;
+    }
+    let option = if clip { "clip" } else { "vision" };
+    let bytes: u64 = model.weight_bytes()?.iter().sum();
+    Ok(json!({"option": option, "class": model.class(), "bytes": bytes}))
+}
+
 #[wasm_bindgen(js_class = Engine)]
 impl WebEngine {
     /// Opens the browser's adapter; `labels`, as JSON, has what the page calls options, by their fields' names.
@@ -198,6 +184,12 @@ impl WebEngine {
         serde_json::to_value(LoraReport::new(&file, Some(&modules))).map_err(|e| Error::Internal(e.to_string()))
     }
 
+    /// Description of the vision model in the folder `path`, as JSON: the `option` of a training that takes it ("vision" or
+    /// "clip"), its `class`, and the `bytes` of its weights on the device.
+    pub fn vision(&self, path: &str) -> Result<String, JsValue> {
+        describe_vision(path).map(|v| v.to_string()).map_err(|e| self.words.thrown(&e))
+    }
+
     /// Memory and work of the job `kind` ("generate", "train", or "model" for images that need no mask yet): a `PlanReport` as
     /// JSON.
     pub fn plan(&self, kind: &str, job: &str) -> Result<String, JsValue> {
@@ -225,13 +217,21 @@ impl WebEngine {
             .map_err(|e| self.words.thrown(&e))
     }
 
-    /// Makes pictures; the weights stay on the device for the next ones where they are to be kept.
-    pub async fn generate(&self, job: &str, keep: bool, listener: Function) -> Result<(), JsValue> {
+    /// Makes pictures, until `cancel` asks for an end; the weights stay on the device for the next ones where they are to be
+    /// kept.
+    pub async fn generate(
+        &self,
+        job: &str,
+        keep: bool,
+        cancel: &WebCancelToken,
+        listener: Function,
+    ) -> Result<(), JsValue> {
         let job: GenerateOptions = parse(job).map_err(|e| self.words.thrown(&e))?;
+        let engine = self.engine.clone().with_cancel(cancel.token());
         let mut listener = |event| told(&listener, &self.words, event);
-        let model = self.opened(&job, &mut listener).await.map_err(|e| self.words.thrown(&e))?;
+        let model = self.opened(&engine, &job, &mut listener).await.map_err(|e| self.words.thrown(&e))?;
         model.keep_weights(keep);
-        self.engine.generate_with(&model, &job, &mut listener).await.map(drop).map_err(|e| self.words.thrown(&e))
+        engine.generate_with(&model, &job, &mut listener).await.map(drop).map_err(|e| self.words.thrown(&e))
     }
 
     /// Lets go of what the last pictures' model has on the device. The model stays open.
@@ -243,13 +243,13 @@ impl WebEngine {
 
     /// The job's model with its LoRAs. A model stays open for all that is asked of it, until another is named; its LoRAs are
     /// read anew where others are named.
-    async fn opened(&self, job: &GenerateOptions, listener: Listener<'_>) -> Result<Rc<Model>> {
+    async fn opened(&self, engine: &Engine, job: &GenerateOptions, listener: Listener<'_>) -> Result<Rc<Model>> {
         let name = json!(job.model).to_string();
         let last = self.opened.take().filter(|open| open.name == name && open.known);
         let mut open = match last {
             Some(open) => open,
             None => {
-                let model = Rc::new(self.engine.open(&job.model, &[], &mut *listener).await?);
+                let model = Rc::new(engine.open(&job.model, &[], &mut *listener).await?);
                 Open { name, model, known: true, said: Vec::new(), with: None }
             }
         };
@@ -286,13 +286,13 @@ impl WebEngine {
         Ok(model)
     }
 
-    /// Trains; gives the updates done. The result lies at the job's `out`.
-    pub async fn train(&self, job: &str, listener: Function) -> Result<usize, JsValue> {
+    /// Trains, until `cancel` asks for an end; gives the updates done. The result lies at the job's `out`.
+    pub async fn train(&self, job: &str, cancel: &WebCancelToken, listener: Function) -> Result<usize, JsValue> {
         let job: TrainOptions = parse(job).map_err(|e| self.words.thrown(&e))?;
         // It opens the model for itself.
         self.opened.take();
-        let trained = self
-            .engine
+        let engine = self.engine.clone().with_cancel(cancel.token());
+        let trained = engine
             .train(&job, &mut |event| told(&listener, &self.words, event))
             .await
             .map_err(|e| self.words.thrown(&e))?;
@@ -316,46 +316,6 @@ impl WebStopwatch {
 #[wasm_bindgen]
 pub fn ops() -> Vec<String> {
     crate::ops::cases().into_iter().map(|(op, _)| op.to_owned()).collect()
-}
-
-/// Puts bytes at `path`.
-#[wasm_bindgen]
-pub fn put(path: &str, bytes: Vec<u8>) {
-    files::put(path, Content::Bytes(bytes.into()));
-}
-
-/// Puts a file of `len` bytes at `path` that `read(start, end)` reads.
-#[wasm_bindgen(js_name = putSlices)]
-pub fn put_slices(path: &str, len: f64, read: Function) {
-    files::put(path, Content::Slices(Rc::new(JsSlices { len: len as u64, read })));
-}
-
-/// Takes away the file at `path`, or what is below it.
-#[wasm_bindgen]
-pub fn remove(path: &str) {
-    files::remove(path);
-}
-
-/// The bytes of the file at `path`, where the engine holds them.
-#[wasm_bindgen]
-pub fn file(path: &str) -> Option<Uint8Array> {
-    files::file(path).map(|bytes| Uint8Array::from(&*bytes))
-}
-
-fn names(paths: Vec<PathBuf>) -> Vec<String> {
-    paths.into_iter().map(|path| path.display().to_string()).collect()
-}
-
-/// All files below `folder`.
-#[wasm_bindgen]
-pub fn below(folder: &str) -> Vec<String> {
-    names(files::below(folder))
-}
-
-/// What was written since this was asked last.
-#[wasm_bindgen]
-pub fn written() -> Vec<String> {
-    names(files::written())
 }
 
 /// Writes the LoRA at `from` in the layout `format` to `to`.

@@ -4,6 +4,7 @@ import { Loras } from "./loras.js";
 import { BUNDLED, Models } from "./models.js";
 import { Storage } from "./storage.js";
 import { Trainings } from "./trainings.js";
+import { VisionModels } from "./vision.js";
 
 export { memoryBytes };
 
@@ -54,6 +55,7 @@ export class Realm {
     this.gone = null;
     this.models = new Models(storage, (path, options) => this.#fits({ ...options, model: path }));
     this.loras = new Loras(storage, (path) => report(engine.lora(JSON.stringify(this.loaded()), path)));
+    this.visionModels = new VisionModels((path) => JSON.parse(engine.vision(path)));
     this.trainings = new Trainings(this);
   }
 
@@ -187,6 +189,18 @@ export class Realm {
     return new Blob([bytes], { type: "application/octet-stream" });
   }
 
+  // ---- vision models
+
+  async addVisionModel(files) {
+    const info = await this.visionModels.add(files);
+    return { info, models: this.visionModels.list() };
+  }
+
+  removeVisionModel(name) {
+    this.visionModels.remove(name);
+    return this.visionModels.list();
+  }
+
   // ---- jobs
 
   /** A start picture decides the size, and is read first: with one it gives a promise. */
@@ -262,13 +276,18 @@ export class Realm {
     return true;
   }
 
-  /** @param {(event: object, transfer: Transferable[]) => void} tell  @param {{asked: string | null}} control */
+  /** A request to end a job, of which nobody has asked anything yet. */
+  control() {
+    return new wasm.CancelToken();
+  }
+
+  /** @param {(event: object, transfer: Transferable[]) => void} tell  @param {wasm.CancelToken} control */
   async generate(job, tell, control) {
     try {
       // A start picture decides the size, so that planning reads it.
       await this.#withStart(job, async (said) => {
         const keep = await this.#keeps(said);
-        await this.run((listener) => this.engine.generate(JSON.stringify(said), keep, listener), tell, control);
+        await this.run((listener) => this.engine.generate(JSON.stringify(said), keep, control, listener), tell, control);
       });
     } catch (error) {
       if (error.kind !== "interrupted") this.#release();
@@ -284,8 +303,6 @@ export class Realm {
     const listener = (text, rgba, png) => {
       const { event: type, ...said } = camel(JSON.parse(text));
       const event = { type, ...said };
-      // A training finishes with an update: before the first there is nothing to finish with.
-      const answer = control.asked === "finish" && event.type !== "step" ? null : control.asked;
       last = last.then(async () => {
         if (rgba) event.image = await pixels(rgba, event.width, event.height);
         if (png) event.png = new Blob([png], { type: "image/png" });
@@ -293,9 +310,8 @@ export class Realm {
         tell(event, event.image ? [event.image] : []);
       }).catch((error) => {
         fault ??= error;
-        control.asked ??= "stop";
+        control.stop();
       });
-      return answer ?? "";
     };
     try {
       return await begin(listener);

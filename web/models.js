@@ -136,8 +136,17 @@ function local(source) {
     const name = safe(files[0].name ?? "model.safetensors");
     return { name, files: [[name, files[0]]], single: true };
   }
+  return { ...folder(files, "model"), single: false };
+}
+
+/**
+ * A folder's name, else `unnamed`, and its files by their paths inside of it.
+ * @param {File[]} files @param {string} unnamed
+ * @returns {{name: string, files: [string, File][]}}
+ */
+export function folder(files, unnamed) {
   const inside = (file) => (file.webkitRelativePath || file.name).split("/").slice(file.webkitRelativePath ? 1 : 0);
   const shown = files.filter((file) => !inside(file).some((part) => part.startsWith(".")));
-  const name = safe((files[0].webkitRelativePath || "model").split("/")[0]);
-  return { name, files: shown.map((file) => [inside(file).join("/"), file]), single: false };
+  const name = safe((files[0].webkitRelativePath || unnamed).split("/")[0]);
+  return { name, files: shown.map((file) => [inside(file).join("/"), file]) };
 }

@@ -32,6 +32,9 @@ export interface LoraInfo {
 /** A LoRA that the loaded model has no layers for. */
 export interface OtherLora { name: string; why: string }
 
+/** A vision model: the option of a training that takes it, its class (`ViTModel`), and the bytes of its weights on the adapter. */
+export interface VisionInfo { name: string; option: "vision" | "clip"; class: string; bytes: number }
+
 /** A model that was downloaded into this browser's storage, or the part of it that is there; its bytes in all. */
 export interface KeptModel { key: string; name: string; bytes: number; whole: boolean; loaded: boolean; url?: string }
 
@@ -91,6 +94,8 @@ export interface TrainJob {
   steps?: number; rank?: number; alpha?: number; lr?: number; textLr?: number; seed?: number; resolution?: number;
   targets?: "attention" | "all"; textEncoder?: boolean; samplePrompts?: string[]; sampleEvery?: number; saveEvery?: number;
   evaluateEvery?: number; stop?: "never" | "plateau"; keepOut?: number;
+  /** Names of vision models that evaluations judge by (`addVisionModel`): DINO or DINOv2, and a CLIP, which needs `classPrompt`. */
+  vision?: string; clip?: string;
   checkpointing?: "auto" | "on" | "blocks" | "off"; batch?: number; accumulate?: number; schedule?: "constant" | "cosine"; warmup?: number;
   weightDecay?: number; maxGradNorm?: number; minSnr?: number; offsetNoise?: number; optimizer?: "adamw" | "adamw8bit";
   fusedUpdate?: boolean; flip?: boolean; crop?: "center" | "random"; buckets?: boolean; bucketStep?: "64" | "32" | "off";
@@ -175,6 +180,14 @@ export class Portray {
   loras(): LoraInfo[];
   /** Those that are there for another model. */
   otherLoras(): OtherLora[];
+  /**
+   * A vision model from the files of its folder, for `vision` or `clip` of trainings: DINO, DINOv2, or a CLIP with its text
+   * side. It lasts as long as this engine; a training that goes on later needs it again.
+   */
+  addVisionModel(files: File[]): Promise<VisionInfo>;
+  /** One that judges a training is refused while that runs. */
+  removeVisionModel(name: string): Promise<void>;
+  visionModels(): VisionInfo[];
   models(): Promise<KeptModel[]>;
   /** Deletes a downloaded model that is not loaded. */
   forgetModel(key: string): Promise<void>;

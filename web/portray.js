@@ -1,4 +1,5 @@
 // Portray for web pages: `const engine = await Portray.create()`. Types are in portray.d.ts.
+import { Job, TrainingJob } from "./jobs.js";
 
 export class PortrayError extends Error {
   /** @param {string} kind @param {string} message @param {string | null} [field] the option that is wrong */
@@ -115,7 +116,7 @@ class Local {
   }
 
   call(method, args, { event, progress } = {}) {
-    const control = { asked: null };
+    const control = ["generate", "train", "resume"].includes(method) ? this.realm.control() : null;
     const abort = new AbortController();
     const textured = method === "generate" && args[0].texture;
     const tell = (said) => event?.(textured && said.type === "picture" ? { ...said, texture: this.#texture(said.image) } : said);
@@ -124,7 +125,7 @@ class Local {
     const promise = Promise.race([run(), this.trap]).catch((error) => {
       throw this.thrown(error);
     });
-    return { promise, ask: (ask) => { control.asked = ask; abort.abort(); } };
+    return { promise, ask: (ask) => { control?.[ask](); abort.abort(); } };
   }
 
   /** The picture as a texture of the engine's device. */
@@ -144,74 +145,11 @@ class Local {
   }
 }
 
-/** A job: events by `for await`; leaving it early stops. */
-class Job {
-  constructor(start) {
-    this.queue = [];
-    this.waiting = [];
-    this.over = false;
-    this.started = start((event) => this.#push({ event }));
-    this.started.promise.then(() => this.#push({ end: true }), (error) => this.#push({ error }));
-  }
-
-  #push(item) {
-    this.queue.push(item);
-    for (const wake of this.waiting.splice(0)) wake();
-  }
-
-  stop() {
-    this.started.ask("stop");
-  }
-
-  /** Resolves when nothing of it runs any more. */
-  get ended() {
-    return this.started.promise.then(() => {}, () => {});
-  }
-
-  async *[Symbol.asyncIterator]() {
-    try {
-      for (;;) {
-        while (this.queue.length === 0) {
-          if (this.over) return;
-          await new Promise((resolve) => this.waiting.push(resolve));
-        }
-        const { event, error } = this.queue.shift();
-        if (!event) {
-          this.over = true;
-          for (const wake of this.waiting.splice(0)) wake();
-          // A job that was stopped by its own caller has nothing more to say.
-          if (error && error.kind !== "interrupted") throw error;
-          return;
-        }
-        yield event;
-      }
-    } finally {
-      if (!this.over) this.started.ask("stop");
-    }
-  }
-}
-
-class TrainingJob extends Job {
-  constructor(id, start) {
-    super(start);
-    this.id = id;
-  }
-
-  /** Saves, then ends with `{ type: "paused" }`. */
-  pause() {
-    this.started.ask("stop");
-  }
-
-  /** Ends with this update and the LoRA as it is. */
-  finish() {
-    this.started.ask("finish");
-  }
-}
-
 export class Portray {
   #realm = null;
   #loras = [];
   #others = [];
+  #visionModels = [];
   /** What the one device does now: jobs wait for each other. */
   #last = Promise.resolve();
   #onlost = null;
@@ -321,6 +259,20 @@ export class Portray {
 
   otherLoras() {
     return [...this.#others];
+  }
+
+  async addVisionModel(files) {
+    const { info, models } = await this.#call("addVisionModel", files);
+    this.#visionModels = models;
+    return info;
+  }
+
+  async removeVisionModel(name) {
+    this.#visionModels = await this.#call("removeVisionModel", name);
+  }
+
+  visionModels() {
+    return [...this.#visionModels];
   }
 
   plan(kind, job) {

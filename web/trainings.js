@@ -20,11 +20,11 @@ export class Trainings {
     this.#storage = realm.storage;
   }
 
-  /** What `job` is to the WASM, with its files below `folder`. */
-  job(job, model, folder) {
-    const { images, name, samplePrompts, ...rest } = job;
+  /** What `job` is to the WASM, with its files below `folder`, and `judges`: paths of its vision models. */
+  job(job, model, folder, judges = this.#realm.visionModels.paths(job)) {
+    const { images, name, samplePrompts, vision, clip, ...rest } = job;
     const options = snake(defined(rest));
-    return { ...options, model, images: images.length > 0 ? `${folder}/images` : undefined,
+    return { ...options, ...judges, model, images: images.length > 0 ? `${folder}/images` : undefined,
       sample_prompts: samplePrompts ?? [], save_every: options.save_every ?? 25, out: `${folder}/lora.safetensors` };
   }
 
@@ -33,9 +33,10 @@ export class Trainings {
     const name = safe((job.name || job.prompt || "LoRA").slice(0, 60));
     const model = this.#realm.loaded();
     const { bytes, parameters } = this.#realm.about;
-    const run = { id, name, prompt: job.prompt, step: 0, steps: job.steps ?? 400, model, about: { bytes, parameters },
+    const judges = this.#realm.visionModels.paths(job);
+    const run = { id, name, prompt: job.prompt, step: 0, steps: job.steps ?? 400, model, judges, about: { bytes, parameters },
       job: { ...job, images: images.map(({ name }) => ({ name })) }, updated: Date.now() };
-    return this.#owned(id, async () => {
+    return this.#owned(id, () => this.#judged(run, async () => {
       const pictures = await Promise.all(images.map(async ({ name, blob }) => [`runs/${id}/images/${name}`, new Uint8Array(await blob.arrayBuffer())]));
       for (const [path, bytes] of pictures) wasm.put(`/${path}`, bytes);
       await this.#fits(run);
@@ -54,7 +55,7 @@ export class Trainings {
         if (run.step === 0 && error.kind !== "device") await this.#drop(id).catch(() => {});
         throw error;
       }
-    });
+    }));
   }
 
   resume(id, tell, control) {
@@ -66,8 +67,10 @@ export class Trainings {
         const bytes = await this.#storage.read(`runs/${id}/${file}`);
         if (bytes) wasm.put(`/runs/${id}/${file}`, bytes);
       }
-      await this.#fits(run);
-      await this.#train(run, true, tell, control);
+      await this.#judged(run, async () => {
+        await this.#fits(run);
+        await this.#train(run, true, tell, control);
+      });
     });
   }
 
@@ -98,15 +101,28 @@ export class Trainings {
     }
   }
 
+  /** Does `work` while the vision models of `run` stay. */
+  async #judged(run, work) {
+    const release = this.#realm.visionModels.hold(run.judges ?? {});
+    try {
+      return await work();
+    } finally {
+      release();
+    }
+  }
+
   #fits(run) {
-    const job = this.job(run.job, run.model, `/runs/${run.id}`);
+    const job = this.job(run.job, run.model, `/runs/${run.id}`, run.judges);
     return this.#realm.trial("train", { ...job, force: true }, "This training");
   }
 
   async #train(run, resume, tell, control) {
     const folder = `/runs/${run.id}`;
     await this.#cached();
-    const begin = (resume) => (listener) => this.#realm.engine.train(JSON.stringify({ ...this.job(run.job, run.model, folder), resume, force: true }), listener);
+    const train = (resume, control) => {
+      const options = JSON.stringify({ ...this.job(run.job, run.model, folder, run.judges), resume, force: true });
+      return this.#realm.run((listener) => this.#realm.engine.train(options, control, listener), passed, control, seen);
+    };
     let full = null;
     let warned = false;
     // Class pictures can be made again: that they are not kept stops nothing.
@@ -124,14 +140,14 @@ export class Trainings {
       } catch (error) {
         if (!(error instanceof StorageFull)) throw error;
         full = error.message;
-        control.asked = "finish";
+        control.finish();
       }
       if (event.type === "saved" && event.path.endsWith(".state")) Object.assign(event, { type: "checkpoint", step: run.step });
     };
     const passed = (event, transfer) => { if (event.type !== "saved") tell(event, transfer); };
     let steps;
     try {
-      steps = await this.#realm.run(begin(resume), passed, control, seen);
+      steps = await train(resume, control);
     } catch (error) {
       if (error.kind !== "interrupted") throw error;
       if (!full) {
@@ -141,7 +157,9 @@ export class Trainings {
         return tell({ type: "paused", step: run.step, kept: this.#storage !== null }, []);
       }
       // The checkpoint of this pause is in memory alone, and finds no room: a step more, and the training has its LoRA.
-      steps = await this.#realm.run(begin(true), passed, { asked: "finish" }, seen);
+      const last = this.#realm.control();
+      last.finish();
+      steps = await train(true, last);
     }
     if (full) tell({ type: "storage", message: full }, []);
     const bytes = wasm.file(`${folder}/lora.safetensors`);

@@ -3,7 +3,7 @@ import { Realm, memoryBytes } from "./engine.js";
 import { plain } from "./files.js";
 
 let realm = null;
-/** Jobs that run, by call: `asked` is what the listener answers next. */
+/** What ends each call that runs: `stop`, and of jobs `finish`. */
 const controls = new Map();
 
 const methods = {
@@ -20,18 +20,18 @@ const methods = {
   train: (call, id, job) => job_(call, (tell, control) => realm.train(id, job, tell, control)),
   resume: (call, id) => job_(call, (tell, control) => realm.resume(id, tell, control)),
 };
-for (const method of ["addLora", "removeLora", "convert", "plan", "preparePicture", "runs", "forget", "keptModels", "forgetModel", "cacheBytes", "clearCache"]) {
+for (const method of ["addLora", "removeLora", "addVisionModel", "removeVisionModel", "convert", "plan", "preparePicture", "runs", "forget", "keptModels", "forgetModel", "cacheBytes", "clearCache"]) {
   methods[method] = (_, ...args) => realm[method](...args);
 }
 
 function stoppable(call) {
   const abort = new AbortController();
-  controls.set(call, { abort });
+  controls.set(call, { stop: () => abort.abort() });
   return abort.signal;
 }
 
 function job_(call, run) {
-  const control = { asked: null };
+  const control = realm.control();
   controls.set(call, control);
   return run((event, transfer) => postMessage({ call, event }, { transfer }), control);
 }
@@ -46,12 +46,7 @@ addEventListener("error", (event) => trapped(event.error) && event.preventDefaul
 addEventListener("unhandledrejection", (event) => trapped(event.reason) && event.preventDefault());
 
 onmessage = async ({ data: { call, method, args, ask } }) => {
-  if (ask) {
-    const control = controls.get(call);
-    if (control?.abort) control.abort.abort();
-    else if (control) control.asked = ask;
-    return;
-  }
+  if (ask) return controls.get(call)?.[ask]();
   try {
     const result = await methods[method](call, ...args);
     postMessage({ call, result }, { transfer: result?.image ? [result.image] : [] });

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result, message, option};
+use crate::error::{Error, Message, Result, message, option, path};
 use crate::io::image::{Decoded, title};
 use crate::pipeline::context::Context;
 use crate::pipeline::planning::Planning;
@@ -31,11 +31,11 @@ impl Vision {
         let (dino, clip) = (vision.map(VisionModel::open).transpose()?, clip.map(VisionModel::open).transpose()?);
         if let Some(model) = dino.as_ref().filter(|model| model.kind() == VisionKind::Clip) {
             let remedy = message!["is a CLIP model, expected DINO or DINOv2: give it with ", option("clip")];
-            return Err(Error::value("vision", model.path().display(), remedy));
+            return Err(of_option("vision", model, remedy));
         }
         if let Some(model) = clip.as_ref().filter(|model| model.kind() != VisionKind::Clip) {
             let what = format!("is a {}, expected a CLIP model with its text side: give it with ", model.class());
-            return Err(Error::value("clip", model.path().display(), message![what, option("vision")]));
+            return Err(of_option("clip", model, message![what, option("vision")]));
         }
         clip.as_ref().map_or(Ok(()), VisionModel::check_text)?;
         Ok(Vision { dino, clip })
@@ -162,6 +162,11 @@ impl Vision {
     pub fn release(&self) {
         self.dino.iter().chain(&self.clip).for_each(VisionModel::release);
     }
+}
+
+/// Refusal of `model` as the value of the option `field`.
+fn of_option(field: &'static str, model: &VisionModel, problem: Message) -> Error {
+    Error::usage(field, message![option(field), " ", path(model.path()), ": ", problem])
 }
 
 /// Name of a model with its class.

@@ -19,7 +19,7 @@ impl Words for Labels {
     fn path(&self, path: &str) -> String {
         let mut parts = path.trim_start_matches('/').split('/');
         let skipped = match parts.next() {
-            Some("models" | "loras" | "runs") => 1,
+            Some("models" | "loras" | "runs" | "vision") => 1,
             Some("converted") => 0,
             Some("pictures") => return "this picture".to_owned(),
             _ => return path.to_owned(),

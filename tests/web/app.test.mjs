@@ -26,6 +26,8 @@ async function train(page, steps, prior = false) {
   await page.setInputFiles(id("photos"), path.join(ROOT, "assets/subjects/dog/0.png"));
   await page.fill(id("class"), "dog");
   await page.setChecked(id("prior"), prior, { force: true });
+  // Long enough to be seen, however slow the machine is.
+  if (prior) await page.fill(id("class-count"), "500");
   await page.fill(id("train-steps"), String(steps));
   await page.click(`${id("train")}:not([disabled])`);
 }
@@ -130,7 +132,7 @@ test("a bundled model that cannot be had is told where it is seen, and asked for
 test("a training holds the engine: no model takes its place, and it ends where it can", async (t) => {
   const at = await page(t, "");
   await ready(at);
-  await train(at, 2000, true);
+  await train(at, 20_000, true);
   // There is nothing yet to finish with.
   assert.equal(await at.getAttribute(id("finish"), "aria-disabled"), "true");
   await says(at, "training-status", /^Step/);
@@ -162,11 +164,39 @@ test("evaluations are drawn, and the best checkpoint is offered", async (t) => {
   assert.equal(await at.getAttribute(id("curves"), "data-points"), "3");
   assert.match(await at.textContent(id("evaluations")), /After step 30: score 0\.40: likeness 0\.50, drift 0\.10; loss 0\.\d+ on the training photos\. Best at step 10\./);
   assert.match(await at.textContent(id("download-best")), /as of step 10/);
+  assert.deepEqual(await at.evaluate(() => [lastJob.vision, lastJob.clip]), [undefined, undefined]);
+  assert.ok(await at.isHidden("#evaluations .clip"));
+
+  // With vision models, each where it has something to do.
+  await at.click(id("again"));
+  const judge = (name) => at.setInputFiles(id("judge-folder"), path.join(ROOT, name));
+  await judge("assets/model/unet");
+  await says(at, "judge-error", /^unet: is no vision model/);
+  await judge("tests/fixtures/vision/registers");
+  await says(at, "judges", /registers/);
+  await judge("tests/fixtures/vision/dino");
+  await judge("tests/fixtures/vision/clip");
+  await says(at, "judges", /dinolikeness to your pictures, 86 MB.*clipnot used: it compares with the class/);
+  assert.equal(await at.locator(id("judge")).count(), 2, "one of a kind");
+  await at.fill(id("evaluate-every"), "");
+  await says(at, "judges", /dinonot used: “Evaluated every” is empty/);
+  await at.fill(id("evaluate-every"), "10");
+  await at.setChecked(id("prior"), true, { force: true });
+  await says(at, "judges", /dinolikeness to your pictures, 86 MB.*cliplikeness to what the class is, 605 MB/);
+  await train(at, 10, true);
+  await at.waitForSelector(`${id("training-done")}:not([hidden])`);
+  assert.deepEqual(await at.evaluate(() => [lastJob.vision, lastJob.clip, lastJob.classPrompt]), ["dino", "clip", "a dog"]);
+  assert.match(await at.textContent(id("evaluations")), /likeness 0\.50, prompt 0\.90, drift 0\.10/);
+  assert.ok(await at.isVisible("#evaluations .clip"));
+  await at.click(id("again"));
+  await at.click(`${id("judge-remove")} >> nth=0`);
+  await at.waitForFunction(() => document.querySelectorAll("[data-testid=judge]").length === 1);
 });
 
 test("while kernels are compiled, that is what is said, until there is more to say", async (t) => {
   const at = await page(t, "compiling");
   await ready(at);
+  await at.fill(id("steps"), "1000");
   await at.click(id("generate"));
   await says(at, "status", /^Compiling 41 of 63 kernels$/);
   await says(at, "status", /^Step \d+ of/);
@@ -180,7 +210,7 @@ test("while kernels are compiled, that is what is said, until there is more to s
 test("what nothing keeps is said, whichever panel is open", async (t) => {
   const at = await page(t, "unkept");
   await ready(at);
-  await train(at, 2000);
+  await train(at, 20_000);
   await says(at, "train-error", /only as long as this tab/);
   await says(at, "training-status", /^Step/);
   await at.click(id("pause"));

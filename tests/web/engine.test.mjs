@@ -1,13 +1,15 @@
 // The engine in a tab: every kernel, the native build's pictures and losses, its speed, and that nothing piles up.
 
 import assert from "node:assert/strict";
-import { readFile, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
 
 import { gpuPage, realm, setQuota, site } from "./harness.mjs";
+import { switching, told } from "./loras.mjs";
 import { ROOT, makeModel, median, portray, stopwatch } from "./native.mjs";
+import { addVisionModels, makeClip } from "./vision.mjs";
 
 /** A bare page with an engine of the bundled model as `engine`. */
 async function tab(t, options = {}) {
@@ -75,19 +77,28 @@ for (const [kind, hardware, only, least] of [["this adapter", false, [], 400], [
 test("a tab trains as the native build does, and its LoRA gives the same picture there", async (t) => {
   const page = await tab(t);
   const out = await folder(t);
-  const job = { prompt: "a sks dog", steps: 6, rank: 4, lr: 2e-3, seed: 5 };
+  const [dino, clip] = [path.join(ROOT, "tests/fixtures/vision/dino"), await makeClip(path.join(out, "clip"))];
+  await addVisionModels(page, [dino, clip], out);
+  const job = { prompt: "a sks dog", classPrompt: "a dog", classCount: 1, steps: 6, rank: 4, lr: 2e-3, seed: 5, resolution: 32, evaluateEvery: 6 };
   const events = await page.evaluate(async ([job, photos]) => {
     const blobs = photos.map((photo) => new Blob([Uint8Array.from(atob(photo), (c) => c.charCodeAt(0))]));
-    return all(engine.train({ ...job, images: blobs.map((blob, i) => ({ name: `${i}.png`, blob })) }));
+    return all(engine.train({ ...job, vision: "dino", clip: "clip", images: blobs.map((blob, i) => ({ name: `${i}.png`, blob })) }));
   }, [job, await photos(4)]);
   const losses = events.filter((event) => event.type === "step").map((event) => event.loss);
-  const native = await portray("train", "--images", path.join(ROOT, "assets/subjects/dog"), "--prompt", job.prompt, "--steps", "6", "--rank", "4", "--lr", "2e-3", "--seed", "5", "--json", "--out", path.join(out, "native.safetensors"));
-  const expected = native.split("\n").filter((line) => line.includes('"step"')).map((line) => JSON.parse(line)).filter((line) => line.event === "step").map((line) => line.loss);
+  const native = await portray("train", "--images", path.join(ROOT, "assets/subjects/dog"), "--prompt", job.prompt, "--class-prompt", "a dog", "--class-count", "1", "--steps", "6", "--rank", "4", "--lr", "2e-3", "--seed", "5", "--resolution", "32", "--evaluate-every", "6", "--vision", dino, "--clip", clip, "--json", "--out", path.join(out, "native.safetensors"));
+  const lines = native.split("\n").filter((line) => line.includes('"step"')).map((line) => JSON.parse(line));
+  const expected = lines.filter((line) => line.event === "step").map((line) => line.loss);
   assert.equal(losses.length, 6);
   for (const [i, loss] of losses.entries()) assert.ok(Math.abs(loss - expected[i]) <= 1e-3 * expected[i], `step ${i}: ${loss}, natively ${expected[i]}`);
+  const seen = [events.filter(({ type }) => type === "evaluation"), lines.filter(({ event }) => event === "evaluation")];
+  assert.deepEqual(seen.map((evaluations) => evaluations.map(({ step }) => step)), [[0, 6], [0, 6]]);
+  const [own, theirs] = seen.map(([, { drift, likeness, score, ...rest }]) => ({ drift, likeness, prompt: rest.promptFidelity ?? rest.prompt_fidelity, score }));
+  for (const [name, value] of Object.entries(theirs)) assert.ok(Math.abs(own[name] - value) <= 1e-2, `${name}: ${own[name]}, natively ${value}`);
+  t.diagnostic(`evaluated: ${JSON.stringify(own)}, natively ${JSON.stringify(theirs)}`);
 
   const done = events.at(-1);
   assert.equal(done.type, "done");
+  assert.equal(done.best.step, 6);
   const made = await page.evaluate(async (name) => {
     const picture = (await all(engine.generate({ prompt: "a sks dog in the snow", steps: 4, seed: 3, loras: [{ name, scale: 1.5 }] }))).find((event) => event.type === "picture");
     const layouts = {};
@@ -163,18 +174,19 @@ test("a step in the tab takes at most 1.6 times what it takes natively", async (
   }
 });
 
-test("the first picture and the next are the same, but for what compiling takes", async (t) => {
+test("the first picture and the next are the same, but for what compiling takes; another LoRA takes little", async (t) => {
   const page = await tab(t);
   const [first, next] = await page.evaluate(async () => {
     const timed = async () => {
       const began = performance.now();
-      const said = await all(engine.generate({ prompt: "a cat", steps: 12, seed: 3 }));
+      const said = await all(engine.generate({ prompt: "a cat", steps: 4, seed: 3 }));
       return { seconds: (performance.now() - began) / 1000, png: said.find((event) => event.type === "picture").png };
     };
     return [await timed(), await timed()];
   });
   t.diagnostic(`cold extra ${(first.seconds - next.seconds).toFixed(1)} s: ${first.seconds.toFixed(1)} s, then ${next.seconds.toFixed(1)}`);
   assert.deepEqual(first.png, next.png);
+  t.diagnostic(told(await switching(page, path.join(ROOT, "assets/model"), { rounds: 5 })));
 });
 
 test("fifty generations leave no buffers and no memory behind", async (t) => {

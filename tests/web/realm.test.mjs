@@ -3,47 +3,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { mocked, realm, setQuota, site } from "./harness.mjs";
-
-/** A worker of a bare page, with `engine` (a Realm), `knobs`, and `job` for trainings. */
-async function opened(t, options = {}) {
-  const server = await mocked(options.server ?? options.beside?.server ?? (await site(t)));
-  const at = await realm(t, "worker", { ...options, server });
-  await at.evaluate(async (unkept) => {
-    if (unkept) StorageManager.prototype.getDirectory = () => Promise.reject(new DOMException("no", "SecurityError"));
-    const { Realm } = await import("/engine.js");
-    const { Storage } = await import("/storage.js");
-    Object.assign(globalThis, { Realm, wasm: await import("/pkg/portray.js") });
-    globalThis.knobs = wasm.knobs;
-    globalThis.again = async () => { globalThis.engine = await Realm.create(() => {}); };
-    globalThis.store = unkept ? null : await Storage.open();
-    globalThis.job = { images: [{ name: "кот.png", blob: new Blob(["cat"]) }], prompt: "a sks cat", name: "кот", steps: 9, saveEvery: 3 };
-    globalThis.load = (source, signal) => engine.load(source, {}, () => {}, signal);
-    globalThis.lora = (text) => new Blob([text]);
-    globalThis.kind = (promise) => promise.then(() => null, (error) => [error.kind ?? error.name, error.message]);
-    /** For `told`: asks for `what` at a step, and the training waits until that was heard. */
-    globalThis.at = (step, what = "stop") => {
-      let heard;
-      const waits = new Promise((resolve) => { heard = resolve; });
-      knobs.before = (_, now) => (now === step + 1 ? waits : undefined);
-      return (event, control) => {
-        if (event.type !== "step" || event.step !== step) return;
-        control.asked = what;
-        heard();
-      };
-    };
-    /** Does `begin(tell, control)`; gives the events' types, and the last one. `on` may ask for something at an event. */
-    globalThis.told = async (begin, on = () => {}) => {
-      const control = { asked: null };
-      const said = [];
-      await begin((event) => { said.push(event); on(event, control); }, control);
-      return { types: said.map((event) => event.type).join(" "), last: said.at(-1), texts: said.filter((event) => event.text ?? event.message).map((event) => event.text ?? event.message) };
-    };
-    await again();
-    await load();
-  }, options.unkept ?? false);
-  return at;
-}
+import { setQuota, site } from "./harness.mjs";
+import { opened } from "./opened.mjs";
 
 /** A quota that leaves no room for a byte more. */
 const FULL = { allow: [/quota/i] };
@@ -142,7 +103,7 @@ test("finishing before the first step waits for it", async (t) => {
   const found = await at.evaluate(async () => {
     knobs.classPictures = 2;
     const { types, last } = await told((tell, control) => {
-      control.asked = "finish";
+      control.finish();
       return engine.train("1", job, tell, control);
     });
     return [types, last.step];
@@ -165,8 +126,36 @@ test("where nothing is kept, a pause lasts as long as the engine, and says so", 
   assert.deepEqual(found.left, [[], []]);
 });
 
-test("what never began leaves nothing", async (t) => {
+test("what never began leaves nothing, and a training keeps its vision models", async (t) => {
   const at = await opened(t);
+  const judged = await at.evaluate(async () => {
+    const folder = (name, type) => [Object.defineProperty(new File([JSON.stringify({ class: type })], "config.json"), "webkitRelativePath", { value: `${name}/config.json` })];
+    const { info } = await engine.addVisionModel(folder("dino", "ViTModel"));
+    const again = (await engine.addVisionModel(folder("dino", "ViTModel"))).models.length;
+    const other = (await engine.addVisionModel(folder("dino", "Dinov2Model"))).info;
+    const refused = [await kind(engine.addVisionModel(folder("clip", "CLIPVisionModel"))), await kind(engine.addVisionModel([])), await kind(told((tell, control) => engine.train("0", { ...job, vision: "none" }, tell, control)))];
+    const files = wasm.below("/vision").length;
+    const stop = at(3);
+    let held;
+    const paused = await told((tell, control) => engine.train("0", { ...job, vision: "dino" }, tell, control), (event, control) => {
+      if (event.type === "step" && event.step === 1) held = kind((async () => engine.removeVisionModel("dino"))());
+      stop(event, control);
+    });
+    knobs.before = async () => {};
+    engine.removeVisionModel("dino");
+    const resume = () => told((tell, control) => engine.resume("0", tell, control));
+    const gone = await kind(resume());
+    await engine.addVisionModel(folder("dino", "ViTModel"));
+    return { info, again, other, refused, files, paused: paused.last.type, held: await held, gone, done: (await resume()).last.type, asked: knobs.judges };
+  });
+  assert.deepEqual(judged.info, { name: "dino", option: "vision", class: "ViTModel", bytes: 8 });
+  assert.deepEqual([judged.again, judged.other.name, judged.files], [1, "dino-2", 2]);
+  assert.deepEqual(judged.refused.map(([kind]) => kind), ["file", "file", "usage"]);
+  assert.match(judged.refused[2][1], /no vision model called none/);
+  assert.deepEqual([judged.paused, judged.done], ["paused", "done"]);
+  assert.match(judged.held[1], /dino judges a training that runs/);
+  assert.match(judged.gone[1], /judged by the vision model dino: add that one first/);
+  assert.match(judged.asked.join(" "), /^\/vision\/[0-9a-f]{16}\/dino \/vision\/[0-9a-f]{16}\/dino$/);
   const found = await at.evaluate(async () => {
     knobs.refusal = "--lr 0: must be above 0";
     const refused = await kind(told((tell, control) => engine.train("1", job, tell, control)));
@@ -207,9 +196,9 @@ test("a training goes on with the model of its first steps, as that was held", a
     await load(models[0]);
     const train = engine.engine.train;
     let dtype;
-    engine.engine.train = function (text, listener) {
+    engine.engine.train = function (text, ...rest) {
       dtype = JSON.parse(text).model.dtype;
-      return train.call(this, text, listener);
+      return train.call(this, text, ...rest);
     };
     return { other, same, held, done: (await resume()).last.type, dtype };
   });

@@ -8,6 +8,7 @@ import path from "node:path";
 import { test } from "node:test";
 
 import { realm } from "./harness.mjs";
+import { switching, told } from "./loras.mjs";
 import { ROOT } from "./native.mjs";
 
 /** Bytes that the WASM's memory may grow by while a model is loaded. */
@@ -182,7 +183,15 @@ test("a model from disk is opened once, whatever is asked of it", async (t) => {
 });
 
 const FULL = process.env.PORTRAY_TAB;
-test("BK-SDM-tiny in eight bits: cut halfway, gone on with, in 64 MB of the WASM's memory", { skip: FULL ? false : "PORTRAY_TAB=DIR names the model" }, async (t) => {
+const skip = FULL ? false : "PORTRAY_TAB=DIR names the model";
+test("BK-SDM-tiny in eight bits: cut halfway, gone on with, in 64 MB of the WASM's memory", { skip }, async (t) => {
   const cut = 38 * (8 << 20) + 5_000_000;
   check(await resumed(t, { folder: FULL, cut, job: { steps: 2, width: 128, height: 128 } }), cut);
+});
+
+test("another LoRA beside BK-SDM-tiny in eight bits", { skip }, async (t) => {
+  const { page } = await realm(t, "page");
+  page.setDefaultTimeout(0);
+  await engine(page);
+  t.diagnostic(told(await switching(page, FULL, { dtype: "q8", rounds: 3 })));
 });

@@ -209,19 +209,7 @@ fn the_page_has_the_options_of_the_library() {
     assert_eq!(&taken_here - &own(&generate), names(["keep_latents", "model", "prompts", "sampling"]));
     assert_eq!(&own(&train) - &taken::<TrainOptions>(), names(["name"]));
     // What the page does by itself, or not at all.
-    let left = [
-        "class_images",
-        "clip",
-        "force",
-        "format",
-        "init_lora",
-        "method",
-        "model",
-        "out",
-        "replay",
-        "resume",
-        "vision",
-    ];
+    let left = ["class_images", "force", "format", "init_lora", "method", "model", "out", "replay", "resume"];
     assert_eq!(&taken::<TrainOptions>() - &own(&train), names(left));
     let text = uncommented(TYPES);
     let load = fields(braced(text.split(" load(").nth(1).unwrap()));

@@ -40,11 +40,13 @@ export function fresh(element) {
   return element;
 }
 
-/** Shows what went wrong in `box`; a way out may come with it as `[label, action]`. */
-export function complain(box, error, way) {
+/**
+ * Shows what went wrong in `box`; a way out may come with it as `[label, action]`.
+ * @param {string} [name] of a file or folder: a message that begins with it keeps it as it is
+ */
+export function complain(box, error, way, name) {
   const text = typeof error === "string" ? error : error?.message ?? String(error);
-  // A message that begins with a file's name keeps it as it is.
-  const named = /^\S+\.\w+:/.test(text);
+  const named = /^\S+\.\w+:/.test(text) || (name && text.startsWith(name));
   const said = (named ? text : text.charAt(0).toUpperCase() + text.slice(1)) + (/[.!?)]$/.test(text) ? "" : ".");
   const before = document.activeElement;
   // The button goes with the message: the focus goes back to where it was, or to the content.

@@ -6,7 +6,7 @@ export const LABELS = {
   classPrompt: "the class", classCount: "Class pictures", sampleEvery: "A sample every", evaluateEvery: "Evaluated every", saveEvery: "Saved every",
   samplePrompts: "Show as it learns", images: "some under Pictures", prompt: "Prompt", prompts: "Prompt", negative: "Leave out",
   guidance: "Guidance", sampler: "Sampler", count: "Pictures", width: "Width", height: "Height", dtype: "Weights held as",
-  model: "the model", init: "the picture to start from", mask: "the mask", strength: "Strength", loras: "LoRA", maxGradNorm: "the largest gradient norm",
+  model: "the model", init: "the picture to start from", mask: "the mask", strength: "Strength", loras: "LoRA", vision: "Evaluated by", clip: "Evaluated by", keepOut: "pictures kept out", maxGradNorm: "the largest gradient norm",
 };
 
 /** What the page says while the driver compiles: `{ done, total }` kernels. */

@@ -63,6 +63,7 @@ export function startModel(app) {
     if (!held && asked !== undefined) return load(undefined, "auto");
     shown();
     if (held) await app.restoreLoras();
+    await app.restoreJudges();
     app.ready(held);
     return held !== null;
   }

@@ -1,5 +1,6 @@
 // What a training needs: pictures, words, and how long.
 import { $, el, hush, lasting, marked, number, size } from "./dom.js";
+import { startJudges } from "./judges.js";
 import { startPhotos } from "./photos.js";
 import { startTraining } from "./training.js";
 
@@ -8,6 +9,7 @@ const USUAL = { bundled: { lr: "0.001", "class-count": "16" }, other: { lr: "0.0
 
 export function startTrain(app) {
   const photos = startPhotos(app, changed);
+  const judges = startJudges(app, changed);
   const training = startTraining(app, changed);
   let planning = 0;
 
@@ -25,6 +27,7 @@ export function startTrain(app) {
       ...(prior ? [line("All others stay", known ? `“${classPrompt}”` : "…")] : []));
     $("sample-prompt").placeholder = known ? `${prompt} in the snow` : "";
     $("class-count-field").hidden = !prior;
+    judges.show();
     const lacks = [pictures === 0 && "pictures", !kind && "a word for what it is", !word && "its own word"].filter(Boolean);
     $("train").disabled = !app.model || training.busy() || lacks.length > 0;
     if (!app.model) hint("There is no model yet.");
@@ -58,7 +61,7 @@ export function startTrain(app) {
       steps: number("train-steps"), rank: number("rank"), lr: number("lr"), seed: number("train-seed"), resolution: number("resolution"),
       targets: $("targets").value, checkpointing: $("checkpointing").value, textEncoder: $("text-encoder").checked,
       samplePrompts: [$("sample-prompt").value.trim() || `${prompt} in the snow`], sampleEvery: number("sample-every"), saveEvery: number("save-every"),
-      evaluateEvery: number("evaluate-every"), stop: $("stop-plateau").checked && $("evaluate-every").value ? "plateau" : undefined };
+      evaluateEvery: number("evaluate-every"), ...judges.asked(), stop: $("stop-plateau").checked && $("evaluate-every").value ? "plateau" : undefined };
   }
 
   $("train-form").addEventListener("submit", (event) => {

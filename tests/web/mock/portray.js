@@ -151,6 +151,17 @@ export class Portray {
   }
   async removeLora(name) { this.#loras = this.#loras.filter((lora) => lora.name !== name); }
   loras() { return [...this.#loras]; }
+  #visionModels = [];
+  async addVisionModel(files) {
+    await wait(100);
+    const name = files[0].webkitRelativePath.split("/")[0];
+    if (!files.some((file) => file.name === "preprocessor_config.json")) throw new PortrayError("file", `${name}: is no vision model`);
+    const info = name === "clip" ? { name, option: "clip", class: "CLIPModel", bytes: 6.05e8 } : { name, option: "vision", class: "ViTModel", bytes: 8.6e7 };
+    this.#visionModels = [...this.#visionModels.filter((model) => model.name !== name), info];
+    return info;
+  }
+  async removeVisionModel(name) { this.#visionModels = this.#visionModels.filter((model) => model.name !== name); }
+  visionModels() { return [...this.#visionModels]; }
   otherLoras() { return asked.has("others") ? [{ name: "vase", why: "no key matches" }] : []; }
   async models() { return stored.models; }
   async requirements(url) {
@@ -203,7 +214,8 @@ export class Portray {
 
   train(job) {
     const { prompt, steps = 300, name } = job;
-    return this.#training({ id: crypto.randomUUID(), name, prompt, steps, step: 0, sampleEvery: job.sampleEvery ?? 50, evaluateEvery: job.evaluateEvery, samplePrompt: job.samplePrompts?.[0] ?? prompt, classCount: job.classCount ?? 0, updated: Date.now() });
+    globalThis.lastJob = job;
+    return this.#training({ id: crypto.randomUUID(), name, prompt, steps, step: 0, sampleEvery: job.sampleEvery ?? 50, evaluateEvery: job.evaluateEvery, clip: job.clip, samplePrompt: job.samplePrompts?.[0] ?? prompt, classCount: job.classCount ?? 0, updated: Date.now() });
   }
   resume(id) { return this.#training(kept.all().find((run) => run.id === id)); }
 
@@ -233,7 +245,7 @@ export class Portray {
             yield { type: "sample", step: run.step, index: 0, prompt: run.samplePrompt, image: await createImageBitmap(canvas), png: await canvas.convertToBlob() };
           }
           if (run.evaluateEvery && run.step % run.evaluateEvery === 0) {
-            yield { type: "evaluation", step: run.step, loss, heldOut: false, drift: 0.1, likeness: 0.5, likenessError: 0.1, score: 0.4, best: run.evaluateEvery };
+            yield { type: "evaluation", step: run.step, loss, heldOut: false, drift: 0.1, likeness: 0.5, likenessError: 0.1, ...(run.clip ? { promptFidelity: 0.9 } : {}), score: 0.4, best: run.evaluateEvery };
           }
           if (self.asked === "finish") break;
           if (self.asked) {

@@ -14,6 +14,8 @@ export const knobs = {
   labels: null,
   /** A training ends with this error before its first step. */
   refusal: null,
+  /** Paths of the vision models of trainings. */
+  judges: [],
   /** Whether the adapter has room, or for how many bytes it has. */
   room: true,
   /** What the WASM was asked of the adapter's memory, in order: "trial", "release", "kept" or "passing" pictures. */
@@ -64,6 +66,12 @@ function model(options) {
   return { event: "model", model: path, parameters, bytes: 2 * parameters, pixels: 8, factor: 8, prediction: "epsilon" };
 }
 
+export class CancelToken {
+  asked = null;
+  stop() { this.asked = "stop"; }
+  finish() { this.asked ??= "finish"; }
+}
+
 export class Engine {
   static async request(labels) {
     knobs.labels = JSON.parse(labels);
@@ -80,6 +88,13 @@ export class Engine {
     return typeof knobs.room === "number" ? bytes <= knobs.room : knobs.room;
   }
   release() { knobs.memory.push("release"); }
+  /** A vision model is the class that its folder's config names. */
+  vision(path) {
+    const { class: name } = JSON.parse(new TextDecoder().decode(read(`${path}/config.json`)));
+    if (name === "CLIPVisionModel") throw thrown("file", "clip: reads no text");
+    return JSON.stringify({ option: name === "CLIPModel" ? "clip" : "vision", class: name, bytes: 8 });
+  }
+
   async generate(_, keep) { knobs.memory.push(keep ? "kept" : "passing"); }
   model(options) { return JSON.stringify(model(options)); }
   plan(_, job) {
@@ -94,13 +109,14 @@ export class Engine {
     return JSON.stringify({ event: "lora", kinds: { LoRA: 8 }, rank: 4, unmatched: [] });
   }
 
-  async train(text, listener) {
+  async train(text, control, listener) {
     const job = JSON.parse(text);
     const tell = async (type, more = {}) => {
       await knobs.before(type, more.step);
       await later();
       return listener(JSON.stringify({ event: type, ...more }), null, null);
     };
+    if (job.vision) knobs.judges.push(job.vision);
     const state = `${job.out}.state/state.safetensors`;
     const { parameters } = model(JSON.stringify(job.model));
     if (job.prompt === "a trap") {
@@ -111,7 +127,8 @@ export class Engine {
     if (knobs.refusal) throw Object.assign(thrown("usage", knobs.refusal), { field: "lr" });
     for (let i = 0; i < knobs.classPictures; i++) {
       write(`/cache/portray/class/x/${i}.png`, new Uint8Array(1000));
-      if (await tell("progress", { unit: "picture", done: i + 1, total: knobs.classPictures })) throw thrown("interrupted", "interrupted");
+      await tell("progress", { unit: "picture", done: i + 1, total: knobs.classPictures });
+      if (control.asked === "stop") throw thrown("interrupted", "interrupted");
     }
     const saved = async (step) => {
       write(state, new Uint8Array([step]));
@@ -119,7 +136,8 @@ export class Engine {
     };
     let step = job.resume && files.has(state) ? read(state)[0] : 0;
     while (step < job.steps) {
-      const flow = await tell("step", { step, steps: job.steps, loss: 1 });
+      await tell("step", { step, steps: job.steps, loss: 1 });
+      const flow = control.asked;
       step += 1;
       if (step < job.steps && (flow === "stop" || step % job.save_every === 0)) await saved(step);
       if (flow === "stop" && step < job.steps) throw thrown("interrupted", `interrupted after step ${step}`);
