@@ -65,6 +65,9 @@ pub fn run(global: &Global, args: &EmbedArgs) -> Result<()> {
     written
 }
 
+/// Endings of formats in which embeddings or images are kept elsewhere.
+const OTHERS: [&str; 12] = ["png", "jpg", "jpeg", "webp", "json", "csv", "txt", "npy", "npz", "pt", "bin", "parquet"];
+
 /// Refuses a folder, and a name that says another format.
 fn check_out(out: &Path) -> Result<()> {
     let shown = out.display();
@@ -73,13 +76,15 @@ fn check_out(out: &Path) -> Result<()> {
         let problem = format!("is a folder: name a file in it, such as {}", named.display());
         return Err(Error::value("out", shown, problem));
     }
-    match out.extension() {
-        Some(ending) if !ending.eq_ignore_ascii_case("safetensors") => {
+    // Other endings are part of the name, because versions have dots in them.
+    let other = out.extension().and_then(|ending| OTHERS.iter().find(|other| ending.eq_ignore_ascii_case(other)));
+    match other {
+        Some(_) => {
             let named = out.with_extension("safetensors");
             let problem = format!("embeddings are written as .safetensors: name it {}", named.display());
             Err(Error::value("out", shown, problem))
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

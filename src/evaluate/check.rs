@@ -19,10 +19,14 @@ pub(super) const IMAGES: &str = "images";
 /// Words by which tutorials call subjects.
 const USUAL: [&str; 3] = ["sks", "ohwx", "bnha"];
 
-/// Words of a prompt in lower case, without punctuation and articles.
+/// Words of a prompt in lower case, without articles and the punctuation around them.
 fn words(prompt: &str) -> Vec<String> {
-    let plain = prompt.split_whitespace().map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase());
-    plain.filter(|word| !["", "a", "an", "the"].contains(&word.as_str())).collect()
+    let bare = |word: &str| match word.trim_matches(|c: char| !c.is_alphanumeric()) {
+        // A word of signs alone is one too.
+        "" => word.to_owned(),
+        bare => bare.to_lowercase(),
+    };
+    prompt.split_whitespace().map(bare).filter(|word| !["a", "an", "the"].contains(&word.as_str())).collect()
 }
 
 /// Refuses a LoRA that is given twice at one scale.
@@ -73,39 +77,31 @@ impl EvaluateOptions {
         }
         let loras: Vec<LoraArg> = self.loras.iter().flat_map(|lora| lora.each()).collect();
         check_doubles(&loras)?;
-        self.check_identifier()?;
         GenerateOptions { loras, ..self.generation("x", 1, 0, None) }.check()?;
         self.check_place()
     }
 
-    /// Refuses a prompt without an identifier: no word of it is missing in the class prompt.
-    fn check_identifier(&self) -> Result<()> {
-        let (Some(prompt), Some(class)) = (&self.prompt, &self.class_prompt) else { return Ok(()) };
+    /// Warns of prompts that cannot tell the subject from its class.
+    pub(super) fn doubts(&self) -> Vec<Message> {
+        let (Some(prompt), Some(class)) = (&self.prompt, &self.class_prompt) else { return Vec::new() };
         let (own, of_class) = (words(prompt), words(class));
-        if own.iter().any(|word| !of_class.contains(word)) {
-            return Ok(());
+        let names = || option("prompt") + format!(" \"{}\"", prompt.trim());
+        if own.iter().all(|word| of_class.contains(word)) {
+            return vec![match of_class.iter().find(|word| !own.contains(word)) {
+                Some(word) => {
+                    let swapped = message![", while this has \"", word.as_str(), "\": are the two swapped?"];
+                    message![names(), " has no word that ", option("class_prompt"), " lacks", swapped]
+                }
+                None => {
+                    let meaning = ": images of the subject and of its class are the same then";
+                    message![names(), " says the same as ", option("class_prompt"), meaning]
+                }
+            }];
         }
-        let names = message![option("prompt"), format!(" \"{}\"", prompt.trim())];
-        let problem = match of_class.iter().find(|word| !own.contains(word)) {
-            Some(word) => {
-                let swapped = message![", while this has \"", word.as_str(), "\": are the two swapped?"];
-                message![names, " has no word that ", option("class_prompt"), " lacks", swapped]
-            }
-            None => {
-                let remedy = ": it needs the subject's identifier, such as \"a sks dog\" beside \"a dog\"";
-                message![names, " says the same as ", option("class_prompt"), remedy]
-            }
-        };
-        Err(Error::usage("prompt", problem))
-    }
-
-    /// Warns of a class prompt with a word by which subjects are called.
-    pub(super) fn doubt(&self) -> Option<Message> {
-        let class = words(self.class_prompt.as_deref()?);
-        let word = USUAL.into_iter().find(|usual| class.iter().any(|word| word == usual))?;
+        let usual = USUAL.into_iter().find(|usual| of_class.iter().any(|word| word == usual));
         let problem =
-            format!(" holds \"{word}\", by which subjects are called: name the class alone, such as \"a dog\"");
-        Some(option("class_prompt") + problem)
+            |word| format!(" holds \"{word}\", by which subjects are called: name the class alone, such as \"a dog\"");
+        usual.map(|word| option("class_prompt") + problem(word)).into_iter().collect()
     }
 
     /// Refuses a folder for the results that holds something, unless it may be written over.
@@ -199,11 +195,6 @@ mod tests {
                 EvaluateOptions { loras: vec![ScaledLora::new("a=0.5,1"), ScaledLora::new("a")], ..job() },
                 "a=1: is given twice",
             ),
-            (EvaluateOptions { class_prompt: Some("A SKS dog!".into()), ..job() }, "says the same as class_prompt"),
-            (
-                EvaluateOptions { prompt: Some("a dog".into()), class_prompt: Some("a sks dog".into()), ..job() },
-                "while this has \"sks\": are the two swapped?",
-            ),
         ];
         for (options, named) in without {
             let said = said(options.check());
@@ -212,9 +203,20 @@ mod tests {
         assert!(EvaluateOptions { loras: Vec::new(), base: Some("b".into()), ..job() }.check().is_ok());
         let several = vec![ScaledLora::new("a=0.5,1"), ScaledLora::new("b=0.5")];
         assert!(EvaluateOptions { loras: several, class_prompt: Some("a dog".into()), ..job() }.check().is_ok());
-        let doubt = |class: &str| EvaluateOptions { class_prompt: Some(class.into()), ..job() }.doubt();
-        assert!(doubt("a sks animal").is_some_and(|said| said.to_string().contains("holds \"sks\"")));
-        assert_eq!(doubt("a dog"), None);
+    }
+
+    #[test]
+    fn prompts_that_mislead_are_warned_of() {
+        let doubts = |prompt: &str, class: &str| {
+            let job = EvaluateOptions { prompt: Some(prompt.into()), class_prompt: Some(class.into()), ..job() };
+            job.doubts().iter().map(Message::to_string).collect::<Vec<_>>().join("; ")
+        };
+        assert!(doubts("a sks dog", "A SKS dog!").contains("says the same as class_prompt"));
+        assert!(doubts("a dog", "a sks dog").contains("while this has \"sks\": are the two swapped?"));
+        assert!(doubts("a sks dog", "a ohwx animal").contains("holds \"ohwx\""));
+        for prompt in ["a sks dog", "a * dog", "a 🐶 dog", "(sks) dog"] {
+            assert_eq!(doubts(prompt, "a dog"), "");
+        }
     }
 
     #[test]

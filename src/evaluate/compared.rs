@@ -39,7 +39,9 @@ impl Compared {
 /// their images, the base model's first.
 pub(super) fn interruption(compared: &Compared, models: &[(&str, usize)], total: usize) -> String {
     let common = compared.keys.len();
-    let over = format!("the evaluation was interrupted: figures are over {common} of {total} images of each model");
+    let over = format!(
+        "the evaluation was interrupted: figures are over {common} of {total} images of each model that is compared"
+    );
     let left_out = |i: usize| compared.left_out.get(i).copied().unwrap_or(true);
     let (mut few, mut none) = (Vec::new(), Vec::new());
     for (i, (name, made)) in models.iter().enumerate().filter(|(i, _)| left_out(*i)) {
@@ -78,7 +80,10 @@ mod tests {
     fn an_interruption_names_who_is_left_out() {
         let compared = Compared::new(&[keys(12), keys(12), keys(2)]);
         let said = interruption(&compared, &[("base model", 12), ("a", 12), ("b", 2), ("c", 0)], 12);
-        assert!(said.contains("12 of 12 images of each model; left out of them: b (2 images); without"), "{said}");
+        assert!(
+            said.contains("12 of 12 images of each model that is compared; left out of them: b (2 images); without"),
+            "{said}"
+        );
         assert!(said.ends_with("without an image: c"), "{said}");
     }
 }

@@ -38,6 +38,12 @@ pub(super) fn remove(folder: &Path, images: &BTreeSet<String>) -> usize {
     removed
 }
 
+/// Of `images` those that none of `kept` is, on file systems that ignore case too.
+pub(super) fn without(images: &BTreeSet<String>, kept: &BTreeSet<String>) -> BTreeSet<String> {
+    let kept: BTreeSet<String> = kept.iter().map(|name| name.to_lowercase()).collect();
+    images.iter().filter(|name| !kept.contains(&name.to_lowercase())).cloned().collect()
+}
+
 /// `1 image` or `2 images`.
 pub(super) fn counted(images: usize) -> String {
     if images == 1 { "1 image".into() } else { format!("{images} images") }
@@ -46,6 +52,13 @@ pub(super) fn counted(images: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_is_kept_in_any_case() {
+        let names = |of: &[&str]| of.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<String>>();
+        let earlier = names(&["images/01-Dog/01-0.png", "images/02-b/01-0.png"]);
+        assert_eq!(without(&earlier, &names(&["images/01-dog/01-0.png"])), names(&["images/02-b/01-0.png"]));
+    }
 
     #[test]
     fn only_files_of_an_evaluation_are_its_own() {

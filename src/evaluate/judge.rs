@@ -111,7 +111,7 @@ impl Standard<'_> {
         let own = gain(&of_subject);
         let verdicts = match (is_base, set.left_out) {
             (true, _) => Vec::new(),
-            (_, true) => vec![format!("Left out of the figures, with {} alone.", counted(images.len()))],
+            (_, true) => vec![format!("Left out of the figures: it has {} only.", counted(images.len()))],
             _ => {
                 let of_class = rows.iter().filter(|&&i| set.shown[i].role == Role::Class).map(|&i| &images[i]);
                 let class = gain(&of_class.collect::<Vec<_>>());
@@ -355,7 +355,7 @@ mod tests {
         assert!((base.figures[&Figure::Dino].mean - 0.4).abs() < 1e-12);
         let column = standard.judge(&Set { left_out: true, ..own });
         assert!(column.figures.is_empty() && column.gain.is_none() && column.prompts.is_empty());
-        assert_eq!(column.verdicts, ["Left out of the figures, with 3 images alone."]);
+        assert_eq!(column.verdicts, ["Left out of the figures: it has 3 images only."]);
     }
 
     #[test]

@@ -103,7 +103,7 @@ pub(crate) async fn evaluate(context: &Context, job: &EvaluateOptions, listener:
 /// Removes images of an evaluation that has nothing to compare: nothing would say what they are.
 fn discard(job: &EvaluateOptions, prepared: &Prepared, sets: &Sets, events: &mut EventSink<'_>) {
     let made: BTreeSet<String> = sets.iter().flat_map(|(_, shown)| shown).map(|shown| shown.name.clone()).collect();
-    let removed = earlier::remove(&job.out, &(&made - &prepared.earlier));
+    let removed = earlier::remove(&job.out, &earlier::without(&made, &prepared.earlier));
     if removed > 0 {
         events.note(format!("nothing to compare yet: removed {} of the base model", earlier::counted(removed)));
     }
@@ -123,7 +123,8 @@ async fn prepare(context: &Context, job: &EvaluateOptions, events: &mut EventSin
         events.warn(warning.as_str());
         notes.push(warning);
     }
-    if let Some(warning) = job.doubt() {
+    for warning in job.doubts() {
+        notes.push(warning.to_string());
         events.warn(warning);
     }
     let mut note = |events: &mut EventSink<'_>, text: &str| {
@@ -299,7 +300,7 @@ async fn report(
     };
     let (json, html) = write(job, &report, &page(&report, &thumbnails)?)?;
     let shown = judged.iter().flat_map(|set| &set.shown).map(|shown| shown.name.clone()).collect();
-    let removed = earlier::remove(&job.out, &(&prepared.earlier - &shown));
+    let removed = earlier::remove(&job.out, &earlier::without(&prepared.earlier, &shown));
     if removed > 0 {
         events.note(format!(
             "removed {} of the earlier evaluation in {}",

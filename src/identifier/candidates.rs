@@ -105,12 +105,15 @@ impl Candidates {
             let mut candidate = Candidate::new(word.trim(), tokenizer)?;
             let lower = candidate.word.to_lowercase();
             let folds = lower != candidate.word && Candidate::new(&lower, tokenizer)?.tokens == candidate.tokens;
-            if folds && !chosen.iter().any(|known| known.tokens == candidate.tokens) {
-                folded.push([std::mem::replace(&mut candidate.word, lower.clone()), lower]);
-            }
             match chosen.iter().find(|known| known.tokens == candidate.tokens) {
                 Some(known) => doubles.push([candidate.word, known.word.clone()]),
-                None => chosen.push(candidate),
+                None => {
+                    if folds {
+                        folded.push([candidate.word, lower.clone()]);
+                        candidate.word = lower;
+                    }
+                    chosen.push(candidate);
+                }
             }
         }
         Ok(Candidates { measured: chosen.len(), chosen, pool: Vec::new(), doubles, folded })

@@ -72,11 +72,12 @@ impl TrainOptions {
 
     /// Refuses options of evaluations that contradict the others.
     fn check_evaluations(&self) -> Result<()> {
-        if self.replay.is_some() && self.evaluate_every.is_some() {
-            let others = message![option("evaluate_every"), ": it is for comparing numbers"];
-            return Err(Error::usage("evaluate_every", message![option("replay"), " takes no ", others]));
-        }
         let judges = [("vision", self.vision.is_some()), ("clip", self.clip.is_some())];
+        let beside = [("evaluate_every", self.evaluate_every.is_some())].into_iter().chain(judges);
+        if let Some((name, _)) = beside.into_iter().find(|(_, given)| *given && self.replay.is_some()) {
+            let others = message![option(name), ": it is for comparing numbers"];
+            return Err(Error::usage(name, message![option("replay"), " takes no ", others]));
+        }
         if let Some((name, _)) = judges.iter().find(|(_, given)| *given && self.evaluates_every().is_none()) {
             let needed = message![option("evaluate_every"), ": how often it judges images"];
             return Err(Error::usage(name, message![option(*name), " needs ", needed]));

@@ -258,8 +258,8 @@ pub struct TrainOptions {
     /// When to end before the last step
     #[cfg_attr(feature = "cli", arg(long, value_enum, default_value_t))]
     pub stop: Stop,
-    /// Images to keep out of the training, the last by name: evaluations measure the loss on them [default: with
-    /// --evaluate-every one of six, from six images on; else 0]
+    /// Images to keep out of the training, the last by name: evaluations measure the loss on them [default: one
+    /// of six, from six images on, where the training is evaluated; else 0]
     #[cfg_attr(feature = "cli", arg(long, value_name = "N"))]
     pub keep_out: Option<usize>,
     /// Layout of the LoRA file

@@ -37,7 +37,7 @@ export function startJudges(app, changed) {
 
   /** Why the model of `option` would have nothing to do. */
   function idle(option) {
-    if (!$("evaluate-every").value) return "not used: “Evaluated every” is empty";
+    if (!$("evaluate-every").value && !$("stop-plateau").checked) return "not used: “Evaluated every” is empty";
     return option === "clip" && !$("prior").checked ? "not used: it compares with the class, which “Prior preservation” names" : null;
   }
 

@@ -61,7 +61,7 @@ export function startTrain(app) {
       steps: number("train-steps"), rank: number("rank"), lr: number("lr"), seed: number("train-seed"), resolution: number("resolution"),
       targets: $("targets").value, checkpointing: $("checkpointing").value, textEncoder: $("text-encoder").checked,
       samplePrompts: [$("sample-prompt").value.trim() || `${prompt} in the snow`], sampleEvery: number("sample-every"), saveEvery: number("save-every"),
-      evaluateEvery: number("evaluate-every"), ...judges.asked(), stop: $("stop-plateau").checked && $("evaluate-every").value ? "plateau" : undefined };
+      evaluateEvery: number("evaluate-every"), ...judges.asked(), stop: $("stop-plateau").checked ? "plateau" : undefined };
   }
 
   $("train-form").addEventListener("submit", (event) => {

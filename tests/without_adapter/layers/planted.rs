@@ -21,6 +21,8 @@ fn the_checks_can_fail() {
         ("src/io/a.rs", "const A: char = '\"'; fn f() { crate::diffusion::f() } const B: char = '\"';"),
         ("src/io/a.rs", "fn f<'a>(x: &'a str) { crate::diffusion::f() }"),
         ("src/engine/mod.rs", "use crate::cli;"),
+        ("src/io/x.rs", "use crate::low_level::engine::Engine;"),
+        ("src/io/x.rs", "fn f() { crate::low_level::diffusion::f() }"),
         ("src/unheard_of.rs", ""),
     ] {
         assert_eq!(wrong_imports(&files(&[(path, text)])).len(), 1, "{path}: {text}");
@@ -137,10 +139,7 @@ const FIRST_VERSION: &[(&str, &[(&str, &str)])] = &[
                 "src/cli/demo/studio.rs",
                 "use super::subject::{self, Subject}; use super::RANK; pub const SIDE: usize = 64;",
             ),
-            (
-                "src/cli/demo/subject.rs",
-                "use portray::low_level::io::image; use super::studio::SIDE; pub struct Subject;",
-            ),
+            ("src/cli/demo/subject.rs", "use portray::io::image; use super::studio::SIDE; pub struct Subject;"),
         ],
     ),
     (
