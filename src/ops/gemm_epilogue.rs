@@ -19,8 +19,8 @@ pub(super) struct Epilogue {
     pub out_vec: bool,
     pub activation: Option<Activation>,
     bias: Option<Slot>,
-    /// Declaration of an absent bias.
-    bias_like: (DType, Access),
+    /// How an absent bias is declared.
+    bias_access: Access,
     add: Option<Added>,
     /// Hidden rows, up projection, rank, scale.
     pub lora: Option<(Slot, Slot, usize, f64)>,
@@ -46,7 +46,7 @@ impl Epilogue {
             out_vec,
             activation: None,
             bias: None,
-            bias_like: (DType::F32, Access::ReadWrite),
+            bias_access: Access::ReadWrite,
             add: None,
             lora: None,
             alpha: 1.0,
@@ -66,13 +66,12 @@ impl Epilogue {
                 Added { slot: l.input_slot(i), rows: rows_per_sample, stride: width(i), offset }
             }
         });
-        // A model's biases are kept as its weights are, but never in blocks.
-        let (dtype, access) = l.declared(l.input_slot(at.w));
-        let dtype = if matches!(dtype, DType::Q8 | DType::Q4) { DType::F16 } else { dtype };
+        // A model's biases are in f32 and stored as its weights are: without one the kernel is the same.
+        let (_, access) = l.declared(l.input_slot(at.w));
         Epilogue {
             activation: gemm.activation,
             bias: at.bias.map(|i| l.input_slot(i)),
-            bias_like: (dtype, access),
+            bias_access: access,
             add,
             lora,
             alpha: gemm.alpha,
@@ -103,7 +102,7 @@ impl Epilogue {
     pub fn bind<'l, 'a>(&self, k: KernelLaunch<'l, 'a>) -> KernelLaunch<'l, 'a> {
         let k = match self.bias {
             Some(bias) => k.read("bias", bias),
-            None => k.absent("bias", self.bias_like.0, false, self.bias_like.1),
+            None => k.absent("bias", DType::F32, false, self.bias_access),
         };
         let k = match self.add {
             Some(add) => k.read_as("add", add.slot, self.add_vec()),
