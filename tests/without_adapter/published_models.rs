@@ -229,14 +229,14 @@ struct Most {
 }
 
 const MOST: &[Most] = &[
-    Most { model: "bundled", class: AdapterClass::Cpu, generate: (29, 368_175), train: (60, 716_105) },
-    Most { model: "bundled", class: AdapterClass::Gpu, generate: (42, 461_778), train: (75, 779_585) },
-    Most { model: "sd15", class: AdapterClass::Cpu, generate: (41, 629_496), train: (68, 825_382) },
-    Most { model: "sd15", class: AdapterClass::Gpu, generate: (62, 818_931), train: (110, 1_447_714) },
-    Most { model: "sd2-base", class: AdapterClass::Cpu, generate: (38, 536_929), train: (61, 679_721) },
-    Most { model: "sd2-base", class: AdapterClass::Gpu, generate: (59, 752_019), train: (103, 1_312_320) },
-    Most { model: "sd21", class: AdapterClass::Cpu, generate: (40, 542_632), train: (61, 679_051) },
-    Most { model: "sd21", class: AdapterClass::Gpu, generate: (60, 720_616), train: (94, 1_166_930) },
+    Most { model: "bundled", class: AdapterClass::Cpu, generate: (29, 368_172), train: (60, 716_102) },
+    Most { model: "bundled", class: AdapterClass::Gpu, generate: (41, 440_315), train: (73, 752_321) },
+    Most { model: "sd15", class: AdapterClass::Cpu, generate: (41, 629_493), train: (68, 825_379) },
+    Most { model: "sd15", class: AdapterClass::Gpu, generate: (60, 754_535), train: (107, 1_375_193) },
+    Most { model: "sd2-base", class: AdapterClass::Cpu, generate: (38, 536_926), train: (61, 679_718) },
+    Most { model: "sd2-base", class: AdapterClass::Gpu, generate: (57, 687_623), train: (100, 1_239_799) },
+    Most { model: "sd21", class: AdapterClass::Cpu, generate: (40, 542_629), train: (61, 679_048) },
+    Most { model: "sd21", class: AdapterClass::Gpu, generate: (57, 651_793), train: (92, 1_098_886) },
 ];
 
 /// A model of full size whose weights are holes in its files: what is planned reads their shapes alone.
