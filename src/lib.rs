@@ -51,9 +51,9 @@
 //! # Stability
 //!
 //! Semantic versioning covers the items on this page. It does not cover [`low_level`], nor methods and fields with a type that
-//! only [`low_level`] names. Before 1.0 a minor version may change the items
-//! and a patch version does not; the changelog lists every change. The kernels may change in any version, and with them the
-//! last bits of a result. [`wgpu`] is re-exported: a new major version of it is a new minor version here.
+//! only [`low_level`] names. Before 1.0 a minor version may change the items and a patch version does not; the changelog lists
+//! every change. The kernels may change in any version, and with them the last bits of a result. [`wgpu`] is re-exported: a
+//! new major version of it is a new minor version here.
 
 #[doc = include_str!("embedding.md")]
 pub mod embedding {}

@@ -7,6 +7,7 @@ use crate::generate::{GenerateOptions, MOST_PICTURES};
 use crate::io::place::check_no_input;
 use crate::io::{Place, files};
 use crate::pipeline::check::has_strange_scale;
+use crate::pipeline::prompt::WELL_KNOWN;
 use crate::pipeline::{LoraArg, ModelOptions, SamplingOptions};
 
 use super::options::EvaluateOptions;
@@ -15,9 +16,6 @@ use super::options::EvaluateOptions;
 pub(super) const REPORTS: [&str; 2] = ["report.json", "report.html"];
 /// Folder of the images in the results' folder.
 pub(super) const IMAGES: &str = "images";
-
-/// Words by which tutorials call subjects.
-const USUAL: [&str; 3] = ["sks", "ohwx", "bnha"];
 
 /// Words of a prompt in lower case, without articles and the punctuation around them.
 fn words(prompt: &str) -> Vec<String> {
@@ -98,7 +96,7 @@ impl EvaluateOptions {
                 }
             }];
         }
-        let usual = USUAL.into_iter().find(|usual| of_class.iter().any(|word| word == usual));
+        let usual = WELL_KNOWN.into_iter().find(|usual| of_class.iter().any(|word| word == usual));
         let problem =
             |word| format!(" holds \"{word}\", by which subjects are called: name the class alone, such as \"a dog\"");
         usual.map(|word| option("class_prompt") + problem(word)).into_iter().collect()

@@ -5,12 +5,10 @@ use std::collections::HashSet;
 use crate::error::{Error, Result};
 use crate::io::ClipTokenizer;
 use crate::pipeline::Model;
-use crate::pipeline::prompt::without_tags;
+use crate::pipeline::prompt::{WELL_KNOWN, without_tags};
 
 use super::IdentifyOptions;
 
-/// Words that tutorials and papers use.
-const WELL_KNOWN: [&str; 5] = ["sks", "ohwx", "bnha", "olis", "phol"];
 /// Letters of a candidate: the paper takes at most three characters (Ruiz et al. 2022, section 3.2).
 const LETTERS: usize = 3;
 /// Rare words that are looked at for one that is listed.

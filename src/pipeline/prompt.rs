@@ -1,4 +1,7 @@
-//! What other programs act on in a prompt and this one does not.
+//! Words of prompts that mean something elsewhere: what other programs act on and this one does not, and what subjects are called.
+
+/// Words by which tutorials and papers call subjects.
+pub(crate) const WELL_KNOWN: [&str; 5] = ["sks", "ohwx", "bnha", "olis", "phol"];
 
 /// The prompt without the tags that load files elsewhere (`<lora:name:0.8>`), and those tags.
 pub(crate) fn without_tags(prompt: &str) -> (String, Vec<&str>) {
