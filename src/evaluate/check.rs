@@ -75,7 +75,7 @@ impl EvaluateOptions {
         }
         let loras: Vec<LoraArg> = self.loras.iter().flat_map(|lora| lora.each()).collect();
         check_doubles(&loras)?;
-        GenerateOptions { loras, ..self.generation("x", 1, 0, None) }.check()?;
+        GenerateOptions { loras, ..self.generation(vec!["x".into()], 1, 0, None) }.check()?;
         self.check_place()
     }
 
@@ -128,10 +128,10 @@ impl EvaluateOptions {
         files::try_folder(&self.out)
     }
 
-    /// The job that makes `count` images of `prompt` from `seed` on.
+    /// The job that makes `count` images of each of `prompts` from `seed` on.
     pub(super) fn generation(
         &self,
-        prompt: &str,
+        prompts: Vec<String>,
         count: usize,
         seed: u64,
         size: Option<[usize; 2]>,
@@ -139,10 +139,11 @@ impl EvaluateOptions {
         let own = [self.sampling.width, self.sampling.height];
         let [width, height] = size.map_or(own, |size| size.map(Some));
         GenerateOptions {
-            prompts: vec![prompt.to_owned()],
+            prompts,
             model: self.model.clone(),
             sampling: SamplingOptions { seed, width, height, ..self.sampling.clone() },
             count,
+            batch: self.batch,
             ..GenerateOptions::default()
         }
     }

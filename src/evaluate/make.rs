@@ -66,6 +66,8 @@ pub(super) struct Maker<'a, 'e> {
     pub context: &'a Context,
     pub job: &'a EvaluateOptions,
     pub shots: &'a [Shot],
+    /// Images that are sampled together.
+    pub batch: usize,
     /// Width and height in pixels.
     pub size: [usize; 2],
     pub events: &'a mut EventSink<'e>,
@@ -82,37 +84,37 @@ impl Maker<'_, '_> {
     /// ended the work.
     pub async fn make(&mut self, model: &Model, folder: &str) -> (Vec<Shown>, Result<()>) {
         let mut shown = Vec::new();
-        for shot in self.shots {
-            if let Err(e) = self.make_shot(model, folder, shot, &mut shown).await {
+        for shots in jobs(self.shots, self.batch) {
+            if let Err(e) = self.make_shots(model, folder, shots, &mut shown).await {
                 return (shown, Err(e));
             }
         }
         (shown, Ok(()))
     }
 
-    async fn make_shot(&mut self, model: &Model, folder: &str, shot: &Shot, shown: &mut Vec<Shown>) -> Result<()> {
-        let job = self.job.generation(&shot.text, shot.count, self.job.sampling.seed, Some(self.size));
-        let (before, made) = (shown.len(), self.generate(model, folder, (shot, &job), shown).await);
-        model.settle_weights(&made);
-        match made {
-            // All parts of the model beside each other took too much: in turn they may fit.
-            Err(Error::Limit(_) | Error::Device(_)) if shown.len() == before => {
-                model.keep_weights(false);
-                let made = self.generate(model, folder, (shot, &job), shown).await;
-                model.settle_weights(&made);
-                made
+    /// Makes `shots`, of as many images each. What takes too much memory is made one image at a time, and if that fails too,
+    /// by one part of the model at a time.
+    async fn make_shots(&mut self, model: &Model, folder: &str, shots: &[Shot], shown: &mut Vec<Shown>) -> Result<()> {
+        let (before, mut in_turn) = (shown.len(), false);
+        loop {
+            let made = self.generate(model, folder, shots, shown).await;
+            model.settle_weights(&made);
+            match made {
+                Err(Error::Limit(_) | Error::Device(_)) if shown.len() == before && self.batch > 1 => self.batch = 1,
+                Err(Error::Limit(_) | Error::Device(_)) if shown.len() == before && !in_turn => {
+                    in_turn = true;
+                    model.keep_weights(false);
+                }
+                made => return made,
             }
-            made => made,
         }
     }
 
-    async fn generate(
-        &mut self,
-        model: &Model,
-        folder: &str,
-        (shot, job): (&Shot, &GenerateOptions),
-        shown: &mut Vec<Shown>,
-    ) -> Result<()> {
+    async fn generate(&mut self, model: &Model, folder: &str, shots: &[Shot], shown: &mut Vec<Shown>) -> Result<()> {
+        let count = shots.first().map_or(0, |shot| shot.count);
+        let prompts = shots.iter().map(|shot| shot.text.clone()).collect();
+        let job = self.job.generation(prompts, count, self.job.sampling.seed, Some(self.size));
+        let job = GenerateOptions { batch: self.batch, ..job };
         let mut fault = None;
         let [each, done, all] = self.steps;
         let (events, said, made, gpu) = (&mut *self.events, &mut self.said, &mut self.made, &self.context.gpu);
@@ -125,7 +127,7 @@ impl Maker<'_, '_> {
                 Event::Compiling { .. } => events.tell_compiled(gpu),
                 Event::Note(text) | Event::Warning(text) if !said.insert(text.to_string()) => {}
                 Event::Note(_) | Event::Warning(_) => drop(events.say(event)),
-                Event::Picture(picture) => match write(&picture, shot, folder, place) {
+                Event::Picture(picture) => match write(&picture, &shots[picture.index / count], folder, place) {
                     Ok(written) => {
                         shown.push(written);
                         events.say(Event::Picture(Picture { index: *made, ..picture }));
@@ -137,15 +139,21 @@ impl Maker<'_, '_> {
             }
             if fault.is_some() || events.stopped() { Flow::Stop } else { Flow::Continue }
         };
-        let made = Box::pin(generate_unmasked(self.context, model, job, &mut hear)).await;
+        let made = Box::pin(generate_unmasked(self.context, model, &job, &mut hear)).await;
         match (fault, made) {
             (Some(e), _) | (None, Err(e)) => Err(e),
             (None, Ok(_)) => {
-                self.steps[1] += shot.count * each;
+                self.steps[1] += job.prompts.len() * count * each;
                 Ok(())
             }
         }
     }
+}
+
+/// Cuts `shots` into jobs: prompts of one role with as many images each, as many of them as a batch takes.
+fn jobs(shots: &[Shot], batch: usize) -> impl Iterator<Item = &[Shot]> {
+    let alike = shots.chunk_by(|one, next| (one.role, one.count) == (next.role, next.count));
+    alike.flat_map(move |alike| alike.chunks((batch / alike[0].count.max(1)).max(1)))
 }
 
 /// Writes an image of `shot` to the images' folder `folder`.
@@ -165,10 +173,42 @@ fn write(picture: &Picture, shot: &Shot, folder: &str, place: impl Fn(&str) -> P
     Ok(Shown { role, prompt, seed: picture.seed, name, path, colours, thumbnail })
 }
 
-/// Tells whether the weights of all parts of `model` may stay on the device: where that is limited, by its plan.
-pub(super) fn may_keep(context: &Context, model: &Model, job: &EvaluateOptions, size: [usize; 2]) -> Result<bool> {
-    let Some(limit) = job.model.memory else { return Ok(true) };
-    let sample = job.generation("x", job.seeds, 0, Some(size));
-    let (report, _) = generate_report(&sample, context.gpu.caps(), model, Vec::new())?;
-    Ok(report.kept_bytes <= limit)
+/// Chooses how many images are sampled together with `model`, and whether the weights of all its parts stay on the device:
+/// where memory is limited, by the plan.
+///
+/// # Errors
+/// [`Error::Limit`] if not even one image at a time fits.
+pub(super) fn choose_memory(
+    context: &Context,
+    model: &Model,
+    job: &EvaluateOptions,
+    size: [usize; 2],
+) -> Result<(usize, bool)> {
+    let Some(limit) = job.model.memory else { return Ok((job.batch, true)) };
+    let planned = |batch| {
+        let sample = job.generation(vec!["x".into()], job.seeds, 0, Some(size));
+        generate_report(&GenerateOptions { batch, ..sample }, context.gpu.caps(), model, Vec::new())
+    };
+    let (batch, (report, _)) = match planned(job.batch) {
+        Err(Error::Limit(_)) if job.batch > 1 => (1, planned(1)?),
+        other => (job.batch, other?),
+    };
+    Ok((batch, report.kept_bytes <= limit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_of_few_images_share_a_batch() {
+        let shot = |role, count| Shot { role, prompt: 0, text: String::new(), count };
+        let shots =
+            [[shot(Role::Subject, 3), shot(Role::Subject, 3)], [shot(Role::Class, 3), shot(Role::Unrelated, 1)]];
+        let shots: Vec<Shot> = shots.into_iter().flatten().chain((0..4).map(|_| shot(Role::Unrelated, 1))).collect();
+        let sizes = |batch| jobs(&shots, batch).map(<[Shot]>::len).collect::<Vec<_>>();
+        assert_eq!(sizes(4), [1, 1, 1, 4, 1]);
+        assert_eq!(sizes(6), [2, 1, 5]);
+        assert_eq!(sizes(1), [1; 8]);
+    }
 }

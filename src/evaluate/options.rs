@@ -11,6 +11,9 @@ use crate::pipeline::{LoraArg, ModelOptions, SamplingOptions, split_scale};
 /// Default number of images per prompt.
 const SEEDS: usize = 4;
 
+/// Default number of images that are sampled together.
+const BATCH: usize = 4;
+
 /// Options of an evaluation: what `portray evaluate` takes.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::Args))]
@@ -44,6 +47,9 @@ pub struct EvaluateOptions {
     /// Images per prompt, 1 or more; their seeds count up from --seed
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", default_value_t = SEEDS, value_parser = parse_count))]
     pub seeds: usize,
+    /// Images to sample together, 1 or more: one at a time where they take too much memory
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", default_value_t = BATCH, value_parser = parse_count))]
+    pub batch: usize,
     /// The sampler and the image size.
     #[cfg_attr(feature = "cli", command(flatten))]
     pub sampling: SamplingOptions,
@@ -76,6 +82,7 @@ impl Default for EvaluateOptions {
             class_prompt: None,
             prompt_list: None,
             seeds: SEEDS,
+            batch: BATCH,
             sampling: SamplingOptions::default(),
             vision: None,
             clip: None,

@@ -18,7 +18,7 @@ use super::compared::{Compared, interruption, key};
 use super::earlier;
 use super::judge::{Seen, Set, Standard};
 use super::judges::Vision;
-use super::make::{Maker, Role, Shot, Shown, UNRELATED, may_keep};
+use super::make::{Maker, Role, Shot, Shown, UNRELATED, choose_memory};
 use super::measures::closest_pair;
 use super::options::EvaluateOptions;
 use super::photos::{self, Photo};
@@ -230,11 +230,13 @@ async fn make(
     let steps = [0, 0, images * each.iter().sum::<usize>()];
     events.phase(Phase::Sampling)?;
     let (size, said) = (prepared.size, BTreeSet::new());
-    let mut maker = Maker { context, job, shots: &shots, size, events, steps, made: 0, said };
+    let mut maker = Maker { context, job, shots: &shots, batch: job.batch, size, events, steps, made: 0, said };
     let mut sets = Sets::new();
     for (index, candidate) in prepared.candidates.iter().enumerate() {
         maker.steps[0] = each[index];
-        candidate.model.keep_weights(may_keep(context, &candidate.model, job, prepared.size)?);
+        let (batch, keep) = choose_memory(context, &candidate.model, job, prepared.size)?;
+        maker.batch = batch.min(maker.batch);
+        candidate.model.keep_weights(keep);
         let (shown, made) = maker.make(&candidate.model, &candidate.folder).await;
         if !shown.is_empty() {
             sets.push((index, shown));

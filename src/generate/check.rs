@@ -22,6 +22,9 @@ impl GenerateOptions {
         if pictures > MOST_PICTURES {
             return Err(Error::value("count", self.count, format!("{MOST_PICTURES} pictures are the most of one job")));
         }
+        if self.batch == 0 {
+            return Err(Error::value("batch", 0, "must be 1 or more"));
+        }
         check_loras(&self.loras)?;
         let sampling = &self.sampling;
         check_counts(&[("steps", sampling.steps)])?;

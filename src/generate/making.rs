@@ -1,4 +1,4 @@
-//! Images out of latents: sampled one after another, then decoded.
+//! Images out of latents: sampled one batch after another, then decoded.
 
 use crate::base::layout;
 use crate::base::rng::NoiseRng;
@@ -16,6 +16,7 @@ use crate::pipeline::recipe::Recipe;
 use crate::pipeline::{Model, Posterior};
 
 use super::GenerateOptions;
+use super::batch::Batch;
 use super::generated::Latents;
 use super::start_image::Encoded;
 
@@ -31,7 +32,7 @@ pub(super) struct Making<'a> {
     pub start_names: Vec<(&'static str, String)>,
 }
 
-/// Images that are sampled to their end: of a job that was stopped, those before the one that was under way.
+/// Images that are sampled to their end: of a job that was stopped, those before the batch that was under way.
 pub(super) struct Sampled {
     /// The last latent of each (NHWC) by its number.
     ends: Store,
@@ -49,7 +50,7 @@ impl Making<'_> {
         self.job.sampling.seed.wrapping_add((index % self.job.count) as u64)
     }
 
-    /// Samples image after image, from noise or from what is `encoded`.
+    /// Samples batch after batch, from noise or from what is `encoded`.
     pub async fn sample(
         &self,
         sampling: &Sampling,
@@ -59,37 +60,38 @@ impl Making<'_> {
     ) -> Result<Sampled> {
         let Making { context, job, recipe, .. } = self;
         let mut sampled = Sampled { ends: Store::new(&context.gpu), steps: Vec::with_capacity(self.pictures()) };
-        let state = sampling.latent()?;
-        let keys: Vec<(String, u64)> = (0..self.pictures()).map(|i| (i.to_string(), state.bytes)).collect();
+        let bytes = sampling.latent(0)?.bytes;
+        let keys: Vec<(String, u64)> = (0..self.pictures()).map(|i| (i.to_string(), bytes)).collect();
         sampled.ends.allocate("latents", &keys)?;
         let read = job.keep_latents || (job.previews && matches!(context.pictures, PictureSink::Pixels));
-        for index in 0..self.pictures() {
-            if index % job.count == 0 {
-                sampling.set_prompt(hidden, [0, 1 + index / job.count]).await?;
+        let mut prompts = Vec::new();
+        for batch in Batch::all(self.pictures(), sampling.batch()) {
+            let wanted: Vec<usize> = batch.samples().map(|index| 1 + index / job.count).collect();
+            if wanted != prompts {
+                sampling.set_prompts(hidden, 0, &wanted).await?;
+                prompts = wanted;
             }
-            let mut rng = NoiseRng::new(job.sampling.rng, self.seed(index));
-            // diffusers draws the posterior's sample before the start noise, from the same generator.
-            let latents = encoded.image.as_ref().map(|Posterior { mean, std }| {
-                let noise = sampling.draw(&mut rng);
-                let scale = self.model.vae.scaling_factor as f32;
-                mean.iter().zip(std).zip(noise).map(|((m, s), n)| (m + s * n) * scale).collect::<Vec<f32>>()
-            });
-            let mut steps = Vec::new();
-            let mut on_step = |i: usize, latent: Option<Vec<f32>>| {
-                let outcome = self.tell(index, i, sampling, latent.as_deref(), events);
-                steps.extend(latent.filter(|_| job.keep_latents));
-                outcome
+            let stream = |index| NoiseRng::new(job.sampling.rng, self.seed(index));
+            let mut rngs: Vec<NoiseRng> = batch.samples().map(stream).collect();
+            let latents = encoded.image.as_ref().map(|image| self.start_latents(sampling, image, &mut rngs));
+            let mut steps = vec![Vec::new(); batch.images];
+            let mut on_step = |i: usize, latents: Option<Vec<f32>>| {
+                self.preview(&batch, i, (sampling, &sampled.ends), latents.as_deref(), events)?;
+                if let Some(latents) = latents.filter(|_| job.keep_latents) {
+                    steps.iter_mut().zip(batch.each(&latents)).for_each(|(steps, latent)| steps.push(latent.to_vec()));
+                }
+                self.tell(&batch, i, events)
             };
             let time_ids = job.sampling.time_ids(self.size);
             let start = Start { latents: latents.as_deref(), masked: encoded.masked.as_ref(), time_ids };
-            match sampling.run(recipe, start, &mut rng, read, &mut on_step).await {
+            match sampling.run(recipe, start, &mut rngs, read, &mut on_step).await {
                 Ok(()) => {}
                 // What came before it is complete.
                 Err(Error::Interrupted { .. }) => break,
                 Err(e) => return Err(e),
             }
-            context.gpu.copy(&state, sampled.ends.entry(&index.to_string())?)?;
-            sampled.steps.push(steps);
+            batch.keep(&context.gpu, sampling, &sampled.ends)?;
+            sampled.steps.extend(steps);
             if events.stopped() {
                 break;
             }
@@ -97,28 +99,43 @@ impl Making<'_> {
         Ok(sampled)
     }
 
-    /// Says that image number `index` has done step `i`, after which its latent is `latent`.
-    ///
-    /// # Errors
-    /// [`Error::Interrupted`] where the image is not to be gone on with.
-    fn tell(
+    /// Draws the latents that image to image starts from, by the stream of each image.
+    fn start_latents(&self, sampling: &Sampling, image: &Posterior, rngs: &mut [NoiseRng]) -> Vec<f32> {
+        let scale = self.model.vae.scaling_factor as f32;
+        // diffusers draws the posterior's sample before the start noise, from the same generator.
+        let start = |rng| {
+            let noise = sampling.draw(rng);
+            image.mean.iter().zip(&image.std).zip(noise).map(|((m, s), n)| (m + s * n) * scale).collect::<Vec<f32>>()
+        };
+        rngs.iter_mut().flat_map(start).collect()
+    }
+
+    /// Shows what the images of `batch` look like after step `i`, where the job asks for it: from `latents`, or from the
+    /// device by way of each image's own place.
+    fn preview(
         &self,
-        index: usize,
+        batch: &Batch,
         i: usize,
-        sampling: &Sampling,
-        latent: Option<&[f32]>,
+        (sampling, ends): (&Sampling, &Store),
+        latents: Option<&[f32]>,
         events: &mut EventSink<'_>,
     ) -> Result<()> {
+        if !self.job.previews {
+            return Ok(());
+        }
         let trajectory = &self.recipe.trajectory.steps;
-        events.tell_compiled(&self.context.gpu);
-        if self.job.previews {
-            // The next step's scale brings what it starts from to about unit variance.
-            let scale = trajectory.get(i + 1).map_or(1.0, |next| next.input_scale);
-            let [height, width] = sampling.latent_size();
-            let vae = &self.model.vae;
+        // The next step's scale brings what it starts from to about unit variance.
+        let scale = trajectory.get(i + 1).map_or(1.0, |next| next.input_scale);
+        let ([height, width], vae) = (sampling.latent_size(), &self.model.vae);
+        let mut each = latents.map(|latents| batch.each(latents));
+        if let PictureSink::Textures(_) = &self.context.pictures {
+            batch.keep(&self.context.gpu, sampling, ends)?;
+        }
+        for index in batch.indices() {
+            let latent = each.as_mut().and_then(Iterator::next);
             let rgb = match (&self.context.pictures, latent) {
                 (PictureSink::Textures(screen), _) => {
-                    screen.preview(index, &sampling.latent()?, &vae.colours(scale), [width, height]);
+                    screen.preview(index, ends.entry(&index.to_string())?, &vae.colours(scale), [width, height]);
                     Vec::new()
                 }
                 (PictureSink::Pixels, Some(latent)) => {
@@ -128,10 +145,20 @@ impl Making<'_> {
             };
             events.say(Event::Preview { index, step: i + 1, steps: trajectory.len(), width, height, rgb });
         }
-        let (done, total) = (index * trajectory.len() + i + 1, self.pictures() * trajectory.len());
-        events.say(Event::Progress { unit: "step", done, total });
-        // After the last step the image is as good as there.
-        if i + 1 < trajectory.len() { events.go_on() } else { Ok(()) }
+        Ok(())
+    }
+
+    /// Says that the images of `batch` have done step `i`.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] if the caller asked to stop.
+    fn tell(&self, batch: &Batch, i: usize, events: &mut EventSink<'_>) -> Result<()> {
+        events.tell_compiled(&self.context.gpu);
+        let each = self.recipe.trajectory.steps.len();
+        let done = batch.first * each + batch.images * (i + 1);
+        events.say(Event::Progress { unit: "step", done, total: self.pictures() * each });
+        // After the last step the images are as good as there.
+        if i + 1 < each { events.go_on() } else { Ok(()) }
     }
 
     /// Latents to images: all that are sampled, whoever stops the job meanwhile, for the work is in the sampling.

@@ -1,5 +1,6 @@
 //! Generation: prompts to images. Options, checks, plans and the run.
 
+mod batch;
 mod check;
 mod generated;
 mod making;

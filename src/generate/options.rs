@@ -33,6 +33,9 @@ pub struct GenerateOptions {
     /// Images per prompt, 1 or more
     #[cfg_attr(feature = "cli", arg(long, default_value = "1", value_parser = parse_count))]
     pub count: usize,
+    /// Images to sample together, 1 or more: takes less time and more memory, and images differ from single ones by rounding
+    #[cfg_attr(feature = "cli", arg(long, value_name = "N", default_value = "1", value_parser = parse_count))]
+    pub batch: usize,
     /// Start from this image instead of noise; with an inpainting model, the image to change
     #[cfg_attr(feature = "cli", arg(long, value_name = "IMAGE"))]
     #[serde(with = "path_form::optional")]
@@ -58,6 +61,13 @@ impl GenerateOptions {
     pub(crate) fn images(&self) -> usize {
         self.prompts.len() * self.count
     }
+
+    /// Images that are sampled together: at most [`GenerateOptions::batch`], and as alike in number as they can be, for the
+    /// last ones are sampled in a batch of the same size.
+    pub(crate) fn together(&self) -> usize {
+        let images = self.images().max(1);
+        images.div_ceil(images.div_ceil(self.batch.max(1)))
+    }
 }
 
 /// The defaults of the command line, without prompts.
@@ -70,6 +80,7 @@ impl Default for GenerateOptions {
             loras: Vec::new(),
             merge: false,
             count: 1,
+            batch: 1,
             init: None,
             mask: None,
             strength: None,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::error::{Message, Result, option};
+use crate::error::{Message, Result, message, option};
 use crate::event::Listener;
 use crate::pipeline::Model;
 use crate::pipeline::image_plans::{ImagePlans, ImageSpec};
@@ -57,7 +57,11 @@ impl Planned {
         let Memory { rows, peak: peak_bytes, .. } = plans.memory(job.images());
         notes.push("the parts run in turn: the peak is the largest of them beside working memory and staging".into());
         let (steps, kind) = (recipe.trajectory.steps.len(), recipe.trajectory.kind.name());
-        notes.push(format!("{steps} steps of {kind}, {width}x{height}").into());
+        let together = match job.together() {
+            1 => String::new(),
+            batch => format!(", {batch} images together"),
+        };
+        notes.push(format!("{steps} steps of {kind}, {width}x{height}{together}").into());
         notes.extend(self.remarks(job, model));
         let texts = KernelTexts::of(plans.plans())?;
         let report = PlanReport {
@@ -92,6 +96,7 @@ fn spec(job: &GenerateOptions, model: &Model, recipe: &Recipe, size: [usize; 2])
         negative: recipe.guided() && encodes_negative(job, model),
         clip_skip: job.sampling.clip_skip,
         size,
+        batch: job.together(),
         guided: recipe.guided(),
         rescaled: recipe.rescale > 0.0,
         slots: recipe.trajectory.slots,
@@ -107,6 +112,9 @@ fn smaller(job: &GenerateOptions, model: &Model, largest: &Phase) -> Vec<Way> {
         ways.push((largest.weights, option("dtype") + format!(" {dtype}").as_str()));
     }
     let images = if largest.is_text() { 0 } else { largest.working() };
+    if job.together() > 1 && !largest.is_text() && !largest.is_autoencoder() {
+        ways.push((images, message!["a smaller ", option("batch")]));
+    }
     ways.push((images, "smaller images".into()));
     let fewer = if largest.is_text() { "fewer prompts" } else { "fewer images" };
     ways.push((if job.images() > 1 { largest.beside } else { 0 }, fewer.into()));

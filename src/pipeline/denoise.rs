@@ -19,6 +19,8 @@ use super::recipe::Recipe;
 /// Size of what is sampled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Extent {
+    /// Images that are sampled together.
+    pub batch: usize,
     /// The autoencoder's latents.
     pub latent: LatentSpec,
     /// Latent height and width.
@@ -40,10 +42,17 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
+    /// Evaluations of an image in a step.
     fn passes(&self) -> usize {
         if self.guided { 2 } else { 1 }
     }
 
+    /// Samples that the denoiser sees in a step: without the prompt those of all images, then those with it.
+    fn samples(&self) -> usize {
+        self.passes() * self.batch
+    }
+
+    /// Values of an image's latent.
     pub(crate) fn elements(&self) -> usize {
         self.size[0] * self.size[1] * self.latent.channels
     }
@@ -62,7 +71,7 @@ pub(crate) struct SamplingPlan {
 #[derive(Clone, Copy)]
 struct Inputs {
     hidden: Tensor,
-    /// Mask and masked latents of each pass.
+    /// Mask and masked latents of each sample.
     extra: Option<Tensor>,
     added: Option<Added>,
     timestep: Tensor,
@@ -85,7 +94,7 @@ impl SamplingPlan {
         mode: Mode,
         extent: Extent,
     ) -> Result<SamplingPlan> {
-        let n = extent.passes();
+        let n = extent.samples();
         let [h, w] = extent.size;
         let hidden_shape = [n, extent.tokens, extent.width];
         let mut g = Graph::new();
@@ -104,7 +113,7 @@ impl SamplingPlan {
             hidden = hidden.or(Some(input));
             Context::Hidden(input)
         };
-        let shape = [1, h, w, extent.latent.channels];
+        let shape = [extent.batch, h, w, extent.latent.channels];
         let state: Vec<Tensor> =
             (0..extent.slots).map(|i| g.stored(&slot_key(i), shape, DType::F32)).collect::<Result<_>>()?;
         let timestep = g.input("timestep", [n], DType::F32);
@@ -112,7 +121,7 @@ impl SamplingPlan {
         let noise = g.input("noise", shape, DType::F32);
         let matrix = g.input("matrix", [extent.slots, extent.slots + 2], DType::F32);
         let guidance = g.input("guidance", [if extent.rescaled { 2 } else { 1 }], DType::F32);
-        let x = scale_input(&mut g, state[0], scale, n)?;
+        let x = scale_input(&mut g, state[0], scale, extent.passes())?;
         let extra = (extent.extra > 0).then(|| g.input("mask and masked latents", [n, h, w, extent.extra], DType::F32));
         let added = extent.pooled.map(|width| Added {
             pooled: g.input("pooled", [n, width], DType::F32),
@@ -150,7 +159,7 @@ pub(crate) struct Sampling {
 /// What a run begins with beside noise.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Start<'a> {
-    /// Latents of the image that image to image starts from, NHWC and scaled.
+    /// Latents that image to image starts from, of each image of the batch, NHWC and scaled.
     pub latents: Option<&'a [f32]>,
     /// Mask and masked image of an inpainting model.
     pub masked: Option<&'a Masked>,
@@ -159,7 +168,7 @@ pub(crate) struct Start<'a> {
     pub time_ids: [f32; 6],
 }
 
-/// A step's news: index, and the latent NHWC where it was asked for.
+/// A step's news: index, and the latents of the batch, NHWC, where they were asked for.
 pub(crate) type OnStep<'a> = &'a mut dyn FnMut(usize, Option<Vec<f32>>) -> Result<()>;
 
 impl Sampling {
@@ -176,10 +185,10 @@ impl Sampling {
             pool.reserve(gpu, arena)?;
         }
         let extent = plan.extent;
-        let bytes = DType::F32.bytes(extent.elements());
+        let bytes = DType::F32.bytes(extent.batch * extent.elements());
         let mut tensors: Vec<(String, u64)> = (0..extent.slots).map(|i| (slot_key(i), bytes)).collect();
         if plan.context.is_some() {
-            tensors.extend(denoiser.context_tensors(extent.passes(), extent.tokens));
+            tensors.extend(denoiser.context_tensors(extent.samples(), extent.tokens));
         }
         store.allocate("sampler", &tensors)?;
         let context = match &plan.context {
@@ -190,13 +199,14 @@ impl Sampling {
         Ok(Sampling { extent, step, context, inputs: plan.inputs, store })
     }
 
-    /// Sets the prompt: numbers of those in `hidden`, the unconditional one first where there are passes for both.
-    pub(crate) async fn set_prompt(&self, hidden: &Hidden, [without, with]: [usize; 2]) -> Result<()> {
-        let which = if self.extent.guided { &[without, with][..] } else { &[with] };
+    /// Sets the prompts: their numbers in `hidden`, of the unconditional one and of each image's.
+    pub(crate) async fn set_prompts(&self, hidden: &Hidden, without: usize, with: &[usize]) -> Result<()> {
+        let unconditional = if self.extent.guided { with.len() } else { 0 };
+        let which: Vec<usize> = std::iter::repeat_n(without, unconditional).chain(with.iter().copied()).collect();
         let session = self.context.as_ref().unwrap_or(&self.step);
-        hidden.give(session.gpu(), which, session, self.inputs.hidden)?;
+        hidden.give(session.gpu(), &which, session, self.inputs.hidden)?;
         if let Some(Added { pooled, .. }) = self.inputs.added {
-            hidden.give_pooled(self.step.gpu(), which, &self.step, pooled)?;
+            hidden.give_pooled(self.step.gpu(), &which, &self.step, pooled)?;
         }
         match &self.context {
             Some(session) => session.run().await,
@@ -204,12 +214,17 @@ impl Sampling {
         }
     }
 
-    /// The memory of the latent, NHWC.
-    pub(crate) fn latent(&self) -> Result<StoredBuffer> {
-        self.step.place(self.inputs.state)
+    /// Number of images that are sampled together.
+    pub(crate) fn batch(&self) -> usize {
+        self.extent.batch
     }
 
-    /// The latent, on the host.
+    /// The memory of the latent of image `index` of the batch, NHWC.
+    pub(crate) fn latent(&self, index: usize) -> Result<StoredBuffer> {
+        self.step.place(self.inputs.state)?.part(index, self.extent.batch)
+    }
+
+    /// The latents of the batch, on the host.
     pub(crate) async fn read(&self) -> Result<Vec<f32>> {
         self.step.read(self.inputs.state).await
     }
@@ -219,32 +234,40 @@ impl Sampling {
         self.extent.size
     }
 
-    /// A draw of the latent's shape, in PyTorch's order of elements, as NHWC.
+    /// A draw of one latent's shape, in PyTorch's order of elements, as NHWC.
     pub(crate) fn draw(&self, rng: &mut NoiseRng) -> Vec<f32> {
         let [h, w] = self.extent.size;
         layout::to_channels_last(&rng.randn(self.extent.elements()), [1, self.extent.latent.channels, h, w])
     }
 
+    /// A draw of each image's own stream, side by side.
+    fn draw_all(&self, rngs: &mut [NoiseRng]) -> Vec<f32> {
+        rngs.iter_mut().flat_map(|rng| self.draw(rng)).collect()
+    }
+
     /// Writes the mask and the masked latents, which are drawn after the first noise as diffusers draws them.
-    fn write_extra(&self, masked: Option<&Masked>, rng: &mut NoiseRng) -> Result<()> {
+    fn write_extra(&self, masked: Option<&Masked>, rngs: &mut [NoiseRng]) -> Result<()> {
         let Some(extra) = self.inputs.extra else { return Ok(()) };
         let Extent { latent, .. } = self.extent;
         let masked = masked.ok_or_else(|| Error::op("sampling", "an inpainting model without a mask"))?;
-        let channels = masked.extra(&self.draw(rng), latent.scaling_factor, latent.channels);
+        let mut channels = Vec::new();
+        for rng in rngs {
+            channels.extend(masked.extra(&self.draw(rng), latent.scaling_factor, latent.channels));
+        }
         self.step.write(extra, &channels.repeat(self.extent.passes()))
     }
 
-    /// Runs `recipe` from `start` and fresh noise. `watch` asks for the latent after every step.
+    /// Runs `recipe` from `start` and fresh noise of `rngs`, one of each image. `watch` asks for the latents after every step.
     pub(crate) async fn run(
         &self,
         recipe: &Recipe,
         start: Start<'_>,
-        rng: &mut NoiseRng,
+        rngs: &mut [NoiseRng],
         watch: bool,
         on_step: OnStep<'_>,
     ) -> Result<()> {
         let trajectory = &recipe.trajectory;
-        let mut first: Vec<f32> = self.draw(rng).iter().map(|x| x * trajectory.init_scale).collect();
+        let mut first: Vec<f32> = self.draw_all(rngs).iter().map(|x| x * trajectory.init_scale).collect();
         if let Some(latent) = start.latents {
             first.iter_mut().zip(latent).for_each(|(x, l)| *x += trajectory.image_scale * l);
         }
@@ -252,19 +275,19 @@ impl Sampling {
         for i in 1..trajectory.slots {
             self.store.write(&slot_key(i), bytemuck::cast_slice(&vec![0f32; first.len()]))?;
         }
-        self.write_extra(start.masked, rng)?;
+        self.write_extra(start.masked, rngs)?;
         if let Some(Added { time_ids, .. }) = self.inputs.added {
-            self.step.write(time_ids, &start.time_ids.repeat(self.extent.passes()))?;
+            self.step.write(time_ids, &start.time_ids.repeat(self.extent.samples()))?;
         }
         let at = &self.inputs;
         let guidance = [recipe.guidance as f32, recipe.rescale as f32];
         self.step.write(at.guidance, if self.extent.rescaled { &guidance } else { &guidance[..1] })?;
         for (i, step) in trajectory.steps.iter().enumerate() {
-            self.step.write(at.timestep, &vec![step.timestep as f32; self.extent.passes()])?;
+            self.step.write(at.timestep, &vec![step.timestep as f32; self.extent.samples()])?;
             self.step.write(at.scale, &[step.input_scale])?;
             self.step.write(at.matrix, &step.matrix)?;
             if step.noise {
-                self.step.write(at.noise, &self.draw(rng))?;
+                self.step.write(at.noise, &self.draw_all(rngs))?;
             } else if i == 0 {
                 self.step.write(at.noise, &vec![0.0; first.len()])?;
             }

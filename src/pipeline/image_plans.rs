@@ -25,6 +25,8 @@ pub(crate) struct ImageSpec {
     pub clip_skip: Option<usize>,
     /// Width and height in pixels.
     pub size: [usize; 2],
+    /// Images that are sampled together.
+    pub batch: usize,
     /// An unconditional pass runs beside.
     pub guided: bool,
     /// The guided prediction gets the prompt's own spread.

@@ -35,7 +35,8 @@ impl Model {
         let encode = spec.encodes.then(|| self.plan_vae_encode(planning, 1, size)).transpose()?;
         planning.breathe().await;
         let (denoiser, params) = self.denoiser(settings.clone())?;
-        let extent = Extent { rescaled: spec.rescaled, ..self.extent(size, spec.guided, spec.slots) };
+        let extent =
+            Extent { batch: spec.batch, rescaled: spec.rescaled, ..self.extent(size, spec.guided, spec.slots) };
         let sampling = SamplingPlan::new(planning, &*denoiser, Mode::Inference, extent)?;
         planning.breathe().await;
         let decode = self.plan_vae_decode(planning, 1, size, true)?;

@@ -42,10 +42,11 @@ impl Model {
         self.recipe(&Default::default(), options.prediction, None)
     }
 
-    /// Size of what is sampled for images of `size`, width and height in pixels, by a sampler of `slots` state slots.
+    /// Size of what is sampled for one image of `size`, width and height in pixels, by a sampler of `slots` state slots.
     pub(crate) fn extent(&self, size: [usize; 2], guided: bool, slots: usize) -> Extent {
         let latent = self.vae.latent();
         Extent {
+            batch: 1,
             latent,
             size: latent.size(size),
             extra: self.extra_channels(),

@@ -198,12 +198,12 @@ impl Preview {
         on_step: OnStep<'_>,
     ) -> Result<io::Picture> {
         let Preview { sampling, recipe, hidden, size, masked, .. } = self;
-        sampling.set_prompt(hidden, [0, prompt]).await?;
-        let mut rng = NoiseRng::new(Default::default(), seed);
+        sampling.set_prompts(hidden, 0, &[prompt]).await?;
+        let mut rngs = [NoiseRng::new(Default::default(), seed)];
         let time_ids = SamplingOptions::default().time_ids(*size);
         let start = Start { latents: None, masked: masked.as_ref(), time_ids };
-        sampling.run(recipe, start, &mut rng, false, on_step).await?;
-        vae.run_on(&sampling.latent()?).await?;
+        sampling.run(recipe, start, &mut rngs, false, on_step).await?;
+        vae.run_on(&sampling.latent(0)?).await?;
         let [width, height] = *size;
         io::Picture::from_unit(width, height, &vae.read().await?)
     }

@@ -6,6 +6,8 @@ use portray::SamplerKind;
 pub const SAMPLER: SamplerKind = SamplerKind::Dpmpp2m;
 /// Guidance of every image.
 pub const GUIDANCE: f64 = 4.0;
+/// Images that are sampled together.
+pub const BATCH: usize = 4;
 /// Rank of the LoRAs.
 pub const RANK: usize = 8;
 /// Learning rate of the LoRAs, the same to the end: one that falls makes smoother images, and class images all

@@ -10,7 +10,7 @@ use portray::{
 
 use super::super::args::{DemoArgs, Global};
 use super::progress::{Progress, UPDATE};
-use super::recipe::{GUIDANCE, LEARNING_RATE, RANK, SAMPLER};
+use super::recipe::{BATCH, GUIDANCE, LEARNING_RATE, RANK, SAMPLER};
 use super::scenes::Phrases;
 
 /// An engine with the demo's settings, and how long everything took.
@@ -107,7 +107,7 @@ impl<'a> Studio<'a> {
             seed,
             ..Default::default()
         };
-        let job = GenerateOptions { prompts: prompts.to_vec(), count, sampling, ..Default::default() };
+        let job = GenerateOptions { prompts: prompts.to_vec(), count, batch: BATCH, sampling, ..Default::default() };
         let began = Instant::now();
         self.progress.begin(title);
         let progress = &mut self.progress;
