@@ -241,9 +241,9 @@ export class Realm {
   }
 
   #generateJob(job, folder = "") {
-    const { prompt, merge, count, strength, previews = true, loras = [], init, mask, texture, ...sampling } = job;
+    const { prompt, merge, count, batch, strength, previews = true, loras = [], init, mask, texture, ...sampling } = job;
     return defined({ prompts: [prompt ?? ""], model: this.loaded(), sampling: defined(snake(sampling)),
-      loras: loras.map(({ name, scale }) => ({ path: this.loras.path(name), scale: scale ?? 1 })), merge, count, strength, previews,
+      loras: loras.map(({ name, scale }) => ({ path: this.loras.path(name), scale: scale ?? 1 })), merge, count, batch, strength, previews,
       init: init ? `${folder}/init` : undefined, mask: mask ? `${folder}/mask` : undefined });
   }
 

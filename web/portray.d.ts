@@ -71,7 +71,8 @@ export interface GenerateJob {
   clipSkip?: number;
   /** What SDXL is told of the image: sizes as "1024x768", the top and left edge of its part as "0,128". */
   originalSize?: string; crop?: string; targetSize?: string;
-  count?: number; width?: number; height?: number; loras?: { name: string; scale: number }[];
+  /** `count` images of the prompt; `batch` of them are sampled together, 1 unless given. */
+  count?: number; batch?: number; width?: number; height?: number; loras?: { name: string; scale: number }[];
   /** A picture to start from: without width and height its own size, rounded down, is made. */
   init?: Blob;
   /** What an inpainting model makes anew of `init`: white in this picture, which has the same aspect. */

@@ -1,6 +1,7 @@
 //! Models, trainings and whole generations against what PyTorch, PEFT and diffusers gave.
 
 mod adapters;
+mod batches;
 #[path = "../common/mod.rs"]
 mod common;
 mod four_bits;

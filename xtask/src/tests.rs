@@ -13,7 +13,7 @@ use crate::{Failure, browser, cargo, root, target_folder, web};
 /// command line, whose kernels the others compare on both.
 const ONE_DRIVER: &[&str] = &["portray", "xtask", "without_adapter", "memory", "cli"];
 /// Tests within the others that a second driver can tell nothing new.
-const ONCE: &[&str] = &["eight_bit_moments", "adapters::a_", "coarse_weights"];
+const ONCE: &[&str] = &["eight_bit_moments", "adapters::a_", "batches::", "coarse_weights"];
 
 /// One set of features for every build of the tests, so that nothing is built twice.
 pub const FEATURES: [&str; 2] = ["--features", "portray/window"];
