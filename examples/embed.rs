@@ -181,7 +181,7 @@ impl Frames {
         let total: f64 = self.seconds.iter().sum();
         println!("{} frames: median {:.0} ms, 95th percentile {:.0} ms", self.seconds.len(), at(50), at(95));
         if let Some(alone) = alone {
-            println!("the picture took {total:.2} s beside them, {alone:.2} s alone: ratio {:.2}", total / alone);
+            println!("the image took {total:.2} s beside them, {alone:.2} s alone: ratio {:.2}", total / alone);
         }
     }
 }

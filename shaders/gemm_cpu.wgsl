@@ -2,8 +2,8 @@
 // tile a thread, no workgroup memory. There a load costs each lane some twenty cycles and an FMA next to none, so what
 // counts is how many FMAs a load feeds.
 //
-// a: rows of `x`: row m itself, or with `geometry` the row of the picture that tap reaches (a plain row is a pixel of a
-// picture of one line, under a window of one pixel: one kernel less). A second source is a second dispatch that adds.
+// a: rows of `x`: row m itself, or with `geometry` the row of the image that tap reaches (a plain row is a pixel of a
+// image of one line, under a window of one pixel: one kernel less). A second source is a second dispatch that adds.
 // b: index = k * b_k + tap * b_tap + b_col0 + n * b_n; `b` says which of k ("nk") and n ("kn") is contiguous.
 // Values: TM TN WG SG x_vec x_fours (four k at a time, for c1 of 4 and more) b_vec out_vec add_vec geometry b lora geglu
 // batched.

@@ -1,4 +1,4 @@
-// A picture of `width` x `height` pixels of `channels` values each, NHWC, as bytes of colours, rows `stride` pixels apart:
+// An image of `width` x `height` pixels of `channels` values each, NHWC, as bytes of colours, rows `stride` pixels apart:
 // (colour + 1) / 2, where colour = bias + matrix * values. No template: a texture is made of it, not a tensor.
 struct Params {
     matrix: mat4x4<f32>,
@@ -23,7 +23,7 @@ fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     }
     let colour = p.bias.xyz + (p.matrix * values).xyz;
     let share = clamp(colour * 0.5 + 0.5, vec3<f32>(0.0), vec3<f32>(1.0));
-    // Rounded as the host does it: pictures are to be the same bytes either way.
+    // Rounded as the host does it: images are to be the same bytes either way.
     let bytes = vec3<u32>(round(share * 255.0));
     out[at.y * p.stride + at.x] = bytes.x | (bytes.y << 8u) | (bytes.z << 16u) | 0xff000000u;
 }

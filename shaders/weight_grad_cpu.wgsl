@@ -56,7 +56,7 @@ fn main(
     //% endif
     for (var m = 0u; m < p.rows; m += 4u) {
         //% for u in range(4)
-        // r{u}: the position's row of x, or zeros where it has none. What lies above or left of the picture wraps to a
+        // r{u}: the position's row of x, or zeros where it has none. What lies above or left of the image wraps to a
         // number beyond it.
         let m{{ u }} = min(m + {{ u }}u, p.rows - 1u);
         //% if geometry == "rows"

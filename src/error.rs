@@ -48,7 +48,7 @@ pub enum Error {
     },
     /// The caller stopped the job. Everything that had to be saved is saved.
     Interrupted {
-        /// Unit of the two numbers: "step" or "picture".
+        /// Unit of the two numbers: "step" or "image".
         unit: &'static str,
         /// Units done.
         done: usize,

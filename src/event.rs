@@ -27,7 +27,7 @@ pub enum Event {
     Warning(#[serde(serialize_with = "as_text")] Message),
     /// `done` of `total` of the current phase's units (sampler steps, images).
     Progress {
-        /// Unit's name: "step", "picture", or of sample images while training "sample step".
+        /// Unit's name: "step", "image", or of validation samples while training "sample step".
         unit: &'static str,
         /// Units done.
         done: usize,

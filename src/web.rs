@@ -217,7 +217,7 @@ impl WebEngine {
             .map_err(|e| self.words.thrown(&e))
     }
 
-    /// Makes pictures, until `cancel` asks for an end; the weights stay on the device for the next ones where they are to be
+    /// Makes images, until `cancel` asks for an end; the weights stay on the device for the next ones where they are to be
     /// kept.
     pub async fn generate(
         &self,
@@ -234,7 +234,7 @@ impl WebEngine {
         engine.generate_with(&model, &job, &mut listener).await.map(drop).map_err(|e| self.words.thrown(&e))
     }
 
-    /// Lets go of what the last pictures' model has on the device. The model stays open.
+    /// Lets go of what the last images' model has on the device. The model stays open.
     pub fn release(&self) {
         if let Some(open) = self.opened.borrow().as_ref() {
             open.model.keep_weights(false);
@@ -326,7 +326,7 @@ pub fn convert(from: &str, format: &str, to: &str) -> Result<(), JsValue> {
     format.and_then(|format| lora?.write(Path::new(to), format)).map_err(|e| Labels::default().thrown(&e))
 }
 
-/// The picture at `path` as a training at `side` pixels sees it: RGBA.
+/// The image at `path` as a training at `side` pixels sees it: RGBA.
 #[wasm_bindgen]
 pub fn prepare(path: &str, side: usize) -> Result<Uint8Array, JsValue> {
     let cut = || io::Picture::open(path)?.cover(side, side, io::Crop::CENTER);

@@ -153,5 +153,5 @@ fn two_hundred_jobs_given_up_anywhere_leave_nothing() {
     assert!(more < RESIDENT_IN_ALL, "resident bytes after every twenty jobs: {resident:?}");
     let mut work = picture();
     host.finish(&mut work, Budget::time(Duration::from_millis(50))).unwrap();
-    assert!(host.engine.gpu().allocated_bytes().unwrap() > after, "the report does not see a picture");
+    assert!(host.engine.gpu().allocated_bytes().unwrap() > after, "the report does not see an image");
 }

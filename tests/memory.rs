@@ -91,7 +91,7 @@ fn peaks_are_as_planned() {
         let prompts = vec!["a cat".into()];
         let job = GenerateOptions { prompts, count: 1, loras, sampling: sampling(side), ..Default::default() };
         let mut peak = Peak { engine: &engine, bytes: 0 };
-        pollster::block_on(engine.generate(&job, &mut |e| peak.hear(e))).expect("a picture");
+        pollster::block_on(engine.generate(&job, &mut |e| peak.hear(e))).expect("an image");
         let plan = plan_generate(&job, caps).expect("a plan");
         faults.extend(check(&format!("generate at {side}"), peak.bytes, &plan).err());
     }
@@ -107,7 +107,7 @@ fn full_size() -> ModelOptions {
     ModelOptions { model: Some(model.into()), ..Default::default() }
 }
 
-/// A guided picture of `side` pixels, one step.
+/// A guided image of `side` pixels, one step.
 fn full_size_picture(dtype: WeightType, side: usize, most: u64) {
     let engine = pollster::block_on(Engine::request(&EngineOptions::default())).expect("an adapter");
     let sampler = "euler".parse().ok();
@@ -117,14 +117,14 @@ fn full_size_picture(dtype: WeightType, side: usize, most: u64) {
     let job = GenerateOptions { prompts: vec!["a cat".into()], count: 1, model, sampling, ..Default::default() };
     let plan = plan_generate(&job, engine.gpu().caps()).expect("a plan");
     let mut peak = Peak { engine: &engine, bytes: 0 };
-    let made = pollster::block_on(engine.generate(&job, &mut |e| peak.hear(e))).expect("a picture");
+    let made = pollster::block_on(engine.generate(&job, &mut |e| peak.hear(e))).expect("an image");
     let rgb = &made.pictures[0].rgb;
-    assert!(rgb.iter().max() > rgb.iter().min(), "a picture of one colour");
+    assert!(rgb.iter().max() > rgb.iter().min(), "an image of one colour");
     check(&format!("generate {dtype:?} at {side}"), peak.bytes, &plan).expect("as planned");
     assert!(peak.bytes <= most, "{} bytes, at most {most}", peak.bytes);
 }
 
-/// One update at `side` pixels on a picture and a class picture, of random latents and hidden states.
+/// One update at `side` pixels on an image and a class image, of random latents and hidden states.
 fn full_size_training(name: &str, side: usize, change: impl Fn(&mut TrainOptions), most: u64) {
     let engine = pollster::block_on(Engine::request(&EngineOptions::default())).expect("an adapter");
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,4 +1,4 @@
-// Portray inside another page: open the engine, load a model, draw pictures as they form.
+// Portray inside another page: open the engine, load a model, draw images as they form.
 import { Portray } from "./portray.js";
 
 const [form, prompt, status, canvas] = ["form", "prompt", "status", "picture"].map((id) => document.getElementById(id));

@@ -15,9 +15,9 @@ const gigabytes = (bytes) => `${(bytes / 1e9).toFixed(2)} GB`;
 const tooMuch = (what, bytes, way) => `${what} takes ${gigabytes(bytes)} of graphics memory, which this adapter cannot give now. ${way}`;
 
 export class Realm {
-  /** Which weights the adapter holds between pictures, and what the largest job with them takes. */
+  /** Which weights the adapter holds between images, and what the largest job with them takes. */
   #held = null;
-  /** Calls that had pictures. */
+  /** Calls that had images. */
   #calls = 0;
 
   /**
@@ -89,9 +89,9 @@ export class Realm {
     return { loras: this.loras.list(), others: this.loras.others() };
   }
 
-  /** Refuses a model whose smallest picture the adapter cannot hold, and names the storage types in which it can. */
+  /** Refuses a model whose smallest image the adapter cannot hold, and names the storage types in which it can. */
   async #fits(model) {
-    const what = "Making a picture with this model";
+    const what = "Making an image with this model";
     const peak = await this.#refused("model", { prompts: [""], model });
     if (peak === null) return;
     const fitting = (await this.#inTypes(model)).filter(({ fits, peakBytes }) => fits && peakBytes < peak);
@@ -99,7 +99,7 @@ export class Realm {
     throw failure("limit", tooMuch(what, peak, ways ? `It fits with weights held as ${ways}.` : "Nor does it fit with weights held as q4. Close other programs, or choose a smaller model."));
   }
 
-  /** What one picture of the model takes with its weights held as each type, and whether the adapter can give that now. */
+  /** What one image of the model takes with its weights held as each type, and whether the adapter can give that now. */
   async #inTypes(model) {
     const found = [];
     for (const dtype of TYPES) {
@@ -109,7 +109,7 @@ export class Realm {
     return found;
   }
 
-  /** What a model takes, before it is downloaded or loaded: its bytes, and the memory that one picture of its own size needs. */
+  /** What a model takes, before it is downloaded or loaded: its bytes, and the memory that one image of its own size needs. */
   async requirements(source, signal) {
     if (this.gone) throw failure("device", this.gone);
     this.#release();
@@ -130,13 +130,13 @@ export class Realm {
     this.engine.release();
   }
 
-  /** Refuses what the adapter cannot hold now, with nothing of the last pictures on it. */
+  /** Refuses what the adapter cannot hold now, with nothing of the last images on it. */
   async trial(kind, job, what) {
     const peak = await this.#refused(kind, job);
     if (peak !== null) throw failure("limit", tooMuch(what, peak, "Hold the weights as q8 or q4, choose a smaller size, or close other programs."));
   }
 
-  /** The bytes that a job takes where the adapter cannot give them now, with nothing of the last pictures on it; else null. */
+  /** The bytes that a job takes where the adapter cannot give them now, with nothing of the last images on it; else null. */
   async #refused(kind, job) {
     this.#release();
     const { peakBytes } = report(this.engine.plan(kind, JSON.stringify(job)));
@@ -158,7 +158,7 @@ export class Realm {
     await this.models.forget(key);
   }
 
-  /** Bytes of what can be made again: class pictures. */
+  /** Bytes of what can be made again: class images. */
   async cacheBytes() {
     const files = (await this.storage?.list("cache")) ?? [];
     const sizes = await Promise.all(files.map(async (file) => (await this.storage.file(`cache/${file}`))?.size ?? 0));
@@ -203,14 +203,14 @@ export class Realm {
 
   // ---- jobs
 
-  /** A start picture decides the size, and is read first: with one it gives a promise. */
+  /** A start image decides the size, and is read first: with one it gives a promise. */
   plan(kind, job) {
     if (kind !== "train" && job.init) return this.#withStart(job, (said) => report(this.engine.plan("generate", JSON.stringify(said))));
     const said = kind === "train" ? this.trainings.job({ ...job, images: [] }, this.loaded(), "/none") : this.#generateJob(job);
     return report(this.engine.plan(kind, JSON.stringify(said)));
   }
 
-  /** Runs `work` with what `job` is to the WASM, while its start picture and its mask lie where the engine reads them. */
+  /** Runs `work` with what `job` is to the WASM, while its start image and its mask lie where the engine reads them. */
   async #withStart(job, work) {
     const folder = this.#folder();
     const said = this.#generateJob(job, folder);
@@ -222,7 +222,7 @@ export class Realm {
     }
   }
 
-  /** A folder for the pictures of one call, which another may overtake. */
+  /** A folder for the images of one call, which another may overtake. */
   #folder() {
     return `/pictures/${++this.#calls}`;
   }
@@ -248,7 +248,7 @@ export class Realm {
   }
 
   /**
-   * Whether the weights may stay on the adapter after the pictures of `job`: where they do from the last ones, and where a
+   * Whether the weights may stay on the adapter after the images of `job`: where they do from the last ones, and where a
    * trial has all of them at once. Refuses what the adapter cannot hold at all.
    */
   async #keeps(job) {
@@ -284,7 +284,7 @@ export class Realm {
   /** @param {(event: object, transfer: Transferable[]) => void} tell  @param {wasm.CancelToken} control */
   async generate(job, tell, control) {
     try {
-      // A start picture decides the size, so that planning reads it.
+      // A start image decides the size, so that planning reads it.
       await this.#withStart(job, async (said) => {
         const keep = await this.#keeps(said);
         await this.run((listener) => this.engine.generate(JSON.stringify(said), keep, control, listener), tell, control);
@@ -296,7 +296,7 @@ export class Realm {
     tell({ type: "done" }, []);
   }
 
-  /** Runs a job of the WASM; events that carry pictures wait for them in order. */
+  /** Runs a job of the WASM; events that carry images wait for them in order. */
   async run(begin, tell, control, seen = () => {}) {
     let last = Promise.resolve();
     let fault = null;

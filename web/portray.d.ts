@@ -15,7 +15,7 @@ export interface ModelInfo {
   parameters: number; bytes: number;
   parts: Record<string, { parameters: number; bytes: number; types: Record<string, number> }>;
   scheduler: string; contextWidth: number; loraLayers: number;
-  /** Null where its files do not say: the first picture finds out. */
+  /** Null where its files do not say: the first image finds out. */
   prediction: "epsilon" | "v" | "sample" | null;
   /** What it samples with where nothing is asked for. */
   steps: number; guidance: number; sampler: string;
@@ -53,7 +53,7 @@ export interface Requirements {
 export interface Plan {
   /** Bytes of the adapter's memory at their highest. */
   peakBytes: number;
-  /** The same where the weights stay on the adapter for the next pictures, as they do where it can hold them. */
+  /** The same where the weights stay on the adapter for the next images, as they do where it can hold them. */
   keptBytes: number;
   dispatches: number; flops: number;
   /** Kernels that a first job has compiled, and how long their texts are together. */
@@ -73,17 +73,17 @@ export interface GenerateJob {
   originalSize?: string; crop?: string; targetSize?: string;
   /** `count` images of the prompt; `batch` of them are sampled together, 1 unless given. */
   count?: number; batch?: number; width?: number; height?: number; loras?: { name: string; scale: number }[];
-  /** A picture to start from: without width and height its own size, rounded down, is made. */
+  /** An image to start from: without width and height its own size, rounded down, is made. */
   init?: Blob;
-  /** What an inpainting model makes anew of `init`: white in this picture, which has the same aspect. */
+  /** What an inpainting model repaints of `init`: white in this image, which has the same aspect. */
   mask?: Blob;
   /** How much of `init` is replaced; default 0.7, with `mask` 1. */
   strength?: number;
   /** Merge the LoRAs into the weights, instead of running beside them. */
   merge?: boolean;
-  /** Events of what the picture will be after every step; default true. */
+  /** Events of what the image will be after every step; default true. */
   previews?: boolean;
-  /** With `worker: false`: pictures also come as textures of `engine.device` (rgba8unorm); destroy them after use. */
+  /** With `worker: false`: images also come as textures of `engine.device` (rgba8unorm); destroy them after use. */
   texture?: boolean;
 }
 
@@ -116,7 +116,7 @@ export type GenerateEvent = Common
   | { type: "done" };
 
 export type TrainEvent = Common
-  /** `step` counts from 0; losses before the class pictures' weight. */
+  /** `step` counts from 0; losses before the class images' weight. */
   | { type: "step"; step: number; steps: number; loss: number; instance: number; prior?: number; gradNorm: number; lr: number }
   | { type: "sample"; step: number; index: number; seed: number; prompt: string; parameters: string; width: number; height: number; image: ImageBitmap; png: Blob }
   /** After `step` steps. `likeness` and `score` come with the evaluations that make images. */
@@ -192,12 +192,12 @@ export class Portray {
   models(): Promise<KeptModel[]>;
   /** Deletes a downloaded model that is not loaded. */
   forgetModel(key: string): Promise<void>;
-  /** Bytes of class pictures that are kept for later trainings, and can be made again. */
+  /** Bytes of class images that are kept for later trainings, and can be made again. */
   cacheBytes(): Promise<number>;
   clearCache(): Promise<void>;
   plan(kind: "generate", job: GenerateJob): Promise<Plan>;
   plan(kind: "train", job: Partial<TrainJob>): Promise<Plan>;
-  /** A picture as a training at `resolution` sees it. */
+  /** An image as a training at `resolution` sees it. */
   preparePicture(file: Blob, resolution?: number): Promise<{ width: number; height: number; image: ImageBitmap }>;
   generate(job: GenerateJob): Job<GenerateEvent>;
   train(job: TrainJob): TrainingJob;

@@ -128,12 +128,12 @@ class Local {
     return { promise, ask: (ask) => { control?.[ask](); abort.abort(); } };
   }
 
-  /** The picture as a texture of the engine's device. */
+  /** The image as a texture of the engine's device. */
   #texture(image) {
     const { device } = this.realm;
     const usage = GPUTextureUsage.TEXTURE_BINDING | GPUTextureUsage.COPY_SRC | GPUTextureUsage.COPY_DST | GPUTextureUsage.RENDER_ATTACHMENT;
     const size = [image.width, image.height];
-    const texture = device.createTexture({ label: "portray picture", size, format: "rgba8unorm", usage });
+    const texture = device.createTexture({ label: "portray image", size, format: "rgba8unorm", usage });
     device.queue.copyExternalImageToTexture({ source: image }, { texture }, size);
     return texture;
   }

@@ -125,9 +125,9 @@ export class Trainings {
     };
     let full = null;
     let warned = false;
-    // Class pictures can be made again: that they are not kept stops nothing.
+    // Class images can be made again: that they are not kept stops nothing.
     const warn = (error) => {
-      if (!warned) tell({ type: "warning", text: `The class pictures are not kept, and will be made again: ${error.message}` }, []);
+      if (!warned) tell({ type: "warning", text: `The class images are not kept, and will be made again: ${error.message}` }, []);
       warned = true;
     };
     const seen = async (event) => {
@@ -151,7 +151,7 @@ export class Trainings {
     } catch (error) {
       if (error.kind !== "interrupted") throw error;
       if (!full) {
-        // Class pictures that were under way when it stopped.
+        // Class images that were under way when it stopped.
         await this.#keepWritten(warn).catch(() => {});
         await this.#keepRun(run).catch(() => {});
         return tell({ type: "paused", step: run.step, kept: this.#storage !== null }, []);
@@ -170,7 +170,7 @@ export class Trainings {
     await this.#drop(run.id).catch(() => { /* it can be deleted in the list */ });
   }
 
-  /** Class pictures of earlier trainings, of which the engine reads those that it wants. */
+  /** Class images of earlier trainings, of which the engine reads those that it wants. */
   async #cached() {
     for (const file of (await this.#storage?.list("cache")) ?? []) {
       const blob = await this.#storage.file(`cache/${file}`);
@@ -234,10 +234,10 @@ export class Trainings {
     }
   }
 
-  /** Removes what was never begun: pictures that a tab kept before it ended. */
+  /** Removes what was never begun: images that a tab kept before it ended. */
   async sweep() {
     const files = (await this.#storage?.list("runs")) ?? [];
-    // Asked after the list: whoever keeps a training's pictures has its lock.
+    // Asked after the list: whoever keeps a training's images has its lock.
     const held = (await this.#storage?.held()) ?? new Set();
     const ids = new Set(files.map((file) => file.split("/")[0]));
     for (const id of ids) if (!held.has(id) && !files.includes(`${id}/run.json`)) await this.#drop(id);

@@ -1,4 +1,4 @@
-//! A cube with a picture on its faces: what the application renders by itself.
+//! A cube with an image on its faces: what the application renders by itself.
 
 use portray::wgpu;
 
@@ -6,7 +6,7 @@ pub struct Cube {
     pipeline: wgpu::RenderPipeline,
     sampler: wgpu::Sampler,
     uniform: wgpu::Buffer,
-    /// A grey pixel, until there is a picture.
+    /// A grey pixel, until there is an image.
     blank: wgpu::Texture,
 }
 
@@ -93,7 +93,7 @@ impl Cube {
         queue.write_buffer(&self.uniform, 0, &view(turn, size[0] as f32 / size[1] as f32));
         let depth =
             texture(device, DEPTH, size, wgpu::TextureUsages::RENDER_ATTACHMENT).create_view(&Default::default());
-        // An sRGB target takes linear light: there the sampler decodes the picture.
+        // An sRGB target takes linear light: there the sampler decodes the image.
         let picture = picture.unwrap_or(&self.blank);
         let decoded = target.format().is_srgb();
         let picture = picture.create_view(&wgpu::TextureViewDescriptor {

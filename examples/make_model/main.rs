@@ -1,5 +1,5 @@
 //! `cargo xtask make-model sd21 DIR`: a model of full size with random weights, to see what fits, how fast it is, and
-//! whether another implementation computes the same. Its pictures are noise.
+//! whether another implementation computes the same. Its images are noise.
 
 mod random_model;
 

@@ -1,5 +1,5 @@
 //% if geometry != "rows"
-// Where an output row lies: sample, row and column of its picture.
+// Where an output row lies: sample, row and column of its image.
 fn position(m: u32) -> vec3<u32> {
     let line = m / p.out_w;
     let sample = line / p.out_h;
@@ -12,7 +12,7 @@ fn source_row(at: vec3<u32>, tap: u32) -> i32 {
     let kh = tap / p.kw;
     let kw = tap - kh * p.kw;
     //% if geometry == "conv"
-    // What lies above or left of the picture wraps to a number beyond it.
+    // What lies above or left of the image wraps to a number beyond it.
     let y = at.y * p.stride + kh - p.pad_top;
     let x = at.z * p.stride + kw - p.pad_left;
     let row = (at.x * p.in_h + (y >> p.up)) * p.in_w + (x >> p.up);

@@ -50,7 +50,7 @@ impl Destination {
     /// [`Error::Usage`] for more images than a run makes, a .png with several images, or an image format other than PNG.
     pub fn new(out: Option<&Path>, prompts: usize, count: usize) -> Result<Destination> {
         let Some(total) = prompts.checked_mul(count).filter(|&total| total <= MOST_PICTURES) else {
-            let message = format!("{prompts} prompts at a time make {MOST_PICTURES} pictures at most");
+            let message = format!("{prompts} prompts at a time make {MOST_PICTURES} images at most");
             return Err(Error::value("count", count, message));
         };
         let numbered = prompts > 1;
@@ -61,9 +61,9 @@ impl Destination {
         let shown = out.display();
         match out.extension().and_then(|e| e.to_str()).map(str::to_lowercase).as_deref() {
             Some("png") if total == 1 => Ok(Destination::File(out.into())),
-            Some("png") => Err(Error::value("out", shown, format!("one file for {total} pictures; name a folder"))),
+            Some("png") => Err(Error::value("out", shown, format!("one file for {total} images; name a folder"))),
             Some("jpg" | "jpeg" | "webp" | "gif" | "bmp" | "tif" | "tiff") => {
-                Err(Error::value("out", shown, "pictures are written as .png"))
+                Err(Error::value("out", shown, "images are written as .png"))
             }
             _ => Ok(Destination::Folder { folder: out.into(), numbered }),
         }
@@ -119,7 +119,7 @@ mod tests {
         assert!(path(None, 2, 5000).is_ok());
         for (prompts, count) in [(2, 5001), (1, 99_999_999_999), (usize::MAX, usize::MAX)] {
             let error = path(None, prompts, count).unwrap_err();
-            assert!(error.exit_code() == 2 && error.to_string().contains("10000 pictures at most"), "{error}");
+            assert!(error.exit_code() == 2 && error.to_string().contains("10000 images at most"), "{error}");
         }
     }
 

@@ -25,7 +25,7 @@ pub fn run(global: &Global, args: TrainArgs) -> Result<()> {
     tell(global, &job, began, reporter.finish(result))
 }
 
-/// The folder for sample images.
+/// The folder for validation samples.
 ///
 /// # Errors
 /// For places that cannot be written, or hold something already.
@@ -34,7 +34,7 @@ pub fn samples(job: &TrainOptions) -> Result<PathBuf> {
     Ok(samples_folder(&job.out))
 }
 
-/// Writes sample images as they come, and passes events on. One that cannot be written does not end the training.
+/// Writes validation samples as they come, and passes events on. One that cannot be written does not end the training.
 pub fn hear(reporter: &mut Reporter, job: &TrainOptions, samples: &Path, event: &Event) -> Flow {
     if let Event::Sample { step, picture } = event {
         let place = Place::file(sample_file(samples, *step, picture.index), job.force || job.resume);

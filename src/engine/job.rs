@@ -58,7 +58,7 @@ impl Engine {
         Job { model: Some(model), ..job }
     }
 
-    /// Starts a training. Sample images arrive as pixels in events.
+    /// Starts a training. Validation samples arrive as pixels in events.
     pub fn start_train(&self, options: TrainOptions) -> Job<Trained> {
         self.begin(false, |context, mut listener| {
             Box::pin(async move { train::train(&context, &options, &mut listener).await })

@@ -110,7 +110,7 @@ fn discard(job: &EvaluateOptions, prepared: &Prepared, sets: &Sets, events: &mut
 }
 
 fn interrupted(done: usize, total: usize) -> Error {
-    Error::Interrupted { unit: "picture", done, total, resumable: None }
+    Error::Interrupted { unit: "image", done, total, resumable: None }
 }
 
 /// Opens all that is read, so that nothing is missing after an hour of work.
@@ -265,7 +265,7 @@ async fn report(
     let (mut done, total) = (0, (photos.len() + made) * vision.models());
     let mut tick = |count| {
         done += count;
-        events.say(Event::Progress { unit: "picture", done, total });
+        events.say(Event::Progress { unit: "image", done, total });
     };
     let paths: Vec<PathBuf> = photos.iter().map(|photo| photo.path.clone()).collect();
     let seen = Seen::by_colour(photos.iter().map(|photo| &photo.colours));

@@ -24,7 +24,7 @@ const OTHER_PIPELINES: [(&str, &str); 12] = [
     ("StableDiffusionDepth2Img", "a depth-to-image model"),
     ("StableDiffusionUpscale", "an upscaler's model"),
     ("StableDiffusionLatentUpscale", "an upscaler's model"),
-    ("StableDiffusionImageVariation", "a model that reads pictures in place of prompts"),
+    ("StableDiffusionImageVariation", "a model that reads images in place of prompts"),
     ("StableDiffusionGLIGEN", "a GLIGEN model"),
     ("StableUnCLIP", "a Stable unCLIP model"),
 ];

@@ -20,7 +20,7 @@ impl GenerateOptions {
             return Err(Error::usage("prompts", problem));
         }
         if pictures > MOST_PICTURES {
-            return Err(Error::value("count", self.count, format!("{MOST_PICTURES} pictures are the most of one job")));
+            return Err(Error::value("count", self.count, format!("{MOST_PICTURES} images are the most of one job")));
         }
         if self.batch == 0 {
             return Err(Error::value("batch", 0, "must be 1 or more"));
@@ -36,7 +36,7 @@ impl GenerateOptions {
             return Err(Error::value("strength", format!("{strength:?}"), "must be above 0 and at most 1"));
         }
         if self.mask.is_some() && self.init.is_none() {
-            let needed = message![option("init"), ": the picture of which its white part is made anew"];
+            let needed = message![option("init"), ": the image whose white part is repainted"];
             return Err(Error::usage("init", message![option("mask"), " needs ", needed]));
         }
         Ok(())

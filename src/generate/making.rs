@@ -199,7 +199,7 @@ impl Making<'_> {
             context.gpu.breathe().await;
         }
         match self.pictures() {
-            total if count < total => Err(Error::Interrupted { unit: "picture", done: count, total, resumable: None }),
+            total if count < total => Err(Error::Interrupted { unit: "image", done: count, total, resumable: None }),
             _ => Ok(pictures),
         }
     }

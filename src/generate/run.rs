@@ -89,7 +89,7 @@ async fn run(
     let Planned { recipe, size, plans } = planned;
     let (init, mask) = (job.start_picture(*size)?, job.start_mask(*size)?);
     if mask.as_ref().is_some_and(|mask| mask.share() == 0.0) {
-        events.warn(message![option("mask"), " is nowhere white: nothing of ", option("init"), " is made anew"]);
+        events.warn(message![option("mask"), " is nowhere white: nothing of ", option("init"), " is repainted"]);
     }
     tell_settings(job, model, planned, events);
     let mut tokens = |prompt: &String| model.tokens(&without_tags(prompt).0, &mut |event| events.say(event));

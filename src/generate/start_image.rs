@@ -1,4 +1,4 @@
-//! The image that a `generate` job starts from, the mask of what is made anew of it, and the size that it gives to the job's
+//! The image that a `generate` job starts from, the mask of what is repainted of it, and the size that it gives to the job's
 //! images.
 
 use std::path::{Path, PathBuf};
@@ -105,7 +105,7 @@ impl GenerateOptions {
         let name = model.checkpoint.name();
         match (&self.mask, model.inpaints()) {
             (None, true) => {
-                let given = message![option("init"), ", and ", option("mask"), " which is white where it is made anew"];
+                let given = message![option("init"), ", and ", option("mask"), " which is white where it is repainted"];
                 Err(Error::usage("mask", message![format!("{name} is an inpainting model: give "), given]))
             }
             (Some(_), false) => {
@@ -124,7 +124,7 @@ impl GenerateOptions {
                 }
                 let start = message![option("init"), " ", crate::error::path(init), format!(" is {w}x{h}")];
                 let mask = message![option("mask"), " ", crate::error::path(mask), format!(" is {mask_w}x{mask_h}")];
-                let remedy = ": a mask has the aspect of its picture, best its size";
+                let remedy = ": a mask has the aspect of its image, best its size";
                 Err(Error::usage("mask", message![mask, " and ", start, remedy]))
             }
             (None, false) => Ok(()),

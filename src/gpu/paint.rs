@@ -50,7 +50,7 @@ impl Painter {
     /// Creates a texture of `[width, height]` pixels to paint on.
     pub fn texture(&self, [width, height]: [usize; 2]) -> wgpu::Texture {
         self.gpu.device.create_texture(&wgpu::TextureDescriptor {
-            label: Some("picture"),
+            label: Some("image"),
             size: wgpu::Extent3d { width: width as u32, height: height as u32, depth_or_array_layers: 1 },
             mip_level_count: 1,
             sample_count: 1,
@@ -127,7 +127,7 @@ impl Gpu {
     pub(crate) async fn read_texture(&self, texture: &wgpu::Texture) -> Result<Vec<u8>> {
         let (width, stride) = (texture.width() as usize, stride(texture.width()));
         let bytes = u64::from(stride) * u64::from(texture.height()) * 4;
-        let buffer = self.buffer("picture", bytes, wgpu::BufferUsages::COPY_SRC);
+        let buffer = self.buffer("image", bytes, wgpu::BufferUsages::COPY_SRC);
         let layout = wgpu::TexelCopyBufferLayout { offset: 0, bytes_per_row: Some(stride * 4), rows_per_image: None };
         let mut encoder = self.device.create_command_encoder(&Default::default());
         let to = wgpu::TexelCopyBufferInfo { buffer: &buffer, layout };

@@ -200,7 +200,7 @@ impl Plan {
                 if a.bytes > self.caps.max_binding_bytes {
                     let (slot, bytes, most) = (self.slot_name(a.slot), a.bytes, self.caps.max_binding_bytes);
                     let fault = format!("{name}: {slot} takes {bytes} bytes, this adapter binds at most {most}; try ");
-                    let remedy = message!["a smaller picture or batch, or ", option("dtype"), " f16"];
+                    let remedy = message!["a smaller image or batch, or ", option("dtype"), " f16"];
                     return Err(Error::limit(message![fault, remedy]));
                 }
                 let Some((memory, start, end)) = self.range(a) else {

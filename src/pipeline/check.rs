@@ -7,7 +7,7 @@ use crate::io::files;
 
 use super::LoraArg;
 
-/// The longest side of a picture in pixels: what WebGPU promises of a texture.
+/// The longest side of an image in pixels: what WebGPU promises of a texture.
 pub(crate) const LONGEST_SIDE: usize = 8192;
 /// The most that a count of a training may be; far above what fits anywhere.
 pub(crate) const MOST: usize = 1_000_000;

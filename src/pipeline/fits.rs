@@ -20,7 +20,7 @@ pub(super) fn check_channels(name: &str, unet: &UnetConfig, vae: &VaeConfig) -> 
     match (vae.in_channels, vae.out_channels) {
         (3, 3) => Ok(()),
         (read, given) => {
-            let message = format!("the autoencoder reads {read} channels and gives {given}, a picture has 3");
+            let message = format!("the autoencoder reads {read} channels and gives {given}, an image has 3");
             Err(Error::file(name, format!("{message}; {TAKES}")))
         }
     }
@@ -95,8 +95,8 @@ mod tests {
             (r#""in_channels": 7"#, "", "is an upscaler's model"),
             (r#""out_channels": 8"#, "", "the UNet gives 8 channels, a latent has 4"),
             ("", r#", "latent_channels": 16"#, "reads 4 channels, not 16"),
-            ("", r#", "out_channels": 4"#, "reads 3 channels and gives 4, a picture has 3"),
-            ("", r#", "in_channels": 1"#, "reads 1 channels and gives 3, a picture has 3"),
+            ("", r#", "out_channels": 4"#, "reads 3 channels and gives 4, an image has 3"),
+            ("", r#", "in_channels": 1"#, "reads 1 channels and gives 3, an image has 3"),
         ] {
             let error = check(u, v).expect_err(says);
             assert!(

@@ -62,7 +62,7 @@ pub(crate) struct Phase {
     /// Inputs, uniforms, and what else is stored beside the weights.
     pub beside: u64,
     pub arena: Vec<u64>,
-    /// Memory of its own in which sample images are decoded now and then.
+    /// Memory of its own in which validation samples are decoded now and then.
     pub decoding: u64,
 }
 
@@ -155,7 +155,7 @@ pub(crate) fn in_turn(phases: Vec<Phase>) -> Memory {
         rows.push((format!("{}: inputs and state", phase.name), phase.beside));
         rows.push((format!("{}: working memory", phase.name), phase.working()));
         if phase.decoding > 0 {
-            rows.push(("decoding sample pictures".into(), phase.decoding));
+            rows.push(("decoding validation samples".into(), phase.decoding));
         }
     }
     let staging = staging(&phases);

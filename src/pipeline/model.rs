@@ -211,7 +211,7 @@ impl Model {
         Settings { dtype, eight_bits: self.eight_bits(dtype), adapters: ranks.clone(), ..Settings::default() }
     }
 
-    /// Names what decides the pictures that it makes without a LoRA: its weights, and a prediction that is not its own.
+    /// Names what decides the images that it makes without a LoRA: its weights, and a prediction that is not its own.
     pub(crate) fn fingerprint(&self) -> Result<String> {
         let fingerprint = self.checkpoint.fingerprint()?;
         let (own, name) = (self.checkpoint.scheduler().to_string(), self.checkpoint.scheduler_name());

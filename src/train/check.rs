@@ -9,7 +9,7 @@ use super::options::{Method, TrainOptions};
 impl TrainOptions {
     pub(super) fn check(&self) -> Result<()> {
         if self.replay.is_none() && self.images.is_none() {
-            return Err(Error::usage("images", message!["train needs pictures: give ", option("images")]));
+            return Err(Error::usage("images", message!["train needs images: give ", option("images")]));
         }
         self.check_options()?;
         self.check_places()
@@ -23,7 +23,7 @@ impl TrainOptions {
             return Err(Error::usage("method", message![option("method"), fault, others]));
         }
         if self.class_images.is_some() && self.class_prompt.is_none() {
-            let needed = message![option("class_prompt"), ": what the pictures of the class show"];
+            let needed = message![option("class_prompt"), ": what the images of the class show"];
             return Err(Error::usage("class_prompt", message![option("class_images"), " needs ", needed]));
         }
         if self.replay.is_some() && !self.sample_prompts.is_empty() {

@@ -1,4 +1,4 @@
-//! Class images for prior preservation: made by the untouched model, kept in the user's cache.
+//! Class images for prior preservation: made by the base model, kept in the user's cache.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -115,7 +115,7 @@ impl Cache {
         if let Err(e) = io::write_png(self.path(index), &picture, &text) {
             self.held.insert(index, picture);
             if self.held.len() == 1 {
-                events.warn(format!("class pictures are used, but not kept for other runs: {e}"));
+                events.warn(format!("class images are used, but not kept for other runs: {e}"));
             }
         }
     }
@@ -130,7 +130,7 @@ impl Cache {
     }
 }
 
-/// The images of `job`, a [`TrainOptions::class_job`], by the untouched `model`: from the cache where they are there. Those that are
+/// The images of `job`, a [`TrainOptions::class_job`], by the base `model`: from the cache where they are there. Those that are
 /// made are written as they come, so that a run that ends early has the less to make when it is begun again; where they
 /// cannot be, they are held.
 pub(super) async fn class_pictures(

@@ -108,23 +108,23 @@ impl Dataset {
         let mut elements = vec![0; sizes];
         for photo in instances.iter().chain(&classes) {
             let known = elements.get_mut(photo.size);
-            let known = known.ok_or_else(|| Error::Internal("a class picture of a size that no picture has".into()))?;
+            let known = known.ok_or_else(|| Error::Internal("a class image of a size that no image has".into()))?;
             for Variant { posterior: cached, .. } in &photo.variants {
                 let count = if *known == 0 { cached.mean.len() } else { *known };
                 *known = count;
                 if count == 0 || cached.mean.len() != count || cached.std.len() != count {
-                    return Err(Error::Internal("pictures of different sizes in one".into()));
+                    return Err(Error::Internal("images of different sizes in one".into()));
                 }
             }
             if photo.variants.is_empty() {
-                return Err(Error::Internal("a picture without a variant".into()));
+                return Err(Error::Internal("an image without a variant".into()));
             }
         }
         if sizes == 0 || (0..sizes).any(|size| of_size(&instances, size) == 0) {
-            return Err(Error::Internal("no pictures".into()));
+            return Err(Error::Internal("no images".into()));
         }
         if !classes.is_empty() && (0..sizes).any(|size| of_size(&classes, size) == 0) {
-            let message = format!("{} class pictures for {sizes} shapes: one of each is needed", classes.len());
+            let message = format!("{} class images for {sizes} shapes: one of each is needed", classes.len());
             return Err(Error::argument(message));
         }
         let Drawing { channels, scaling_factor, seed, batch, offset_noise, train_steps } = drawing;

@@ -240,7 +240,7 @@ pub struct TrainOptions {
     /// Validation prompt: generate an image of it every --sample-every steps; may be given several times
     #[cfg_attr(feature = "cli", arg(long = "sample-prompt", value_name = "TEXT"))]
     pub sample_prompts: Vec<String>,
-    /// Optimizer steps between sample images, 1 or more
+    /// Optimizer steps between validation samples, 1 or more
     #[cfg_attr(feature = "cli", arg(long, value_name = "N", default_value = "100", value_parser = parse_count))]
     pub sample_every: usize,
     /// Evaluate every N optimizer steps, 1 or more, and keep the best checkpoint beside --out as NAME.best.safetensors

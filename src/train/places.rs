@@ -16,7 +16,7 @@ use super::{Method, TrainOptions};
 /// Bytes of a result beside its numbers: names, shapes, configuration.
 const HEADER: u64 = 64 << 10;
 
-/// Returns the folder of the sample images of a training that writes `out`: `OUT-samples`, without the `.safetensors` of a
+/// Returns the folder of the validation samples of a training that writes `out`: `OUT-samples`, without the `.safetensors` of a
 /// file.
 pub fn samples_folder(out: &Path) -> PathBuf {
     let known = out.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors"));
@@ -25,7 +25,7 @@ pub fn samples_folder(out: &Path) -> PathBuf {
     out.with_file_name(name)
 }
 
-/// Returns the path of sample image number `index` (from 0) of `step`: `step-000100-1.png` in `folder` for number 0.
+/// Returns the path of validation sample number `index` (from 0) of `step`: `step-000100-1.png` in `folder` for number 0.
 pub fn sample_file(folder: &Path, step: usize, index: usize) -> PathBuf {
     folder.join(format!("step-{step:06}-{}.png", index + 1))
 }
@@ -126,7 +126,7 @@ impl TrainOptions {
         io::place::check_no_input(("out", &self.out), &read)
     }
 
-    /// Asks whether sample pictures can be written.
+    /// Asks whether validation samples can be written.
     fn check_samples(&self) -> Result<()> {
         let folder = samples_folder(&self.out);
         // A whole folder and a file of one name would share their samples.
@@ -197,7 +197,7 @@ fn stored_bytes(part: PartId, weights: &Weights) -> u64 {
     weights.iter().map(bytes).sum()
 }
 
-/// Asks whether `folder` can hold `count` class pictures of `size`, before the first is made.
+/// Asks whether `folder` can hold `count` class images of `size`, before the first is made.
 pub(super) fn check_class_folder(folder: &Path, count: usize, size: [usize; 2]) -> Result<()> {
     let bytes = count as u64 * (size[0] * size[1] * 3 + 1024) as u64;
     let place = Place::file(folder.join("0000.png"), true);
@@ -205,7 +205,7 @@ pub(super) fn check_class_folder(folder: &Path, count: usize, size: [usize; 2]) 
     asked.map_err(|e| {
         let variable = if cfg!(windows) { "LOCALAPPDATA" } else { "XDG_CACHE_HOME" };
         let remedy = format!("set {variable} to a folder that can be written, or give ");
-        let kept = message!["class pictures are kept here: ", remedy, option("class_images")];
+        let kept = message!["class images are kept here: ", remedy, option("class_images")];
         Error::file(folder, message![kept, " (", &e, ")"])
     })
 }

@@ -177,7 +177,7 @@ fn micro_step(setup: &Setup, pass: Pass, [h, w, c]: [usize; 3]) -> Result<Record
         record_texts(&mut g, setup, &mut groups, &mut params)?;
     if setup.samples[1] > 0 && setup.samples[0] != setup.samples[1] {
         return Err(Error::argument(format!(
-            "{} instance and {} class samples: each instance goes with one class picture",
+            "{} instance and {} class samples: each instance goes with one class image",
             setup.samples[0], setup.samples[1]
         )));
     }

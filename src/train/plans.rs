@@ -35,7 +35,7 @@ pub(super) fn training_arena(training: &TrainPlan, between: &Between) -> Vec<u64
 /// Plans of what runs between the updates, on the same weights.
 #[derive(Default)]
 pub(crate) struct Between {
-    /// Sampling and decoding of sample images.
+    /// Sampling and decoding of validation samples.
     pub(super) preview: Option<SamplePlans>,
     pub(super) evaluation: Option<EvaluationPlans>,
     /// Look at the words that name the subject, before the first update.
@@ -187,7 +187,7 @@ impl BeforeTraining {
     fn memory(&self, training: &TrainPlan) -> Memory {
         let mut memory = in_turn(self.phases(training));
         if self.encoded > 0 {
-            memory.rows.push(("encoded pictures and prompts, in main memory and not in the peak".into(), self.encoded));
+            memory.rows.push(("encoded images and prompts, in main memory and not in the peak".into(), self.encoded));
         }
         if let Some(plans) = &self.between.evaluation {
             memory.rows.push(("evaluations, among training's rows".into(), plans.bytes() + self.hidden[1]));
@@ -246,9 +246,9 @@ pub fn plan_train(job: &TrainOptions, caps: &Caps) -> Result<PlanReport> {
         let class = job.class_job(&model, prompt, to_make)?;
         let (PlanReport { peak_bytes: made, .. }, theirs) = generate_report(&class, caps, &model, Vec::new())?;
         texts.join(theirs);
-        rows.push(("class pictures, before all else".into(), made));
+        rows.push(("class images, before all else".into(), made));
         peak_bytes = peak_bytes.max(made);
-        notes.push("class pictures that are in the cache are not made again".into());
+        notes.push("class images that are in the cache are not made again".into());
     }
     Ok(PlanReport {
         peak_bytes,

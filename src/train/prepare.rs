@@ -62,7 +62,7 @@ pub(super) async fn prepare(
 struct Prompts {
     /// Those of the images.
     conditioning: Conditioning,
-    /// The empty prompt and those of sample images, where there are any.
+    /// The empty prompt and those of validation samples, where there are any.
     samples: Option<SamplePrompts>,
     /// Those of evaluations, where there are any.
     evaluations: Option<SamplePrompts>,
@@ -154,7 +154,7 @@ impl<'a> Images<'a> {
         if at.model.inpaints() {
             let masks = |views: &Views| views.views.len() * masks_of_view(pictures.len(), views.views.len(), false);
             let masks = views.iter().map(masks).max().unwrap_or(0);
-            events.note(format!("an inpainting model: {masks} random masks of each picture"));
+            events.note(format!("an inpainting model: {masks} random masks of each image"));
         }
         let mut photos = [set.photos(), set.class_photos(classes.len())];
         let (mut done, total) = (0, pictures.len() + classes.len());
@@ -169,7 +169,7 @@ impl<'a> Images<'a> {
                     let views = if kind == 0 { &views[i] } else { &of_class };
                     encoder.encode([kind, i], &picture.open()?, views, photo, events).await?;
                     done += 1;
-                    events.say(Event::Progress { unit: "picture", done, total });
+                    events.say(Event::Progress { unit: "image", done, total });
                     events.go_on()?;
                 }
             }

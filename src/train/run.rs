@@ -141,7 +141,7 @@ async fn gather(at: &TrainContext<'_>, pool: &mut Pool, events: &mut EventSink<'
     Ok(Gathered { run, plan: plans.training, between: plans.before.between, words, photos, ahead })
 }
 
-/// Weights, optimizer and sample images, ready for the first update.
+/// Weights, optimizer and validation samples, ready for the first update.
 async fn load<'a>(
     at: &'a TrainContext<'a>,
     init: Option<&'a InitLora>,

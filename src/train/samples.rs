@@ -1,4 +1,4 @@
-//! Sample images while training.
+//! Validation samples while training.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::pipeline::{Masked, Model, SamplingOptions};
 use super::context::TrainContext;
 use super::{Method, TrainOptions};
 
-/// Sample images while training, from the weights as they are.
+/// Validation samples while training, from the weights as they are.
 pub(super) struct Preview {
     sampling: Sampling,
     recipe: Recipe,
@@ -43,13 +43,13 @@ pub(super) struct Preview {
 
 /// The empty prompt and the sample prompts.
 pub(super) struct SamplePrompts {
-    /// Hidden states by the untouched text encoders.
+    /// Hidden states by the base model's text encoders.
     pub hidden: HostHidden,
     /// Token ids of each.
     pub ids: Vec<Tokens>,
 }
 
-/// Plans of sample images.
+/// Plans of validation samples.
 pub(super) struct SamplePlans {
     recipe: Recipe,
     denoiser: Box<dyn Denoiser>,
@@ -117,7 +117,7 @@ impl Model {
         Ok((recipe, denoiser, plan))
     }
 
-    /// Plans of sample images of `size`, width and height in pixels, sampled as `options` say.
+    /// Plans of validation samples of `size`, width and height in pixels, sampled as `options` say.
     pub(super) async fn plan_preview(
         &self,
         job: &TrainOptions,
@@ -133,7 +133,7 @@ impl Model {
 }
 
 impl Preview {
-    /// Puts the plans of sample images on the device, beside the training's own weights in `store`.
+    /// Puts the plans of validation samples on the device, beside the training's own weights in `store`.
     pub(super) async fn new(
         at: &TrainContext<'_>,
         plans: SamplePlans,
@@ -213,7 +213,7 @@ impl Preview {
         self.sampling.read().await
     }
 
-    /// Makes the sample images of `step` updates. Stopped, it leaves out those that are not there yet: a training waits
+    /// Makes the validation samples of `step` updates. Stopped, it leaves out those that are not there yet: a training waits
     /// for its state to be saved.
     pub(super) async fn show(&self, at: &TrainContext<'_>, step: usize, events: &mut EventSink<'_>) -> Result<()> {
         let job = at.job;

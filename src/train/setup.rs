@@ -75,7 +75,7 @@ impl TrainOptions {
         Ok(value)
     }
 
-    /// Height and width of the pictures that are trained on.
+    /// Height and width of the images that are trained on.
     ///
     /// # Errors
     /// [`Error::Usage`] for a `--resolution` that the model cannot take.

@@ -147,7 +147,7 @@ impl State {
         for (name, values) in &self.tensors {
             let Values::F32(values) = values else { continue };
             if let Some(i) = first_non_finite(values) {
-                let fault = format!("tensor '{name}' holds {} after update {}: lower ", values[i], self.step);
+                let fault = format!("tensor '{name}' holds {} after optimizer step {}: lower ", values[i], self.step);
                 return Err(Error::file(folder, message![fault, option("lr")]));
             }
         }

@@ -1,4 +1,4 @@
-//! The subject's pictures as a training sees them: their shapes, and what each shows.
+//! The subject's images as a training sees them: their shapes, and what each shows.
 
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ use super::options::CLASS_PICTURES;
 use super::options::STEPS;
 use super::views::{Views, showings};
 
-/// A picture to train on.
+/// An image to train on.
 #[derive(Clone)]
 pub(crate) enum TrainingPicture {
     /// In a file, decoded when it is prepared.
@@ -40,31 +40,31 @@ impl TrainingPicture {
     }
 }
 
-/// Pictures of the subject and of its class, by their files: a picture is in memory only while it is prepared.
+/// Images of the subject and of its class, by their files: an image is in memory only while it is prepared.
 pub(crate) struct TrainingSet {
     pub pictures: Vec<PathBuf>,
     /// Widths and heights in pixels that are trained on.
     pub sizes: Vec<[usize; 2]>,
-    /// Which of them each picture is cut to.
+    /// Which of them each image is cut to.
     pub size_of: Vec<usize>,
-    /// Width and height of each picture itself.
+    /// Width and height of each image itself.
     own_sizes: Vec<[usize; 2]>,
-    /// What the pictures show; one prompt for all where none has a caption of its own.
+    /// What the images show; one prompt for all where none has a caption of its own.
     pub prompts: Vec<String>,
-    /// Which of them is each picture's.
+    /// Which of them is each image's.
     pub prompt_of: Vec<usize>,
-    /// Pictures that have a caption.
+    /// Images that have a caption.
     captioned: usize,
     /// What evaluations look at, where there are to be any.
     pub(super) evaluation: Option<EvaluationSet>,
-    /// Class pictures that the user gives.
+    /// Class images that the user gives.
     pub classes: Vec<PathBuf>,
-    /// Class pictures that the untouched model makes beside them.
+    /// Class images that the base model makes beside them.
     pub classes_to_make: usize,
 }
 
 impl TrainingSet {
-    /// Without pictures: a training of one shape and one prompt, for planning.
+    /// Without images: a training of one shape and one prompt, for planning.
     pub(crate) fn square(side: usize, prompt: String) -> TrainingSet {
         TrainingSet {
             pictures: Vec::new(),
@@ -80,30 +80,30 @@ impl TrainingSet {
         }
     }
 
-    /// Whether pictures have prompts of their own.
+    /// Whether images have prompts of their own.
     pub(crate) fn captioned(&self) -> bool {
         self.prompts.len() > 1
     }
 
-    /// The pictures, nothing of them encoded yet.
+    /// The images, nothing of them encoded yet.
     pub(crate) fn photos(&self) -> Vec<Photo> {
         let photo = |(&size, &prompt)| Photo { size, prompt, ..Photo::default() };
         self.size_of.iter().zip(&self.prompt_of).map(photo).collect()
     }
 
-    /// Pictures of each size.
+    /// Images of each size.
     fn counts(&self) -> Vec<usize> {
         (0..self.sizes.len()).map(|size| self.size_of.iter().filter(|&&s| s == size).count()).collect()
     }
 
-    /// How each picture is shown by `job`.
+    /// How each image is shown by `job`.
     pub(super) fn views(&self, job: &TrainOptions) -> Vec<Views> {
         let showings = showings(&self.counts(), job.batch, job.steps.unwrap_or(STEPS).saturating_mul(job.accumulate));
         let pictures = self.size_of.iter().zip(&self.own_sizes).enumerate();
         pictures.map(|(i, (&size, &own))| Views::new(job, i, own, self.sizes[size], showings[size])).collect()
     }
 
-    /// Bytes of the encoded pictures of `job` in main memory, class pictures too.
+    /// Bytes of the encoded images of `job` in main memory, class images too.
     pub(crate) fn encoded_bytes(&self, job: &TrainOptions, model: &Model) -> u64 {
         let channels = model.vae.latent_channels;
         let each = |[w, h]: [usize; 2], views: usize, class: bool| {
@@ -119,8 +119,8 @@ impl TrainingSet {
         subject.chain(class.iter().map(|photo| each(self.sizes[photo.size], 1, true))).sum()
     }
 
-    /// `count` class pictures: each shape of the subject's has one of the first, and they go on as the subject's other
-    /// pictures do; their prompt is behind the subject's.
+    /// `count` class images: each shape of the subject's has one of the first, and they go on as the subject's other
+    /// images do; their prompt is behind the subject's.
     pub(crate) fn class_photos(&self, count: usize) -> Vec<Photo> {
         let (mut order, mut others): (Vec<usize>, Vec<usize>) = (Vec::new(), Vec::new());
         for &size in &self.size_of {
@@ -128,19 +128,19 @@ impl TrainingSet {
         }
         order.append(&mut others);
         let photo = |size: usize| Photo { size, prompt: self.prompts.len(), ..Photo::default() };
-        // A training that is planned without pictures has one shape.
+        // A training that is planned without images has one shape.
         let order = if order.is_empty() { vec![0] } else { order };
         order.into_iter().cycle().map(photo).take(count).collect()
     }
 
-    /// For the user: how many pictures, in which shapes, with which captions.
+    /// For the user: how many images, in which shapes, with which captions.
     fn summary(&self, others: &str) -> Message {
         let (count, counts) = (self.pictures.len(), self.counts());
         let shapes = self.sizes.iter().enumerate().map(|(i, [w, h])| match self.sizes.len() {
             1 => format!("{w}x{h}"),
             _ => format!("{w}x{h} ({})", counts[i]),
         });
-        let pictures = if count == 1 { "picture" } else { "pictures" };
+        let pictures = if count == 1 { "image" } else { "images" };
         let prompts = if self.captioned() { format!(", {} prompts", self.prompts.len()) } else { String::new() };
         let captions = match self.captioned {
             0 => message!["none has a caption: all have ", option("prompt")],
@@ -154,11 +154,11 @@ impl TrainingSet {
 }
 
 impl TrainOptions {
-    /// Looks through the job's pictures, their captions and class pictures, and tells `listener` what is used and what is not.
-    /// Where there is a device to train on, each picture is decoded and dropped: damage is found before the work.
+    /// Looks through the job's images, their captions and class images, and tells `listener` what is used and what is not.
+    /// Where there is a device to train on, each image is decoded and dropped: damage is found before the work.
     ///
     /// # Errors
-    /// [`Error::File`] for a picture or caption that cannot be read, [`Error::Usage`] for a picture that neither a caption
+    /// [`Error::File`] for an image or caption that cannot be read, [`Error::Usage`] for an image that neither a caption
     /// nor `--prompt` describes.
     pub(crate) async fn training_set(
         &self,
@@ -206,7 +206,7 @@ impl TrainOptions {
         Ok(set)
     }
 
-    /// Adds the class pictures: those of the user's folder in the order of their names, as many as are asked for, and the
+    /// Adds the class images: those of the user's folder in the order of their names, as many as are asked for, and the
     /// number that is to be made.
     async fn class_set(&self, set: &mut TrainingSet, planning: Planning<'_>, listener: Listener<'_>) -> Result<()> {
         if self.class_prompt.is_none() {
@@ -235,19 +235,19 @@ impl TrainOptions {
         }
         let (folder, used, made) = (folder.display(), set.classes.len(), set.classes_to_make);
         let made = if made > 0 { format!(", {made} to make") } else { String::new() };
-        listener(Event::Note(format!("{wanted} class pictures: {used} of {there} in {folder}{made}").into()));
+        listener(Event::Note(format!("{wanted} class images: {used} of {there} in {folder}{made}").into()));
         Ok(())
     }
 }
 
 impl TrainingSet {
-    /// A micro-batch has pictures of one shape, those of the class too.
+    /// A micro-batch has images of one shape, those of the class too.
     fn enough_classes(&self, count: usize) -> Result<()> {
         let shapes = self.sizes.len();
         match count < shapes {
             true => {
-                let needed = format!("and each needs a class picture: give {shapes} or more");
-                Err(Error::value("class_count", count, format!("the pictures have {shapes} shapes, {needed}")))
+                let needed = format!("and each needs a class image: give {shapes} or more");
+                Err(Error::value("class_count", count, format!("the images have {shapes} shapes, {needed}")))
             }
             false => Ok(()),
         }
@@ -263,7 +263,7 @@ fn kept_out_note(kept_out: &[(PathBuf, String)]) -> Option<Message> {
         .then(|| message![format!("kept out of the training, to measure the loss on: {names}"), remedy])
 }
 
-/// Width and height of the picture at `path`; where it is to be trained on, all of it is decoded.
+/// Width and height of the image at `path`; where it is to be trained on, all of it is decoded.
 fn size_of(path: &Path, planning: Planning<'_>) -> Result<[usize; 2]> {
     match planning.gpu {
         Some(_) => Ok(Decoded::open(path)?.size()),

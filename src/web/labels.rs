@@ -21,7 +21,7 @@ impl Words for Labels {
         let skipped = match parts.next() {
             Some("models" | "loras" | "runs" | "vision") => 1,
             Some("converted") => 0,
-            Some("pictures") => return "this picture".to_owned(),
+            Some("pictures") => return "this image".to_owned(),
             _ => return path.to_owned(),
         };
         parts.skip(skipped).collect::<Vec<_>>().join("/")

@@ -53,7 +53,7 @@ fn files_that_are_not_there_or_no_pictures() {
     let (empty, text) = (dir.path().join("empty"), dir.path().join("text"));
     fs::create_dir(&empty).unwrap();
     fs::create_dir(&text).unwrap();
-    fs::write(text.join("a.png"), "this is no picture").unwrap();
+    fs::write(text.join("a.png"), "this is no image").unwrap();
     let mut cut = fs::read(fixtures().join("../../../assets/subjects/cat/0.png")).unwrap();
     cut.truncate(cut.len() / 2);
     fs::write(dir.path().join("cut.png"), cut).unwrap();

@@ -1,4 +1,4 @@
-//! `demo`: a sheet that grows, the untouched model's pictures beside, one training unless `--check` asks for two.
+//! `demo`: a sheet that grows, the base model's images beside, one training unless `--check` asks for two.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -39,7 +39,7 @@ fn the_sheet_grows_and_the_time_left_is_told() {
     assert!(class.iter().all(|(prompt, _)| prompt == "a cat"));
     assert_eq!(rows.len(), 32);
     for both in rows.chunks(8) {
-        assert_eq!(both[..4], both[4..], "the untouched model's pictures have the same prompts and seeds");
+        assert_eq!(both[..4], both[4..], "the base model's images have the same prompts and seeds");
     }
     assert_eq!(of("step").len(), 2, "one training");
     assert!(!folder.path().join("demo/lora-without-prior.safetensors").exists());

@@ -186,7 +186,7 @@ fn tensors_and_files_that_do_not_fit_are_named() {
     }
     std::fs::write(dir.path().join("x.png"), "no image").unwrap();
     std::fs::create_dir(dir.path().join("empty")).unwrap();
-    for (what, named) in [("x.png", "a text file"), ("gone.png", "gone.png"), ("empty", "holds no pictures")] {
+    for (what, named) in [("x.png", "a text file"), ("gone.png", "gone.png"), ("empty", "holds no images")] {
         refused(dir.path(), &format!("embed {what} --vision {clip} --out o.safetensors"), 1, &[named]);
     }
 }

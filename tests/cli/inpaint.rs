@@ -1,4 +1,4 @@
-//! Inpainting models at the command line: masks, what is refused, and trainings on pictures.
+//! Inpainting models at the command line: masks, what is refused, and trainings on images.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ fn masks_belong_to_inpainting_models() {
     mask(&at.join("mask.png"), [80, 48], |x, _| x < 30);
     mask(&at.join("square.png"), [40, 40], |x, _| x < 30);
     mask(&at.join("black.png"), [40, 24], |_, _| false);
-    std::fs::write(at.join("text.png"), "no picture").unwrap();
+    std::fs::write(at.join("text.png"), "no image").unwrap();
     let own = format!("x --steps 2 --model {name}");
     let both = "--init init.png --mask mask.png";
     for (line, code, named) in [

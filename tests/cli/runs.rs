@@ -45,7 +45,7 @@ fn generate_writes_pictures_and_latents() {
     assert_eq!(*latents.get("steps").unwrap().shape, [2, 2, 4, 16, 16]);
     assert_eq!(*latents.get("timesteps").unwrap().shape, [2]);
     refused(dir.path(), line, 1, &["portray-7.png", "--force"]);
-    // A picture can be made again alone, and --json says where it went.
+    // An image can be made again alone, and --json says where it went.
     let output = works(dir.path(), "generate cat --steps 2 --seed 8 --out again.png --json");
     assert_eq!(std::fs::read(dir.path().join("again.png")).unwrap(), bytes);
     let lines: Vec<Value> = stdout(&output).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
@@ -60,7 +60,7 @@ fn odd_pictures_are_pictures() {
     std::fs::create_dir(&photos).unwrap();
     picture(&photos.join("a.png"), 1, 1);
     picture(&photos.join("b.png"), 20000, 20);
-    std::fs::write(photos.join("caption.txt"), "not a picture").unwrap();
+    std::fs::write(photos.join("caption.txt"), "not an image").unwrap();
     let output = works(dir.path(), "train --model {F}/sd2 --images photos --prompt dot --steps 1 --out l.safetensors");
     assert_eq!(stdout(&output), "l.safetensors\n");
 }
@@ -147,7 +147,7 @@ fn an_interrupted_generation_keeps_its_finished_pictures() {
     let (lines, said) = interrupted(dir.path(), line, |said| said["event"] == "progress" && said["done"] == 31);
     let saved: Vec<_> = lines.iter().filter(|l| l["event"] == "saved").map(|l| l["path"].clone()).collect();
     assert_eq!(saved, ["out/portray-0.png"]);
-    assert!(said.contains("interrupted after picture 1 of 3"), "{said}");
+    assert!(said.contains("interrupted after image 1 of 3"), "{said}");
     works(dir.path(), "generate cat --steps 30 --width 64 --height 64 --out alone.png");
     let read = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
     assert!(read("out/portray-0.png") == read("alone.png"));

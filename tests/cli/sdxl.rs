@@ -23,7 +23,7 @@ fn a_training_of_all_that_sdxl_has() {
     );
     let output = works(at, &format!("{train} --format kohya --out whole.safetensors --sample-prompt cat"));
     let said = stderr(&output);
-    assert!(said.contains("3 pictures at 32x32 (2), 64x32 (1)"), "{said}");
+    assert!(said.contains("3 images at 32x32 (2), 64x32 (1)"), "{said}");
     assert!(at.join("whole-samples/step-000004-1.png").exists());
     // The last layer of the first encoder, behind the states that are read, is written as it began.
     let lora = SafeTensors::open(at.join("whole.safetensors")).unwrap();

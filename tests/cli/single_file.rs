@@ -1,4 +1,4 @@
-//! A model in one file is the same model as its folder: the same latents and pictures, bit for bit.
+//! A model in one file is the same model as its folder: the same latents and images, bit for bit.
 
 use super::random_model::RandomModel;
 use super::support::{fixtures, refused, stderr, stdout, works};

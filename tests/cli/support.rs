@@ -132,7 +132,7 @@ pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/golden")
 }
 
-/// A picture file of one colour.
+/// An image file of one colour.
 pub fn picture(path: &Path, width: usize, height: usize) {
     let rgb = [200, 120, 40].repeat(width * height);
     portray::low_level::io::write_png(path, &portray::low_level::io::Picture { width, height, rgb }, &[]).unwrap();

@@ -7,7 +7,7 @@ use portray::{Budget, Error, Event, Flow, GenerateOptions, Picture, Result, Trai
 
 use super::host::{Host, tiny, tiny_job, tiny_options};
 
-/// A training on pictures, with a sample picture after every update.
+/// A training on images, with a validation sample after every update.
 fn training(folder: &Path) -> TrainOptions {
     TrainOptions {
         model: tiny_options(),
@@ -86,7 +86,7 @@ fn a_training_that_is_to_finish_does_its_first_update() {
     assert!(job.out.is_file());
 }
 
-/// Pictures of a job that is stopped when `done` of its steps are, and what came of it.
+/// Images of a job that is stopped when `done` of its steps are, and what came of it.
 fn stopped_at(job: &GenerateOptions, done: usize) -> (Vec<Picture>, Result<usize>) {
     let host = Host::shared();
     let mut pictures = Vec::new();
@@ -115,7 +115,7 @@ fn a_stopped_job_gives_the_pictures_that_are_sampled() {
     assert_eq!((none.len(), why(made)), (0, "interrupted".to_owned()));
     for done in [6, 7] {
         let (two, made) = stopped_at(&job, done);
-        assert_eq!(why(made), "interrupted after picture 2 of 3");
+        assert_eq!(why(made), "interrupted after image 2 of 3");
         assert_eq!(rgb(&two), rgb(&whole[..2]));
     }
     let (all, made) = stopped_at(&job, 9);
@@ -156,7 +156,7 @@ fn a_training_breathes_between_its_pictures() {
     let job =
         TrainOptions { images: Some(images), steps: Some(1), sample_prompts: Vec::new(), ..training(folder.path()) };
     let mut work = host.engine.start_train(job);
-    // Steps until `seen`; each is long over when a picture is read.
+    // Steps until `seen`; each is long over when an image is read.
     let mut steps_until = |seen: &dyn Fn(&Event) -> bool| {
         for steps in 0.. {
             if work.events().any(|event| seen(&event)) {
@@ -167,6 +167,6 @@ fn a_training_breathes_between_its_pictures() {
         }
         0
     };
-    let opened = steps_until(&|event| matches!(event, Event::Note(text) if text.to_string().starts_with("8 pictures")));
+    let opened = steps_until(&|event| matches!(event, Event::Note(text) if text.to_string().starts_with("8 images")));
     assert!(opened > 8, "{opened} steps");
 }

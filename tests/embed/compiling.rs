@@ -26,7 +26,7 @@ fn subject(name: &str) -> Option<PathBuf> {
     Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/subjects").join(name))
 }
 
-/// What was said, as (done, total), and whether any of it came behind the first picture or update.
+/// What was said, as (done, total), and whether any of it came behind the first image or update.
 #[derive(Default)]
 struct Told {
     counts: Vec<(usize, usize)>,

@@ -101,7 +101,7 @@ pub fn tiny_options() -> ModelOptions {
     ModelOptions { model: Some(fixture("sd2")), ..Default::default() }
 }
 
-/// A picture of the tiny model.
+/// An image of the tiny model.
 pub fn tiny_job() -> GenerateOptions {
     GenerateOptions {
         prompts: vec!["a photo of a sks dog".into()],
@@ -112,7 +112,7 @@ pub fn tiny_job() -> GenerateOptions {
     }
 }
 
-/// A picture of the bundled model, of its own size.
+/// An image of the bundled model, of its own size.
 pub fn bundled_job(steps: usize) -> GenerateOptions {
     GenerateOptions {
         prompts: vec!["a cat".into()],

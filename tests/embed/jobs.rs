@@ -117,7 +117,7 @@ fn a_thread_with_little_stack_is_enough() {
     std::thread::Builder::new().stack_size(1 << 20).spawn(work).unwrap().join().unwrap();
 }
 
-/// Two steps on real pictures, cropped at random, with class pictures.
+/// Two steps on real images, cropped at random, with class images.
 fn training_on_pictures(out: std::path::PathBuf) -> TrainOptions {
     let assets = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/subjects");
     TrainOptions {

@@ -1,4 +1,4 @@
-//! A host keeps its rate while a picture forms.
+//! A host keeps its rate while an image forms.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use portray::{Budget, Engine, Event, Flow, Generated, Job};
 
 use super::host::{Host, bundled_job};
 
-/// Draws as a small application does: a picture of 320 x 240, cleared and waited for.
+/// Draws as a small application does: an image of 320 x 240, cleared and waited for.
 struct Canvas<'h> {
     host: &'h Host,
     view: wgpu::TextureView,

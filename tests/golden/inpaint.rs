@@ -65,13 +65,13 @@ fn inpainting_is_that_of_diffusers() {
             if let Err(e) = compare(&latents, &tensor(&file, &format!("{case}.latents")).1, 1e-3) {
                 wrong.push(format!("{kind} {case}: {e}"));
             }
-            let expected = file.get(&format!("{case}.picture")).expect("a picture");
+            let expected = file.get(&format!("{case}.picture")).expect("an image");
             let bytes: Vec<f64> = expected.bytes().expect("bytes").iter().map(|&x| f64::from(x)).collect();
             assert_eq!([picture.height, picture.width, 3], *expected.shape);
             let near = psnr(&picture.rgb, &bytes);
             println!("{kind} {case}: {near:.1} dB");
             if near < 40.0 {
-                wrong.push(format!("{kind} {case}: the picture is {near:.1} dB from diffusers'"));
+                wrong.push(format!("{kind} {case}: the image is {near:.1} dB from diffusers'"));
             }
         }
     }

@@ -109,7 +109,7 @@ fn sampled_as_generated(model: &Path) {
     let off = |path: &Path| {
         let loras = vec![LoraArg { path: path.to_owned(), scale: 1.0 }];
         let job = GenerateOptions { prompts: vec![prompt.into()], model: model.clone(), loras, ..Default::default() };
-        let made = pollster::block_on(engine.generate(&job, &mut |_| Flow::Continue)).expect("a picture");
+        let made = pollster::block_on(engine.generate(&job, &mut |_| Flow::Continue)).expect("an image");
         let apart = made.pictures[0].rgb.iter().zip(&sample).map(|(a, b)| f64::from(a.abs_diff(*b)));
         assert_eq!(made.pictures[0].rgb.len(), sample.len());
         apart.sum::<f64>() / sample.len() as f64

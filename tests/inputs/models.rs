@@ -91,7 +91,7 @@ fn training(model: &Path) -> TrainOptions {
     TrainOptions { model: options(model), prompt: Some("a".into()), resolution: Some(16), ..TrainOptions::default() }
 }
 
-/// What is said of planning pictures with `model`.
+/// What is said of planning images with `model`.
 fn planned(model: &Path) -> Result<Vec<String>, String> {
     let plan = plan_generate(&picture(model), &caps()).map_err(|e| e.to_string())?;
     Ok(plan.notes.iter().map(ToString::to_string).collect())

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 /// The prompts of the reference values, of which the first is empty.
 pub const PROMPTS: [&str; 9] = ["", "a cat", "dog", "red car", "a b c", "zzz", "house", "sky", "it is"];
-/// Pixels of the reference values' pictures.
+/// Pixels of the reference values' images.
 pub const SIZE: [usize; 2] = [6, 10];
 
 /// The reference values `name`.

@@ -63,7 +63,7 @@ fn accepted(folder: &Path, line: &str) {
     assert!(contents(folder) == before, "portray {line}: changed something\n{text}");
 }
 
-/// A folder with two pictures, a LoRA and a model.
+/// A folder with two images, a LoRA and a model.
 fn home() -> tempfile::TempDir {
     let home = tempfile::tempdir().unwrap();
     std::fs::create_dir(home.path().join("pics")).unwrap();
@@ -269,7 +269,7 @@ fn job(folder: &Path, out: &str) -> TrainOptions {
     }
 }
 
-/// A picture that appears while the picture of that name is made, of the command line.
+/// An image that appears while the image of that name is made, of the command line.
 #[test]
 fn n04_a_picture_that_appears_meanwhile_is_not_replaced() {
     let home = home();
@@ -296,7 +296,7 @@ fn n04_a_picture_that_appears_meanwhile_is_not_replaced() {
     assert!(portray::low_level::io::Picture::open(dir.join("g-1.png")).is_ok());
 }
 
-/// Pictures of a folder are asked about by their names.
+/// Images of a folder are asked about by their names.
 #[test]
 fn kind_a_folder_takes_pictures_beside_others() {
     let home = home();

@@ -1,4 +1,4 @@
-//! Photos, captions, class pictures, and what is said of them.
+//! Photos, captions, class images, and what is said of them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -59,21 +59,21 @@ const HEIC: &[u8] = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic";
 fn r07_what_is_left_out_is_named() {
     let photo = jpeg();
     let kinds: [(&str, &[u8], &str); 6] = [
-        ("IMG_1.HEIC", HEIC, "1 HEIC picture (IMG_1.HEIC)"),
-        ("x.jpg", HEIC, "1 HEIC picture (x.jpg)"),
-        ("x.avif", b"\0\0\0\x18ftypavif\0\0\0\0avif", "1 AVIF picture (x.avif)"),
-        ("x.jxl", b"\xff\x0a\0\0", "1 JPEG XL picture (x.jxl)"),
+        ("IMG_1.HEIC", HEIC, "1 HEIC image (IMG_1.HEIC)"),
+        ("x.jpg", HEIC, "1 HEIC image (x.jpg)"),
+        ("x.avif", b"\0\0\0\x18ftypavif\0\0\0\0avif", "1 AVIF image (x.avif)"),
+        ("x.jxl", b"\xff\x0a\0\0", "1 JPEG XL image (x.jxl)"),
         ("x.mp4", b"\0\0\0\x18ftypisom\0\0\0\0isom", "1 video file (x.mp4)"),
         ("x.dng", b"nothing that is known", "1 raw photo (x.dng)"),
     ];
     for (name, bytes, says) in kinds {
         let (_at, photos) = folder(&[("a.jpg", &photo), ("b.JPEG", &photo), (name, bytes)]);
         let text = said(&training(&photos)).unwrap();
-        assert!(text.contains("2 pictures at 48x48") && text.contains("left out: ") && text.contains(says), "{text}");
+        assert!(text.contains("2 images at 48x48") && text.contains("left out: ") && text.contains(says), "{text}");
         fs::remove_file(photos.join("a.jpg")).unwrap();
         fs::remove_file(photos.join("b.JPEG")).unwrap();
         let text = said(&training(&photos)).unwrap_err();
-        assert!(text.contains("holds no pictures that are read, only ") && text.contains(says), "{text}");
+        assert!(text.contains("holds no images that are read, only ") && text.contains(says), "{text}");
     }
 }
 
@@ -83,7 +83,7 @@ fn n11_links_to_nothing_are_named() {
     let (_at, photos) = folder(&[("a.jpg", &jpeg())]);
     std::os::unix::fs::symlink("/gone/b.jpg", photos.join("b.jpg")).unwrap();
     let text = said(&training(&photos)).unwrap();
-    assert!(text.contains("1 picture at 48x48") && text.contains("1 link to nothing (b.jpg)"), "{text}");
+    assert!(text.contains("1 image at 48x48") && text.contains("1 link to nothing (b.jpg)"), "{text}");
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn n16_pictures_below_the_folder_are_pointed_to() {
     assert!(text.contains("10_sks dog: give that folder"), "{text}");
     fs::write(photos.join("b.jpg"), jpeg()).unwrap();
     let text = said(&training(&photos)).unwrap();
-    assert!(text.contains("left out: 1 picture in ") && text.contains("10_sks dog"), "{text}");
+    assert!(text.contains("left out: 1 image in ") && text.contains("10_sks dog"), "{text}");
 }
 
 #[test]
@@ -114,9 +114,9 @@ fn kind_folders_with_many_and_odd_files() {
     ]);
     let (_at, photos) = folder(&files);
     let text = said(&training(&photos)).unwrap();
-    assert!(text.contains("5 HEIC pictures (IMG_0.HEIC, IMG_1.HEIC, IMG_2.HEIC, 2 more)"), "{text}");
-    assert!(text.contains("1 picture at 48x48; each has a caption; not read: 1 other file (notes.md)"), "{text}");
-    assert!(text.contains("1 hidden picture (.hidden.jpg)") && !text.contains("Thumbs"), "{text}");
+    assert!(text.contains("5 HEIC images (IMG_0.HEIC, IMG_1.HEIC, IMG_2.HEIC, 2 more)"), "{text}");
+    assert!(text.contains("1 image at 48x48; each has a caption; not read: 1 other file (notes.md)"), "{text}");
+    assert!(text.contains("1 hidden image (.hidden.jpg)") && !text.contains("Thumbs"), "{text}");
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn r14_plans_hold_no_pictures() {
         fs::copy(photos.join("0.png"), photos.join(format!("{i}.png"))).unwrap();
     }
     let six = peak(&photos, line);
-    // Each picture is 60 MB.
+    // Each image is 60 MB.
     assert!(six < one + 40_000, "{one} kB for one, {six} kB for six");
     drop(at);
 }
@@ -223,7 +223,7 @@ fn r18_the_count_counts() {
         ..training(&photos)
     };
     for (count, says) in
-        [(None, "6 class pictures: 6 of 6 in "), (Some(3), "3 class pictures: 3 of 6 in "), (Some(9), ", 3 to make")]
+        [(None, "6 class images: 6 of 6 in "), (Some(3), "3 class images: 3 of 6 in "), (Some(9), ", 3 to make")]
     {
         let text = said(&job(count)).unwrap();
         assert!(text.contains(says), "{text}");
@@ -244,8 +244,8 @@ fn r20_captions_are_counted_and_strays_named() {
     let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), *bytes)).collect();
     let (_at, photos) = folder(&files);
     let text = said(&training(&photos)).unwrap();
-    assert!(text.contains("4 pictures at 48x48, 4 prompts; each has a caption"), "{text}");
-    assert!(text.contains("1 caption without a picture (other.txt)"), "{text}");
+    assert!(text.contains("4 images at 48x48, 4 prompts; each has a caption"), "{text}");
+    assert!(text.contains("1 caption without an image (other.txt)"), "{text}");
     let (_at, photos) = folder(&files[..4]);
     assert!(said(&training(&photos)).unwrap().contains("none has a caption: all have prompt"));
 }
@@ -260,7 +260,7 @@ fn n16_a_strength_takes_few_digits() {
     assert!(text.contains("--strength 1e-300 of --steps") && text.len() < 200, "{text}");
 }
 
-/// The text of the picture that `line` makes, and what is said meanwhile.
+/// The text of the image that `line` makes, and what is said meanwhile.
 fn made(folder: &Path, line: &str) -> (String, String) {
     let output = works(folder, &format!("generate {line} --out p.png --force"));
     let decoder = png::Decoder::new(std::io::BufReader::new(fs::File::open(folder.join("p.png")).unwrap()));

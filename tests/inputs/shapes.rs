@@ -31,7 +31,7 @@ fn options(model: &Path) -> ModelOptions {
     ModelOptions { model: Some(model.to_owned()), dtype: WeightType::F32, ..Default::default() }
 }
 
-/// A job as the reference values were made: pictures of `prompts`, with guidance or without.
+/// A job as the reference values were made: images of `prompts`, with guidance or without.
 fn job(model: &Path, prompts: &[&str], sampler: &str, guided: bool, steps: usize) -> GenerateOptions {
     let kind: SamplerKind = sampler.trim_end_matches("-trailing").trim_end_matches("-karras").parse().unwrap();
     GenerateOptions {
@@ -116,7 +116,7 @@ fn kind_each_of_several_prompts_is_its_own() {
         for at in [0, prompts.len() - 1] {
             close(&got.last[at * all.len()..][..all.len()], &all, 1e-3).unwrap_or_else(|e| panic!("{which} {at}: {e}"));
         }
-        assert!(close(&got.last[all.len()..][..all.len()], &all, 1e-3).is_err(), "another prompt is another picture");
+        assert!(close(&got.last[all.len()..][..all.len()], &all, 1e-3).is_err(), "another prompt is another image");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Pictures against Pillow (fixtures/io/pictures), and what people will try that is none.
+//! Images against Pillow (fixtures/io/pictures), and what people will try that is none.
 
 use std::fs;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ fn bytes(value: &Value) -> Vec<u8> {
     serde_json::from_value(value.clone()).unwrap()
 }
 
-/// The largest difference of two pictures' values; 256 when they differ in size.
+/// The largest difference of two images' values; 256 when they differ in size.
 fn apart(a: &[u8], b: &[u8]) -> i32 {
     if a.len() != b.len() {
         return 256;
@@ -75,7 +75,7 @@ fn resizing_and_cropping_is_pillows() {
     // The command line was right: what failed is the work.
     assert_eq!(spoiled.as_ref().unwrap_err().exit_code(), 1);
     assert!(message(spoiled).contains("NaN (value 0); numbers on the way to it grew too large: try a lower guidance"));
-    assert!(message(Picture::from_unit(1, 1, &[0.0])).contains("1 values are no 1x1 picture"));
+    assert!(message(Picture::from_unit(1, 1, &[0.0])).contains("1 values are no 1x1 image"));
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn extreme_sizes() {
         let prepared = read.prepare(64, 64, Crop { x: 1.0, y: 0.0 }, false).unwrap();
         assert!(prepared.len() == 64 * 64 * 3 && prepared.iter().all(|&v| v == 77.0 / 127.5 - 1.0));
     }
-    // A picture that only claims to be huge is refused by its header.
+    // An image that only claims to be huge is refused by its header.
     let mut png = fs::read(pictures().join("rgb.png")).unwrap();
     png[16..24].copy_from_slice(&[0, 0, 0x4e, 0x20, 0, 0, 0x4e, 0x20]);
     let crc = crc32(&png[12..29]);
@@ -111,7 +111,7 @@ fn what_is_no_picture_is_named() {
     assert_eq!(open(b"hello"), "x.png: is a text file: expected PNG, JPEG, WebP, GIF, BMP, TIFF");
     assert_eq!(open(b""), "x.png: the file is empty");
     assert!(open(b"\0\0\0\x18ftypheic").contains("HEIC"));
-    assert!(open(&[0x80, 1, 2, 3]).contains("is no picture in a known format"));
+    assert!(open(&[0x80, 1, 2, 3]).contains("is no image in a known format"));
     assert!(message(Picture::open("/nowhere/x.png")).contains("no such file"));
     assert!(message(Picture::open(pictures())).contains("is a folder"));
     for name in ["rgb.png", "rgb.jpg", "progressive.jpg", "animated.gif", "rgb.bmp", "rgb.tiff", "rgba.webp"] {
@@ -156,14 +156,14 @@ fn mutated_pictures_never_panic() {
 fn folders_are_listed_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let e = message(list_pictures(dir.path()));
-    assert!(e.contains("holds no pictures: expected PNG, JPEG"), "{e}");
+    assert!(e.contains("holds no images: expected PNG, JPEG"), "{e}");
     for (name, from) in
         [("b.PNG", "rgb.png"), ("a.jpeg", "rgb.jpg"), ("no-ending", "rgb.jpg"), (".hidden.png", "rgb.png")]
     {
         fs::copy(pictures().join(from), dir.path().join(name)).unwrap();
     }
-    fs::write(dir.path().join("a.txt"), "a caption that is longer than a picture's first bytes").unwrap();
-    fs::write(dir.path().join("c.png"), "not a picture").unwrap();
+    fs::write(dir.path().join("a.txt"), "a caption that is longer than an image's first bytes").unwrap();
+    fs::write(dir.path().join("c.png"), "not an image").unwrap();
     fs::create_dir(dir.path().join("folder.png")).unwrap();
     let names: Vec<_> = list_pictures(dir.path()).unwrap().iter().map(|p| p.file_name().unwrap().to_owned()).collect();
     assert_eq!(names, ["a.jpeg", "b.PNG", "c.png", "no-ending"]);
@@ -209,6 +209,6 @@ fn parameters_are_written_as_others_write_them() {
         assert_eq!(Picture::open(&path).unwrap(), picture);
     }
     let e = message(write_png(dir.path().join("b.png"), &Picture { width: 3, ..picture }, &[]));
-    assert!(e.contains("cannot encode the picture as PNG"), "{e}");
+    assert!(e.contains("cannot encode the image as PNG"), "{e}");
     assert!(!dir.path().join("b.png").exists());
 }

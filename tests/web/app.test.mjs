@@ -40,7 +40,7 @@ test("what the browser keeps is listed with its size, and deleted", async (t) =>
   await at.click(id("tab-models"));
   await at.waitForSelector(id("kept-row"));
   const rows = await at.locator(id("kept-row")).allTextContents();
-  assert.match(rows.join("\n"), /stable-diffusion-2-1\s*2\.58 GB.*\n.*740 MB, a part.*\nClass pictures\s*1\.2 MB/);
+  assert.match(rows.join("\n"), /stable-diffusion-2-1\s*2\.58 GB.*\n.*740 MB, a part.*\nClass images\s*1\.2 MB/);
   await at.click(id("kept-load"));
   await says(at, "model-name", /^sd21$/);
   await ready(at);
@@ -176,13 +176,13 @@ test("evaluations are drawn, and the best checkpoint is offered", async (t) => {
   await says(at, "judges", /registers/);
   await judge("tests/fixtures/vision/dino");
   await judge("tests/fixtures/vision/clip");
-  await says(at, "judges", /dinolikeness to your pictures, 86 MB.*clipnot used: it compares with the class/);
+  await says(at, "judges", /dinolikeness to your images, 86 MB.*clipnot used: it compares with the class/);
   assert.equal(await at.locator(id("judge")).count(), 2, "one of a kind");
   await at.fill(id("evaluate-every"), "");
   await says(at, "judges", /dinonot used: “Evaluated every” is empty/);
   await at.fill(id("evaluate-every"), "10");
   await at.setChecked(id("prior"), true, { force: true });
-  await says(at, "judges", /dinolikeness to your pictures, 86 MB.*cliplikeness to what the class is, 605 MB/);
+  await says(at, "judges", /dinolikeness to your images, 86 MB.*cliplikeness to what the class is, 605 MB/);
   await train(at, 10, true);
   await at.waitForSelector(`${id("training-done")}:not([hidden])`);
   assert.deepEqual(await at.evaluate(() => [lastJob.vision, lastJob.clip, lastJob.classPrompt]), ["dino", "clip", "a dog"]);

@@ -1,4 +1,4 @@
-// The engine in a tab: every kernel, the native build's pictures and losses, its speed, and that nothing piles up.
+// The engine in a tab: every kernel, the native build's images and losses, its speed, and that nothing piles up.
 
 import assert from "node:assert/strict";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
@@ -74,7 +74,7 @@ for (const [kind, hardware, only, least] of [["this adapter", false, [], 400], [
   });
 }
 
-test("a tab trains as the native build does, and its LoRA gives the same picture there", async (t) => {
+test("a tab trains as the native build does, and its LoRA gives the same image there", async (t) => {
   const page = await tab(t);
   const out = await folder(t);
   const [dino, clip] = [path.join(ROOT, "tests/fixtures/vision/dino"), await makeClip(path.join(out, "clip"))];
@@ -119,11 +119,11 @@ test("a tab trains as the native build does, and its LoRA gives the same picture
     t.diagnostic(`PSNR ${db.toFixed(1)} dB`);
     assert.ok(db >= 40, `${db} dB`);
     const other = await page.evaluate(psnr, [a, (await photos(1))[0]]);
-    assert.ok(other < 40, "the comparison takes any picture");
+    assert.ok(other < 40, "the comparison takes any image");
   }
 });
 
-/** Peak signal-to-noise ratio of two pictures of one size, in dB. */
+/** Peak signal-to-noise ratio of two images of one size, in dB. */
 async function psnr(pictures) {
   const pixels = await Promise.all(pictures.map(async (base64) => {
     const blob = new Blob([Uint8Array.from(atob(base64), (c) => c.charCodeAt(0))]);
@@ -174,7 +174,7 @@ test("a step in the tab takes at most 1.6 times what it takes natively", async (
   }
 });
 
-test("the first picture and the next are the same, but for what compiling takes; another LoRA takes little", async (t) => {
+test("the first image and the next are the same, but for what compiling takes; another LoRA takes little", async (t) => {
   const page = await tab(t);
   const [first, next] = await page.evaluate(async () => {
     const timed = async () => {
@@ -333,7 +333,7 @@ test("a device of the page's own", async (t) => {
   const seen = await page.evaluate(async () => {
     const { Portray } = await import("/portray.js");
     const refused = await Portray.create({ device: engine.device }).catch((error) => [error.kind, error.message]);
-    // A texture's pixels come back as the picture's own.
+    // A texture's pixels come back as the image's own.
     let same = null;
     for await (const said of engine.generate({ prompt: "a cat", steps: 1, width: 64, height: 64, texture: true })) {
       if (said.type !== "picture") continue;

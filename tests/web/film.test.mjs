@@ -117,7 +117,7 @@ async function learn(page, take) {
 /** Brings what was made last into view. */
 const lowest = (page) => page.evaluate(() => scrollTo(0, document.documentElement.scrollHeight));
 
-/** Draws two pictures, with and without what was learnt: a frame whenever they have changed. */
+/** Draws two images, with and without what was learnt: a frame whenever they have changed. */
 async function form(page, take) {
   let last = "";
   await page.waitForSelector(id("live"));

@@ -9,7 +9,7 @@ import { gpuPage, open, site } from "./harness.mjs";
 import { ROOT } from "./native.mjs";
 import { LONG, SIZES, id, pictures, ready, shoot, trainForm, trained } from "./visitor.mjs";
 
-test("pictures, a training, and pictures with what it made", async (t) => {
+test("images, a training, and images with what it made", async (t) => {
   const page = await gpuPage(t, "/index.html", { viewport: SIZES.wide });
   await ready(page);
   await shoot(page, "start");
@@ -108,7 +108,7 @@ test("files that are not what they should be are named, and the page stays usabl
   await page.setInputFiles(id("lora-file"), { name: "x.safetensors", mimeType: "application/octet-stream", buffer: declared });
   await page.waitForSelector(`${id("lora-error")}:not([hidden])`, LONG);
   await page.click(id("tab-train"));
-  await page.setInputFiles(id("photos"), { name: "note.png", mimeType: "image/png", buffer: Buffer.from("no picture") });
+  await page.setInputFiles(id("photos"), { name: "note.png", mimeType: "image/png", buffer: Buffer.from("no image") });
   await page.waitForSelector(`${id("train-error")}:not([hidden])`, LONG);
   assert.match(await page.textContent(id("train-error")), /note\.png.*expected PNG/s);
   await page.click(id("tab-generate"));

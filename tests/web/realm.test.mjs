@@ -77,7 +77,7 @@ test("a pause that finds no room gives the LoRA instead", async (t) => {
   assert.deepEqual(found.loras, ["кот"]);
 });
 
-test("class pictures that find no room stop nothing", async (t) => {
+test("class images that find no room stop nothing", async (t) => {
   const at = await opened(t);
   const found = await at.evaluate(async () => {
     knobs.classPictures = 3;
@@ -164,7 +164,7 @@ test("what never began leaves nothing, and a training keeps its vision models", 
     const large = await kind(told((tell, control) => engine.train("2", job, tell, control)));
     knobs.room = true;
     const left = [await store.list("runs"), wasm.below("/runs"), [...(await store.held())]];
-    // What a tab left that ended while it kept the pictures.
+    // What a tab left that ended while it kept the images.
     await store.write("runs/3/images/0-x.png", new Uint8Array(1));
     await store.write("runs/4/images/0-x.png", new Uint8Array(1));
     const release = await store.lock("4");
@@ -354,7 +354,7 @@ test("weights stay on the adapter where it holds them all, until something else 
   ]);
 });
 
-test("a plan of pictures needs none of them", async (t) => {
+test("a plan of images needs none of them", async (t) => {
   const at = await opened(t);
   const found = await at.evaluate(async () => [engine.plan("train", job).peakBytes, (await engine.preparePicture(new Blob(["x"]))).width]);
   assert.deepEqual(found, [1e9, 8]);

@@ -1,4 +1,4 @@
-// What somebody does who uses the page, and what they see: for its tests, and for the pictures of it in the README.
+// What somebody does who uses the page, and what they see: for its tests, and for the screenshots of it in the README.
 
 import assert from "node:assert/strict";
 import { mkdir } from "node:fs/promises";
@@ -46,7 +46,7 @@ export async function pictures(page, count) {
   await page.waitForFunction((count) => document.querySelectorAll("[data-testid=picture]").length >= count, count, LONG);
 }
 
-/** Fills in a training on the four pictures of `subject`. */
+/** Fills in a training on the four images of `subject`. */
 export async function trainForm(page, { subject = "dog", steps = 9, every = 3, samples = 1000, resolution } = {}) {
   await page.click(id("tab-train"));
   await page.setInputFiles(id("photos"), photos(subject));

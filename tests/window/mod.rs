@@ -250,7 +250,7 @@ fn keys_finish_a_training_that_is_paused() {
 fn a_job_that_fails_closes_the_window_and_says_why() {
     let Some(display) = Display::open() else { return };
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("torn.png"), b"no picture").unwrap();
+    std::fs::write(folder.path().join("torn.png"), b"no image").unwrap();
     let mut watch = portray(folder.path());
     watch.args(["watch", "train", "--prompt", "a cat", "--out", "l.safetensors", "--images", "torn.png"]);
     let output = watch.env("DISPLAY", &display.name).stderr(Stdio::piped()).output().unwrap();

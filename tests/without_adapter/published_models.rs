@@ -155,7 +155,7 @@ fn what_does_not_fit_is_named() {
     assert!(error.contains("[1, 77, 1024]"), "{error}");
 }
 
-/// One step of Stable Diffusion 2 with its prompt's keys and values at hand: what a picture costs in dispatches.
+/// One step of Stable Diffusion 2 with its prompt's keys and values at hand: what an image costs in dispatches.
 #[test]
 fn a_step_takes_few_dispatches() {
     let (_, unet) = unet(UNET_2, settings(Mode::Inference, None));
@@ -195,7 +195,7 @@ fn large_pictures_and_trainings_bind_little() {
     let tight = Caps { max_binding_bytes: 64 << 20, ..caps.clone() };
     assert!(Plan::new(&g, &tight, &Variants::default(), &PlanOptions::default()).is_err());
 
-    // One picture of 768 pixels and one of its class.
+    // One image of 768 pixels and one of its class.
     let lora = LoraSpec { rank: 4, alpha: 4.0, targets: Targets::Attention };
     let setup = Setup {
         unet: UnetConfig::parse("unet/config.json", UNET_2).unwrap(),
@@ -293,7 +293,7 @@ fn hollow(model: &str, folder: &Path) -> Option<PathBuf> {
     Some(folder)
 }
 
-/// Kernels and their bytes of a picture, and of a LoRA that is trained with class pictures which are there.
+/// Kernels and their bytes of an image, and of a LoRA that is trained with class images which are there.
 fn kernels(model: Option<PathBuf>, class: AdapterClass) -> [(usize, u64); 2] {
     // A software driver's subgroups are as wide as Mesa's with AVX2.
     let subgroup = if class == AdapterClass::Cpu { 8 } else { 0 };

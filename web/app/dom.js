@@ -81,7 +81,7 @@ export function setBar(bar, share) {
   bar.style.setProperty("--done", String(done));
 }
 
-/** A canvas of an ImageBitmap, smoothly enlarged to about `least` pixels so that small pictures do not look like bricks. */
+/** A canvas of an ImageBitmap, smoothly enlarged to about `least` pixels so that small images do not look like bricks. */
 export function canvasOf(image, label, least = 512) {
   const canvas = el("canvas", { role: "img", "aria-label": label });
   draw(canvas, image, least);

@@ -1,7 +1,7 @@
-// The pictures on the wall, and one of them large.
+// The images on the wall, and one of them large.
 import { $, canvasOf, el, fresh, iconButton, marked, save } from "./dom.js";
 
-/** What is worth reading beside a picture, of the parameters that are in its file. */
+/** What is worth reading beside an image, of the parameters that are in its file. */
 function facts(parameters, options, said) {
   const found = new Map([...parameters.split("\n").pop().matchAll(/([A-Z][\w ]*): ("[^"]*"|[^,]*)/g)].map(([, key, value]) => [key, value.trim()]));
   const parts = [found.get("Sampler"), found.has("Steps") && `${found.get("Steps")} steps`, found.has("CFG scale") && `guidance ${found.get("CFG scale")}`,
@@ -23,7 +23,7 @@ export function startGallery(app, use) {
     viewer.showModal();
   }
 
-  /** The pictures of one press of the button; with `compare` in pairs of one seed each. */
+  /** The images of one press of the button; with `compare` in pairs of one seed each. */
   function session(options, compare) {
     const cards = new Map();
     let warning = "";

@@ -1,4 +1,4 @@
-// Pictures: the form, and the picture as it forms.
+// Images: the form, and the image as it forms.
 import { $, announce, complain, draw, el, hush, number, passFocus, setBar } from "./dom.js";
 import { startGallery } from "./gallery.js";
 import { startLoras } from "./loras.js";
@@ -86,7 +86,7 @@ export function startGenerate(app) {
         }
         if (stopped) break;
       }
-      announce(stopped ? "Stopped" : options.count > 1 || compare ? "The pictures are done" : "The picture is done");
+      announce(stopped ? "Stopped" : options.count > 1 || compare ? "The images are done" : "The image is done");
     } catch (error) {
       // Of a lost device the whole page speaks.
       if (app.engine) complain($("generate-error"), error);
@@ -141,11 +141,11 @@ export function startGenerate(app) {
     said.image.close();
     const all = pictures * parts;
     const at = part * pictures + said.index;
-    $("status").textContent = `Step ${said.step} of ${said.steps}${all > 1 ? `, picture ${at + 1} of ${all}` : ""}`;
+    $("status").textContent = `Step ${said.step} of ${said.steps}${all > 1 ? `, image ${at + 1} of ${all}` : ""}`;
     setBar($("live").querySelector(".bar"), (at + said.step / said.steps) / all);
   }
 
-  /** Takes over what a picture of the gallery was made with. */
+  /** Takes over what an image of the gallery was made with. */
   function use(seed, options) {
     $("seed").value = String(seed);
     $("prompt").value = options.prompt;

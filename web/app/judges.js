@@ -1,7 +1,7 @@
 // Vision models that judge a training: one for likeness, and a CLIP for the prompt.
 import { $, announce, complain, el, hush, iconButton, size } from "./dom.js";
 
-const SEES = { vision: "likeness to your pictures", clip: "likeness to what the class is" };
+const SEES = { vision: "likeness to your images", clip: "likeness to what the class is" };
 
 export function startJudges(app, changed) {
   /** By the option of a training: what it is, and its files, for an engine that takes the place of a lost one. */

@@ -1,4 +1,4 @@
-// What this browser keeps beside trainings and LoRAs: downloaded models, parts of them, and class pictures.
+// What this browser keeps beside trainings and LoRAs: downloaded models, parts of them, and class images.
 import { $, announce, complain, el, hush, size } from "./dom.js";
 
 export function startKept(app) {
@@ -11,7 +11,7 @@ export function startKept(app) {
     const [models, cached] = engine ? await Promise.all([engine.models(), engine.cacheBytes()]).catch(() => [[], 0]) : [[], 0];
     if (mine !== asked) return;
     const rows = models.map((model) => row(model.name, facts(model), !model.loaded && (() => engine.forgetModel(model.key)), !model.loaded && model.url));
-    if (cached > 0) rows.push(row("Class pictures", `${size(cached)}, made again where a training needs them`, () => engine.clearCache()));
+    if (cached > 0) rows.push(row("Class images", `${size(cached)}, made again where a training needs them`, () => engine.clearCache()));
     $("kept").hidden = rows.length === 0;
     $("kept-list").replaceChildren(...rows);
   }

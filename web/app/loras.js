@@ -1,4 +1,4 @@
-// LoRAs of the next pictures, each with its scale.
+// LoRAs of the next images, each with its scale.
 import { $, announce, complain, dropZone, el, hush, iconButton } from "./dom.js";
 
 export function startLoras(app) {

@@ -44,7 +44,7 @@ export function startModel(app) {
       if (abort !== mine) return false;
       [source, dtype, held] = [asked, as, model];
       announce(`${title(model)} is loaded`);
-      if (model.inpaints) complain($("model-error"), "This is an inpainting model: under Generate, start from an image and paint over what is to be made anew");
+      if (model.inpaints) complain($("model-error"), "This is an inpainting model: under Generate, start from an image and paint over what is to be repainted");
     } catch (error) {
       if (abort !== mine) return false;
       if (error.kind !== "interrupted" && app.engine) {
@@ -88,7 +88,7 @@ export function startModel(app) {
       fact("Native size", `${held.pixels} × ${held.pixels} pixels`),
       fact("Parameters", count(held.parameters)),
       fact("Size on disk", size(held.bytes)),
-      fact("Predicts", held.prediction === null ? "unknown until the first picture" : held.prediction === "v" ? "velocity" : "noise"),
+      fact("Predicts", held.prediction === null ? "unknown until the first image" : held.prediction === "v" ? "velocity" : "noise"),
       fact("Its own settings", `${held.sampler}, ${held.steps} steps, guidance ${held.guidance}`),
       ...(dtype === "auto" ? [] : [fact("Weights held as", dtype)]),
     );

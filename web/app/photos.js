@@ -1,4 +1,4 @@
-// The pictures of the subject, shown as the model will see them.
+// The images of the subject, shown as the model will see them.
 import { $, canvasOf, complain, dropZone, el, fresh, hush, iconButton, number } from "./dom.js";
 
 export function startPhotos(app, changed) {
@@ -7,7 +7,7 @@ export function startPhotos(app, changed) {
 
   async function add(files) {
     hush($("train-error"));
-    if (!app.model) return complain($("train-error"), "There is no model yet, and it decides how pictures are cropped: one moment, or load one under Models");
+    if (!app.model) return complain($("train-error"), "There is no model yet, and it decides how images are cropped: one moment, or load one under Models");
     const wrong = [];
     for (const file of files) {
       const photo = { file, thumb: fresh(el("div.thumb", { role: "listitem", "data-testid": "thumb" })) };
@@ -45,8 +45,8 @@ export function startPhotos(app, changed) {
     $("thumbs").replaceChildren(...photos.map(({ thumb }) => thumb));
     const n = photos.length;
     $("photo-hint").textContent = n === 0 ? "Three to ten of one thing: from several sides, on several backgrounds. They are cropped to squares."
-      : n < 3 ? `${n === 1 ? "One picture" : "Two pictures"} so far; three to ten teach better.`
-        : n > 10 ? `${n} pictures: more than ten are rarely better.` : `${n} pictures, as the model will see them.`;
+      : n < 3 ? `${n === 1 ? "One image" : "Two images"} so far; three to ten teach better.`
+        : n > 10 ? `${n} images: more than ten are rarely better.` : `${n} images, as the model will see them.`;
     changed();
   }
 

@@ -7,7 +7,7 @@ const MOST = 1024;
 export function startStart(app) {
   /** @type {{file: File, image: ImageBitmap} | null} */
   let start = null;
-  /** White where the image is made anew, else clear; of the image's aspect. */
+  /** White where the image is repainted, else clear; of the image's aspect. */
   const mask = new OffscreenCanvas(1, 1);
   let painted = false;
   let last = null;
@@ -40,7 +40,7 @@ export function startStart(app) {
     draw();
   }
 
-  /** The image, and over it in colour what is made anew. */
+  /** The image, and over it in colour what is repainted. */
   function draw() {
     if (!start) return;
     const context = view.getContext("2d");
@@ -69,7 +69,7 @@ export function startStart(app) {
     const inpaints = Boolean(app.model?.inpaints);
     for (const tool of document.querySelectorAll("#start-with .painting")) tool.hidden = !inpaints;
     view.classList.toggle("paints", inpaints);
-    view.setAttribute("aria-label", inpaints ? "The image to start from: paint over what is to be made anew" : "The image to start from");
+    view.setAttribute("aria-label", inpaints ? "The image to start from: paint over what is to be repainted" : "The image to start from");
     $("strength").placeholder = inpaints ? "1" : "0.7";
   }
 
@@ -126,12 +126,12 @@ export function startStart(app) {
   /** What of a job is decided here; throws where an inpainting model has nothing to do. */
   return async () => {
     if (!start) {
-      if (app.model.inpaints) throw new Error("An inpainting model makes a part of an image anew: start from an image, and paint over that part");
+      if (app.model.inpaints) throw new Error("An inpainting model repaints a part of an image: start from an image, and paint over that part");
       return {};
     }
     const given = { init: start.file, strength: number("strength") };
     if (!app.model.inpaints) return given;
-    if (!painted) throw new Error("Paint over what is to be made anew, or choose a mask: an image that is white there");
+    if (!painted) throw new Error("Paint over what is to be repainted, or choose a mask: an image that is white there");
     return { ...given, mask: await filled("black", "destination-over").convertToBlob() };
   };
 }

@@ -1,4 +1,4 @@
-// What a training needs: pictures, words, and how long.
+// What a training needs: images, words, and how long.
 import { $, el, hush, lasting, marked, number, size } from "./dom.js";
 import { startJudges } from "./judges.js";
 import { startPhotos } from "./photos.js";
@@ -23,12 +23,12 @@ export function startTrain(app) {
     const [known, prior, pictures] = [word !== "" && kind !== "", $("prior").checked, photos.files().length];
     const line = (name, ...said) => el("div", {}, el("dt", {}, name), el("dd", {}, ...said));
     $("prompts").replaceChildren(
-      line("Your pictures show", ...(known ? ["“", ...marked(prompt, new Set([word])), "”"] : ["…"])),
+      line("Your images show", ...(known ? ["“", ...marked(prompt, new Set([word])), "”"] : ["…"])),
       ...(prior ? [line("All others stay", known ? `“${classPrompt}”` : "…")] : []));
     $("sample-prompt").placeholder = known ? `${prompt} in the snow` : "";
     $("class-count-field").hidden = !prior;
     judges.show();
-    const lacks = [pictures === 0 && "pictures", !kind && "a word for what it is", !word && "its own word"].filter(Boolean);
+    const lacks = [pictures === 0 && "images", !kind && "a word for what it is", !word && "its own word"].filter(Boolean);
     $("train").disabled = !app.model || training.busy() || lacks.length > 0;
     if (!app.model) hint("There is no model yet.");
     else if (lacks.length) hint(`Still needed: ${lacks.join(" and ")}.`);

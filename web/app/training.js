@@ -90,7 +90,7 @@ export function startTraining(app, changed) {
       const phase = clock.phase ? `${clock.phase.charAt(0).toUpperCase()}${clock.phase.slice(1)}: ` : "";
       status.textContent = `${phase}${said.unit} ${said.done} of ${said.total}`;
     }
-    // Kernels of sample pictures take no time worth a word.
+    // Kernels of validation samples take no time worth a word.
     if (said.type === "compiling" && !clock.stepped) {
       setBar(bar, said.done / said.total);
       status.textContent = compiling(said);

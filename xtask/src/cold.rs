@@ -135,8 +135,8 @@ fn jobs(options: &Options, folder: &Path, binary: &Path) -> Result<Vec<Job>, Fai
     }
     let (count, classes) = (CLASS_PICTURES.to_string(), classes.to_string_lossy().into_owned());
     let made = words(&["generate", "an animal", "--model", &model, "--steps", "12", "--count", &count]);
-    let made = Job { name: "class pictures", args: [made, words(&["--out", &classes])].concat(), until_step: false };
-    eprintln!("class pictures, once for all");
+    let made = Job { name: "class images", args: [made, words(&["--out", &classes])].concat(), until_step: false };
+    eprintln!("class images, once for all");
     first_run(options, binary, folder, &made)?;
     let photos = root().join("assets").join("subjects").join("cat").to_string_lossy().into_owned();
     let picture = ["generate", "a cat", "--model", &model, "--steps", "12", "--out", "cold.png", "--force"];

@@ -1,4 +1,4 @@
-//! Portray inside an egui application, on egui's own wgpu device: a prompt, a button, and a picture that forms.
+//! Portray inside an egui application, on egui's own wgpu device: a prompt, a button, and an image that forms.
 //!
 //! `cargo run --release --manifest-path examples/egui/Cargo.toml`
 
@@ -10,7 +10,7 @@ use eframe::egui_wgpu::RenderState;
 use portray::wgpu;
 use portray::{Budget, Engine, EngineOptions, Event, Flow, GenerateOptions, Generated, Job, Model};
 
-/// What a frame leaves to the picture.
+/// What a frame leaves to the image.
 const BUDGET: Duration = Duration::from_millis(12);
 
 struct App {
@@ -46,7 +46,7 @@ impl App {
         self.work = Some(self.engine.start_generate_with(self.model.clone(), job));
     }
 
-    /// The picture's share of a frame.
+    /// The image's share of a frame.
     fn advance(&mut self) {
         let Some(work) = &mut self.work else { return };
         let stepped = work.step(Budget::time(BUDGET));
@@ -80,7 +80,7 @@ impl eframe::App for App {
         egui::Frame::central_panel(ui.style()).show(ui, |ui| {
             ui.horizontal(|ui| {
                 ui.text_edit_singleline(&mut self.prompt);
-                if ui.add_enabled(self.work.is_none(), egui::Button::new("Make a picture")).clicked() {
+                if ui.add_enabled(self.work.is_none(), egui::Button::new("Make an image")).clicked() {
                     self.begin();
                 }
                 if self.work.is_some() && ui.button("Stop").clicked() {

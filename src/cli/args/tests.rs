@@ -96,7 +96,7 @@ fn the_library_has_the_command_lines_defaults() {
     let job = |line: &[&str]| Cli::try_parse_from(line).unwrap().command;
     let Command::Train(train) = job(&["portray", "train"]) else { panic!("no training") };
     assert_eq!(train.job, portray::TrainOptions::default());
-    let Command::Generate(generate) = job(&["portray", "generate", "x"]) else { panic!("no pictures") };
+    let Command::Generate(generate) = job(&["portray", "generate", "x"]) else { panic!("no images") };
     let expected = portray::GenerateOptions { prompts: vec!["x".into()], ..Default::default() };
     assert_eq!(generate.job, expected);
 }

@@ -5,7 +5,7 @@ use portray::low_level::evaluate::colour;
 
 /// Images of the class prompt, the same seeds in each.
 pub struct Drift {
-    /// By the untouched model.
+    /// By the base model.
     pub before: Vec<Picture>,
     /// After training with prior preservation.
     pub with: Vec<Picture>,
@@ -25,7 +25,7 @@ pub struct Figures {
     pub diversity_with: f64,
     /// After training without it.
     pub diversity_without: f64,
-    /// Prompt, likeness to the photos of the untouched model's image and of the personalized one; larger is more
+    /// Prompt, likeness to the photos of the base model's image and of the personalized one; larger is more
     /// alike.
     pub likeness: Vec<(String, f64, f64)>,
 }
@@ -59,7 +59,7 @@ impl Figures {
         }
     }
 
-    /// Personalized images that are more like the photos than the untouched model's.
+    /// Personalized images that are more like the photos than the base model's.
     pub fn closer(&self) -> usize {
         self.likeness.iter().filter(|(_, base, tuned)| tuned > base).count()
     }
@@ -83,18 +83,18 @@ impl Figures {
         let closer = self.closer();
         vec![
             at_most(
-                "class pictures' change with prior preservation / without",
+                "class images' change with prior preservation / without",
                 self.change_with / self.change_without,
                 0.8,
             ),
             at_least(
-                "class pictures' diversity kept with prior preservation",
+                "class images' diversity kept with prior preservation",
                 self.diversity_with / self.diversity_before,
                 0.7,
             ),
             at_least("diversity with prior preservation / without", self.diversity_with / self.diversity_without, 1.3),
             Verdict {
-                what: "personalized pictures closer to the photos than the untouched model's",
+                what: "personalized images closer to the photos than the base model's",
                 measured: closer as f64,
                 bar: format!("at least 10 of {judged}"),
                 met: judged >= 12 && closer >= 10,

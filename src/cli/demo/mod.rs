@@ -131,7 +131,7 @@ struct Demo<'a> {
     studio: Studio<'a>,
     /// Personalized images, in the scenes' order, as far as they are made.
     tuned: Vec<Picture>,
-    /// The untouched model's of the same prompts and seeds.
+    /// The base model's of the same prompts and seeds.
     base: Vec<Picture>,
     sheet: Written,
 }
@@ -145,8 +145,8 @@ struct Made {
 impl Demo<'_> {
     fn make(&mut self) -> Result<Made> {
         let (out, subject) = (&self.args.out, self.subject);
-        let untouched = self.studio.model(None)?;
-        self.make_class_pictures(&untouched)?;
+        let base = self.studio.model(None)?;
+        self.make_class_pictures(&base)?;
         let lora = out.join("lora.safetensors");
         let class = Some((out.join("class"), CLASS_PICTURES));
         let with_prior = self.studio.train("training with prior preservation", &self.lesson(class, &lora))?;
@@ -160,13 +160,13 @@ impl Demo<'_> {
             if self.base.is_empty() {
                 self.write_sheet(None)?;
             }
-            let title = format!("{}: the untouched model", scene.title);
-            self.base.extend(self.studio.pictures(&title, &untouched, &prompts, 1, seed)?);
+            let title = format!("{}: the base model", scene.title);
+            self.base.extend(self.studio.pictures(&title, &base, &prompts, 1, seed)?);
             self.write_sheet(None)?;
         }
         let (mut without_prior, mut figures) = (None, None);
         if self.args.check {
-            let (training, drift) = self.drift(&untouched, &personalized)?;
+            let (training, drift) = self.drift(&base, &personalized)?;
             without_prior = Some(training);
             self.write_sheet(Some(&drift))?;
             let (base, tuned) = (judged(scenes, &self.base), judged(scenes, &self.tuned));
@@ -192,9 +192,9 @@ impl Demo<'_> {
     }
 
     /// Class images in few steps, in a folder of the demo's.
-    fn make_class_pictures(&mut self, untouched: &portray::Model) -> Result<()> {
+    fn make_class_pictures(&mut self, base: &portray::Model) -> Result<()> {
         let prompt = std::slice::from_ref(&self.subject.phrases.class);
-        let made = self.studio.pictures("class pictures", untouched, prompt, CLASS_PICTURES, self.args.seed)?;
+        let made = self.studio.pictures("class images", base, prompt, CLASS_PICTURES, self.args.seed)?;
         for (index, picture) in made.iter().enumerate() {
             picture.write_png(self.args.out.join(class_name(index)))?;
         }
@@ -202,7 +202,7 @@ impl Demo<'_> {
     }
 
     /// Trains without prior preservation, and shows what either training did to the class.
-    fn drift(&mut self, untouched: &portray::Model, personalized: &portray::Model) -> Result<(Training, Drift)> {
+    fn drift(&mut self, base: &portray::Model, personalized: &portray::Model) -> Result<(Training, Drift)> {
         let (seed, plain) = (self.seed(0), self.args.out.join("lora-without-prior.safetensors"));
         let training = self.studio.train("training without prior preservation", &self.lesson(None, &plain))?;
         let prompt = std::slice::from_ref(&self.subject.phrases.class);
@@ -210,7 +210,7 @@ impl Demo<'_> {
         let unguarded = studio.model(Some(&plain))?;
         let mut of = |title: &str, model| studio.pictures(title, model, prompt, DRIFT_PICTURES, seed);
         let drift = Drift {
-            before: of("class prompt before training", untouched)?,
+            before: of("class prompt before training", base)?,
             with: of("class prompt after training with prior preservation", personalized)?,
             without: of("class prompt after training without it", &unguarded)?,
         };
@@ -234,7 +234,7 @@ impl Demo<'_> {
             labels.iter().zip(pictures).map(|(label, pictures)| Strip { label, pictures }).collect()
         });
         let page = Sheet {
-            title: "Four pictures in, the subject anywhere",
+            title: "Four images in, the subject anywhere",
             subtitle: &subtitle,
             photos: &self.subject.photos,
             rows: rows(self.scenes, &self.tuned, &self.base),
@@ -244,7 +244,7 @@ impl Demo<'_> {
         let (width, height) = (page.width() as usize, page.height() as usize);
         let page = image::Picture { width, height, rgb: page.into_raw() };
         if let Some(path) = self.sheet.put(&page)? {
-            self.studio.progress.note("the first pictures are there; the sheet grows with every row:");
+            self.studio.progress.note("the first images are there; the sheet grows with every row:");
             terminal::tell_saved(self.global.json, &path);
         }
         Ok(())

@@ -29,9 +29,9 @@ impl Report<'_> {
         let phrases = &self.subject.phrases;
         let mut text = format!(
             "# Demo: “{}”\n\n\
-             {} pictures of the subject, trained into {} as “{}”: a LoRA of rank {RANK} on the attention layers, \
-             learning rate {LEARNING_RATE}, {} steps of one picture of the subject and one of {CLASS_PICTURES} class pictures (“{}”). The \
-             pictures are in `sheet.png` ({sampling} steps of {sampler}, guidance {GUIDANCE}), the LoRA in `lora.safetensors`. Adapter: {}.\n\n",
+             {} images of the subject, trained into {} as “{}”: a LoRA of rank {RANK} on the attention layers, \
+             learning rate {LEARNING_RATE}, {} steps of one image of the subject and one of {CLASS_PICTURES} class images (“{}”). The \
+             images are in `sheet.png` ({sampling} steps of {sampler}, guidance {GUIDANCE}), the LoRA in `lora.safetensors`. Adapter: {}.\n\n",
             phrases.instance,
             self.subject.photos.len(),
             self.studio.model_name(),
@@ -89,10 +89,10 @@ impl Report<'_> {
                 .collect::<String>()
         );
         text.push_str(&format!(
-            "Class pictures (“{}”, 12 seeds that training did not use):\n\n\
+            "Class images (“{}”, 12 seeds that training did not use):\n\n\
              | | before | with prior preservation | without |\n|---|---|---|---|\n\
              | mean squared pixel change | | {:.4} | {:.4} |\n\
-             | diversity: mean squared distance to their mean picture | {:.4} | {:.4} | {:.4} |\n\n",
+             | diversity: mean squared distance to their mean image | {:.4} | {:.4} | {:.4} |\n\n",
             self.subject.phrases.class,
             f.change_with,
             f.change_without,
@@ -103,7 +103,7 @@ impl Report<'_> {
         text.push_str(
             "Likeness to the photos, background left out (`portray::low_level::evaluate::colour`); larger is more alike:\n\n",
         );
-        text.push_str("| prompt | untouched model | personalized | |\n|---|---|---|---|\n");
+        text.push_str("| prompt | base model | personalized | |\n|---|---|---|---|\n");
         for (prompt, base, tuned) in &f.likeness {
             let mark = if tuned > base { "closer" } else { "not closer" };
             text.push_str(&format!("| {prompt} | {base:.3} | {tuned:.3} | {mark} |\n"));

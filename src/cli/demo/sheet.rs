@@ -16,7 +16,7 @@ const MARGIN: u32 = 72;
 const GAP: u32 = 24;
 /// Personalized images are four to a row: three times as large as the bundled model makes them.
 const LARGE: u32 = (WIDTH - 2 * MARGIN - 3 * GAP) / 4;
-/// The untouched model's image of the same prompt and seed stands below, beside the prompt.
+/// The base model's image of the same prompt and seed stands below, beside the prompt.
 const SMALL: u32 = 176;
 /// Photos stand beside the title.
 const PHOTO: u32 = 256;
@@ -40,7 +40,7 @@ pub struct Cell<'a> {
     pub prompt: &'a str,
     /// The personalized image.
     pub tuned: &'a Picture,
-    /// The untouched model's of the same prompt and seed, where it is made already.
+    /// The base model's of the same prompt and seed, where it is made already.
     pub base: Option<&'a Picture>,
 }
 
@@ -149,7 +149,7 @@ fn draw_row(page: &mut RgbImage, letters: &Lettering, row: &Row<'_>, top: u32) -
     Ok(())
 }
 
-/// The prompt beside what the untouched model makes of it.
+/// The prompt beside what the base model makes of it.
 fn draw_asked(page: &mut RgbImage, letters: &Lettering, cell: &Cell<'_>, [x, y]: [u32; 2]) -> Result<()> {
     let left = (x + SMALL + 16) as f32;
     let width = (LARGE - SMALL - 16) as f32;
@@ -169,7 +169,7 @@ fn draw_asked(page: &mut RgbImage, letters: &Lettering, cell: &Cell<'_>, [x, y]:
 fn place(page: &mut RgbImage, picture: &Picture, x: u32, y: u32, side: u32) -> Result<()> {
     let (width, height) = (picture.width as u32, picture.height as u32);
     let source = RgbImage::from_raw(width, height, picture.rgb.clone()).ok_or_else(|| {
-        Error::file("sheet.png", format!("a picture of {width}x{height} has {} bytes", picture.rgb.len()))
+        Error::file("sheet.png", format!("an image of {width}x{height} has {} bytes", picture.rgb.len()))
     })?;
     let scale = side as f32 / width.max(height).max(1) as f32;
     let size = |n: u32| ((n as f32 * scale).round() as u32).clamp(1, side);

@@ -29,7 +29,7 @@ pub struct Lesson<'a> {
     pub photos: &'a Path,
     /// What the subject and its class are called.
     pub phrases: &'a Phrases,
-    /// Folder of class pictures, and how many of them are read; `None` without prior preservation.
+    /// Folder of class images, and how many of them are read; `None` without prior preservation.
     pub class: Option<(PathBuf, usize)>,
     /// Seed of all randomness.
     pub seed: u64,
@@ -42,13 +42,13 @@ pub struct Lesson<'a> {
 /// A training's losses, step by step.
 #[derive(Default)]
 pub struct Training {
-    /// Loss on the subject's pictures.
+    /// Loss on the subject's images.
     pub instance: Vec<f64>,
-    /// Loss on the class pictures.
+    /// Loss on the class images.
     pub prior: Vec<f64>,
 }
 
-/// Pixels of a side of the bundled model's pictures.
+/// Pixels of a side of the bundled model's images.
 ///
 /// # Errors
 /// As [`Model::open`].
@@ -88,7 +88,7 @@ impl<'a> Studio<'a> {
         Ok(model)
     }
 
-    /// `count` pictures of each prompt.
+    /// `count` images of each prompt.
     ///
     /// # Errors
     /// As [`Engine::generate`].

@@ -105,7 +105,7 @@ impl View {
         self.plot(&mut page, Place { width: half, ..body });
         let right = Place { x: body.x + half + margin, width: half, ..body };
         if self.tiles.is_empty() {
-            page.text(right.x, right.y, "Pictures appear here with --sample-prompt", page.kind(false, 14.0, SOFT));
+            page.text(right.x, right.y, "Images appear here with --sample-prompt", page.kind(false, 14.0, SOFT));
         }
         let places = self.grid(&mut page, right);
         (page.image, places)

@@ -131,7 +131,7 @@ impl Stage {
     fn texture(&self, rgba: &[u8], [width, height]: [u32; 2]) -> wgpu::Texture {
         let size = wgpu::Extent3d { width, height, depth_or_array_layers: 1 };
         let texture = self.device.create_texture(&wgpu::TextureDescriptor {
-            label: Some("picture"),
+            label: Some("image"),
             size,
             mip_level_count: 1,
             sample_count: 1,

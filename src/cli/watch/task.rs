@@ -211,7 +211,7 @@ impl Task {
             (Work::Train(training), result) => {
                 let trained = result.and_then(|made| match made {
                     Made::Trained(trained) => Ok(trained),
-                    Made::Pictures(_) => Err(Error::Internal("pictures from a training".into())),
+                    Made::Pictures(_) => Err(Error::Internal("images from a training".into())),
                 });
                 train::tell(&self.global, &training.job, self.began, trained)
             }

@@ -25,7 +25,7 @@ pub enum Work {
 pub struct Training {
     pub work: Job<Trained>,
     pub job: TrainOptions,
-    /// The folder for sample images.
+    /// The folder for validation samples.
     pub samples: PathBuf,
 }
 

@@ -45,7 +45,7 @@ impl PictureFolder {
     pub fn open(folder: impl AsRef<Path>) -> Result<PictureFolder> {
         let folder = folder.as_ref();
         if files::is_file(folder) {
-            return Err(Error::file(folder, "is a file: give the folder that holds the pictures"));
+            return Err(Error::file(folder, "is a file: give the folder that holds the images"));
         }
         let mut found = PictureFolder { folder: folder.to_owned(), ..PictureFolder::default() };
         let mut paths = files::entries(folder).map_err(|e| Error::file(folder, describe(&e)))?;
@@ -113,13 +113,13 @@ impl PictureFolder {
         };
         add(&self.broken, "link to nothing", "links to nothing");
         add(&self.closed, "file that cannot be opened", "files that cannot be opened");
-        add(&self.hidden, "hidden picture", "hidden pictures");
+        add(&self.hidden, "hidden image", "hidden images");
         if let Some(captions) = captions {
-            add(&captions.strays, "caption without a picture", "captions without a picture");
-            add(&captions.second, "second caption of a picture", "second captions of pictures");
+            add(&captions.strays, "caption without an image", "captions without an image");
+            add(&captions.second, "second caption of an image", "second captions of images");
         }
         for (path, count) in self.folders.iter().take(NAMED) {
-            parts.push(format!("{} in {}", counted(*count, "picture", "pictures"), path.display()));
+            parts.push(format!("{} in {}", counted(*count, "image", "images"), path.display()));
         }
         (!parts.is_empty()).then(|| format!("{}: left out: {}", self.folder.display(), parts.join("; ")))
     }
@@ -153,17 +153,17 @@ impl PictureFolder {
     /// Why there is no image, and what to do.
     fn nothing(&self) -> String {
         if !self.foreign.is_empty() {
-            return format!("holds no pictures that are read, only {}", self.foreign_parts().join("; "));
+            return format!("holds no images that are read, only {}", self.foreign_parts().join("; "));
         }
         if let Some((path, count)) = self.folders.first() {
             let (inside, path) = (counted(*count, "is", "are"), path.display());
-            return format!("holds no pictures itself, {inside} in {path}: give that folder");
+            return format!("holds no images itself, {inside} in {path}: give that folder");
         }
         if !self.broken.is_empty() {
             let links = counted(self.broken.len(), "link to nothing", "links to nothing");
-            return format!("holds no pictures, only {links} ({}): mend them", named(&self.broken));
+            return format!("holds no images, only {links} ({}): mend them", named(&self.broken));
         }
-        format!("holds no pictures: expected {} files", accepted())
+        format!("holds no images: expected {} files", accepted())
     }
 }
 

@@ -17,9 +17,9 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), String> {
         let Some(marker) = next_marker(bytes, &mut at) else { return Err(CUT.into()) };
         match marker {
             0xd9 if scans > 0 => return Ok(()),
-            0xd9 => return Err("damaged JPEG: it holds no picture, get it again".into()),
+            0xd9 => return Err("damaged JPEG: it holds no image, get it again".into()),
             // Another file begins where this one's data should go on.
-            0xd8 => return Err("damaged JPEG: it ends too early and another picture follows, get it again".into()),
+            0xd8 => return Err("damaged JPEG: it ends too early and another image follows, get it again".into()),
             0xc0..=0xc2 => is_eight_bit(bytes.get(at + 2).copied())?,
             0xc3 | 0xcb => return Err(unread("lossless coding")),
             0xc5..=0xc7 | 0xcd..=0xcf => return Err(unread("hierarchical coding")),
@@ -100,7 +100,7 @@ mod tests {
         for (after, says) in [
             (&[][..], "ends too early, get"),
             (&[0xff], "ends too early, get"),
-            (&[0xff, 0xd8, 0xff, 0xd9], "another picture follows"),
+            (&[0xff, 0xd8, 0xff, 0xd9], "another image follows"),
             (&[0xff, 0x42, 0xff, 0xd9], "data is missing"),
             (&[0xff, 0xe0, 0xff, 0xff, 0xff, 0xd9], "ends too early, get"),
         ] {

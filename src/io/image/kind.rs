@@ -52,7 +52,7 @@ impl Foreign {
 }
 
 const fn kind(name: &'static str, marks: &'static [&'static [u8]], endings: &'static [&'static str]) -> Foreign {
-    Foreign { name, one: "picture", marks, endings }
+    Foreign { name, one: "image", marks, endings }
 }
 
 static HEIC: Foreign = kind("HEIC", &[], &["heic", "heif", "hif", "heics", "heifs"]);

@@ -84,7 +84,7 @@ fn quoted(value: &str) -> String {
 /// # Errors
 /// [`Error::Usage`] when the image's size and bytes disagree or a keyword is not 1 to 79 Latin-1 characters.
 pub fn encode_png(picture: &Picture, text: &[(&str, &str)]) -> Result<Vec<u8>> {
-    let failed = |e: png::EncodingError| Error::argument(format!("cannot encode the picture as PNG: {e}"));
+    let failed = |e: png::EncodingError| Error::argument(format!("cannot encode the image as PNG: {e}"));
     let size =
         |n: usize| u32::try_from(n).map_err(|_| Error::argument(format!("a PNG cannot be {n} pixels wide or high")));
     let mut bytes = Vec::new();

@@ -105,11 +105,11 @@ impl Picture {
     /// [`Error::Usage`] when their number is not `height * width * 3`, [`Error::Limit`] when one is NaN.
     pub fn from_unit(width: usize, height: usize, values: &[f32]) -> Result<Picture> {
         if values.len() != width * height * 3 {
-            return Err(Error::argument(format!("{} values are no {width}x{height} picture", values.len())));
+            return Err(Error::argument(format!("{} values are no {width}x{height} image", values.len())));
         }
         if let Some(i) = values.iter().position(|v| v.is_nan()) {
             let fault =
-                format!("the picture holds NaN (value {i}); numbers on the way to it grew too large: try a lower ");
+                format!("the image holds NaN (value {i}); numbers on the way to it grew too large: try a lower ");
             let remedy = message![option("guidance"), ", smaller LoRA scales, or another ", option("sampler")];
             return Err(Error::limit(message![fault, remedy]));
         }
@@ -309,7 +309,7 @@ fn not_a_picture(bytes: &[u8]) -> String {
     if bytes.is_empty() {
         return "the file is empty".into();
     }
-    let what = if bytes.is_ascii() { "a text file" } else { "no picture in a known format" };
+    let what = if bytes.is_ascii() { "a text file" } else { "no image in a known format" };
     format!("is {what}: expected {}", accepted())
 }
 

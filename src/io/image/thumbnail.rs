@@ -24,7 +24,7 @@ pub fn thumbnail(picture: &Picture, side: usize) -> Result<Vec<u8>> {
     } else {
         picture
     };
-    let failed = |e: &dyn std::fmt::Display| Error::argument(format!("cannot encode the picture as JPEG: {e}"));
+    let failed = |e: &dyn std::fmt::Display| Error::argument(format!("cannot encode the image as JPEG: {e}"));
     let size = |n: usize| u32::try_from(n).map_err(|e| failed(&e));
     let mut bytes = Vec::new();
     let mut encoder = JpegEncoder::new_with_quality(&mut bytes, QUALITY);

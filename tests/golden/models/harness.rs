@@ -48,7 +48,7 @@ impl Golden {
         (tensor.shape.to_vec(), tensor.to_f32().unwrap())
     }
 
-    /// A recorded picture, channels last.
+    /// A recorded image, channels last.
     pub fn picture(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
         let (shape, values) = self.f32(name);
         let [n, c, h, w] = shape[..] else { panic!("{name} is {shape:?}") };

@@ -1,4 +1,4 @@
-//! Files of pictures, whole, damaged, large, turned, and of kinds that are not read.
+//! Files of images, whole, damaged, large, turned, and of kinds that are not read.
 
 use portray::low_level::io::image::{Decoded, Fit, size};
 use portray::low_level::io::{Picture, Source};
@@ -53,11 +53,11 @@ fn kind_pictures_that_are_not_read_say_why() {
     let message = opened(arithmetic).unwrap_err();
     assert!(message.contains("arithmetic coding") && !message.contains("damaged"), "{message}");
     for (bytes, says) in [
-        (&b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif"[..], "AVIF picture"),
+        (&b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif"[..], "AVIF image"),
         (b"\0\0\0\x18ftypcrx \0\0\0\x01crx isom", "raw photo"),
         (b"\0\0\0\x14ftypqt  \0\0\0\0qt  ", "a video"),
-        (b"8BPS\0\x01", "Photoshop picture"),
-        (b"<svg/>", "SVG picture"),
+        (b"8BPS\0\x01", "Photoshop image"),
+        (b"<svg/>", "SVG image"),
     ] {
         let message = opened(bytes.to_vec()).unwrap_err();
         assert!(message.contains(says) && message.contains("not read"), "{message}");
@@ -97,7 +97,7 @@ fn n16_tiffs_that_are_not_read_say_why() {
     assert!(floats.contains("TIFF of 32-bit floats, which is not read: save it as"), "{floats}");
     let palette = opened(tiff(&usual(8, 3, 1))).unwrap_err();
     assert!(palette.contains("a palette") && !palette.contains("damaged"), "{palette}");
-    // A camera's raw file shows a small preview as its first picture.
+    // A camera's raw file shows a small preview as its first image.
     let mut dng = usual(8, 1, 1);
     dng.push((50706, 4, 0x0401));
     let raw = opened(tiff(&dng)).unwrap_err();

@@ -21,7 +21,7 @@ function canvasOf(width, height) {
   return [canvas, canvas.getContext("2d")];
 }
 
-/** A picture that fits the prompt somehow: of assets/subjects. */
+/** An image that fits the prompt somehow: of assets/subjects. */
 async function painting(prompt, seed, width, height) {
   const subject = /\bsks\b/.test(prompt) ? "cat" : "dog";
   const at = Math.max(0, ["beach", "snow", "night", "forest", "crown"].findIndex((word) => prompt.includes(word)));
@@ -135,7 +135,7 @@ export class Portray {
       await wait(model === undefined ? 15 : 250);
     }
     if (/\.(ckpt|png)$/.test(name)) throw new PortrayError("file", `${name} is not a .safetensors file`);
-    if (asked.has("memory")) throw new PortrayError("limit", "Making a picture with this model takes 2.27 GB of graphics memory, which this adapter cannot give now. Choose dtype q8 or f16, a smaller size, or close other programs.");
+    if (asked.has("memory")) throw new PortrayError("limit", "Making an image with this model takes 2.27 GB of graphics memory, which this adapter cannot give now. Choose dtype q8 or f16, a smaller size, or close other programs.");
     this.model = model === undefined
       ? { name, family: "small Stable Diffusion", pixels: SIDE, factor: 8, parameters: 15.6e6, bytes: 31.2e6, prediction: "v", steps: 25, guidance: 7.5, sampler: "ddim", inpaints: asked.has("inpaints") }
       : { name, family: "Stable Diffusion 2.x", pixels: 512, factor: 8, parameters: 1.29e9, bytes: 1.74e9, prediction: name.endsWith(".safetensors") ? null : "v", steps: 25, guidance: 7.5, sampler: "pndm" };
@@ -178,7 +178,7 @@ export class Portray {
   async preparePicture(file, resolution = this.model.pixels) {
     await wait(60);
     const whole = await createImageBitmap(file).catch(() => null);
-    if (!whole) throw new PortrayError("file", "is not a picture that can be read: JPEG, PNG, WebP or GIF");
+    if (!whole) throw new PortrayError("file", "is not an image that can be read: JPEG, PNG, WebP or GIF");
     const [canvas, context] = canvasOf(resolution, resolution);
     const side = Math.min(whole.width, whole.height);
     context.imageSmoothingQuality = "high";
@@ -226,7 +226,7 @@ export class Portray {
         yield { type: "phase", phase: "making_class_images", name: "making class images" };
         for (let i = 1; i <= run.classCount; i++) {
           await wait(40);
-          yield { type: "progress", unit: "picture", done: i, total: run.classCount };
+          yield { type: "progress", unit: "image", done: i, total: run.classCount };
         }
       }
       if (asked.has("unkept")) yield { type: "warning", text: "This browser keeps no files for this page (a private window?): the training lasts only as long as this tab. Download its LoRA before you close it." };

@@ -18,7 +18,7 @@ export const knobs = {
   judges: [],
   /** Whether the adapter has room, or for how many bytes it has. */
   room: true,
-  /** What the WASM was asked of the adapter's memory, in order: "trial", "release", "kept" or "passing" pictures. */
+  /** What the WASM was asked of the adapter's memory, in order: "trial", "release", "kept" or "passing" images. */
   memory: [],
 };
 
@@ -127,7 +127,7 @@ export class Engine {
     if (knobs.refusal) throw Object.assign(thrown("usage", knobs.refusal), { field: "lr" });
     for (let i = 0; i < knobs.classPictures; i++) {
       write(`/cache/portray/class/x/${i}.png`, new Uint8Array(1000));
-      await tell("progress", { unit: "picture", done: i + 1, total: knobs.classPictures });
+      await tell("progress", { unit: "image", done: i + 1, total: knobs.classPictures });
       if (control.asked === "stop") throw thrown("interrupted", "interrupted");
     }
     const saved = async (step) => {

@@ -17,7 +17,7 @@ pub const FIGURES: [(&str, &str, &str); 4] = [
         "likeness of the class's images to the photos: it rises where the class becomes the subject",
     ),
     ("DIV", "diversity", "how different the images of one prompt are"),
-    ("DRIFT", "drift", "how far the class's images are from the untouched model's of the same seeds"),
+    ("DRIFT", "drift", "how far the class's images are from the base model's of the same seeds"),
 ];
 
 /// A figure of every seed.
@@ -43,7 +43,7 @@ impl Values {
 pub struct Outcome {
     /// The variation.
     pub variation: Variation,
-    /// The untouched model's figures, in the order of [`FIGURES`]; it has no drift.
+    /// The base model's figures, in the order of [`FIGURES`]; it has no drift.
     pub base: Vec<Option<f64>>,
     /// Those of every seed.
     pub values: Vec<Values>,

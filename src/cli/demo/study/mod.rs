@@ -98,10 +98,10 @@ impl Study<'_> {
     fn make_class_pictures(&mut self, variation: &Variation, subject: &Subject) -> Result<()> {
         let missing = missing_class_pictures(self.folder, variation);
         let Some(&first) = missing.first() else { return Ok(()) };
-        let untouched = self.studio.model(None)?;
+        let base = self.studio.model(None)?;
         let (prompt, seed) = (std::slice::from_ref(&subject.phrases.class), self.args.seed.wrapping_add(first as u64));
         let title = format!("class images: {}", subject.phrases.class);
-        let made = self.studio.pictures(&title, &untouched, prompt, missing.len(), seed)?;
+        let made = self.studio.pictures(&title, &base, prompt, missing.len(), seed)?;
         for (index, picture) in missing.iter().zip(&made) {
             picture.write_png(class_picture(self.folder, variation.subject, *index))?;
         }
@@ -121,7 +121,7 @@ impl Study<'_> {
         Ok(())
     }
 
-    /// Evaluates the LoRAs of all seeds beside the untouched model.
+    /// Evaluates the LoRAs of all seeds beside the base model.
     fn evaluate(&mut self, variation: &Variation, subject: &Subject, prompts: &Path) -> Result<()> {
         let out = evaluation(self.folder, variation);
         if figures::is_complete(&out) {
@@ -184,7 +184,7 @@ fn lacking(folder: &Path, variations: &[Variation]) -> usize {
     most(0) + most(1)
 }
 
-/// Images of an evaluation: those of every LoRA and of the untouched model.
+/// Images of an evaluation: those of every LoRA and of the base model.
 fn pictures(args: &DemoArgs) -> usize {
     ASKED * IMAGES * (args.seeds + 1)
 }

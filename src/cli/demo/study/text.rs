@@ -21,7 +21,7 @@ pub fn table(args: &DemoArgs, phrases: &Phrases, outcomes: &[Outcome], times: &[
     text += &format!("| | {} |\n|---|{}\n", titles.join(" | "), "---|".repeat(titles.len()));
     if let Some(first) = outcomes.first() {
         let cells = first.base.iter().map(|value| value.map_or("-".into(), |value| format!("{value:.3}")));
-        text += &row("untouched model", cells);
+        text += &row("base model", cells);
     }
     for outcome in outcomes {
         text += &row(&outcome.variation.title, outcome.values.iter().map(|values| number(values, "")));
