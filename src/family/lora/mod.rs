@@ -24,8 +24,8 @@ fn no_lora(file: &SafeTensors) -> Option<String> {
 }
 
 impl LoraFile {
-    /// Opens a LoRA: a `.safetensors` file in layout A, B, C, E, F or G, a PEFT folder (D; a folder for each part in it, or a
-    /// lone one, which is the UNet's), or a folder with diffusers' `pytorch_lora_weights.safetensors`.
+    /// Opens a LoRA: a `.safetensors` file in any [`Layout`](crate::io::lora_file::Layout) but PEFT's folder, a PEFT folder (a
+    /// folder for each part in it, or a lone one, which is the UNet's), or a folder with diffusers' `pytorch_lora_weights.safetensors`.
     ///
     /// `model`, where known, tells kohya's names apart exactly; without it the usual layer names do.
     ///
@@ -37,7 +37,7 @@ impl LoraFile {
         LoraFile::read(path.as_ref(), &Reading { model, originals: &originals, other: &no_lora })
     }
 
-    /// Reads a LoRA from bytes: one file in any layout but D.
+    /// Reads a LoRA from bytes: one file in any layout but PEFT's folder.
     ///
     /// # Errors
     /// Those of [`LoraFile::open`].

@@ -1,4 +1,14 @@
 //! Layouts of LoRA files, one entry each. To read another one with endings of its own, add a variant and its row here.
+//!
+//! | layout | who writes it | a key |
+//! |---|---|---|
+//! | A | diffusers before 0.18 | `unet.….attn1.processor.to_q_lora.down.weight` |
+//! | B | diffusers' `train_dreambooth_lora.py` | `unet.….attn1.to_q.lora.down.weight` |
+//! | C | diffusers with PEFT | `unet.….attn1.to_q.lora_A.weight` |
+//! | D | PEFT's `save_pretrained`, a folder a part | `base_model.model.….attn1.to_q.lora_A.weight` |
+//! | E | kohya's sd-scripts, read by most programs | `lora_unet_…_attn1_to_q.lora_down.weight` |
+//! | F | LyCORIS: more kinds under E's layer names | `….lora_mid.weight`, `….hada_w1_a`, `….lokr_w2`, `….diff` |
+//! | G | ComfyUI, OneTrainer: the original code's names, with dots | `diffusion_model.input_blocks.1.1.….lora_up.weight` |
 
 use serde::{Serialize, Serializer};
 
@@ -105,7 +115,7 @@ impl Layout {
         }
     }
 
-    /// The letter of the table in `lora_file/mod.rs`.
+    /// Its letter, by which `inspect` and JSON call it.
     pub fn letter(self) -> char {
         self.row().letter
     }

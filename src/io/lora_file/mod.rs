@@ -1,14 +1,4 @@
-//! LoRA files in every layout in use, read into one form and written back.
-//!
-//! | layout | who writes it | a key |
-//! |---|---|---|
-//! | A | diffusers before 0.18 | `unet.….attn1.processor.to_q_lora.down.weight` |
-//! | B | diffusers' `train_dreambooth_lora.py` | `unet.….attn1.to_q.lora.down.weight` |
-//! | C | diffusers with PEFT | `unet.….attn1.to_q.lora_A.weight` |
-//! | D | PEFT's `save_pretrained`, a folder a part | `base_model.model.….attn1.to_q.lora_A.weight` |
-//! | E | kohya's sd-scripts, read by most programs | `lora_unet_…_attn1_to_q.lora_down.weight` |
-//! | F | LyCORIS: more kinds under E's layer names | `….lora_mid.weight`, `….hada_w1_a`, `….lokr_w2`, `….diff` |
-//! | G | ComfyUI, OneTrainer: the original code's names, with dots | `diffusion_model.input_blocks.1.1.….lora_up.weight` |
+//! LoRA files in every layout in use, read into one form and written back. `layout.rs` lists the layouts.
 //!
 //! Each layer may have diffusers' name or the original code's (`original.rs`), and what wrappers of PyTorch put between
 //! (`_orig_mod`, `module`, `base_layer`) is no part of it.

@@ -34,7 +34,7 @@ pub struct Reading<'a> {
 }
 
 impl LoraFile {
-    /// Reads the LoRA at `path`: a `.safetensors` file in layout A, B, C, E, F or G, a PEFT folder (D; a folder for each part
+    /// Reads the LoRA at `path`: a `.safetensors` file in any [`Layout`] but PEFT's folder, a PEFT folder (a folder for each part
     /// in it, or a lone one, which is the UNet's), or a folder with diffusers' `pytorch_lora_weights.safetensors`.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ impl LoraFile {
         lora.checked()
     }
 
-    /// Reads a LoRA from bytes: one file in any layout but D.
+    /// Reads a LoRA from bytes: one file in any layout but PEFT's folder.
     ///
     /// # Errors
     /// Those of [`LoraFile::read`].
