@@ -59,7 +59,7 @@ fn files_that_are_not_there_or_no_pictures() {
     fs::write(dir.path().join("cut.png"), cut).unwrap();
     for (line, named) in [
         ("train --images nowhere --prompt x", &["nowhere"][..]),
-        ("train --images empty --prompt x", &["empty", "picture"]),
+        ("train --images empty --prompt x", &["empty", "image"]),
         ("train --images text --prompt x", &["a.png"]),
         ("train --images text/a.png --prompt x", &["text/a.png"]),
         ("train --images {A}/subjects/cat --prompt x --class-prompt y --class-images empty", &["empty"]),
