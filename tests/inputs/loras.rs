@@ -139,6 +139,15 @@ fn n16_pefts_prefix_behind_the_parts_name() {
 }
 
 #[test]
+fn kind_the_state_of_a_diffusers_model() {
+    const STATE: [&str; 2] = [".lora_layer.down.weight", ".lora_layer.up.weight"];
+    read_alike(
+        'H',
+        &[("of the UNet", STATE, &str::to_owned), ("with its name", STATE, &|path| format!("unet.{path}"))],
+    );
+}
+
+#[test]
 fn kind_onetrainers_names_and_what_lies_beside() {
     let onetrainer = |path: &str| format!("unet.{}", original(path));
     read_alike('G', &[("its own", ENDS, &onetrainer), ("lora_unet.", ENDS, &|path| format!("lora_unet.{path}"))]);

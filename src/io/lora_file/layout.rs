@@ -9,6 +9,7 @@
 //! | E | kohya's sd-scripts, read by most programs | `lora_unet_…_attn1_to_q.lora_down.weight` |
 //! | F | LyCORIS: more kinds under E's layer names | `….lora_mid.weight`, `….hada_w1_a`, `….lokr_w2`, `….diff` |
 //! | G | ComfyUI, OneTrainer: the original code's names, with dots | `diffusion_model.input_blocks.1.1.….lora_up.weight` |
+//! | H | who saves the state of a diffusers UNet, before PEFT | `….attn1.to_q.lora_layer.down.weight` |
 
 use serde::{Serialize, Serializer};
 
@@ -39,6 +40,8 @@ pub enum Layout {
     Lycoris,
     /// `diffusion_model.input_blocks.1.1.….lora_up.weight`
     Original,
+    /// `….to_q.lora_layer.down.weight`
+    DiffusersState,
 }
 
 /// Name of a layout, and the endings that only its keys have.
@@ -50,7 +53,7 @@ struct Row {
 
 impl Layout {
     /// Every layout.
-    pub const ALL: [Layout; 7] = [
+    pub const ALL: [Layout; 8] = [
         Layout::OldDiffusers,
         Layout::Diffusers,
         Layout::DiffusersPeft,
@@ -58,6 +61,7 @@ impl Layout {
         Layout::Kohya,
         Layout::Lycoris,
         Layout::Original,
+        Layout::DiffusersState,
     ];
 
     const fn row(self) -> Row {
@@ -112,6 +116,12 @@ impl Layout {
             },
             // The endings of others; its layers' names tell it.
             Layout::Original => Row { letter: 'G', writer: "ComfyUI, OneTrainer", endings: &[] },
+            // `lora_layer` is the field of its `LoRACompatibleLinear` and `LoRACompatibleConv`.
+            Layout::DiffusersState => Row {
+                letter: 'H',
+                writer: "state of a diffusers model",
+                endings: &[(".lora_layer.down.weight", Role::Down), (".lora_layer.up.weight", Role::Up)],
+            },
         }
     }
 
