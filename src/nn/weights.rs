@@ -56,6 +56,7 @@ pub fn allocate(store: &mut Store, label: &str, params: &[Param]) -> Result<()> 
 /// holds a whole tensor.
 pub async fn load(store: &mut Store, label: &str, params: &[Param], fetch: FetchRows<'_>) -> Result<()> {
     let params: Vec<Param> = params.iter().filter(|p| p.role != Role::Adapter).cloned().collect();
+    store.open();
     allocate(store, label, &params)?;
     for param in &params {
         let (mut bytes, mut offset) = (Vec::new(), 0);
@@ -81,6 +82,7 @@ pub async fn load(store: &mut Store, label: &str, params: &[Param], fetch: Fetch
         }
         store.write_at(&param.key, offset, &bytes)?;
     }
+    store.close();
     Ok(())
 }
 
