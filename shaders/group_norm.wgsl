@@ -2,6 +2,8 @@
 // partial: shift, mean beyond it and centred squares of the block, column by column.
 // join: those of a group become its first value, the mean beyond it and 1 / standard deviation; TEAM threads a group.
 // group: the same as both in one dispatch, for groups of few values: TEAM threads walk a group's rows twice.
+// walk: group for software drivers, where loads that are spelt out take a second to compile: one kernel for all sizes, with and
+// without x2, for statistics and moments.
 // apply: the affine result. Values: stage W x2 silu TEAM WG moments (statistics are centred squares and a count in
 // place of 1 / standard deviation).
 //% set V = "vec4<f32>" if W == 4 else "f32"
@@ -66,6 +68,70 @@ fn main(
     //% else
     stats_put4(i, vec4<f32>(shift, mean, inverseSqrt(squares / count + p.eps), 0.0));
     //% endif
+}
+//% elif stage == "walk"
+//% include "lib/team.wgsl"
+//% macro walk_columns(x, from, end)
+                for (; column < {{ end }}; column++) {
+                    let d = {{ x }}{{ at }}({{ from }} + column) - centre;
+                    part += select(d, d * d, pass_ > 0u);
+                }
+//% endmacro
+@compute @workgroup_size({{ WG }})
+fn main(
+    @builtin(workgroup_id) w: vec3<u32>,
+    @builtin(num_workgroups) nw: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let i = team(w, nw, lane);
+    if i >= p.samples * p.groups { return; }
+    let sample = i / p.groups;
+    let begin = (i - sample * p.groups) * p.vectors;
+    let end = begin + p.vectors;
+    // Columns before it lie in x, the others in x2.
+    let middle = clamp(p.columns1, begin, end);
+    let first = sample * p.rows;
+    let last = first + p.rows;
+    var shift = 0.0;
+    if begin < p.columns1 {
+        shift = x{{ at }}(first * p.columns1 + begin){{ ".x" if W == 4 else "" }};
+    } else {
+        shift = x2{{ at }}(first * p.columns2 + begin - p.columns1){{ ".x" if W == 4 else "" }};
+    }
+    let count = f32(p.rows * p.per);
+    var centre = shift;
+    var mean = 0.0;
+    var squares = 0.0;
+    // First the mean, then the squares: a loop whose bound is a uniform is written once.
+    for (var pass_ = 0u; pass_ < p.passes; pass_++) {
+        var total = {{ V }}(0.0);
+        // Sums of sums: one long sum would lose digits.
+        for (var top = first + team_lane(lane); top < last; top += {{ 64 * TEAM }}u) {
+            var part = {{ V }}(0.0);
+            for (var row = top; row < min(top + {{ 64 * TEAM }}u, last); row += {{ TEAM }}u) {
+                var column = begin;
+                {{ walk_columns("x", "row * p.columns1", "middle") }}
+                {{ walk_columns("x2", "row * p.columns2 - p.columns1", "end") }}
+            }
+            total += part;
+        }
+        let sum = {{ "team_sum(lane, total.x + total.y + total.z + total.w)" if W == 4 else "team_sum(lane, total)" }};
+        if pass_ == 0u {
+            mean = sum / count;
+            centre = shift + mean;
+        } else {
+            squares = sum;
+        }
+    }
+    // What the sum lost to rounding: the mean, as far as f32 tells it from the shift, is not exactly the centre.
+    let off = (centre - shift) - mean;
+    squares = max(squares - count * off * off, 0.0);
+    if team_lane(lane) > 0u { return; }
+    if p.moments > 0u {
+        stats_put4(i, vec4<f32>(shift, mean, squares, count));
+    } else {
+        stats_put4(i, vec4<f32>(shift, mean, inverseSqrt(squares / count + p.eps), 0.0));
+    }
 }
 //% elif stage == "join"
 //% include "lib/team.wgsl"

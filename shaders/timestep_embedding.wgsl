@@ -1,11 +1,7 @@
 // Sines and cosines of t * frequency. Builtin sin and cos may be off by 5e-4 (WGSL 15.7.4.1), and a product of 1000 in
 // f32 by 3e-5: angles are counted in turns instead, whole t in 32-bit fixed point, where overflow is the reduction.
-// Values: turns (a unit of t, times 2^32), flip.
-var<private> TURNS: array<u32, {{ turns | length }}> = array<u32, {{ turns | length }}>(
-    //% for f in turns
-    {{ f }}u,
-    //% endfor
-);
+// Uniforms: count dim flip, and as a table the turns of a unit of t, times 2^32: a private array would take a driver half a
+// second.
 // Cephes' sinf and cosf within an eighth of a turn, in radians.
 fn small_sin(x: f32) -> f32 {
     let z = x * x;
@@ -28,7 +24,8 @@ fn main(
     // An odd width ends in a zero.
     if column >= 2u * half { out_put(i, 0.0); return; }
     let second = column >= half;
-    let frequency = TURNS[select(column, column - half, second)];
+    let at = select(column, column - half, second);
+    let frequency = p.table[at >> 2u][at & 3u];
     let t = t_at(i / p.dim);
     let whole = floor(t);
     let fixed = bitcast<i32>(u32(i32(whole)) * frequency);
@@ -36,7 +33,7 @@ fn main(
     let quarter = round(turns * 4.0);
     let x = (turns - quarter * 0.25) * 6.283185307179586;
     // sin runs through the quarters as sin, cos, -sin, -cos; cos is one ahead.
-    let cosine = second != {{ "true" if flip else "false" }};
+    let cosine = second != (p.flip > 0u);
     let place = bitcast<u32>(i32(quarter) + select(0, 1, cosine)) & 3u;
     let v = select(small_sin(x), small_cos(x), (place & 1u) == 1u);
     out_put(i, select(v, -v, place >= 2u));

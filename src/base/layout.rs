@@ -14,10 +14,11 @@ pub fn to_channels_first<T: Copy>(values: &[T], [n, c, h, w]: [usize; 4]) -> Vec
 /// Transposes each of `n` row-major `rows` x `columns` matrices.
 fn transpose_planes<T: Copy>(values: &[T], n: usize, rows: usize, columns: usize) -> Vec<T> {
     debug_assert_eq!(values.len(), n * rows * columns);
-    let mut out = Vec::with_capacity(values.len());
-    for plane in values.chunks_exact((rows * columns).max(1)) {
-        for column in 0..columns {
-            out.extend((0..rows).map(|row| plane[row * columns + column]));
+    let mut out = values.to_vec();
+    let size = (rows * columns).max(1);
+    for (plane, to) in values.chunks_exact(size).zip(out.chunks_exact_mut(size)) {
+        for (column, line) in to.chunks_exact_mut(rows).enumerate() {
+            line.iter_mut().zip(plane[column..].iter().step_by(columns)).for_each(|(to, from)| *to = *from);
         }
     }
     out

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::open::OpenBuffers;
 use super::waiting::Signal;
 use super::{Caps, Gpu};
 use crate::error::{Error, Result, message, option};
@@ -112,6 +113,7 @@ pub struct Store {
     shared: Vec<Arc<Store>>,
     /// Bytes handed to the queue since it was last flushed.
     staged: AtomicU64,
+    open: OpenBuffers,
 }
 
 /// Bytes handed to the queue before it is flushed; bounds wgpu's own staging memory.
@@ -127,7 +129,13 @@ impl Store {
     /// read.
     pub(crate) fn beside(gpu: &Gpu, shared: impl IntoIterator<Item = Arc<Store>>) -> Store {
         let shared = shared.into_iter().collect();
-        Store { gpu: gpu.clone(), entries: HashMap::new(), shared, staged: Default::default() }
+        Store {
+            gpu: gpu.clone(),
+            entries: HashMap::new(),
+            shared,
+            staged: Default::default(),
+            open: OpenBuffers::default(),
+        }
     }
 
     /// Shares the store, for several jobs to read.
@@ -191,7 +199,13 @@ impl Store {
         let groups = groups(&new, limit, self.gpu.caps())?;
         let mut buffers = Vec::with_capacity(groups.len());
         for (size, members) in groups {
-            let buffer = storage_buffer(&self.gpu, label, size);
+            let buffer = match self.open.wanted {
+                true => self.gpu.open_buffer(label, size),
+                false => storage_buffer(&self.gpu, label, size),
+            };
+            if self.open.wanted {
+                self.open.add(&buffer);
+            }
             for (key, offset, bytes) in members {
                 self.entries.insert(key.to_string(), StoredBuffer { buffer: buffer.clone(), offset, bytes });
             }
@@ -243,14 +257,31 @@ impl Store {
             return Err(Error::Internal(format!("{key} holds {} bytes, not {end}", entry.bytes)));
         }
         let (whole, rest) = bytes.split_at(bytes.len() / 4 * 4);
-        let offset = entry.offset + first;
-        self.gpu.queue.write_buffer(&entry.buffer, offset, whole);
+        self.write_words(entry, first, whole)?;
         if !rest.is_empty() {
             let padded = [rest, &[0u8; 3][..4 - rest.len()]].concat();
-            self.gpu.queue.write_buffer(&entry.buffer, offset + whole.len() as u64, &padded);
+            self.write_words(entry, first + whole.len() as u64, &padded)?;
         }
-        self.staged.fetch_add(bytes.len() as u64, Relaxed);
         Ok(())
+    }
+
+    fn write_words(&self, entry: &StoredBuffer, first: u64, words: &[u8]) -> Result<()> {
+        if words.is_empty() || self.open.write(entry, first, words)? {
+            return Ok(());
+        }
+        self.gpu.queue.write_buffer(&entry.buffer, entry.offset + first, words);
+        self.staged.fetch_add(words.len() as u64, Relaxed);
+        Ok(())
+    }
+
+    /// Makes new tensors writable without the queue until [`Store::close`], where the device computes in the host's memory.
+    pub(crate) fn open(&mut self) {
+        self.open.wanted = self.gpu.shares_memory();
+    }
+
+    /// Gives the tensors to the device that were allocated since [`Store::open`].
+    pub(crate) fn close(&mut self) {
+        self.open.close();
     }
 
     /// Waits until all writes have arrived, if [`STAGING_BYTES`] or more are pending; wgpu holds them in memory until
@@ -260,11 +291,11 @@ impl Store {
     /// [`Error::Device`] if the device fails.
     pub async fn settle(&self) -> Result<()> {
         self.gpu.breathe().await;
+        self.gpu.look_up().await;
         if self.staged.load(Relaxed) >= self.gpu.staging_bytes() {
             self.staged.store(0, Relaxed);
             self.gpu.queue.submit([]);
             self.gpu.wait().await?;
-            self.gpu.look_up().await;
         }
         Ok(())
     }
@@ -311,43 +342,6 @@ pub(crate) fn flat_bytes(tensors: &[(String, u64)], caps: &Caps) -> Result<Vec<u
 }
 
 impl Gpu {
-    /// Copies a tensor's values on the device. The two ranges must be in different buffers.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] if they differ in length.
-    pub(crate) fn copy(&self, from: &StoredBuffer, to: &StoredBuffer) -> Result<()> {
-        if from.bytes != to.bytes {
-            return Err(Error::Internal(format!("a tensor of {} bytes has no room for {}", to.bytes, from.bytes)));
-        }
-        let mut encoder = self.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&from.buffer, from.offset, &to.buffer, to.offset, from.bytes);
-        self.queue.submit([encoder.finish()]);
-        Ok(())
-    }
-
-    /// Copies `from`, `rows` rows of equal length, to the bytes from `at` on of as many rows of `to`, in which more may lie
-    /// beside them. The two ranges must be in different buffers.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] if the rows of `to` end before those of `from` would.
-    pub(crate) fn copy_rows(&self, from: &StoredBuffer, to: &StoredBuffer, rows: usize, at: u64) -> Result<()> {
-        let rows = rows as u64;
-        let [bytes, of] = [from.bytes, to.bytes].map(|bytes| bytes / rows.max(1));
-        if [from.bytes, to.bytes] != [bytes * rows, of * rows] || at + bytes > of {
-            return Err(Error::Internal(format!("rows of {of} bytes have no room for {bytes} from byte {at} on")));
-        }
-        if bytes == of {
-            return self.copy(from, to);
-        }
-        let mut encoder = self.device.create_command_encoder(&Default::default());
-        for row in 0..rows {
-            let (source, target) = (from.offset + row * bytes, to.offset + row * of + at);
-            encoder.copy_buffer_to_buffer(&from.buffer, source, &to.buffer, target, bytes);
-        }
-        self.queue.submit([encoder.finish()]);
-        Ok(())
-    }
-
     /// Bytes handed to the queue before waiting for them. A host that draws sixty frames a second gets more at a time,
     /// since it is asked only once per frame.
     fn staging_bytes(&self) -> u64 {
@@ -356,9 +350,14 @@ impl Gpu {
 
     /// Creates a buffer of at least `size` bytes that can be copied to and used as `usage` says.
     pub(crate) fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages) -> Buffer {
+        self.buffer_with(label, size, usage, false)
+    }
+
+    /// Creates such a buffer, if `open` mapped for the host to write.
+    pub(super) fn buffer_with(&self, label: &str, size: u64, usage: wgpu::BufferUsages, open: bool) -> Buffer {
         let size = size.max(16).next_multiple_of(4);
         let usage = usage | wgpu::BufferUsages::COPY_DST;
-        let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
+        let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: open };
         #[cfg_attr(target_arch = "wasm32", allow(clippy::arc_with_non_send_sync, reason = "a page has one thread"))]
         Buffer(Arc::new(Owned(self.device.create_buffer(&descriptor))))
     }

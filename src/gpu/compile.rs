@@ -175,6 +175,7 @@ impl Gpu {
                 let built = std::pin::pin!(gpu.build_one(number, &source));
                 let _ = built.poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
             }
+            gpu.make_ready(number);
         }))
     }
 

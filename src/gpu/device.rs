@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::kernels::{Kernels, Needed};
+#[cfg(not(target_arch = "wasm32"))]
+use super::late::Runs;
 use super::turn::Turn;
 use super::{AdapterClass, Caps};
 use crate::base::lock;
@@ -60,6 +62,8 @@ pub struct Gpu {
 #[derive(Default)]
 struct Shared {
     kernels: Kernels,
+    #[cfg(not(target_arch = "wasm32"))]
+    runs: Runs,
     /// Pipeline that paints textures, once it is known to work.
     paint: Mutex<Option<wgpu::ComputePipeline>>,
     fault: Mutex<Option<String>>,
@@ -167,9 +171,13 @@ impl Gpu {
     pub async fn request(options: &DeviceOptions) -> Result<Gpu> {
         let adapter = choose_adapter(&instance(), options.adapter.as_deref()).await?;
         let info = adapter.get_info();
+        let of_class = match class_of(&info) {
+            AdapterClass::Cpu => wgpu::Features::MAPPABLE_PRIMARY_BUFFERS,
+            AdapterClass::Gpu => wgpu::Features::empty(),
+        };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("portray"),
-            required_features: adapter.features() & USED_FEATURES,
+            required_features: adapter.features() & (USED_FEATURES | of_class),
             required_limits: adapter.limits(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
@@ -225,6 +233,12 @@ impl Gpu {
 
     pub(super) fn known(&self) -> &Kernels {
         &self.shared.kernels
+    }
+
+    /// Runs of plans on the queue.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) fn runs(&self) -> &Runs {
+        &self.shared.runs
     }
 
     /// Makes an error of what wgpu reported.

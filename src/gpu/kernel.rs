@@ -120,6 +120,8 @@ pub struct Kernel {
     pub bindings: Vec<BindingSpec>,
     /// Uniform fields, in order.
     pub fields: Vec<(&'static str, Field)>,
+    /// Words behind the fields: `p.table`, an array of vectors of four.
+    pub table: Vec<u32>,
     /// Notes accesses outside of a binding, in one more binding behind the others: a word for each.
     pub trapped: bool,
 }
@@ -146,8 +148,9 @@ impl Kernel {
         let Template { name, text, trusted } = self.template;
         let fields: Vec<_> = self.fields.iter().map(|(name, field)| (name, matches!(field, Field::U32(_)))).collect();
         // Texts are static: where one lies says which it is.
-        let Kernel { values, bindings, trapped, .. } = self;
-        format!("{name} {:p} {trusted} {trapped} {values:?} {bindings:?} {fields:?}", text.as_ptr())
+        let Kernel { values, bindings, trapped, table, .. } = self;
+        let words = table.len();
+        format!("{name} {:p} {trusted} {trapped} {values:?} {bindings:?} {fields:?} {words}", text.as_ptr())
     }
 
     /// Renders the WGSL text: header and template.
@@ -179,6 +182,8 @@ impl Kernel {
             }
         }
         bytes.resize(bytes.len().next_multiple_of(16), 0);
+        bytes.extend_from_slice(bytemuck::cast_slice(&self.table));
+        bytes.resize(bytes.len().next_multiple_of(16), 0);
         bytes
     }
 
@@ -208,6 +213,9 @@ impl Kernel {
         let pad = used.next_multiple_of(4) - used;
         for i in 0..pad {
             let _ = writeln!(h, "    pad{i}_: u32,");
+        }
+        if !self.table.is_empty() {
+            let _ = writeln!(h, "    table: array<vec4<u32>, {}>,", self.table.len().div_ceil(4));
         }
         h.push_str("}\n@group(0) @binding(0) var<uniform> p: Params;\n");
         let slots = self.slots();

@@ -112,6 +112,15 @@ impl Kernels {
         }
     }
 
+    /// Bindings and pipeline of a kernel that is built.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn built(&self, number: usize) -> Option<(Vec<Access>, Arc<Pipeline>)> {
+        match lock(&self.known).entries.get(number)? {
+            (source, State::Built(pipeline)) => Some((source.slots.clone(), pipeline.clone())),
+            _ => None,
+        }
+    }
+
     #[cfg(target_arch = "wasm32")]
     pub fn source(&self, number: usize) -> Option<Source> {
         lock(&self.known).entries.get(number).map(|(source, _)| source.clone())

@@ -4,11 +4,15 @@
 mod buffers;
 mod caps;
 mod compile;
+mod copies;
 #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "a page has one thread"))]
 mod crew;
 mod device;
 mod kernel;
 mod kernels;
+#[cfg(not(target_arch = "wasm32"))]
+mod late;
+mod open;
 mod pace;
 mod paint;
 #[cfg(test)]

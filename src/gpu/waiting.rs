@@ -8,6 +8,8 @@ use std::task::{Context, Poll, Waker};
 use web_time::Instant;
 
 use super::Gpu;
+#[cfg(not(target_arch = "wasm32"))]
+use super::late::Running;
 use super::pace::guess;
 use super::turn::{Allowance, Budget, DISPATCH_SECS, SUBMIT_SECS, Turn};
 use crate::base::lock;
@@ -72,11 +74,29 @@ pub(crate) struct Flight<'g> {
     gpu: &'g Gpu,
     submits: VecDeque<Flown>,
     last_done: Instant,
+    #[cfg(not(target_arch = "wasm32"))]
+    _running: Running<'g>,
 }
 
 impl<'g> Flight<'g> {
     pub fn new(gpu: &'g Gpu) -> Flight<'g> {
-        Flight { gpu, submits: VecDeque::new(), last_done: Instant::now() }
+        Flight {
+            gpu,
+            submits: VecDeque::new(),
+            last_done: Instant::now(),
+            #[cfg(not(target_arch = "wasm32"))]
+            _running: gpu.runs().begin(),
+        }
+    }
+
+    /// Waits for a kernel that is being compiled on the queue: the device would seem slow.
+    pub async fn begin(&mut self) -> Result<()> {
+        #[cfg(not(target_arch = "wasm32"))]
+        if self.gpu.turn.is_none() && self.gpu.runs().compiling() {
+            self.gpu.wait().await?;
+            self.last_done = Instant::now();
+        }
+        Ok(())
     }
 
     /// Returns the allowance of the next submit, which begins with a dispatch of `cost` that perhaps `can_be_cut`.
@@ -188,6 +208,12 @@ impl Gpu {
         #[cfg(target_arch = "wasm32")]
         let _ = index;
         Ok(done.await)
+    }
+
+    /// Blocks this thread, which must be our own, until the submit `index` is done.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(super) fn wait_here(&self, index: wgpu::SubmissionIndex) -> Result<()> {
+        self.poll(Some(index))
     }
 
     /// Blocks the thread until the submit `index`, or everything, is done. The library polls its device here and nowhere

@@ -108,8 +108,8 @@ mod tests {
     use crate::gpu::{DeviceOptions, Kernel, Template};
 
     fn kernel(name: &'static str, text: &'static str) -> Kernel {
-        let (values, bindings, fields) = Default::default();
-        Kernel { template: Template::new(name, text), values, bindings, fields, trapped: false }
+        let (values, bindings, fields, table) = Default::default();
+        Kernel { template: Template::new(name, text), values, bindings, fields, table, trapped: false }
     }
 
     /// The same adapter's device, opened by us and by a host whose handler panics.

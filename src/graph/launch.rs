@@ -115,8 +115,8 @@ impl<'a> Launch<'a> {
 
     /// Starts a dispatch of `template`; [`KernelLaunch::grid`] ends it.
     pub fn kernel(&mut self, template: Template) -> KernelLaunch<'_, 'a> {
-        let (values, bindings, fields) = Default::default();
-        let kernel = Kernel { template, values, bindings, fields, trapped: false };
+        let (values, bindings, fields, table) = Default::default();
+        let kernel = Kernel { template, values, bindings, fields, table, trapped: false };
         KernelLaunch { launch: self, kernel, bindings: Vec::new(), absent: 0, weight: 1 }
     }
 
@@ -173,6 +173,12 @@ impl KernelLaunch<'_, '_> {
     /// Sets an `f32` uniform.
     pub fn f32(mut self, name: &'static str, value: f64) -> Self {
         self.kernel.fields.push((name, Field::F32(value as f32)));
+        self
+    }
+
+    /// Sets the table of uniforms: `p.table[i / 4][i % 4]` in the text.
+    pub fn table(mut self, words: Vec<u32>) -> Self {
+        self.kernel.table = words;
         self
     }
 

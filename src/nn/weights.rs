@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use half::vec::HalfFloatVecExt as _;
+
 use super::{Pack, Param, Role, Source};
 use crate::base::{DType, block4, block8, layout};
 use crate::error::{Error, Result, message, option};
@@ -54,6 +56,7 @@ pub fn allocate(store: &mut Store, label: &str, params: &[Param]) -> Result<()> 
 /// holds a whole tensor.
 pub async fn load(store: &mut Store, label: &str, params: &[Param], fetch: FetchRows<'_>) -> Result<()> {
     let params: Vec<Param> = params.iter().filter(|p| p.role != Role::Adapter).cloned().collect();
+    store.open();
     allocate(store, label, &params)?;
     for param in &params {
         let (mut bytes, mut offset) = (Vec::new(), 0);
@@ -79,6 +82,7 @@ pub async fn load(store: &mut Store, label: &str, params: &[Param], fetch: Fetch
         }
         store.write_at(&param.key, offset, &bytes)?;
     }
+    store.close();
     Ok(())
 }
 
@@ -156,14 +160,13 @@ fn pack_rows(param: &Param, from: &Source, values: &[f32], bytes: &mut Vec<u8>) 
     match param.dtype {
         DType::F32 => bytes.extend_from_slice(bytemuck::cast_slice(&values)),
         DType::F16 => {
-            if let Some(value) = values.iter().find(|x| x.abs() >= ABOVE_HALF) {
+            let largest = values.iter().fold(0f32, |most, x| most.max(x.abs()));
+            if let Some(value) = values.iter().find(|x| largest >= ABOVE_HALF && x.abs() >= ABOVE_HALF) {
                 let message = format!("{}: holds {value}, half precision ends at 65504", from.key);
                 return Err(Error::limit(message![message, ": give ", option("dtype"), " f32"]));
             }
-            let start = bytes.len();
-            bytes.resize(start + values.len() * 2, 0);
-            let halves = values.iter().map(|&x| half::f16::from_f32(x));
-            bytes[start..].chunks_exact_mut(2).zip(halves).for_each(|(b, h)| b.copy_from_slice(&h.to_le_bytes()));
+            let halves = Vec::<half::f16>::from_f32_slice(&values);
+            bytes.extend_from_slice(bytemuck::cast_slice(&halves));
         }
         DType::Q8 => block8::quantize(&values, bytes),
         DType::Q4 => block4::quantize(&values, bytes),

@@ -4,12 +4,13 @@ use super::attention_spec::Dims;
 use super::{Attention, Result};
 use crate::gpu::shader;
 use crate::gpu::{AdapterClass, Caps, Variants};
-use crate::graph::{KernelLaunch, Launch};
+use crate::graph::{KernelLaunch, Launch, Slot};
 
 pub(super) fn forward(of: &Attention, l: &mut Launch, d: &Dims) -> Result<()> {
     let (spec, vec) = (&of.spec, of.vectors(d));
     let heads = d.n * spec.heads;
-    let (q, k, v, out, lse) = (l.input_slot(0), l.input_slot(1), l.input_slot(2), l.output_slot(0), l.output_slot(1));
+    let (k, v, out, lse) = (l.input_slot(1), l.input_slot(2), l.output_slot(0), l.output_slot(1));
+    let (q, q_place) = queries(of, l, d)?;
     let share = Share::choose(l.caps, l.variants, d.queries, spec.head_dim, 8);
     let blocks = Blocks::choose(l.caps, spec.head_dim, vec);
     let kernel = match &blocks {
@@ -32,7 +33,7 @@ pub(super) fn forward(of: &Attention, l: &mut Launch, d: &Dims) -> Result<()> {
         .read_as("v", v, vec)
         .write_as("out", out, vec)
         .write("lse", lse);
-    let kernel = uniforms(of, kernel, d);
+    let kernel = uniforms(of, kernel.weight(d.keys), d, q_place);
     match &blocks {
         Some(blocks) => blocks.dispatch(kernel, heads, d.queries),
         None => share.dispatch(kernel, heads, d.queries),
@@ -80,7 +81,7 @@ pub(super) fn backward(of: &Attention, l: &mut Launch, d: &Dims) -> Result<()> {
             "dkv" => k.write_as("dk", outs[1], vec).write_as("dv", outs[2], vec),
             _ => k,
         };
-        let k = uniforms(of, k, d);
+        let k = uniforms(of, k, d, [d.widths[0], of.offsets[0]]);
         match &blocks {
             Some(blocks) => blocks.dispatch(k, d.n * s.heads, tokens)?,
             None => share.dispatch(k, d.n * s.heads, tokens)?,
@@ -190,14 +191,46 @@ impl Share {
     }
 }
 
-fn uniforms<'l, 'a>(of: &Attention, k: KernelLaunch<'l, 'a>, d: &Dims) -> KernelLaunch<'l, 'a> {
+/// Returns the queries with their width and offset. Software drivers get a copy of those that lie beside keys and values in
+/// one tensor, because a kernel binds no memory twice: self-attention and cross-attention would be a kernel each.
+fn queries(of: &Attention, l: &mut Launch, d: &Dims) -> Result<(Slot, [usize; 2])> {
+    let (slot, width, offset) = (l.input_slot(0), d.widths[0], of.offsets[0]);
+    let channels = of.spec.heads * of.spec.head_dim;
+    let beside = slot == l.input_slot(1) && slot == l.input_slot(2);
+    let whole = width.is_multiple_of(channels) && offset.is_multiple_of(channels);
+    if l.caps.class != AdapterClass::Cpu || !(beside && whole) {
+        return Ok((slot, [width, offset]));
+    }
+    let (copy, vec) = (l.scratch(d.n * d.queries * channels), of.vectors(d));
+    let columns = channels / if vec { 4 } else { 1 };
+    l.kernel(shader!("copy_rows"))
+        .value("vec4", vec)
+        .read_as("x", slot, vec)
+        .write_as("out", copy, vec)
+        .u32("samples", d.n * d.queries)
+        .u32("rows", 1)
+        .u32("columns", columns)
+        .u32("x_rows", width / channels)
+        .u32("out_rows", 1)
+        .u32("from_row", offset / channels)
+        .u32("to_row", 0)
+        .linear((d.n * d.queries * columns).div_ceil(64))?;
+    Ok((copy, [channels, 0]))
+}
+
+fn uniforms<'l, 'a>(
+    of: &Attention,
+    k: KernelLaunch<'l, 'a>,
+    d: &Dims,
+    [q_width, q_offset]: [usize; 2],
+) -> KernelLaunch<'l, 'a> {
     k.u32("heads", of.spec.heads)
         .u32("queries", d.queries)
         .u32("keys", d.keys)
-        .u32("q_width", d.widths[0])
+        .u32("q_width", q_width)
         .u32("k_width", d.widths[1])
         .u32("v_width", d.widths[2])
-        .u32("q_offset", of.offsets[0])
+        .u32("q_offset", q_offset)
         .u32("k_offset", of.offsets[1])
         .u32("v_offset", of.offsets[2])
         .f32("scale", of.spec.scale)

@@ -231,7 +231,7 @@ pub(super) struct Operands {
 }
 
 /// Sizes and strides, in elements.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Dims {
     pub batch: usize,
     pub m: usize,

@@ -5,7 +5,7 @@ use super::{Activation, Case, Given, Graph, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
 use crate::gpu::shader;
-use crate::graph::{Launch, Op, TensorInfo, Vjp};
+use crate::graph::{Launch, Op, Slot, TensorInfo, Vjp};
 
 /// `value * f(gate)`, where the last dimension holds the value's half, then the gate's; with a second operand (the
 /// gradient of the result), the gradient of the input.
@@ -23,6 +23,17 @@ pub fn geglu(g: &mut Graph, x: Tensor) -> Result<Tensor> {
 /// `x [.., 2C] -> [.., C]`: the first half times the SiLU of the second.
 pub fn swiglu(g: &mut Graph, x: Tensor) -> Result<Tensor> {
     g.push1(Geglu { gate: Activation::Silu }, &[x])
+}
+
+impl Geglu {
+    /// Launches the forward pass, from `x` `[rows, 2 channels]` to `out`.
+    pub(super) fn forward(&self, l: &mut Launch, [x, out]: [Slot; 2], [rows, channels]: [usize; 2]) -> Result<()> {
+        let vec4 = channels.is_multiple_of(4);
+        let width = if vec4 { channels / 4 } else { channels };
+        let k = l.kernel(shader!("geglu")).value("f", self.gate.wgsl()).value("vec4", vec4).value("backward", false);
+        let k = k.read_as("x", x, vec4).write_as("out", out, vec4);
+        k.u32("count", rows * width).u32("width", width).linear((rows * width).div_ceil(64))
+    }
 }
 
 impl Op for Geglu {
@@ -50,9 +61,11 @@ impl Op for Geglu {
         let width = if vec4 { channels / 4 } else { channels };
         let count = l.input(0).shape.rows() * width;
         let (x, dout, out) = (l.input_slot(0), l.input_slot(l.input_count() - 1), l.output_slot(0));
-        let k = l.kernel(shader!("geglu")).value("f", self.gate.wgsl()).value("vec4", vec4).value("backward", backward);
-        let k = k.read_as("x", x, vec4);
-        let k = if backward { k.read_as("dout", dout, vec4) } else { k };
+        if !backward {
+            return self.forward(l, [x, out], [l.input(0).shape.rows(), channels]);
+        }
+        let k = l.kernel(shader!("geglu")).value("f", self.gate.wgsl()).value("vec4", vec4).value("backward", true);
+        let k = k.read_as("x", x, vec4).read_as("dout", dout, vec4);
         k.write_as("out", out, vec4).u32("count", count).u32("width", width).linear(count.div_ceil(64))
     }
 

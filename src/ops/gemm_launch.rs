@@ -3,12 +3,34 @@
 use super::contraction::{Dims, Operands};
 use super::gemm_epilogue::Epilogue;
 use super::tile::{Extent, STEP, Tile};
-use super::{Conv, Gemm, Result, Rows};
-use crate::gpu::AdapterClass;
+use super::{Activation, Conv, Geglu, Gemm, Result, Rows};
+use crate::base::DType;
 use crate::gpu::shader;
+use crate::gpu::{AdapterClass, Caps};
 use crate::graph::{KernelLaunch, Launch, Slot};
 
 pub(super) fn launch(gemm: &Gemm, l: &mut Launch, at: &Operands, d: &Dims) -> Result<()> {
+    let out = l.output_slot(0);
+    if !(gemm.geglu && gates_apart(l.caps, d)) {
+        return launch_into(gemm, l, at, d, out);
+    }
+    let both = l.scratch(d.m * 2 * d.n);
+    let columns = Gemm { geglu: false, ..gemm.clone() };
+    launch_into(&columns, l, at, &Dims { n: 2 * d.n, ..d.clone() }, both)?;
+    Geglu { gate: Activation::Gelu }.forward(l, [both, out], [d.m, d.n])
+}
+
+/// Sums of so many terms take longer than another pass over their results.
+const LONG_SUM: usize = 256;
+
+/// Returns whether a GEGLU pair is better a product and a pass over its result: on software drivers, which then compile no
+/// kernel for pairs, where sums are long and one binding holds both halves.
+fn gates_apart(caps: &Caps, d: &Dims) -> bool {
+    let bytes = DType::F32.bytes(d.m * 2 * d.n);
+    caps.class == AdapterClass::Cpu && d.taps * d.c1 >= LONG_SUM && bytes <= caps.max_binding_bytes
+}
+
+fn launch_into(gemm: &Gemm, l: &mut Launch, at: &Operands, d: &Dims, out: Slot) -> Result<()> {
     let extent = Extent {
         batch: d.batch,
         m: d.m,
@@ -20,7 +42,8 @@ pub(super) fn launch(gemm: &Gemm, l: &mut Launch, at: &Operands, d: &Dims) -> Re
     };
     let tile = Tile::choose(l.caps, l.variants, extent);
     let tiles = tile.counts(extent);
-    let epilogue = Epilogue::new(gemm, l, at, d, tile.fours);
+    let mut epilogue = Epilogue::new(gemm, l, at, d, tile.fours);
+    epilogue.out = out;
     let product = Product { gemm, d, tile, tiles, w: l.input_slot(at.w) };
     match product.tile.class {
         AdapterClass::Cpu => product.software(l, at, epilogue),

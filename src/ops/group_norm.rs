@@ -10,6 +10,7 @@ use super::{Activation, Case, Given, Graph, GroupNorm, GroupNormBackward, Result
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
 use crate::gpu::shader;
+use crate::gpu::{Access, AdapterClass};
 use crate::graph::{Launch, Op, Slot, TensorInfo, Vjp};
 
 /// Normalises groups of channels: x `[n,h,w,c1]` (joined with x2 `[n,h,w,c2]`) -> [n,h,w,c1+c2].
@@ -133,6 +134,9 @@ impl GroupNorm {
         moments: bool,
     ) -> Result<()> {
         if let Some(width) = d.small_group() {
+            if l.caps.class == AdapterClass::Cpu {
+                return self.walk(l, d, (x, x2), stats, moments);
+            }
             let team = Team::of_rows(l.caps, d.pixels);
             let k = l.kernel(shader!("group_norm")).value("stage", "group");
             let k = self.values(k, d, team).value("moments", moments).value("W", width);
@@ -155,6 +159,26 @@ impl GroupNorm {
         let k = k.read("partial", partial).write_as("stats", stats, true);
         d.uniforms(k, blocks).f32("eps", self.eps).linear(team.workgroups(d.samples * d.groups))
     }
+
+    /// Computes the statistics of small groups on software drivers.
+    fn walk(&self, l: &mut Launch, d: &Dims, (x, x2): (Slot, Option<Slot>), stats: Slot, moments: bool) -> Result<()> {
+        let (width, per) = (d.small_group().unwrap_or(1), d.channels() / d.groups);
+        let (vec, vectors) = (width == 4, per / width);
+        // For each row the loops end once each, and begin anew.
+        let team = Team::choose(l.caps, d.pixels * (vectors + 3));
+        let k = (l.kernel(shader!("group_norm")).value("stage", "walk").value("W", width))
+            .value("TEAM", team.threads)
+            .value("WG", team.workgroup)
+            .read_as("x", x, vec);
+        let k = match x2 {
+            Some(x2) => k.read_as("x2", x2, vec),
+            None => k.absent("x2", DType::F32, vec, Access::ReadWrite),
+        };
+        let k = k.write_as("stats", stats, true).u32("samples", d.samples).u32("rows", d.pixels);
+        let k = k.u32("columns1", d.c1 / width).u32("columns2", d.c2 / width).u32("groups", d.groups);
+        let k = k.u32("per", per).u32("vectors", vectors).u32("passes", 2).u32("moments", usize::from(moments));
+        k.f32("eps", self.eps).linear(team.workgroups(d.samples * d.groups))
+    }
 }
 
 /// Test cases.
@@ -167,6 +191,10 @@ pub fn cases() -> Vec<Case> {
         ([1, 20, 30, 8], 8, 4),
         ([2, 2, 2, 5], 1, 3),
         ([3, 7, 11, 6], 3, 1),
+        // Groups that reach across both sources, in scalars and in vectors; more rows than one thread of a CPU walks.
+        ([2, 6, 6, 10], 14, 4),
+        ([1, 8, 9, 12], 20, 2),
+        ([1, 60, 70, 20], 12, 4),
         ([1, 40, 41, 64], 0, 2),
         // At and beyond the rows that one thread walks.
         ([1, 128, 128, 4], 0, 2),

@@ -59,12 +59,12 @@ impl Op for TimestepEmbedding {
         let count = l.output(0).shape.elements();
         let (t, out) = (l.input_slot(0), l.output_slot(0));
         l.kernel(shader!("timestep_embedding"))
-            .value("turns", turns)
-            .value("flip", self.flip_sin_to_cos)
             .read("t", t)
             .write("out", out)
             .u32("count", count)
             .u32("dim", self.dim)
+            .u32("flip", usize::from(self.flip_sin_to_cos))
+            .table(turns)
             .linear(count.div_ceil(64))
     }
 

@@ -18,6 +18,7 @@ impl Session {
         self.tell_slice(None);
         let limit = self.plan.caps.max_workgroups_per_dimension;
         let mut flight = Flight::new(&self.gpu);
+        flight.begin().await?;
         let (mut next, mut first) = (0, 0);
         while let Some(step) = self.steps.get(next) {
             let rest = step.cost * f64::from(step.workgroups() - first) / f64::from(step.workgroups());
