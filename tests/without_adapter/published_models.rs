@@ -230,14 +230,14 @@ struct Most {
 }
 
 const MOST: &[Most] = &[
-    Most { model: "bundled", class: AdapterClass::Cpu, generate: (24, 331_681), train: (56, 697_851) },
-    Most { model: "bundled", class: AdapterClass::Gpu, generate: (41, 440_315), train: (73, 752_321) },
-    Most { model: "sd15", class: AdapterClass::Cpu, generate: (30, 421_221), train: (61, 784_818) },
-    Most { model: "sd15", class: AdapterClass::Gpu, generate: (60, 754_535), train: (107, 1_375_193) },
-    Most { model: "sd2-base", class: AdapterClass::Cpu, generate: (28, 359_805), train: (54, 639_157) },
-    Most { model: "sd2-base", class: AdapterClass::Gpu, generate: (57, 687_623), train: (100, 1_239_799) },
-    Most { model: "sd21", class: AdapterClass::Cpu, generate: (32, 428_005), train: (55, 641_771) },
-    Most { model: "sd21", class: AdapterClass::Gpu, generate: (57, 651_793), train: (92, 1_098_886) },
+    Most { model: "bundled", class: AdapterClass::Cpu, generate: (24, 331_147), train: (56, 697_317) },
+    Most { model: "bundled", class: AdapterClass::Gpu, generate: (41, 439_913), train: (73, 751_913) },
+    Most { model: "sd15", class: AdapterClass::Cpu, generate: (30, 420_515), train: (61, 783_768) },
+    Most { model: "sd15", class: AdapterClass::Gpu, generate: (60, 752_292), train: (107, 1_372_938) },
+    Most { model: "sd2-base", class: AdapterClass::Cpu, generate: (28, 359_099), train: (54, 638_107) },
+    Most { model: "sd2-base", class: AdapterClass::Gpu, generate: (57, 685_380), train: (100, 1_237_544) },
+    Most { model: "sd21", class: AdapterClass::Cpu, generate: (32, 426_611), train: (55, 640_377) },
+    Most { model: "sd21", class: AdapterClass::Gpu, generate: (57, 649_562), train: (92, 1_096_651) },
 ];
 
 /// A model of full size whose weights are holes in its files: what is planned reads their shapes alone.
