@@ -2,8 +2,6 @@
 // partial: shift, mean beyond it and centred squares of the block, column by column.
 // join: those of a group become its first value, the mean beyond it and 1 / standard deviation; TEAM threads a group.
 // group: the same as both in one dispatch, for groups of few values: TEAM threads walk a group's rows twice.
-// walk: group for software drivers, where loads that are spelt out take a second to compile: one kernel for all sizes, with and
-// without x2, for statistics and moments.
 // apply: the affine result. Values: stage W x2 silu TEAM WG moments (statistics are centred squares and a count in
 // place of 1 / standard deviation).
 //% set V = "vec4<f32>" if W == 4 else "f32"
@@ -70,6 +68,8 @@ fn main(
     //% endif
 }
 //% elif stage == "walk"
+// walk: group for software drivers, where loads that are spelt out take a second to compile: one kernel for all sizes, with and
+// without x2, for statistics and moments.
 //% include "lib/team.wgsl"
 //% macro walk_columns(x, from, end)
                 for (; column < {{ end }}; column++) {

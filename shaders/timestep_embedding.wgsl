@@ -1,7 +1,6 @@
 // Sines and cosines of t * frequency. Builtin sin and cos may be off by 5e-4 (WGSL 15.7.4.1), and a product of 1000 in
 // f32 by 3e-5: angles are counted in turns instead, whole t in 32-bit fixed point, where overflow is the reduction.
-// Uniforms: count dim flip, and as a table the turns of a unit of t, times 2^32: a private array would take a driver half a
-// second.
+// Uniforms: count dim flip; table: turns a unit of t, times 2^32 (a driver takes half a second for a private array).
 // Cephes' sinf and cosf within an eighth of a turn, in radians.
 fn small_sin(x: f32) -> f32 {
     let z = x * x;

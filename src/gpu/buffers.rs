@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::open::OpenBuffers;
 use super::waiting::Signal;
-use super::{Caps, Gpu};
+use super::{AdapterClass, Caps, Gpu};
 use crate::error::{Error, Result, message, option};
 
 /// Buffer that is destroyed with its last owner. JavaScript would free it only at its next garbage collection, which
@@ -266,7 +266,7 @@ impl Store {
     }
 
     fn write_words(&self, entry: &StoredBuffer, first: u64, words: &[u8]) -> Result<()> {
-        if words.is_empty() || self.open.write(entry, first, words)? {
+        if words.is_empty() || self.open.write(&entry.buffer, entry.offset + first, words)? {
             return Ok(());
         }
         self.gpu.queue.write_buffer(&entry.buffer, entry.offset + first, words);
@@ -342,6 +342,19 @@ pub(crate) fn flat_bytes(tensors: &[(String, u64)], caps: &Caps) -> Result<Vec<u
 }
 
 impl Gpu {
+    /// Returns whether the device computes in the host's own memory, and lets it be written there.
+    fn shares_memory(&self) -> bool {
+        let features = self.device.features();
+        self.caps().class == AdapterClass::Cpu && features.contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS)
+    }
+
+    /// Creates a storage buffer that is open to the host.
+    fn open_buffer(&self, label: &str, size: u64) -> Buffer {
+        use wgpu::BufferUsages;
+        let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::MAP_WRITE;
+        self.buffer_with(label, size, usage, true)
+    }
+
     /// Bytes handed to the queue before waiting for them. A host that draws sixty frames a second gets more at a time,
     /// since it is asked only once per frame.
     fn staging_bytes(&self) -> u64 {
@@ -354,7 +367,7 @@ impl Gpu {
     }
 
     /// Creates such a buffer, if `open` mapped for the host to write.
-    pub(super) fn buffer_with(&self, label: &str, size: u64, usage: wgpu::BufferUsages, open: bool) -> Buffer {
+    fn buffer_with(&self, label: &str, size: u64, usage: wgpu::BufferUsages, open: bool) -> Buffer {
         let size = size.max(16).next_multiple_of(4);
         let usage = usage | wgpu::BufferUsages::COPY_DST;
         let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: open };

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::kernels::{Kernels, Needed};
 #[cfg(not(target_arch = "wasm32"))]
-use super::late::Runs;
+use super::runs::Runs;
 use super::turn::Turn;
 use super::{AdapterClass, Caps};
 use crate::base::lock;

@@ -15,6 +15,8 @@ mod late;
 mod open;
 mod pace;
 mod paint;
+#[cfg(not(target_arch = "wasm32"))]
+mod runs;
 #[cfg(test)]
 mod simulated_hosts;
 mod turn;

@@ -8,9 +8,9 @@ use std::task::{Context, Poll, Waker};
 use web_time::Instant;
 
 use super::Gpu;
-#[cfg(not(target_arch = "wasm32"))]
-use super::late::Running;
 use super::pace::guess;
+#[cfg(not(target_arch = "wasm32"))]
+use super::runs::Running;
 use super::turn::{Allowance, Budget, DISPATCH_SECS, SUBMIT_SECS, Turn};
 use crate::base::lock;
 #[cfg(not(target_arch = "wasm32"))]
