@@ -21,6 +21,9 @@ const LARGEST: f32 = 15.0;
 /// model's UNet is further off with them: its largest weights then lose most.
 const REFINEMENTS: usize = 2;
 
+/// What is added and taken away again leaves whole numbers: the rounding that every processor has in vectors.
+const ROUND: f32 = 12_582_912.0;
+
 /// Sums are made in as many lanes, which compilers keep in vectors.
 const LANES: usize = 8;
 
@@ -41,8 +44,6 @@ impl Line {
     }
 
     fn codes(self, values: &Block) -> Block {
-        // What is added and taken away again leaves whole numbers: the rounding that every processor has in vectors.
-        const ROUND: f32 = 12_582_912.0;
         let factor = if self.scale > 0.0 { 1.0 / self.scale } else { 0.0 };
         let mut codes = [0.0; VALUES];
         for (code, x) in codes.iter_mut().zip(values) {
@@ -57,29 +58,24 @@ impl Line {
     /// Sum of the squares of what `codes` on this line miss `values` by, in units of `step`.
     fn error(self, values: &Block, codes: &Block, step: f32) -> f32 {
         let factor = 1.0 / step;
-        let mut squares = [0.0; LANES];
-        for (values, codes) in values.as_chunks::<LANES>().0.iter().zip(codes.as_chunks::<LANES>().0) {
-            for i in 0..LANES {
-                let miss = (values[i] - (self.minimum + self.scale * codes[i])) * factor;
-                squares[i] += miss * miss;
-            }
+        let mut missed = [0.0; VALUES];
+        for ((miss, x), code) in missed.iter_mut().zip(values).zip(codes) {
+            let off = (x - (self.minimum + self.scale * code)) * factor;
+            *miss = off * off;
         }
-        squares.iter().sum()
+        sum(&missed)
     }
 
     /// The line that fits `values` best where their codes are these: least squares.
     fn fit(values: &Block, codes: &Block) -> Option<Line> {
-        let (mut c, mut cc) = ([0f32; LANES], [0f32; LANES]);
-        let (mut v, mut cv) = ([0f32; LANES], [0f32; LANES]);
-        for (values, codes) in values.as_chunks::<LANES>().0.iter().zip(codes.as_chunks::<LANES>().0) {
-            for i in 0..LANES {
-                c[i] += codes[i];
-                cc[i] += codes[i] * codes[i];
-                v[i] += values[i];
-                cv[i] += codes[i] * values[i];
-            }
+        let (mut squares, mut products) = ([0.0; VALUES], [0.0; VALUES]);
+        for (square, code) in squares.iter_mut().zip(codes) {
+            *square = code * code;
         }
-        let [c, cc, v, cv] = [c, cc, v, cv].map(|lanes| lanes.iter().sum::<f32>());
+        for ((product, x), code) in products.iter_mut().zip(values).zip(codes) {
+            *product = x * code;
+        }
+        let (c, cc, v, cv) = (sum(codes), sum(&squares), sum(values), sum(&products));
         let n = VALUES as f32;
         let spread = n * cc - c * c;
         let scale = (n * cv - c * v) / spread;
@@ -88,11 +84,7 @@ impl Line {
 
     /// The line of the smallest error among those that the search meets, and the codes on it.
     fn search(values: &Block) -> (Line, Block) {
-        let (mut low, mut high) = (values[0], values[0]);
-        for &x in values {
-            low = if x < low { x } else { low };
-            high = if x > high { x } else { high };
-        }
+        let (low, high) = range(values);
         let step = high / LARGEST - low / LARGEST;
         let mut line = Line { scale: step, minimum: low }.rounded();
         let mut codes = line.codes(values);
@@ -110,16 +102,50 @@ impl Line {
     }
 }
 
+/// Smallest and largest of the values.
+fn range(values: &Block) -> (f32, f32) {
+    let (first, rest) = values.split_at(LANES);
+    let mut lows: [f32; LANES] = first.try_into().unwrap_or_default();
+    let mut highs = lows;
+    for eight in rest.as_chunks::<LANES>().0 {
+        for ((low, high), &x) in lows.iter_mut().zip(&mut highs).zip(eight) {
+            *low = if x < *low { x } else { *low };
+            *high = if x > *high { x } else { *high };
+        }
+    }
+    (lows.into_iter().fold(lows[0], f32::min), highs.into_iter().fold(highs[0], f32::max))
+}
+
+/// Sum of the values.
+fn sum(values: &Block) -> f32 {
+    let mut lanes = [0.0; LANES];
+    for eight in values.as_chunks::<LANES>().0 {
+        for (lane, x) in lanes.iter_mut().zip(eight) {
+            *lane += x;
+        }
+    }
+    let [a, b, c, d, e, f, g, h] = lanes;
+    ((a + e) + (b + f)) + ((c + g) + (d + h))
+}
+
 /// Appends the blocks of `values`, whose number must be a multiple of [`VALUES`].
 pub fn quantize(values: &[f32], out: &mut Vec<u8>) {
     debug_assert!(values.len().is_multiple_of(VALUES));
+    out.reserve(values.len() / VALUES * BYTES);
     for block in values.as_chunks::<VALUES>().0 {
         let (line, codes) = Line::search(block);
-        out.extend(bf16::from_f32(line.scale).to_le_bytes());
-        out.extend(bf16::from_f32(line.minimum).to_le_bytes());
-        for eight in codes.chunks_exact(8) {
-            out.extend((0..4).map(|b| eight[b] as u8 | (eight[b + 4] as u8) << 4));
+        let mut stored = [0; BYTES];
+        let (head, words) = stored.split_at_mut(4);
+        head[..2].copy_from_slice(&bf16::from_f32(line.scale).to_le_bytes());
+        head[2..].copy_from_slice(&bf16::from_f32(line.minimum).to_le_bytes());
+        for (word, eight) in words.as_chunks_mut::<4>().0.iter_mut().zip(codes.as_chunks::<8>().0) {
+            let (low, high) = eight.split_at(4);
+            for ((byte, low), high) in word.iter_mut().zip(low).zip(high) {
+                // What is added leaves the code in the lowest bits.
+                *byte = (low + 16.0 * high + ROUND).to_bits() as u8;
+            }
         }
+        out.extend_from_slice(&stored);
     }
 }
 

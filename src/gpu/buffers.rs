@@ -119,6 +119,9 @@ pub struct Store {
 /// Bytes handed to the queue before it is flushed; bounds wgpu's own staging memory.
 pub const STAGING_BYTES: u64 = 4 << 20;
 
+/// Threads that convert weights faster than a card takes them, and hold some 50 MB together.
+const MOST_THREADS: usize = 8;
+
 impl Store {
     /// Creates an empty store on `gpu`.
     pub fn new(gpu: &Gpu) -> Store {
@@ -300,6 +303,25 @@ impl Store {
         Ok(())
     }
 
+    /// Does as [`Store::settle`], but blocks this thread.
+    ///
+    /// # Errors
+    /// Those of [`Store::settle`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn settle_here(&self) -> Result<()> {
+        if self.staged.load(Relaxed) >= self.gpu.staging_bytes() {
+            self.staged.store(0, Relaxed);
+            self.gpu.wait_here(self.gpu.queue.submit([]))?;
+        }
+        Ok(())
+    }
+
+    /// Threads that prepare what is written here: one, the job's own, in a page, in a host's steps and on a device that is
+    /// not ours.
+    pub(crate) fn threads(&self) -> usize {
+        self.gpu.threads()
+    }
+
     /// Reads the bytes of `key` back to the host.
     ///
     /// # Errors
@@ -342,6 +364,14 @@ pub(crate) fn flat_bytes(tensors: &[(String, u64)], caps: &Caps) -> Result<Vec<u
 }
 
 impl Gpu {
+    /// Threads that prepare what a job writes.
+    fn threads(&self) -> usize {
+        if cfg!(target_arch = "wasm32") || !self.is_ours() || self.turn.is_some() {
+            return 1;
+        }
+        std::thread::available_parallelism().map_or(1, |n| n.get().min(MOST_THREADS))
+    }
+
     /// Returns whether the device computes in the host's own memory, and lets it be written there.
     fn shares_memory(&self) -> bool {
         let features = self.device.features();

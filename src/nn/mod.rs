@@ -1,9 +1,11 @@
 //! Layers over stored parameters. A [`Scope`] walks the checkpoint's names while a model is built; every layer asks it
-//! for its [`Param`]s, and the scope remembers them, so that [`weights`] knows what to load, pack and write back.
+//! for its [`Param`]s, and the scope remembers them, so that [`loading`] knows what to load and
+//! [`weights`] what to pack and write back.
 
 mod conv;
 mod embedding;
 mod linear;
+pub mod loading;
 pub mod lora;
 mod norm;
 mod params;

@@ -5,10 +5,9 @@ use std::ops::Range;
 
 use half::vec::HalfFloatVecExt as _;
 
-use super::{Pack, Param, Role, Source};
+use super::{Pack, Param, Source};
 use crate::base::{DType, block4, block8, layout};
 use crate::error::{Error, Result, message, option};
-use crate::gpu::Store;
 
 /// A checkpoint tensor's values, in PyTorch's layout.
 #[derive(Clone, Debug)]
@@ -21,10 +20,11 @@ pub struct HostTensor<'a> {
 
 /// Gives rows of a checkpoint tensor by its key (`unet.conv_in.weight`) and the shape that the configuration asks for,
 /// in PyTorch's layout.
+#[cfg(not(target_arch = "wasm32"))]
+pub type FetchRows<'f> = &'f (dyn Fn(&str, &[usize], Range<usize>) -> Result<Vec<f32>> + Sync);
+/// The same in a page, whose files belong to one thread.
+#[cfg(target_arch = "wasm32")]
 pub type FetchRows<'f> = &'f dyn Fn(&str, &[usize], Range<usize>) -> Result<Vec<f32>>;
-
-/// About how many values are on the host at a time while a model is loaded.
-const CHUNK: usize = 1 << 19;
 
 /// Smallest value that becomes infinite in f16.
 const ABOVE_HALF: f32 = 65520.0;
@@ -32,59 +32,6 @@ const ABOVE_HALF: f32 = 65520.0;
 /// About how many values of a tensor are measured, in this many places: 4096 blocks tell its loss to one in a hundred.
 const SAMPLE: usize = 1 << 17;
 const SAMPLE_PLACES: usize = 16;
-
-/// Parameters share buffers of about this size, so that no single allocation is hard to find room for.
-const GROUP_BYTES: u64 = 256 << 20;
-
-/// Makes room in `store` for every one of `params` that it does not hold.
-pub fn allocate(store: &mut Store, label: &str, params: &[Param]) -> Result<()> {
-    let mut group: Vec<(String, u64)> = Vec::new();
-    let mut total = 0;
-    for param in params {
-        if total + param.bytes() > GROUP_BYTES && !group.is_empty() {
-            store.allocate(label, &group)?;
-            group.clear();
-            total = 0;
-        }
-        total += param.bytes();
-        group.push((param.key.clone(), param.bytes()));
-    }
-    store.allocate(label, &group)
-}
-
-/// Loads every one of `params` but the adapters' factors into `store`, a few rows at a time, so that the host never
-/// holds a whole tensor.
-pub async fn load(store: &mut Store, label: &str, params: &[Param], fetch: FetchRows<'_>) -> Result<()> {
-    let params: Vec<Param> = params.iter().filter(|p| p.role != Role::Adapter).cloned().collect();
-    store.open();
-    allocate(store, label, &params)?;
-    for param in &params {
-        let (mut bytes, mut offset) = (Vec::new(), 0);
-        for from in &param.sources {
-            let rows = from.shape.first().copied().unwrap_or(1);
-            let columns: usize = from.shape.iter().skip(1).product();
-            let step = (CHUNK / columns.max(1)).max(1);
-            for first in (0..rows).step_by(step) {
-                let some = first..(first + step).min(rows);
-                let values = fetch(&from.key, &from.shape, some.clone())?;
-                if values.len() != some.len() * columns {
-                    let message = format!("{}: {} values for rows {some:?}", from.key, values.len());
-                    return Err(Error::op("load", message));
-                }
-                pack_rows(param, from, &values, &mut bytes)?;
-                // What is written begins and ends at whole words; a rest waits for the next rows.
-                let whole = bytes.len() / 4 * 4;
-                store.write_at(&param.key, offset, &bytes[..whole])?;
-                offset += whole as u64;
-                bytes.drain(..whole);
-                store.settle().await?;
-            }
-        }
-        store.write_at(&param.key, offset, &bytes)?;
-    }
-    store.close();
-    Ok(())
-}
 
 /// Returns what the tensor of `param` loses in four-bit blocks, relative to its RMS (0.08: eight in a hundred), in rows
 /// spread over it if it is large.
@@ -149,7 +96,7 @@ pub fn pack(param: &Param, tensors: &[HostTensor]) -> Result<Vec<u8>> {
 }
 
 /// Appends the stored bytes of rows of the checkpoint tensor `from`: every layout change stays within a row.
-fn pack_rows(param: &Param, from: &Source, values: &[f32], bytes: &mut Vec<u8>) -> Result<()> {
+pub(super) fn pack_rows(param: &Param, from: &Source, values: &[f32], bytes: &mut Vec<u8>) -> Result<()> {
     let values: Cow<[f32]> = match (param.pack, from.shape.as_slice()) {
         (Pack::Conv, &[_, input, kh, kw]) => {
             let rows = values.len() / (input * kh * kw).max(1);
@@ -264,16 +211,16 @@ mod tests {
         let root = Scope::new("unet", Settings::default());
         for (rows, seen) in [(5, 5), (9000, 2048)] {
             let param = root.pp(rows).weight(&[rows, 64], Pack::AsIs);
-            let met = std::cell::RefCell::new(Vec::new());
+            let met = std::sync::Mutex::new(Vec::new());
             let fetch = |_: &str, _: &[usize], some: Range<usize>| {
-                met.borrow_mut().push(some.clone());
+                met.lock().unwrap().push(some.clone());
                 // One value far from the others takes all codes: they all become zero.
                 let row = (0..64).map(|i| if i == 0 { 1000.0 } else { (i % 2) as f32 });
                 Ok(some.flat_map(|_| row.clone()).collect())
             };
             let loss = four_bit_loss(&param, &fetch).unwrap();
             assert!((0.001..0.01).contains(&loss), "{loss}");
-            let met = met.take();
+            let met = met.into_inner().unwrap();
             assert_eq!(met.iter().map(ExactSizeIterator::len).sum::<usize>(), seen);
             assert_eq!((met[0].start, met[met.len() - 1].end), (0, rows));
         }

@@ -25,10 +25,12 @@ impl Team {
     }
 
     /// Chooses the threads for sums over `rows` long rows: on hardware as many as a workgroup may have, if there are
-    /// rows for them.
+    /// rows for them. Even of few rows each has a thread: one thread over all 64 rows of SD 1.5's smallest map took an H200
+    /// 0.7 ms.
     pub fn of_rows(caps: &Caps, rows: usize) -> Team {
         match caps.class {
             AdapterClass::Gpu if rows >= 256 => Team { threads: 256, workgroup: 256 },
+            AdapterClass::Gpu if rows >= 8 => Team { threads: 64, workgroup: 64 },
             _ => Team::choose(caps, rows),
         }
     }

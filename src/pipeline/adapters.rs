@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Store};
 use crate::io::{LoraFile, LoraModule, ModuleKey, PartId};
 use crate::nn::weights::HostTensor;
-use crate::nn::{Param, Ranks, weights};
+use crate::nn::{Param, Ranks, loading, weights};
 
 use super::Model;
 use super::resident::Contents;
@@ -63,7 +63,7 @@ impl Model {
         }
         let mut store = Store::new(gpu);
         let all: Vec<Param> = adapters.iter().map(|param| (*param).clone()).collect();
-        weights::allocate(&mut store, label, &all)?;
+        loading::allocate(&mut store, label, &all)?;
         for param in &all {
             let bytes = match param.key.ends_with(".up") {
                 true => up(param, &by_layer),

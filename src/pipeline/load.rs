@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Store};
 use crate::io::ModuleKey;
 use crate::io::safetensors::first_non_finite;
-use crate::nn::{Param, Role, lora, weights};
+use crate::nn::{Param, Role, loading, lora};
 
 use super::Model;
 use super::adapters::part_of;
@@ -86,7 +86,7 @@ impl Model {
             self.merge(key, shape, rows, &mut values)?;
             Ok(values)
         };
-        weights::load(store, label, params, &rows).await?;
+        loading::load(store, label, params, &rows).await?;
         let loaded = params.iter().filter(|param| param.role != Role::Adapter);
         log::debug!(target: "portray::upload", "{label}: {} bytes", loaded.map(Param::bytes).sum::<u64>());
         Ok(())

@@ -8,8 +8,9 @@ use web_time::Instant;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::event::Flow;
+use crate::gpu::Store;
 use crate::graph::{NodeTime, Plan};
-use crate::nn::Ranks;
+use crate::nn::{Param, Ranks};
 use crate::pipeline::{Model, ModelOptions};
 use crate::train::TrainOptions;
 
@@ -55,12 +56,27 @@ fn row(name: String, seconds: f64, flops: u64, share: Option<f64>) -> BenchRow {
 pub async fn bench_steps(engine: &Engine, options: &ModelOptions, add: &mut dyn FnMut(BenchRow) -> Flow) -> Result<()> {
     let mut silent = |_| Flow::Continue;
     let model = Model::open(options, &[], &mut silent)?;
+    if add(loading(engine, &model).await?) == Flow::Stop {
+        return Ok(());
+    }
     let plan = unet_step(engine, &model, Ranks::new())?;
     if against_parts(engine, "UNet step", plan, add).await? == Flow::Stop {
         return Ok(());
     }
     let plan = training_step(engine, &model, &TrainOptions { rank: 8, ..TrainOptions::default() }).await?;
     against_parts(engine, "training step", plan, add).await.map(drop)
+}
+
+/// Loads the UNet's weights, which were read before if the system keeps files in memory, and tells how long it took.
+async fn loading(engine: &Engine, model: &Model) -> Result<BenchRow> {
+    let (_, params) = model.denoiser(model.settings(engine.gpu.caps(), &Arc::default()))?;
+    let began = Instant::now();
+    let mut store = Store::new(&engine.gpu);
+    model.load(&mut store, "unet", &params).await?;
+    engine.gpu.wait().await?;
+    let seconds = began.elapsed().as_secs_f64();
+    let bytes = params.iter().map(Param::bytes).sum();
+    Ok(BenchRow { name: "loading the UNet's weights".into(), seconds, flops: 0, bytes, share: None, first_extra: None })
 }
 
 /// Measures `plan` as a whole and its nodes alone, in turns, and tells the rows: the medians of both, how near the whole

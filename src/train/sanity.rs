@@ -119,7 +119,7 @@ mod tests {
     use super::*;
     use crate::gpu::{Gpu, Pool, Variants};
     use crate::models::UnetConfig;
-    use crate::nn::{LoraSpec, Settings, Targets, weights};
+    use crate::nn::{LoraSpec, Settings, Targets, loading};
     use crate::train::plan::Recomputed;
     use crate::train::{Conditioning, MicroBatch, TrainPlan};
 
@@ -167,7 +167,7 @@ mod tests {
         let params = plan.params.clone();
         let mut store = Store::new(&gpu);
         Trainer::allocate(&plan, &mut store).unwrap();
-        weights::allocate(&mut store, "weights", &params).unwrap();
+        loading::allocate(&mut store, "weights", &params).unwrap();
         for (i, param) in params.iter().enumerate().filter(|(_, param)| !param.key.ends_with(".up")) {
             let values = (0..param.bytes() / 4).map(|k| ((k as usize * 7 + i) % 13) as f32 * 0.05 - 0.3);
             store.write(&param.key, bytemuck::cast_slice(&values.collect::<Vec<_>>())).unwrap();

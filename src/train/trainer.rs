@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Pool, Store};
 use crate::graph::{Session, Tensor};
-use crate::nn::{Param, weights};
+use crate::nn::{Param, loading};
 use crate::pipeline::text::select_ends;
 
 use super::micro_batch::MicroBatch;
@@ -58,7 +58,7 @@ impl Trainer {
                 store.allocate_flat(&format!("{vector}.{}", group.label), &tensors)?;
             }
         }
-        weights::allocate(store, "adapters without a gradient", &plan.unreached())?;
+        loading::allocate(store, "adapters without a gradient", &plan.unreached())?;
         if fused {
             store.allocate(CLIP, &[(CLIP.into(), 16)])?;
         }
@@ -279,7 +279,7 @@ mod tests {
         let params = plan.params.clone();
         let mut store = Store::new(&gpu);
         Trainer::allocate(&plan, &mut store).unwrap();
-        weights::allocate(&mut store, "weights", &params).unwrap();
+        loading::allocate(&mut store, "weights", &params).unwrap();
         for param in [&trained, &idle] {
             store.write(&param.key, bytemuck::cast_slice(&vec![0.5f32; param.elements()])).unwrap();
         }

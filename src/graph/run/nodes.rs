@@ -5,7 +5,11 @@ use web_time::Instant;
 use super::session::Session;
 use crate::base::{Array, DType, Shape};
 use crate::error::Result;
+use crate::gpu::AdapterClass;
 use crate::graph::{Node, Source, Tensor, TensorInfo, reference};
+
+/// Runs of a dispatch in one submit where a submit takes longer than many a dispatch.
+const REPEATS: usize = 16;
 
 /// Time of one node, run alone.
 #[derive(Clone, Copy, Debug)]
@@ -57,17 +61,19 @@ pub struct Replayed {
 }
 
 impl Session {
-    /// Runs every dispatch alone, waits for it, and returns the time of each node.
+    /// Runs every dispatch alone, waits for it, and returns the time of each node. On hardware a dispatch is run
+    /// [`REPEATS`] times in one submit, so that the submit itself, some 0.1 ms, counts little.
     ///
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) if the device fails.
     pub async fn profile(&self) -> Result<Vec<NodeTime>> {
+        let repeats = if self.gpu.caps().class == AdapterClass::Cpu { 1 } else { REPEATS };
         let mut nodes: Vec<(usize, &'static str, f64)> = Vec::new();
         for (i, d) in self.plan.dispatches.iter().enumerate() {
             let start = Instant::now();
-            self.gpu.queue.submit([self.encode([(i, self.steps[i].grid)])]);
+            self.gpu.queue.submit([self.encode(std::iter::repeat_n((i, self.steps[i].grid), repeats))]);
             self.gpu.wait().await?;
-            let seconds = start.elapsed().as_secs_f64();
+            let seconds = start.elapsed().as_secs_f64() / repeats as f64;
             match nodes.last_mut().filter(|(node, ..)| *node == d.node) {
                 Some((_, _, total)) => *total += seconds,
                 None => nodes.push((d.node, self.plan.nodes[d.node].op.name(), seconds)),

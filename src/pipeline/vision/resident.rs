@@ -8,7 +8,7 @@ use crate::gpu::{Caps, Gpu, Store, Variants};
 use crate::graph::{Plan, Tensor};
 use crate::io;
 use crate::io::safetensors::first_non_finite;
-use crate::nn::{Param, weights};
+use crate::nn::{Param, loading, weights};
 use crate::pipeline::context::Context;
 
 /// Side of a model.
@@ -98,7 +98,7 @@ impl Resident {
             return Ok(store);
         }
         let mut store = Store::new(gpu);
-        weights::load(&mut store, side.root(), params, fetch).await?;
+        loading::load(&mut store, side.root(), params, fetch).await?;
         let store = store.into_shared();
         let mut held = self.held();
         held.weights.retain(|(own, _)| *own != side);

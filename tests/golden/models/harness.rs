@@ -9,6 +9,7 @@ use portray::low_level::graph::{Graph, Plan, PlanOptions, Session, Tensor, eval}
 use portray::low_level::io::SafeTensors;
 use portray::low_level::io::checkpoints::{Checkpoint, PartId};
 use portray::low_level::models::{Context, MapSizes, TextEncoder, TextEncoderConfig, UNet, UnetConfig, Vae, VaeConfig};
+use portray::low_level::nn::loading;
 use portray::low_level::nn::weights::{self, HostTensor};
 use portray::low_level::nn::{LoraSpec, Mode, Param, Role, Scope, Settings, Targets, lora};
 
@@ -25,7 +26,7 @@ pub struct Golden {
 }
 
 /// Changes a checkpoint tensor before it is packed: key, shape, values.
-pub type Patch<'a> = &'a dyn Fn(&str, &[usize], &mut [f32]) -> portray::Result<()>;
+pub type Patch<'a> = &'a (dyn Fn(&str, &[usize], &mut [f32]) -> portray::Result<()> + Sync);
 
 /// A LoRA file's factors, as `lora.<path>.down` and `.up`.
 pub type Factors = BTreeMap<String, HostTensor<'static>>;
@@ -120,9 +121,9 @@ impl Golden {
             let columns: usize = shape.iter().skip(1).product();
             Ok(tensor.values[rows.start * columns..rows.end * columns].to_vec())
         };
-        pollster::block_on(weights::load(store, self.kind, params, &rows))?;
+        pollster::block_on(loading::load(store, self.kind, params, &rows))?;
         let adapters: Vec<Param> = params.iter().filter(|p| p.role == Role::Adapter).cloned().collect();
-        weights::allocate(store, "lora", &adapters)?;
+        loading::allocate(store, "lora", &adapters)?;
         for p in &adapters {
             store.write(&p.key, &weights::pack(p, &[loras.beside[&p.key].clone()])?)?;
         }

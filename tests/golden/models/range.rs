@@ -9,6 +9,7 @@ use portray::low_level::gpu::Store;
 use portray::low_level::graph::{Graph, Tensor};
 use portray::low_level::io::SafeTensors;
 use portray::low_level::models::{MapSizes, Vae, VaeConfig};
+use portray::low_level::nn::loading;
 use portray::low_level::nn::weights::{self, HostTensor};
 use portray::low_level::nn::{Param, Scope, Settings};
 use portray::low_level::ops::oracle::close;
@@ -123,7 +124,7 @@ fn activations_beyond_halves_give_pytorch_s_image() {
                 let columns: usize = shape.iter().skip(1).product();
                 Ok(weight(key.split_once('.').unwrap().1, shape)[rows.start * columns..rows.end * columns].to_vec())
             };
-            weights::load(&mut store, "range", &params, &rows).await?;
+            loading::load(&mut store, "range", &params, &rows).await?;
             run_plan(gpu, &g, &store, &[(input, latent.clone())]).await?.read(out).await
         });
         close(&got.unwrap(), &expected, 1e-4).unwrap_or_else(|e| panic!("{dtype:?} weights, {maps:?}: {e}"));

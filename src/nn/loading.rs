@@ -1,0 +1,136 @@
+//! Parameters from their files to the device.
+
+use std::ops::Range;
+
+use super::weights::{FetchRows, pack_rows};
+use super::{Param, Role, Source};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::base::in_order;
+use crate::error::{Error, Result};
+use crate::gpu::Store;
+
+/// About how many values a thread has on the host at a time.
+const CHUNK: usize = 1 << 16;
+
+/// Chunks of a thread after which a job looks up: some milliseconds.
+#[cfg(not(target_arch = "wasm32"))]
+const CHUNKS_IN_A_ROW: usize = 8;
+
+/// Parameters share buffers of about this size, so that no single allocation is hard to find room for.
+const GROUP_BYTES: u64 = 256 << 20;
+
+/// Makes room in `store` for every one of `params` that it does not hold.
+pub fn allocate(store: &mut Store, label: &str, params: &[Param]) -> Result<()> {
+    let mut group: Vec<(String, u64)> = Vec::new();
+    let mut total = 0;
+    for param in params {
+        if total + param.bytes() > GROUP_BYTES && !group.is_empty() {
+            store.allocate(label, &group)?;
+            group.clear();
+            total = 0;
+        }
+        total += param.bytes();
+        group.push((param.key.clone(), param.bytes()));
+    }
+    store.allocate(label, &group)
+}
+
+/// Loads every one of `params` but the adapters' factors into `store`, a few rows at a time, so that the host never
+/// holds a whole tensor. Where the job may have threads of its own, these read and convert the rows.
+///
+/// # Errors
+/// Those of `fetch`; [`Error::Limit`] for a value that its storage type does not hold; [`Error::Device`] if the device fails.
+pub async fn load(store: &mut Store, label: &str, params: &[Param], fetch: FetchRows<'_>) -> Result<()> {
+    let params: Vec<Param> = params.iter().filter(|p| p.role != Role::Adapter).cloned().collect();
+    store.open();
+    allocate(store, label, &params)?;
+    let chunks: Vec<Chunk> = params.iter().flat_map(Chunk::all).collect();
+    let mut written = Written::default();
+    let threads = store.threads();
+    #[cfg(not(target_arch = "wasm32"))]
+    for some in chunks.chunks(threads * CHUNKS_IN_A_ROW).filter(|_| threads > 1) {
+        let make = |i: usize| some[i].packed(fetch).map(|bytes| (&some[i], bytes));
+        in_order(some.len(), threads, make, |packed| {
+            let (chunk, bytes) = packed?;
+            written.write(store, chunk, bytes)?;
+            store.settle_here()
+        })?;
+        store.settle().await?;
+    }
+    for chunk in chunks.iter().filter(|_| threads == 1) {
+        written.write(store, chunk, chunk.packed(fetch)?)?;
+        store.settle().await?;
+    }
+    store.close();
+    Ok(())
+}
+
+/// Some rows of a checkpoint tensor, as a parameter holds them.
+struct Chunk<'p> {
+    param: &'p Param,
+    from: &'p Source,
+    rows: Range<usize>,
+    /// Whether the parameter ends with them.
+    is_last: bool,
+}
+
+impl<'p> Chunk<'p> {
+    /// All of `param`, in the order of its bytes.
+    fn all(param: &'p Param) -> Vec<Chunk<'p>> {
+        let mut chunks = Vec::new();
+        for from in &param.sources {
+            let rows = from.shape.first().copied().unwrap_or(1);
+            let step = (CHUNK / columns(from).max(1)).max(1);
+            let some = |first: usize| first..(first + step).min(rows);
+            chunks.extend((0..rows).step_by(step).map(|first| Chunk {
+                param,
+                from,
+                rows: some(first),
+                is_last: false,
+            }));
+        }
+        if let Some(last) = chunks.last_mut() {
+            last.is_last = true;
+        }
+        chunks
+    }
+
+    /// Reads and converts them.
+    fn packed(&self, fetch: FetchRows<'_>) -> Result<Vec<u8>> {
+        let Chunk { param, from, rows, .. } = self;
+        let values = fetch(&from.key, &from.shape, rows.clone())?;
+        if values.len() != rows.len() * columns(from) {
+            return Err(Error::op("load", format!("{}: {} values for rows {rows:?}", from.key, values.len())));
+        }
+        let mut bytes = Vec::new();
+        pack_rows(param, from, &values, &mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+/// Values of a row.
+fn columns(from: &Source) -> usize {
+    from.shape.iter().skip(1).product()
+}
+
+/// How far the parameter that is being written is. What is written begins and ends at whole words; a rest waits for the next
+/// rows.
+#[derive(Default)]
+struct Written {
+    offset: u64,
+    rest: Vec<u8>,
+}
+
+impl Written {
+    /// Writes `bytes` of `chunk`, which follows the one before.
+    fn write(&mut self, store: &Store, chunk: &Chunk, bytes: Vec<u8>) -> Result<()> {
+        let Written { offset, rest } = std::mem::take(self);
+        let mut bytes = if rest.is_empty() { bytes } else { [rest, bytes].concat() };
+        let rest = if chunk.is_last { Vec::new() } else { bytes.split_off(bytes.len() / 4 * 4) };
+        store.write_at(&chunk.param.key, offset, &bytes)?;
+        if !chunk.is_last {
+            *self = Written { offset: offset + bytes.len() as u64, rest };
+        }
+        Ok(())
+    }
+}
