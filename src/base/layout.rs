@@ -17,8 +17,10 @@ fn transpose_planes<T: Copy>(values: &[T], n: usize, rows: usize, columns: usize
     let mut out = values.to_vec();
     let size = (rows * columns).max(1);
     for (plane, to) in values.chunks_exact(size).zip(out.chunks_exact_mut(size)) {
-        for (column, line) in to.chunks_exact_mut(rows).enumerate() {
-            line.iter_mut().zip(plane[column..].iter().step_by(columns)).for_each(|(to, from)| *to = *from);
+        for column in 0..columns {
+            for row in 0..rows {
+                to[column * rows + row] = plane[row * columns + column];
+            }
         }
     }
     out

@@ -119,7 +119,7 @@ pub struct Store {
 /// Bytes handed to the queue before it is flushed; bounds wgpu's own staging memory.
 pub const STAGING_BYTES: u64 = 4 << 20;
 
-/// Threads that convert weights faster than a card takes them, and hold some 50 MB together.
+/// Threads beyond which a card takes weights no faster.
 const MOST_THREADS: usize = 8;
 
 impl Store {

@@ -12,7 +12,7 @@ use crate::gpu::Store;
 /// About how many values a thread has on the host at a time.
 const CHUNK: usize = 1 << 16;
 
-/// Chunks of a thread after which a job looks up: some milliseconds.
+/// Chunks of a thread after which a job looks up: a few milliseconds.
 #[cfg(not(target_arch = "wasm32"))]
 const CHUNKS_IN_A_ROW: usize = 8;
 
@@ -132,5 +132,64 @@ impl Written {
             *self = Written { offset: offset + bytes.len() as u64, rest };
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::DType;
+    use crate::gpu::{DeviceOptions, Gpu, Turn};
+    use crate::nn::weights::{HostTensor, pack};
+    use crate::nn::{Pack, Scope, Settings};
+
+    fn values(key: &str, shape: &[usize]) -> Vec<f32> {
+        let count = shape.iter().product::<usize>();
+        (0..count).map(|i| ((i * 37 + key.len()) % 1013) as f32 - 500.0).collect()
+    }
+
+    /// Rows of 301 halves end within words, in and between chunks and tensors.
+    #[test]
+    fn what_several_threads_load_is_what_one_loads() {
+        let root = Scope::new("unet", Settings { dtype: DType::F16, ..Settings::default() });
+        let params = [
+            root.pp("one").weight(&[701, 301], Pack::AsIs),
+            root.stacked("kv", "weight", &[(root.pp("k"), 703), (root.pp("v"), 5)], Some(301)),
+            root.pp("conv").weight(&[77, 95, 3, 3], Pack::Conv),
+            root.pp("small").weight(&[3], Pack::AsIs),
+        ];
+        let fetch = |key: &str, shape: &[usize], rows: Range<usize>| {
+            let columns: usize = shape.iter().skip(1).product();
+            Ok(values(key, shape)[rows.start * columns..rows.end * columns].to_vec())
+        };
+        let own = pollster::block_on(Gpu::request(&DeviceOptions::default())).unwrap();
+        let store = |gpu: &Gpu| {
+            let mut store = Store::new(gpu);
+            pollster::block_on(load(&mut store, "test", &params, &fetch)).unwrap();
+            store
+        };
+        let loaded = store(&own);
+        assert_eq!(Store::new(&own.for_host(Turn::new())).threads(), 1, "a host's step has one thread");
+        for param in &params {
+            let tensor =
+                |from: &Source| HostTensor { shape: from.shape.clone(), values: values(&from.key, &from.shape).into() };
+            let expected = pack(param, &param.sources.iter().map(tensor).collect::<Vec<_>>()).unwrap();
+            let read = pollster::block_on(loaded.read(&param.key)).unwrap();
+            let (bytes, padding) = read.split_at(expected.len());
+            assert!(bytes == expected && padding.iter().all(|b| *b == 0), "{}: other bytes", param.key);
+        }
+    }
+
+    #[test]
+    fn the_first_fault_is_told() {
+        let params: Vec<Param> =
+            (0..40).map(|i| Scope::new("unet", Settings::default()).pp(i).weight(&[300, 300], Pack::AsIs)).collect();
+        let fetch = |key: &str, shape: &[usize], rows: Range<usize>| match key {
+            "unet.7.weight" | "unet.9.weight" => Err(Error::file(key, "is damaged")),
+            _ => Ok(vec![0.0; rows.len() * shape[1]]),
+        };
+        let gpu = pollster::block_on(Gpu::request(&DeviceOptions::default())).unwrap();
+        let error = pollster::block_on(load(&mut Store::new(&gpu), "test", &params, &fetch)).unwrap_err().to_string();
+        assert!(error.contains("unet.7.weight"), "{error}");
     }
 }

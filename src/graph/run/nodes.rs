@@ -62,7 +62,7 @@ pub struct Replayed {
 
 impl Session {
     /// Runs every dispatch alone, waits for it, and returns the time of each node. On hardware a dispatch is run
-    /// [`REPEATS`] times in one submit, so that the submit itself, some 0.1 ms, counts little.
+    /// many times in one submit, so that the submit itself, some 0.1 ms, counts little.
     ///
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) if the device fails.
