@@ -4,8 +4,6 @@ mod array;
 pub mod block4;
 pub mod block8;
 mod dtype;
-#[cfg(not(target_arch = "wasm32"))]
-mod in_order;
 pub mod json;
 pub mod layout;
 mod lock;
@@ -14,7 +12,5 @@ mod shape;
 
 pub use array::Array;
 pub use dtype::DType;
-#[cfg(not(target_arch = "wasm32"))]
-pub(crate) use in_order::in_order;
 pub(crate) use lock::lock;
 pub use shape::Shape;

@@ -4,16 +4,13 @@ use std::ops::Range;
 
 use super::weights::{FetchRows, pack_rows};
 use super::{Param, Role, Source};
-#[cfg(not(target_arch = "wasm32"))]
-use crate::base::in_order;
 use crate::error::{Error, Result};
-use crate::gpu::Store;
+use crate::gpu::{Store, in_order};
 
 /// About how many values a thread has on the host at a time.
 const CHUNK: usize = 1 << 16;
 
 /// Chunks of a thread after which a job looks up: a few milliseconds.
-#[cfg(not(target_arch = "wasm32"))]
 const CHUNKS_IN_A_ROW: usize = 8;
 
 /// Parameters share buffers of about this size, so that no single allocation is hard to find room for.
@@ -40,14 +37,13 @@ pub fn allocate(store: &mut Store, label: &str, params: &[Param]) -> Result<()> 
 ///
 /// # Errors
 /// Those of `fetch`; [`Error::Limit`] for a value that its storage type does not hold; [`Error::Device`] if the device fails.
-pub async fn load(store: &mut Store, label: &str, params: &[Param], fetch: FetchRows<'_>) -> Result<()> {
+pub async fn load(store: &mut Store, label: &str, params: &[Param], fetch: &dyn FetchRows) -> Result<()> {
     let params: Vec<Param> = params.iter().filter(|p| p.role != Role::Adapter).cloned().collect();
     store.open();
     allocate(store, label, &params)?;
     let chunks: Vec<Chunk> = params.iter().flat_map(Chunk::all).collect();
     let mut written = Written::default();
     let threads = store.threads();
-    #[cfg(not(target_arch = "wasm32"))]
     for some in chunks.chunks(threads * CHUNKS_IN_A_ROW).filter(|_| threads > 1) {
         let make = |i: usize| some[i].packed(fetch).map(|bytes| (&some[i], bytes));
         in_order(some.len(), threads, make, |packed| {
@@ -96,7 +92,7 @@ impl<'p> Chunk<'p> {
     }
 
     /// Reads and converts them.
-    fn packed(&self, fetch: FetchRows<'_>) -> Result<Vec<u8>> {
+    fn packed(&self, fetch: &dyn FetchRows) -> Result<Vec<u8>> {
         let Chunk { param, from, rows, .. } = self;
         let values = fetch(&from.key, &from.shape, rows.clone())?;
         if values.len() != rows.len() * columns(from) {

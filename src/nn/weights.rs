@@ -8,6 +8,7 @@ use half::vec::HalfFloatVecExt as _;
 use super::{Pack, Param, Source};
 use crate::base::{DType, block4, block8, layout};
 use crate::error::{Error, Result, message, option};
+use crate::gpu::Shared;
 
 /// A checkpoint tensor's values, in PyTorch's layout.
 #[derive(Clone, Debug)]
@@ -18,13 +19,10 @@ pub struct HostTensor<'a> {
     pub values: Cow<'a, [f32]>,
 }
 
-/// Gives rows of a checkpoint tensor by its key (`unet.conv_in.weight`) and the shape that the configuration asks for,
-/// in PyTorch's layout.
-#[cfg(not(target_arch = "wasm32"))]
-pub type FetchRows<'f> = &'f (dyn Fn(&str, &[usize], Range<usize>) -> Result<Vec<f32>> + Sync);
-/// The same in a page, whose files belong to one thread.
-#[cfg(target_arch = "wasm32")]
-pub type FetchRows<'f> = &'f dyn Fn(&str, &[usize], Range<usize>) -> Result<Vec<f32>>;
+/// Function that gives rows of a checkpoint tensor by its key (`unet.conv_in.weight`) and the shape that the configuration
+/// asks for, in PyTorch's layout.
+pub trait FetchRows: Fn(&str, &[usize], Range<usize>) -> Result<Vec<f32>> + Shared {}
+impl<F: Fn(&str, &[usize], Range<usize>) -> Result<Vec<f32>> + Shared> FetchRows for F {}
 
 /// Smallest value that becomes infinite in f16.
 const ABOVE_HALF: f32 = 65520.0;
@@ -38,7 +36,7 @@ const SAMPLE_PLACES: usize = 16;
 ///
 /// # Errors
 /// If blocks do not fill its rows; those of `fetch`.
-pub fn four_bit_loss(param: &Param, fetch: FetchRows<'_>) -> Result<f64> {
+pub fn four_bit_loss(param: &Param, fetch: &dyn FetchRows) -> Result<f64> {
     if !param.shape.last().is_multiple_of(block4::VALUES) {
         return Err(Error::op("measure", format!("{}: {} is not whole blocks", param.key, param.shape)));
     }

@@ -231,11 +231,11 @@ struct Most {
 
 const MOST: &[Most] = &[
     Most { model: "bundled", class: AdapterClass::Cpu, generate: (24, 331_147), train: (56, 697_317) },
-    Most { model: "bundled", class: AdapterClass::Gpu, generate: (41, 439_913), train: (73, 751_913) },
+    Most { model: "bundled", class: AdapterClass::Gpu, generate: (41, 443_747), train: (73, 755_747) },
     Most { model: "sd15", class: AdapterClass::Cpu, generate: (30, 420_515), train: (61, 783_768) },
-    Most { model: "sd15", class: AdapterClass::Gpu, generate: (60, 752_292), train: (107, 1_372_938) },
+    Most { model: "sd15", class: AdapterClass::Gpu, generate: (60, 753_570), train: (107, 1_374_216) },
     Most { model: "sd2-base", class: AdapterClass::Cpu, generate: (28, 359_099), train: (54, 638_107) },
-    Most { model: "sd2-base", class: AdapterClass::Gpu, generate: (57, 685_380), train: (100, 1_237_544) },
+    Most { model: "sd2-base", class: AdapterClass::Gpu, generate: (57, 686_658), train: (100, 1_238_822) },
     Most { model: "sd21", class: AdapterClass::Cpu, generate: (32, 426_611), train: (55, 640_377) },
     Most { model: "sd21", class: AdapterClass::Gpu, generate: (57, 649_562), train: (92, 1_096_651) },
 ];

@@ -88,7 +88,7 @@ impl Resident {
         gpu: &Gpu,
         side: Side,
         params: &[Param],
-        fetch: weights::FetchRows<'_>,
+        fetch: &dyn weights::FetchRows,
     ) -> Result<Arc<Store>> {
         let known = |held: &Held| {
             let found = held.weights.iter().find(|(own, store)| *own == side && store.is_on(gpu));

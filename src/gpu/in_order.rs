@@ -1,13 +1,27 @@
 //! Work on several threads whose results are taken in order.
 
+#[cfg(not(target_arch = "wasm32"))]
 use std::sync::mpsc;
+#[cfg(not(target_arch = "wasm32"))]
 use std::thread::Builder;
+
+/// What several threads may use at a time; in a page, which has one thread, anything.
+#[cfg(not(target_arch = "wasm32"))]
+pub trait Shared: Sync {}
+#[cfg(not(target_arch = "wasm32"))]
+impl<T: Sync + ?Sized> Shared for T {}
+/// What several threads may use at a time; in a page, which has one thread, anything.
+#[cfg(target_arch = "wasm32")]
+pub trait Shared {}
+#[cfg(target_arch = "wasm32")]
+impl<T: ?Sized> Shared for T {}
 
 /// Makes `make(0)`, `make(1)` … `make(count - 1)` on `threads` threads and gives the results to `take` on this one, in order.
 /// Each thread is at most one result ahead of what was taken, so few of them are in memory at a time.
 ///
 /// # Errors
 /// The first of `take`'s; what was not begun by then is left.
+#[cfg(not(target_arch = "wasm32"))]
 pub(crate) fn in_order<T: Send, E>(
     count: usize,
     threads: usize,
@@ -33,6 +47,17 @@ pub(crate) fn in_order<T: Send, E>(
             take(made.unwrap_or_else(|| make(i)))
         })
     })
+}
+
+/// Makes `make(0)`, `make(1)` … `make(count - 1)` and gives the results to `take`, in order.
+#[cfg(target_arch = "wasm32")]
+pub(crate) fn in_order<T, E>(
+    count: usize,
+    _threads: usize,
+    make: impl Fn(usize) -> T,
+    mut take: impl FnMut(T) -> Result<(), E>,
+) -> Result<(), E> {
+    (0..count).try_for_each(|i| take(make(i)))
 }
 
 #[cfg(test)]
