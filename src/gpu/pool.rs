@@ -15,7 +15,7 @@ impl Pool {
     /// a job before the first session.
     ///
     /// # Errors
-    /// [`Error::Limit`] or [`Error::Device`] if the memory cannot be allocated.
+    /// [`Error::Limit`](crate::Error::Limit) or [`Error::Device`](crate::Error::Device) if the memory cannot be allocated.
     pub fn reserve(&mut self, gpu: &Gpu, sizes: &[u64]) -> Result<()> {
         for (i, &size) in sizes.iter().enumerate() {
             if self.chunks.get(i).is_some_and(|b| b.size() >= size) {
