@@ -76,7 +76,7 @@ pub struct Store {
 /// Bytes handed to the queue before it is flushed; bounds wgpu's own staging memory.
 pub const STAGING_BYTES: u64 = 4 << 20;
 
-/// Threads beyond which a card takes weights no faster.
+/// Threads of a job that prepare what it writes: with eight, SD 1.5's UNet loads on an H200 at 2.5 GB/s. More were not tried.
 const MOST_THREADS: usize = 8;
 
 impl Store {
