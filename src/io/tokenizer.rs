@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer};
 
-use super::Source;
-use super::source::object;
+use super::byte_pairs::{self, one_line};
 use super::tokenizer_files::{END, START, TokenizerFiles};
 use crate::error::{Error, Result};
 
@@ -56,22 +55,16 @@ impl ClipTokenizer {
     /// Those of [`ClipTokenizer::open`].
     pub fn from_files(files: &TokenizerFiles) -> Result<ClipTokenizer> {
         let config = files.json("tokenizer_config.json")?.unwrap_or_default();
-        let (source, mut json) = match (files.get("tokenizer.json"), files.get("vocab.json"), files.get("merges.txt")) {
-            (Some(source), _, _) => (source, object(source)?),
-            (None, Some(vocab), Some(merges)) => (vocab, from_vocab(vocab, merges)?),
-            _ => {
-                let message = "holds neither tokenizer.json nor vocab.json with merges.txt: get the model again";
-                return Err(Error::file(&files.location, message));
-            }
-        };
-        let own = json.get_mut("added_tokens").map(Value::take).unwrap_or_default();
-        json["added_tokens"] = json!([]);
+        let (source, (mut tokenizer, own)) =
+            match (files.get("tokenizer.json"), files.get("vocab.json"), files.get("merges.txt")) {
+                (Some(source), _, _) => (source, byte_pairs::of_file(source)?),
+                (None, Some(vocab), Some(merges)) => (vocab, (byte_pairs::of_vocabulary(vocab, merges)?, Value::Null)),
+                _ => {
+                    let message = "holds neither tokenizer.json nor vocab.json with merges.txt: get the model again";
+                    return Err(Error::file(&files.location, message));
+                }
+            };
         let tokens = AddedTokens::new(files, &config, &own)?;
-        // A vocabulary as JSON takes ten times its text: in a page that memory is never given back.
-        let text = json.to_string();
-        drop(json);
-        let mut tokenizer = parse(source.name(), text.as_bytes())?;
-        drop(text);
         let [start, end, pad] = tokens.ends.clone();
         for token in [&start, &end, &pad] {
             if tokenizer.token_to_id(token).is_none()
@@ -299,47 +292,4 @@ fn add_special(list: &mut Vec<(Option<u32>, AddedToken)>, tokens: impl Iterator<
 
 fn refusal(error: &impl std::fmt::Display) -> Error {
     Error::argument(format!("the prompt cannot be tokenized: {}", one_line(error)))
-}
-
-fn one_line(error: &impl std::fmt::Display) -> String {
-    error.to_string().replace('\n', " ")
-}
-
-fn parse(name: &str, bytes: &[u8]) -> Result<Tokenizer> {
-    let mut tokenizer = Tokenizer::from_bytes(bytes)
-        .map_err(|e| Error::file(name, format!("not a tokenizer that can be read: {}", one_line(&e))))?;
-    // Length is kept here, so that what is cut can be shown.
-    tokenizer.with_padding(None);
-    tokenizer.with_truncation(None).map_err(|e| Error::file(name, one_line(&e)))?;
-    Ok(tokenizer)
-}
-
-/// `tokenizer.json` for a vocabulary and its merges: the pipeline that `transformers` builds for CLIP
-/// (`convert_slow_tokenizer.py`, `CLIPConverter`).
-fn from_vocab(vocab: &Source, merges: &Source) -> Result<Value> {
-    let vocab = object(vocab)?;
-    // The first line names the format's version; no merge rule starts with '#version'.
-    let merges = merges.text()?;
-    let merges = merges.trim_start_matches('\u{feff}');
-    let rules: Vec<&str> =
-        merges.lines().filter(|line| !line.starts_with("#version") && !line.trim().is_empty()).collect();
-    let words = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
-    Ok(json!({
-        "version": "1.0",
-        "added_tokens": [],
-        "normalizer": {"type": "Sequence", "normalizers": [
-            {"type": "NFC"},
-            {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
-            {"type": "Lowercase"},
-        ]},
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": words}, "behavior": "Removed", "invert": true},
-            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
-        ]},
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": END, "continuing_subword_prefix": "",
-            "end_of_word_suffix": "</w>", "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
-            "vocab": vocab, "merges": rules,
-        },
-    }))
 }

@@ -109,7 +109,7 @@ fn faults_are_named() {
     assert!(e.contains("t/vocab.json: not a tokenizer"), "{e}");
     let e = open(&[("vocab.json", b"{\"a\":0}"), ("merges.txt", b"#version: 0.2\n")]);
     assert!(e.contains("lacks the special token '<|startoftext|>'"), "{e}");
-    let e = open(&[("special_tokens_map.json", b"{"), ("tokenizer.json", b"{}")]);
+    let e = open(&[("special_tokens_map.json", b"{"), ("vocab.json", b"{\"a\":0}"), ("merges.txt", b"")]);
     assert!(e.starts_with("t/special_tokens_map.json: not valid JSON"), "{e}");
 }
 
