@@ -1,4 +1,4 @@
-// The engine in a tab: every kernel, the native build's images and losses, its speed, and that nothing piles up.
+// The engine in a tab: every kernel, the native build's images and losses, and that nothing piles up.
 
 import assert from "node:assert/strict";
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
@@ -8,7 +8,7 @@ import { test } from "node:test";
 
 import { gpuPage, realm, setQuota, site } from "./harness.mjs";
 import { switching, told } from "./loras.mjs";
-import { ROOT, makeModel, median, portray, stopwatch } from "./native.mjs";
+import { ROOT, makeModel, portray } from "./native.mjs";
 import { addVisionModels, makeClip } from "./vision.mjs";
 
 /** A bare page with an engine of the bundled model as `engine`. */
@@ -136,43 +136,6 @@ async function psnr(pictures) {
   for (let i = 0; i < pixels[0].length; i++) sum += i % 4 === 3 ? 0 : (pixels[0][i] - pixels[1][i]) ** 2;
   return 10 * Math.log10(255 ** 2 / Math.max(1e-9, sum / (pixels[0].length * 0.75)));
 }
-
-/** Ratios of ten steps in a tab of its own to ten of a process of its own, in turns. */
-async function ratios(t, step) {
-  const ends = [];
-  const own = { after: (end) => ends.unshift(end), diagnostic: (text) => t.diagnostic(text), name: t.name };
-  try {
-    const page = await tab(own, { worker: false });
-    const native = stopwatch(own);
-    await page.evaluate(async (step) => {
-      const wasm = await import("/pkg/portray.js");
-      globalThis.watch = await (await wasm.Engine.request()).stopwatch(step, '{"model":"/bundled"}');
-    }, step);
-    const inTab = () => page.evaluate(() => watch.run());
-    await inTab();
-    await native(step);
-    const found = [];
-    for (let i = 0; i < 10; i++) found.push((await inTab()) / (await native(step)));
-    return found;
-  } finally {
-    for (const end of ends) await end();
-  }
-}
-
-test("a step in the tab takes at most 1.6 times what it takes natively", async (t) => {
-  for (const step of ["unet", "train"]) {
-    const medians = [];
-    // 1.3 until native steps on software drivers became quicker than what the browser adds to a dispatch.
-    // These machines are shared, and a tab's threads lie well or badly as long as it lives: the best of a few attempts, each
-    // from the start, is what the code can do.
-    do {
-      const found = await ratios(t, step);
-      medians.push(median(found));
-      t.diagnostic(`${step}: ${median(found).toFixed(2)} (${found.map((ratio) => ratio.toFixed(2)).join(" ")})`);
-    } while (medians.at(-1) > 1.6 && medians.length < 4);
-    assert.ok(medians.at(-1) <= 1.6, `${step}: ${medians} times as long in every attempt`);
-  }
-});
 
 test("the first image and the next are the same, but for what compiling takes; another LoRA takes little", async (t) => {
   const page = await tab(t);

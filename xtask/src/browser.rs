@@ -4,7 +4,8 @@ use std::process::{Command, Stdio};
 
 use crate::cases::Times;
 use crate::install::{self, Installed, works};
-use crate::tests::{FEATURES, Outcome, at_root, ran};
+use crate::steps::Outcome;
+use crate::tests::{FEATURES, at_root, ran};
 use crate::wasm::Toolchain;
 use crate::{root, target_folder, web};
 
@@ -43,13 +44,20 @@ pub fn page() -> Outcome {
     packages().and(|| build(&toolchain))
 }
 
-/// Builds what the page's results are compared with, and runs every test of tests/web.
-pub fn tests(times: &mut Times) -> Outcome {
-    native().and(|| {
-        let mut node = Command::new("node");
-        node.arg("tests/web/run.mjs").current_dir(root()).env("CARGO_TARGET_DIR", target_folder());
-        times.of("page", &mut node)
-    })
+/// Builds what the page's results are compared with, and runs the tests of tests/web but those of its pace.
+pub fn tests(times: &Times) -> Outcome {
+    native().and(|| times.of("the page in Chromium", &mut node("-pace")))
+}
+
+/// Runs the tests that want a machine to themselves.
+pub fn pace(times: &Times) -> Outcome {
+    times.of("the page's pace", &mut node("pace"))
+}
+
+fn node(which: &str) -> Command {
+    let mut node = Command::new("node");
+    node.args(["tests/web/run.mjs", which]).current_dir(root()).env("CARGO_TARGET_DIR", target_folder());
+    node
 }
 
 /// What tests/web/package-lock.json names, as it names it.

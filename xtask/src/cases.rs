@@ -1,10 +1,11 @@
-//! Test programs, run one after another: what fails is shown, and how long each test took is kept.
+//! Test programs: what fails is shown once a program has ended, and how long each test took is kept.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
-use crate::tests::Outcome;
+use crate::steps::Outcome;
 
 /// How many of the slowest are printed.
 const SHOWN: usize = 10;
@@ -43,11 +44,11 @@ pub fn programs(messages: &str) -> Vec<Program> {
 
 /// Seconds of every test that ran, with its name.
 #[derive(Default)]
-pub struct Times(Vec<(f64, String)>);
+pub struct Times(Mutex<Vec<(f64, String)>>);
 
 impl Times {
-    /// Runs `command`, whose tests are counted as those of `what`, and passes on what is no test that went well.
-    pub fn of(&mut self, what: &str, command: &mut Command) -> Outcome {
+    /// Runs `command`, whose tests are counted as those of `what`; at its end, passes on what is no test that went well.
+    pub fn of(&self, what: &str, command: &mut Command) -> Outcome {
         let mut child = match command.stdout(Stdio::piped()).spawn() {
             Ok(child) => child,
             Err(e) => {
@@ -55,26 +56,29 @@ impl Times {
                 return Outcome::Failed;
             }
         };
+        let (mut said, mut times) = (format!("{what}\n"), Vec::new());
         for line in child.stdout.take().into_iter().flat_map(|out| BufReader::new(out).lines().map_while(Result::ok)) {
-            match timed(&line) {
-                Some((seconds, name, passed)) => {
-                    self.0.push((seconds, format!("{what}: {name}")));
-                    if !passed {
-                        println!("{line}");
-                    }
-                }
-                None if line.is_empty() => {}
-                None => println!("{line}"),
+            let test = timed(&line);
+            if let Some((seconds, name, _)) = test {
+                times.push((seconds, format!("{what}: {name}")));
+            }
+            if !line.is_empty() && test.is_none_or(|(.., passed)| !passed) {
+                said += &line;
+                said.push('\n');
             }
         }
+        // In one piece: others are running beside it.
+        print!("{said}");
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(times);
         if child.wait().is_ok_and(|status| status.success()) { Outcome::Passed } else { Outcome::Failed }
     }
 
     /// Prints the slowest.
-    pub fn print(mut self) {
-        self.0.sort_by(|a, b| b.0.total_cmp(&a.0));
-        println!("\n{:>8}  the slowest of {} tests", "seconds", self.0.len());
-        for (seconds, name) in self.0.iter().take(SHOWN) {
+    pub fn print(self) {
+        let mut times = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        times.sort_by(|a, b| b.0.total_cmp(&a.0));
+        println!("\n{:>8}  the slowest of {} tests", "seconds", times.len());
+        for (seconds, name) in times.iter().take(SHOWN) {
             println!("{seconds:>8.1}  {name}");
         }
     }

@@ -8,6 +8,7 @@ mod cold;
 mod compare;
 mod install;
 mod serve;
+mod steps;
 mod tests;
 mod wasm;
 mod web;

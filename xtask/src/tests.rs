@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use crate::cases::{self, Program, Times};
 use crate::install::{self, Installed};
+use crate::steps::{Job, Outcome, Steps};
 use crate::wasm::Toolchain;
 use crate::{Failure, browser, cargo, root, target_folder, web};
 
@@ -14,6 +16,9 @@ use crate::{Failure, browser, cargo, root, target_folder, web};
 const ONE_DRIVER: &[&str] = &["portray", "xtask", "without_adapter", "memory", "cli"];
 /// Tests within the others that a second driver can tell nothing new.
 const ONCE: &[&str] = &["eight_bit_moments", "adapters::a_", "batches::", "coarse_weights"];
+
+/// Programs that run longest, which begin first.
+const LONGEST: &[&str] = &["cli", "golden", "ops", "embed"];
 
 /// One set of features for every build of the tests, so that nothing is built twice.
 pub const FEATURES: [&str; 2] = ["--features", "portray/window"];
@@ -26,93 +31,21 @@ const DISPLAY: &str = "xvfb xdotool libxcursor1 libxi6 libxkbcommon-x11-0 libxra
 /// The release whose interface this one is compared with.
 const BASELINE: &str = "v0.1.0";
 
-/// What came of a step.
-#[derive(Clone)]
-pub enum Outcome {
-    /// It ran, and all was well.
-    Passed,
-    /// It ran; whoever failed has said why.
-    Failed,
-    /// It could not run here: why, and what to do about it.
-    Skipped(String),
-}
-
-impl Outcome {
-    /// What comes next, if this passed.
-    pub fn and(self, next: impl FnOnce() -> Outcome) -> Outcome {
-        if matches!(self, Outcome::Passed) { next() } else { self }
-    }
-}
-
-#[derive(Default)]
-struct Summary(Vec<(String, Outcome, f64)>);
-
-impl Summary {
-    fn step(&mut self, name: &str, work: impl FnOnce() -> Outcome) {
-        eprintln!("\n== {name}");
-        let began = Instant::now();
-        let outcome = work();
-        if let Outcome::Skipped(reason) = &outcome {
-            eprintln!("SKIPPED: {reason}");
-        }
-        self.0.push((name.to_owned(), outcome, began.elapsed().as_secs_f64()));
-    }
-
-    fn print(&self) -> Result<(), Failure> {
-        println!("\n{:<34} {:>8}", "step", "seconds");
-        for (name, outcome, seconds) in &self.0 {
-            let result = match outcome {
-                Outcome::Passed => "passed".to_owned(),
-                Outcome::Failed => "FAILED".to_owned(),
-                Outcome::Skipped(reason) => format!("SKIPPED: {reason}"),
-            };
-            println!("{name:<34} {seconds:>8.0}  {result}");
-        }
-        println!("{:<34} {:>8.0}", "in all", self.0.iter().map(|(.., s)| s).sum::<f64>());
-        match self.0.iter().filter(|(_, o, _)| matches!(o, Outcome::Failed)).count() {
-            0 => Ok(()),
-            n => Err(format!("{n} of {} steps failed", self.0.len()).into()),
-        }
-    }
-}
-
 /// Runs everything and sums it up.
 pub fn run() -> Result<(), Failure> {
-    let (mut summary, mut times) = (Summary::default(), Times::default());
-    lints(&mut summary);
-    tests(&mut summary, &mut times);
+    let (began, times) = (Instant::now(), Times::default());
+    let mut steps = Steps::default();
+    check(&mut steps, &times);
     times.print();
-    summary.print()
+    steps.print(began)
 }
 
-/// What is read, and not run.
-fn lints(summary: &mut Summary) {
-    summary.step("formatting", || {
+fn check(steps: &mut Steps, times: &Times) {
+    steps.step("formatting", || {
         let apart = |package: &str| ran(of(package, "fmt").arg("--check"));
         ran(at_root().args(["fmt", "--all", "--check"])).and(|| apart(BINDGEN)).and(|| apart(EGUI))
     });
-    let strict = ["--lib", "--bins", "--examples", "--", "-D", "warnings"];
-    summary.step("lints", || lint(&strict).and(|| lint(&[&FEATURES[..], &strict].concat())));
-    // A test that unwraps is a test that fails.
-    let in_tests = ["-A", "clippy::unwrap_used", "-A", "clippy::expect_used", "-A", "clippy::panic"];
-    let tests = [&FEATURES[..], &["--tests", "--benches", "--", "-D", "warnings"], &in_tests].concat();
-    summary.step("lints of tests", || lint(&tests));
-    summary.step("lints of portray-bindgen", || {
-        ran(of(BINDGEN, "clippy")
-            .args(["--release", "--quiet", "--locked", "--target-dir"])
-            .arg(web::bindgen_target())
-            .args(["--", "-D", "warnings"]))
-    });
-    summary.step("the egui example", egui);
-    summary.step("library for the browser", wasm);
-    let document = ["doc", "--release", "--no-deps", "--quiet"];
-    summary.step("documentation", || ran(at_root().args(document).env("RUSTDOCFLAGS", "-D warnings")));
-    summary.step("public interface", public_interface);
-}
-
-/// What is run.
-fn tests(summary: &mut Summary, times: &mut Times) {
-    summary.step("a display for the window", || match install::package(DISPLAY) {
+    steps.step("a display for the window", || match install::package(DISPLAY) {
         Ok(Installed::Yes) => Outcome::Passed,
         Ok(Installed::No(reason)) | Err(reason) => Outcome::Skipped(reason),
     });
@@ -121,20 +54,51 @@ fn tests(summary: &mut Summary, times: &mut Times) {
     // The page is compiled on one core for the most part, these on all.
     let page = std::thread::spawn(browser::page);
     let mut programs = Vec::new();
-    summary.step("tests and examples", || build(&mut programs));
-    let mut built = Outcome::Failed;
-    summary.step("the page", || {
-        built = page.join().unwrap_or(Outcome::Failed);
-        built.clone()
-    });
-    let documented = ["test", "--package", "portray", "--release", "--quiet", "--doc"];
-    summary.step("examples in the documentation", || on(&lavapipe, at_root().args(documented).args(FEATURES), ran));
-    summary.step("all tests, lavapipe", || all(&programs, "lavapipe", &lavapipe, &[], times));
-    summary.step("LoRA files in diffusers and PEFT", interop);
-    programs.retain(|program| !ONE_DRIVER.contains(&program.name()));
+    steps.step("building tests and examples", || build(&mut programs));
     let skipped: Vec<&str> = ONCE.iter().flat_map(|name| ["--skip", name]).collect();
-    summary.step("GPU tests, SwiftShader", || all(&programs, "SwiftShader", &swiftshader, &skipped, times));
-    summary.step("the page in Chromium", || built.and(|| browser::tests(times)));
+    let built = OnceLock::new();
+    let page = |steps: &mut Steps| {
+        let built = built.get_or_init(|| page.join().unwrap_or(Outcome::Failed));
+        steps.step("the page in Chromium", || built.clone().and(|| browser::tests(times)));
+    };
+    // Lints come early: what they need is compiled while the page is linked, and nobody else waits for cargo then.
+    let mut jobs: Vec<Job> = vec![Box::new(page), Box::new(lints)];
+    for program in &programs {
+        jobs.push(tests_of(program, "lavapipe", &lavapipe, &[], times));
+        if !ONE_DRIVER.contains(&program.name()) {
+            jobs.push(tests_of(program, "SwiftShader", &swiftshader, &skipped, times));
+        }
+    }
+    jobs.push(Box::new(|steps| {
+        let documented = ["test", "--package", "portray", "--release", "--quiet", "--doc"];
+        let run = || on(&lavapipe, at_root().args(documented).args(FEATURES), ran);
+        steps.step("examples in the documentation", run);
+        steps.step("LoRA files in diffusers and PEFT", interop);
+    }));
+    steps.side_by_side(jobs);
+    let built = built.into_inner().unwrap_or(Outcome::Failed);
+    steps.step("the page's pace", || built.and(|| browser::pace(times)));
+}
+
+/// What is read, and not run.
+fn lints(steps: &mut Steps) {
+    let strict = ["--lib", "--bins", "--examples", "--", "-D", "warnings"];
+    steps.step("lints", || lint(&strict).and(|| lint(&[&FEATURES[..], &strict].concat())));
+    // A test that unwraps is a test that fails.
+    let in_tests = ["-A", "clippy::unwrap_used", "-A", "clippy::expect_used", "-A", "clippy::panic"];
+    let tests = [&FEATURES[..], &["--tests", "--benches", "--", "-D", "warnings"], &in_tests].concat();
+    steps.step("lints of tests", || lint(&tests));
+    steps.step("lints of portray-bindgen", || {
+        ran(of(BINDGEN, "clippy")
+            .args(["--release", "--quiet", "--locked", "--target-dir"])
+            .arg(web::bindgen_target())
+            .args(["--", "-D", "warnings"]))
+    });
+    steps.step("the egui example", egui);
+    steps.step("library for the browser", wasm);
+    let document = ["doc", "--release", "--no-deps", "--quiet"];
+    steps.step("documentation", || ran(at_root().args(document).env("RUSTDOCFLAGS", "-D warnings")));
+    steps.step("public interface", public_interface);
 }
 
 /// Builds every test, and the examples with them.
@@ -145,8 +109,9 @@ fn build(programs: &mut Vec<Program>) -> Outcome {
     match command.output() {
         Ok(output) if output.status.success() => {
             *programs = cases::programs(&String::from_utf8_lossy(&output.stdout));
-            programs.sort();
-            Outcome::Passed
+            let place = |name: &str| LONGEST.iter().position(|long| *long == name).unwrap_or(LONGEST.len());
+            programs.sort_by(|a, b| place(a.name()).cmp(&place(b.name())).then_with(|| a.cmp(b)));
+            if programs.is_empty() { Outcome::Failed } else { Outcome::Passed }
         }
         Ok(_) => Outcome::Failed,
         Err(e) => {
@@ -156,24 +121,19 @@ fn build(programs: &mut Vec<Program>) -> Outcome {
     }
 }
 
-/// Runs all `programs` with `args` on the driver of that `name`; fails where there are none.
-fn all(
-    programs: &[Program],
+/// The tests of `program`, with `args`, on the driver of that `name`.
+fn tests_of<'a>(
+    program: &'a Program,
     name: &str,
-    manifest: &Result<PathBuf, String>,
-    args: &[&str],
-    times: &mut Times,
-) -> Outcome {
-    let mut outcome = if programs.is_empty() { Outcome::Failed } else { Outcome::Passed };
-    for program in programs {
-        let what = format!("{} on {name}", program.name());
-        eprintln!("{what}");
-        let mut command = program.command(args);
-        if matches!(on(manifest, command.current_dir(root()), |it| times.of(&what, it)), Outcome::Failed) {
-            outcome = Outcome::Failed;
-        }
-    }
-    outcome
+    manifest: &'a Result<PathBuf, String>,
+    args: &'a [&'a str],
+    times: &'a Times,
+) -> Job<'a> {
+    let what = format!("{} on {name}", program.name());
+    Box::new(move |steps| {
+        let run = |command: &mut Command| times.of(&what, command);
+        steps.step(&what, || on(manifest, program.command(args).current_dir(root()), run));
+    })
 }
 
 /// cargo, in the repository.
