@@ -1,5 +1,7 @@
 //! What jobs leave behind in a host: nothing. A process of its own, for its memory is measured.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that unwraps is a test that fails")]
+
 #[path = "embed/host.rs"]
 #[allow(dead_code, reason = "the other tests' host")]
 mod host;

@@ -1,5 +1,7 @@
 //! What a job takes on the adapter, by wgpu's own report, is what its plan said.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that unwraps is a test that fails")]
+
 mod common;
 
 use std::path::Path;

@@ -155,7 +155,8 @@ pub(super) fn prompts(word: &str, class: &str) -> [String; 2] {
     [format!("a {word} {class}"), format!("a {word}")].map(|prompt| without_tags(&prompt).0)
 }
 
-#[cfg(all(test, feature = "bundled"))]
+#[cfg(test)]
+#[cfg(feature = "bundled")]
 mod tests {
     use super::*;
     use crate::ModelOptions;

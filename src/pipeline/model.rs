@@ -327,7 +327,8 @@ impl Model {
     }
 }
 
-#[cfg(all(test, feature = "bundled"))]
+#[cfg(test)]
+#[cfg(feature = "bundled")]
 mod bundled_tests {
     use super::*;
     use crate::event::Flow;

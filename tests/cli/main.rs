@@ -1,5 +1,7 @@
 //! The built `portray` as a user runs it: exit codes, one-line errors, nothing half-written.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that unwraps is a test that fails")]
+
 mod bad_input;
 mod captions;
 #[path = "../common/mod.rs"]

@@ -1,6 +1,8 @@
 //! Every op's kernel against its f64 reference, between sentinel words, with NaN in the padding of what it reads; once with
 //! every access held against what is bound, once with wgpu's bounds checks.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that unwraps is a test that fails")]
+
 #[path = "../common/mod.rs"]
 mod common;
 mod random_graphs;

@@ -58,7 +58,7 @@ async function opened(t, root, files) {
   const server = await serve({ root });
   t.after(() => server.close());
   for (const [name, file] of files) server.files.set(name, file);
-  const { page } = await realm(t, "page", { server });
+  const { page } = await realm(t, "page", { server, alone: true });
   page.setDefaultTimeout(0);
   await page.evaluate(async (steps) => {
     const { Portray } = await import("/portray.js");

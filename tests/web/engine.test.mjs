@@ -138,7 +138,7 @@ async function psnr(pictures) {
 }
 
 test("the first image and the next are the same, but for what compiling takes; another LoRA takes little", async (t) => {
-  const page = await tab(t);
+  const page = await tab(t, { alone: true });
   const [first, next] = await page.evaluate(async () => {
     const timed = async () => {
       const began = performance.now();

@@ -1,11 +1,12 @@
-// What every browser test starts with: a browser with an empty profile, the built page served, and a watch over what
-// no page of ours does: errors and warnings in the console, and requests to another origin.
+// What every browser test starts with: an origin that has kept nothing, with the built page served, and a watch over what no
+// page of ours does: errors and warnings in the console, and requests to another origin.
 
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { after } from "node:test";
 import { chromium } from "playwright-core";
 
 import { serve } from "./server.mjs";
@@ -29,25 +30,41 @@ export async function site(t, options) {
   return server;
 }
 
-/**
- * A browser of its own, with nothing kept, until the test ends.
- * @param {import("node:test").TestContext} t
- * @returns {Promise<import("playwright-core").BrowserContext>}
- */
-async function browser(t, { viewport, scheme } = {}) {
+/** A browser with an empty profile: `[context, close]`. */
+async function browser() {
   if (!existsSync(CHROMIUM)) throw new Error(`${CHROMIUM}: no such browser; apt-get install chromium, or set PORTRAY_CHROMIUM`);
   const profile = await mkdtemp(path.join(tmpdir(), "portray-browser-"));
-  const context = await chromium.launchPersistentContext(profile, {
-    executablePath: CHROMIUM,
-    args: FLAGS,
-    colorScheme: scheme,
-    viewport: viewport ?? { width: 1280, height: 800 },
-  });
-  t.after(async () => {
+  const context = await chromium.launchPersistentContext(profile, { executablePath: CHROMIUM, args: FLAGS });
+  return [context, async () => {
     await context.close();
     await rm(profile, { recursive: true, force: true });
-  });
-  return context;
+  }];
+}
+
+/**
+ * That of a file's tests: to start one for each takes longer than most of them. What one keeps no other sees, because each
+ * has a server and so an origin of its own.
+ */
+let shared;
+// What runs as no test has no end for it.
+if (process.argv[1]?.endsWith(".test.mjs")) after(async () => (await shared)?.[1]());
+
+/**
+ * A new page, until the test ends.
+ * @param {import("node:test").TestContext} t
+ */
+async function blank(t, { beside, alone, viewport, scheme }) {
+  let context = beside?.context();
+  if (!context) {
+    const [own, close] = await (alone ? browser() : (shared ??= browser()));
+    if (alone) t.after(close);
+    context = own;
+  }
+  const page = await context.newPage();
+  if (!alone) t.after(() => page.close());
+  await page.setViewportSize(viewport ?? { width: 1280, height: 800 });
+  await page.emulateMedia({ colorScheme: scheme ?? "light" });
+  return page;
 }
 
 /**
@@ -95,14 +112,13 @@ export function watched(page, { origins, allow = [], log = false }) {
  * @param {string[]} [options.origins] others that it may ask
  * @param {RegExp[]} [options.allow] what it may say in the console
  * @param {boolean} [options.log] prints the console
+ * @param {boolean} [options.alone] in a browser of its own
  * @param {{width: number, height: number}} [options.viewport] @param {"light" | "dark"} [options.scheme]
  * @returns {Promise<import("playwright-core").Page & {server: Awaited<ReturnType<typeof serve>>}>}
  */
 export async function open(t, at, options = {}) {
   const server = options.server ?? options.beside?.server ?? (await site(t));
-  const context = options.beside?.context() ?? (await browser(t, options));
-  const blank = context.pages().find((page) => page.url() === "about:blank");
-  const page = (!options.beside && blank) || (await context.newPage());
+  const page = await blank(t, options);
   const complaints = watched(page, { ...options, origins: [server.origin, ...(options.origins ?? [])] });
   t.after(() => assert.deepEqual(complaints, [], `${at} complained`));
   page.server = server;

@@ -12,7 +12,7 @@ async function ratios(t, step) {
   const ends = [];
   const own = { after: (end) => ends.unshift(end), diagnostic: (text) => t.diagnostic(text), name: t.name };
   try {
-    const { page } = await realm(own, "page");
+    const { page } = await realm(own, "page", { alone: true });
     page.setDefaultTimeout(0);
     const native = stopwatch(own);
     await page.evaluate(async (step) => {

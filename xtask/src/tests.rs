@@ -14,6 +14,8 @@ use crate::{Failure, browser, cargo, root, target_folder, web};
 /// Test programs that need no second driver: those without an adapter, what only wgpu's allocator decides, and the
 /// command line, whose kernels the others compare on both.
 const ONE_DRIVER: &[&str] = &["portray", "xtask", "without_adapter", "memory", "cli"];
+/// Programs that measure the memory that a driver and an allocator take, which is more where they wait for each other.
+const ALONE: &[&str] = &["leaks"];
 /// Tests within the others that a second driver can tell nothing new.
 const ONCE: &[&str] = &["eight_bit_moments", "adapters::a_", "batches::", "coarse_weights"];
 
@@ -63,12 +65,13 @@ fn check(steps: &mut Steps, times: &Times) {
     };
     // Lints come early: what they need is compiled while the page is linked, and nobody else waits for cargo then.
     let mut jobs: Vec<Job> = vec![Box::new(page), Box::new(lints)];
-    for program in &programs {
-        jobs.push(tests_of(program, "lavapipe", &lavapipe, &[], times));
-        if !ONE_DRIVER.contains(&program.name()) {
-            jobs.push(tests_of(program, "SwiftShader", &swiftshader, &skipped, times));
-        }
-    }
+    let (alone, beside): (Vec<&Program>, _) = programs.iter().partition(|program| ALONE.contains(&program.name()));
+    let on_drivers = |program| {
+        let lavapipe = tests_of(program, "lavapipe", &lavapipe, &[], times);
+        let swiftshader = || tests_of(program, "SwiftShader", &swiftshader, &skipped, times);
+        std::iter::once(lavapipe).chain((!ONE_DRIVER.contains(&program.name())).then(swiftshader))
+    };
+    jobs.extend(beside.into_iter().flat_map(on_drivers));
     jobs.push(Box::new(|steps| {
         let documented = ["test", "--package", "portray", "--release", "--quiet", "--doc"];
         let run = || on(&lavapipe, at_root().args(documented).args(FEATURES), ran);
@@ -76,18 +79,18 @@ fn check(steps: &mut Steps, times: &Times) {
         steps.step("LoRA files in diffusers and PEFT", interop);
     }));
     steps.side_by_side(jobs);
+    alone.into_iter().flat_map(on_drivers).for_each(|job| job(steps));
     let built = built.into_inner().unwrap_or(Outcome::Failed);
     steps.step("the page's pace", || built.and(|| browser::pace(times)));
 }
 
 /// What is read, and not run.
 fn lints(steps: &mut Steps) {
-    let strict = ["--lib", "--bins", "--examples", "--", "-D", "warnings"];
-    steps.step("lints", || lint(&strict).and(|| lint(&[&FEATURES[..], &strict].concat())));
-    // A test that unwraps is a test that fails.
-    let in_tests = ["-A", "clippy::unwrap_used", "-A", "clippy::expect_used", "-A", "clippy::panic"];
-    let tests = [&FEATURES[..], &["--tests", "--benches", "--", "-D", "warnings"], &in_tests].concat();
-    steps.step("lints of tests", || lint(&tests));
+    let strict = ["--", "-D", "warnings"];
+    // As most people build it, then whole. Examples ask for the same features of other crates as tests do, which are then
+    // checked once.
+    steps.step("lints", || lint(&[&["--lib", "--bins", "--examples"][..], &strict].concat()));
+    steps.step("lints of everything", || lint(&[&FEATURES[..], &["--all-targets"], &strict].concat()));
     steps.step("lints of portray-bindgen", || {
         ran(of(BINDGEN, "clippy")
             .args(["--release", "--quiet", "--locked", "--target-dir"])
