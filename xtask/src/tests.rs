@@ -14,13 +14,13 @@ use crate::{Failure, browser, cargo, root, target_folder, web};
 /// Test programs that need no second driver: those without an adapter, what only wgpu's allocator decides, and the
 /// command line, whose kernels the others compare on both.
 const ONE_DRIVER: &[&str] = &["portray", "xtask", "without_adapter", "memory", "cli"];
-/// Programs that measure the memory that a driver and an allocator take, which is more where they wait for each other.
-const ALONE: &[&str] = &["leaks"];
+/// Programs that measure how long frames take, and what a driver and an allocator hold, which is more on busy processors.
+const ALONE: &[&str] = &["embed", "leaks"];
 /// Tests within the others that a second driver can tell nothing new.
 const ONCE: &[&str] = &["eight_bit_moments", "adapters::a_", "batches::", "coarse_weights"];
 
 /// Programs that run longest, which begin first.
-const LONGEST: &[&str] = &["cli", "golden", "ops", "embed"];
+const LONGEST: &[&str] = &["cli", "golden", "ops"];
 
 /// One set of features for every build of the tests, so that nothing is built twice.
 pub const FEATURES: [&str; 2] = ["--features", "portray/window"];
