@@ -103,9 +103,10 @@ impl Backward {
                 *t = again.map.get(t).copied().unwrap_or(*t);
             }
         }
+        let before = g.nodes.len();
         let found = node.op.vjp(&mut Vjp::new(g, inputs, outputs, output_grads, wanted.clone()))?;
-        for ((input, gradient), wanted) in node.inputs.iter().zip(found).zip(wanted) {
-            let (true, Some(gradient)) = (wanted, gradient) else {
+        for ((input, gradient), wanted) in node.inputs.iter().zip(&found).zip(wanted) {
+            let (true, Some(gradient)) = (wanted, *gradient) else {
                 continue;
             };
             if g.shape(*input).elements() != g.shape(gradient).elements() {
@@ -113,13 +114,40 @@ impl Backward {
                 return Err(Error::op(node.op.name(), message));
             }
             let total = match self.grads.get(input) {
-                Some(&earlier) => (self.sum)(g, earlier, gradient)?,
+                Some(&earlier) => {
+                    let alone = found.iter().filter(|other| **other == Some(gradient)).count() == 1;
+                    match alone && adds(g, before, gradient, earlier) {
+                        true => gradient,
+                        false => (self.sum)(g, earlier, gradient)?,
+                    }
+                }
                 None => gradient,
             };
             self.grads.insert(*input, total);
         }
         Ok(())
     }
+}
+
+/// Makes the node that computes `gradient` add `earlier` to it, if it can: it was recorded after the first `before` nodes,
+/// nothing reads what it computes now, and `earlier` is there before it, in memory that it does not read already.
+fn adds(g: &mut Graph, before: usize, gradient: Tensor, earlier: Tensor) -> bool {
+    let Source::Node(id, _) = g.info(gradient).source else { return false };
+    let known = match g.info(earlier).source {
+        Source::Node(from, _) => from < id,
+        _ => true,
+    };
+    let alike = g.shape(earlier) == g.shape(gradient) && g.info(earlier).dtype == g.info(gradient).dtype;
+    let node = &g.nodes[id];
+    let unread = g.nodes[id + 1..].iter().all(|later| !later.inputs.contains(&gradient));
+    if id < before || !known || !alike || !unread || node.outputs.len() != 1 || node.inputs.contains(&earlier) {
+        return false;
+    }
+    let Some((op, place)) = node.op.adding() else { return false };
+    let node = &mut g.nodes[id];
+    node.op = op;
+    node.inputs.insert(place, earlier);
+    true
 }
 
 /// Tensors that depend on any of `wrt`, themselves included.

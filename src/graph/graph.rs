@@ -228,6 +228,12 @@ pub trait Op: Debug + Send + Sync {
         outputs.iter().map(|t| t.shape.elements() as u64).sum()
     }
 
+    /// This op with one operand more, which it adds to its only result, and the place of that operand; `None` where it
+    /// cannot. [`super::grad`] sums gradients so, without a pass of its own.
+    fn adding(&self) -> Option<(Arc<dyn Op>, usize)> {
+        None
+    }
+
     /// Input whose memory output 0 is, under another shape and without a dispatch, if any.
     fn alias(&self) -> Option<usize> {
         None

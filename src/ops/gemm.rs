@@ -2,6 +2,8 @@
 //!
 //! `out[m, n] = act(alpha * sum_{tap, k} a(m, tap, k) * w(tap, k, n) + bias + addend + lora)`.
 
+use std::sync::Arc;
+
 use super::contraction::Dims;
 use super::{Activation, AddKind, Case, Gemm, Result, Rows};
 use crate::base::{Array, DType, Shape};
@@ -98,6 +100,13 @@ impl Op for Gemm {
 
     fn vjp(&self, v: &mut Vjp) -> Result<Vec<Option<Tensor>>> {
         super::gemm_grad::gemm_vjp(self, v)
+    }
+
+    fn adding(&self) -> Option<(Arc<dyn Op>, usize)> {
+        let plain = self.add.is_none() && self.activation.is_none() && !self.geglu && !self.batched;
+        let op = Gemm { add: Some(AddKind::Full), ..self.clone() };
+        let place = op.operands().add?;
+        plain.then(|| (Arc::new(op) as Arc<dyn Op>, place))
     }
 
     fn flops(&self, inputs: &[&TensorInfo], outputs: &[&TensorInfo]) -> u64 {

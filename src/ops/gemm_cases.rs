@@ -18,7 +18,9 @@ fn linear_cases(cases: &mut Vec<Case>) {
         cases.push(Case::new(plain.clone(), [Given::normal([m, k]), Given::half([n, k])]).grads([0]));
         let k_major = Gemm { k_major: true, alpha: 0.3, ..plain.clone() };
         cases.push(Case::new(k_major.clone(), [Given::normal([m, k]), Given::normal([k, n])]).grads([0]));
-        cases.push(Case::new(k_major, [Given::normal([m, k]), Given::half([k, n])]));
+        cases.push(Case::new(k_major.clone(), [Given::normal([m, k]), Given::half([k, n])]));
+        let sum = Gemm { add: Some(AddKind::Full), ..k_major };
+        cases.push(Case::new(sum, [Given::normal([m, k]), Given::half([k, n]), Given::normal([m, n])]));
     }
     for (m, n, k) in [(5, 3, 64), (33, 17, 128), (70, 64, 192)] {
         cases.push(Case::new(plain.clone(), [Given::normal([m, k]), Given::block8([n, k])]).grads([0]));
@@ -161,6 +163,11 @@ fn conv_cases(cases: &mut Vec<Case>) {
             for (first, columns) in [(0, c1), (c1, c2)].into_iter().filter(|(_, n)| *n > 0) {
                 let back = Gemm::new(Rows::Transposed { conv, size: [h, w], first, columns });
                 let inputs = [Given::normal([2, out[0], out[1], n]), Given::normal([n, kh, kw, c1 + c2])];
+                if first == 0 {
+                    let sum = Gemm { add: Some(AddKind::Full), ..back.clone() };
+                    let addend = Given::normal([2, h, w, columns]);
+                    cases.push(Case::new(sum, [inputs.to_vec(), vec![addend]].concat()));
+                }
                 cases.push(Case::new(back, inputs));
             }
         }

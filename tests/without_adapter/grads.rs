@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use portray::low_level::base::Array;
+use portray::low_level::base::{Array, DType};
 use portray::low_level::graph::{Gradients, Graph, Tensor, eval, grad};
 use portray::low_level::ops::oracle::Random;
-use portray::low_level::ops::{Case, add, cases, dot, fill};
+use portray::low_level::ops::{Case, Epilogue, add, cases, dot, fill, linear};
 
 /// The sum of all results times fixed random factors: a scalar that depends on every element.
 fn loss(case: &Case, operands: &[Array], factors: &[Array]) -> f64 {
@@ -35,7 +35,7 @@ fn by_rule(case: &Case, operands: &[Array], factors: &[Array]) -> portray::Resul
     let mut given: HashMap<Tensor, Array> = inputs.iter().copied().zip(operands.iter().cloned()).collect();
     let mut total: Option<Tensor> = None;
     for (i, (&o, f)) in outputs.iter().zip(factors).enumerate() {
-        let factor = g.stored(&format!("factor{i}"), f.shape.clone(), portray::low_level::base::DType::F32)?;
+        let factor = g.stored(&format!("factor{i}"), f.shape.clone(), DType::F32)?;
         given.insert(factor, f.clone());
         let part = dot(&mut g, o, factor)?;
         total = Some(match total {
@@ -104,4 +104,64 @@ fn rules_match_finite_differences() {
     }
     assert!(checked > 0);
     assert!(wrong.is_empty(), "{} cases fail:\n{}", wrong.len(), wrong[..wrong.len().min(8)].join("\n"));
+}
+
+/// Gradient of the sum of what `record` makes of `x` `[3, 4]` and two weights, times fixed factors, against finite
+/// differences; and how many additions of gradients are dispatches.
+fn additions(record: impl Fn(&mut Graph, Tensor, [Tensor; 2]) -> portray::Result<Tensor>) -> portray::Result<usize> {
+    let mut g = Graph::new();
+    let (x, factor) = (g.stored("x", [3, 4], DType::F32)?, g.stored("factor", [3, 4], DType::F32)?);
+    let weights = [g.stored("v", [4, 4], DType::F32)?, g.stored("w", [4, 4], DType::F32)?];
+    let out = record(&mut g, x, weights)?;
+    let (loss, seed) = (dot(&mut g, out, factor)?, fill(&mut g, [1], 1.0)?);
+    let (forward, mut gradient) = (g.nodes().len(), x);
+    let wanted = Gradients { loss, wrt: &[x], checkpoint: false, seed, sum: add };
+    grad(&mut g, &wanted, &mut |_, _, found| {
+        gradient = found;
+        Ok(())
+    })?;
+    let mut random = Random::new(7);
+    let mut values = HashMap::new();
+    for tensor in [x, factor, weights[0], weights[1]] {
+        let mut value = Array::zeros(g.shape(tensor).clone());
+        value.data.iter_mut().for_each(|v| *v = random.normal());
+        values.insert(tensor, value);
+    }
+    let found = eval(&g, values.clone())?[&gradient].clone();
+    for i in 0..12 {
+        let at = |step: f64| -> portray::Result<f64> {
+            let mut moved = values.clone();
+            moved.entry(x).and_modify(|x| x.data[i] += step);
+            Ok(eval(&g, moved)?[&loss].data[0])
+        };
+        let numeric = (at(1e-5)? - at(-1e-5)?) / 2e-5;
+        assert!((found.data[i] - numeric).abs() < 1e-7, "element {i}: {} and {numeric}", found.data[i]);
+    }
+    Ok(g.nodes()[forward..].iter().filter(|node| node.op.name() == "weighted_sum").count())
+}
+
+#[test]
+fn products_add_what_was_there_before_them() {
+    let product = |g: &mut Graph, x: Tensor, w: Tensor| linear(g, x, w, Epilogue::default());
+    let beside = additions(|g, x, [v, w]| {
+        let (a, b) = (product(g, x, v)?, product(g, x, w)?);
+        add(g, a, b)
+    });
+    assert_eq!(beside.unwrap(), 0);
+    // The gradient behind the residual is that of two tensors: nothing is added to it, but it is added.
+    let residual = additions(|g, x, [v, w]| {
+        let inner = product(g, x, v)?;
+        let sum = add(g, inner, x)?;
+        let outer = product(g, sum, w)?;
+        add(g, outer, x)
+    });
+    assert_eq!(residual.unwrap(), 1);
+    // A product binds no memory twice, once to multiply and once to add.
+    let itself = additions(|g, x, [v, w]| {
+        let (a, b) = (product(g, x, v)?, product(g, x, v)?);
+        let sum = add(g, a, b)?;
+        let c = product(g, sum, w)?;
+        add(g, c, sum)
+    });
+    assert_eq!(itself.unwrap(), 1);
 }
