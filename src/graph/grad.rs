@@ -130,7 +130,8 @@ impl Backward {
 }
 
 /// Makes the node that computes `gradient` add `earlier` to it, if it can: it was recorded after the first `before` nodes,
-/// nothing reads what it computes now, and `earlier` is there before it, in memory that it does not read already.
+/// nothing reads what it computes now, and `earlier` is there before it and is none of its operands: a kernel that binds
+/// memory twice is another one.
 fn adds(g: &mut Graph, before: usize, gradient: Tensor, earlier: Tensor) -> bool {
     let Source::Node(id, _) = g.info(gradient).source else { return false };
     let known = match g.info(earlier).source {

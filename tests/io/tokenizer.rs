@@ -114,6 +114,41 @@ fn faults_are_named() {
 }
 
 #[test]
+fn a_file_that_is_cut_anywhere_is_told_and_what_is_not_known_is_left_alone() {
+    let whole = r##"{"version":"1.0","truncation":{"max_length":Infinity},"added_tokens":[{"id":0,"content":"<|startoftext|>"},
+        {"id":1,"content":"<|endoftext|>"}],"normalizer":{"type":"Lowercase"},"pre_tokenizer":null,
+        "post_processor":{"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true,"use_regex":true},
+        "decoder":{"type":"ByteLevel","add_prefix_space":NaN,"more":{"a":[1,{"b":2}]}},
+        "model":{"type":"BPE","dropout":null,"later":{"a":[1]},"vocab":{"<|startoftext|>":0,"<|endoftext|>":1,"a":2,"b":3,
+        "ab":4},"merges":["#version: 0.2","a b"]}}"##;
+    let open = |text: &str| {
+        let source = Source::from_bytes("t/tokenizer.json", text.as_bytes().to_vec());
+        ClipTokenizer::from_files(&TokenizerFiles::new("t", [("tokenizer.json", source)]))
+    };
+    assert_eq!(open(whole).unwrap().encode("AB").unwrap().ids[..3], [0, 4, 1]);
+    assert_eq!(
+        open(&whole.replace("\"a b\"", "[\"a\",\"b\"]").replace("\"#version: 0.2\",", ""))
+            .unwrap()
+            .encode("ab")
+            .unwrap()
+            .ids[1],
+        4
+    );
+    for end in 0..whole.len() {
+        let e = message(open(&whole[..end]));
+        assert!(e.starts_with("t/tokenizer.json: "), "cut at {end}: {e}");
+    }
+    for (from, to, said) in [
+        ("\"BPE\"", "\"WordPiece\"", "model.type is WordPiece, CLIP's is BPE"),
+        ("a b\"", "a b c\"", "'a b c' is not two tokens"),
+        ("\"Lowercase\"", "\"Louder\"", "not a tokenizer that can be read"),
+    ] {
+        let e = message(open(&whole.replace(from, to)));
+        assert!(e.starts_with("t/tokenizer.json: not a tokenizer") && e.contains(said), "{e}");
+    }
+}
+
+#[test]
 fn the_context_length_is_the_models() {
     let dir = tempfile::tempdir().unwrap();
     split("sd15", dir.path());

@@ -96,7 +96,9 @@ fn build(toolchain: &Toolchain) -> Outcome {
 
 /// What a tab's results are held against.
 fn native() -> Outcome {
-    ran(at_root().args(["build", "--release", "--quiet", "--bin", "portray", "--example", "step_time"]).args(FEATURES))
+    ran(at_root()
+        .args(["build", "--workspace", "--release", "--quiet", "--bin", "portray", "--example", "step_time"])
+        .args(FEATURES))
 }
 
 #[cfg(test)]

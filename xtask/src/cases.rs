@@ -62,7 +62,10 @@ impl Times {
             if let Some((seconds, name, _)) = test {
                 times.push((seconds, format!("{what}: {name}")));
             }
-            if !line.is_empty() && test.is_none_or(|(.., passed)| !passed) {
+            if test.is_some_and(|(.., passed)| !passed) || line.ends_with("has been running for over 60 seconds") {
+                // Even where the program never ends.
+                println!("{what}: {line}");
+            } else if !line.is_empty() && test.is_none() {
                 said += &line;
                 said.push('\n');
             }
