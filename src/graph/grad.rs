@@ -116,10 +116,8 @@ impl Backward {
             let total = match self.grads.get(input) {
                 Some(&earlier) => {
                     let alone = found.iter().filter(|other| **other == Some(gradient)).count() == 1;
-                    match alone && adds(g, before, gradient, earlier) {
-                        true => gradient,
-                        false => (self.sum)(g, earlier, gradient)?,
-                    }
+                    let added = alone && adds(g, before, gradient, earlier);
+                    if added { gradient } else { (self.sum)(g, earlier, gradient)? }
                 }
                 None => gradient,
             };

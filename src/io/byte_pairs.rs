@@ -10,7 +10,7 @@ use tokenizers::{NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, T
 use super::Source;
 use super::source::object;
 use super::tokenizer_files::END;
-use crate::base::json;
+use crate::base::json::parse;
 use crate::error::{Error, Result};
 
 /// What is read of `tokenizer.json`. Nothing here decodes, and a prompt's length is kept by its reader, so that what is cut can
@@ -45,7 +45,7 @@ struct Model {
 
 /// Merges as newer files write them, and as older ones do.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "model.merges: expected a list of pairs of tokens, or of lines of two tokens")]
 enum Rules {
     Pairs(Merges),
     Lines(Vec<String>),
@@ -116,12 +116,9 @@ pub(super) fn of_vocabulary(vocabulary: &Source, merges: &Source) -> Result<Toke
         {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Removed", "invert": true},
         {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
     ]});
-    tokenizer.with_normalizer(part::<NormalizerWrapper>(vocabulary, normalizer)?).with_pre_tokenizer(part::<
-        PreTokenizerWrapper,
-    >(
-        vocabulary,
-        pre_tokenizer,
-    )?);
+    let normalizer: Option<NormalizerWrapper> = part(vocabulary, normalizer)?;
+    let pre_tokenizer: Option<PreTokenizerWrapper> = part(vocabulary, pre_tokenizer)?;
+    tokenizer.with_normalizer(normalizer).with_pre_tokenizer(pre_tokenizer);
     Ok(tokenizer)
 }
 
@@ -140,7 +137,7 @@ fn part<T: DeserializeOwned>(source: &Source, json: Value) -> Result<Option<T>> 
 
 /// Reads `source` as a `T`; what is no JSON object, or none at all, is told as such.
 fn parsed<T: DeserializeOwned>(source: &Source) -> Result<T> {
-    json::parse(&source.text()?).or_else(|e| object(source).and(Err(unreadable(source, &e))))
+    parse(&source.text()?).or_else(|e| object(source).and(Err(unreadable(source, &e))))
 }
 
 fn unreadable(source: &Source, error: &impl std::fmt::Display) -> Error {

@@ -8,7 +8,6 @@ pub mod atomic;
 #[cfg(feature = "bundled")]
 pub mod bundled;
 mod byte_pairs;
-
 pub mod checkpoints;
 pub(crate) mod describe;
 pub mod files;

@@ -9,7 +9,7 @@ As in `portray bench`, two samples are denoised, and a LoRA of rank 8 on the att
 five after two that are not counted. float32 is without TF32; a LoRA step with float16 weights is under autocast, its adapters
 in float32. On a machine with CUDA the model is there, with its largest memory; elsewhere on the processor.
 """
-import argparse, time
+import argparse, os, time
 import torch
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig
@@ -90,6 +90,10 @@ parser.add_argument("model", help="a diffusers folder")
 parser.add_argument("--side", type=int, default=512, help="pixels")
 parser.add_argument("--dtypes", nargs="+", default=["float32", "float16"], choices=["float32", "float16", "bfloat16"])
 options = parser.parse_args()
+if not os.path.isfile(f"{options.model}/unet/config.json"):
+    parser.error(f"{options.model} has no unet/config.json: give a diffusers folder")
+if options.side < 8 or options.side % 8:
+    parser.error(f"--side {options.side}: a multiple of 8")
 print(f"{DEVICE}, torch {torch.__version__}, {options.side} x {options.side} pixels", flush=True)
 for name in options.dtypes:
     measure(options.model, options.side, getattr(torch, name))

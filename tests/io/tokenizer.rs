@@ -141,6 +141,7 @@ fn a_file_that_is_cut_anywhere_is_told_and_what_is_not_known_is_left_alone() {
     for (from, to, said) in [
         ("\"BPE\"", "\"WordPiece\"", "model.type is WordPiece, CLIP's is BPE"),
         ("a b\"", "a b c\"", "'a b c' is not two tokens"),
+        ("\"a b\"", "7", "model.merges: expected a list of pairs"),
         ("\"Lowercase\"", "\"Louder\"", "not a tokenizer that can be read"),
     ] {
         let e = message(open(&whole.replace(from, to)));
