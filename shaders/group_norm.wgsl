@@ -69,13 +69,23 @@ fn main(
 }
 //% elif stage == "walk"
 // walk: group for software drivers, where loads that are spelt out take a second to compile: one kernel for all sizes, with and
-// without x2, for statistics and moments.
+// without x2, for statistics and moments; with `applies`, for statistics and the affine result.
 //% include "lib/team.wgsl"
 //% macro walk_columns(x, from, end)
                 for (; column < {{ end }}; column++) {
                     let d = {{ x }}{{ at }}({{ from }} + column) - centre;
                     part += select(d, d * d, pass_ > 0u);
                 }
+//% endmacro
+//% macro apply_columns(x, from, columns, end)
+    for (; column < {{ end }}; column++) {
+        let gamma = gamma{{ at }}(column);
+        let beta = beta{{ at }}(column);
+        for (var row = first; row < last; row++) {
+            let z = ({{ x }}{{ at }}(row * {{ columns }} + column - {{ from }}) - shift - mean) * rstd * gamma + beta;
+            y{{ put }}(row * (p.columns1 + p.columns2) + column, select(z, z / (1.0 + exp(-z)), p.silu > 0u));
+        }
+    }
 //% endmacro
 @compute @workgroup_size({{ WG }})
 fn main(
@@ -126,12 +136,16 @@ fn main(
     // What the sum lost to rounding: the mean, as far as f32 tells it from the shift, is not exactly the centre.
     let off = (centre - shift) - mean;
     squares = max(squares - count * off * off, 0.0);
+    let rstd = inverseSqrt(squares / count + p.eps);
+    //% if applies
+    stats_put4(i, vec4<f32>(shift, mean, rstd, 0.0));
+    var column = begin;
+    {{ apply_columns("x", "0u", "p.columns1", "middle") }}
+    {{ apply_columns("x2", "p.columns1", "p.columns2", "end") }}
+    //% else
     if team_lane(lane) > 0u { return; }
-    if p.moments > 0u {
-        stats_put4(i, vec4<f32>(shift, mean, squares, count));
-    } else {
-        stats_put4(i, vec4<f32>(shift, mean, inverseSqrt(squares / count + p.eps), 0.0));
-    }
+    stats_put4(i, select(vec4<f32>(shift, mean, rstd, 0.0), vec4<f32>(shift, mean, squares, count), p.moments > 0u));
+    //% endif
 }
 //% elif stage == "join"
 //% include "lib/team.wgsl"

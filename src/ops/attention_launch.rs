@@ -191,14 +191,20 @@ impl Share {
     }
 }
 
+/// Queries times squared channels from which on a layer's products take so long that a copy of its queries adds nothing to
+/// them that could be measured: one lower than those of Stable Diffusion at its smallest sizes.
+const LARGE_LAYER: usize = 1 << 22;
+
 /// Returns the queries with their width and offset. Software drivers get a copy of those that lie beside keys and values in
-/// one tensor, because a kernel binds no memory twice: self-attention and cross-attention would be a kernel each.
+/// one tensor, because a kernel binds no memory twice: self-attention and cross-attention would be a kernel each. Small layers
+/// do without: there a dispatch takes longer than its work.
 fn queries(of: &Attention, l: &mut Launch, d: &Dims) -> Result<(Slot, [usize; 2])> {
     let (slot, width, offset) = (l.input_slot(0), d.widths[0], of.offsets[0]);
     let channels = of.spec.heads * of.spec.head_dim;
     let beside = slot == l.input_slot(1) && slot == l.input_slot(2);
     let whole = width.is_multiple_of(channels) && offset.is_multiple_of(channels);
-    if l.caps.class != AdapterClass::Cpu || !(beside && whole) {
+    let large = d.queries * channels * channels >= LARGE_LAYER;
+    if l.caps.class != AdapterClass::Cpu || !(beside && whole && large) {
         return Ok((slot, [width, offset]));
     }
     let (copy, vec) = (l.scratch(d.n * d.queries * channels), of.vectors(d));

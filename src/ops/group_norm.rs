@@ -57,6 +57,9 @@ impl Op for GroupNorm {
         let (x, x2, gamma, beta) =
             (l.input_slot(0), self.x2.then(|| l.input_slot(1)), l.input_slot(1 + next), l.input_slot(2 + next));
         let (y, stats) = (l.output_slot(0), l.output_slot(1));
+        if d.walked_by_one_thread(l.caps) {
+            return self.walk(l, &d, (x, x2), stats, Then::Apply { gamma, beta, y });
+        }
         self.launch_moments(l, &d, (x, x2), stats, false)?;
         let vec = d.width() == 4;
         let blocks = d.apply_blocks(l.caps);
@@ -135,7 +138,8 @@ impl GroupNorm {
     ) -> Result<()> {
         if let Some(width) = d.small_group() {
             if l.caps.class == AdapterClass::Cpu {
-                return self.walk(l, d, (x, x2), stats, moments);
+                let then = if moments { Then::Moments } else { Then::Statistics };
+                return self.walk(l, d, (x, x2), stats, then);
             }
             let team = Team::of_rows(l.caps, d.pixels);
             let k = l.kernel(shader!("group_norm")).value("stage", "group");
@@ -160,25 +164,50 @@ impl GroupNorm {
         d.uniforms(k, blocks).f32("eps", self.eps).linear(team.workgroups(d.samples * d.groups))
     }
 
-    /// Computes the statistics of small groups on software drivers.
-    fn walk(&self, l: &mut Launch, d: &Dims, (x, x2): (Slot, Option<Slot>), stats: Slot, moments: bool) -> Result<()> {
-        let (width, per) = (d.small_group().unwrap_or(1), d.channels() / d.groups);
-        let (vec, vectors) = (width == 4, per / width);
-        // For each row the loops end once each, and begin anew.
-        let team = Team::choose(l.caps, d.pixels * (vectors + 3));
+    /// Computes the statistics of small groups on software drivers, and what is asked for then.
+    fn walk(&self, l: &mut Launch, d: &Dims, (x, x2): (Slot, Option<Slot>), stats: Slot, then: Then) -> Result<()> {
+        let (width, vectors) = d.walked();
+        let (vec, team) = (width == 4, d.walkers(l.caps));
+        let applies = matches!(then, Then::Apply { .. });
         let k = (l.kernel(shader!("group_norm")).value("stage", "walk").value("W", width))
             .value("TEAM", team.threads)
             .value("WG", team.workgroup)
+            .value("applies", applies)
             .read_as("x", x, vec);
         let k = match x2 {
             Some(x2) => k.read_as("x2", x2, vec),
             None => k.absent("x2", DType::F32, vec, Access::ReadWrite),
         };
+        let k = match then {
+            Then::Apply { gamma, beta, y } => {
+                let k = k.read_as("gamma", gamma, vec).read_as("beta", beta, vec).write_as("y", y, vec);
+                k.u32("silu", usize::from(self.silu))
+            }
+            Then::Moments => k.u32("moments", 1),
+            Then::Statistics => k.u32("moments", 0),
+        };
         let k = k.write_as("stats", stats, true).u32("samples", d.samples).u32("rows", d.pixels);
         let k = k.u32("columns1", d.c1 / width).u32("columns2", d.c2 / width).u32("groups", d.groups);
-        let k = k.u32("per", per).u32("vectors", vectors).u32("passes", 2).u32("moments", usize::from(moments));
+        let k = k.u32("per", d.channels() / d.groups).u32("vectors", vectors).u32("passes", 2);
         k.f32("eps", self.eps).linear(team.workgroups(d.samples * d.groups))
     }
+}
+
+/// What follows the mean and the squares of a group that is walked.
+enum Then {
+    /// They are kept, with a count.
+    Moments,
+    /// They become this op's statistics.
+    Statistics,
+    /// The same, and this op's result with them.
+    Apply {
+        /// Factors of the channels.
+        gamma: Slot,
+        /// What is added to them.
+        beta: Slot,
+        /// The result.
+        y: Slot,
+    },
 }
 
 /// Test cases.

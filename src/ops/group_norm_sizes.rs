@@ -83,6 +83,24 @@ impl Dims {
         small.then_some(width)
     }
 
+    /// Channels per vector, and vectors of a row, of a kernel that walks each group by itself.
+    pub fn walked(&self) -> (usize, usize) {
+        let width = self.small_group().unwrap_or(1);
+        (width, self.channels() / self.groups / width)
+    }
+
+    /// Threads of that kernel.
+    pub fn walkers(&self, caps: &Caps) -> Team {
+        // For each row the loops end once each, and begin anew.
+        Team::choose(caps, self.pixels * (self.walked().1 + 3))
+    }
+
+    /// Whether a software driver had better compute the whole of a group's result in one thread: another dispatch takes
+    /// longer than to walk so small a group once more.
+    pub fn walked_by_one_thread(&self, caps: &Caps) -> bool {
+        caps.class == AdapterClass::Cpu && self.small_group().is_some() && self.walkers(caps).threads == 1
+    }
+
     /// Blocks for sums: about two square roots of the rows each, which keeps rounding and the second stage small.
     pub fn sum_blocks(&self) -> Blocks {
         self.blocks((2 * self.pixels.isqrt()).clamp(16, 256))

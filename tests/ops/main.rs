@@ -12,7 +12,7 @@ use portray::Result;
 use portray::low_level::base::{Array, DType, Shape};
 use portray::low_level::gpu::{AdapterClass, Caps, DeviceOptions, Gpu, Pool, Store, Template, Variants};
 use portray::low_level::graph::{Graph, Launch, Op, Plan, PlanOptions, Replayed, Session, TensorInfo};
-use portray::low_level::ops::{Case, Embedding, Given, cases, large_tiles};
+use portray::low_level::ops::{Attention, AttentionSpec, Case, Embedding, Given, cases, large_tiles};
 
 fn run(gpu: &Gpu, caps: &Caps, variants: &Variants, case: &Case, seed: u64) -> Result<(), String> {
     pollster::block_on(case.run(gpu, caps, variants, seed)).unwrap_or_else(|e| Err(e.to_string()))
@@ -126,6 +126,33 @@ fn a_check_names_the_first_wrong_node() {
     assert!((wrong(1).error - 5e-4).abs() < 1e-6 && wrong(2).error == f64::INFINITY, "{found:?}");
     assert_eq!(wrong(1).to_string(), "node 2, double [2, 5] -> [2, 5], after unet.conv_in.bias: off by 5.0e-4");
     assert!(found[1].worst.as_ref().is_some_and(|worst| worst.error < 1e-6));
+}
+
+/// Queries, keys and values that lie side by side in one tensor, as a self-attention's do: in layers of which a software driver
+/// copies the queries out and in those that it leaves, and in rows that hold something besides.
+#[test]
+fn attention_within_one_tensor_matches_its_reference() {
+    let gpu = engine().gpu();
+    for (tokens, heads, head_dim, besides) in
+        [(65, 4, 64, 0), (33, 2, 8, 0), (9, 3, 5, 0), (65, 4, 64, 8), (28, 5, 80, 0)]
+    {
+        let columns = heads * head_dim;
+        let spec = AttentionSpec { heads, head_dim, scale: 1.0 / (head_dim as f64).sqrt(), causal: false };
+        let mut g = Graph::new();
+        let x = g.input("x", [2, tokens, 3 * columns + besides], DType::F32);
+        let results = g.push(Attention { spec, offsets: [0, columns, 2 * columns] }, &[x, x, x]).unwrap();
+        g.output(results[0]);
+        let plan = Plan::new(&g, gpu.caps(), &Variants::default(), &PlanOptions::default()).unwrap();
+        let values: Vec<f32> =
+            (0..g.info(x).shape.elements()).map(|i| ((i * 7919 % 1009) as f32 / 504.0 - 1.0).sin()).collect();
+        let found = pollster::block_on(async {
+            let session = Session::new(gpu, plan, &mut Pool::default(), &Store::new(gpu)).await?;
+            session.write(x, &values)?;
+            session.check(1e-5).await
+        });
+        let wrong = found.unwrap().wrong;
+        assert!(wrong.is_none(), "{tokens} tokens, {heads} heads of {head_dim}: {wrong:?}");
+    }
 }
 
 /// Guards and traps see what a kernel does outside of its operands, which are padded to twelve elements.

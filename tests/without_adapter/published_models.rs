@@ -230,13 +230,13 @@ struct Most {
 }
 
 const MOST: &[Most] = &[
-    Most { model: "bundled", class: AdapterClass::Cpu, generate: (24, 331_147), train: (56, 697_317) },
+    Most { model: "bundled", class: AdapterClass::Cpu, generate: (22, 341_037), train: (53, 688_875) },
     Most { model: "bundled", class: AdapterClass::Gpu, generate: (41, 443_747), train: (73, 755_747) },
-    Most { model: "sd15", class: AdapterClass::Cpu, generate: (30, 420_515), train: (61, 783_768) },
+    Most { model: "sd15", class: AdapterClass::Cpu, generate: (30, 423_569), train: (61, 786_822) },
     Most { model: "sd15", class: AdapterClass::Gpu, generate: (60, 753_570), train: (107, 1_374_216) },
-    Most { model: "sd2-base", class: AdapterClass::Cpu, generate: (28, 359_099), train: (54, 638_107) },
+    Most { model: "sd2-base", class: AdapterClass::Cpu, generate: (28, 362_153), train: (54, 641_161) },
     Most { model: "sd2-base", class: AdapterClass::Gpu, generate: (57, 686_658), train: (100, 1_238_822) },
-    Most { model: "sd21", class: AdapterClass::Cpu, generate: (32, 426_611), train: (55, 640_377) },
+    Most { model: "sd21", class: AdapterClass::Cpu, generate: (32, 428_059), train: (55, 641_825) },
     Most { model: "sd21", class: AdapterClass::Gpu, generate: (57, 649_562), train: (92, 1_096_651) },
 ];
 

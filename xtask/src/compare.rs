@@ -3,39 +3,78 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::{Failure, cargo, output, root, succeed, target_folder};
+#[cfg(unix)]
+use crate::turns;
+use crate::{Failure, cargo, root, succeed, target_folder};
 
-/// Interleaved runs of both binaries.
-const PAIRS: usize = 10;
+/// Interleaved runs of both binaries, of what is not timed in turns.
+const PAIRS: usize = 3;
 
-/// What two trees are compared by: a name, and how much of it a binary takes.
-type Figures = Vec<(String, f64)>;
+/// Figures of the other tree and of this one.
+type Pairs = Vec<[f64; 2]>;
 
 /// Compares this tree with `other`, a binary or a revision that git knows, and prints medians of the ratios.
 pub fn run(other: &str) -> Result<(), Failure> {
-    let (there, here) = (other_binary(other)?, own_binary()?);
+    let binaries = [other_binary(other)?, own_binary()?];
     let folder = target_folder().join("compare");
     std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-    let mut pairs: Vec<(Figures, Figures)> = Vec::new();
-    for pair in 0..PAIRS {
-        eprintln!("pair {} of {PAIRS}", pair + 1);
-        // Who goes first takes turns, too: a machine that gets slower favours neither.
-        let pair = if pair % 2 == 0 {
-            let first = figures(&there, &folder)?;
-            (first, figures(&here, &folder)?)
-        } else {
-            let first = figures(&here, &folder)?;
-            (figures(&there, &folder)?, first)
-        };
-        pairs.push(pair);
+    let assets = root().join("assets");
+    let path = |path: PathBuf| path.to_string_lossy().into_owned();
+    let (model, photos) = (path(assets.join("model")), path(assets.join("subjects").join("cat")));
+    let image = ["generate", "a cat", "--model", &model, "--out", "compared.png", "--force"];
+    let training = ["train", "--images", &photos, "--prompt", "a cat", "--model", &model];
+    let training = [&training[..], &["--out", "compared.safetensors", "--force"]].concat();
+    let jobs = [("guided UNet step", "an image", &image[..]), ("training step", "a training", &training[..])];
+    let mut rows = Vec::new();
+    for (step, _, job) in jobs {
+        eprintln!("{step}");
+        rows.push((format!("{step}, s"), steps(&binaries, job, &folder)?));
     }
+    for (_, what, job) in jobs {
+        eprintln!("peak memory of {what}");
+        let pairs = memory(&binaries, job, &folder)?;
+        rows.extend(pairs.map(|pairs| (format!("peak memory of {what}, MB"), pairs)));
+    }
+    let size = |binary: &PathBuf| std::fs::metadata(binary).map(|file| file.len() as f64 / 1e6).unwrap_or_default();
+    rows.push(("binary, MB".into(), vec![[size(&binaries[0]), size(&binaries[1])]]));
     println!("{:<44} {:>12} {:>12} {:>8}", "median", other, "this tree", "ratio");
-    for (i, (name, _)) in pairs.first().map(|(there, _)| there.clone()).unwrap_or_default().iter().enumerate() {
-        let of = |pick: &dyn Fn(&(Figures, Figures)) -> f64| median(pairs.iter().map(pick).collect());
-        let (before, after) = (of(&|p| p.0[i].1), of(&|p| p.1[i].1));
-        println!("{name:<44} {before:>12.4} {after:>12.4} {:>8.3}", of(&|p| p.1[i].1 / p.0[i].1));
+    for (name, pairs) in &rows {
+        let of = |pick: &dyn Fn(&[f64; 2]) -> f64| median(pairs.iter().map(pick).collect());
+        let (before, after, ratio) = (of(&|p| p[0]), of(&|p| p[1]), of(&|p| p[1] / p[0]));
+        println!("{name:<44} {before:>12.4} {after:>12.4} {ratio:>8.3}");
     }
     Ok(())
+}
+
+/// Seconds of the steps of `job`.
+#[cfg(unix)]
+fn steps(binaries: &[PathBuf; 2], job: &[&str], folder: &Path) -> Result<Pairs, Failure> {
+    let steps = turns::STEPS.to_string();
+    turns::seconds(binaries.each_ref().map(PathBuf::as_path), &[job, &["--json", "--steps", &steps]].concat(), folder)
+}
+
+/// Jobs cannot be stopped and continued here.
+#[cfg(not(unix))]
+fn steps(_: &[PathBuf; 2], _: &[&str], _: &Path) -> Result<Pairs, Failure> {
+    Err("steps are compared on Unix only: elsewhere, run `portray bench --model assets/model` of both"
+        .to_owned()
+        .into())
+}
+
+/// The peak memory of `job`, where the system tells it.
+fn memory(binaries: &[PathBuf; 2], job: &[&str], folder: &Path) -> Result<Option<Pairs>, Failure> {
+    let mut pairs = Vec::new();
+    for _ in 0..PAIRS {
+        let mut pair = [0.0; 2];
+        for (binary, peak) in binaries.iter().zip(&mut pair) {
+            let mut command = Command::new(binary);
+            command.current_dir(folder).args(job).args(["--steps", "2", "--quiet"]).stdout(Stdio::null());
+            let Some(usage) = succeed_counted(&mut command)? else { return Ok(None) };
+            *peak = usage.peak_bytes / 1e6;
+        }
+        pairs.push(pair);
+    }
+    Ok(Some(pairs))
 }
 
 /// The middle of `values`.
@@ -78,39 +117,10 @@ fn build(tree: &Path, target: &Path) -> Result<PathBuf, Failure> {
     Ok(target.join("release").join(format!("portray{}", std::env::consts::EXE_SUFFIX)))
 }
 
-/// Runs `binary` once at each thing that is compared.
-fn figures(binary: &Path, folder: &Path) -> Result<Figures, Failure> {
-    let (binary_text, assets) = (binary.to_string_lossy().into_owned(), root().join("assets"));
-    let model = assets.join("model").to_string_lossy().into_owned();
-    let rows = output(&binary_text, &["bench", "--model", &model, "--json"]);
-    let mut figures = Figures::new();
-    for step in ["UNet step", "training step"] {
-        let seconds = seconds_of(&rows, step).ok_or_else(|| format!("{binary_text}: its bench has no {step}"))?;
-        figures.push((format!("{step}, s"), seconds));
-    }
-    let photos = assets.join("subjects").join("cat").to_string_lossy().into_owned();
-    let jobs: [(&str, &[&str]); 2] = [
-        ("peak memory of generate, MB", &["generate", "a cat", "--steps", "2", "--out", "compared.png"]),
-        (
-            "peak memory of train, MB",
-            &["train", "--images", &photos, "--prompt", "a cat", "--steps", "2", "--out", "compared.safetensors"],
-        ),
-    ];
-    for (name, args) in jobs {
-        let mut command = Command::new(binary);
-        command.current_dir(folder).args(args).args(["--force", "--quiet"]).stdout(Stdio::null());
-        let usage = succeed_counted(&mut command)?;
-        figures.extend(usage.map(|usage| (name.to_owned(), usage.peak_bytes / 1e6)));
-    }
-    let size = std::fs::metadata(binary).map_err(|e| format!("{binary_text}: {e}"))?.len();
-    figures.push(("binary, MB".into(), size as f64 / 1e6));
-    Ok(figures)
-}
-
-/// The seconds of the row whose name begins with `step`, of one JSON object a line.
-fn seconds_of(rows: &str, step: &str) -> Option<f64> {
-    let row = rows.lines().find(|row| row.contains(&format!("\"name\":\"{step}, ")))?;
-    row.split("\"seconds\":").nth(1)?.split([',', '}']).next()?.parse().ok()
+/// Whether an event of `--json` says that a denoising step or a training step is done.
+pub(crate) fn tells_of_a_step(line: &str) -> bool {
+    let denoising = line.contains(r#""event":"progress""#) && line.contains(r#""unit":"step""#);
+    denoising || line.contains(r#""event":"step""#)
 }
 
 /// What a process took that has ended.
@@ -156,10 +166,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_read() {
-        let rows = "{\"name\":\"  UNet step against\",\"seconds\":1.0}\n{\"name\":\"UNet step, 355 dispatches\",\"seconds\":0.25,\"flops\":1}\n";
-        assert_eq!(seconds_of(rows, "UNet step"), Some(0.25));
-        assert_eq!(seconds_of(rows, "training step"), None);
+    fn medians_are_in_the_middle() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(vec![3.0, 1.0, 2.0, 5.0]), 2.5);
+    }
+
+    #[test]
+    fn steps_are_heard() {
+        assert!(tells_of_a_step(r#"{"done":1,"event":"progress","total":12,"unit":"step"}"#));
+        assert!(tells_of_a_step(r#"{"event":"step","step":0,"loss":0.1}"#));
+        assert!(!tells_of_a_step(r#"{"event":"phase","name":"a step"}"#));
+        assert!(!tells_of_a_step(r#"{"event":"progress","unit":"image","done":1,"total":4}"#));
     }
 }

@@ -10,6 +10,8 @@ mod install;
 mod serve;
 mod steps;
 mod tests;
+#[cfg(unix)]
+mod turns;
 mod wasm;
 mod web;
 
