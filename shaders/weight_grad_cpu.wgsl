@@ -106,7 +106,7 @@ fn main(
         let d{{ i }}_0 = vec4<f32>(d_at(m0 * p.n + n{{ i }}), d_at(m1 * p.n + n{{ i }}), d_at(m2 * p.n + n{{ i }}), d_at(m3 * p.n + n{{ i }}));
         //% endif
         //% endfor
-        //% set lanes = [SG, 1] | max
+        //% if SG
         // A loop over the four positions, not four times the code: a first run waits until it is compiled.
         for (var u = 0u; u < 4u; u++) {
             //% for i in range(parts)
@@ -119,14 +119,20 @@ fn main(
             //% endfor
             //% for i in range(TM)
             {
-                //% set part = "e" ~ (i // (span * lanes)) ~ "_" ~ (i % span)
-                let e = {{ "subgroupBroadcast(" ~ part ~ ", " ~ (i // span % SG) ~ "u)" if SG else part }};
+                let e = subgroupBroadcast(e{{ i // (span * SG) }}_{{ i % span }}, {{ i // span % SG }}u);
                 //% for j in range(TN)
                 c{{ i }}_{{ j }} = fma(e, t{{ j }}, c{{ i }}_{{ j }});
                 //% endfor
             }
             //% endfor
         }
+        //% else
+        //% for i in range(TM)
+        //% for j in range(TN)
+        c{{ i }}_{{ j }} += dot(d{{ i // span }}_{{ i % span }}, w{{ j }});
+        //% endfor
+        //% endfor
+        //% endif
     }
     // A loop over blocks of rows, the others moving up: unrolled over the tile it would be most of what a driver compiles.
     let n_end = min(n_first + {{ TM }}u, p.n);

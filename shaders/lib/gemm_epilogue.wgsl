@@ -21,16 +21,18 @@
         //% endfor
     }
     //% endif
-    // Whether there are a bias and an addend is told by uniforms: kernels for each case are as many more to compile.
+    // Uniforms tell of a bias and an addend where kernels for each case would be too many to compile.
     //% for j in range(TN)
     var bias{{ j }} = 0.0;
     //% endfor
+    //% if biases
     if p.bias > 0u {
         //% for j in range(TN)
         bias{{ j }} = bias_at(n{{ j }});
         //% endfor
     }
-    //% if not geglu
+    //% endif
+    //% if adds and not geglu
     // The addend's row of row m; a division for each row would be eight, lane by lane.
     //% set added = "added"
     var added = (batch * p.m + m_first) / max(p.add_rows, 1u);
@@ -40,7 +42,7 @@
         //% for i in range([block, TM] | min)
         if top + {{ i }}u < m_end {
             let m = top + {{ i }}u;
-            //% if not geglu
+            //% if adds and not geglu
             added += u32(batch * p.m + m >= (added + 1u) * p.add_rows);
             //% endif
             //% include "lib/gemm_row.wgsl"

@@ -5,7 +5,7 @@
             //% for j in range(TN)
             var v{{ j }} = p.alpha * {{ "c" ~ i ~ "_" ~ (j // 4) ~ "." ~ xyzw[j % 4] if packed_ else "c" ~ i ~ "_" ~ j }} + bias{{ j }};
             //% endfor
-            //% if not geglu
+            //% if adds and not geglu
             if p.add_rows > 0u {
                 let from_ = {{ added }} * p.add_stride + p.add_offset;
                 //% if add_vec

@@ -40,6 +40,13 @@ pub struct Caps {
 }
 
 impl Caps {
+    /// Returns whether the driver compiles for so long that a first run is quicker with fewer and shorter kernels, though
+    /// they run a little longer: Mesa's lavapipe, whose threads share within subgroups. SwiftShader compiles fast, and runs
+    /// what lies behind a condition whether it holds or not.
+    pub fn compiles_slowly(&self) -> bool {
+        self.class == AdapterClass::Cpu && self.subgroup > 0
+    }
+
     /// WebGPU's default limits. Every adapter in a browser meets them; a native driver may have less.
     pub fn webgpu_defaults(class: AdapterClass) -> Caps {
         Caps {

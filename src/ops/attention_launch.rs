@@ -195,7 +195,7 @@ impl Share {
 /// them that could be measured: one lower than those of Stable Diffusion at its smallest sizes.
 const LARGE_LAYER: usize = 1 << 22;
 
-/// Returns the queries with their width and offset. Software drivers get a copy of those that lie beside keys and values in
+/// Returns the queries with their width and offset. Drivers that compile slowly get a copy of those that lie beside keys and values in
 /// one tensor, because a kernel binds no memory twice: self-attention and cross-attention would be a kernel each. Small layers
 /// do without: there a dispatch takes longer than its work.
 fn queries(of: &Attention, l: &mut Launch, d: &Dims) -> Result<(Slot, [usize; 2])> {
@@ -204,7 +204,7 @@ fn queries(of: &Attention, l: &mut Launch, d: &Dims) -> Result<(Slot, [usize; 2]
     let beside = slot == l.input_slot(1) && slot == l.input_slot(2);
     let whole = width.is_multiple_of(channels) && offset.is_multiple_of(channels);
     let large = d.queries * channels * channels >= LARGE_LAYER;
-    if l.caps.class != AdapterClass::Cpu || !(beside && whole && large) {
+    if !(l.caps.compiles_slowly() && beside && whole && large) {
         return Ok((slot, [width, offset]));
     }
     let (copy, vec) = (l.scratch(d.n * d.queries * channels), of.vectors(d));

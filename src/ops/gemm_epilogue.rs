@@ -2,12 +2,12 @@
 //!
 //! Uniforms say whether a bias and an addend exist, instead of kernels of their own: compiling a kernel takes a driver
 //! a tenth of a second to two. A LoRA's loop over its rank, if it is not a pass of its own, is worth a separate kernel:
-//! it is a fifth of one.
+//! it is a fifth of one. A software driver that compiles fast gets kernels of their own for results without them.
 
 use super::contraction::{Dims, Operands};
 use super::{Activation, AddKind, Gemm};
 use crate::base::DType;
-use crate::gpu::Access;
+use crate::gpu::{Access, AdapterClass};
 use crate::graph::{KernelLaunch, Launch, Slot};
 
 /// `activation(alpha * sum + bias + addend + lora)`, written to `out` [m, n].
@@ -22,6 +22,8 @@ pub(super) struct Epilogue {
     /// How an absent bias is declared.
     bias_access: Access,
     add: Option<Added>,
+    /// Kernels know whether there are a bias and an addend.
+    known: bool,
     /// Hidden rows, up projection, rank, scale.
     pub lora: Option<(Slot, Slot, usize, f64)>,
     pub alpha: f64,
@@ -48,6 +50,7 @@ impl Epilogue {
             bias: None,
             bias_access: Access::ReadWrite,
             add: None,
+            known: false,
             lora: None,
             alpha: 1.0,
         }
@@ -73,6 +76,7 @@ impl Epilogue {
             bias: at.bias.map(|i| l.input_slot(i)),
             bias_access: access,
             add,
+            known: l.caps.class == AdapterClass::Cpu && !l.caps.compiles_slowly(),
             lora,
             alpha: gemm.alpha,
             ..Epilogue::plain(d.m, d.n, l.output_slot(0), d.n.is_multiple_of(4) && fours)
@@ -93,6 +97,8 @@ impl Epilogue {
     pub fn bind_result<'l, 'a>(&self, k: KernelLaunch<'l, 'a>) -> KernelLaunch<'l, 'a> {
         k.value("out_vec", self.out_vec)
             .value("add_vec", self.add_vec())
+            .value("biases", !self.known || self.bias.is_some())
+            .value("adds", !self.known || self.add.is_some())
             .value("lora", self.lora.is_some())
             .value("activation", self.activation.map_or("", Activation::wgsl))
             .write_as("out", self.out, self.out_vec)

@@ -23,11 +23,11 @@ pub(super) fn launch(gemm: &Gemm, l: &mut Launch, at: &Operands, d: &Dims) -> Re
 /// Sums of so many terms take longer than another pass over their results.
 const LONG_SUM: usize = 256;
 
-/// Returns whether a GEGLU pair is better a product and a pass over its result: on software drivers, which then compile no
+/// Returns whether a GEGLU pair is better a product and a pass over its result: on drivers that compile slowly, and then no
 /// kernel for pairs, where sums are long and one binding holds both halves.
 fn gates_apart(caps: &Caps, d: &Dims) -> bool {
     let bytes = DType::F32.bytes(d.m * 2 * d.n);
-    caps.class == AdapterClass::Cpu && d.taps * d.c1 >= LONG_SUM && bytes <= caps.max_binding_bytes
+    caps.compiles_slowly() && d.taps * d.c1 >= LONG_SUM && bytes <= caps.max_binding_bytes
 }
 
 fn launch_into(gemm: &Gemm, l: &mut Launch, at: &Operands, d: &Dims, out: Slot) -> Result<()> {
@@ -84,12 +84,12 @@ struct Factors {
 
 impl Product<'_> {
     /// Launches the kernels for software drivers. There the compile time of a kernel outweighs another pass over a
-    /// result. So a second source, a LoRA's term and an activation are dispatches of their own. A plain row is a pixel
-    /// under a window of one, of the kind that other products with such a `w` have.
+    /// result. So a second source, a LoRA's term and an activation are dispatches of their own. Where drivers compile
+    /// slowly a plain row is a pixel under a window of one, of the kind that other products with such a `w` have.
     fn software(&self, l: &mut Launch, at: &Operands, mut epilogue: Epilogue) -> Result<()> {
         let d = self.d;
         let window = match &self.gemm.rows {
-            Rows::Same if !self.gemm.batched => Some(Window::line(d.m, self.gemm.k_major)),
+            Rows::Same if !self.gemm.batched && l.caps.compiles_slowly() => Some(Window::line(d.m, self.gemm.k_major)),
             rows => Window::new(rows, d),
         };
         let whole = self.factors(l, window);

@@ -9,8 +9,8 @@ use super::team::Team;
 use super::{Activation, Case, Given, Graph, GroupNorm, GroupNormBackward, Result, Tensor};
 use crate::base::{Array, DType, Shape};
 use crate::error::Error;
+use crate::gpu::Access;
 use crate::gpu::shader;
-use crate::gpu::{Access, AdapterClass};
 use crate::graph::{Launch, Op, Slot, TensorInfo, Vjp};
 
 /// Normalises groups of channels: x `[n,h,w,c1]` (joined with x2 `[n,h,w,c2]`) -> [n,h,w,c1+c2].
@@ -137,7 +137,7 @@ impl GroupNorm {
         moments: bool,
     ) -> Result<()> {
         if let Some(width) = d.small_group() {
-            if l.caps.class == AdapterClass::Cpu {
+            if l.caps.compiles_slowly() {
                 let then = if moments { Then::Moments } else { Then::Statistics };
                 return self.walk(l, d, (x, x2), stats, then);
             }

@@ -95,10 +95,10 @@ impl Dims {
         Team::choose(caps, self.pixels * (self.walked().1 + 3))
     }
 
-    /// Whether a software driver had better compute the whole of a group's result in one thread: another dispatch takes
+    /// Whether a driver that compiles slowly had better compute the whole of a group's result in one thread: another dispatch takes
     /// longer than to walk so small a group once more.
     pub fn walked_by_one_thread(&self, caps: &Caps) -> bool {
-        caps.class == AdapterClass::Cpu && self.small_group().is_some() && self.walkers(caps).threads == 1
+        caps.compiles_slowly() && self.small_group().is_some() && self.walkers(caps).threads == 1
     }
 
     /// Blocks for sums: about two square roots of the rows each, which keeps rounding and the second stage small.
