@@ -41,8 +41,8 @@ pub struct Caps {
 
 impl Caps {
     /// Returns whether the driver compiles for so long that a first run is quicker with fewer and shorter kernels, though
-    /// they run a little longer: Mesa's lavapipe, whose threads share within subgroups. SwiftShader compiles fast, and runs
-    /// what lies behind a condition whether it holds or not.
+    /// they run a little longer: Mesa's lavapipe, whose threads share within subgroups (without them it is only slower at
+    /// first). SwiftShader compiles fast, and runs what lies behind a condition whether it holds or not.
     pub fn compiles_slowly(&self) -> bool {
         self.class == AdapterClass::Cpu && self.subgroup > 0
     }

@@ -191,13 +191,13 @@ impl Share {
     }
 }
 
-/// Queries times squared channels from which on a layer's products take so long that a copy of its queries adds nothing to
-/// them that could be measured: one lower than those of Stable Diffusion at its smallest sizes.
+/// Queries times squared channels from which on a layer's products take so long that a copy of its queries adds nothing that
+/// could be measured. The layers of Stable Diffusion have more from 128 x 128 pixels on.
 const LARGE_LAYER: usize = 1 << 22;
 
-/// Returns the queries with their width and offset. Drivers that compile slowly get a copy of those that lie beside keys and values in
-/// one tensor, because a kernel binds no memory twice: self-attention and cross-attention would be a kernel each. Small layers
-/// do without: there a dispatch takes longer than its work.
+/// Returns the queries with their width and offset. Drivers that compile slowly get a copy of those that lie beside keys and
+/// values in one tensor, because a kernel binds no memory twice: self-attention and cross-attention would be a kernel each.
+/// Small layers do without: there a dispatch takes longer than its work.
 fn queries(of: &Attention, l: &mut Launch, d: &Dims) -> Result<(Slot, [usize; 2])> {
     let (slot, width, offset) = (l.input_slot(0), d.widths[0], of.offsets[0]);
     let channels = of.spec.heads * of.spec.head_dim;

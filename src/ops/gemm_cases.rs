@@ -91,7 +91,7 @@ fn epilogue_cases(cases: &mut Vec<Case>) {
         let lora = Gemm { lora: Some(0.7), alpha: 0.5, ..geglu };
         cases.push(Case::new(lora, [pair.to_vec(), vec![Given::normal([m, 3]), Given::normal([2 * n, 3])]].concat()));
     }
-    // Sums so long that software drivers gate the columns in a pass of its own.
+    // Sums so long that drivers that compile slowly gate the columns in a pass of its own.
     for (n, w) in [(12, Given::half([24, 320])), (5, Given::normal([10, 257]))] {
         let k = if n == 12 { 320 } else { 257 };
         let op = Gemm { geglu: true, bias: true, lora: Some(0.7), ..plain.clone() };

@@ -2,7 +2,7 @@
 //!
 //! Uniforms say whether a bias and an addend exist, instead of kernels of their own: compiling a kernel takes a driver
 //! a tenth of a second to two. A LoRA's loop over its rank, if it is not a pass of its own, is worth a separate kernel:
-//! it is a fifth of one. A software driver that compiles fast gets kernels of their own for results without them.
+//! it is a fifth of one. A software driver that compiles fast has other kernels for results without them.
 
 use super::contraction::{Dims, Operands};
 use super::{Activation, AddKind, Gemm};

@@ -102,7 +102,7 @@ impl Product<'_> {
             && !self.gemm.batched
             && let Some((hidden, up, rank, scale)) = epilogue.lora.take()
         {
-            let window = Some(Window::line(d.m, false));
+            let window = l.caps.compiles_slowly().then(|| Window::line(d.m, false));
             let strides = [1, 0, rank];
             let lora = Factors { x: hidden, channels: rank, w: up, taps: 1, strides, first: 0, window };
             passes.push((lora, scale));

@@ -137,7 +137,7 @@ impl GroupNorm {
         moments: bool,
     ) -> Result<()> {
         if let Some(width) = d.small_group() {
-            if l.caps.compiles_slowly() {
+            if d.is_walked(l.caps) {
                 let then = if moments { Then::Moments } else { Then::Statistics };
                 return self.walk(l, d, (x, x2), stats, then);
             }
@@ -164,7 +164,7 @@ impl GroupNorm {
         d.uniforms(k, blocks).f32("eps", self.eps).linear(team.workgroups(d.samples * d.groups))
     }
 
-    /// Computes the statistics of small groups on software drivers, and what is asked for then.
+    /// Computes the statistics of small groups on drivers that compile slowly, and what is asked for then.
     fn walk(&self, l: &mut Launch, d: &Dims, (x, x2): (Slot, Option<Slot>), stats: Slot, then: Then) -> Result<()> {
         let (width, vectors) = d.walked();
         let (vec, team) = (width == 4, d.walkers(l.caps));
@@ -225,7 +225,11 @@ pub fn cases() -> Vec<Case> {
         ([1, 8, 9, 12], 20, 2),
         ([1, 60, 70, 20], 12, 4),
         ([1, 40, 41, 64], 0, 2),
-        // At and beyond the rows that one thread walks.
+        // Lanes of one thread each on both sides of the sources' seam: together they walk as far as both.
+        ([1, 37, 40, 64], 32, 3),
+        // More vectors in a row than a software driver has spelt out.
+        ([2, 3, 4, 18], 9, 3),
+        // At and beyond the rows that are walked at once.
         ([1, 128, 128, 4], 0, 2),
         ([1, 130, 257, 4], 0, 2),
     ] {

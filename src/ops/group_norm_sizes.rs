@@ -29,6 +29,9 @@ const SMALL_ROWS: usize = 1 << 14;
 /// Vectors of a row that a thread of that dispatch reads at once: its text spells them out.
 const UNROLLED: usize = 32;
 
+/// The same on software drivers.
+const SPELT_OUT: usize = 8;
+
 /// Extents shared by forward and backward.
 pub(super) struct Dims {
     pub samples: usize,
@@ -89,14 +92,22 @@ impl Dims {
         (width, self.channels() / self.groups / width)
     }
 
-    /// Threads of that kernel.
-    pub fn walkers(&self, caps: &Caps) -> Team {
-        // For each row the loops end once each, and begin anew.
-        Team::choose(caps, self.pixels * (self.walked().1 + 3))
+    /// Whether that kernel has loops along a row, too: where drivers compile slowly, and for long rows on SwiftShader, which
+    /// compiles thirty loads behind a branch for minutes.
+    pub fn is_walked(&self, caps: &Caps) -> bool {
+        caps.class == AdapterClass::Cpu && (caps.compiles_slowly() || self.walked().1 > SPELT_OUT)
     }
 
-    /// Whether a driver that compiles slowly had better compute the whole of a group's result in one thread: another dispatch takes
-    /// longer than to walk so small a group once more.
+    /// Threads of a kernel with such loops.
+    pub fn walkers(&self, caps: &Caps) -> Team {
+        // For each row the loops end once each, and begin anew. Threads that run together loop as long as the slowest: where
+        // the sources' seam lies between them, along a row of each.
+        let sources = if self.c2 > 0 { 2 } else { 1 };
+        Team::choose(caps, self.pixels * (sources * self.walked().1 + 3))
+    }
+
+    /// Whether a driver that compiles slowly had better compute the whole of a group's result in one thread: another
+    /// dispatch takes longer than to walk so small a group once more.
     pub fn walked_by_one_thread(&self, caps: &Caps) -> bool {
         caps.compiles_slowly() && self.small_group().is_some() && self.walkers(caps).threads == 1
     }

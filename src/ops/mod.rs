@@ -181,14 +181,15 @@ mod tests {
     fn a_key_stands_for_one_text() {
         let variants: Vec<Variants> = [Variants::default()].into_iter().chain(large_tiles()).collect();
         let mut texts: BTreeMap<String, String> = BTreeMap::new();
-        for class in [AdapterClass::Cpu, AdapterClass::Gpu] {
+        for (class, subgroup) in [(AdapterClass::Cpu, 0), (AdapterClass::Cpu, 8), (AdapterClass::Gpu, 0)] {
             let mut look = |kernel: &Kernel| {
                 let text = kernel.render()?;
                 let known = texts.entry(kernel.key()).or_insert_with(|| text.clone());
                 assert_eq!(*known, text, "{}", kernel.key());
                 Ok(())
             };
-            each_kernel(&Caps::webgpu_defaults(class), &variants, &mut look).unwrap();
+            let caps = Caps { subgroup, ..Caps::webgpu_defaults(class) };
+            each_kernel(&caps, &variants, &mut look).unwrap();
         }
         let distinct: BTreeSet<&String> = texts.values().collect();
         println!("{} keys, {} texts", texts.len(), distinct.len());

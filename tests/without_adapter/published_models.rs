@@ -166,16 +166,20 @@ fn a_step_takes_few_dispatches() {
     let out = unet.forward(&mut g, sample, timestep, Context::KeyValues(&keys)).unwrap();
     assert_eq!(**g.shape(out), [2, 64, 64, 4]);
     g.output(out);
-    // On software drivers a skip connection's half, self-attention's queries and a GEGLU are dispatches of their own: that is
-    // fewer kernels.
-    for (class, most) in [(AdapterClass::Cpu, 446), (AdapterClass::Gpu, 400)] {
-        let plan = Plan::new(&g, &Caps::webgpu_defaults(class), &Variants::default(), &PlanOptions::default()).unwrap();
+    // On software drivers a skip connection's half is a dispatch of its own, and where they compile slowly self-attention's
+    // queries and a GEGLU are, too: that is fewer kernels.
+    for (class, subgroup, most) in
+        [(AdapterClass::Cpu, 8, 404), (AdapterClass::Cpu, 0, 414), (AdapterClass::Gpu, 0, 400)]
+    {
+        let caps = Caps { subgroup, ..Caps::webgpu_defaults(class) };
+        let plan = Plan::new(&g, &caps, &Variants::default(), &PlanOptions::default()).unwrap();
         let mut kernels = std::collections::BTreeMap::new();
         plan.kernels().for_each(|k| *kernels.entry(k.template.name).or_insert(0) += 1);
         println!("{class:?}: {kernels:?}");
         let reductions = kernels.get("gemm_reduce").copied().unwrap_or(0);
         let dispatches = plan.dispatch_count() - reductions;
-        assert!(dispatches <= most, "{class:?}: {dispatches} dispatches");
+        println!("{class:?}, subgroups of {subgroup}: {dispatches} dispatches");
+        assert!(dispatches <= most, "{class:?}, subgroups of {subgroup}: {dispatches} dispatches");
     }
 }
 

@@ -51,7 +51,7 @@ impl Run {
     fn start(binary: &Path, args: &[&str], folder: &Path) -> Result<Run, Failure> {
         let name = binary.display().to_string();
         let mut command = Command::new(binary);
-        command.current_dir(folder).args(args).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.current_dir(folder).args(args).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(|e| format!("cannot run {name}: {e}"))?;
         let events = child.stdout.take().ok_or_else(|| format!("{name} has no output"))?;
         let mut run = Run { child, events: BufReader::new(events).lines(), name };
