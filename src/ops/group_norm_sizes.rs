@@ -30,7 +30,7 @@ const SMALL_ROWS: usize = 1 << 14;
 const UNROLLED: usize = 32;
 
 /// The same on software drivers.
-const SPELT_OUT: usize = 8;
+const SPELT_OUT: usize = 12;
 
 /// Extents shared by forward and backward.
 pub(super) struct Dims {

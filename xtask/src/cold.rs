@@ -11,7 +11,7 @@ use crate::{Failure, root, target_folder};
 /// Interleaved runs of both binaries.
 const PAIRS: usize = 3;
 /// Class images that a training is given.
-const CLASS_PICTURES: usize = 4;
+const CLASS_IMAGES: usize = 4;
 
 /// What to run, and on which driver.
 #[derive(Debug, Default, PartialEq)]
@@ -133,7 +133,7 @@ fn jobs(options: &Options, folder: &Path, binary: &Path) -> Result<Vec<Job>, Fai
     if classes.exists() {
         std::fs::remove_dir_all(&classes).map_err(|e| format!("{}: {e}", classes.display()))?;
     }
-    let (count, classes) = (CLASS_PICTURES.to_string(), classes.to_string_lossy().into_owned());
+    let (count, classes) = (CLASS_IMAGES.to_string(), classes.to_string_lossy().into_owned());
     let made = words(&["generate", "an animal", "--model", &model, "--steps", "12", "--count", &count]);
     let made = Job { name: "class images", args: [made, words(&["--out", &classes])].concat(), until_step: false };
     eprintln!("class images, once for all");
