@@ -68,7 +68,7 @@ fn main(
     //% endif
 }
 //% elif stage == "walk"
-// walk: group for drivers that compile slowly, where loads that are spelt out take a second to compile: one kernel for all sizes, with and
+// walk: group with loops along a row (loads that are spelt out take long to compile): one kernel for all sizes, with and
 // without x2, for statistics and moments; with `applies`, for statistics and the affine result.
 //% include "lib/team.wgsl"
 //% macro walk_columns(x, from, end)

@@ -164,7 +164,7 @@ impl GroupNorm {
         d.uniforms(k, blocks).f32("eps", self.eps).linear(team.workgroups(d.samples * d.groups))
     }
 
-    /// Computes the statistics of small groups on drivers that compile slowly, and what is asked for then.
+    /// Computes the statistics of small groups by loops along their rows, on software drivers, and what is asked for then.
     fn walk(&self, l: &mut Launch, d: &Dims, (x, x2): (Slot, Option<Slot>), stats: Slot, then: Then) -> Result<()> {
         let (width, vectors) = d.walked();
         let (vec, team) = (width == 4, d.walkers(l.caps));
