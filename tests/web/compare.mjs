@@ -3,7 +3,7 @@
 // on the machine disturbs less. A pair is two browsers of their own, because a tab's threads lie well or badly as long as it
 // lives. Their steps alternate, and each step is held against its neighbour.
 
-import { readFileSync, readdirSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync } from "node:fs";
 import { readFile, readdir } from "node:fs/promises";
 import path from "node:path";
 
@@ -102,6 +102,15 @@ async function pair(folders, files, odd) {
 const [other, count = "10"] = process.argv.slice(2);
 if (!other) {
   console.error("error: give the folder of another built page: node tests/web/compare.mjs DIST [PAIRS]");
+  process.exit(2);
+}
+for (const folder of [other, DIST]) {
+  if (existsSync(path.join(folder, "pkg/portray.js"))) continue;
+  console.error(`error: ${folder} holds no built page (no pkg/portray.js): cargo xtask web writes one to web/dist`);
+  process.exit(2);
+}
+if (!(Number(count) >= 1)) {
+  console.error(`error: PAIRS is ${count}: a number from 1 on`);
   process.exit(2);
 }
 const files = await model();
