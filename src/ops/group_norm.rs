@@ -227,7 +227,7 @@ pub fn cases() -> Vec<Case> {
         ([1, 40, 41, 64], 0, 2),
         // Lanes of one thread each on both sides of the sources' seam: together they walk as far as both.
         ([1, 37, 40, 64], 32, 3),
-        // More vectors in a row than a software driver has spelt out.
+        // More channels in a group than a software driver has spelt out.
         ([2, 3, 4, 26], 13, 3),
         // At and beyond the rows that are walked at once.
         ([1, 128, 128, 4], 0, 2),

@@ -29,7 +29,7 @@ const SMALL_ROWS: usize = 1 << 14;
 /// Vectors of a row that a thread of that dispatch reads at once: its text spells them out.
 const UNROLLED: usize = 32;
 
-/// The same on software drivers.
+/// Channels of a group up to which software drivers that compile fast have them spelt out.
 const SPELT_OUT: usize = 12;
 
 /// Extents shared by forward and backward.
@@ -95,7 +95,7 @@ impl Dims {
     /// Whether that kernel has loops along a row, too: where drivers compile slowly, and for long rows on SwiftShader, which
     /// compiles thirty loads behind a branch for minutes.
     pub fn is_walked(&self, caps: &Caps) -> bool {
-        caps.class == AdapterClass::Cpu && (caps.compiles_slowly() || self.walked().1 > SPELT_OUT)
+        caps.class == AdapterClass::Cpu && (caps.compiles_slowly() || self.channels() / self.groups > SPELT_OUT)
     }
 
     /// Threads of a kernel with such loops.
