@@ -51,20 +51,32 @@ fn main(
     delta_put(statistics + t0, sum);
     //% else
     // This thread's tokens: x and y are k and v, or q and dout; g and h the gradients (of x and, for keys, of y).
+    //% if not SG
+    // A driver without subgroups compiles fast, and reads what never changes faster than what moves up.
+    //% endif
     //% for r in range(ROWS)
     //% if stage == "dq"
     let lse{{ r }} = lse_at(statistics + t{{ r }});
     let delta{{ r }} = delta_at(statistics + t{{ r }});
     //% endif
+    //% if not SG
+    let from{{ r }} = ((sample * {{ tokens }} + t{{ r }}) * p.heads + head) * {{ C }}u;
+    //% endif
     //% for c in range(C)
+    //% if SG
     var x{{ r }}_{{ c }} = {{ E }}(0.0);
     var y{{ r }}_{{ c }} = {{ E }}(0.0);
+    //% else
+    let x{{ r }}_{{ c }} = {{ mine[0] }}{{ at }}(from{{ r }} + {{ c }}u);
+    let y{{ r }}_{{ c }} = {{ mine[1] }}{{ at }}(from{{ r }} + {{ c }}u);
+    //% endif
     var g{{ r }}_{{ c }} = {{ E }}(0.0);
     //% if stage == "dkv"
     var h{{ r }}_{{ c }} = {{ E }}(0.0);
     //% endif
     //% endfor
     //% endfor
+    //% if SG
     //% if ROWS > 1
     for (var r = 0u; r < p.turns; r++) {
     //% else
@@ -81,7 +93,6 @@ fn main(
         y{{ ROWS - 1 }}_{{ c }} = {{ mine[1] }}{{ at }}(from_ + {{ c }}u);
         //% endfor
     }
-    //% if SG
     //% for i in range(parts)
     let part{{ i }} = min(lane + {{ i * SG }}u, {{ BLOCK * C - 1 }}u);
     let token{{ i }} = part{{ i }} / {{ C }}u;

@@ -11,6 +11,9 @@
 //% set put = "_put4" if W == 4 else "_put"
 //% set C = D // W
 //% set parts = (KEYS * C + SG - 1) // SG if SG else KEYS * C
+//% macro q_row(t)
+((sample * p.queries + {{ t }}) * p.q_width + p.q_offset + head * {{ D }}u) / {{ W }}u
+//% endmacro
 fn product(a: {{ E }}, b: {{ E }}) -> f32 {
     //% if W == 4
     return dot(a, b);
@@ -40,10 +43,20 @@ fn main(
     //% endif
     let sample = head_of / p.heads;
     let head = head_of - sample * p.heads;
+    //% if not SG
+    // A driver without subgroups compiles fast, and reads what never changes faster than what moves up.
+    //% endif
     //% for r in range(ROWS)
     let t{{ r }} = min(first + {{ r }}u, p.queries - 1u);
+    //% if not SG
+    let from{{ r }} = {{ q_row("t" ~ r) }};
+    //% endif
     //% for c in range(C)
+    //% if SG
     var q{{ r }}_{{ c }} = {{ E }}(0.0);
+    //% else
+    let q{{ r }}_{{ c }} = q{{ at }}(from{{ r }} + {{ c }}u) * p.scale;
+    //% endif
     var o{{ r }}_{{ c }} = {{ E }}(0.0);
     //% endfor
     var m{{ r }} = -3.0e38;
@@ -51,9 +64,9 @@ fn main(
     //% endfor
     // Values move up as they are loaded, by rows, or by the columns of a lone row: unrolled, loads and stores are most of what
     // a driver compiles.
-    //% if ROWS > 1
+    //% if SG and ROWS > 1
     for (var r = 0u; r < p.turns; r++) {
-        let from_ = ((sample * p.queries + min(first + r, p.queries - 1u)) * p.q_width + p.q_offset + head * {{ D }}u) / {{ W }}u;
+        let from_ = {{ q_row("min(first + r, p.queries - 1u)") }};
         //% for c in range(C)
         //% for r in range(ROWS - 1)
         q{{ r }}_{{ c }} = q{{ r + 1 }}_{{ c }};
@@ -61,8 +74,8 @@ fn main(
         q{{ ROWS - 1 }}_{{ c }} = q{{ at }}(from_ + {{ c }}u) * p.scale;
         //% endfor
     }
-    //% else
-    let q_first = ((sample * p.queries + t0) * p.q_width + p.q_offset + head * {{ D }}u) / {{ W }}u;
+    //% elif SG
+    let q_first = {{ q_row("t0") }};
     for (var c = 0u; c < p.turns; c++) {
         //% for c in range(C - 1)
         q0_{{ c }} = q0_{{ c + 1 }};
