@@ -1,23 +1,15 @@
 // `node tests/web/compare.mjs DIST [PAIRS]`: a UNet step and a training step of this tree's page against those of another
 // built page, both with this tree's model: seconds, and processor seconds of all processes of the browser, which other work
-// on the machine disturbs less. A pair is two browsers of their own, because a tab's threads lie well or badly as long as it
-// lives. Their steps alternate, and each step is held against its neighbour.
+// on the machine disturbs less. A pair is two browsers of their own. Their steps alternate, and each step is held against its
+// neighbour.
 
-import { existsSync, readFileSync, readdirSync } from "node:fs";
-import { readFile, readdir } from "node:fs/promises";
+import { readFileSync, readdirSync } from "node:fs";
 import path from "node:path";
 
-import { realm } from "./harness.mjs";
-import { DIST, serve } from "./server.mjs";
+import { DIST } from "./server.mjs";
+import { STEPS, alive, checked, counted, median, model, opened, refused } from "./watches.mjs";
 
 const ROUNDS = 6;
-const STEPS = ["unet", "train"];
-
-/** Of an even number, the mean of the two in the middle. */
-function median(values) {
-  const sorted = [...values].sort((a, b) => a - b);
-  return (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
-}
 
 /** Fields of a process's `/proc/PID/stat` behind its name: the second is its parent, the twelfth and thirteenth are ticks. */
 function stat(pid) {
@@ -42,32 +34,10 @@ function descendants() {
 /** Processor seconds of `pids` so far, at 100 ticks a second. */
 const processor = (pids) => pids.map(stat).filter(Boolean).reduce((sum, fields) => sum + (Number(fields[11]) + Number(fields[12])) / 100, 0);
 
-/** Files of this tree's model, by the paths under which a page asks for them. */
-async function model() {
-  const folder = path.join(DIST, "model");
-  const names = (await readdir(folder, { recursive: true, withFileTypes: true })).filter((entry) => entry.isFile());
-  return Promise.all(names.map(async ({ parentPath, name }) => {
-    const file = path.join(parentPath, name);
-    return [`/model/${path.relative(folder, file)}`, { bytes: await readFile(file) }];
-  }));
-}
-
-/** A page of `root` with `watches`, by step. */
-async function opened(t, root, files) {
+/** A function that runs a step in a page of `root`: seconds and processor seconds. */
+async function runner(t, root, files) {
   const known = new Set(descendants());
-  const server = await serve({ root });
-  t.after(() => server.close());
-  for (const [name, file] of files) server.files.set(name, file);
-  const { page } = await realm(t, "page", { server, alone: true });
-  page.setDefaultTimeout(0);
-  await page.evaluate(async (steps) => {
-    const { Portray } = await import("/portray.js");
-    await (await Portray.create({ worker: false })).load();
-    const wasm = await import("/pkg/portray.js");
-    const engine = await wasm.Engine.request();
-    globalThis.watches = {};
-    for (const step of steps) watches[step] = await engine.stopwatch(step, '{"model":"/bundled"}');
-  }, STEPS);
+  const page = await opened(t, root, files, STEPS);
   const own = descendants().filter((pid) => !known.has(pid));
   return async (step) => {
     const began = processor(own);
@@ -77,12 +47,10 @@ async function opened(t, root, files) {
 }
 
 /** Steps of a page of either folder: by step and round `[theirs, ours]`, each seconds and processor seconds. */
-async function pair(folders, files, odd) {
-  const ends = [];
-  const t = { after: (end) => ends.unshift(end) };
-  try {
+function pair(folders, files, odd) {
+  return alive(async (t) => {
     const runs = [];
-    for (const root of folders) runs.push(await opened(t, root, files));
+    for (const root of folders) runs.push(await runner(t, root, files));
     const found = {};
     for (const step of STEPS) {
       for (const run of runs) await run(step);
@@ -94,35 +62,23 @@ async function pair(folders, files, odd) {
       }
     }
     return found;
-  } finally {
-    for (const end of ends) await end();
-  }
-}
-
-const [other, count = "10"] = process.argv.slice(2);
-if (!other) {
-  console.error("error: give the folder of another built page: node tests/web/compare.mjs DIST [PAIRS]");
-  process.exit(2);
-}
-for (const folder of [other, DIST]) {
-  if (existsSync(path.join(folder, "pkg/portray.js"))) continue;
-  console.error(`error: ${folder} holds no built page (no pkg/portray.js): cargo xtask web writes one to web/dist`);
-  process.exit(2);
-}
-if (!(Number(count) >= 1)) {
-  console.error(`error: PAIRS is ${count}: a number from 1 on`);
-  process.exit(2);
-}
-const files = await model();
-const pairs = [];
-for (let i = 0; i < Number(count); i++) {
-  pairs.push(await pair([path.resolve(other), DIST], files, i % 2));
-  console.error(`pair ${i + 1} of ${count}: ${STEPS.map((step) => `${step} ${ratios(pairs.at(-1)[step]).map((r) => r.toFixed(2)).join(" ")}`).join(", ")}`);
+  });
 }
 
 /** Medians of the rounds' ratios, of seconds and of processor seconds. */
 function ratios(rounds) {
   return [0, 1].map((unit) => median(rounds.map(([theirs, ours]) => ours[unit] / theirs[unit])));
+}
+
+const [other, given = "10"] = process.argv.slice(2);
+if (!other) refused("give the folder of another built page: node tests/web/compare.mjs DIST [PAIRS]");
+checked([other, DIST]);
+const count = counted("PAIRS", given);
+const files = await model();
+const pairs = [];
+for (let i = 0; i < count; i++) {
+  pairs.push(await pair([path.resolve(other), DIST], files, i % 2));
+  console.error(`pair ${i + 1} of ${count}: ${STEPS.map((step) => `${step} ${ratios(pairs.at(-1)[step]).map((r) => r.toFixed(2)).join(" ")}`).join(", ")}`);
 }
 
 for (const step of STEPS) {
