@@ -8,14 +8,11 @@ use crate::gpu::{DeviceOptions, Gpu, Variants};
 use crate::identifier::{Identifiers, IdentifyOptions};
 use crate::io::image::Planes;
 use crate::pipeline::context::Context;
-use crate::pipeline::events::EventSink;
 use crate::pipeline::planning::Planning;
-use crate::pipeline::reads::Reads;
-use crate::pipeline::{LoraArg, Model, ModelOptions, VisionModel, opening};
+use crate::pipeline::{LoraArg, Model, ModelOptions, VisionModel};
 use crate::train::{TrainOptions, Trained};
-use crate::{evaluate, generate, identifier, train};
 
-use super::tune;
+use super::{calls, tune};
 
 /// Returns the features of `adapter` that make the engine faster. None of them is required.
 pub fn required_features(adapter: &wgpu::Adapter) -> wgpu::Features {
@@ -66,8 +63,8 @@ impl Engine {
     /// [`Error::Usage`](crate::Error::Usage) if none is called `options.adapter`.
     pub async fn request(options: &EngineOptions) -> Result<Engine> {
         let device = DeviceOptions { adapter: options.adapter.clone(), bounds_checks: options.bounds_checks };
-        let engine =
-            Engine { gpu: Gpu::request(&device).await?, variants: Variants::default(), cancel: CancelToken::new() };
+        let gpu = calls::request(device).await?;
+        let engine = Engine { gpu, variants: Variants::default(), cancel: CancelToken::new() };
         match &options.variants {
             Some(folder) => engine.measured(folder).await,
             None => Ok(engine),
@@ -110,7 +107,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) if the device fails.
     pub async fn measured(self, folder: &std::path::Path) -> Result<Engine> {
-        let variants = self.gpu.in_error_scopes(tune::remembered(&self.gpu, folder)).await?;
+        let variants = calls::measured(&self.gpu, folder).await?;
         Ok(Engine { variants, ..self })
     }
 
@@ -127,9 +124,7 @@ impl Engine {
         loras: &[LoraArg],
         mut listener: impl FnMut(Event) -> Flow,
     ) -> Result<Model> {
-        let context = self.context();
-        let mut events = EventSink::new(&mut listener, &context.cancel);
-        opening::open(&context, options, loras, Reads::NOTHING, &mut events).await
+        calls::open(self.context(), options, loras, &mut listener).await
     }
 
     /// Generates the images of `options`. `listener` receives each image when it is finished.
@@ -145,7 +140,7 @@ impl Engine {
         options: &GenerateOptions,
         mut listener: impl FnMut(Event) -> Flow,
     ) -> Result<Generated> {
-        generate::generate(&self.context(), options, &mut listener).await
+        calls::generate(self.context(), options, &mut listener).await
     }
 
     /// Generates the images of `options` with an open model. Ignores the model, the LoRAs and the merging that `options` names.
@@ -158,9 +153,7 @@ impl Engine {
         options: &GenerateOptions,
         mut listener: impl FnMut(Event) -> Flow,
     ) -> Result<Generated> {
-        let made = generate::generate_with(&self.context(), model, options, &mut listener).await;
-        model.settle_weights(&made);
-        made
+        calls::generate_with(self.context(), model, options, &mut listener).await
     }
 
     /// Trains a LoRA or a UNet and writes it to `options.out`. If `listener` stops the job, it saves a checkpoint first.
@@ -169,7 +162,7 @@ impl Engine {
     /// If options contradict each other, a file is missing, unsupported or cannot be written, or the job does not fit the
     /// adapter or `options.model.memory`; [`Error::Interrupted`](crate::Error::Interrupted) if `listener` stops it.
     pub async fn train(&self, options: &TrainOptions, mut listener: impl FnMut(Event) -> Flow) -> Result<Trained> {
-        train::train(&self.context(), options, &mut listener).await
+        calls::train(self.context(), options, &mut listener).await
     }
 
     /// Compares words by which a training may call its subject: how rare each is in the tokenizer, its nearest words, and how
@@ -183,7 +176,7 @@ impl Engine {
         options: &IdentifyOptions,
         mut listener: impl FnMut(Event) -> Flow,
     ) -> Result<Identifiers> {
-        identifier::identify(&self.context(), options, &mut listener).await
+        calls::identify(self.context(), options, &mut listener).await
     }
 
     /// Evaluates LoRAs or a fine-tuned model: makes the same images with and without them, judges them against photos of the
@@ -200,7 +193,7 @@ impl Engine {
         options: &EvaluateOptions,
         mut listener: impl FnMut(Event) -> Flow,
     ) -> Result<Evaluation> {
-        evaluate::evaluate(&self.context(), options, &mut listener).await
+        calls::evaluate(self.context(), options, &mut listener).await
     }
 
     /// Embeds prepared images ([`VisionModel::preprocess`]): [`VisionModel::width`] values each, the class token after the last
@@ -210,7 +203,7 @@ impl Engine {
     /// [`Error::Usage`](crate::Error::Usage) if the model does not read images of these channels or sizes, [`Error::File`](crate::Error::File) if weights cannot be
     /// read, [`Error::Limit`](crate::Error::Limit) or [`Error::Device`](crate::Error::Device) if they do not fit or the device fails.
     pub async fn embed_images(&self, model: &VisionModel, images: &[Planes]) -> Result<Vec<Vec<f32>>> {
-        model.embed_images(&self.context(), images).await
+        calls::embed_images(self.context(), model, images).await
     }
 
     /// Embeds texts with a CLIP: [`VisionModel::width`] values each, projected and not normalized. Texts are truncated to the
@@ -219,7 +212,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::embed_images`], and [`Error::File`](crate::Error::File) if the model reads no text or its tokenizer cannot be read.
     pub async fn embed_texts(&self, model: &VisionModel, texts: &[String]) -> Result<Vec<Vec<f32>>> {
-        model.embed_texts(&self.context(), texts).await
+        calls::embed_texts(self.context(), model, texts).await
     }
 
     /// Embeds token ids of texts, all as long, as [`Engine::embed_texts`] does.
@@ -227,7 +220,7 @@ impl Engine {
     /// # Errors
     /// As [`Engine::embed_texts`], and [`Error::Usage`](crate::Error::Usage) for an id that the model does not know.
     pub async fn embed_tokens(&self, model: &VisionModel, rows: &[Vec<u32>]) -> Result<Vec<Vec<f32>>> {
-        model.embed_tokens(&self.context(), rows).await
+        calls::embed_tokens(self.context(), model, rows).await
     }
 
     /// Limits and kernel variants to plan for.
@@ -246,7 +239,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) if the device fails.
     pub async fn read(&self, texture: &wgpu::Texture) -> Result<Vec<u8>> {
-        self.gpu.in_error_scopes(self.gpu.read_texture(texture)).await
+        calls::read(&self.gpu, texture).await
     }
 
     /// Reports that the device is lost: every job of this engine and its clones ends with an error at its next step. Call it

@@ -3,7 +3,7 @@
 use web_time::Instant;
 
 use crate::base::DType;
-use crate::engine::Engine;
+use crate::engine::{Call, Engine};
 use crate::error::Result;
 use crate::event::Flow;
 use crate::graph::{Graph, Tensor};
@@ -72,7 +72,11 @@ async fn fma_ceiling(engine: &Engine) -> Result<BenchRow> {
 ///
 /// # Errors
 /// [`Error::Device`](crate::Error::Device) if the device fails.
-pub async fn bench(engine: &Engine, line: &mut dyn FnMut(&BenchRow) -> Flow) -> Result<Vec<BenchRow>> {
+pub fn bench<'a>(engine: &'a Engine, line: &'a mut dyn FnMut(&BenchRow) -> Flow) -> Call<'a, Vec<BenchRow>> {
+    Box::pin(measure(engine, line))
+}
+
+async fn measure(engine: &Engine, line: &mut dyn FnMut(&BenchRow) -> Flow) -> Result<Vec<BenchRow>> {
     let mut rows: Vec<BenchRow> = Vec::new();
     let fma = fma_ceiling(engine).await?;
     let copy = op(engine, "copy of 64 MB", |g| {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use web_time::Instant;
 
-use crate::engine::Engine;
+use crate::engine::{Call, Engine};
 use crate::error::Result;
 use crate::event::Flow;
 use crate::gpu::Store;
@@ -53,7 +53,15 @@ fn row(name: String, seconds: f64, flops: u64, share: Option<f64>) -> BenchRow {
 ///
 /// # Errors
 /// If the model cannot be opened or does not fit, or the device fails.
-pub async fn bench_steps(engine: &Engine, options: &ModelOptions, add: &mut dyn FnMut(BenchRow) -> Flow) -> Result<()> {
+pub fn bench_steps<'a>(
+    engine: &'a Engine,
+    options: &'a ModelOptions,
+    add: &'a mut dyn FnMut(BenchRow) -> Flow,
+) -> Call<'a, ()> {
+    Box::pin(measure(engine, options, add))
+}
+
+async fn measure(engine: &Engine, options: &ModelOptions, add: &mut dyn FnMut(BenchRow) -> Flow) -> Result<()> {
     let mut silent = |_| Flow::Continue;
     let model = Model::open(options, &[], &mut silent)?;
     if add(loading(engine, &model).await?) == Flow::Stop {

@@ -1,7 +1,7 @@
 //! One part of a model on given tensors, in PyTorch's layouts, to compare with another implementation.
 
 use crate::base::{DType, layout};
-use crate::engine::Engine;
+use crate::engine::{Call, Engine};
 use crate::error::{Error, Result, message, option};
 use crate::gpu::{Pool, Store};
 use crate::graph::{Graph, Replayed, Session, Tensor};
@@ -83,8 +83,8 @@ impl Way {
 ///
 /// # Errors
 /// If the model cannot be opened, or an input is missing or has the wrong shape, by name.
-pub async fn forward(engine: &Engine, part: ForwardPart, inputs: ForwardInputs<'_>) -> Result<Vec<Named>> {
-    run(engine, part, inputs, &mut Way::Whole).await
+pub fn forward<'a>(engine: &'a Engine, part: ForwardPart, inputs: ForwardInputs<'a>) -> Call<'a, Vec<Named>> {
+    Box::pin(async move { run(engine, part, inputs, &mut Way::Whole).await })
 }
 
 /// Runs `part` as [`forward`] does, but node by node, and compares each node's results with its op's reference on the CPU,
@@ -93,14 +93,16 @@ pub async fn forward(engine: &Engine, part: ForwardPart, inputs: ForwardInputs<'
 /// # Errors
 /// Those of [`forward`]; [`Error::Device`] that names the first node that is off by more than [`CHECK_BOUND`], with its
 /// op, its shapes and the parameter that it reads.
-pub async fn check_forward(
-    engine: &Engine,
+pub fn check_forward<'a>(
+    engine: &'a Engine,
     part: ForwardPart,
-    inputs: ForwardInputs<'_>,
-) -> Result<(Vec<Named>, Replayed)> {
-    let mut way = Way::Checked(Box::default());
-    let made = run(engine, part, inputs, &mut way).await?;
-    Ok((made, if let Way::Checked(replayed) = way { *replayed } else { Replayed::default() }))
+    inputs: ForwardInputs<'a>,
+) -> Call<'a, (Vec<Named>, Replayed)> {
+    Box::pin(async move {
+        let mut way = Way::Checked(Box::default());
+        let made = run(engine, part, inputs, &mut way).await?;
+        Ok((made, if let Way::Checked(replayed) = way { *replayed } else { Replayed::default() }))
+    })
 }
 
 async fn run(engine: &Engine, part: ForwardPart, given: ForwardInputs<'_>, way: &mut Way) -> Result<Vec<Named>> {

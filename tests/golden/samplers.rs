@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use crate::common;
 use portray::low_level::io::SafeTensors;
 use portray::{
-    Engine, Event, Flow, GenerateOptions, Latents, ModelOptions, SamplerKind, SamplingOptions, Spacing, WeightType,
+    Engine, Event, Flow, GenerateOptions, Generated, Latents, ModelOptions, Result, SamplerKind, SamplingOptions,
+    Spacing, WeightType,
 };
 
 const PROMPT: &str = "a photo of a sks dog";
@@ -41,7 +42,10 @@ fn job(model: PathBuf, steps: usize, sampler: SamplerKind) -> GenerateOptions {
 }
 
 fn latents(engine: &Engine, job: &GenerateOptions) -> Latents {
-    let made = pollster::block_on(engine.generate(job, &mut |_: Event| Flow::Continue));
+    latents_of(pollster::block_on(engine.generate(job, &mut |_: Event| Flow::Continue)))
+}
+
+fn latents_of(made: Result<Generated>) -> Latents {
     made.unwrap_or_else(|e| panic!("{e}")).latents.expect("latents were asked for")
 }
 
@@ -83,6 +87,8 @@ fn trajectories_are_those_of_diffusers() {
     let engine = common::engine();
     let mut wrong = Vec::new();
     for kind in ["sd2", "sd15"] {
+        let options = job(common::golden(kind), 7, SamplerKind::Ddim).model;
+        let model = pollster::block_on(engine.open(&options, &[], |_| Flow::Continue)).unwrap();
         for (name, file, prefix) in recorded(kind) {
             let (shape, expected) = tensor(&file, &format!("{prefix}.latents"));
             let kind_of: SamplerKind = name.trim_end_matches("-trailing").trim_end_matches("-karras").parse().unwrap();
@@ -92,7 +98,7 @@ fn trajectories_are_those_of_diffusers() {
             job.sampling.karras = name.ends_with("-karras");
             let factor = vae_factor(&common::golden(kind));
             (job.sampling.height, job.sampling.width) = (Some(shape[2] * factor), Some(shape[3] * factor));
-            let got = latents(engine, &job);
+            let got = latents_of(pollster::block_on(engine.generate_with(&model, &job, |_| Flow::Continue)));
             if let Err(e) = compare(&got, &expected, 1e-3) {
                 wrong.push(format!("{kind} {name}: {e}"));
             }

@@ -7,11 +7,12 @@ import { test } from "node:test";
 
 import { gpuPage, open, site } from "./harness.mjs";
 import { ROOT } from "./native.mjs";
-import { LONG, SIZES, id, pictures, ready, shoot, trainForm, trained } from "./visitor.mjs";
+import { LONG, SIZES, id, pictures, ready, shoot, small, trainForm, trained } from "./visitor.mjs";
 
 test("images, a training, and images with what it made", async (t) => {
   const page = await gpuPage(t, "/index.html", { viewport: SIZES.wide });
   await ready(page);
+  await small(page);
   await shoot(page, "start");
   await page.fill(id("prompt"), "a cat wearing a crown");
   await page.fill(id("steps"), "4");
@@ -61,6 +62,7 @@ test("models come from folders and single files, and the panel says what they ar
   await ready(page);
   assert.match(await page.textContent(id("model-facts")), /small Stable Diffusion.*velocity/s);
   await page.click(id("tab-generate"));
+  await small(page);
   await page.fill(id("steps"), "1");
   await page.click(id("generate"));
   await pictures(page, 1);
@@ -70,7 +72,7 @@ test("models come from folders and single files, and the panel says what they ar
 test("a training goes on after a reload, and another tab leaves it alone", async (t) => {
   const page = await gpuPage(t, "/index.html");
   await ready(page);
-  await trainForm(page, { steps: 400, resolution: 64 });
+  await trainForm(page, { steps: 400, resolution: "64" });
   await page.click(id("train"));
   await page.waitForFunction(() => /^Step [4-9]/.test(document.querySelector("[data-testid=training-status]").textContent), null, LONG);
   const other = await open(t, "/index.html", { beside: page });
@@ -112,6 +114,7 @@ test("files that are not what they should be are named, and the page stays usabl
   await page.waitForSelector(`${id("train-error")}:not([hidden])`, LONG);
   assert.match(await page.textContent(id("train-error")), /note\.png.*expected PNG/s);
   await page.click(id("tab-generate"));
+  await small(page);
   await page.fill(id("steps"), "1");
   await page.click(id("generate"));
   await pictures(page, 1);
@@ -131,6 +134,7 @@ test("a lost device is told, and work begins again", async (t) => {
   });
   await page.reload();
   await ready(page);
+  await small(page);
   await page.fill(id("steps"), "50");
   await page.click(id("generate"));
   await page.waitForSelector(`${id("preview")}:not([hidden])`, LONG);

@@ -144,7 +144,7 @@ function check(found, cut) {
 
 test("a model at an address is cut halfway, goes on after a reload, and draws", async (t) => {
   const cut = 200_000;
-  const found = await resumed(t, { folder: path.join(ROOT, "tests/fixtures/xl/bk"), wide: true, cut, job: { steps: 1, guidance: 1 } });
+  const found = await resumed(t, { folder: path.join(ROOT, "tests/fixtures/xl/bk"), wide: true, cut, job: { steps: 1, guidance: 1, width: 64, height: 64 } });
   check(found, cut);
   assert.ok(found.model.bytes > GROWTH, `${found.model.bytes} bytes would fit`);
   assert.equal(found.model.family, "small Stable Diffusion");

@@ -42,12 +42,20 @@ export async function ready(page) {
   await page.waitForSelector(`${id("generate")}:not([disabled])`, { ...LONG, state: "attached" });
 }
 
+/** Pixels of what nobody looks at: in software images of 128 take four times as long. */
+const SMALL = SHOTS ? undefined : "64";
+
+/** Asks for small images. */
+export async function small(page) {
+  if (SMALL) for (const field of ["width", "height"]) await page.fill(id(field), SMALL);
+}
+
 export async function pictures(page, count) {
   await page.waitForFunction((count) => document.querySelectorAll("[data-testid=picture]").length >= count, count, LONG);
 }
 
 /** Fills in a training on the four images of `subject`. */
-export async function trainForm(page, { subject = "dog", steps = 9, every = 3, samples = 1000, resolution } = {}) {
+export async function trainForm(page, { subject = "dog", steps = 9, every = 3, samples = 1000, resolution = SMALL } = {}) {
   await page.click(id("tab-train"));
   await page.setInputFiles(id("photos"), photos(subject));
   await page.waitForFunction(() => document.querySelectorAll("[data-testid=thumb]").length === 4, null, LONG);
@@ -57,7 +65,7 @@ export async function trainForm(page, { subject = "dog", steps = 9, every = 3, s
   await page.click("#panel-train summary");
   await page.fill(id("sample-every"), String(samples));
   await page.fill(id("save-every"), String(every));
-  if (resolution) await page.fill(id("resolution"), String(resolution));
+  if (resolution) await page.fill(id("resolution"), resolution);
 }
 
 /** Until a training has come as far as update `step`. */

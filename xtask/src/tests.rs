@@ -14,8 +14,12 @@ use crate::{Failure, browser, cargo, root, target_folder, web};
 /// Test programs that need no second driver: those without an adapter, what only wgpu's allocator decides, and the
 /// command line, whose kernels the others compare on both.
 const ONE_DRIVER: &[&str] = &["portray", "xtask", "without_adapter", "memory", "cli"];
-/// Programs that measure how long frames take, and what a driver and an allocator hold, which is more on busy processors.
-const ALONE: &[&str] = &["embed", "leaks"];
+/// Tests that measure how long frames take, and what a driver and an allocator hold, which is more on busy processors: their
+/// programs, and how their names begin.
+const ALONE: &[(&str, &str)] = &[("embed", "pace::"), ("leaks", "")];
+/// Programs whose kernels lavapipe runs on the thread that asks for them. It wakes its own for every small kernel, which takes a
+/// third of these tests' time; that kernels come out right on many threads is for `ops` and the other driver to tell.
+const ONE_THREAD: &[&str] = &["cli", "golden"];
 /// Tests within the others that a second driver can tell nothing new.
 const ONCE: &[&str] = &["eight_bit_moments", "adapters::a_", "batches::", "coarse_weights"];
 
@@ -65,13 +69,18 @@ fn check(steps: &mut Steps, times: &Times) {
     };
     // Lints come early: what they need is compiled while the page is linked, and nobody else waits for cargo then.
     let mut jobs: Vec<Job> = vec![Box::new(page), Box::new(lints)];
-    let (alone, beside): (Vec<&Program>, _) = programs.iter().partition(|program| ALONE.contains(&program.name()));
-    let on_drivers = |program| {
-        let lavapipe = tests_of(program, "lavapipe", &lavapipe, &[], times);
-        let swiftshader = || tests_of(program, "SwiftShader", &swiftshader, &skipped, times);
-        std::iter::once(lavapipe).chain((!ONE_DRIVER.contains(&program.name())).then(swiftshader))
+    let on_drivers = |program, args: Vec<&'static str>| {
+        let lavapipe = tests_of(program, "lavapipe", &lavapipe, args.clone(), times);
+        let swiftshader = || tests_of(program, "SwiftShader", &swiftshader, [args, skipped.clone()].concat(), times);
+        std::iter::once(lavapipe).chain((!ONE_DRIVER.contains(&Program::name(program))).then(swiftshader))
     };
-    jobs.extend(beside.into_iter().flat_map(on_drivers));
+    for program in &programs {
+        match alone(program) {
+            None => jobs.extend(on_drivers(program, Vec::new())),
+            Some("") => {}
+            Some(tests) => jobs.extend(on_drivers(program, vec!["--skip", tests])),
+        }
+    }
     jobs.push(Box::new(|steps| {
         let documented = ["test", "--package", "portray", "--release", "--quiet", "--doc"];
         let run = || on(&lavapipe, at_root().args(documented).args(FEATURES), ran);
@@ -79,9 +88,15 @@ fn check(steps: &mut Steps, times: &Times) {
         steps.step("LoRA files in diffusers and PEFT", interop);
     }));
     steps.side_by_side(jobs);
-    alone.into_iter().flat_map(on_drivers).for_each(|job| job(steps));
+    let alone = programs.iter().filter_map(|program| Some((program, alone(program)?)));
+    alone.flat_map(|(program, tests)| on_drivers(program, vec![tests])).for_each(|job| job(steps));
     let built = built.into_inner().unwrap_or(Outcome::Failed);
     steps.step("the page's pace", || built.and(|| browser::pace(times)));
+}
+
+/// How the names of the tests of `program` begin that run [`ALONE`].
+fn alone(program: &Program) -> Option<&'static str> {
+    ALONE.iter().find_map(|(name, tests)| (*name == program.name()).then_some(*tests))
 }
 
 /// What is read, and not run.
@@ -129,13 +144,17 @@ fn tests_of<'a>(
     program: &'a Program,
     name: &str,
     manifest: &'a Result<PathBuf, String>,
-    args: &'a [&'a str],
+    args: Vec<&'static str>,
     times: &'a Times,
 ) -> Job<'a> {
     let what = format!("{} on {name}", program.name());
     Box::new(move |steps| {
         let run = |command: &mut Command| times.of(&what, command);
-        steps.step(&what, || on(manifest, program.command(args).current_dir(root()), run));
+        let mut command = program.command(&args);
+        if ONE_THREAD.contains(&program.name()) {
+            command.env("LP_NUM_THREADS", "0");
+        }
+        steps.step(&what, || on(manifest, command.current_dir(root()), run));
     })
 }
 
