@@ -19,13 +19,13 @@ use crate::train::{self, TrainOptions, Trained};
 
 use super::tune;
 
-/// A call that has begun.
+/// A call's future.
 pub(crate) type Call<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + 'a>>;
 
 /// Rows of embeddings.
 type Rows = Vec<Vec<f32>>;
 
-pub(super) fn request<'a>(device: DeviceOptions) -> Call<'a, Gpu> {
+pub(super) fn request(device: DeviceOptions) -> Call<'static, Gpu> {
     Box::pin(async move { Gpu::request(&device).await })
 }
 

@@ -1,6 +1,6 @@
 //! Checks and timings for pages, which have no `cargo test`: kernels against their references, and whole steps.
 
-use crate::engine::Engine;
+use crate::engine::{Call, Engine};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterClass, Caps, Variants};
 use crate::nn::{Ranks, Targets};
@@ -34,7 +34,11 @@ pub async fn check_kernel(
 ///
 /// # Errors
 /// If the model cannot be opened or does not fit.
-pub async fn stopwatch(engine: &Engine, step: &str, options: &ModelOptions) -> Result<Stopwatch> {
+pub fn stopwatch<'a>(engine: &'a Engine, step: &'a str, options: &'a ModelOptions) -> Call<'a, Stopwatch> {
+    Box::pin(prepare(engine, step, options))
+}
+
+async fn prepare(engine: &Engine, step: &str, options: &ModelOptions) -> Result<Stopwatch> {
     let model = Model::open(options, &[], &mut |_| crate::event::Flow::Continue)?;
     let plan = match step {
         "unet" => unet_step(engine, &model, Ranks::new())?,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use web_time::Instant;
 
-use crate::engine::Engine;
+use crate::engine::{Call, Engine};
 use crate::error::Result;
 use crate::gpu::{Pool, Store};
 use crate::graph::{Plan, Session};
@@ -25,8 +25,8 @@ impl Stopwatch {
     ///
     /// # Errors
     /// [`Error::Device`](crate::Error::Device) if the device fails.
-    pub async fn run(&self) -> Result<f64> {
-        self.run_times(1).await
+    pub fn run(&self) -> Call<'_, f64> {
+        Box::pin(self.run_times(1))
     }
 
     /// Runs the step `times` in a row and returns the seconds of one run.

@@ -162,26 +162,55 @@ fn judged(engine: &Engine, lora: Option<&Path>) -> [Vec<Picture>; 2] {
     })
 }
 
+/// A training of the built-in model on the bundled cat that is to end when its score rises no more.
+fn watched(out: PathBuf, steps: usize, lr: f64) -> TrainOptions {
+    TrainOptions {
+        images: Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/subjects/cat")),
+        prompt: Some("a mscds cat".into()),
+        steps: Some(steps),
+        rank: 8,
+        lr: Some(lr),
+        save_every: Some(100),
+        evaluate_every: Some(100),
+        stop: Stop::Plateau,
+        format: portray::LoraFormat::Kohya,
+        out,
+        ..Default::default()
+    }
+}
+
+/// Takes some four minutes on two cores: `cargo test --release --test cli still_learns -- --ignored --nocapture`.
+#[test]
+#[ignore = "trains 1000 steps"]
+fn a_run_that_still_learns_is_not_stopped() {
+    let engine = pollster::block_on(Engine::request(&Default::default())).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut scores = Vec::new();
+    let mut listener = |event: Event| {
+        if let Event::Evaluation(report) = event {
+            eprintln!("{report:?}");
+            scores.extend(report.score);
+        }
+        Flow::Continue
+    };
+    let job = watched(dir.path().join("lora.safetensors"), 1000, 1e-4);
+    let trained = pollster::block_on(engine.train(&job, &mut listener)).unwrap();
+    // As many scores as find a plateau, and it did learn to the end.
+    assert!(scores.len() > 6, "{scores:?}");
+    let mean = |some: &[f64]| some.iter().sum::<f64>() / some.len() as f64;
+    let third = scores.len() / 3;
+    assert!(mean(&scores[scores.len() - third..]) > mean(&scores[third..2 * third]) + 0.02, "{scores:?}");
+    assert_eq!(trained.steps, 1000);
+}
+
 /// Takes some twenty minutes on two cores: `cargo test --release --test cli overtrained -- --ignored --nocapture`.
 #[test]
 #[ignore = "trains 1500 steps"]
 fn an_overtrained_run_is_stopped_and_its_best_checkpoint_is_good() {
     let engine = pollster::block_on(Engine::request(&Default::default())).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let subject = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/subjects/cat");
-    let job = TrainOptions {
-        images: Some(subject.clone()),
-        prompt: Some("a mscds cat".into()),
-        steps: Some(1500),
-        rank: 8,
-        lr: Some(1e-3),
-        save_every: Some(100),
-        evaluate_every: Some(100),
-        stop: Stop::Plateau,
-        format: portray::LoraFormat::Kohya,
-        out: dir.path().join("lora.safetensors"),
-        ..Default::default()
-    };
+    let job = watched(dir.path().join("lora.safetensors"), 1500, 1e-3);
+    let subject = job.images.clone().unwrap();
     let stopped = train(&engine, &job, false).steps;
     assert!((600..1500).contains(&stopped), "stopped at step {stopped}");
     let kept = LoraFile::open(best_path(&job.out), None).unwrap().metadata["ss_steps"].parse::<usize>().unwrap();

@@ -1,5 +1,5 @@
-//! Whole generations against diffusers pipelines: every latent of guided trajectories, through [`Engine::generate`] as
-//! a user calls it, and image to image (`tests/fixtures/golden`; `img2img.*` by `tests/fixtures/make_img2img.py`).
+//! Whole generations against diffusers pipelines: every latent of trajectories with a model that stays open, and image to
+//! image through [`Engine::generate`] (`tests/fixtures/golden`; `img2img.*` by `tests/fixtures/make_img2img.py`).
 
 use std::path::{Path, PathBuf};
 
@@ -87,7 +87,8 @@ fn trajectories_are_those_of_diffusers() {
     let engine = common::engine();
     let mut wrong = Vec::new();
     for kind in ["sd2", "sd15"] {
-        let options = job(common::golden(kind), 7, SamplerKind::Ddim).model;
+        // Opened once: the samplers are what differs.
+        let options = ModelOptions { model: Some(common::golden(kind)), dtype: WeightType::F32, ..Default::default() };
         let model = pollster::block_on(engine.open(&options, &[], |_| Flow::Continue)).unwrap();
         for (name, file, prefix) in recorded(kind) {
             let (shape, expected) = tensor(&file, &format!("{prefix}.latents"));

@@ -24,7 +24,7 @@ test("images, a training, and images with what it made", async (t) => {
   await shoot(page, "gallery");
 
   // A cancelled generation, and another at once.
-  await page.fill(id("steps"), "50");
+  await page.fill(id("steps"), "500");
   await page.fill(id("count"), "1");
   await page.click(id("generate"));
   await page.waitForSelector(`${id("preview")}:not([hidden])`, LONG);
@@ -135,7 +135,7 @@ test("a lost device is told, and work begins again", async (t) => {
   await page.reload();
   await ready(page);
   await small(page);
-  await page.fill(id("steps"), "50");
+  await page.fill(id("steps"), "500");
   await page.click(id("generate"));
   await page.waitForSelector(`${id("preview")}:not([hidden])`, LONG);
   await page.evaluate(() => lastWorker.postMessage({ call: -1, method: "loseDevice", args: [] }));

@@ -42,10 +42,10 @@ export async function ready(page) {
   await page.waitForSelector(`${id("generate")}:not([disabled])`, { ...LONG, state: "attached" });
 }
 
-/** Pixels of what nobody looks at: in software images of 128 take four times as long. */
+/** Side of images where no screenshots are made: in software those of 128 pixels take four times as long. */
 const SMALL = SHOTS ? undefined : "64";
 
-/** Asks for small images. */
+/** Asks for small images, unless screenshots are made. */
 export async function small(page) {
   if (SMALL) for (const field of ["width", "height"]) await page.fill(id(field), SMALL);
 }

@@ -14,11 +14,11 @@ use crate::{Failure, browser, cargo, root, target_folder, web};
 /// Test programs that need no second driver: those without an adapter, what only wgpu's allocator decides, and the
 /// command line, whose kernels the others compare on both.
 const ONE_DRIVER: &[&str] = &["portray", "xtask", "without_adapter", "memory", "cli"];
-/// Tests that measure how long frames take, and what a driver and an allocator hold, which is more on busy processors: their
-/// programs, and how their names begin.
+/// Tests that measure how long frames take, and what a driver and an allocator hold, which is more on busy processors: a
+/// program, and libtest's filter for those among its tests.
 const ALONE: &[(&str, &str)] = &[("embed", "pace::"), ("leaks", "")];
-/// Programs whose kernels lavapipe runs on the thread that asks for them. It wakes its own for every small kernel, which takes a
-/// third of these tests' time; that kernels come out right on many threads is for `ops` and the other driver to tell.
+/// Programs whose kernels lavapipe computes on one thread: waking others for every small kernel takes a third of these tests'
+/// processor time. That kernels come out right on many threads is for `ops` and the other driver to tell.
 const ONE_THREAD: &[&str] = &["cli", "golden"];
 /// Tests within the others that a second driver can tell nothing new.
 const ONCE: &[&str] = &["eight_bit_moments", "adapters::a_", "batches::", "coarse_weights"];
@@ -75,7 +75,7 @@ fn check(steps: &mut Steps, times: &Times) {
         std::iter::once(lavapipe).chain((!ONE_DRIVER.contains(&Program::name(program))).then(swiftshader))
     };
     for program in &programs {
-        match alone(program) {
+        match filter_alone(program) {
             None => jobs.extend(on_drivers(program, Vec::new())),
             Some("") => {}
             Some(tests) => jobs.extend(on_drivers(program, vec!["--skip", tests])),
@@ -88,14 +88,14 @@ fn check(steps: &mut Steps, times: &Times) {
         steps.step("LoRA files in diffusers and PEFT", interop);
     }));
     steps.side_by_side(jobs);
-    let alone = programs.iter().filter_map(|program| Some((program, alone(program)?)));
+    let alone = programs.iter().filter_map(|program| Some((program, filter_alone(program)?)));
     alone.flat_map(|(program, tests)| on_drivers(program, vec![tests])).for_each(|job| job(steps));
     let built = built.into_inner().unwrap_or(Outcome::Failed);
     steps.step("the page's pace", || built.and(|| browser::pace(times)));
 }
 
-/// How the names of the tests of `program` begin that run [`ALONE`].
-fn alone(program: &Program) -> Option<&'static str> {
+/// Filter for the tests of `program` that run [`ALONE`], if some do.
+fn filter_alone(program: &Program) -> Option<&'static str> {
     ALONE.iter().find_map(|(name, tests)| (*name == program.name()).then_some(*tests))
 }
 
@@ -147,7 +147,9 @@ fn tests_of<'a>(
     args: Vec<&'static str>,
     times: &'a Times,
 ) -> Job<'a> {
-    let what = format!("{} on {name}", program.name());
+    let filter = args.first().filter(|arg| !arg.is_empty() && !arg.starts_with('-'));
+    let which = filter.map_or_else(String::new, |filter| format!(" {filter}"));
+    let what = format!("{}{which} on {name}", program.name());
     Box::new(move |steps| {
         let run = |command: &mut Command| times.of(&what, command);
         let mut command = program.command(&args);
