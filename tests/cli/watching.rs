@@ -181,7 +181,7 @@ fn watched(out: PathBuf, steps: usize, lr: f64) -> TrainOptions {
 
 /// Takes some four minutes on two cores: `cargo test --release --test cli still_learns -- --ignored --nocapture`.
 #[test]
-#[ignore = "trains 1000 steps"]
+#[ignore = "trains 1500 steps"]
 fn a_run_that_still_learns_is_not_stopped() {
     let engine = pollster::block_on(Engine::request(&Default::default())).unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -193,14 +193,15 @@ fn a_run_that_still_learns_is_not_stopped() {
         }
         Flow::Continue
     };
-    let job = watched(dir.path().join("lora.safetensors"), 1000, 1e-4);
+    // A fiftieth of the rate at which the cat is learned in some 300 steps.
+    let job = watched(dir.path().join("lora.safetensors"), 1500, 2e-5);
     let trained = pollster::block_on(engine.train(&job, &mut listener)).unwrap();
     // As many scores as find a plateau, and it did learn to the end.
-    assert!(scores.len() > 6, "{scores:?}");
+    assert!(scores.len() >= 7, "{scores:?}");
     let mean = |some: &[f64]| some.iter().sum::<f64>() / some.len() as f64;
     let third = scores.len() / 3;
     assert!(mean(&scores[scores.len() - third..]) > mean(&scores[third..2 * third]) + 0.02, "{scores:?}");
-    assert_eq!(trained.steps, 1000);
+    assert_eq!(trained.steps, 1500);
 }
 
 /// Takes some twenty minutes on two cores: `cargo test --release --test cli overtrained -- --ignored --nocapture`.
