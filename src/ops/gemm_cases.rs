@@ -91,12 +91,15 @@ fn epilogue_cases(cases: &mut Vec<Case>) {
         let lora = Gemm { lora: Some(0.7), alpha: 0.5, ..geglu };
         cases.push(Case::new(lora, [pair.to_vec(), vec![Given::normal([m, 3]), Given::normal([2 * n, 3])]].concat()));
     }
-    // Sums so long that drivers that compile slowly gate the columns in a pass of its own.
-    for (n, w) in [(12, Given::half([24, 320])), (5, Given::normal([10, 257]))] {
-        let k = if n == 12 { 320 } else { 257 };
+    // Sums so long that drivers that compile slowly gate the columns in a pass of its own, and more rows than a tile has.
+    for (m, n, k, w) in [
+        (18, 12, 320, Given::half([24, 320])),
+        (18, 5, 257, Given::normal([10, 257])),
+        (66, 5, 7, Given::normal([10, 7])),
+    ] {
         let op = Gemm { geglu: true, bias: true, lora: Some(0.7), ..plain.clone() };
-        let factors = [Given::normal([2, 9, 3]), Given::normal([2 * n, 3])];
-        let inputs = [vec![Given::normal([2, 9, k]), w, Given::normal([2 * n])], factors.to_vec()].concat();
+        let factors = [Given::normal([2, m / 2, 3]), Given::normal([2 * n, 3])];
+        let inputs = [vec![Given::normal([2, m / 2, k]), w, Given::normal([2 * n])], factors.to_vec()].concat();
         cases.push(Case::new(op, inputs));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::contraction::{Dims, Operands};
 use super::gemm_epilogue::Epilogue;
-use super::tile::{Extent, STEP, Tile};
+use super::tile::{Extent, PAIR_ROWS, STEP, Tile};
 use super::{Activation, Conv, Geglu, Gemm, Result, Rows};
 use crate::base::DType;
 use crate::gpu::shader;
@@ -23,11 +23,14 @@ pub(super) fn launch(gemm: &Gemm, l: &mut Launch, at: &Operands, d: &Dims) -> Re
 /// Sums of so many terms take longer than another pass over their results.
 const LONG_SUM: usize = 256;
 
-/// Returns whether a GEGLU pair is better a product and a pass over its result: on drivers that compile slowly, and then no
-/// kernel for pairs, where sums are long and one binding holds both halves.
+/// Returns whether a GEGLU pair is better a product and a pass over its result: on drivers that compile slowly, where one
+/// binding holds both halves, for long sums, and then no kernel for pairs, and for so few rows that most of a tile of pairs
+/// would lie beyond the last.
 fn gates_apart(caps: &Caps, d: &Dims) -> bool {
     let bytes = DType::F32.bytes(d.m * 2 * d.n);
-    caps.compiles_slowly() && d.taps * d.c1 >= LONG_SUM && bytes <= caps.max_binding_bytes
+    let [short, tall] = PAIR_ROWS;
+    let gains = d.taps * d.c1 >= LONG_SUM || (d.m > short && d.m <= tall / 2);
+    caps.compiles_slowly() && gains && bytes <= caps.max_binding_bytes
 }
 
 fn launch_into(gemm: &Gemm, l: &mut Launch, at: &Operands, d: &Dims, out: Slot) -> Result<()> {

@@ -94,7 +94,7 @@ impl Tile {
         for &columns in columns {
             let rows: &[usize] = match columns {
                 1 => &[8, 16, 32],
-                _ if e.pair => &[8, 64],
+                _ if e.pair => &PAIR_ROWS,
                 _ => &[8, 16, 32, 64],
             };
             for &rows in rows {
@@ -165,6 +165,9 @@ impl Tile {
         tile
     }
 }
+
+/// Rows of the tiles of pairs that a subgroup of a software driver computes.
+pub(super) const PAIR_ROWS: [usize; 2] = [8, 64];
 
 /// Workgroups that fill a large GPU.
 const ENOUGH: usize = 96;

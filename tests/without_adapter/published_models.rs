@@ -254,7 +254,7 @@ struct Most {
 }
 
 const MOST: &[Most] = &[
-    Most { model: "bundled", on: Lavapipe, generate: (22, 340_921), train: (53, 688_624) },
+    Most { model: "bundled", on: Lavapipe, generate: (23, 343_338), train: (53, 688_624) },
     Most { model: "bundled", on: SwiftShader, generate: (34, 461_856), train: (68, 882_416) },
     Most { model: "bundled", on: Card, generate: (41, 443_747), train: (73, 755_747) },
     Most { model: "sd15", on: Lavapipe, generate: (30, 423_470), train: (61, 786_678) },
