@@ -22,7 +22,7 @@ pub struct Prior {
     pub with_class: f64,
     /// From the empty prompt to "a WORD", mean over seeds.
     pub alone: f64,
-    /// Both as one, by which words are ranked: the root of their mean square, in which `with_class` counts twice.
+    /// Both as one, by which words are ranked: the root of their mean square, in which `with_class` counts three times.
     pub score: f64,
     /// Standard error of `score` over seeds; `None` with one seed.
     pub error: Option<f64>,

@@ -157,10 +157,10 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
-/// Both shares as one: the root of their mean square, in which the share beside the class counts twice, for that is the
-/// prompt of a training.
+/// Both shares as one: the root of their mean square, in which the share beside the class counts three times, for that is
+/// the prompt of a training.
 fn score(beside: f64, alone: f64) -> f64 {
-    ((2.0 * beside * beside + alone * alone) / 3.0).sqrt()
+    ((3.0 * beside * beside + alone * alone) / 4.0).sqrt()
 }
 
 /// The prior of a word by its shares for each seed.
@@ -228,7 +228,7 @@ mod tests {
         let two = prior(&[0.3, 0.6], &[0.3, 0.6]);
         assert!((two.with_class - 0.45).abs() < 1e-12 && (two.alone - 0.45).abs() < 1e-12);
         assert!((two.score - 0.45).abs() < 1e-12 && (two.error.unwrap() - 0.15).abs() < 1e-12, "{two:?}");
-        assert!((score(1.0, 0.0).powi(2) - 2.0 / 3.0).abs() < 1e-12 && score(1.0, 0.0) > score(0.0, 1.0));
+        assert!((score(1.0, 0.0).powi(2) - 0.75).abs() < 1e-12 && score(1.0, 0.0) > score(0.0, 1.0));
         assert_eq!(prior(&[0.5], &[0.5]).error, None);
     }
 
@@ -244,8 +244,8 @@ mod tests {
 
     #[test]
     fn predictions_are_counted() {
-        // Two ways of six steps and three cross predictions, and 3 timesteps of 2 prompts a word.
-        assert_eq!(predictions(1, [0, 1, 0]), 2 * (6 + 3) + 3 * 2);
-        assert_eq!(predictions(2, [60, 20, 48]), 36 + 60 + 240 + 144);
+        // Two ways of three steps and three cross predictions, and 3 timesteps of 2 prompts a word.
+        assert_eq!(predictions(1, [0, 1, 0]), 2 * (3 + 3) + 3 * 2);
+        assert_eq!(predictions(2, [60, 20, 48]), 24 + 60 + 240 + 144);
     }
 }
