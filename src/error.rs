@@ -12,8 +12,9 @@ pub use message::{FieldNames, Message, Remedy, Words, option, path};
 /// Failure of a call, grouped by who can mend it.
 ///
 /// [`Display`](std::fmt::Display) names options by their fields (`lr 0: must be above 0`); [`Error::in_words`] as a face
-/// calls them (`--lr 0: must be above 0`).
-#[derive(Clone, Debug)]
+/// calls them (`--lr 0: must be above 0`). [`Debug`](std::fmt::Debug) is the same sentence, for that is what a program prints
+/// whose `main` returns the error.
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum Error {
     /// The caller asked for something that makes no sense (exit code 2).
@@ -152,8 +153,8 @@ impl Error {
         self.message().in_words(words)
     }
 
-    /// JSON for programs: `event` ("error"), `kind`, `message` in the words of a face, and the variant's own fields (`field`, `path`, `step`,
-    /// `unit`, `done`, `total`, `resumable`).
+    /// JSON for programs: `event` ("error"), `kind`, `message` in the words of a face, and the variant's own fields (`field`,
+    /// `path`, `step`, `unit`, `done`, `total`, `resumable`).
     pub fn to_json(&self, words: &dyn Words) -> Value {
         let mut said = json!({"event": "error", "kind": self.kind()});
         match self {
@@ -175,6 +176,12 @@ impl Error {
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.message().fmt(f)
+    }
+}
+
+impl std::fmt::Debug for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
     }
 }
 
@@ -209,7 +216,9 @@ mod tests {
     #[test]
     fn each_face_has_words_of_its_own() {
         let error = Error::value("lr", 0, "must be above 0");
-        assert_eq!([error.to_string(), error.in_words(&Page)], ["lr 0: must be above 0", "<lr> 0: must be above 0"]);
+        let said = ["lr 0: must be above 0", "<lr> 0: must be above 0"];
+        assert_eq!([error.to_string(), error.in_words(&Page)], said);
+        assert_eq!(format!("{error:?}"), said[0]);
         let error = Error::file("a/b", message!["is another's: ", Remedy::StartAnew]);
         let said = ["a/b: is another's: start again without resume", "b: is another's: begin anew"];
         assert_eq!([error.to_string(), error.in_words(&Page)], said);

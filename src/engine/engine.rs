@@ -200,8 +200,9 @@ impl Engine {
     /// norm; of a CLIP, projected and not normalized. The model's weights stay on the device until [`VisionModel::release`].
     ///
     /// # Errors
-    /// [`Error::Usage`](crate::Error::Usage) if the model does not read images of these channels or sizes, [`Error::File`](crate::Error::File) if weights cannot be
-    /// read, [`Error::Limit`](crate::Error::Limit) or [`Error::Device`](crate::Error::Device) if they do not fit or the device fails.
+    /// [`Error::Usage`](crate::Error::Usage) if the model does not read images of these channels or sizes,
+    /// [`Error::File`](crate::Error::File) if weights cannot be read, [`Error::Limit`](crate::Error::Limit) or
+    /// [`Error::Device`](crate::Error::Device) if they do not fit or the device fails.
     pub async fn embed_images(&self, model: &VisionModel, images: &[Planes]) -> Result<Vec<Vec<f32>>> {
         calls::embed_images(self.context(), model, images).await
     }
@@ -210,7 +211,8 @@ impl Engine {
     /// model's length (77 tokens).
     ///
     /// # Errors
-    /// As [`Engine::embed_images`], and [`Error::File`](crate::Error::File) if the model reads no text or its tokenizer cannot be read.
+    /// As [`Engine::embed_images`], and [`Error::File`](crate::Error::File) if the model reads no text or its tokenizer
+    /// cannot be read.
     pub async fn embed_texts(&self, model: &VisionModel, texts: &[String]) -> Result<Vec<Vec<f32>>> {
         calls::embed_texts(self.context(), model, texts).await
     }

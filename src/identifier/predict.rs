@@ -17,7 +17,7 @@ use super::plans::PredictionPlan;
 /// Steps from noise to an image, of which some are looked at.
 const STEPS: usize = 12;
 /// Number of each step that is looked at: the noisiest. There a text decides most, and a word that was trained to mean
-/// something is furthest from others; later any odd word changes details of what the class began.
+/// something is furthest from others; later any unusual word changes details of what the class has begun.
 const SEEN: [usize; 3] = [0, 1, 2];
 
 /// Noised latent at a timestep.

@@ -99,8 +99,8 @@ impl UNet {
         self.cross_attentions().map(|attention| attention.key_value(g, hidden)).collect()
     }
 
-    /// Keys and values that [`Denoiser::store_context`](super::Denoiser::store_context) left for `n` prompts of `tokens` tokens; [`UNet::context_tensors`]
-    /// says how much room they need.
+    /// Keys and values that [`Denoiser::store_context`](super::Denoiser::store_context) left for `n` prompts of `tokens`
+    /// tokens; [`UNet::context_tensors`] says how much room they need.
     pub fn stored_context(&self, g: &mut Graph, n: usize, tokens: usize) -> Result<Vec<KeyValue>> {
         let mut list = Vec::new();
         for (i, attention) in self.cross_attentions().enumerate() {
@@ -116,7 +116,8 @@ impl UNet {
         Ok(list)
     }
 
-    /// Keys and bytes of what [`Denoiser::store_context`](super::Denoiser::store_context) writes, for [`crate::gpu::Store::allocate`].
+    /// Keys and bytes of what [`Denoiser::store_context`](super::Denoiser::store_context) writes, for
+    /// [`crate::gpu::Store::allocate`].
     pub fn context_tensors(&self, n: usize, tokens: usize) -> Vec<(String, u64)> {
         let tensors = |(i, attention): (usize, &CrossAttention)| {
             let columns = attention.channels();

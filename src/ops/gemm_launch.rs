@@ -23,9 +23,9 @@ pub(super) fn launch(gemm: &Gemm, l: &mut Launch, at: &Operands, d: &Dims) -> Re
 /// Sums of so many terms take longer than another pass over their results.
 const LONG_SUM: usize = 256;
 
-/// Returns whether a GEGLU pair is better a product and a pass over its result: on drivers that compile slowly, where one
-/// binding holds both halves, for long sums, and then no kernel for pairs, and for so few rows that most of a tile of pairs
-/// would lie beyond the last.
+/// Returns whether a GEGLU pair is better a product and a pass over its result. It is so on drivers that compile slowly, if
+/// one binding holds both halves: for long sums (a model that has no others needs no kernel for pairs), and for more than 8
+/// rows up to 32, for which plain products have tiles of 16 and 32 rows, and pairs have none.
 fn gates_apart(caps: &Caps, d: &Dims) -> bool {
     let bytes = DType::F32.bytes(d.m * 2 * d.n);
     let [short, tall] = PAIR_ROWS;

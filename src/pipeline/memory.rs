@@ -17,8 +17,8 @@ pub struct PlanReport {
     pub rows: Vec<(String, u64)>,
     /// Peak: the most bytes alive at once.
     pub peak_bytes: u64,
-    /// Peak in bytes of a generation whose model keeps its weights between jobs ([`Model::keep_weights`](crate::Model::keep_weights)). A training keeps
-    /// none.
+    /// Peak in bytes of a generation whose model keeps its weights between jobs
+    /// ([`Model::keep_weights`](crate::Model::keep_weights)). A training keeps none.
     pub kept_bytes: u64,
     /// Dispatches of one step.
     pub dispatches: usize,

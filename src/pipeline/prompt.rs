@@ -1,4 +1,5 @@
-//! Words of prompts that mean something elsewhere: what other programs act on and this one does not, and what subjects are called.
+//! Words of prompts that mean something elsewhere: what other programs act on and this one does not, and what subjects are
+//! called.
 
 /// Words by which tutorials and papers call subjects.
 pub(crate) const WELL_KNOWN: [&str; 5] = ["sks", "ohwx", "bnha", "olis", "phol"];

@@ -1,5 +1,5 @@
-//! Vision models against transformers (`tests/fixtures/vision`, by `tests/fixtures/make_vision.py`): DINO, DINOv2 with and without
-//! registers, CLIP.
+//! Vision models against transformers (`tests/fixtures/vision`, by `tests/fixtures/make_vision.py`): DINO, DINOv2 with and
+//! without registers, CLIP.
 
 use std::path::{Path, PathBuf};
 

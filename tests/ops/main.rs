@@ -128,8 +128,8 @@ fn a_check_names_the_first_wrong_node() {
     assert!(found[1].worst.as_ref().is_some_and(|worst| worst.error < 1e-6));
 }
 
-/// Queries, keys and values that lie side by side in one tensor, as a self-attention's do: in layers of which a driver that compiles slowly
-/// copies the queries out and in those that it leaves, and in rows that hold something besides.
+/// Queries, keys and values that lie side by side in one tensor, as a self-attention's do: in layers of which a driver that
+/// compiles slowly copies the queries out and in those that it leaves, and in rows that hold something besides.
 #[test]
 fn attention_within_one_tensor_matches_its_reference() {
     let gpu = engine().gpu();

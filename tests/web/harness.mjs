@@ -25,8 +25,12 @@ const FLAGS = [
  * @param {import("node:test").TestContext} t
  */
 export async function site(t, options) {
-  const server = await serve(options);
-  t.after(() => server.close());
+  const server = Object.assign(await serve(options), { pages: [] });
+  // Pages first: what one asked of a server that is gone would be a complaint.
+  t.after(async () => {
+    await Promise.all(server.pages.map((page) => page.close()));
+    await server.close();
+  });
   return server;
 }
 
@@ -124,6 +128,7 @@ export async function open(t, at, options = {}) {
   const complaints = watched(page, { ...options, origins: [server.origin, ...(options.origins ?? [])] });
   t.after(() => assert.deepEqual(complaints, [], `${at} complained`));
   page.server = server;
+  server.pages.push(page);
   const answer = await page.goto(server.url(at));
   assert.ok(answer.ok(), `${at}: the server says ${answer.status()}; was the page built (cargo xtask web)?`);
   return page;

@@ -4,8 +4,8 @@ import { existsSync } from "node:fs";
 import { readFile, readdir } from "node:fs/promises";
 import path from "node:path";
 
-import { realm } from "./harness.mjs";
-import { DIST, serve } from "./server.mjs";
+import { realm, site } from "./harness.mjs";
+import { DIST } from "./server.mjs";
 
 /** Steps that the engine has stopwatches for. */
 export const STEPS = ["unet", "train"];
@@ -51,8 +51,7 @@ export async function model() {
  * @param {() => void} [before] runs in it before the engine does
  */
 export async function opened(t, root, files, steps, before) {
-  const server = await serve({ root });
-  t.after(() => server.close());
+  const server = await site(t, { root });
   for (const [name, file] of files) server.files.set(name, file);
   const { page } = await realm(t, "page", { server, alone: true });
   page.setDefaultTimeout(0);

@@ -41,10 +41,9 @@ impl Steps {
     }
 
     /// Runs `jobs`, begun in their order, as many at a time as keep the cores busy: a driver without a GPU compiles and
-    /// runs kernels on one core for the most part, cargo the last crate of many too, and a browser's processes wait for each
-    /// other.
+    /// runs kernels on one core for the most part, cargo the last crate of many too.
     pub fn side_by_side(&mut self, jobs: Vec<Job>) {
-        let lanes = std::thread::available_parallelism().map_or(3, |cores| (cores.get() + 1).clamp(3, 5));
+        let lanes = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 4));
         let (waiting, ended) = (Mutex::new(VecDeque::from(jobs)), Mutex::new(self));
         let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         std::thread::scope(|scope| {

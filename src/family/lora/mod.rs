@@ -25,7 +25,8 @@ fn no_lora(file: &SafeTensors) -> Option<String> {
 
 impl LoraFile {
     /// Opens a LoRA: a `.safetensors` file in any [`Layout`](crate::io::lora_file::Layout) but PEFT's folder, a PEFT folder (a
-    /// folder for each part in it, or a lone one, which is the UNet's), or a folder with diffusers' `pytorch_lora_weights.safetensors`.
+    /// folder for each part in it, or a lone one, which is the UNet's), or a folder with diffusers'
+    /// `pytorch_lora_weights.safetensors`.
     ///
     /// `model`, where known, tells kohya's names apart exactly; without it the usual layer names do.
     ///

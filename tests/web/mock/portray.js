@@ -252,7 +252,8 @@ export class Portray {
             kept.put({ ...run, updated: Date.now() });
             return void (yield { type: "paused", step: run.step, kept: !asked.has("unkept") });
           }
-          if (asked.has("full") && run.step === 60) {
+          // Once somebody looks elsewhere, however slow the machine is.
+          if (asked.has("full") && run.step >= 60 && document.getElementById("panel-train").hidden) {
             yield { type: "storage", message: "This browser's storage is full" };
             break;
           }
