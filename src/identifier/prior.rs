@@ -37,8 +37,8 @@ pub(super) fn predictions(seeds: usize, [pool, words, things]: [usize; 3]) -> us
 }
 
 impl<'a, 'b> Measuring<'a, 'b> {
-    /// Finds the latents of both prompts, from noise of each of `seeds`. (Both begin with the same noise, where each predicts
-    /// what the other's cross prediction is: two predictions of six a seed that are made twice.)
+    /// Finds the latents of both prompts, from noise of each of `seeds`. (On the noise itself both ways predict the same two
+    /// things: of twelve predictions a seed, two are made again.)
     pub async fn new(
         predictor: &'b mut Predictor<'a>,
         trajectory: &Trajectory,
